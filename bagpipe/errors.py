@@ -1,0 +1,78 @@
+"""Every error Bagpipe raises on purpose, and the exit code each becomes.
+
+    BagpipeError                      exit 70   a bug of ours unless a subclass says otherwise
+    ├── ConfigError                   exit 78   the job file, a flag or `--set` is wrong; never retry
+    ├── DataError                     exit 65   input data is unreadable or malformed; never retry
+    ├── CheckpointError               exit 65   checkpoint missing, partial, corrupt or of another job
+    ├── PlanError                     exit 70   the oracle broke its own promise
+    ├── WireError                     exit 70   a peer sent bytes that are not our protocol
+    ├── PeerLost                      exit 75   a peer died or missed a deadline; retry
+    ├── StorageError                  exit 75   disk full, I/O error; retry
+    └── Stopped                       exit 143  asked to stop; a checkpoint was written
+
+A message says what was expected, what was found, where, and what to do. The operator reads only
+the numbers (design.md section 6); `tests/contract` pins them.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """Process exit codes; the contract between every role and whoever supervises it."""
+
+    DONE = 0
+    BAD_DATA = 65
+    SOFTWARE = 70
+    TRANSIENT = 75
+    BAD_CONFIG = 78
+    STOPPED = 143
+
+
+class BagpipeError(Exception):
+    """Base of every deliberate error."""
+
+    exit_code: ExitCode = ExitCode.SOFTWARE
+
+
+class ConfigError(BagpipeError):
+    """The job file, a flag or an override is wrong; names the field and the remedy."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+
+class DataError(BagpipeError):
+    """Input data cannot be read; names file and line."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+class CheckpointError(BagpipeError):
+    """A checkpoint is missing, half-written, corrupt, or belongs to another job."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+class PlanError(BagpipeError):
+    """The planner broke one of its own invariants; carries the step."""
+
+
+class WireError(BagpipeError):
+    """A peer broke the protocol (bad version, bad length, unknown message)."""
+
+
+class PeerLost(BagpipeError):
+    """A peer died or did not answer in time; names who waited, for what, at which step."""
+
+    exit_code = ExitCode.TRANSIENT
+
+
+class StorageError(BagpipeError):
+    """The disk is full or failed; nothing was left half-written."""
+
+    exit_code = ExitCode.TRANSIENT
+
+
+class Stopped(BagpipeError):
+    """The process was asked to stop and its state is safe in a checkpoint."""
+
+    exit_code = ExitCode.STOPPED

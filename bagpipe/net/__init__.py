@@ -1,0 +1,1 @@
+"""Transport between roles: messages, framing, sockets. No pickle, every length bounded."""

@@ -1,0 +1,202 @@
+"""Every message that crosses a socket. The protocol is this file.
+
+A message is a msgpack-encoded tagged struct (the *header*) followed by raw array frames; the header
+of a message with arrays carries their dtypes and shapes (`wire.py`). Requests are idempotent and
+tagged (attempt, step, rank), so that one sent again after a reconnect is harmless.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from bagpipe.batch import Cursor
+from bagpipe.config import JobSpec
+from bagpipe.tables import TableLayout
+
+PROTOCOL_VERSION = 1
+
+Role = Literal["oracle", "server", "trainer"]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """Base: `tag` is the class name."""
+
+
+class Hello(Message, kw_only=True):
+    """Every role but the oracle introduces itself to the oracle, and to peers it connects to."""
+
+    version: int = PROTOCOL_VERSION
+    job: str
+    attempt: int
+    role: Role
+    index: int
+    """Shard of a server, rank of a trainer."""
+    endpoint: str = ""
+    """Where this role listens, as others reach it."""
+    dense_endpoint: str = ""
+    """Rank 0 only: host:port of the torch.distributed store."""
+
+
+class Refused(Message, kw_only=True):
+    """The answer to a stray, older or foreign peer; `exit_code` tells whether to retry."""
+
+    reason: str
+    exit_code: int
+
+
+class Topology(Message, kw_only=True):
+    """The oracle's answer to `Hello` once every role has registered: all a role must know."""
+
+    servers: tuple[str, ...]
+    trainers: tuple[str, ...]
+    dense_endpoint: str
+    layout: TableLayout
+    spec: JobSpec
+    """The job with every `auto` resolved."""
+    num_dense: int
+    """Dense features of the data."""
+    num_labels: int
+    slots: tuple[int, ...]
+    """Cache slots of each width group."""
+    checkpoint: str | None
+    """Checkpoint this attempt starts from."""
+    first_step: int
+    total_steps: int | None
+
+
+# ── oracle <-> trainer ────────────────────────────────────────────────────────────────────────────
+
+
+class NeedPlans(Message, kw_only=True):
+    """A trainer (re)joins: send plans from `step` on, at most `credit` beyond the last `StepDone`."""
+
+    rank: int
+    step: int
+    credit: int
+
+
+class Plan(Message, kw_only=True):
+    """Header of a `BatchPlan`; its arrays follow in the order of `planwire.py`."""
+
+    step: int
+    num_examples: int
+    first_example: int
+    end: Cursor
+    training: bool
+    checkpoint: bool
+    groups: tuple["GroupHeader", ...]
+
+
+class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
+    num_fetch_records: int
+    fetch_after: int
+
+
+class NoMorePlans(Message, kw_only=True):
+    """`step` is one past the last step; the trainer finishes and leaves."""
+
+    step: int
+
+
+class StepDone(Message, kw_only=True):
+    """A trainer finished a step: credit for one more plan, and what the oracle reports.
+
+    In evaluation an array of logits follows (float32, one for each example of the slice).
+    """
+
+    rank: int
+    step: int
+    loss: float
+    """Mean loss over this trainer's slice (0 where the slice is empty)."""
+    num_examples: int
+    seconds: float
+    waits: dict[str, float]
+    """Seconds this step waited, by what for: plan, fetch, gradients, values, dense, write_back."""
+
+
+class Stop(Message, kw_only=True):
+    """A trainer was asked to stop (SIGTERM): plan a checkpoint as soon as possible and end there."""
+
+    rank: int
+
+
+# ── trainer <-> embedding server ──────────────────────────────────────────────────────────────────
+
+
+class Fetch(Message, kw_only=True):
+    """Read rows. One array follows: keys (int64); the first `num_records` want optimizer state too."""
+
+    rank: int
+    step: int
+    group: int
+    after: int
+    num_records: int
+
+
+class Rows(Message, kw_only=True):
+    """Two arrays follow: records [num_records, record width], values [rest, embedding_dim]."""
+
+    step: int
+    group: int
+
+
+class WriteBack(Message, kw_only=True):
+    """Whole records that left a cache after `step`: for each width group, keys and records.
+
+    Sent at every step, empty too: it is what advances this trainer's watermark.
+    """
+
+    rank: int
+    step: int
+    checkpoint: bool
+    """The shard must take a snapshot of exactly this step."""
+
+
+class Written(Message, kw_only=True):
+    """The write-back of `step` is whole on this server."""
+
+    step: int
+
+
+class SnapshotStatus(Message, kw_only=True):
+    """Rank 0 asks whether this shard's snapshot of `step` is on disk."""
+
+    step: int
+
+
+class SnapshotFiles(Message, kw_only=True):
+    """`done` is False while the snapshot is being written. `error` says why it failed."""
+
+    step: int
+    done: bool
+    files: tuple["SnapshotFile", ...] = ()
+    error: str = ""
+
+
+class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
+    """One file of a checkpoint, relative to its directory."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+
+class Ping(Message, kw_only=True):
+    """Is anybody there? Answered by `Pong`."""
+
+
+class Pong(Message, kw_only=True):
+    """Answer to `Ping`, and to a `Hello` between peers."""
+
+
+# ── trainer <-> trainer ───────────────────────────────────────────────────────────────────────────
+
+
+class Exchange(Message, kw_only=True):
+    """Rows or gradients of one step from one trainer; one array for each width group follows
+    (two for `values`: values, then records)."""
+
+    attempt: int
+    step: int
+    source: int
+    kind: Literal["gradients", "eager", "deferred"]

@@ -1,0 +1,71 @@
+"""Which embedding tables a job has and how their rows are numbered.
+
+Tables of equal width and optimizer state form a *width group*: one cache slab, one row file on each
+server, one key space. A *key* is a row's number within its group: the rows of the group's first
+table, then the second's, and so on. Keys map to servers by `key % num_servers`.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+Pooling = Literal["sum", "mean", "none"]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Table(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """One embedding table, in torchrec's vocabulary."""
+
+    name: str
+    num_embeddings: PositiveInt
+    embedding_dim: PositiveInt
+    feature_names: tuple[str, ...]
+    pooling: Pooling = "sum"
+
+
+class WidthGroup(msgspec.Struct, frozen=True):
+    """Tables that share one width: `offsets[i]` is the key of row 0 of `tables[i]`."""
+
+    embedding_dim: int
+    tables: tuple[Table, ...]
+    offsets: tuple[int, ...]
+    num_rows: int
+    table_indices: tuple[int, ...]
+    """Position of each table in the job's table list (the `table` of the row initialiser)."""
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Sparse features of this group in the order in which blocks list them."""
+        return tuple(f for t in self.tables for f in t.feature_names)
+
+    def key_of(self, table: int, row: int) -> int:
+        return self.offsets[table] + row
+
+
+class TableLayout(msgspec.Struct, frozen=True):
+    """All tables of a job, grouped by width; a pure function of the table list."""
+
+    tables: tuple[Table, ...]
+    groups: tuple[WidthGroup, ...]
+
+    @classmethod
+    def of(cls, tables: Iterable[Table]) -> "TableLayout":
+        """Groups keep the order in which each width first appears."""
+        listed = tuple(tables)
+        widths = list(dict.fromkeys(t.embedding_dim for t in listed))
+        return cls(listed, tuple(_group(listed, w) for w in widths))
+
+    @property
+    def num_rows(self) -> int:
+        return sum(g.num_rows for g in self.groups)
+
+
+def _group(tables: Sequence[Table], width: int) -> WidthGroup:
+    indices = tuple(i for i, t in enumerate(tables) if t.embedding_dim == width)
+    members = tuple(tables[i] for i in indices)
+    offsets, total = [], 0
+    for table in members:
+        offsets.append(total)
+        total += table.num_embeddings
+    return WidthGroup(width, members, tuple(offsets), total, indices)
