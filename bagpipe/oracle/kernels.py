@@ -27,8 +27,7 @@ NUM_USES = 2
 OWNER = 3  # rank that holds the current value before this entry's step, or -1: must be fetched
 AFTER = 4  # where it must be fetched: the step after which it was written back, or -1
 STEP = 5
-SCRATCH = 6  # push: latest use; then the fill position
-KEPT = 7  # the row stays in the caches until NEXT
+KEPT = 6  # the row stays in the caches until NEXT
 
 # Columns of the use ring [capacity, 4].
 RANK = 0
@@ -62,84 +61,96 @@ def prefetch_row(typingctx: Any, array: Any, index: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def push_batch(keys, bounds, step, tail, entries, entry_keys, lo, first, inverse, use_entry, rows_of_rank):  # type: ignore[no-untyped-def]
-    """Enter one batch: link every lookup to its entry and number each trainer's distinct rows.
+def number_rows(keys, bounds, num_rows, tail, first, mask, inverse, latest, previous, row_keys, use_row, rows_of_rank):  # type: ignore[no-untyped-def]
+    """Find the distinct rows of a batch and of each trainer's share of it, in order of appearance.
 
-    `keys[bounds[r]:bounds[r+1]]` are rank r's lookups. `first` is the (unmasked) number of the first
-    new entry, `lo` only documents that older entries are dead. Fills `inverse` (local index of each
-    lookup), `use_entry` (entry of each use, by rank, then local index) and `rows_of_rank`.
-    Returns the number of new entries.
+    `keys[bounds[r]:bounds[r+1]]` are rank r's lookups; the batch's i-th distinct row becomes entry
+    `first + i`. Whether a row was seen in this batch is read off its entry number alone, so that a
+    repeated lookup touches `tail` and one small array. Fills `inverse` (local index of each lookup),
+    `row_keys` and `previous` (key and former tail of each distinct row), `use_row` (distinct row of
+    each use, by rank, then local index) and `rows_of_rank`. Returns the number of distinct rows, or
+    -1 - i where lookup i has a key outside the tables.
     """
-    mask = entries.shape[0] - 1
     n = keys.shape[0]
-    new = first
+    count = 0
     uses = 0
     for rank in range(bounds.shape[0] - 1):
         base = uses
         for i in range(bounds[rank], bounds[rank + 1]):
-            if i + 2 * AHEAD < n:
-                prefetch_row(tail, keys[i + 2 * AHEAD])
-            if i + AHEAD < n:
-                ahead = tail[keys[i + AHEAD]]
-                if ahead > 0:
-                    prefetch_row(entries, np.int64(ahead - 1))
             key = keys[i]
-            seen = tail[key]
-            e = np.int64(seen - 1)
-            if seen <= 0 or entries[e, STEP] != step:
-                e = new & mask
-                new += 1
-                entries[e, NEXT] = -1
-                entries[e, NUM_USES] = 0
-                entries[e, OWNER] = -1
-                entries[e, AFTER] = -1
-                entries[e, STEP] = step
-                entries[e, SCRATCH] = -1
-                entries[e, KEPT] = 0
-                entry_keys[e] = key
-                if seen > 0:
-                    entries[seen - 1, NEXT] = e
-                else:
-                    entries[e, AFTER] = -seen - 1
-                tail[key] = e + 1
-            use = entries[e, SCRATCH]
+            if key < 0 or key >= num_rows:
+                return -1 - i
+            if i + AHEAD < n:
+                prefetch_row(tail, keys[i + AHEAD])
+            seen = np.int64(tail[key])
+            row = (seen - 1 - first) & mask
+            if seen <= 0 or row >= count:
+                row = count
+                count += 1
+                previous[row] = seen
+                row_keys[row] = key
+                latest[row] = -1
+                tail[key] = ((first + row) & mask) + 1
+            use = latest[row]
             if use < base:
                 use = uses
-                use_entry[uses] = e
+                use_row[use] = row
+                latest[row] = use
                 uses += 1
-                entries[e, SCRATCH] = use
-                entries[e, NUM_USES] += 1
             inverse[i] = use - base
         rows_of_rank[rank] = uses - base
-    return new - first
+    return count
 
 
 @njit(cache=True, nogil=True)
-def place_uses(first, count, entries, uses, first_use, use_entry, rows_of_rank):  # type: ignore[no-untyped-def]
-    """Lay the uses of each entry side by side in the use ring, in rank order."""
-    emask = entries.shape[0] - 1
+def enter_rows(  # type: ignore[no-untyped-def]
+    first, count, step, entries, entry_keys, uses, use_position, previous, row_keys, use_row, rows_of_rank, fill,
+):
+    """Make the batch's entries, link each row's former entry to its new one, lay out the uses.
+
+    An entry's uses lie side by side in rank order and never wrap around the ring's end, because they
+    are walked by position. Returns the number of places taken in the use ring.
+    """
+    mask = entries.shape[0] - 1
     umask = uses.shape[0] - 1
-    position = first_use
-    for i in range(count):
-        e = (first + i) & emask
-        number = entries[e, NUM_USES]
-        # An entry's uses must not wrap around the ring's end: they are walked by position.
+    total = 0
+    for rank in range(rows_of_rank.shape[0]):
+        total += rows_of_rank[rank]
+    for row in range(count):
+        fill[row] = 0
+    for u in range(total):
+        fill[use_row[u]] += 1
+    position = use_position
+    for row in range(count):
+        if row + AHEAD < count and previous[row + AHEAD] > 0:
+            prefetch_row(entries, np.int64(previous[row + AHEAD] - 1))
+        e = (first + row) & mask
+        number = fill[row]
         if (position & umask) + number > umask + 1:
             position = (position | umask) + 1
+        seen = previous[row]
+        if seen > 0:
+            entries[seen - 1, NEXT] = e
+        entry_keys[e] = row_keys[row]
+        entries[e, NEXT] = -1
         entries[e, FIRST_USE] = position & umask
-        entries[e, SCRATCH] = position & umask
+        entries[e, NUM_USES] = number
+        entries[e, OWNER] = -1
+        entries[e, AFTER] = -1 if seen > 0 else -seen - 1
+        entries[e, STEP] = step
+        fill[row] = position & umask
         position += number
     u = 0
     for rank in range(rows_of_rank.shape[0]):
         for local in range(rows_of_rank[rank]):
-            e = use_entry[u]
-            p = entries[e, SCRATCH]
-            entries[e, SCRATCH] = p + 1
+            row = use_row[u]
+            p = fill[row]
+            fill[row] = p + 1
             uses[p, RANK] = rank
             uses[p, LOCAL] = local
             uses[p, SLOT] = -1
             u += 1
-    return position - first_use
+    return position - use_position
 
 
 @njit(cache=True, nogil=True)
@@ -287,19 +298,30 @@ def sort_by_distance(first, count, step, entries, counts, out):  # type: ignore[
 
 
 @njit(cache=True, nogil=True)
-def release_rows(  # type: ignore[no-untyped-def]
-    first, count, step, entries, entry_keys, uses, tail, free, num_free,
-    offsets, update, num_update, evict_keys, evict_slots, num_evict, gradients,
+def settle_rows(  # type: ignore[no-untyped-def]
+    release, move, first, count, step, entries, entry_keys, uses, tail, free, num_free, num_fresh,
+    offsets, update, num_update, evict_keys, evict_slots, num_evict,
+    gradients, gradient_counts, transfers, transfer_counts, held,
 ):
-    """After the update: list gradients to exchange and rows to write back, and free their slots.
+    """What becomes of each row after its update: gradients, write-backs, transfers, slots.
 
-    A slot is passed on where the row stays and its trainer is among the next users. Returns the number
-    of gradients exchanged, as rows of (source, owner, local there, local here), and a bound on the
-    transfers that `move_rows` will list.
+    With `release`: list the gradients that go to owners and the rows to write back; pass a slot on
+    where the row stays and its trainer is among the next users, else free it. With `move`: give slots
+    to new users and list whom the owner sends the new value. The owner stays where it is while it uses
+    the row, else ownership (and optimizer state) moves to one of the next users. Both at once is one
+    pass, and takes slots before all are freed; where slots are scarce, call it twice.
+
+    Rows of `gradients`: (list, local index there, local index here), list = source * world + owner.
+    Rows of `transfers`: (list, slot there, slot here), list = (kind * world + source) * world +
+    destination; kind is 0 eager value, 1 eager record, 2 deferred value, 3 deferred record. `*_counts`
+    count each list; `held[rank, d]` counts rows held until their next use d steps ahead.
+    Returns (number of gradients, number of transfers, bound on the transfers of a later `move`).
     """
     mask = entries.shape[0] - 1
+    world = num_free.shape[0]
     exchanged = 0
-    moving = 0
+    moved = 0
+    bound = 0
     for i in range(count):
         if i + AHEAD < count:
             ahead = entries[(first + i + AHEAD) & mask, NEXT]
@@ -316,118 +338,112 @@ def release_rows(  # type: ignore[no-untyped-def]
         home = start
         while uses[home, RANK] != owner:
             home += 1
-        local = uses[home, LOCAL]
-        update[offsets[owner] + num_update[owner]] = local
-        num_update[owner] += 1
-        for u in range(start, end):
-            if u != home:
-                gradients[exchanged, 0] = uses[u, RANK]
-                gradients[exchanged, 1] = owner
-                gradients[exchanged, 2] = uses[u, LOCAL]
-                gradients[exchanged, 3] = local
-                exchanged += 1
+        slot = uses[home, SLOT]
         following = entries[e, NEXT]
-        if entries[e, KEPT] == 0:
-            at = offsets[owner] + num_evict[owner]
-            evict_keys[at] = entry_keys[e]
-            evict_slots[at] = uses[home, SLOT]
-            num_evict[owner] += 1
-            if following >= 0:
-                entries[following, OWNER] = -1
-                entries[following, AFTER] = step
-            else:
-                tail[entry_keys[e]] = -(step + 1)
+        kept = entries[e, KEPT] != 0
+        if release:
+            local = uses[home, LOCAL]
+            update[offsets[owner] + num_update[owner]] = local
+            num_update[owner] += 1
+            for u in range(start, end):
+                if u != home:
+                    pair = uses[u, RANK] * world + owner
+                    gradients[exchanged, 0] = pair
+                    gradients[exchanged, 1] = uses[u, LOCAL]
+                    gradients[exchanged, 2] = local
+                    gradient_counts[pair] += 1
+                    exchanged += 1
+            if not kept:
+                at = offsets[owner] + num_evict[owner]
+                evict_keys[at] = entry_keys[e]
+                evict_slots[at] = slot
+                num_evict[owner] += 1
+                if following >= 0:
+                    entries[following, OWNER] = -1
+                    entries[following, AFTER] = step
+                else:
+                    tail[entry_keys[e]] = -(step + 1)
+        if not kept:
+            if release:
+                for u in range(start, end):
+                    rank = uses[u, RANK]
+                    free[rank, num_free[rank]] = uses[u, SLOT]
+                    num_free[rank] += 1
+            continue
+        v = entries[following, FIRST_USE]
+        number = entries[following, NUM_USES]
+        v_end = v + number
+        if release:
+            bound += number
+            w = v
             for u in range(start, end):
                 rank = uses[u, RANK]
-                free[rank, num_free[rank]] = uses[u, SLOT]
-                num_free[rank] += 1
-            continue
-        moving += entries[following, NUM_USES]
-        v = entries[following, FIRST_USE]
-        v_end = v + entries[following, NUM_USES]
-        for u in range(start, end):
-            rank = uses[u, RANK]
-            while v < v_end and uses[v, RANK] < rank:
-                v += 1
-            if v < v_end and uses[v, RANK] == rank:
-                uses[v, SLOT] = uses[u, SLOT]
-            else:
-                free[rank, num_free[rank]] = uses[u, SLOT]
-                num_free[rank] += 1
-    return exchanged, moving
+                while w < v_end and uses[w, RANK] < rank:
+                    w += 1
+                if w < v_end and uses[w, RANK] == rank:
+                    uses[w, SLOT] = uses[u, SLOT]
+                else:
+                    free[rank, num_free[rank]] = uses[u, SLOT]
+                    num_free[rank] += 1
+        if move:
+            distance = entries[following, STEP] - step
+            heir = np.int32(-1)
+            for w in range(v, v_end):
+                if uses[w, RANK] == owner:
+                    heir = owner
+            if heir < 0:
+                heir = uses[v + mix(entry_keys[e]) % number, RANK]
+            entries[following, OWNER] = heir
+            for w in range(v, v_end):
+                rank = uses[w, RANK]
+                held[rank, distance] += 1
+                if uses[w, SLOT] < 0:
+                    uses[w, SLOT] = take_slot(rank, free, num_free, num_fresh)
+                if rank != owner:
+                    kind = (0 if distance == 1 else 2) + (1 if rank == heir else 0)
+                    chosen = (kind * world + owner) * world + rank
+                    transfers[moved, 0] = chosen
+                    transfers[moved, 1] = slot
+                    transfers[moved, 2] = uses[w, SLOT]
+                    transfer_counts[chosen] += 1
+                    moved += 1
+    return exchanged, moved, bound
 
 
 @njit(cache=True, nogil=True)
-def move_rows(  # type: ignore[no-untyped-def]
-    first, count, step, entries, entry_keys, uses, free, num_free, num_fresh, candidates, transfers,
-):
-    """Send each kept row's new value to its next users and settle who owns it there.
+def group_lists(rows, count, counts, kinds, world, sent, sent_offsets, received, received_offsets):  # type: ignore[no-untyped-def]
+    """Stable counting sort of `rows[:count]` (list, value there, value here) into lists for both ends.
 
-    The owner stays where it is while it uses the row; otherwise ownership (and optimizer state) moves
-    to one of the next users. Rows of `transfers`: (source, destination, slot there, slot here, kind);
-    kind is 0 eager value, 1 eager record, 2 deferred value, 3 deferred record. `candidates` counts
-    what each rank now holds, by distance. Returns the number of transfers.
+    List number = (kind * world + source) * world + destination. `sent` lists what leaves, ordered by
+    (source, kind, destination); `received` what arrives, by (destination, kind, source): each
+    trainer's share is one contiguous piece. Offsets have kinds * world * world + 1 elements.
     """
-    mask = entries.shape[0] - 1
-    moved = 0
+    lists = kinds * world * world
+    into_sent = np.empty(lists, np.int64)
+    into_received = np.empty(lists, np.int64)
+    at = np.int64(0)
+    back = np.int64(0)
+    position = 0
+    for a in range(world):
+        for kind in range(kinds):
+            for b in range(world):
+                leaving = (kind * world + a) * world + b
+                arriving = (kind * world + b) * world + a
+                sent_offsets[position] = at
+                received_offsets[position] = back
+                into_sent[leaving] = at
+                into_received[arriving] = back
+                at += counts[leaving]
+                back += counts[arriving]
+                position += 1
+    sent_offsets[position] = at
+    received_offsets[position] = back
     for i in range(count):
-        if i + AHEAD < count:
-            ahead = entries[(first + i + AHEAD) & mask, NEXT]
-            if ahead >= 0:
-                prefetch_row(entries, np.int64(ahead))
-        if i + AHEAD // 2 < count:
-            ahead = entries[(first + i + AHEAD // 2) & mask, NEXT]
-            if ahead >= 0:
-                prefetch_row(uses, np.int64(entries[ahead, FIRST_USE]))
-        e = (first + i) & mask
-        if entries[e, KEPT] == 0:
-            continue
-        following = entries[e, NEXT]
-        owner = entries[e, OWNER]
-        home = entries[e, FIRST_USE]
-        while uses[home, RANK] != owner:
-            home += 1
-        slot = uses[home, SLOT]
-        start = entries[following, FIRST_USE]
-        number = entries[following, NUM_USES]
-        distance = entries[following, STEP] - step
-        heir = np.int32(-1)
-        for u in range(start, start + number):
-            if uses[u, RANK] == owner:
-                heir = owner
-        if heir < 0:
-            heir = uses[start + mix(entry_keys[e]) % number, RANK]
-        entries[following, OWNER] = heir
-        for u in range(start, start + number):
-            rank = uses[u, RANK]
-            candidates[rank, distance] += 1
-            if uses[u, SLOT] < 0:
-                uses[u, SLOT] = take_slot(rank, free, num_free, num_fresh)
-            if rank != owner:
-                transfers[moved, 0] = owner
-                transfers[moved, 1] = rank
-                transfers[moved, 2] = slot
-                transfers[moved, 3] = uses[u, SLOT]
-                transfers[moved, 4] = (0 if distance == 1 else 2) + (1 if rank == heir else 0)
-                moved += 1
-    return moved
-
-
-@njit(cache=True, nogil=True)
-def group_pairs(pairs, count, source_column, peer_column, value_column, world, offsets, values):  # type: ignore[no-untyped-def]
-    """Stable counting sort of `pairs[:count]` by (source, peer): one list for each pair of ranks.
-
-    `offsets` [world * world + 1] and `values` receive the lists; source varies slowest.
-    """
-    for i in range(count):
-        offsets[pairs[i, source_column] * world + pairs[i, peer_column] + 1] += 1
-    for b in range(world * world):
-        offsets[b + 1] += offsets[b]
-    fill = offsets[:-1].copy()
-    for i in range(count):
-        b = pairs[i, source_column] * world + pairs[i, peer_column]
-        values[fill[b]] = pairs[i, value_column]
-        fill[b] += 1
+        number = rows[i, 0]
+        sent[into_sent[number]] = rows[i, 1]
+        into_sent[number] += 1
+        received[into_received[number]] = rows[i, 2]
+        into_received[number] += 1
 
 
 @njit(cache=True, nogil=True)

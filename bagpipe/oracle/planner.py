@@ -24,7 +24,6 @@ The planner is pure: no clock, no socket, no randomness; the same batches give t
 """
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -60,9 +59,8 @@ class _Pending:
     first_entry: int
     num_entries: int
     first_use: int
-    num_uses: int
     rows_of_rank: Int64s
-    inverse_N: Int32s
+    inverse_N: npt.NDArray[np.uint16] | Int32s
     lookups: Lookups
 
 
@@ -122,7 +120,8 @@ class GroupPlanner:
         self._num_fresh: Int64s = np.zeros(world_size, np.int64)
         # Rows held across a step without being used in it, by trainer and step modulo the view.
         self._held: Int64s = np.zeros((world_size, lookahead + 2), np.int64)
-        self._scratch: dict[str, npt.NDArray[np.int32]] = {}
+        self._scratch: dict[str, Int32s] = {}
+        self._scratch64: dict[str, Int64s] = {}
 
     def __repr__(self) -> str:
         held = (self._num_fresh - self._num_free).tolist()
@@ -140,29 +139,36 @@ class GroupPlanner:
 
         Raises:
             ConfigError: a single step does not fit into `cache_rows`.
-            PlanError: a key is outside the group.
+            PlanError: a key is outside the group, or the view is full (call `plan` first).
         """
+        if len(self._window) > self.lookahead:
+            raise PlanError(f"step {self._next_push}: {len(self._window)} batches wait already; plan the oldest first")
         keys = lookups.keys_N
-        if keys.size and (int(keys.min()) < 0 or int(keys.max()) >= self.num_rows):
-            raise PlanError(f"step {self._next_push}: a key is outside [0, {self.num_rows}); the reader must check ids")
-        inverse = np.empty(keys.size, np.int32)
-        use_entry = np.empty(keys.size, np.int64)
-        rows_of_rank = np.zeros(self.world_size, np.int64)
         self._reserve_entries(keys.size)
-        count = kernels.push_batch(
-            keys, lookups.bounds, self._next_push, self._tail, self._entries, self._entry_keys,
-            self._first_living(), self._entry_end, inverse, use_entry, rows_of_rank,
+        largest = int(np.diff(lookups.bounds).max(initial=0))
+        inverse = np.empty(keys.size, np.uint16 if largest <= 1 << 16 else np.int32)
+        latest, previous, use_row, fill = self._int32s("push", 4, keys.size)
+        row_keys = self._int64s("row_keys", keys.size)
+        rows_of_rank = np.zeros(self.world_size, np.int64)
+        count = kernels.number_rows(
+            keys, lookups.bounds, self.num_rows, self._tail, self._entry_end, self._entries.shape[0] - 1,
+            inverse, latest, previous, row_keys, use_row, rows_of_rank,
         )  # fmt: skip
+        if count < 0:
+            raise PlanError(
+                f"step {self._next_push}: key {keys[-count - 1]} is outside [0, {self.num_rows}); the reader must check ids"
+            )
         self._check_fits(rows_of_rank)
-        first, self._entry_end = self._entry_end, self._entry_end + count
-        batch = _Pending(self._next_push, first, count, self._use_end, 0, rows_of_rank, inverse, lookups)
         self._reserve_uses(int(rows_of_rank.sum()))
-        batch.first_use = self._use_end
-        batch.num_uses = kernels.place_uses(
-            first, count, self._entries, self._uses, self._use_end, use_entry, rows_of_rank
+        taken = kernels.enter_rows(
+            self._entry_end, count, self._next_push, self._entries, self._entry_keys, self._uses, self._use_end,
+            previous, row_keys, use_row, rows_of_rank, fill,
+        )  # fmt: skip
+        self._window.append(
+            _Pending(self._next_push, self._entry_end, count, self._use_end, rows_of_rank, inverse, lookups)
         )
-        self._use_end += batch.num_uses
-        self._window.append(batch)
+        self._entry_end += count
+        self._use_end += taken
         self._next_push += 1
 
     def _check_fits(self, rows_of_rank: Int64s) -> None:
@@ -200,7 +206,6 @@ class GroupPlanner:
             position = kernels.move_uses(
                 batch.first_entry, batch.num_entries, self._entries, self._uses, wide, position
             )
-            batch.num_uses = position - batch.first_use
         self._uses, self._use_end = wide, position
 
     # ── plan ──────────────────────────────────────────────────────────────────────────────────────
@@ -217,14 +222,13 @@ class GroupPlanner:
         np.cumsum(batch.rows_of_rank, out=offsets[1:])
         fetched = self._fetch(batch, offsets)
         self._note_peak()
-        self._choose_kept(batch)
-        left = self._release(batch, offsets)
-        moved = self._move(batch, left.moving)
+        scarce = self._choose_kept(batch)
+        left = self._settle(batch, offsets, scarce=scarce)
         self._window.popleft()
         self._next_plan += 1
         flushed = self._resident() if checkpoint else None
-        self._count(batch, fetched, left, moved)
-        return tuple(self._assemble(batch, r, offsets, fetched, left, moved, flushed) for r in range(self.world_size))
+        self._count(batch, fetched, left)
+        return tuple(self._assemble(batch, r, offsets, fetched, left, flushed) for r in range(self.world_size))
 
     def _fetch(self, batch: _Pending, offsets: Int64s) -> "_Fetched":
         self._reserve_slots(batch.rows_of_rank)
@@ -260,11 +264,12 @@ class GroupPlanner:
             if self.cache_rows is not None and rows > self.cache_rows:
                 raise PlanError(f"step {self._next_plan}: trainer {rank} would hold {rows} rows of {self.cache_rows}")
 
-    def _choose_kept(self, batch: _Pending) -> None:
+    def _choose_kept(self, batch: _Pending) -> bool:
+        """Mark what stays after this step; True where slots may be too scarce to take before freeing."""
         first, count, step = batch.first_entry, batch.num_entries, batch.step
         if self.cache_rows is None or self._ample(batch):
             kernels.keep_all(first, count, self._entries)
-            return
+            return False
         candidates = np.zeros((self.world_size, self.lookahead + 2), np.int64)
         kernels.count_next(first, count, step, self._entries, self._uses, candidates)
         room = self._room(batch)
@@ -272,7 +277,7 @@ class GroupPlanner:
         crossing = candidates[:, ::-1].cumsum(axis=1)[:, ::-1] - candidates
         if (room[:, 1:] >= crossing[:, 1:]).all():
             kernels.keep_all(first, count, self._entries)
-            return
+            return True
         counts = np.zeros(self.lookahead + 3, np.int64)
         by_distance = np.empty(count, np.int64)
         kernels.sort_by_distance(first, count, step, self._entries, counts, by_distance)
@@ -284,6 +289,7 @@ class GroupPlanner:
         stats.shortened_steps += refused > 0
         if refused:
             stats.shortest_view = min(nearest, stats.shortest_view or nearest)
+        return True
 
     def _ample(self, batch: _Pending) -> bool:
         """Cheap and sufficient: even if every row of the step moved to every trainer, all would fit."""
@@ -301,7 +307,7 @@ class GroupPlanner:
             room[:, distance] -= ahead.rows_of_rank + self._held[:, ahead.step % self._held.shape[1]]
         return room
 
-    def _release(self, batch: _Pending, offsets: Int64s) -> "_Left":
+    def _settle(self, batch: _Pending, offsets: Int64s, *, scarce: bool) -> "_Left":
         total, world = int(offsets[-1]), self.world_size
         out = _Left(
             update=np.empty(total, np.int32),
@@ -309,35 +315,59 @@ class GroupPlanner:
             evict_keys=np.empty(total, np.int64),
             evict_slots=np.empty(total, np.int32),
             num_evict=np.zeros(world, np.int64),
-            gradients=self._buffer("gradients", total - batch.num_entries, 4),
+            world=world,
         )
-        out.num_gradients, out.moving = kernels.release_rows(
-            batch.first_entry, batch.num_entries, batch.step, self._entries, self._entry_keys, self._uses, self._tail,
-            self._free, self._num_free, offsets, out.update, out.num_update, out.evict_keys, out.evict_slots,
-            out.num_evict, out.gradients,
-        )  # fmt: skip
+        self._reserve_slots(np.full(world, batch.num_entries, np.int64))
+        gradients = self._rows("gradients", total - batch.num_entries)
+        gradient_counts, transfer_counts = np.zeros(world * world, np.int64), np.zeros(4 * world * world, np.int64)
+        kept = np.zeros((world, self.lookahead + 2), np.int64)
+
+        def settle(release: bool, move: bool, transfers: Int32s) -> tuple[int, int, int]:
+            result: tuple[int, int, int] = kernels.settle_rows(
+                release, move, batch.first_entry, batch.num_entries, batch.step, self._entries, self._entry_keys,
+                self._uses, self._tail, self._free, self._num_free, self._num_fresh, offsets, out.update,
+                out.num_update, out.evict_keys, out.evict_slots, out.num_evict, gradients, gradient_counts,
+                transfers, transfer_counts, kept,
+            )  # fmt: skip
+            return result
+
+        # Every row may move to every trainer: 12 bytes each are reserved, and touched only as needed.
+        transfers = self._rows("transfers", batch.num_entries * world)
+        if scarce:
+            num_gradients, _, _ = settle(True, False, transfers)
+            _, num_transfers, _ = settle(False, True, transfers)
+        else:
+            num_gradients, num_transfers, _ = settle(True, True, transfers)
+        out.gradients = _Lists.of(gradients, num_gradients, gradient_counts, 1, world)
+        out.transfers = _Lists.of(transfers, num_transfers, transfer_counts, 4, world)
+        self._note_held(batch.step, kept)
         return out
 
-    def _move(self, batch: _Pending, bound: int) -> "_Moved":
-        self._reserve_slots(np.full(self.world_size, batch.num_entries, np.int64))
-        transfers = self._buffer("transfers", bound, 5)
-        kept = np.zeros((self.world_size, self.lookahead + 2), np.int64)
-        count = kernels.move_rows(
-            batch.first_entry, batch.num_entries, batch.step, self._entries, self._entry_keys, self._uses,
-            self._free, self._num_free, self._num_fresh, kept, transfers,
-        )  # fmt: skip
+    def _note_held(self, step: int, kept: Int64s) -> None:
+        """A row kept until distance d occupies its slot, unused, at every step in between."""
         crossing = kept[:, ::-1].cumsum(axis=1)[:, ::-1] - kept
         ring = self._held.shape[1]
-        self._held[:, batch.step % ring] = 0
-        for distance in range(1, self.lookahead + 1):
-            self._held[:, (batch.step + distance) % ring] += crossing[:, distance]
-        return _Moved(transfers[:count])
+        self._held[:, step % ring] = 0
+        ahead = np.arange(1, self.lookahead + 1)
+        self._held[:, (step + ahead) % ring] += crossing[:, 1:-1]
 
-    def _buffer(self, name: str, rows: int, columns: int) -> Int32s:
-        """Scratch that lives across steps; contents are not kept."""
+    def _int32s(self, name: str, columns: int, size: int) -> Int32s:
+        """Scratch that lives across steps, so that no page is touched for the first time twice."""
         kept = self._scratch.get(name)
-        if kept is None or kept.shape[0] < rows:
-            kept = self._scratch[name] = np.empty((max(rows, 1024) * 5 // 4, columns), np.int32)
+        if kept is None or kept.shape[1] < size:
+            kept = self._scratch[name] = np.empty((columns, max(size, 1024) * 5 // 4), np.int32)
+        return kept
+
+    def _int64s(self, name: str, size: int) -> Int64s:
+        kept = self._scratch64.get(name)
+        if kept is None or kept.size < size:
+            kept = self._scratch64[name] = np.empty(max(size, 1024) * 5 // 4, np.int64)
+        return kept
+
+    def _rows(self, name: str, count: int) -> Int32s:
+        kept = self._scratch.get(name)
+        if kept is None or kept.shape[0] < count:
+            kept = self._scratch[name] = np.empty((max(count, 1024) * 5 // 4, 3), np.int32)
         return kept
 
     def _resident(self) -> "_Flushed":
@@ -351,51 +381,43 @@ class GroupPlanner:
     # ── assemble ──────────────────────────────────────────────────────────────────────────────────
 
     def _assemble(
-        self, batch: _Pending, rank: int, offsets: Int64s, fetched: "_Fetched", left: "_Left", moved: "_Moved",
-        flushed: "_Flushed | None",
-    ) -> GroupPlan:  # fmt: skip
+        self, batch: _Pending, rank: int, offsets: Int64s, fetched: "_Fetched", left: "_Left", flushed: "_Flushed | None"
+    ) -> GroupPlan:
         begin, end = int(offsets[rank]), int(offsets[rank + 1])
         lookups = batch.lookups
-        inverse = batch.inverse_N[lookups.bounds[rank] : lookups.bounds[rank + 1]]
-        records, values = int(fetched.num_records[rank]), int(fetched.num_values[rank])
-        evicted = int(left.num_evict[rank])
-        world = self.world_size
-        sent, received = left.pairs(world)
-        out, into = moved.pairs(world)
+        records, values = begin + int(fetched.num_records[rank]), begin + int(fetched.num_values[rank])
+        evicted = begin + int(left.num_evict[rank])
+        mine = flushed.ranks == rank if flushed else None
         return GroupPlan(
             slots_K=fetched.slots[begin:end],
-            inverse_N=inverse.astype(np.uint16) if end - begin <= 1 << 16 else inverse,
+            inverse_N=batch.inverse_N[lookups.bounds[rank] : lookups.bounds[rank + 1]],
             lengths_BT=lookups.lengths[rank],
-            fetch_keys=np.concatenate(
-                (fetched.record_keys[begin : begin + records], fetched.value_keys[begin : begin + values])
-            ),
-            fetch_slots=np.concatenate(
-                (fetched.record_slots[begin : begin + records], fetched.value_slots[begin : begin + values])
-            ),
-            num_fetch_records=records,
+            fetch_keys=np.concatenate((fetched.record_keys[begin:records], fetched.value_keys[begin:values])),
+            fetch_slots=np.concatenate((fetched.record_slots[begin:records], fetched.value_slots[begin:values])),
+            num_fetch_records=records - begin,
             fetch_after=int(fetched.after[rank]),
-            grad_send=sent.of(rank),
-            grad_recv=received.of(rank),
+            grad_send=left.gradients.sent(rank, 0),
+            grad_recv=left.gradients.received(rank, 0),
             update_K=left.update[begin : begin + int(left.num_update[rank])],
-            send=Transfer(*(pairs.of(rank) for pairs in out)),
-            receive=Transfer(*(pairs.of(rank) for pairs in into)),
-            evict_keys=left.evict_keys[begin : begin + evicted],
-            evict_slots=left.evict_slots[begin : begin + evicted],
-            flush_keys=flushed.keys[flushed.ranks == rank] if flushed else _EMPTY_KEYS,
-            flush_slots=flushed.slots[flushed.ranks == rank] if flushed else _EMPTY_SLOTS,
+            send=Transfer(*(left.transfers.sent(rank, kind) for kind in range(4))),
+            receive=Transfer(*(left.transfers.received(rank, kind) for kind in range(4))),
+            evict_keys=left.evict_keys[begin:evicted],
+            evict_slots=left.evict_slots[begin:evicted],
+            flush_keys=flushed.keys[mine] if flushed else _EMPTY_KEYS,
+            flush_slots=flushed.slots[mine] if flushed else _EMPTY_SLOTS,
         )
 
-    def _count(self, batch: _Pending, fetched: "_Fetched", left: "_Left", moved: "_Moved") -> None:
-        stats, kinds = self.stats, np.bincount(moved.transfers[:, 4], minlength=4)
+    def _count(self, batch: _Pending, fetched: "_Fetched", left: "_Left") -> None:
+        stats, kinds = self.stats, left.transfers.counts.reshape(4, -1).sum(axis=1).tolist()
         stats.steps += 1
         stats.lookups += batch.lookups.keys_N.size
         stats.distinct_rows += int(batch.rows_of_rank.sum())
         stats.fetched_rows += int(fetched.num_records.sum() + fetched.num_values.sum())
         stats.evicted_rows += int(left.num_evict.sum())
-        stats.gradient_rows += left.num_gradients
-        stats.value_rows += int(kinds[0] + kinds[2])
-        stats.record_rows += int(kinds[1] + kinds[3])
-        stats.eager_rows += int(kinds[0] + kinds[1])
+        stats.gradient_rows += int(left.gradients.counts.sum())
+        stats.value_rows += kinds[0] + kinds[2]
+        stats.record_rows += kinds[1] + kinds[3]
+        stats.eager_rows += kinds[0] + kinds[1]
 
     def check_invariants(self) -> None:
         """Recompute from scratch what the planner believes: each slot has one row, occupancy adds up.
@@ -418,23 +440,34 @@ class GroupPlanner:
 
 
 @dataclass(slots=True)
-class _Pairs:
-    """Lists of int32 for each (source, peer), source-major: what `group_pairs` returns."""
+class _Lists:
+    """Rows that travel between trainers, listed for both ends: by (own rank, kind, other rank)."""
 
-    offsets: Int64s
-    values: Int32s
+    counts: Int64s
+    sent_values: Int32s
+    sent_offsets: Int32s
+    received_values: Int32s
+    received_offsets: Int32s
+    kinds: int
     world: int
 
-    def of(self, rank: int) -> PeerLists:
-        cut = self.offsets[rank * self.world : (rank + 1) * self.world + 1]
-        return PeerLists((cut - cut[0]).astype(np.int32), self.values[cut[0] : cut[-1]])
+    @classmethod
+    def of(cls, rows: Int32s, count: int, counts: Int64s, kinds: int, world: int) -> "_Lists":
+        values = np.empty((2, count), np.int32)
+        offsets = np.empty((2, kinds * world * world + 1), np.int32)
+        kernels.group_lists(rows, count, counts, kinds, world, values[0], offsets[0], values[1], offsets[1])
+        return cls(counts, values[0], offsets[0], values[1], offsets[1], kinds, world)
 
+    def sent(self, rank: int, kind: int) -> PeerLists:
+        return self._cut(self.sent_offsets, self.sent_values, rank, kind)
 
-def _pairs(rows: Int32s, source: int, peer: int, value: int, world: int) -> _Pairs:
-    offsets = np.zeros(world * world + 1, np.int64)
-    values = np.empty(rows.shape[0], np.int32)
-    kernels.group_pairs(rows, rows.shape[0], source, peer, value, world, offsets, values)
-    return _Pairs(offsets, values, world)
+    def received(self, rank: int, kind: int) -> PeerLists:
+        return self._cut(self.received_offsets, self.received_values, rank, kind)
+
+    def _cut(self, offsets: Int32s, values: Int32s, rank: int, kind: int) -> PeerLists:
+        begin = (rank * self.kinds + kind) * self.world
+        cut = offsets[begin : begin + self.world + 1]
+        return PeerLists(cut - cut[0], values[cut[0] : cut[-1]])
 
 
 @dataclass(slots=True)
@@ -453,42 +486,16 @@ class _Fetched:
 
 @dataclass(slots=True)
 class _Left:
-    """Flat by rank: rows updated and rows evicted; and the gradients that go to owners."""
+    """After the update. Flat by rank: rows updated, rows evicted; and what trainers exchange."""
 
     update: Int32s
     num_update: Int64s
     evict_keys: Keys
     evict_slots: Int32s
     num_evict: Int64s
-    gradients: Int32s
-    num_gradients: int = 0
-    moving: int = 0
-    grouped: tuple[_Pairs, _Pairs] | None = None
-
-    def pairs(self, world: int) -> tuple[_Pairs, _Pairs]:
-        """(what each source sends to each owner, what each owner receives from each source)."""
-        if self.grouped is None:
-            rows = self.gradients[: self.num_gradients]
-            self.grouped = _pairs(rows, 0, 1, 2, world), _pairs(rows, 1, 0, 3, world)
-        return self.grouped
-
-
-@dataclass(slots=True)
-class _Moved:
-    """Rows of (source, destination, slot there, slot here, kind)."""
-
-    transfers: Int32s
-    grouped: tuple[Sequence[_Pairs], Sequence[_Pairs]] | None = None
-
-    def pairs(self, world: int) -> tuple[Sequence[_Pairs], Sequence[_Pairs]]:
-        """(sent, received), each by kind in the order of `Transfer`'s fields."""
-        if self.grouped is None:
-            kinds = [self.transfers[self.transfers[:, 4] == kind] for kind in range(4)]
-            self.grouped = (
-                [_pairs(rows, 0, 1, 2, world) for rows in kinds],
-                [_pairs(rows, 1, 0, 3, world) for rows in kinds],
-            )
-        return self.grouped
+    world: int
+    gradients: _Lists = field(init=False)
+    transfers: _Lists = field(init=False)
 
 
 @dataclass(slots=True)
