@@ -35,6 +35,8 @@ class Hello(Message, kw_only=True):
     """Where this role listens, as others reach it."""
     dense_endpoint: str = ""
     """Rank 0 only: host:port of the torch.distributed store."""
+    cache_bytes: int = 0
+    """Trainers: memory offered for cached rows."""
 
 
 class Refused(Message, kw_only=True):
@@ -42,6 +44,10 @@ class Refused(Message, kw_only=True):
 
     reason: str
     exit_code: int
+
+
+class Wait(Message, kw_only=True):
+    """The oracle's first answer to `Hello`: you are registered; the topology follows when all are."""
 
 
 class Topology(Message, kw_only=True):

@@ -1,0 +1,63 @@
+"""Chooses what the user left to `auto`: the lookahead and each width group's cache slots. Pure.
+
+The choice never changes results (contract X1), only speed and memory.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bagpipe.config import JobSpec
+from bagpipe.embedding.record import record_width
+from bagpipe.errors import ConfigError
+from bagpipe.tables import TableLayout
+
+DEFAULT_LOOKAHEAD = 200
+"""The paper's setting: beyond it, Criteo's fetch rate hardly falls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What was chosen, and why."""
+
+    lookahead: int
+    slots: tuple[int, ...]
+    """Cache slots of each width group."""
+    reason: str
+
+
+def host_cache_bytes(trainers_here: int) -> int:
+    """A quarter of this machine's available memory, shared by its trainers."""
+    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return pages // 4 // trainers_here
+
+
+def resolve(spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int]) -> Resolved:
+    """Fix lookahead and slots.
+
+    Args:
+        cache_bytes: memory each trainer offers for its cache; the smallest one counts.
+
+    Raises:
+        ConfigError: `cacheRows` is fewer than the width groups.
+    """
+    lookahead = DEFAULT_LOOKAHEAD if spec.lookahead == "auto" else spec.lookahead
+    groups = layout.groups
+    lookups = [len(g.feature_names) for g in groups]
+    if spec.cache_rows == "auto":
+        budget = min(cache_bytes)
+        widths = [4 * record_width(spec.embedding.optimizer, g.embedding_dim) for g in groups]
+        rows = [budget * n // sum(lookups) // width for n, width in zip(lookups, widths, strict=True)]
+        slots = tuple(max(1, min(r, g.num_rows)) for r, g in zip(rows, groups, strict=True))
+        return Resolved(lookahead, slots, f"cacheRows auto: within {budget >> 20} MiB of memory on each trainer")
+    if spec.cache_rows < len(groups):
+        raise ConfigError(f"spec.cacheRows: {spec.cache_rows} rows cannot serve {len(groups)} embedding widths; raise it")
+    shares = _divide(spec.cache_rows, lookups)
+    return Resolved(lookahead, shares, "cacheRows as given, divided over widths by their number of features")
+
+
+def _divide(total: int, weights: Sequence[int]) -> tuple[int, ...]:
+    """Split `total` in proportion, at least 1 each, with nothing left over."""
+    shares = [max(1, total * w // sum(weights)) for w in weights]
+    shares[shares.index(max(shares))] += total - sum(shares)
+    return tuple(shares)

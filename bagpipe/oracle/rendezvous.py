@@ -1,0 +1,60 @@
+"""Who is there: collects every role's `Hello` and tells when the job is complete. Pure.
+
+Addresses are found by registration, so only the oracle's address has to be known beforehand; the
+order in which roles start does not matter, and a role that registers again (after a restart on the
+same address) is simply told the topology again.
+"""
+
+from dataclasses import dataclass, field
+
+from bagpipe.errors import ExitCode
+from bagpipe.net.messages import Hello, Refused
+
+
+@dataclass(slots=True)
+class Rendezvous:
+    """Expected: servers 0..num_servers-1 and trainers 0..num_trainers-1."""
+
+    num_servers: int
+    num_trainers: int
+    servers: dict[int, Hello] = field(default_factory=dict)
+    trainers: dict[int, Hello] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.servers) == self.num_servers and len(self.trainers) == self.num_trainers
+
+    def register(self, hello: Hello) -> Refused | None:
+        """Note where a role listens; None if it is welcome.
+
+        Refused: a role that this job does not have, or a second process in the place of a living one
+        (its address differs: the first must end, or keep its address, before another takes over).
+        """
+        places, count = (self.servers, self.num_servers) if hello.role == "server" else (self.trainers, self.num_trainers)
+        if hello.role not in ("server", "trainer") or not 0 <= hello.index < count:
+            return Refused(
+                reason=f"{hello.role} {hello.index} registered, but the job has {self.num_servers} servers and "
+                f"{self.num_trainers} trainers; start each role with the job file of this job",
+                exit_code=ExitCode.BAD_CONFIG,
+            )
+        known = places.get(hello.index)
+        if known is not None and known.endpoint != hello.endpoint:
+            return Refused(
+                reason=f"{hello.role} {hello.index} is already registered at {known.endpoint}; "
+                f"a second one at {hello.endpoint} must wait for a new attempt",
+                exit_code=ExitCode.TRANSIENT,
+            )
+        places[hello.index] = hello
+        return None
+
+    def missing(self) -> str:
+        """The roles not seen yet, for people."""
+        names = [f"server {i}" for i in range(self.num_servers) if i not in self.servers]
+        names += [f"trainer {i}" for i in range(self.num_trainers) if i not in self.trainers]
+        return ", ".join(names) or "none"
+
+    def server_endpoints(self) -> tuple[str, ...]:
+        return tuple(self.servers[i].endpoint for i in range(self.num_servers))
+
+    def trainer_endpoints(self) -> tuple[str, ...]:
+        return tuple(self.trainers[i].endpoint for i in range(self.num_trainers))

@@ -1,0 +1,99 @@
+"""What the run tells people: `metrics.jsonl` as it goes, `report.json` at its end.
+
+Each `StepDone` is one trainer's view of a step; a step is reported once every trainer has finished it.
+Losses are combined in rank order, weighted by the examples of each slice: the mean over the global batch.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from bagpipe.net.messages import StepDone
+
+
+class Reporter:
+    """Collects steps; writes a record every `log_every` steps and for each event.
+
+    Not thread-safe. Times are seconds of the wall clock; rates are over the records' interval.
+    """
+
+    def __init__(self, run_dir: Path, *, world_size: int, log_every: int, total_steps: int | None, first_step: int) -> None:
+        self._directory = run_dir
+        self._file: TextIO = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self._world_size, self._log_every, self.total_steps = world_size, log_every, total_steps
+        self._open: dict[int, dict[int, StepDone]] = {}
+        self._started = self._interval_started = time.monotonic()
+        self._interval_examples = self._examples = 0
+        self._interval_waits: dict[str, float] = {}
+        self.waits: dict[str, float] = {}
+        self.next_step = first_step
+        self.first_step = first_step
+        self.loss = float("nan")
+
+    def event(self, name: str, **facts: Any) -> None:
+        """Record something that happened, by name."""
+        self._write({"event": name, **facts})
+
+    def done(self, message: StepDone, *, hit_rate: float) -> None:
+        """One trainer finished a training step; reports the step when it was the last to."""
+        parts = self._open.setdefault(message.step, {})
+        parts[message.rank] = message
+        if len(parts) < self._world_size or message.step != self.next_step:
+            return
+        del self._open[message.step]
+        self._finish(message.step, [parts[rank] for rank in range(self._world_size)], hit_rate)
+
+    def _finish(self, step: int, parts: list[StepDone], hit_rate: float) -> None:
+        examples = sum(p.num_examples for p in parts)
+        self.loss = sum(p.loss * p.num_examples for p in parts) / examples
+        self.next_step = step + 1
+        self._examples += examples
+        self._interval_examples += examples
+        for part in parts:
+            for name, seconds in part.waits.items():
+                self._interval_waits[name] = self._interval_waits.get(name, 0.0) + seconds / self._world_size
+        if (step + 1) % self._log_every == 0 or step + 1 == self.total_steps:
+            self._log(step, hit_rate)
+
+    def _log(self, step: int, hit_rate: float) -> None:
+        now = time.monotonic()
+        seconds = now - self._interval_started
+        self._write(
+            {
+                "step": step + 1,
+                "total_steps": self.total_steps,
+                "loss": self.loss,
+                "examples_per_second": round(self._interval_examples / seconds, 1) if seconds else 0.0,
+                "cache_hit_rate": round(hit_rate, 6),
+                "waits": {name: round(s, 6) for name, s in sorted(self._interval_waits.items())},
+            }
+        )
+        for name, waited in self._interval_waits.items():
+            self.waits[name] = self.waits.get(name, 0.0) + waited
+        self._interval_started, self._interval_examples, self._interval_waits = now, 0, {}
+
+    def rate(self) -> float:
+        """Examples per second since the first plan, up to the last finished step."""
+        seconds = time.monotonic() - self._started
+        return self._examples / seconds if seconds else 0.0
+
+    def start_clock(self) -> None:
+        """Training starts now: what came before is not part of any rate."""
+        self._started = self._interval_started = time.monotonic()
+
+    def finish(self, report: Mapping[str, Any]) -> None:
+        """Write `report.json` whole or not at all."""
+        target = self._directory / "report.json"
+        draft = target.with_suffix(".tmp")
+        draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        os.replace(draft, target)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
+        self._file.flush()
