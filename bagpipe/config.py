@@ -170,6 +170,7 @@ class TransportConfig(_Section):
     """Sockets between roles."""
 
     deadline_seconds: Annotated[float, Meta(gt=0, description="Longest wait for any reply before the role gives up (exit 75).")] = 60.0
+    step_seconds: Annotated[float, Meta(gt=0, description="Longest time in which some trainer must finish a step.")] = 300.0
     startup_seconds: Annotated[float, Meta(gt=0, description="Longest wait for every role to appear and the data to be prepared.")] = 600.0
     dead_peer_seconds: Annotated[float, Meta(gt=0, description="A connected peer that is silent this long is dead.")] = 10.0
     security: Annotated[Literal["plain", "curve"], Meta(description="curve: authenticated and encrypted with keys from `$BAGPIPE_CURVE_DIR`.")] = "plain"

@@ -99,9 +99,11 @@ class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoMorePlans(Message, kw_only=True):
-    """`step` is one past the last step; the trainer finishes and leaves."""
+    """`step` is one past the last step; every role finishes and leaves."""
 
     step: int
+    stopped: bool = False
+    """The run was asked to stop: leave with the exit code that says so."""
 
 
 class StepDone(Message, kw_only=True):

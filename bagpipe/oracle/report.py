@@ -20,17 +20,17 @@ class Reporter:
     Not thread-safe. Times are seconds of the wall clock; rates are over the records' interval.
     """
 
-    def __init__(self, run_dir: Path, *, world_size: int, log_every: int, total_steps: int | None, first_step: int) -> None:
+    def __init__(self, run_dir: Path, *, world_size: int, log_every: int) -> None:
         self._directory = run_dir
         self._file: TextIO = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._world_size, self._log_every, self.total_steps = world_size, log_every, total_steps
+        self._world_size, self._log_every = world_size, log_every
+        self.total_steps: int | None = None
         self._open: dict[int, dict[int, StepDone]] = {}
         self._started = self._interval_started = time.monotonic()
         self._interval_examples = self._examples = 0
         self._interval_waits: dict[str, float] = {}
         self.waits: dict[str, float] = {}
-        self.next_step = first_step
-        self.first_step = first_step
+        self.next_step = 0
         self.loss = float("nan")
 
     def event(self, name: str, **facts: Any) -> None:
@@ -80,8 +80,9 @@ class Reporter:
         seconds = time.monotonic() - self._started
         return self._examples / seconds if seconds else 0.0
 
-    def start_clock(self) -> None:
-        """Training starts now: what came before is not part of any rate."""
+    def start_training(self, first_step: int, total_steps: int | None) -> None:
+        """Training starts now at this step: what came before is not part of any rate."""
+        self.next_step, self.total_steps = first_step, total_steps
         self._started = self._interval_started = time.monotonic()
 
     def finish(self, report: Mapping[str, Any]) -> None:

@@ -1,31 +1,359 @@
 """The oracle's process: read ahead, plan, stream plans to the trainers, report progress.
 
-A shell around `schedule.py`. It answers three questions over its one socket: who is there (every role
+A shell around `schedule.py`. Over its one socket it answers three questions: who is there (every role
 registers with `Hello` and gets the `Topology` once all have), what comes next (plans, as far ahead as
-each trainer has credit for), and how far are we (`StepDone`, collected into `metrics.jsonl`). Nothing
+a trainer's credit reaches), and how far are we (`StepDone`, collected into `metrics.jsonl`). Nothing
 here imports torch.
 """
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bagpipe.batch import Cursor
+from bagpipe.batch import Batch, Cursor, Floats
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config import Job
 from bagpipe.data.dataset import Dataset, open_dataset
-from bagpipe.errors import BagpipeError, ConfigError, PeerLost
-from bagpipe.evaluation import Evaluation, evaluate_logits
-from bagpipe.net.messages import Hello, Message, NeedPlans, NoMorePlans, Refused, StepDone, Stop, Topology
+from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
+from bagpipe.evaluation import evaluate_logits
+from bagpipe.net.messages import Hello, Message, NeedPlans, NoMorePlans, Refused, StepDone, Stop, Topology, Wait
 from bagpipe.net.sockets import Context, Listener, check_hello
+from bagpipe.net.wire import encode
 from bagpipe.oracle.auto import Resolved, resolve
+from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
 from bagpipe.oracle.schedule import EvaluationSchedule, TrainingSchedule
 from bagpipe.plan import BatchPlan
 from bagpipe.planwire import pack_plan
 
 log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+PLANS_IN_RESERVE = 2
+"""Steps planned beyond every trainer's credit, so that a credit is answered at once."""
+
+
+def run_oracle(
+    job: Job, *, bind: str, run_dir: Path, attempt: int, checkpoint: Path | None, stop: Callable[[], bool]
+) -> None:
+    """Run one attempt of a job to its end.
+
+    Raises:
+        Stopped: the trainers were asked to stop and a checkpoint was planned.
+        PeerLost: a role did not appear, or a trainer fell silent.
+        ConfigError, DataError, CheckpointError: the job cannot run.
+    """
+    with Context(job.spec.transport) as context, context.listen(bind) as listener:
+        reporter = Reporter(run_dir, world_size=job.spec.trainers.replicas, log_every=job.spec.log_every)
+        oracle = Oracle(job, listener, reporter, run_dir, attempt, checkpoint, stop)
+        try:
+            oracle.run()
+        except BagpipeError as error:
+            oracle.dismiss(error)
+            raise
+        finally:
+            reporter.close()
+
+
+@dataclass(slots=True)
+class _Trainer:
+    """What the oracle knows of one trainer's progress."""
+
+    peer: bytes
+    credit: int
+    done: int
+    """Last step it finished."""
+    unsent: deque[tuple[int, list[Any]]] = field(default_factory=deque)
+
+
+class Oracle:
+    """One attempt. `run` is the calendar; everything it calls is a screen."""
+
+    def __init__(
+        self,
+        job: Job,
+        listener: Listener,
+        reporter: Reporter,
+        run_dir: Path,
+        attempt: int,
+        checkpoint: Path | None,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.job, self.spec, self.attempt, self.checkpoint = job, job.spec, attempt, checkpoint
+        self.listener, self.reporter, self.run_dir, self.stop = listener, reporter, run_dir, stop
+        self.rendezvous = Rendezvous(job.spec.servers.replicas, job.spec.trainers.replicas)
+        self.peers: dict[bytes, Hello] = {}
+        self.trainers: dict[int, _Trainer] = {}
+        self.logits: dict[int, dict[int, Floats]] = {}
+        self.schedule: TrainingSchedule | None = None
+        self.stop_asked = False
+        self.heard = time.monotonic()
+
+    def run(self) -> None:
+        start = self._start()
+        dataset = self._open_dataset()
+        resolved = self._assemble(dataset, start)
+        self.reporter.event("training", first_step=start.step, lookahead=resolved.lookahead, slots=resolved.slots)
+        trained = self._train(dataset, resolved, start)
+        evaluation = None
+        if self.spec.evaluate and not self.stop_asked and dataset.num_test_examples:
+            self.reporter.event("evaluating", step=trained)
+            evaluation = self._evaluate(dataset, resolved, trained)
+        self._finish(dataset, resolved, trained, evaluation)
+        if self.stop_asked:
+            raise Stopped(f"stopped after step {trained} as asked; a checkpoint of that step was planned")
+
+    # ── before the first step ─────────────────────────────────────────────────────────────────────
+
+    def _start(self) -> "_Start":
+        if self.checkpoint is None:
+            return _Start(0, Cursor())
+        manifest = open_checkpoint(self.checkpoint).manifest
+        return _Start(manifest.step, manifest.cursor)
+
+    def _open_dataset(self) -> Dataset:
+        """Prepare the data on a thread, so that roles are answered meanwhile."""
+        self.reporter.event("preparing")
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(
+                open_dataset, self.spec.data, self.spec.embedding, seed=self.spec.seed, work_dir=self.run_dir / "data"
+            )
+            while not opening.done():
+                self._handle(POLL_SECONDS)
+            return opening.result()
+
+    def _assemble(self, dataset: Dataset, start: "_Start") -> Resolved:
+        """Wait for every role, then tell all of them the topology."""
+        self._check_examples(dataset)
+        self.reporter.event("starting", waiting_for=self.rendezvous.missing())
+        deadline = time.monotonic() + self.spec.transport.startup_seconds
+        while not self.rendezvous.complete:
+            self._handle(POLL_SECONDS)
+            self._check_interrupted()
+            if time.monotonic() > deadline:
+                raise PeerLost(
+                    f"oracle: {self.rendezvous.missing()} did not register within "
+                    f"{self.spec.transport.startup_seconds:g} s; look at their logs"
+                )
+        trainers = self.rendezvous.trainers.values()
+        resolved = resolve(self.spec, dataset.layout, [t.cache_bytes for t in trainers])
+        self._topology = Topology(
+            servers=self.rendezvous.server_endpoints(),
+            trainers=self.rendezvous.trainer_endpoints(),
+            dense_endpoint=self.rendezvous.trainers[0].dense_endpoint,
+            layout=dataset.layout,
+            spec=self.spec,
+            num_dense=dataset.num_dense,
+            num_labels=dataset.num_labels,
+            slots=resolved.slots,
+            checkpoint=str(self.checkpoint) if self.checkpoint else None,
+            first_step=start.step,
+            total_steps=self._total_steps(dataset),
+        )
+        for peer in self.peers:
+            self.listener.send(peer, self._topology)
+        return resolved
+
+    def _check_examples(self, dataset: Dataset) -> None:
+        examples, trainers = dataset.num_train_examples, self.spec.trainers.replicas
+        if examples is not None and examples < trainers:
+            raise ConfigError(
+                f"spec.trainers.replicas: {trainers} trainers for {examples} training examples; use at most {examples}"
+            )
+
+    def _total_steps(self, dataset: Dataset) -> int | None:
+        """Steps of the whole run where that can be known beforehand."""
+        if self.spec.steps is not None:
+            return self.spec.steps
+        if dataset.num_train_examples is None:
+            return None
+        full, rest = divmod(dataset.num_train_examples, self.spec.batch_size)
+        return (full + (rest > 0 and not self.spec.data.drop_last)) * (self.spec.epochs or 1)
+
+    # ── training and evaluation ───────────────────────────────────────────────────────────────────
+
+    def _train(self, dataset: Dataset, resolved: Resolved, start: "_Start") -> int:
+        """Stream every training plan; returns the number of steps trained since step 0."""
+        total = self._total_steps(dataset)
+        self.schedule = TrainingSchedule(
+            dataset.layout,
+            world_size=len(self._topology.trainers),
+            lookahead=resolved.lookahead,
+            slots=resolved.slots,
+            first_step=start.step,
+            total_steps=total,
+            checkpoint_every=self.spec.checkpoint.every,
+        )
+        self.reporter.start_training(start.step, total)
+        epochs = self.spec.epochs if self.spec.epochs or self.spec.steps else 1
+        batches: Iterator[Batch] = iter(())
+        if total is None or start.step < total:
+            batches = dataset.train_batches(self.spec.batch_size, start=start.cursor, epochs=epochs)
+        self._stream(self.schedule.plans(batches), first_step=start.step)
+        if self.schedule.step == 0:
+            raise ConfigError("spec.data: no batch to train on; with dropLast, batchSize must not exceed the examples")
+        return self.schedule.step
+
+    def _evaluate(self, dataset: Dataset, resolved: Resolved, first_step: int) -> dict[str, Any]:
+        """Stream the test part's plans and score the logits that come back."""
+        schedule = EvaluationSchedule(
+            dataset.layout,
+            world_size=len(self._topology.trainers),
+            lookahead=min(resolved.lookahead, 8),
+            slots=resolved.slots,
+            first_step=first_step,
+        )
+        labels: list[Floats] = []
+
+        def batches() -> Iterator[Batch]:
+            for batch in dataset.test_batches(self.spec.batch_size):
+                labels.append(batch.labels_BL)
+                yield batch
+
+        self._stream(schedule.plans(batches()), first_step=first_step)
+        logits = [parts[rank] for _, parts in sorted(self.logits.items()) for rank in sorted(parts)]
+        return evaluate_logits(np.concatenate(logits), np.concatenate(labels).reshape(-1)).as_dict()
+
+    def _stream(self, plans: Iterator[tuple[BatchPlan, ...]], *, first_step: int) -> None:
+        """Plan ahead of the trainers' credit, send within it, until every step is done."""
+        planned = first_step
+        exhausted = False
+        while True:
+            done = min((t.done for t in self.trainers.values()), default=first_step - 1)
+            if exhausted and len(self.trainers) == self.spec.trainers.replicas and done >= planned - 1:
+                return
+            reserve = self.spec.prefetch_depth + 1 + PLANS_IN_RESERVE
+            if not exhausted and planned - done <= reserve and len(self.trainers) == self.spec.trainers.replicas:
+                step_plans = next(plans, None)
+                exhausted = step_plans is None
+                for plan in step_plans or ():
+                    message, arrays = pack_plan(plan)
+                    self.trainers[plan.rank].unsent.append((plan.step, encode(message, arrays)))
+                planned += step_plans is not None
+                self._send_plans()
+                self._handle(0.0)
+            else:
+                self._handle(POLL_SECONDS)
+            self._check_silence()
+            self._check_interrupted()
+
+    def _send_plans(self) -> None:
+        for trainer in self.trainers.values():
+            while trainer.unsent and trainer.unsent[0][0] <= trainer.done + trainer.credit:
+                self.listener.send_frames(trainer.peer, trainer.unsent.popleft()[1])
+
+    # ── messages ──────────────────────────────────────────────────────────────────────────────────
+
+    def _handle(self, timeout_seconds: float) -> None:
+        """Answer what has arrived, waiting at most so long for the first message."""
+        for peer, message, arrays in self.listener.poll(timeout_seconds):
+            self.heard = time.monotonic()
+            self._answer(peer, message, arrays)
+        self._send_plans()
+
+    def _answer(self, peer: bytes, message: Message, arrays: list[Any]) -> None:
+        match message:
+            case Hello():
+                self._register(peer, message)
+            case NeedPlans():
+                self.trainers[message.rank] = _Trainer(peer, message.credit, message.step - 1)
+            case StepDone():
+                self._step_done(message, arrays)
+            case Stop():
+                self._stop()
+            case _:
+                log.warning("ignored an unexpected %s", type(message).__name__)
+
+    def _register(self, peer: bytes, hello: Hello) -> None:
+        refused = check_hello(hello, job=self.job.metadata.name, attempt=self.attempt) or self.rendezvous.register(hello)
+        if refused is not None:
+            log.warning("refused %s %s: %s", hello.role, hello.index, refused.reason)
+            self.listener.send(peer, refused)
+            return
+        self.peers[peer] = hello
+        topology = getattr(self, "_topology", None)
+        self.listener.send(peer, topology or Wait())
+
+    def _step_done(self, message: StepDone, arrays: list[Any]) -> None:
+        trainer = self.trainers[message.rank]
+        if message.step <= trainer.done:
+            return
+        trainer.done = message.step
+        if arrays:
+            self.logits.setdefault(message.step, {})[message.rank] = arrays[0]
+        elif self.schedule is not None:
+            self.reporter.done(message, hit_rate=self._hit_rate())
+
+    def _stop(self) -> None:
+        """A trainer was told to stop: end with a checkpoint at the next step that is planned."""
+        self.stop_asked = True
+        if self.schedule is not None:
+            self.schedule.stopping = True
+
+    def _check_interrupted(self) -> None:
+        if self.stop() and not self.stop_asked:
+            self._stop()
+
+    def _check_silence(self) -> None:
+        limit = self.spec.transport.step_seconds
+        if time.monotonic() - self.heard > limit:
+            steps = {rank: trainer.done + 1 for rank, trainer in sorted(self.trainers.items())}
+            raise PeerLost(
+                f"oracle: no trainer has finished a step for {limit:g} s; they are at steps {steps} (by rank); "
+                "look at their logs, or raise spec.transport.stepSeconds if a step may take that long"
+            )
+
+    # ── the end ───────────────────────────────────────────────────────────────────────────────────
+
+    def _finish(self, dataset: Dataset, resolved: Resolved, trained: int, evaluation: dict[str, Any] | None) -> None:
+        assert self.schedule is not None
+        stats = [planner.stats for planner in self.schedule.planners]
+        self.reporter.finish(
+            {
+                "steps": trained,
+                "stopped": self.stop_asked,
+                "loss": self.reporter.loss,
+                "examplesPerSecond": round(self.reporter.rate(), 1),
+                "cacheHitRate": round(self._hit_rate(), 6),
+                "waits": {name: round(seconds, 3) for name, seconds in sorted(self.reporter.waits.items())},
+                "evaluation": evaluation,
+                "plan": {
+                    "lookahead": resolved.lookahead,
+                    "cacheSlots": list(resolved.slots),
+                    "reason": resolved.reason,
+                    "peakRows": [max(s.peak_rows) for s in stats],
+                    "stepsWithShortenedView": sum(s.shortened_steps for s in stats),
+                    "shortestView": min((s.shortest_view for s in stats if s.shortest_view), default=None),
+                },
+                "data": dataset.report.as_dict(),
+            }
+        )
+        for peer in self.peers:
+            self.listener.send(peer, NoMorePlans(step=trained, stopped=self.stop_asked))
+
+    def dismiss(self, error: BagpipeError) -> None:
+        """Tell every role why the job cannot go on, so that none waits for a deadline."""
+        code = error.exit_code if error.exit_code in (ExitCode.BAD_CONFIG, ExitCode.BAD_DATA) else ExitCode.TRANSIENT
+        for peer in self.peers:
+            self.listener.send(peer, Refused(reason=f"the oracle gave up: {error}", exit_code=code))
+
+    def _hit_rate(self) -> float:
+        assert self.schedule is not None
+        distinct = sum(p.stats.distinct_rows for p in self.schedule.planners)
+        fetched = sum(p.stats.fetched_rows for p in self.schedule.planners)
+        return 1.0 - fetched / distinct if distinct else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """Where this attempt begins."""
+
+    step: int
+    cursor: Cursor
