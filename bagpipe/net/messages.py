@@ -85,6 +85,7 @@ class Plan(Message, kw_only=True):
     """Header of a `BatchPlan`; its arrays follow in the order of `planwire.py`."""
 
     step: int
+    rank: int
     num_examples: int
     first_example: int
     end: Cursor
@@ -96,6 +97,10 @@ class Plan(Message, kw_only=True):
 class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
     num_fetch_records: int
     fetch_after: int
+    num_features: int | None
+    """Columns of `lengths_BT`, or None where it is None."""
+    sizes: tuple[int, ...]
+    """Length of every array of the group, in the order of `planwire.py`."""
 
 
 class NoMorePlans(Message, kw_only=True):
