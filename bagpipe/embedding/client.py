@@ -1,0 +1,226 @@
+"""A trainer's way to the embedding servers: fetch rows, write rows back, survive a server's restart.
+
+Keys are spread over shards by `key % num_shards`; a request is split, its answers are put back in the
+caller's order. Everything unanswered is kept and sent again when a shard falls silent or reconnects:
+fetches and write-backs are idempotent, so an answer that comes twice is ignored.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bagpipe.batch import Floats, Keys
+from bagpipe.errors import PeerLost, StorageError
+from bagpipe.net.messages import (
+    Fetch,
+    Message,
+    Pong,
+    Refused,
+    Rows,
+    SnapshotFiles,
+    SnapshotStatus,
+    WriteBack,
+    Written,
+)
+from bagpipe.net.sockets import Connection, wait
+
+RETRY_SECONDS = 5.0
+"""An unanswered request is sent again after so long, in case the server that had it is gone."""
+UNWRITTEN_STEPS = 64
+"""Most steps whose write-backs may be unacknowledged; bounds the memory kept for sending again."""
+
+
+@dataclass(slots=True)
+class _Part:
+    """One shard's part of a fetch: where its rows belong in the answer."""
+
+    request: Fetch
+    keys: Keys
+    index: npt.NDArray[np.intp]
+
+
+@dataclass(slots=True)
+class _Request:
+    """A fetch under way, filled as the shards answer."""
+
+    records: Floats
+    values: Floats
+    missing: set[int]
+
+
+@dataclass(slots=True)
+class _Shard:
+    """One server and what it has not answered yet."""
+
+    connection: Connection
+    fetches: dict[tuple[int, int], _Part] = field(default_factory=dict)
+    write_backs: deque[tuple[WriteBack, list[Any]]] = field(default_factory=deque)
+    asked: float = field(default_factory=time.monotonic)
+    """When something was last sent or heard."""
+
+
+class EmbeddingClient:
+    """Used by one thread. Every wait ends after `deadline_seconds` in `PeerLost`.
+
+    Args:
+        connections: one for each shard, in order.
+        widths: (record width, embedding_dim) of each width group.
+    """
+
+    def __init__(
+        self, connections: Sequence[Connection], *, rank: int, widths: Sequence[tuple[int, int]], deadline_seconds: float
+    ) -> None:
+        self._shards = [_Shard(c) for c in connections]
+        self._rank, self._widths, self._deadline = rank, tuple(widths), deadline_seconds
+        self._requests: dict[tuple[int, int], _Request] = {}
+        self._snapshots: dict[tuple[int, int], SnapshotFiles] = {}
+
+    def __repr__(self) -> str:
+        unwritten = [len(s.write_backs) for s in self._shards]
+        return f"EmbeddingClient(shards={len(self._shards)}, fetching={sorted(self._requests)}, {unwritten=})"
+
+    # ── fetch ─────────────────────────────────────────────────────────────────────────────────────
+
+    def fetch(self, step: int, group: int, keys: Keys, *, num_records: int, after: int) -> None:
+        """Ask for rows; the first `num_records` with optimizer state. Returns at once."""
+        record_width, dim = self._widths[group]
+        request = _Request(
+            records=np.empty((num_records, record_width), np.float32),
+            values=np.empty((keys.size - num_records, dim), np.float32),
+            missing=set(),
+        )
+        for number, (index, part) in enumerate(self._split(keys)):
+            if index.size:
+                wanted = int(np.searchsorted(index, num_records))
+                message = Fetch(rank=self._rank, step=step, group=group, after=after, num_records=wanted)
+                request.missing.add(number)
+                shard = self._shards[number]
+                shard.fetches[step, group] = _Part(message, part, index)
+                self._send(shard, message, [part])
+        self._requests[step, group] = request
+
+    def collect(self, step: int, group: int) -> tuple[Floats, Floats]:
+        """The rows asked for: records `[num_records, R]` and values `[rest, D]`, in the order asked."""
+        request = self._requests[step, group]
+        self._until(lambda: not request.missing, f"rows of group {group}", step)
+        del self._requests[step, group]
+        return request.records, request.values
+
+    # ── write back ────────────────────────────────────────────────────────────────────────────────
+
+    def write_back(self, step: int, groups: Sequence[tuple[Keys, Floats]], *, checkpoint: bool) -> None:
+        """Hand over rows that left after `step`. Goes to every shard, empty or not: it is the watermark."""
+        parts = [(self._split(keys), records) for keys, records in groups]
+        message = WriteBack(rank=self._rank, step=step, checkpoint=checkpoint)
+        for number, shard in enumerate(self._shards):
+            arrays: list[Any] = []
+            for split, records in parts:
+                index, keys = split[number]
+                arrays += [keys, records if len(self._shards) == 1 else records[index]]
+            shard.write_backs.append((message, arrays))
+            self._send(shard, message, arrays)
+        self._until(
+            lambda: all(len(s.write_backs) <= UNWRITTEN_STEPS for s in self._shards), "earlier write-backs", step
+        )
+
+    def settle(self, step: int) -> None:
+        """Wait until every shard holds every write-back sent so far."""
+        self._until(lambda: not any(s.write_backs for s in self._shards), "write-backs", step)
+
+    # ── checkpoints ───────────────────────────────────────────────────────────────────────────────
+
+    def ask_snapshots(self, step: int) -> None:
+        """Ask every shard how far its snapshot of `step` is; the answers come in with `poll`."""
+        for shard in self._shards:
+            self._send(shard, SnapshotStatus(step=step), [])
+
+    def snapshots(self, step: int) -> list[SnapshotFiles] | None:
+        """Every shard's files once all snapshots of `step` are on disk, else None.
+
+        Raises:
+            StorageError: a shard could not write its snapshot.
+        """
+        answers = [self._snapshots.get((step, number)) for number in range(len(self._shards))]
+        for number, answer in enumerate(answers):
+            if answer is not None and answer.error:
+                raise StorageError(f"embedding server {number}: snapshot of step {step} failed: {answer.error}")
+        found = [a for a in answers if a is not None and a.done]
+        if len(found) < len(self._shards):
+            return None
+        for number in range(len(self._shards)):
+            del self._snapshots[step, number]
+        return found
+
+    # ── the wire ──────────────────────────────────────────────────────────────────────────────────
+
+    def poll(self, timeout_seconds: float = 0.0) -> None:
+        """Take in whatever the servers have answered."""
+        for connection in wait([s.connection for s in self._shards], timeout_seconds):
+            number = next(n for n, s in enumerate(self._shards) if s.connection is connection)
+            while (received := connection.try_receive()) is not None:
+                self._accept(number, *received)
+
+    def _split(self, keys: Keys) -> list[tuple[npt.NDArray[np.intp], Keys]]:
+        """(positions, keys) of each shard's part; positions ascend, so records stay before values."""
+        if len(self._shards) == 1:
+            return [(np.arange(keys.size), keys)]
+        owner = keys % len(self._shards)
+        return [(index := np.flatnonzero(owner == number), keys[index]) for number in range(len(self._shards))]
+
+    def _until(self, ready: Any, what: str, step: int) -> None:
+        limit = time.monotonic() + self._deadline
+        self.poll()
+        while not ready():
+            self.poll(0.2)
+            self._retry()
+            if time.monotonic() > limit:
+                raise PeerLost(
+                    f"trainer {self._rank}: waited {self._deadline:g} s for {what} at step {step} ({self!r}); "
+                    "look at the embedding servers' logs"
+                )
+
+    def _retry(self) -> None:
+        """Send everything unanswered again to a shard that has been silent for too long."""
+        now = time.monotonic()
+        for shard in self._shards:
+            if now - shard.asked > RETRY_SECONDS and (shard.fetches or shard.write_backs):
+                for message, arrays in shard.write_backs:
+                    self._send(shard, message, arrays)
+                for part in shard.fetches.values():
+                    self._send(shard, part.request, [part.keys])
+
+    def _send(self, shard: _Shard, message: Message, arrays: list[Any]) -> None:
+        shard.asked = time.monotonic()
+        shard.connection.send(message, arrays)
+
+    def _accept(self, number: int, message: Message, arrays: list[Any]) -> None:
+        shard = self._shards[number]
+        shard.asked = time.monotonic()
+        match message:
+            case Rows():
+                self._fill(number, message, arrays)
+            case Written():
+                while shard.write_backs and shard.write_backs[0][0].step <= message.step:
+                    shard.write_backs.popleft()
+            case SnapshotFiles():
+                self._snapshots[message.step, number] = message
+            case Refused():
+                raise PeerLost(f"trainer {self._rank}: embedding server {number} refused: {message.reason}")
+            case Pong():
+                pass
+
+    def _fill(self, number: int, message: Rows, arrays: list[Any]) -> None:
+        part = self._shards[number].fetches.pop((message.step, message.group), None)
+        if part is None:
+            return
+        request = self._requests[message.step, message.group]
+        records, values = arrays
+        wanted = part.request.num_records
+        request.records[part.index[:wanted]] = records
+        request.values[part.index[wanted:] - request.records.shape[0]] = values
+        request.missing.discard(number)

@@ -1,0 +1,65 @@
+"""What trainers tell each other in a step: gradients to owners, new values and records to next users.
+
+Both ends know from the plan who sends what and how much of it, so there is no size exchange and no
+acknowledgement: a message is awaited exactly where the plan lists rows for it.
+"""
+
+import time
+from collections.abc import Sequence
+
+from bagpipe.batch import Floats
+from bagpipe.errors import PeerLost
+from bagpipe.net.messages import Exchange
+from bagpipe.net.sockets import Connection, Listener
+
+Kind = str
+
+
+class PeerExchange:
+    """One trainer's sockets to the others. Used by one thread.
+
+    Args:
+        connections: to each rank's listener; own place None.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        connections: Sequence[Connection | None],
+        *,
+        rank: int,
+        attempt: int,
+        deadline_seconds: float,
+    ) -> None:
+        self._listener, self._connections = listener, connections
+        self._rank, self._attempt, self._deadline = rank, attempt, deadline_seconds
+        self._arrived: dict[tuple[int, Kind, int], list[Floats]] = {}
+
+    def send(self, peer: int, step: int, kind: Kind, arrays: Sequence[Floats]) -> None:
+        """Hand rows to the network; returns at once. The arrays must not change afterwards."""
+        connection = self._connections[peer]
+        assert connection is not None
+        connection.send(Exchange(attempt=self._attempt, step=step, source=self._rank, kind=kind), arrays)
+
+    def receive(self, peer: int, step: int, kind: Kind) -> list[Floats]:
+        """The arrays that `peer` sent for this step.
+
+        Raises:
+            PeerLost: nothing came within the deadline, or the connection to the peer is gone.
+        """
+        key = (step, kind, peer)
+        limit = time.monotonic() + self._deadline
+        self._poll(0.0)
+        while key not in self._arrived:
+            self._poll(0.2)
+            connection = self._connections[peer]
+            lost = connection is not None and connection.lost
+            if key not in self._arrived and (lost or time.monotonic() > limit):
+                why = "its connection is gone" if lost else f"nothing came for {self._deadline:g} s"
+                raise PeerLost(f"trainer {self._rank}: waited for {kind} of trainer {peer} at step {step}; {why}")
+        return self._arrived.pop(key)
+
+    def _poll(self, timeout_seconds: float) -> None:
+        for _, message, arrays in self._listener.poll(timeout_seconds):
+            if isinstance(message, Exchange) and message.attempt == self._attempt:
+                self._arrived[message.step, message.kind, message.source] = arrays

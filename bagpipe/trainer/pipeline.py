@@ -1,0 +1,263 @@
+"""The data plane of one trainer: what happens to rows in a step, in the order that `plan.py` gives.
+
+`next` brings a step's rows into the cache; `finish` sends its gradients, updates the rows this trainer
+owns, passes their new values on and writes back what leaves. Nothing here decides: every list of rows
+comes from the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Iterator
+
+import numpy as np
+import torch
+
+from bagpipe.batch import Floats, Keys
+from bagpipe.cache.cache import EmbeddingCache
+from bagpipe.cache.optimizers import accumulate
+from bagpipe.embedding.client import EmbeddingClient
+from bagpipe.errors import PeerLost
+from bagpipe.net.messages import NeedPlans, NoMorePlans, Plan, Refused, StepDone
+from bagpipe.net.sockets import Connection
+from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
+from bagpipe.planwire import unpack_plan
+from bagpipe.trainer.exchange import PeerExchange
+
+
+@dataclass(slots=True)
+class Step:
+    """One step in progress: its plan, its rows, and how long it waited for what."""
+
+    plan: BatchPlan
+    rows: tuple[torch.Tensor, ...]
+    """Weights of the distinct rows `[K, D]` of each width group; leaves whose `.grad` backward fills."""
+    started: float
+    waits: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def waiting_for(self, what: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waits[what] = self.waits.get(what, 0.0) + time.perf_counter() - begun
+
+
+class StepPipeline:
+    """One trainer's rows, step by step. Used by one thread.
+
+    Args:
+        caches: one for each width group.
+        depth: steps ahead for which rows are requested.
+        gradient_scale: factor on the summed row gradients (1 / world_size for the mean).
+    """
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        oracle: Connection,
+        servers: EmbeddingClient,
+        peers: PeerExchange,
+        caches: Sequence[EmbeddingCache],
+        first_step: int,
+        depth: int,
+        gradient_scale: float,
+        deadline_seconds: float,
+    ) -> None:
+        self.rank, self.world_size, self.depth = rank, world_size, depth
+        self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
+        self.gradient_scale, self.deadline_seconds = gradient_scale, deadline_seconds
+        self.next_step = first_step
+        self.stopped = False
+        """The oracle ended the run because it was asked to stop."""
+        self._plans: deque[BatchPlan] = deque()
+        self._ended = False
+        self._asked_to_fetch = first_step
+        self._deferred: deque[BatchPlan] = deque()
+        oracle.send(NeedPlans(rank=rank, step=first_step, credit=depth + 1))
+
+    # ── begin ─────────────────────────────────────────────────────────────────────────────────────
+
+    def next(self) -> Step | None:
+        """The next step with its rows in the cache, or None after the last one."""
+        started = time.perf_counter()
+        waits: dict[str, float] = {}
+        self._await_plan()
+        waits["plan"] = time.perf_counter() - started
+        if not self._plans:
+            self._receive_deferred(before=self.next_step)
+            self.servers.settle(self.next_step - 1)
+            return None
+        plan = self._plans.popleft()
+        step = Step(plan, (), started, waits)
+        self._request_rows([plan, *self._plans])
+        self._receive_deferred(before=plan.step - 1)
+        with step.waiting_for("fetch"):
+            self._load(plan)
+        step.rows = tuple(c.weights(g.slots_K) for c, g in zip(self.caches, plan.groups, strict=True))
+        self.next_step += 1
+        return step
+
+    def _await_plan(self) -> None:
+        """Take in what the oracle has sent; wait for this step's plan if it is not there yet."""
+        limit = time.monotonic() + self.deadline_seconds
+        while (received := self.oracle.try_receive()) is not None:
+            self._take_plan(*received)
+        while not self._plans and not self._ended:
+            remaining = limit - time.monotonic()
+            self._take_plan(*self.oracle.receive(remaining, waiting_for="a plan", step=self.next_step))
+
+    def _take_plan(self, message: object, arrays: list[np.ndarray]) -> None:  # type: ignore[type-arg]
+        match message:
+            case Plan():
+                plan = unpack_plan(message, arrays)
+                if plan.step == self.next_step + len(self._plans):
+                    self._plans.append(plan)
+            case NoMorePlans():
+                self._ended, self.stopped = True, message.stopped
+            case Refused():
+                raise PeerLost(f"trainer {self.rank}: {message.reason}")
+
+    def _request_rows(self, plans: Sequence[BatchPlan]) -> None:
+        """Ask the servers for every planned step's rows, once."""
+        for plan in plans:
+            if self._asked_to_fetch <= plan.step <= self.next_step + self.depth:
+                for group, part in enumerate(plan.groups):
+                    if part.fetch_keys.size:
+                        self.servers.fetch(
+                            plan.step,
+                            group,
+                            part.fetch_keys,
+                            num_records=part.num_fetch_records,
+                            after=part.fetch_after,
+                        )
+                self._asked_to_fetch = plan.step + 1
+
+    def _load(self, plan: BatchPlan) -> None:
+        for group, (cache, part) in enumerate(zip(self.caches, plan.groups, strict=True)):
+            if part.fetch_keys.size:
+                records, values = self.servers.collect(plan.step, group)
+                cache.store_records(part.fetch_slots[: part.num_fetch_records], records)
+                cache.store_values(part.fetch_slots[part.num_fetch_records :], values)
+
+    # ── finish ────────────────────────────────────────────────────────────────────────────────────
+
+    def finish(self, step: Step, loss: float) -> None:
+        """After backward: exchange gradients, update, pass values on, write back, report."""
+        plan = step.plan
+        gradients = [_gradient(rows) for rows in step.rows]
+        self._send_gradients(plan, gradients)
+        with step.waiting_for("gradients"):
+            summed = self._sum_gradients(plan, gradients)
+        for cache, part, total in zip(self.caches, plan.groups, summed, strict=True):
+            cache.update(part.slots_K[part.update_K], total, plan.step)
+        self._send_values(plan)
+        leaving = [(p.evict_keys, c.take_records(p.evict_slots)) for c, p in self._parts(plan)]
+        with step.waiting_for("values"):
+            self._receive(plan, "eager")
+        self._deferred.append(plan)
+        if plan.checkpoint:
+            with step.waiting_for("values"):
+                self._receive_deferred(before=plan.step + 1)
+            leaving = [_joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)]
+        with step.waiting_for("write_back"):
+            self.servers.write_back(plan.step, leaving, checkpoint=plan.checkpoint)
+        self._report(step, loss)
+
+    def finish_evaluation(self, step: Step, logits: Floats) -> None:
+        """After a forward pass of the test part: hand the logits to the oracle."""
+        self._report(step, 0.0, [np.ascontiguousarray(logits, np.float32)])
+
+    def _report(self, step: Step, loss: float, arrays: Sequence[Floats] = ()) -> None:
+        plan = step.plan
+        done = StepDone(
+            rank=self.rank,
+            step=plan.step,
+            loss=loss,
+            num_examples=plan.dense_BF.shape[0],
+            seconds=time.perf_counter() - step.started,
+            waits=step.waits,
+        )
+        self.oracle.send(done, arrays)
+
+    def _parts(self, plan: BatchPlan) -> Iterator[tuple[EmbeddingCache, GroupPlan]]:
+        return zip(self.caches, plan.groups, strict=True)
+
+    def _others(self) -> Iterator[int]:
+        return (rank for rank in range(self.world_size) if rank != self.rank)
+
+    def _send_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
+        for peer in self._others():
+            lists = [part.grad_send[peer] for part in plan.groups]
+            if any(index.size for index in lists):
+                rows = [g[index] for g, index in zip(gradients, lists, strict=True)]
+                self.peers.send(peer, plan.step, "gradients", rows)
+
+    def _sum_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> list[Floats]:
+        """Gradients of the rows owned here, `[update_K.size, D]`: summed in rank order, then scaled."""
+        if self.world_size == 1:
+            return [g[p.update_K] for g, p in zip(gradients, plan.groups, strict=True)]
+        totals = [np.zeros_like(g) for g in gradients]
+        for source in range(self.world_size):
+            if source == self.rank:
+                parts = [(p.update_K, g[p.update_K]) for p, g in zip(plan.groups, gradients, strict=True)]
+            elif any(p.grad_recv[source].size for p in plan.groups):
+                rows = self.peers.receive(source, plan.step, "gradients")
+                parts = [(p.grad_recv[source], r) for p, r in zip(plan.groups, rows, strict=True)]
+            else:
+                continue
+            for total, (index, rows_of_source) in zip(totals, parts, strict=True):
+                accumulate(total, index, rows_of_source)
+        scale = np.float32(self.gradient_scale)
+        return [total[p.update_K] * scale for total, p in zip(totals, plan.groups, strict=True)]
+
+    def _send_values(self, plan: BatchPlan) -> None:
+        for kind in ("eager", "deferred"):
+            for peer in self._others():
+                lists = [_lists(p.send, kind) for p in plan.groups]
+                if any(v[peer].size or r[peer].size for v, r in lists):
+                    arrays: list[Floats] = []
+                    for cache, (values, records) in zip(self.caches, lists, strict=True):
+                        arrays += [cache.take_values(values[peer]), cache.take_records(records[peer])]
+                    self.peers.send(peer, plan.step, kind, arrays)
+
+    def _receive(self, plan: BatchPlan, kind: str) -> None:
+        for peer in self._others():
+            lists = [_lists(p.receive, kind) for p in plan.groups]
+            if any(v[peer].size or r[peer].size for v, r in lists):
+                arrays = iter(self.peers.receive(peer, plan.step, kind))
+                for cache, (values, records) in zip(self.caches, lists, strict=True):
+                    cache.store_values(values[peer], next(arrays))
+                    cache.store_records(records[peer], next(arrays))
+
+    def _receive_deferred(self, *, before: int) -> None:
+        """Deferred rows of steps below `before`: their slots were given out when those steps ended."""
+        while self._deferred and self._deferred[0].step < before:
+            self._receive(self._deferred.popleft(), "deferred")
+
+    def _flush(self, cache: EmbeddingCache, part: GroupPlan) -> tuple[Keys, Floats]:
+        return part.flush_keys, cache.take_records(part.flush_slots)
+
+
+def _gradient(rows: torch.Tensor) -> Floats:
+    """A step's row gradients on the host; zeros where the loss did not depend on the rows."""
+    if rows.grad is None:
+        return np.zeros(tuple(rows.shape), np.float32)
+    array: Floats = rows.grad.detach().cpu().numpy()
+    return array
+
+
+def _lists(transfer: Transfer, kind: str) -> tuple[PeerLists, PeerLists]:
+    """(values, records) that are eager or deferred."""
+    if kind == "eager":
+        return transfer.eager_values, transfer.eager_records
+    return transfer.deferred_values, transfer.deferred_records
+
+
+def _joined(first: tuple[Keys, Floats], second: tuple[Keys, Floats]) -> tuple[Keys, Floats]:
+    return np.concatenate((first[0], second[0])), np.concatenate((first[1], second[1]))
