@@ -1,0 +1,143 @@
+"""A trainer's process: join the job, build the model, train, checkpoint, evaluate, leave."""
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from bagpipe.cache.cache import create_cache
+from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.config import Job
+from bagpipe.errors import PeerLost, Stopped
+from bagpipe.models.base import build_model
+from bagpipe.net.messages import Stop
+from bagpipe.trainer.checkpointer import Checkpointer
+from bagpipe.trainer.dense import dense_optimizer, wrap_dense
+from bagpipe.trainer.membership import Membership, join
+from bagpipe.trainer.pipeline import Step, StepPipeline
+
+log = logging.getLogger(__name__)
+
+
+def run_trainer(
+    job: Job,
+    *,
+    oracle: str,
+    bind: str,
+    advertise: str | None,
+    run_dir: Path,
+    rank: int,
+    attempt: int,
+    stop: Callable[[], bool],
+) -> None:
+    """Run one trainer of one attempt to its end.
+
+    Raises:
+        Stopped: the run was asked to stop and its checkpoint is complete.
+        PeerLost: another role died or fell silent.
+    """
+    device = choose_device(job, rank)
+    torch.set_num_threads(job.spec.trainers.threads or max(1, (os.cpu_count() or 1) // job.spec.trainers.replicas))
+    with join(
+        job, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, device=device, stop=stop
+    ) as members:
+        trainer = Trainer(members, device, run_dir, stop)
+        trainer.run()
+
+
+def choose_device(job: Job, rank: int) -> torch.device:
+    """Rank r takes device r modulo the devices it sees (on a cluster a pod sees its own only)."""
+    wanted = job.spec.trainers.device
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", rank % torch.cuda.device_count())
+
+
+class Trainer:
+    """One rank: the dense model, its optimizer, and the row pipeline."""
+
+    def __init__(self, members: Membership, device: torch.device, run_dir: Path, stop: Callable[[], bool]) -> None:
+        topology = members.topology
+        spec = topology.spec
+        self.members, self.device, self.stop, self.layout = members, device, stop, topology.layout
+        model = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
+        self.model: nn.Module = model.to(device)
+        self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
+        self.checkpointer = Checkpointer(members, self.model, self.optimizer, run_dir)
+        self.checkpointer.restore()
+        self.parallel = wrap_dense(self.model, members.process_group)
+        self.pipeline = StepPipeline(
+            rank=members.rank,
+            world_size=members.world_size,
+            oracle=members.oracle,
+            servers=members.servers,
+            peers=members.peers,
+            caches=[
+                create_cache(slots, group.embedding_dim, spec.embedding.optimizer, device)
+                for slots, group in zip(topology.slots, topology.layout.groups, strict=True)
+            ],
+            first_step=topology.first_step,
+            depth=spec.prefetch_depth,
+            gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
+            deadline_seconds=spec.transport.step_seconds,
+        )
+        self.loss_function = nn.BCEWithLogitsLoss()
+
+    def run(self) -> None:
+        while (step := self.pipeline.next()) is not None:
+            if step.plan.training:
+                self.train(step)
+            else:
+                self.evaluate(step)
+            self._pass_on_stop()
+        self.checkpointer.finish()
+        if self.pipeline.stopped:
+            raise Stopped(f"trainer {self.members.rank}: stopped as asked after step {self.pipeline.next_step}")
+
+    def train(self, step: Step) -> None:
+        """One step, as in the paper: forward, backward, dense update, then the rows'."""
+        plan = step.plan
+        logits, labels = self._forward(step)
+        loss = self._loss(logits, labels)
+        examples = plan.dense_BF.shape[0]
+        # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
+        (loss * (examples * self.members.world_size / plan.num_examples)).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        self.pipeline.finish(step, float(loss.detach()))
+        if plan.checkpoint:
+            self.checkpointer.begin(plan)
+        self.checkpointer.poll()
+
+    def evaluate(self, step: Step) -> None:
+        with torch.no_grad():
+            self.model.eval()
+            logits, _ = self._forward(step, self.model)
+        self.pipeline.finish_evaluation(step, logits.cpu().numpy())
+
+    def _forward(self, step: Step, model: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        plan = step.plan
+        dense_BF = torch.from_numpy(plan.dense_BF).to(self.device)
+        sparse = SparseEmbeddings.of(self.layout, step.rows, plan.groups)
+        logits_BL = (model or self.parallel)(dense_BF, sparse)
+        return logits_BL, torch.from_numpy(plan.labels_BL).to(self.device)
+
+    def _loss(self, logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+        """Mean over the slice; an empty slice of a short batch takes part with a zero loss."""
+        if labels_BL.shape[0] == 0:
+            return logits_BL.sum() * 0.0
+        loss: torch.Tensor = self.loss_function(logits_BL, labels_BL)
+        return loss
+
+    def _pass_on_stop(self) -> None:
+        """SIGTERM ends a run through the plan, so that all trainers stop after the same step."""
+        if self.stop() and not self._stop_passed_on:
+            self._stop_passed_on = True
+            self.members.oracle.send(Stop(rank=self.members.rank))
+
+    _stop_passed_on = False

@@ -1,0 +1,148 @@
+"""Joining a job as a trainer: sockets to the oracle, the servers and the peers, and the process group."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from bagpipe.config import Job
+from bagpipe.embedding.client import EmbeddingClient
+from bagpipe.embedding.record import record_width
+from bagpipe.net.messages import Hello, Topology
+from bagpipe.net.register import register
+from bagpipe.net.sockets import Connection, Context
+from bagpipe.oracle.auto import host_cache_bytes
+from bagpipe.trainer.exchange import PeerExchange
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """One trainer's place in a running job, and everything it talks through."""
+
+    job: Job
+    rank: int
+    attempt: int
+    topology: Topology
+    oracle: Connection
+    servers: EmbeddingClient
+    peers: PeerExchange
+    process_group: dist.ProcessGroup | None
+    """None with one trainer: there is nothing to reduce."""
+
+    @property
+    def world_size(self) -> int:
+        return len(self.topology.trainers)
+
+
+@contextmanager
+def join(
+    job: Job,
+    *,
+    oracle: str,
+    bind: str,
+    advertise: str | None,
+    rank: int,
+    attempt: int,
+    device: torch.device,
+    stop: Callable[[], bool],
+) -> Iterator[Membership]:
+    """Register with the oracle and connect to everyone; leaving the context closes every socket."""
+    with ExitStack() as stack:
+        context = stack.enter_context(Context(job.spec.transport))
+        listener = stack.enter_context(context.listen(bind))
+        to_oracle = stack.enter_context(context.connect(oracle, peer="oracle"))
+        endpoint = advertise or listener.endpoint
+        store = _dense_store(job, rank, endpoint)
+        hello = Hello(
+            job=job.metadata.name,
+            attempt=attempt,
+            role="trainer",
+            index=rank,
+            endpoint=endpoint,
+            dense_endpoint=f"{_host(endpoint)}:{store.port}" if store is not None else "",
+            cache_bytes=_cache_bytes(device, job.spec.trainers.replicas),
+        )
+        topology = register(to_oracle, hello, startup_seconds=job.spec.transport.startup_seconds, stop=stop)
+        servers = [
+            stack.enter_context(context.connect(address, peer=f"server {number}"))
+            for number, address in enumerate(topology.servers)
+        ]
+        peers: list[Connection | None] = [
+            None if number == rank else stack.enter_context(context.connect(address, peer=f"trainer {number}"))
+            for number, address in enumerate(topology.trainers)
+        ]
+        greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)
+        for server in servers:
+            server.send(greeting)
+        yield Membership(
+            job=job,
+            rank=rank,
+            attempt=attempt,
+            topology=topology,
+            oracle=to_oracle,
+            servers=EmbeddingClient(
+                servers,
+                rank=rank,
+                widths=[
+                    (record_width(job.spec.embedding.optimizer, g.embedding_dim), g.embedding_dim)
+                    for g in topology.layout.groups
+                ],
+                deadline_seconds=job.spec.transport.deadline_seconds,
+            ),
+            peers=PeerExchange(
+                listener, peers, rank=rank, attempt=attempt, deadline_seconds=job.spec.transport.step_seconds
+            ),
+            process_group=stack.enter_context(_process_group(topology, store, rank, device, job)),
+        )
+
+
+def _cache_bytes(device: torch.device, trainers: int) -> int:
+    """A quarter of the memory this trainer may count on."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) // 4
+    return host_cache_bytes(trainers)
+
+
+def _host(endpoint: str) -> str:
+    return endpoint.removeprefix("tcp://").rpartition(":")[0]
+
+
+def _dense_store(job: Job, rank: int, endpoint: str) -> dist.TCPStore | None:
+    """Rank 0 holds the store through which the process group forms."""
+    if job.spec.trainers.replicas == 1 or rank != 0:
+        return None
+    world = job.spec.trainers.replicas
+    return dist.TCPStore(
+        _host(endpoint), 0, world, is_master=True, timeout=_timeout(job), wait_for_workers=False
+    )
+
+
+def _timeout(job: Job) -> timedelta:
+    return timedelta(seconds=job.spec.transport.step_seconds)
+
+
+@contextmanager
+def _process_group(
+    topology: Topology, store: dist.TCPStore | None, rank: int, device: torch.device, job: Job
+) -> Iterator[dist.ProcessGroup | None]:
+    """torch.distributed's default group (DDP needs one): gloo on CPUs, NCCL on GPUs."""
+    world = len(topology.trainers)
+    if world == 1:
+        yield None
+        return
+    host, _, port = topology.dense_endpoint.rpartition(":")
+    if host.startswith("127."):
+        # gloo otherwise listens on whatever address the host's name resolves to.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    if store is None:
+        store = dist.TCPStore(host, int(port), world, is_master=False, timeout=_timeout(job), wait_for_workers=False)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_timeout(job))
+    try:
+        yield dist.group.WORLD
+    finally:
+        dist.destroy_process_group()
