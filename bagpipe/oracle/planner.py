@@ -215,9 +215,9 @@ class GroupPlanner:
 
         Call it with `lookahead` batches behind that one in view, or fewer at the end of the data.
         """
+        if not self._window:
+            raise PlanError(f"step {self._next_plan}: no batch is in view; push it first")
         batch = self._window[0]
-        if batch.step != self._next_plan:
-            raise PlanError(f"step {self._next_plan}: the oldest batch in view is of step {batch.step}")
         offsets = np.zeros(self.world_size + 1, np.int64)
         np.cumsum(batch.rows_of_rank, out=offsets[1:])
         fetched = self._fetch(batch, offsets)
