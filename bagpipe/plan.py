@@ -11,8 +11,9 @@ everything that leaves is copied out before anything that arrives is copied in):
 2. `slots_K` are gathered, `inverse_N` spreads them over the lookups, forward and backward run;
 3. gradients of rows owned elsewhere go to their owners (`grad_send`), others' arrive (`grad_recv`);
 4. the owner sums in rank order, scales, and updates the rows in `update_K`;
-5. new values leave (`send`), evicted rows are copied out for their servers (`evict_*`, `flush_*`);
-6. values from other owners arrive (`receive`), and the step is done.
+5. new values leave (`send`), evicted rows are copied out for their servers (`evict_*`);
+6. values from other owners arrive (`receive`): eager ones before the next step, deferred ones before
+   the step after it; at a checkpoint, all of them, and then `flush_*` is copied out too.
 """
 
 from collections.abc import Sequence
@@ -88,7 +89,9 @@ class GroupPlan:
     """Rows that leave the cache of their owner here: written back after the step."""
     flush_keys: Keys
     flush_slots: Slots
-    """Checkpoint steps only: dirty rows that stay, also written back."""
+    """Checkpoint steps only: rows that stay are also written back, once everything has arrived."""
+    keys_K: Keys
+    """Key of each distinct row; empty unless the trainer asked for it (`NeedPlans.keys`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def _narrow(group: GroupPlan) -> list[npt.NDArray[np.int32]]:
 
 
 def _wide(group: GroupPlan) -> list[npt.NDArray[np.int64]]:
-    return [group.fetch_keys, group.evict_keys, group.flush_keys]
+    return [group.fetch_keys, group.evict_keys, group.flush_keys, group.keys_K]
 
 
 def _lists(transfer: Transfer) -> list[PeerLists]:

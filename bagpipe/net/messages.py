@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from bagpipe.batch import Cursor
-from bagpipe.config import JobSpec
+from bagpipe.config import JobSpec, RowOptimizer
 from bagpipe.tables import TableLayout
 
 PROTOCOL_VERSION = 1
@@ -37,6 +37,18 @@ class Hello(Message, kw_only=True):
     """Rank 0 only: host:port of the torch.distributed store."""
     cache_bytes: int = 0
     """Trainers: memory offered for cached rows."""
+    wishes: "Wishes | None" = None
+    """Trainers that use the Python API: what its caller passed."""
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """Arguments of `init_cache`: they complete the job, or must agree with it."""
+
+    table_sizes: tuple[int, ...]
+    embedding_dim: int
+    cache_rows: int
+    lookahead: int
+    optimizer: RowOptimizer | None
 
 
 class Refused(Message, kw_only=True):
@@ -79,6 +91,8 @@ class NeedPlans(Message, kw_only=True):
     rank: int
     step: int
     credit: int
+    keys: bool = False
+    """Also send the key of every row (`GroupPlan.keys_K`)."""
 
 
 class Plan(Message, kw_only=True):
@@ -119,12 +133,18 @@ class StepDone(Message, kw_only=True):
 
     rank: int
     step: int
-    loss: float
-    """Mean loss over this trainer's slice (0 where the slice is empty)."""
+    loss: float | None
+    """Mean loss over this trainer's slice (0 where the slice is empty); None: not told."""
     num_examples: int
     seconds: float
     waits: dict[str, float]
     """Seconds this step waited, by what for: plan, fetch, gradients, values, dense, write_back."""
+
+
+class Finished(Message, kw_only=True):
+    """A trainer is done: its write-backs are whole and its checkpoints complete. It leaves now."""
+
+    rank: int
 
 
 class Stop(Message, kw_only=True):

@@ -405,6 +405,7 @@ class GroupPlanner:
             evict_slots=left.evict_slots[begin:evicted],
             flush_keys=flushed.keys[mine] if flushed else _EMPTY_KEYS,
             flush_slots=flushed.slots[mine] if flushed else _EMPTY_SLOTS,
+            keys_K=_EMPTY_KEYS,
         )
 
     def _count(self, batch: _Pending, fetched: "_Fetched", left: "_Left") -> None:

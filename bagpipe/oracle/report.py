@@ -31,7 +31,7 @@ class Reporter:
         self._interval_waits: dict[str, float] = {}
         self.waits: dict[str, float] = {}
         self.next_step = 0
-        self.loss = float("nan")
+        self.loss: float | None = None
 
     def event(self, name: str, **facts: Any) -> None:
         """Record something that happened, by name."""
@@ -48,7 +48,8 @@ class Reporter:
 
     def _finish(self, step: int, parts: list[StepDone], hit_rate: float) -> None:
         examples = sum(p.num_examples for p in parts)
-        self.loss = sum(p.loss * p.num_examples for p in parts) / examples
+        told = [p.loss * p.num_examples for p in parts if p.loss is not None]
+        self.loss = sum(told) / examples if len(told) == len(parts) else None
         self.next_step = step + 1
         self._examples += examples
         self._interval_examples += examples

@@ -39,6 +39,7 @@ class TrainingSchedule:
         slots: cache slots of each width group at every trainer.
         total_steps: step at which to end, or None for the end of the batches.
         checkpoint_every: steps between checkpoints (0: only after the last step).
+        with_keys: fill `GroupPlan.keys_K`.
     """
 
     def __init__(
@@ -51,9 +52,11 @@ class TrainingSchedule:
         first_step: int = 0,
         total_steps: int | None = None,
         checkpoint_every: int = 0,
+        with_keys: bool = False,
     ) -> None:
         self.layout, self.world_size, self.lookahead = layout, world_size, lookahead
         self.step, self.total_steps, self.checkpoint_every = first_step, total_steps, checkpoint_every
+        self.with_keys = with_keys
         self.stopping = False
         """Set to end after a checkpoint at the next step planned."""
         self.planners = [
@@ -98,6 +101,10 @@ class TrainingSchedule:
 
     def _plan(self, batch: Batch, *, checkpoint: bool) -> tuple[BatchPlan, ...]:
         groups = [planner.plan(checkpoint=checkpoint) for planner in self.planners]
+        if self.with_keys:
+            groups = [
+                add_keys(plans, block) for plans, block in zip(groups, batch.sparse, strict=True)
+            ]
         plans = assemble(batch, self.step, groups, training=True, checkpoint=checkpoint)
         self.step += 1
         return plans
@@ -158,6 +165,17 @@ class EvaluationSchedule:
 def replace_after(plan: GroupPlan, after: int) -> GroupPlan:
     """The same plan with its fetches answered only once `after` has been written back."""
     return dataclasses.replace(plan, fetch_after=after)
+
+
+def add_keys(plans: tuple[GroupPlan, ...], block: SparseBlock) -> tuple[GroupPlan, ...]:
+    """The same plans with the key of every distinct row, read off the lookups."""
+    keyed, begin = [], 0
+    for plan in plans:
+        keys_K = np.empty(plan.slots_K.size, np.int64)
+        keys_K[plan.inverse_N] = block.keys_N[begin : begin + plan.inverse_N.size]
+        keyed.append(dataclasses.replace(plan, keys_K=keys_K))
+        begin += plan.inverse_N.size
+    return tuple(keyed)
 
 
 def assemble(

@@ -23,7 +23,7 @@ from bagpipe.config import Job
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
 from bagpipe.evaluation import evaluate_logits
-from bagpipe.net.messages import Hello, Message, NeedPlans, NoMorePlans, Refused, StepDone, Stop, Topology, Wait
+from bagpipe.net.messages import Finished, Hello, Message, NeedPlans, NoMorePlans, Refused, StepDone, Stop, Topology, Wait
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
 from bagpipe.oracle.auto import Resolved, resolve
@@ -93,6 +93,8 @@ class Oracle:
         self.trainers: dict[int, _Trainer] = {}
         self.logits: dict[int, dict[int, Floats]] = {}
         self.schedule: TrainingSchedule | None = None
+        self.finished: set[int] = set()
+        self.with_keys = False
         self.stop_asked = False
         self.heard = time.monotonic()
 
@@ -106,7 +108,8 @@ class Oracle:
         if self.spec.evaluate and not self.stop_asked and dataset.num_test_examples:
             self.reporter.event("evaluating", step=trained)
             evaluation = self._evaluate(dataset, resolved, trained)
-        self._finish(dataset, resolved, trained, evaluation)
+        self._release(trained)
+        self._report(dataset, resolved, trained, evaluation)
         if self.stop_asked:
             raise Stopped(f"stopped after step {trained} as asked; a checkpoint of that step was planned")
 
@@ -190,6 +193,7 @@ class Oracle:
             first_step=start.step,
             total_steps=total,
             checkpoint_every=self.spec.checkpoint.every,
+            with_keys=self.with_keys,
         )
         self.reporter.start_training(start.step, total)
         epochs = self.spec.epochs if self.spec.epochs or self.spec.steps else 1
@@ -263,9 +267,12 @@ class Oracle:
             case Hello():
                 self._register(peer, message)
             case NeedPlans():
+                self.with_keys |= message.keys
                 self.trainers[message.rank] = _Trainer(peer, message.credit, message.step - 1)
             case StepDone():
                 self._step_done(message, arrays)
+            case Finished():
+                self.finished.add(message.rank)
             case Stop():
                 self._stop()
             case _:
@@ -312,7 +319,19 @@ class Oracle:
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────
 
-    def _finish(self, dataset: Dataset, resolved: Resolved, trained: int, evaluation: dict[str, Any] | None) -> None:
+    def _release(self, trained: int) -> None:
+        """Let the trainers finish their checkpoints, then the servers go."""
+        over = NoMorePlans(step=trained, stopped=self.stop_asked)
+        for trainer in self.trainers.values():
+            self.listener.send(trainer.peer, over)
+        while len(self.finished) < len(self.trainers):
+            self._handle(POLL_SECONDS)
+            self._check_silence()
+        for peer, hello in self.peers.items():
+            if hello.role == "server":
+                self.listener.send(peer, over)
+
+    def _report(self, dataset: Dataset, resolved: Resolved, trained: int, evaluation: dict[str, Any] | None) -> None:
         assert self.schedule is not None
         stats = [planner.stats for planner in self.schedule.planners]
         self.reporter.finish(
@@ -335,8 +354,6 @@ class Oracle:
                 "data": dataset.report.as_dict(),
             }
         )
-        for peer in self.peers:
-            self.listener.send(peer, NoMorePlans(step=trained, stopped=self.stop_asked))
 
     def dismiss(self, error: BagpipeError) -> None:
         """Tell every role why the job cannot go on, so that none waits for a deadline."""

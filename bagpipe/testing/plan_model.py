@@ -45,7 +45,9 @@ class Stream:
     def lookups(self, step: int) -> Lookups:
         shares = self.steps[step]
         bounds = np.concatenate(([0], np.cumsum([len(s) for s in shares]))).astype(np.int64)
-        return Lookups(np.array(sum(shares, []), np.int64), bounds, (None,) * self.world_size)
+        return Lookups(
+            np.array([key for share in shares for key in share], np.int64), bounds, (None,) * self.world_size
+        )
 
     def planner(self) -> GroupPlanner:
         return GroupPlanner(
@@ -55,7 +57,9 @@ class Stream:
             cache_rows=self.cache_rows,
         )
 
-    def plans(self, planner: GroupPlanner, checkpoints: frozenset[int] = frozenset()) -> Iterator[tuple[GroupPlan, ...]]:
+    def plans(
+        self, planner: GroupPlanner, checkpoints: frozenset[int] = frozenset()
+    ) -> Iterator[tuple[GroupPlan, ...]]:
         pushed = 0
         for step in range(len(self.steps)):
             while pushed < len(self.steps) and pushed <= step + self.lookahead:
@@ -65,7 +69,15 @@ class Stream:
 
 
 def make_stream(
-    seed: int, *, world_size: int, lookahead: int, num_steps: int, num_rows: int, share: int, skew: float, spare: int | None
+    seed: int,
+    *,
+    world_size: int,
+    lookahead: int,
+    num_steps: int,
+    num_rows: int,
+    share: int,
+    skew: float,
+    spare: int | None,
 ) -> Stream:
     """Random shares of 0 to `share` lookups; `spare` rows more than the largest share fit (None: any number)."""
     rng = np.random.default_rng(seed)
@@ -196,7 +208,9 @@ def run_plans(stream: Stream, checkpoints: frozenset[int] = frozenset()) -> Grou
             trainers[destination].receive(kind, lists_of(plans[destination], "receive", kind)[source].tolist(), rows)
         assert number in checkpoints or not any(plan.flush_keys.size for plan in plans)
         if number in checkpoints:
-            assert _snapshot(tables, plans, trainers) == reference.tables, f"the checkpoint after step {number} is not whole"
+            assert _snapshot(tables, plans, trainers) == reference.tables, (
+                f"the checkpoint after step {number} is not whole"
+            )
     assert tables == reference.tables, "something dirty was never written back"
     return planner
 

@@ -2,20 +2,18 @@
 
 import logging
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from bagpipe.cache.cache import create_cache
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config import Job
-from bagpipe.errors import PeerLost, Stopped
+from bagpipe.errors import Stopped
 from bagpipe.models.base import build_model
-from bagpipe.net.messages import Stop
+from bagpipe.net.messages import Finished, Stop
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense import dense_optimizer, wrap_dense
 from bagpipe.trainer.membership import Membership, join
@@ -96,6 +94,7 @@ class Trainer:
                 self.evaluate(step)
             self._pass_on_stop()
         self.checkpointer.finish()
+        self.members.oracle.send(Finished(rank=self.members.rank))
         if self.pipeline.stopped:
             raise Stopped(f"trainer {self.members.rank}: stopped as asked after step {self.pipeline.next_step}")
 

@@ -96,7 +96,7 @@ def join(
             peers=PeerExchange(
                 listener, peers, rank=rank, attempt=attempt, deadline_seconds=job.spec.transport.step_seconds
             ),
-            process_group=stack.enter_context(_process_group(topology, store, rank, device, job)),
+            process_group=_process_group(topology, store, rank, device, job),
         )
 
 
@@ -125,24 +125,30 @@ def _timeout(job: Job) -> timedelta:
     return timedelta(seconds=job.spec.transport.step_seconds)
 
 
-@contextmanager
 def _process_group(
     topology: Topology, store: dist.TCPStore | None, rank: int, device: torch.device, job: Job
-) -> Iterator[dist.ProcessGroup | None]:
-    """torch.distributed's default group (DDP needs one): gloo on CPUs, NCCL on GPUs."""
+) -> dist.ProcessGroup | None:
+    """A group of the trainers' own: gloo on CPUs, NCCL on GPUs.
+
+    torch's default group is one per process and belongs to whoever embeds us; building the group from
+    its backend leaves it alone, and lets several trainers live in one process (the tests' way).
+    """
     world = len(topology.trainers)
     if world == 1:
-        yield None
-        return
+        return None
     host, _, port = topology.dense_endpoint.rpartition(":")
     if host.startswith("127."):
         # gloo otherwise listens on whatever address the host's name resolves to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if store is None:
         store = dist.TCPStore(host, int(port), world, is_master=False, timeout=_timeout(job), wait_for_workers=False)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=_timeout(job))
-    try:
-        yield dist.group.WORLD
-    finally:
-        dist.destroy_process_group()
+    group = dist.ProcessGroup(store, rank, world)
+    if device.type == "cuda":
+        kind = dist.ProcessGroup.BackendType.NCCL
+        backend: dist.Backend = dist.ProcessGroupNCCL(dist.PrefixStore("dense", store), rank, world)
+    else:
+        kind = dist.ProcessGroup.BackendType.GLOO
+        backend = dist.ProcessGroupGloo(dist.PrefixStore("dense", store), rank, world, _timeout(job))
+    group._set_default_backend(kind)
+    group._register_backend(device, kind, backend)
+    return group

@@ -68,6 +68,7 @@ class StepPipeline:
         depth: int,
         gradient_scale: float,
         deadline_seconds: float,
+        with_keys: bool = False,
     ) -> None:
         self.rank, self.world_size, self.depth = rank, world_size, depth
         self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
@@ -79,7 +80,7 @@ class StepPipeline:
         self._ended = False
         self._asked_to_fetch = first_step
         self._deferred: deque[BatchPlan] = deque()
-        oracle.send(NeedPlans(rank=rank, step=first_step, credit=depth + 1))
+        oracle.send(NeedPlans(rank=rank, step=first_step, credit=depth + 1, keys=with_keys))
 
     # ── begin ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -147,7 +148,7 @@ class StepPipeline:
 
     # ── finish ────────────────────────────────────────────────────────────────────────────────────
 
-    def finish(self, step: Step, loss: float) -> None:
+    def finish(self, step: Step, loss: float | None) -> None:
         """After backward: exchange gradients, update, pass values on, write back, report."""
         plan = step.plan
         gradients = [_gradient(rows) for rows in step.rows]
@@ -173,7 +174,7 @@ class StepPipeline:
         """After a forward pass of the test part: hand the logits to the oracle."""
         self._report(step, 0.0, [np.ascontiguousarray(logits, np.float32)])
 
-    def _report(self, step: Step, loss: float, arrays: Sequence[Floats] = ()) -> None:
+    def _report(self, step: Step, loss: float | None, arrays: Sequence[Floats] = ()) -> None:
         plan = step.plan
         done = StepDone(
             rank=self.rank,

@@ -1,6 +1,7 @@
 """The planner's promises, each checked by executing its plans against the plain uncached execution."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from bagpipe.oracle.planner import GroupPlanner, Lookups
 from bagpipe.plan import GroupPlan
 from bagpipe.testing.plan_model import Stream, make_stream, run_plans
 
+ANY_SPARE = st.sampled_from([None, 0, 1, 3, 50])
 SLOW = settings(deadline=None, max_examples=150)
 
 
 @st.composite
-def streams(draw: st.DrawFn, spare: st.SearchStrategy[int | None] = st.sampled_from([None, 0, 1, 3, 50])) -> Stream:
+def streams(draw: st.DrawFn, spare: st.SearchStrategy[int | None] = ANY_SPARE) -> Stream:
     return make_stream(
         draw(st.integers(0, 2**32 - 1)),
         world_size=draw(st.integers(1, 4)),
@@ -93,7 +95,7 @@ def test_every_row_has_one_owner(stream: Stream) -> None:
 def test_eager_is_what_the_next_step_reads(stream: Stream) -> None:
     """Values for the next step travel as eager, all others as deferred."""
     planned = list(stream.plans(stream.planner()))
-    for plans, following in zip(planned, planned[1:], strict=False):
+    for plans, following in itertools.pairwise(planned):
         for plan, later in zip(plans, following, strict=True):
             needed = set(later.slots_K.tolist())
             eager = [*plan.receive.eager_values.values.tolist(), *plan.receive.eager_records.values.tolist()]
@@ -140,6 +142,7 @@ def test_fetches_are_never_fewer_than_possible_nor_more_than_without_a_cache(
 
 def assert_same(left: object, right: object) -> None:
     if isinstance(left, np.ndarray):
+        assert isinstance(right, np.ndarray)
         assert np.array_equal(left, right)
     elif dataclasses.is_dataclass(left):
         for item in dataclasses.fields(left):
