@@ -91,7 +91,7 @@ class GroupPlan:
     flush_slots: Slots
     """Checkpoint steps only: rows that stay are also written back, once everything has arrived."""
     keys_K: Keys
-    """Key of each distinct row; empty unless the trainer asked for it (`NeedPlans.keys`)."""
+    """Key of each distinct row; empty unless the trainer asked for it (`Hello.wishes`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ class Hello(Message, kw_only=True):
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """Arguments of `init_cache`: they complete the job, or must agree with it."""
+    """Arguments of `init_cache`: they complete the job, or must agree with it. Whoever sends them also
+    gets the key of every row (`GroupPlan.keys_K`), because `get_emb` takes ids."""
 
     table_sizes: tuple[int, ...]
     embedding_dim: int
@@ -91,8 +92,6 @@ class NeedPlans(Message, kw_only=True):
     rank: int
     step: int
     credit: int
-    keys: bool = False
-    """Also send the key of every row (`GroupPlan.keys_K`)."""
 
 
 class Plan(Message, kw_only=True):

@@ -7,9 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from bagpipe.config import JobSpec
 from bagpipe.embedding.record import record_width
 from bagpipe.errors import ConfigError
+from bagpipe.net.messages import Wishes
 from bagpipe.tables import TableLayout
 
 DEFAULT_LOOKAHEAD = 200
@@ -54,6 +57,34 @@ def resolve(spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int]) -> R
         raise ConfigError(f"spec.cacheRows: {spec.cache_rows} rows cannot serve {len(groups)} embedding widths; raise it")
     shares = _divide(spec.cache_rows, lookups)
     return Resolved(lookahead, shares, "cacheRows as given, divided over widths by their number of features")
+
+
+def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> JobSpec:
+    """Complete the job with what `init_cache` was called with.
+
+    The caller's optimizer and cache size replace the job's; tables must agree, because data and
+    servers follow the job. The oracle's own lookahead holds.
+
+    Raises:
+        ConfigError: trainers disagree with each other or with the job's tables.
+    """
+    if not wishes:
+        return spec
+    first = wishes[0]
+    if any(w.optimizer != first.optimizer for w in wishes):
+        raise ConfigError("init_cache: trainers passed different emb_optim or emb_optim_params; pass the same on each")
+    sizes = tuple(t.num_embeddings for t in layout.tables)
+    dims = {t.embedding_dim for t in layout.tables}
+    for wish in wishes:
+        if wish.table_sizes and wish.table_sizes != sizes:
+            raise ConfigError(f"init_cache: ln_emb is {list(wish.table_sizes)}, but the job's tables have {list(sizes)} rows")
+        if dims != {wish.embedding_dim}:
+            raise ConfigError(f"init_cache: emb_size is {wish.embedding_dim}, but the job's tables have width {sorted(dims)}")
+    embedding = spec.embedding
+    if first.optimizer is not None:
+        embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)
+    rows = min(w.cache_rows for w in wishes)
+    return msgspec.structs.replace(spec, embedding=embedding, cache_rows=rows)
 
 
 def _divide(total: int, weights: Sequence[int]) -> tuple[int, ...]:

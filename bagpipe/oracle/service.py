@@ -26,7 +26,7 @@ from bagpipe.evaluation import evaluate_logits
 from bagpipe.net.messages import Finished, Hello, Message, NeedPlans, NoMorePlans, Refused, StepDone, Stop, Topology, Wait
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
-from bagpipe.oracle.auto import Resolved, resolve
+from bagpipe.oracle.auto import Resolved, grant, resolve
 from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
 from bagpipe.oracle.schedule import EvaluationSchedule, TrainingSchedule
@@ -94,7 +94,6 @@ class Oracle:
         self.logits: dict[int, dict[int, Floats]] = {}
         self.schedule: TrainingSchedule | None = None
         self.finished: set[int] = set()
-        self.with_keys = False
         self.stop_asked = False
         self.heard = time.monotonic()
 
@@ -145,7 +144,8 @@ class Oracle:
                     f"oracle: {self.rendezvous.missing()} did not register within "
                     f"{self.spec.transport.startup_seconds:g} s; look at their logs"
                 )
-        trainers = self.rendezvous.trainers.values()
+        trainers = list(self.rendezvous.trainers.values())
+        self.spec = grant(self.spec, dataset.layout, [t.wishes for t in trainers if t.wishes])
         resolved = resolve(self.spec, dataset.layout, [t.cache_bytes for t in trainers])
         self._topology = Topology(
             servers=self.rendezvous.server_endpoints(),
@@ -193,7 +193,7 @@ class Oracle:
             first_step=start.step,
             total_steps=total,
             checkpoint_every=self.spec.checkpoint.every,
-            with_keys=self.with_keys,
+            with_keys=any(t.wishes for t in self.rendezvous.trainers.values()),
         )
         self.reporter.start_training(start.step, total)
         epochs = self.spec.epochs if self.spec.epochs or self.spec.steps else 1
@@ -267,7 +267,6 @@ class Oracle:
             case Hello():
                 self._register(peer, message)
             case NeedPlans():
-                self.with_keys |= message.keys
                 self.trainers[message.rank] = _Trainer(peer, message.credit, message.step - 1)
             case StepDone():
                 self._step_done(message, arrays)

@@ -68,7 +68,6 @@ class StepPipeline:
         depth: int,
         gradient_scale: float,
         deadline_seconds: float,
-        with_keys: bool = False,
     ) -> None:
         self.rank, self.world_size, self.depth = rank, world_size, depth
         self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
@@ -80,7 +79,7 @@ class StepPipeline:
         self._ended = False
         self._asked_to_fetch = first_step
         self._deferred: deque[BatchPlan] = deque()
-        oracle.send(NeedPlans(rank=rank, step=first_step, credit=depth + 1, keys=with_keys))
+        oracle.send(NeedPlans(rank=rank, step=first_step, credit=depth + 1))
 
     # ── begin ─────────────────────────────────────────────────────────────────────────────────────
 
