@@ -1,0 +1,184 @@
+"""A job's data as one deterministic stream of batches (contract X5). Only the oracle's process opens it.
+
+Text with a known size of every table is parsed at each pass. A vocabulary, or ids whose range is not known,
+needs passes over the data first; their result is kept as prepared Parquet in `work_dir`, where a resumed or
+repeated run finds it again. Either way the batches are a pure function of files, order, batch size and seed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bagpipe.batch import Batch, Cursor
+from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.data.encode import Encoder
+from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
+from bagpipe.data.examples import Examples
+from bagpipe.data.files import InputFile, find_files
+from bagpipe.data.formats import FoundTable, choose_encoding, detect_format, found_tables, layout_of, open_raw
+from bagpipe.data.order import EpochOrder, ExampleSource, batches_of_epoch
+from bagpipe.data.prepare import data_digest, prepared_cache, train_size
+from bagpipe.data.prepared import PreparedSource, read_info
+from bagpipe.data.raw import RawSource
+from bagpipe.errors import ConfigError, DataError
+from bagpipe.tables import TableLayout
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """What was done to the data, for the run's summary."""
+
+    bad_lines: int
+    """Malformed lines skipped, in the part of the data read so far."""
+    first_bad: str | None
+    dropped_examples: int
+    """Examples not trained on because of `drop_last`, over all epochs finished so far."""
+    num_train_examples: int | None
+    num_test_examples: int
+    tables: dict[str, int]
+    """Rows of each table."""
+
+
+class Dataset:
+    """The training and test part of one job's data; made by `open_dataset`."""
+
+    def __init__(
+        self,
+        source: EncodedSource | PreparedSource,
+        *,
+        layout: TableLayout,
+        shape: tuple[int, int],
+        counted: Counted | None,
+        data: DataConfig,
+        seed: int,
+    ) -> None:
+        self.layout = layout
+        self.num_dense, self.num_labels = shape
+        self._source, self._counted, self._data = source, counted, data
+        self.num_train_examples = train_size(counted.examples, data.test_fraction) if counted else None
+        self.num_test_examples = (
+            counted.examples - self.num_train_examples if counted and self.num_train_examples is not None else 0
+        )
+        self._order = EpochOrder(seed, data.shuffle, data.shuffle_window)
+        self._dropped = 0
+
+    def __repr__(self) -> str:
+        return f"Dataset(train={self.num_train_examples}, test={self.num_test_examples}, source={self._source!r})"
+
+    @property
+    def report(self) -> DataReport:
+        bad, first = (self._counted.bad_lines, self._counted.first_bad) if self._counted else (0, None)
+        if isinstance(self._source, EncodedSource):
+            bad, first = max(bad, self._source.bad_lines), first or self._source.first_bad
+        tables = {t.name: t.num_embeddings for t in self.layout.tables}
+        return DataReport(bad, first, self._dropped, self.num_train_examples, self.num_test_examples, tables)
+
+    def train_batches(self, batch_size: int, *, start: Cursor = Cursor(), epochs: int | None = None) -> Iterator[Batch]:
+        """Batches from `start` to the end of epoch `epochs - 1` (None: forever).
+
+        Raises:
+            DataError: the training part has no example, or `drop_last` would drop every one.
+        """
+        epoch, position = start.epoch, start.position
+        while epochs is None or epoch < epochs:
+            seen = _Tally(position)
+            pieces = seen.count(self._order.read(self._source, epoch, position, self.num_train_examples))
+            empty = True
+            for batch in batches_of_epoch(pieces, batch_size, Cursor(epoch, position), drop_last=self._data.drop_last):
+                empty = False
+                yield batch
+            if empty and position == 0:
+                raise DataError(
+                    f"data.path: the training part has {seen.examples} examples, fewer than one batch; give more data, "
+                    "lower data.testFraction or batchSize, or set data.dropLast: false"
+                )
+            self.num_train_examples = seen.examples
+            if self._data.drop_last:
+                self._dropped += (seen.examples - position) % batch_size
+            epoch, position = epoch + 1, 0
+
+    def test_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The test part once, in file order; cursors count from its beginning, nothing is dropped."""
+        if self.num_train_examples is None or self.num_test_examples == 0:
+            return
+        pieces = self._source.read(self.num_train_examples, self.num_train_examples + self.num_test_examples)
+        yield from batches_of_epoch(pieces, batch_size, Cursor(), drop_last=False)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts the examples that pass by, from position `examples` on."""
+
+    examples: int
+
+    def count(self, pieces: Iterator[Examples]) -> Iterator[Examples]:
+        for piece in pieces:
+            self.examples += len(piece)
+            yield piece
+
+
+def open_dataset(
+    data: DataConfig, embedding: EmbeddingConfig, *, seed: int, work_dir: Path, progress: Progress | None = None
+) -> Dataset:
+    """Open a job's data, preparing it first where that is needed.
+
+    Args:
+        seed: the job's seed; it orders shuffled epochs and makes synthetic data.
+        work_dir: folder for prepared data, reused by later runs.
+        progress: called with a stage and a fraction in [0, 1].
+
+    Raises:
+        ConfigError: settings that contradict each other or the data.
+        DataError: data that is missing, unreadable or malformed.
+    """
+    synthetic = data.format == "synthetic"
+    files = () if synthetic else find_files(data.path)
+    found = "synthetic" if synthetic else detect_format(files, data.format)
+    if found == "parquet":
+        if data.encoding not in ("auto", "ids") or data.numeric_bins != "none":
+            raise ConfigError(
+                "data.encoding and data.numericBins do not apply to prepared Parquet; set them when preparing"
+            )
+        return _open_prepared(data, embedding, files, seed)
+    raw = open_raw(data, found, files, seed)
+    encoding = choose_encoding(data, raw.schema)
+    tables = found_tables(data, raw.schema, encoding, embedding.tables)
+    if encoding == "vocabulary" or any(t.num_embeddings is None for t in tables):
+        folder = prepared_cache(data, files, embedding.tables, seed, work_dir, progress)
+        return _open_prepared(data, embedding, find_files(str(folder)), seed)
+    layout = layout_of(tables, embedding.tables, embedding.dim)
+    source = EncodedSource(raw, Encoder(raw.schema, layout, encoding), data.readers)
+    counted = Counted(raw.num_examples) if raw.num_examples is not None else None
+    if counted is None and data.test_fraction > 0:
+        counted = _counted(raw, data, files, seed, work_dir, progress)
+    shape = (len(raw.schema.dense_names), raw.schema.num_labels)
+    return Dataset(source, layout=layout, shape=shape, counted=counted, data=data, seed=seed)
+
+
+def _open_prepared(data: DataConfig, embedding: EmbeddingConfig, files: Sequence[InputFile], seed: int) -> Dataset:
+    info = read_info(files[0])
+    tables = [FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables]
+    layout = layout_of(tables, embedding.tables, embedding.dim)
+    source = PreparedSource(files, info, layout, data.readers)
+    counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
+    shape = (len(info.dense), info.num_labels)
+    return Dataset(source, layout=layout, shape=shape, counted=counted, data=data, seed=seed)
+
+
+def _counted(
+    raw: RawSource, data: DataConfig, files: Sequence[InputFile], seed: int, work_dir: Path, progress: Progress | None
+) -> Counted:
+    """The number of examples, remembered in `work_dir`."""
+    path = work_dir / f"count-{data_digest(data, files, (), seed)}.json"
+    if path.exists():
+        return msgspec.json.decode(path.read_bytes(), type=Counted)
+    if progress is not None:
+        progress("counting examples", 0.0)
+    counted = count_examples(raw, data.readers)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    partial.write_bytes(msgspec.json.encode(counted))
+    partial.replace(path)
+    return counted

@@ -1,0 +1,202 @@
+"""Which files a `data.path` names, and how their bytes are read: local or remote, plain or compressed.
+
+A path is a file, a folder, a glob or an object-store URL, or a list of these. Files of a folder or a
+glob come in natural order (`part_2` before `part_10`), because file order is example order (contract
+X5). Text leaves this module as blocks of whole lines; what a line means is decided elsewhere.
+"""
+
+import bz2
+import glob
+import gzip
+import importlib
+import lzma
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from bagpipe.errors import ConfigError, DataError, StorageError
+
+BLOCK_BYTES = 4 << 20
+LONGEST_LINE = 64 << 20
+_MAGIC = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"))
+_TRUNCATED = "fetch the file again, it was cut short or damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input file as it was found: `stamp` changes when its content does."""
+
+    name: str
+    size: int
+    stamp: str
+
+    @contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The raw bytes, still compressed."""
+        with _reading(self.name):
+            opened = _remote(self.name)[0].open(self.name, "rb") if "://" in self.name else open(self.name, "rb")
+            with opened as stream:
+                yield cast(IO[bytes], stream)
+
+
+@dataclass(frozen=True, slots=True)
+class TextBlock:
+    """Whole lines of one file; `first_line` is the number of the first, counted from 1."""
+
+    file: str
+    first_line: int
+    text: bytes
+
+
+def find_files(path: str | Sequence[str]) -> tuple[InputFile, ...]:
+    """All files that `path` names, in reading order.
+
+    Raises:
+        ConfigError: no path is given.
+        DataError: a path does not exist, or a folder or glob has no files.
+    """
+    paths = (path,) if isinstance(path, str) else tuple(path)
+    if not paths or not all(paths):
+        raise ConfigError("data.path is empty; name a file, list, folder, glob or URL, or set data.format: synthetic")
+    return tuple(file for one in paths for file in _find(one))
+
+
+def read_head(file: InputFile, size: int = 65536) -> bytes:
+    """The first bytes of the file, decompressed."""
+    with file.open() as raw, _decompressed(file.name, raw) as stream:
+        return stream.read(size)
+
+
+def text_blocks(files: Sequence[InputFile], block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
+    """The text of all files in order, in blocks of whole lines; a block never spans two files."""
+    for file in files:
+        with file.open() as raw, _decompressed(file.name, raw) as stream:
+            yield from _line_blocks(file.name, stream, block_bytes)
+
+
+def _line_blocks(name: str, stream: IO[bytes], block_bytes: int) -> Iterator[TextBlock]:
+    line, rest = 1, b""
+    while True:
+        try:
+            data = stream.read(block_bytes)
+        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"{name}: compressed data ends or breaks after line {line} ({error}); {_TRUNCATED}"
+            ) from error
+        if not data:
+            break
+        cut = data.rfind(b"\n") + 1
+        if cut == 0:
+            rest += data
+            if len(rest) > LONGEST_LINE:
+                raise DataError(f"{name}:{line}: a line is longer than {LONGEST_LINE} bytes; is this a text file?")
+            continue
+        text, rest = rest + data[:cut], data[cut:]
+        yield TextBlock(name, line, text)
+        line += text.count(b"\n")
+    if rest:
+        yield TextBlock(name, line, rest)
+
+
+@contextmanager
+def _decompressed(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
+    """By content, not by suffix: a renamed file still opens."""
+    head = raw.read(6)
+    raw.seek(0)
+    kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "plain")
+    opener = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}.get(kind)
+    if opener is None:
+        yield raw
+        return
+    with opener(raw, "rb") as stream:
+        try:
+            yield cast(IO[bytes], stream)
+        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(f"{name}: unreadable {kind} data ({error}); {_TRUNCATED}") from error
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Translate what the file system says into our errors."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file; check data.path") from error
+    except PermissionError as error:
+        raise DataError(f"{name}: permission denied; make the file readable for this user") from error
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise
+        raise StorageError(f"{name}: {error.strerror or error}") from error
+
+
+def _find(path: str) -> list[InputFile]:
+    if "://" in path:
+        return _find_remote(path)
+    with _reading(path):
+        if os.path.isdir(path):
+            names = [e.path for e in os.scandir(path) if e.is_file() and not e.name.startswith((".", "_"))]
+            return _listed(path, "folder", [n for n in names if os.path.basename(n) != "tables.json"])
+        if glob.has_magic(path) and not os.path.exists(path):
+            return _listed(path, "glob", [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)])
+        return [_local(path)]
+
+
+def _local(name: str) -> InputFile:
+    status = os.stat(name)
+    return InputFile(name, status.st_size, str(status.st_mtime_ns))
+
+
+def _listed(path: str, what: str, names: list[str]) -> list[InputFile]:
+    if not names:
+        raise DataError(f"{path}: {what} without files; check data.path")
+    return [_local(name) for name in sorted(names, key=natural_order)]
+
+
+def natural_order(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key under which `part_2` comes before `part_10`."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
+
+
+def _remote(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL. fsspec is optional, so it is looked up only when a URL asks for it."""
+    try:
+        core = importlib.import_module("fsspec.core")
+    except ImportError as error:
+        raise ConfigError(
+            f"{url}: URLs need fsspec; `pip install fsspec` and the package of this store (s3fs, gcsfs)"
+        ) from error
+    try:
+        return cast(tuple[Any, str], core.url_to_fs(url))
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{url}: this kind of URL cannot be opened ({error})") from error
+
+
+def _find_remote(url: str) -> list[InputFile]:
+    system, path = _remote(url)
+    with _reading(url):
+        if glob.has_magic(path):
+            names = [str(n) for n in system.glob(path)]
+        elif system.isdir(path):
+            names = [str(n) for n in system.ls(path, detail=False)]
+        else:
+            names = [str(path)]
+        kept = [
+            n for n in names if not os.path.basename(n).startswith((".", "_")) and os.path.basename(n) != "tables.json"
+        ]
+        if not kept:
+            raise DataError(f"{url}: no files; check data.path")
+        found = []
+        for name in sorted(kept, key=natural_order):
+            info = system.info(name)
+            if info.get("type") != "directory":
+                stamp = str(
+                    info.get("ETag") or info.get("LastModified") or info.get("mtime") or info.get("created") or ""
+                )
+                found.append(InputFile(str(system.unstrip_protocol(name)), int(info.get("size") or 0), stamp))
+        return found

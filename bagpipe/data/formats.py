@@ -1,0 +1,131 @@
+"""Which reader a job's data needs: the format by name and first line, the encoding, the tables.
+
+A binary file, an empty one, or a first line that fits no format is refused here, by name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bagpipe.config import DataConfig
+from bagpipe.data.files import InputFile, read_head
+from bagpipe.data.jsonlines import JsonLines
+from bagpipe.data.raw import RawSchema, RawSource
+from bagpipe.data.separated import AvazuText, CriteoText
+from bagpipe.data.synthetic import SyntheticLogs
+from bagpipe.errors import ConfigError, DataError
+from bagpipe.tables import Table, TableLayout
+
+Format = Literal["criteo-tsv", "criteo-json", "avazu-csv", "parquet", "synthetic"]
+Encoding = Literal["hash", "vocabulary", "ids"]
+PARQUET_MAGIC = b"PAR1"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTable:
+    """A table before it has a width: its name, its size (None: not known yet) and the features that use it."""
+
+    name: str
+    num_embeddings: int | None
+    feature_names: tuple[str, ...]
+
+
+def detect_format(files: Sequence[InputFile], stated: str) -> Format:
+    """The format of the files; `stated` is `data.format`.
+
+    Raises:
+        DataError: empty, binary, or not a format we know.
+    """
+    file = next((f for f in files if f.size), None)
+    if file is None:
+        raise DataError(f"{files[0].name}: empty file; expected at least one example")
+    head = read_head(file)
+    if head.startswith(PARQUET_MAGIC):
+        if stated not in ("auto", "parquet"):
+            raise DataError(f"{file.name}: a Parquet file, but data.format is {stated}; set data.format: parquet")
+        return "parquet"
+    if stated == "parquet":
+        raise DataError(
+            f"{file.name}: not a Parquet file; set data.format to the format of the text, or prepare it first"
+        )
+    line = _first_line(file, head)
+    if stated in ("criteo-tsv", "criteo-json", "avazu-csv"):
+        return stated  # type: ignore[return-value]  # mypy does not narrow a str by `in`
+    if line.startswith(b"{"):
+        return "criteo-json"
+    if line.startswith(b"id,click,") or b",click," in line:
+        return "avazu-csv"
+    if line.count(b"\t") == 39:
+        return "criteo-tsv"
+    raise DataError(
+        f"{file.name}:1: unknown format: expected 40 tab-separated fields, a JSON record or Avazu's header, found "
+        f"{line[:40].decode('utf-8', 'replace')!r}; set data.format or fix the file"
+    )
+
+
+def _first_line(file: InputFile, head: bytes) -> bytes:
+    at = head.find(b"\0")
+    if at >= 0:
+        raise DataError(
+            f"{file.name}: binary data (a NUL byte at offset {at}); expected text, or Parquet made by `bagpipe data prepare`"
+        )
+    text = head.lstrip(b"\r\n")
+    if not text:
+        raise DataError(f"{file.name}: empty file; expected at least one example")
+    line = text.split(b"\n", 1)[0]
+    odd = sum(byte < 32 and byte not in (9, 13) for byte in line)
+    if odd > len(line) // 10:
+        raise DataError(f"{file.name}: binary data; expected text, or Parquet made by `bagpipe data prepare`")
+    return line
+
+
+def open_raw(data: DataConfig, found: Format, files: tuple[InputFile, ...], seed: int) -> RawSource:
+    """The reader of a raw format.
+
+    Raises:
+        ConfigError: `numericBins` asked of data without raw integers.
+        DataError: the first line is not of this format.
+    """
+    skip = data.on_bad_line == "skip"
+    if data.numeric_bins != "none" and (found != "criteo-tsv" or data.encoding != "vocabulary"):
+        raise ConfigError(
+            f"data.numericBins: {data.numeric_bins} needs format criteo-tsv and encoding vocabulary, found {found} and "
+            f"{data.encoding}; set data.encoding: vocabulary or numericBins: none"
+        )
+    if found == "criteo-tsv":
+        return CriteoText(files, skip, data.numeric_bins != "none")
+    if found == "avazu-csv":
+        return AvazuText.open(files, skip_bad=skip)
+    if found == "criteo-json":
+        return JsonLines.open(files, skip_bad=skip)
+    return SyntheticLogs(data.synthetic, seed)
+
+
+def choose_encoding(data: DataConfig, schema: RawSchema) -> Encoding:
+    """`auto` is ids where the format has them, else hash."""
+    if data.encoding == "auto":
+        return "ids" if schema.has_ids else "hash"
+    if data.encoding == "ids" and not schema.has_ids:
+        raise ConfigError(
+            "data.encoding: ids needs data whose values are row numbers; use hash or vocabulary for this format"
+        )
+    return data.encoding
+
+
+def found_tables(
+    data: DataConfig, schema: RawSchema, encoding: Encoding, named: Sequence[Table]
+) -> tuple[FoundTable, ...]:
+    """The job's tables: those it names, else one for each sparse feature."""
+    if named:
+        return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in named)
+    if encoding == "hash":
+        return tuple(FoundTable(f.name, data.hash_size, (f.name,)) for f in schema.features)
+    ids = encoding == "ids"
+    return tuple(FoundTable(f.name, f.num_ids if ids else None, (f.name,)) for f in schema.features)
+
+
+def layout_of(tables: Sequence[FoundTable], named: Sequence[Table], dim: int) -> TableLayout:
+    """Tables with widths: the named ones as they are, found ones `dim` wide."""
+    if named:
+        return TableLayout.of(named)
+    return TableLayout.of(Table(t.name, t.num_embeddings or 1, dim, t.feature_names) for t in tables)

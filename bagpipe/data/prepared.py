@@ -1,0 +1,264 @@
+"""The prepared format: Parquet files with one column for each feature, and what they say about themselves.
+
+A prepared folder holds `part-*.parquet`, `tables.json` (`PreparedInfo`, written last: without it the folder
+is not complete) and, with a vocabulary, `_vocabulary.parquet` (table, value, row, count). Every part also
+carries the info in its own metadata, so a part alone can be read. Columns: `label` (or `label_0`...),
+`dense_<name>` float32, `sparse_<name>` int32 (int64 for tables beyond 2^31 rows), or lists of them if multi-valued.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bagpipe.batch import Floats, SparseBlock
+from bagpipe.data import prepared_kernels as kernels
+from bagpipe.data.encode import feature_positions
+from bagpipe.data.examples import Examples, Int64s
+from bagpipe.data.files import InputFile
+from bagpipe.data.raw import ordered_map
+from bagpipe.errors import DataError
+from bagpipe.tables import TableLayout
+
+VERSION = 1
+ROW_GROUP = 1 << 16
+METADATA_KEY = b"bagpipe"
+TABLES_FILE = "tables.json"
+
+
+class PreparedTable(msgspec.Struct, frozen=True, rename="camel"):
+    """A table found in the data; its width is the job's choice."""
+
+    name: str
+    num_embeddings: int
+    feature_names: tuple[str, ...]
+
+
+class Recipe(msgspec.Struct, frozen=True, rename="camel"):
+    """How raw values became rows."""
+
+    source: str
+    encoding: str
+    hash_size: int
+    min_count: int
+    numeric_bins: str
+    test_fraction: float
+    on_bad_line: str
+
+
+class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
+    """The content of `tables.json`."""
+
+    version: int
+    num_labels: int
+    dense: tuple[str, ...]
+    jagged: bool
+    tables: tuple[PreparedTable, ...]
+    recipe: Recipe
+    bad_lines: int = 0
+    first_bad: str | None = None
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(f for t in self.tables for f in t.feature_names)
+
+    @property
+    def label_columns(self) -> list[str]:
+        return ["label"] if self.num_labels == 1 else [f"label_{i}" for i in range(self.num_labels)]
+
+    def arrow_schema(self) -> pa.Schema:
+        fields = [(name, pa.float32()) for name in self.label_columns]
+        fields += [(f"dense_{name}", pa.float32()) for name in self.dense]
+        for table in self.tables:
+            ids = pa.int32() if table.num_embeddings <= 2**31 else pa.int64()
+            kind = pa.list_(pa.field("element", ids, nullable=False)) if self.jagged else ids
+            fields += [(f"sparse_{name}", kind) for name in table.feature_names]
+        columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
+        return pa.schema(columns, metadata={METADATA_KEY: msgspec.json.encode(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """The columns of one width group and the keys they become."""
+
+    columns: tuple[str, ...]
+    tables: tuple[str, ...]
+    offsets: Int64s
+    sizes: Int64s
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One row group of one file; `first_row` counts within the file."""
+
+    file: InputFile
+    metadata: Any
+    index: int
+    first_row: int
+    num_rows: int
+
+
+class PreparedSource:
+    """Prepared files as an `ExampleSource` with the keys of `layout`."""
+
+    def __init__(self, files: Sequence[InputFile], info: PreparedInfo, layout: TableLayout, readers: int = 0) -> None:
+        self.info, self.layout, self._readers = info, layout, readers
+        self._groups = tuple(_group(info, layout, i) for i in range(len(layout.groups)))
+        self._pieces = tuple(piece for file in files for piece in _pieces(file, info))
+        self.num_examples = sum(p.num_rows for p in self._pieces)
+
+    def __repr__(self) -> str:
+        return f"PreparedSource(examples={self.num_examples}, tables={len(self.layout.tables)})"
+
+    def read(self, start: int, stop: int | None) -> Iterator[Examples]:
+        """Examples `start..stop-1`; row groups outside are not read.
+
+        Raises:
+            DataError: an id does not fit its table, or a file is damaged.
+        """
+        end = self.num_examples if stop is None else min(stop, self.num_examples)
+        wanted, position = [], 0
+        for piece in self._pieces:
+            if position < end and position + piece.num_rows > start:
+                wanted.append((position, piece))
+            position += piece.num_rows
+        for (at, _), examples in zip(
+            wanted, ordered_map(self._read, iter([p for _, p in wanted]), self._readers), strict=True
+        ):
+            yield examples.slice(max(0, start - at), min(len(examples), end - at))
+
+    def _read(self, piece: _Piece) -> Examples:
+        names = self.info.label_columns + [f"dense_{n}" for n in self.info.dense]
+        names += list(dict.fromkeys(c for g in self._groups for c in g.columns))
+        try:
+            with open_parquet(piece.file, piece.metadata) as parquet:
+                table = parquet.read_row_group(piece.index, columns=names, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{piece.file.name}: row group {piece.index} is damaged ({error}); prepare the data again"
+            ) from error
+        labels_BL = _floats(table, self.info.label_columns)
+        dense_BF = _floats(table, [f"dense_{n}" for n in self.info.dense])
+        return Examples(labels_BL, dense_BF, tuple(self._block(g, table, piece) for g in self._groups))
+
+    def _block(self, group: _Group, table: pa.Table, piece: _Piece) -> SparseBlock:
+        columns = [table.column(name) for name in group.columns]
+        if not self.info.jagged:
+            stacked = np.stack([_numpy(c) for c in columns])
+            keys_BT = np.empty((table.num_rows, len(columns)), np.int64)
+            wrong = kernels.interleave_ids(stacked, group.offsets, group.sizes, keys_BT)
+            self._check(wrong, group, piece, keys_BT)
+            return SparseBlock(keys_BT.reshape(-1))
+        lists = [c.combine_chunks() for c in columns]
+        lengths_BT = np.stack([np.diff(_numpy(c.offsets)) for c in lists], axis=1).astype(np.int32)
+        values = [_numpy(c.flatten()) for c in lists]
+        starts = np.cumsum([0] + [len(v) for v in values])[:-1]
+        keys_N = np.empty(sum(len(v) for v in values), np.int64)
+        wrong = kernels.interleave_lists(np.concatenate(values), starts, lengths_BT, group.offsets, group.sizes, keys_N)
+        self._check(wrong, group, piece, None)
+        return SparseBlock(keys_N, np.ascontiguousarray(lengths_BT))
+
+    def _check(self, wrong: int, group: _Group, piece: _Piece, keys_BT: Int64s | None) -> None:
+        if wrong < 0:
+            return
+        example, feature = divmod(wrong, len(group.columns))
+        value = f"id {int(keys_BT[example, feature] - group.offsets[feature])}" if keys_BT is not None else "an id"
+        raise DataError(
+            f"{piece.file.name}: row {piece.first_row + example + 1}: {value} of {group.columns[feature]} is out of range for "
+            f"table {group.tables[feature]} ({group.sizes[feature]} rows); raise the table's numEmbeddings or prepare again"
+        )
+
+
+@contextmanager
+def open_parquet(file: InputFile, metadata: Any = None) -> Iterator[Any]:
+    """A Parquet file, memory-mapped where it is local; `metadata` saves reading the footer again."""
+    with ExitStack() as stack:
+        local = "://" not in file.name
+        source = file.name if local else stack.enter_context(file.open())
+        yield stack.enter_context(pq.ParquetFile(source, metadata=metadata, memory_map=local))
+
+
+def read_info(file: InputFile) -> PreparedInfo:
+    """What a prepared part says about itself.
+
+    Raises:
+        DataError: not Parquet, damaged, or not prepared by us.
+    """
+    try:
+        with open_parquet(file) as parquet:
+            metadata = parquet.schema_arrow.metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise DataError(f"{file.name}: no such file; check data.path") from error
+        raise DataError(f"{file.name}: not a readable Parquet file ({error}); prepare the data again") from error
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise DataError(f"{file.name}: Parquet without bagpipe's table list; make it with `bagpipe data prepare`")
+    info = _decode(text, file.name)
+    listed = Path(file.name).parent / TABLES_FILE
+    if "://" not in file.name and listed.is_file():
+        # The same list, and what was only known once all parts were written.
+        info = _decode(listed.read_bytes(), str(listed))
+    if info.version != VERSION:
+        raise DataError(
+            f"{file.name}: prepared format {info.version}, this version reads {VERSION}; prepare the data again"
+        )
+    return info
+
+
+def _decode(text: bytes, name: str) -> PreparedInfo:
+    try:
+        return msgspec.json.decode(text, type=PreparedInfo)
+    except msgspec.DecodeError as error:
+        raise DataError(f"{name}: damaged table list ({error}); prepare the data again") from error
+
+
+def _pieces(file: InputFile, info: PreparedInfo) -> list[_Piece]:
+    found = read_info(file)
+    if (found.tables, found.dense, found.num_labels) != (info.tables, info.dense, info.num_labels):
+        raise DataError(f"{file.name}: prepared with other tables than the files before it; prepare all files together")
+    with open_parquet(file) as parquet:
+        metadata = parquet.metadata
+    pieces, first = [], 0
+    for index in range(metadata.num_row_groups):
+        rows = metadata.row_group(index).num_rows
+        pieces.append(_Piece(file, metadata, index, first, rows))
+        first += rows
+    return pieces
+
+
+def _group(info: PreparedInfo, layout: TableLayout, number: int) -> _Group:
+    group = layout.groups[number]
+    columns: list[str] = []
+    tables: list[str] = []
+    offsets: list[int] = []
+    sizes: list[int] = []
+    for table, offset in zip(group.tables, group.offsets, strict=True):
+        feature_positions(info.feature_names, table.feature_names, table.name)
+        for name in table.feature_names:
+            columns.append(f"sparse_{name}")
+            tables.append(table.name)
+            offsets.append(offset)
+            sizes.append(table.num_embeddings)
+    return _Group(tuple(columns), tuple(tables), np.array(offsets, np.int64), np.array(sizes, np.int64))
+
+
+def _numpy(column: Any) -> npt.NDArray[Any]:
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    array: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return array
+
+
+def _floats(table: pa.Table, names: Sequence[str]) -> Floats:
+    out = np.empty((table.num_rows, len(names)), np.float32)
+    if names:
+        kernels.interleave_floats(np.stack([_numpy(table.column(name)) for name in names]), out)
+    return out
