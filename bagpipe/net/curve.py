@@ -1,0 +1,80 @@
+"""CURVE keys of a job: who may talk to it, and that nobody else can listen.
+
+Every role of a job holds the same key pair, from a directory that only the job can read (a Secret on a
+cluster). A listener admits exactly that public key, so a stranger's handshake fails before any message.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+import zmq.utils.z85
+from zmq.auth.thread import ThreadAuthenticator
+
+from bagpipe.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class CurveKeys:
+    """A job's key pair, Z85-encoded."""
+
+    public: bytes
+    secret: bytes
+
+    @classmethod
+    def load(cls, directory: Path) -> "CurveKeys":
+        """Read `public` and `secret` from a directory.
+
+        Raises:
+            ConfigError: a key is missing or is not one.
+        """
+        keys = []
+        for name in ("public", "secret"):
+            try:
+                key = (directory / name).read_bytes().strip()
+            except OSError as error:
+                raise ConfigError(f"cannot read the job's key {directory / name}: {error.strerror}") from None
+            if len(key) != 40:
+                raise ConfigError(f"{directory / name}: expected a key of 40 characters, found {len(key)}")
+            keys.append(key)
+        return cls(*keys)
+
+    @classmethod
+    def create(cls, directory: Path) -> "CurveKeys":
+        """Make a new pair in a directory that only its owner can read."""
+        public, secret = zmq.curve_keypair()
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, key in (("public", public), ("secret", secret)):
+            path = directory / name
+            path.touch(mode=0o600)
+            path.write_bytes(key)
+        return cls(public, secret)
+
+    def guard(self, context: "zmq.Context[zmq.Socket[bytes]]") -> ThreadAuthenticator:
+        """Admit only clients with the job's own key to this context's listeners; stop it before the context."""
+        guard = ThreadAuthenticator(context)
+        guard.start()
+        guard.configure_curve_callback(credentials_provider=_Only(self.public))
+        return guard
+
+    def serve(self, socket: "zmq.Socket[bytes]") -> None:
+        """Make a listening socket prove that it holds the job's key."""
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
+
+    def connect(self, socket: "zmq.Socket[bytes]") -> None:
+        """Authenticate a connecting socket with the job's key, and its peer by the same."""
+        socket.setsockopt(zmq.CURVE_SERVERKEY, self.public)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret)
+
+
+@dataclass(frozen=True, slots=True)
+class _Only:
+    """Admits one client key."""
+
+    public: bytes
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return zmq.utils.z85.encode(key) == self.public

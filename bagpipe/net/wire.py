@@ -1,0 +1,108 @@
+"""Frames to messages and back. Pure: no socket, no clock.
+
+A message is a list of frames: one msgpack header, then the raw bytes of its arrays. The header holds
+the message and, for each array, its element type and shape; an array longer than `FRAME_BYTES` lies
+in several frames, because large frames cost the transport two to three times as much per byte.
+Nothing is unpickled, only listed element types exist, and every length is checked before it is used.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import Any, Union
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bagpipe.errors import WireError
+from bagpipe.net import messages
+from bagpipe.net.messages import Message
+
+Array = npt.NDArray[Any]
+Frame = bytes | memoryview
+
+FRAME_BYTES = 8 << 20
+MAX_HEADER_BYTES = 1 << 20
+MAX_MESSAGE_BYTES = 4 << 30
+"""More than any plan, fetch or write-back of one step; a longer message is an attack or a bug."""
+
+DTYPES = tuple(np.dtype(t) for t in ("f4", "i8", "i4", "u2", "u1", "f8"))
+_CODE_OF = {dtype: code for code, dtype in enumerate(DTYPES)}
+_MESSAGE_TYPES = tuple(
+    kind
+    for kind in vars(messages).values()
+    if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+)
+
+
+class _Envelope(msgspec.Struct, frozen=True, array_like=True):
+    """Element type code and shape of each array, beside the message's own bytes."""
+
+    arrays: tuple[tuple[int, tuple[int, ...]], ...]
+    message: msgspec.Raw
+
+
+_encoder = msgspec.msgpack.Encoder()
+_envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
+_message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
+    Union[_MESSAGE_TYPES]
+)
+
+
+def encode(message: Message, arrays: Sequence[Array] = ()) -> list[Frame]:
+    """The frames of a message. Contiguous arrays are not copied, so they must not change until sent."""
+    tight = [np.ascontiguousarray(a) for a in arrays]
+    envelope = _Envelope(
+        tuple((_CODE_OF[a.dtype], a.shape) for a in tight), msgspec.Raw(_encoder.encode(message))
+    )
+    frames: list[Frame] = [_encoder.encode(envelope)]
+    for array in tight:
+        if array.nbytes:
+            whole = memoryview(array.reshape(-1).view(np.uint8))
+            frames += [whole[at : at + FRAME_BYTES] for at in range(0, array.nbytes, FRAME_BYTES)]
+    return frames
+
+
+def decode(frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Message, list[Array]]:
+    """The message and its arrays (read-only views where an array lies in one frame).
+
+    Raises:
+        WireError: the frames are not one whole message of this protocol.
+    """
+    if not frames or len(frames[0]) > MAX_HEADER_BYTES:
+        raise WireError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {len(frames)} frames")
+    try:
+        envelope = _envelope_decoder.decode(frames[0])
+        message = _message_decoder.decode(envelope.message)
+    except msgspec.DecodeError as error:
+        raise WireError(f"a header is not one of this protocol's messages: {error}") from None
+    rest = iter(frames[1:])
+    total = 0
+    arrays = []
+    for code, shape in envelope.arrays:
+        if not 0 <= code < len(DTYPES) or any(n < 0 for n in shape):
+            raise WireError(f"{type(message).__name__}: array of unknown element type {code} or shape {shape}")
+        num_bytes = prod(shape) * DTYPES[code].itemsize
+        total += num_bytes
+        if total > limit_bytes:
+            raise WireError(f"{type(message).__name__}: arrays of {total} bytes exceed the limit of {limit_bytes}")
+        arrays.append(_join(rest, num_bytes, type(message).__name__).view(DTYPES[code]).reshape(shape))
+    if next(rest, None) is not None:
+        raise WireError(f"{type(message).__name__}: frames follow the last array")
+    return message, arrays
+
+
+def _join(frames: Iterable[Frame], num_bytes: int, what: str) -> npt.NDArray[np.uint8]:
+    """The next `num_bytes` bytes, which must end with a frame."""
+    parts = []
+    missing = num_bytes
+    for frame in frames if num_bytes else ():
+        parts.append(np.frombuffer(frame, np.uint8))
+        missing -= len(frame)
+        if missing <= 0:
+            break
+    if missing:
+        raise WireError(f"{what}: expected an array of {num_bytes} bytes, found {num_bytes - missing}")
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.zeros(0, np.uint8)
