@@ -18,7 +18,7 @@ from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_example
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import FoundTable, choose_encoding, detect_format, found_tables, layout_of, open_raw
-from bagpipe.data.order import EpochOrder, ExampleSource, batches_of_epoch
+from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, train_size
 from bagpipe.data.prepared import PreparedSource, read_info
 from bagpipe.data.raw import RawSource

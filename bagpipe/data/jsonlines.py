@@ -18,7 +18,6 @@ from bagpipe.data.raw import RawBlock, RawFeature, RawSchema
 from bagpipe.data.separated import REMEDY
 from bagpipe.errors import DataError
 
-
 Id = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 """Anything wider does not fit an array; whether it fits its table is checked when it is encoded."""
 

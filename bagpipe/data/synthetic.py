@@ -2,12 +2,13 @@
 
 Row popularity follows a bounded Zipf law (row 0 is the most frequent). The click probability is a
 logistic model over dense values, an effect of every row, and products of row effects of a few pairs of
-tables, so a linear model learns much of it and a model with interactions more. Examples come in blocks of
-4,096, each drawn from its own Philox counter: any example can be made without those before it.
+small tables, so a linear model learns much of it and a model with interactions more. Effects of a table
+are centred and scaled by popularity, so every seed gives about the same rate of clicks and the same
+difficulty; rare rows differ little, or a log of demo size could not teach them. Examples come in blocks
+of 4,096, each drawn from its own Philox counter: any example can be made without those before it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,15 @@ CRITEO_KAGGLE_ROWS = (
 )  # fmt: skip
 LARGEST_DEFAULT_TABLE = 100_000
 _STREAM = 0x53594E5448
-_BIAS, _DENSE_WEIGHT, _ROW_WEIGHT, _PAIR_WEIGHT = -1.55, 0.28, 0.32, 0.45
+_BIAS, _DENSE_WEIGHT, _ROW_WEIGHT, _PAIR_WEIGHT = -1.35, 0.25, 0.20, 0.30
 _PAIRS = 6
+_HALF_EFFECT_ROW = 200.0
+"""From about this row on, effects shrink with the root of the row's rank."""
+_MOMENT_ROWS = 20_000
+"""Most popular rows over which a table's effects are centred; the others weigh next to nothing."""
+_ALONE, _PAIRED = 0, 1
 _TO_UNIT = 2.0**-53
-_ROOT_3 = 3.0**0.5
+_RAYLEIGH_MEAN = 1.2533141373155003
 
 
 def table_sizes(config: SyntheticConfig) -> tuple[int, ...]:
@@ -36,17 +42,23 @@ def table_sizes(config: SyntheticConfig) -> tuple[int, ...]:
     return config.table_sizes or tuple(min(n, LARGEST_DEFAULT_TABLE) for n in CRITEO_KAGGLE_ROWS)
 
 
-@dataclass(frozen=True, slots=True)
 class SyntheticLogs:
     """The generator as a `RawSource`; a pure function of (config, seed)."""
 
-    config: SyntheticConfig
-    seed: int
+    def __init__(self, config: SyntheticConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self._sizes = np.array(table_sizes(config), np.int64)
+        self._moments = np.empty((2, len(self._sizes), 2), np.float64)
+        _effect_moments(self._sizes, config.alpha, np.uint64(seed), self._moments)
+        # Pairs are made of neighbours in size, from the smallest tables on: those are seen often enough.
+        self._pairs = np.argsort(self._sizes, kind="stable")[: 2 * min(_PAIRS, len(self._sizes) // 2)].reshape(-1, 2)
+
+    def __repr__(self) -> str:
+        return f"SyntheticLogs(examples={self.config.examples}, tables={len(self._sizes)}, seed={self.seed})"
 
     @property
     def schema(self) -> RawSchema:
-        sizes = table_sizes(self.config)
-        features = tuple(RawFeature(f"C{i}", "int", size) for i, size in enumerate(sizes, 1))
+        features = tuple(RawFeature(f"C{i}", "int", size) for i, size in enumerate(self._sizes.tolist(), 1))
         dense = tuple(f"I{i}" for i in range(1, self.config.num_dense + 1))
         return RawSchema(features, dense, jagged=self.config.multi_hot > 1)
 
@@ -68,10 +80,10 @@ class SyntheticLogs:
         return np.concatenate(blocks)[start - first * BLOCK : stop - first * BLOCK]
 
     def _generate(self, number: int) -> tuple[RawBlock, npt.NDArray[np.float64]]:
-        sizes = np.array(table_sizes(self.config), np.int64)
+        sizes = self._sizes
         n = min(BLOCK, self.config.examples - number * BLOCK)
         draw = np.random.Philox(key=[self.seed, _STREAM], counter=[0, 0, number, 0])
-        dense_BF = _half_normal(_uniform(draw, (BLOCK, self.config.num_dense)))[:n]
+        dense_BF = _rayleigh(_uniform(draw, (BLOCK, self.config.num_dense)))[:n]
         clicks_B = _uniform(draw, (BLOCK,))[:n]
         lengths_BT = np.ones((BLOCK, len(sizes)), np.int32)
         if self.config.multi_hot > 1:
@@ -81,7 +93,7 @@ class SyntheticLogs:
         rows_N = np.empty(len(picks_N), np.int64)
         logits_B = np.empty(n, np.float64)
         _draw_rows(picks_N, lengths_BT, sizes, self.config.alpha, rows_N)
-        _score(rows_N, lengths_BT, sizes, dense_BF, np.uint64(self.seed), logits_B)
+        _score(rows_N, lengths_BT, self._moments, self._pairs, dense_BF, np.uint64(self.seed), logits_B)
         labels_BL = (clicks_B < 1.0 / (1.0 + np.exp(-logits_B))).astype(np.float32).reshape(-1, 1)
         lines_B = np.arange(number * BLOCK + 1, number * BLOCK + n + 1)
         lengths = lengths_BT if self.config.multi_hot > 1 else None
@@ -93,8 +105,8 @@ def _uniform(draw: np.random.Philox, shape: tuple[int, ...]) -> npt.NDArray[np.f
     return (words >> np.uint64(11)).astype(np.float64).reshape(shape) * _TO_UNIT
 
 
-def _half_normal(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """Non-negative and skewed, as the logarithm of a count is (a Rayleigh variable, in truth)."""
+def _rayleigh(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Non-negative and skewed, as the logarithm of a count is."""
     return np.sqrt(-2.0 * np.log1p(-uniform)).astype(np.float32)
 
 
@@ -116,31 +128,50 @@ def _draw_rows(picks_N: Any, lengths_BT: Any, sizes: Any, alpha: float, rows_N: 
 
 @njit(cache=True, nogil=True)
 def _effect(seed: Any, table: int, row: int, kind: int) -> float:
-    """A hidden number of this row, uniform with mean 0 and variance 1."""
+    """A hidden number of this row, around 0; smaller for rare rows."""
     word = mix(mix(seed + np.uint64(kind)) ^ mix(np.uint64(table + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(row)))
-    return (np.float64(word >> np.uint64(11)) * _TO_UNIT * 2.0 - 1.0) * _ROOT_3
+    return (np.float64(word >> np.uint64(11)) * _TO_UNIT * 2.0 - 1.0) / np.sqrt(1.0 + row / _HALF_EFFECT_ROW)
 
 
 @njit(cache=True, nogil=True)
-def _score(rows_N: Any, lengths_BT: Any, sizes: Any, dense_BF: Any, seed: Any, logits_B: Any) -> None:
+def _effect_moments(sizes: Any, alpha: float, seed: Any, moments: Any) -> None:
+    """Mean and standard deviation of each kind of effect over the lookups of each table."""
+    for table in range(sizes.shape[0]):
+        for kind in range(2):
+            weight, first, second = 0.0, 0.0, 0.0
+            for row in range(min(sizes[table], _MOMENT_ROWS)):
+                popularity = 1.0 / (row + 1.5) ** alpha
+                effect = _effect(seed, table, row, kind)
+                weight += popularity
+                first += popularity * effect
+                second += popularity * effect * effect
+            mean = first / weight
+            moments[kind, table, 0] = mean
+            moments[kind, table, 1] = max(np.sqrt(max(second / weight - mean * mean, 0.0)), 1e-3)
+
+
+@njit(cache=True, nogil=True)
+def _score(
+    rows_N: Any, lengths_BT: Any, moments: Any, pairs: Any, dense_BF: Any, seed: Any, logits_B: Any
+) -> None:
     """The hidden model. Multi-valued features count with the mean effect of their rows."""
-    tables = sizes.shape[0]
-    paired = np.zeros(tables, np.float64)
+    tables = lengths_BT.shape[1]
+    effects = np.zeros((2, tables), np.float64)
     at = 0
     for example in range(logits_B.shape[0]):
         logit = _BIAS
         for feature in range(dense_BF.shape[1]):
-            weight = _DENSE_WEIGHT * _effect(seed, -1 - feature, 0, 0)
-            logit += weight * (np.float64(dense_BF[example, feature]) - 1.25)
+            sign = 1.0 if mix(seed + np.uint64(feature)) & np.uint64(1) else -1.0
+            logit += sign * _DENSE_WEIGHT * (np.float64(dense_BF[example, feature]) - _RAYLEIGH_MEAN)
         for table in range(tables):
             count = lengths_BT[example, table]
-            alone, paired[table] = 0.0, 0.0
-            for _ in range(count):
-                alone += _effect(seed, table, rows_N[at], 1)
-                paired[table] += _effect(seed, table, rows_N[at], 2)
-                at += 1
-            logit += _ROW_WEIGHT * alone / max(count, 1)
-            paired[table] /= max(count, 1)
-        for pair in range(min(_PAIRS, tables // 2)):
-            logit += _PAIR_WEIGHT * paired[2 * pair] * paired[2 * pair + 1]
+            for kind in range(2):
+                total = 0.0
+                for i in range(at, at + count):
+                    total += _effect(seed, table, rows_N[i], kind) - moments[kind, table, 0]
+                effects[kind, table] = total / (max(count, 1) * moments[kind, table, 1])
+            logit += _ROW_WEIGHT * effects[_ALONE, table]
+            at += count
+        for pair in range(pairs.shape[0]):
+            logit += _PAIR_WEIGHT * effects[_PAIRED, pairs[pair, 0]] * effects[_PAIRED, pairs[pair, 1]]
         logits_B[example] = logit

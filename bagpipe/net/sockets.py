@@ -229,8 +229,17 @@ class Connection(_Socket):
                 raise ConfigError(f"{self.peer} at {self.endpoint} refused our key; every role needs the job's own keys")
 
     def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
-        """Queue a message; returns at once. Arrays must not change until they are on the wire."""
-        self.socket.send_multipart(encode(message, arrays), copy=False)
+        """Queue a message; returns at once. Arrays must not change until they are on the wire.
+
+        Raises:
+            ConfigError: the peer refused our key.
+            PeerLost: there is no way to the peer any more.
+        """
+        try:
+            self.socket.send_multipart(encode(message, arrays), zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            self._watch()
+            raise PeerLost(f"cannot send {type(message).__name__} to {self.peer}: {self.endpoint} is gone") from None
 
     def poll(self, timeout_seconds: float) -> bool:
         """Whether a message is there, waiting at most so long."""
