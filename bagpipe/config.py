@@ -78,7 +78,7 @@ class DataConfig(_Section):
     shuffle_window: Annotated[int, Meta(ge=1, description="Examples permuted together; the whole training part if that is smaller.")] = 1_000_000
     on_bad_line: Annotated[Literal["fail", "skip"], Meta(description="A malformed line ends the run (exit 65), or is skipped and counted.")] = "fail"
     drop_last: Annotated[bool, Meta(description="Drop an epoch's short last batch; what was dropped is reported.")] = False
-    readers: Annotated[int, Meta(ge=0, description="Processes that parse text; 0: inside the oracle. Never changes the batches.")] = 0
+    readers: Annotated[int, Meta(ge=0, description="Threads that parse and encode ahead (compiled, outside Python's lock); 0: none. Never changes the batches.")] = 0
     synthetic: SyntheticConfig = SyntheticConfig()
 
 

@@ -17,13 +17,22 @@ from bagpipe.data.encode import Encoder
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import FoundTable, choose_encoding, detect_format, found_tables, layout_of, open_raw
+from bagpipe.data.formats import (
+    choose_encoding,
+    detect_format,
+    found_tables,
+    layout_of,
+    open_raw,
+    prepared_tables,
+)
 from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, train_size
 from bagpipe.data.prepared import PreparedSource, read_info
 from bagpipe.data.raw import RawSource
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import TableLayout
+
+BEGINNING = Cursor()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +84,9 @@ class Dataset:
         tables = {t.name: t.num_embeddings for t in self.layout.tables}
         return DataReport(bad, first, self._dropped, self.num_train_examples, self.num_test_examples, tables)
 
-    def train_batches(self, batch_size: int, *, start: Cursor = Cursor(), epochs: int | None = None) -> Iterator[Batch]:
+    def train_batches(
+        self, batch_size: int, *, start: Cursor = BEGINNING, epochs: int | None = None
+    ) -> Iterator[Batch]:
         """Batches from `start` to the end of epoch `epochs - 1` (None: forever).
 
         Raises:
@@ -94,7 +105,8 @@ class Dataset:
                     f"data.path: the training part has {seen.examples} examples, fewer than one batch; give more data, "
                     "lower data.testFraction or batchSize, or set data.dropLast: false"
                 )
-            self.num_train_examples = seen.examples
+            if position == 0 or seen.examples > position:
+                self.num_train_examples = seen.examples
             if self._data.drop_last:
                 self._dropped += (seen.examples - position) % batch_size
             epoch, position = epoch + 1, 0
@@ -159,8 +171,7 @@ def open_dataset(
 
 def _open_prepared(data: DataConfig, embedding: EmbeddingConfig, files: Sequence[InputFile], seed: int) -> Dataset:
     info = read_info(files[0])
-    tables = [FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables]
-    layout = layout_of(tables, embedding.tables, embedding.dim)
+    layout = layout_of(prepared_tables(info), embedding.tables, embedding.dim)
     source = PreparedSource(files, info, layout, data.readers)
     counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
     shape = (len(info.dense), info.num_labels)

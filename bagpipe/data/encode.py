@@ -83,8 +83,8 @@ class Encoder:
         else:
             example = int(np.searchsorted(np.cumsum(lengths_BT.sum(axis=1)), lookup, side="right"))
         return DataError(
-            f"{block.file}:{block.lines_B[example]}: id {value} of feature {feature} is out of range for table {table.name} "
-            f"({table.num_embeddings} rows); fix the line or raise the table's numEmbeddings"
+            f"{block.file}:{block.lines_B[example]}: id {value} of feature {feature} is out of range for "
+            f"table {table.name} ({table.num_embeddings} rows); fix the line or raise the table's numEmbeddings"
         )
 
 

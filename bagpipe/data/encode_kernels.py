@@ -64,7 +64,7 @@ def largest_codes(codes_N: Any, which_N: Any, largest: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def find_place(codes: Any, first: int, mask: int, code: Any) -> int:
+def find_place(codes: Any, first: Any, mask: Any, code: Any) -> Any:
     """Where `code` is, or where it would go, in the table at `codes[first:first + mask + 1]`."""
     at = np.int64(mix(code) & np.uint64(mask))
     while codes[first + at] != 0 and codes[first + at] != code:

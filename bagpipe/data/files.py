@@ -13,8 +13,8 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
@@ -37,10 +37,11 @@ class InputFile:
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """The raw bytes, still compressed."""
-        with _reading(self.name):
-            opened = _remote(self.name)[0].open(self.name, "rb") if "://" in self.name else open(self.name, "rb")
-            with opened as stream:
-                yield cast(IO[bytes], stream)
+        with _reading(self.name), ExitStack() as stack:
+            if "://" in self.name:
+                yield cast(IO[bytes], stack.enter_context(_remote(self.name)[0].open(self.name, "rb")))
+            else:
+                yield stack.enter_context(open(self.name, "rb"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +109,11 @@ def _decompressed(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     head = raw.read(6)
     raw.seek(0)
     kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "plain")
-    opener = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}.get(kind)
-    if opener is None:
+    openers: dict[str, Callable[[IO[bytes]], Any]] = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
+    if kind not in openers:
         yield raw
         return
-    with opener(raw, "rb") as stream:
+    with openers[kind](raw) as stream:
         try:
             yield cast(IO[bytes], stream)
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:

@@ -10,6 +10,7 @@ from typing import Literal
 from bagpipe.config import DataConfig
 from bagpipe.data.files import InputFile, read_head
 from bagpipe.data.jsonlines import JsonLines
+from bagpipe.data.prepared import PreparedInfo
 from bagpipe.data.raw import RawSchema, RawSource
 from bagpipe.data.separated import AvazuText, CriteoText
 from bagpipe.data.synthetic import SyntheticLogs
@@ -19,6 +20,7 @@ from bagpipe.tables import Table, TableLayout
 Format = Literal["criteo-tsv", "criteo-json", "avazu-csv", "parquet", "synthetic"]
 Encoding = Literal["hash", "vocabulary", "ids"]
 PARQUET_MAGIC = b"PAR1"
+_EXPECTED = "expected text, or Parquet made by `bagpipe data prepare`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class FoundTable:
     feature_names: tuple[str, ...]
 
 
-def detect_format(files: Sequence[InputFile], stated: str) -> Format:
+def detect_format(files: Sequence[InputFile], stated: Format | Literal["auto"]) -> Format:
     """The format of the files; `stated` is `data.format`.
 
     Raises:
@@ -49,8 +51,8 @@ def detect_format(files: Sequence[InputFile], stated: str) -> Format:
             f"{file.name}: not a Parquet file; set data.format to the format of the text, or prepare it first"
         )
     line = _first_line(file, head)
-    if stated in ("criteo-tsv", "criteo-json", "avazu-csv"):
-        return stated  # type: ignore[return-value]  # mypy does not narrow a str by `in`
+    if stated != "auto":
+        return stated
     if line.startswith(b"{"):
         return "criteo-json"
     if line.startswith(b"id,click,") or b",click," in line:
@@ -66,16 +68,14 @@ def detect_format(files: Sequence[InputFile], stated: str) -> Format:
 def _first_line(file: InputFile, head: bytes) -> bytes:
     at = head.find(b"\0")
     if at >= 0:
-        raise DataError(
-            f"{file.name}: binary data (a NUL byte at offset {at}); expected text, or Parquet made by `bagpipe data prepare`"
-        )
+        raise DataError(f"{file.name}: binary data (a NUL byte at offset {at}); {_EXPECTED}")
     text = head.lstrip(b"\r\n")
     if not text:
         raise DataError(f"{file.name}: empty file; expected at least one example")
     line = text.split(b"\n", 1)[0]
     odd = sum(byte < 32 and byte not in (9, 13) for byte in line)
     if odd > len(line) // 10:
-        raise DataError(f"{file.name}: binary data; expected text, or Parquet made by `bagpipe data prepare`")
+        raise DataError(f"{file.name}: binary data; {_EXPECTED}")
     return line
 
 
@@ -122,6 +122,11 @@ def found_tables(
         return tuple(FoundTable(f.name, data.hash_size, (f.name,)) for f in schema.features)
     ids = encoding == "ids"
     return tuple(FoundTable(f.name, f.num_ids if ids else None, (f.name,)) for f in schema.features)
+
+
+def prepared_tables(info: PreparedInfo) -> tuple[FoundTable, ...]:
+    """The tables that prepared data was made for."""
+    return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables)
 
 
 def layout_of(tables: Sequence[FoundTable], named: Sequence[Table], dim: int) -> TableLayout:

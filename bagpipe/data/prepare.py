@@ -58,7 +58,7 @@ def prepare(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Write `data` as prepared Parquet to the folder `out`. `tables`: as `embedding.tables` of the job, if it names any.
+    """Write `data` as prepared Parquet to the folder `out`, for the tables that the job names, if it names any.
 
     Raises:
         ConfigError: `out` exists, the data is prepared already, or the settings contradict each other.

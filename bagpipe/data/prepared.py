@@ -154,26 +154,29 @@ class PreparedSource:
             stacked = np.stack([_numpy(c) for c in columns])
             keys_BT = np.empty((table.num_rows, len(columns)), np.int64)
             wrong = kernels.interleave_ids(stacked, group.offsets, group.sizes, keys_BT)
-            self._check(wrong, group, piece, keys_BT)
+            if wrong >= 0:
+                example, feature = divmod(wrong, len(columns))
+                raise _out_of_range(group, piece, example, feature, int(keys_BT[example, feature]))
             return SparseBlock(keys_BT.reshape(-1))
         lists = [c.combine_chunks() for c in columns]
-        lengths_BT = np.stack([np.diff(_numpy(c.offsets)) for c in lists], axis=1).astype(np.int32)
+        lengths_BT = np.ascontiguousarray(np.stack([np.diff(_numpy(c.offsets)) for c in lists], axis=1), np.int32)
         values = [_numpy(c.flatten()) for c in lists]
         starts = np.cumsum([0] + [len(v) for v in values])[:-1]
         keys_N = np.empty(sum(len(v) for v in values), np.int64)
         wrong = kernels.interleave_lists(np.concatenate(values), starts, lengths_BT, group.offsets, group.sizes, keys_N)
-        self._check(wrong, group, piece, None)
-        return SparseBlock(keys_N, np.ascontiguousarray(lengths_BT))
+        if wrong >= 0:
+            before = np.cumsum(lengths_BT.reshape(-1))
+            example, feature = divmod(int(np.searchsorted(before, wrong, side="right")), len(columns))
+            raise _out_of_range(group, piece, example, feature, int(keys_N[wrong]))
+        return SparseBlock(keys_N, lengths_BT)
 
-    def _check(self, wrong: int, group: _Group, piece: _Piece, keys_BT: Int64s | None) -> None:
-        if wrong < 0:
-            return
-        example, feature = divmod(wrong, len(group.columns))
-        value = f"id {int(keys_BT[example, feature] - group.offsets[feature])}" if keys_BT is not None else "an id"
-        raise DataError(
-            f"{piece.file.name}: row {piece.first_row + example + 1}: {value} of {group.columns[feature]} is out of range for "
-            f"table {group.tables[feature]} ({group.sizes[feature]} rows); raise the table's numEmbeddings or prepare again"
-        )
+
+def _out_of_range(group: _Group, piece: _Piece, example: int, feature: int, key: int) -> DataError:
+    return DataError(
+        f"{piece.file.name}: row {piece.first_row + example + 1}: id {key - group.offsets[feature]} of "
+        f"{group.columns[feature]} is out of range for table {group.tables[feature]} ({group.sizes[feature]} rows); "
+        "raise the table's numEmbeddings or prepare again"
+    )
 
 
 @contextmanager

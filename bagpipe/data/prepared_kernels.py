@@ -17,12 +17,12 @@ def interleave_ids(columns_TB: Any, offsets: Any, sizes: Any, keys_BT: Any) -> i
         stop = min(start + _ROWS, examples)
         for t in range(tables):
             offset, size = offsets[t], np.uint64(sizes[t])
-            over = False
+            over = np.int64(0)
             for b in range(start, stop):
                 row = np.int64(columns_TB[t, b])
-                over |= np.uint64(row) >= size
+                over += np.int64(np.uint64(row) >= size)
                 keys_BT[b, t] = offset + row
-            if over and wrong < 0:
+            if over > 0 and wrong < 0:
                 for b in range(start, stop):
                     if np.uint64(np.int64(columns_TB[t, b])) >= size:
                         wrong = b * tables + t
@@ -41,7 +41,7 @@ def interleave_floats(columns_FB: Any, out_BF: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def interleave_lists(values: Any, starts: Any, lengths_BT: Any, offsets: Any, sizes: Any, keys_N: Any) -> int:
-    """As `interleave_ids` for lists: feature t's values begin at `starts[t]` of `values`."""
+    """For lists: feature t's values begin at `starts[t]` of `values`. Returns the first lookup out of range, or -1."""
     at, wrong = 0, -1
     nexts = starts.copy()
     for b in range(lengths_BT.shape[0]):
@@ -49,7 +49,7 @@ def interleave_lists(values: Any, starts: Any, lengths_BT: Any, offsets: Any, si
             for _ in range(lengths_BT[b, t]):
                 row = np.int64(values[nexts[t]])
                 if wrong < 0 and (row < 0 or row >= sizes[t]):
-                    wrong = b * lengths_BT.shape[1] + t
+                    wrong = at
                 keys_N[at] = offsets[t] + row
                 nexts[t] += 1
                 at += 1

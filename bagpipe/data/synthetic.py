@@ -26,9 +26,9 @@ CRITEO_KAGGLE_ROWS = (
 )  # fmt: skip
 LARGEST_DEFAULT_TABLE = 100_000
 _STREAM = 0x53594E5448
-_BIAS, _DENSE_WEIGHT, _ROW_WEIGHT, _PAIR_WEIGHT = -1.35, 0.25, 0.20, 0.30
+_BIAS, _DENSE_WEIGHT, _ROW_WEIGHT, _PAIR_WEIGHT = -1.35, 0.35, 0.20, 0.25
 _PAIRS = 6
-_HALF_EFFECT_ROW = 200.0
+_HALF_EFFECT_ROW = 50.0
 """From about this row on, effects shrink with the root of the row's rank."""
 _MOMENT_ROWS = 20_000
 """Most popular rows over which a table's effects are centred; the others weigh next to nothing."""
@@ -127,7 +127,7 @@ def _draw_rows(picks_N: Any, lengths_BT: Any, sizes: Any, alpha: float, rows_N: 
 
 
 @njit(cache=True, nogil=True)
-def _effect(seed: Any, table: int, row: int, kind: int) -> float:
+def _effect(seed: Any, table: int, row: int, kind: int) -> Any:
     """A hidden number of this row, around 0; smaller for rare rows."""
     word = mix(mix(seed + np.uint64(kind)) ^ mix(np.uint64(table + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(row)))
     return (np.float64(word >> np.uint64(11)) * _TO_UNIT * 2.0 - 1.0) / np.sqrt(1.0 + row / _HALF_EFFECT_ROW)
@@ -151,9 +151,7 @@ def _effect_moments(sizes: Any, alpha: float, seed: Any, moments: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _score(
-    rows_N: Any, lengths_BT: Any, moments: Any, pairs: Any, dense_BF: Any, seed: Any, logits_B: Any
-) -> None:
+def _score(rows_N: Any, lengths_BT: Any, moments: Any, pairs: Any, dense_BF: Any, seed: Any, logits_B: Any) -> None:
     """The hidden model. Multi-valued features count with the mean effect of their rows."""
     tables = lengths_BT.shape[1]
     effects = np.zeros((2, tables), np.float64)
