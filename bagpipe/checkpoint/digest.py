@@ -1,0 +1,68 @@
+"""One word for a trained model: SHA-256 over every touched row and every dense weight.
+
+Rows come in the order of (table, row) with their optimizer state, dense weights in the order of their
+names; how many servers held the rows, and in which order they were touched, does not show.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+
+from bagpipe.batch import Floats, Keys
+from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
+
+DENSE_WEIGHTS = "dense.safetensors"
+
+
+def sorted_rows(checkpoint: Checkpoint, group: int) -> Iterator[tuple[Keys, Floats]]:
+    """A width group's rows by ascending key, in blocks: (keys, records). The group is held in memory."""
+    width = checkpoint.manifest.record_widths[group]
+    parts = [f for f in checkpoint.manifest.shards if f.name.rpartition("/")[2].startswith(f"group{group}-")]
+    if not parts:
+        return
+    loaded = [checkpoint.rows(f)[1:] for f in parts]
+    keys = np.concatenate([k for k, _ in loaded])
+    records = np.concatenate([r for _, r in loaded]) if loaded else np.zeros((0, width), np.float32)
+    order = np.argsort(keys, kind="stable")
+    for begin in range(0, order.size, 1 << 16):
+        block = order[begin : begin + (1 << 16)]
+        yield keys[block], records[block]
+
+
+def model_digest(directory: Path) -> str:
+    """The digest of a checkpoint's model (dense optimizer state excluded).
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete or corrupt.
+    """
+    checkpoint = open_checkpoint(directory)
+    manifest = checkpoint.manifest
+    total = hashlib.sha256()
+    layout = manifest.layout
+    by_table: dict[int, "hashlib._Hash"] = {}
+    for number, group in enumerate(layout.groups):
+        bounds = np.array([*group.offsets, group.num_rows], np.int64)
+        for keys, records in sorted_rows(checkpoint, number):
+            cuts = np.searchsorted(keys, bounds)
+            for member, table in enumerate(group.table_indices):
+                begin, end = int(cuts[member]), int(cuts[member + 1])
+                if end > begin:
+                    hashed = by_table.setdefault(table, hashlib.sha256())
+                    rows = np.empty(end - begin, [("row", "<i8"), ("record", "<f4", records.shape[1])])
+                    rows["row"], rows["record"] = keys[begin:end] - bounds[member], records[begin:end]
+                    hashed.update(rows.tobytes())
+    for table in sorted(by_table):
+        total.update(layout.tables[table].name.encode() + b"\\0" + by_table[table].digest())
+    for name, weights in sorted(_dense_weights(checkpoint).items()):
+        total.update(name.encode() + b"\\0" + weights.tobytes())
+    return total.hexdigest()
+
+
+def _dense_weights(checkpoint: Checkpoint) -> dict[str, Floats]:
+    for file in checkpoint.manifest.dense:
+        if file.name == DENSE_WEIGHTS:
+            return dict(safetensors.numpy.load(checkpoint.read(file)))
+    return {}

@@ -1,0 +1,110 @@
+"""The record that makes a checkpoint exist: what it is of, and every file with its size and checksum."""
+
+import msgspec
+
+from bagpipe.batch import Cursor
+from bagpipe.config import JobSpec
+from bagpipe.errors import CheckpointError
+from bagpipe.net.messages import SnapshotFile
+from bagpipe.tables import Table, TableLayout
+
+VERSION = 1
+FILE_NAME = "manifest.json"
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """One complete checkpoint: the state after `step` steps, and where the data goes on."""
+
+    version: int = VERSION
+    job: str
+    step: int
+    """Steps trained: the next one to run."""
+    cursor: Cursor
+    """Where the batch of that next step begins."""
+    spec: JobSpec
+    """The job as it ran."""
+    tables: tuple[Table, ...]
+    record_widths: tuple[int, ...]
+    """Floats of a record, by width group."""
+    num_servers: int
+    num_trainers: int
+    shards: tuple[SnapshotFile, ...]
+    dense: tuple[SnapshotFile, ...]
+    created: str
+    """UTC, ISO 8601."""
+
+    @property
+    def layout(self) -> TableLayout:
+        return TableLayout.of(self.tables)
+
+    @property
+    def files(self) -> tuple[SnapshotFile, ...]:
+        return self.shards + self.dense
+
+
+RESULT_FIELDS = ("model", "data", "embedding", "optimizer", "batch_size", "seed")
+"""What a resumed run must share with the interrupted one to end identically. Everything else is how
+long to train, how many processes, or cannot change a result (contracts X1, X2)."""
+FREE_FIELDS = {"data": ("path", "readers", "on_bad_line")}
+"""Within those, what says only where and how the same data is read."""
+
+
+def changed_field(before: JobSpec, now: JobSpec) -> str | None:
+    """Dotted name of the first setting that makes `now` another job than `before`, or None."""
+    for name in RESULT_FIELDS:
+        a, b = getattr(before, name), getattr(now, name)
+        if not isinstance(a, msgspec.Struct):
+            if a != b:
+                return f"spec.{_camel(name)}"
+            continue
+        for field in a.__struct_fields__:
+            if field not in FREE_FIELDS.get(name, ()) and getattr(a, field) != getattr(b, field):
+                return f"spec.{_camel(name)}.{_camel(field)}"
+    return None
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+def decode_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest in `content`.
+
+    Raises:
+        CheckpointError: it is not one, or of a version this code does not read.
+    """
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{where}: not a manifest ({error}); the checkpoint is corrupt, use another") from None
+    if manifest.version != VERSION:
+        raise CheckpointError(f"{where}: version {manifest.version}, this bagpipe reads version {VERSION}")
+    return manifest
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+
+
+def check_same_job(manifest: Manifest, layout: TableLayout, record_widths: tuple[int, ...], where: str) -> None:
+    """Refuse a checkpoint of other tables or another row optimizer, by name of what differs.
+
+    Raises:
+        CheckpointError: this checkpoint cannot be loaded into this job.
+    """
+    ours = {t.name: t for t in layout.tables}
+    theirs = {t.name: t for t in manifest.tables}
+    for name in [*theirs, *ours]:
+        if name not in ours or name not in theirs:
+            raise CheckpointError(f"{where}: table {name} is only in {'the job' if name in ours else 'the checkpoint'}")
+        if (a := theirs[name]) != (b := ours[name]):
+            raise CheckpointError(
+                f"{where}: table {name} has {a.num_embeddings} rows of width {a.embedding_dim}, "
+                f"the job's has {b.num_embeddings} of width {b.embedding_dim}"
+            )
+    if manifest.record_widths != record_widths:
+        raise CheckpointError(
+            f"{where}: records are {list(manifest.record_widths)} floats wide, this job's row optimizer needs "
+            f"{list(record_widths)}; resume with the optimizer of the checkpoint"
+        )

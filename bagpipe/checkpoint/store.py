@@ -1,0 +1,146 @@
+"""Checkpoints in a directory: which exist, which is newest, whether one is whole, which may go.
+
+`<directory>/step-00000100/` holds the files of one checkpoint; its `manifest.json` is written last, by
+write-then-rename. No manifest, no checkpoint: whatever a crash leaves behind is not one.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from bagpipe.batch import Floats, Keys
+from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
+from bagpipe.embedding.snapshot import write_whole
+from bagpipe.errors import CheckpointError
+from bagpipe.net.messages import SnapshotFile
+
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+def directory_of(root: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return root / f"step-{step:08d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint: its manifest has been read."""
+
+    directory: Path
+    manifest: Manifest
+
+    def verify(self) -> None:
+        """Compare every file with the manifest: present, of its length, of its checksum.
+
+        Raises:
+            CheckpointError: names the first file that is missing, truncated or changed.
+        """
+        for file in self.manifest.files:
+            self.read(file)
+
+    def read(self, file: SnapshotFile) -> bytes:
+        """One file's verified content.
+
+        Raises:
+            CheckpointError: it is not what the manifest says.
+        """
+        path = self.directory / file.name
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is incomplete, use another") from None
+        if len(content) != file.num_bytes:
+            raise CheckpointError(
+                f"{path}: expected {file.num_bytes} bytes, found {len(content)}; the checkpoint is truncated, use another"
+            )
+        if hashlib.sha256(content).hexdigest() != file.sha256:
+            raise CheckpointError(f"{path}: its checksum differs from the manifest's; the checkpoint is corrupt, use another")
+        return content
+
+    def rows(self, file: SnapshotFile) -> tuple[int, Keys, Floats]:
+        """One shard file's (width group, keys, records), verified."""
+        content = self.read(file)
+        try:
+            tensors = safetensors.numpy.load(content)
+            group = int(file.name.rpartition("/")[2].removeprefix("group").partition("-")[0])
+            return group, tensors["keys"].astype(np.int64, copy=False), tensors["records"]
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{self.directory / file.name}: not a shard file ({error})") from None
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """The checkpoint in `directory`.
+
+    Raises:
+        CheckpointError: there is none, or its manifest cannot be read.
+    """
+    path = directory / FILE_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{directory}: no {FILE_NAME}, so this is no complete checkpoint; `bagpipe checkpoint ls` lists complete ones"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    return Checkpoint(directory, decode_manifest(content, str(path)))
+
+
+def list_checkpoints(root: Path) -> list[Path]:
+    """Directories of complete checkpoints, oldest first."""
+    if not root.is_dir():
+        return []
+    found = [(int(m[1]), p) for p in root.iterdir() if (m := _NAME.fullmatch(p.name)) and (p / FILE_NAME).is_file()]
+    return [path for _, path in sorted(found)]
+
+
+def newest_complete(root: Path) -> Path | None:
+    """The directory of the newest complete checkpoint."""
+    found = list_checkpoints(root)
+    return found[-1] if found else None
+
+
+def commit(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest: from here on the checkpoint exists."""
+    write_whole(directory / FILE_NAME, encode_manifest(manifest))
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_file(directory: Path, name: str) -> SnapshotFile:
+    """Name, length and checksum of a file of a checkpoint, for its manifest."""
+    content = (directory / name).read_bytes()
+    return SnapshotFile(name=name, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
+
+def expired(complete: Sequence[Path], keep: int) -> Sequence[Path]:
+    """Which complete checkpoints retention gives up: all but the newest `keep`, and never the newest."""
+    return complete[: -max(1, keep)]
+
+
+def prune(root: Path, keep: int) -> None:
+    """Delete checkpoints beyond the newest `keep`, and remains of interrupted ones older than the newest.
+
+    A checkpoint stops being one before its files go: the manifest is deleted first.
+    """
+    complete = list_checkpoints(root)
+    if not complete:
+        return
+    newest = int(complete[-1].name.removeprefix("step-"))
+    for path in expired(complete, keep):
+        (path / FILE_NAME).unlink()
+    for path in root.iterdir():
+        match = _NAME.fullmatch(path.name)
+        if match and int(match[1]) < newest and not (path / FILE_NAME).is_file():
+            shutil.rmtree(path)

@@ -1,0 +1,60 @@
+"""Memory that grows to its full size without costing anything until it is touched.
+
+Backed by a file, it outlives the process (the kernel holds the pages), so that a killed server goes on
+where it was. Disk space is reserved before it is written: a full disk is an error at the reservation,
+never a signal in the middle of a row.
+"""
+
+import errno
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bagpipe.errors import StorageError
+
+
+class Storage:
+    """`num_bytes` of zeroes, in a sparse file or in anonymous memory (`path` None)."""
+
+    def __init__(self, path: Path | None, num_bytes: int) -> None:
+        self._path = path
+        size = max(num_bytes, mmap.PAGESIZE)
+        if path is None:
+            self._fd = -1
+            self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        else:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            os.ftruncate(self._fd, size)
+            self.map = mmap.mmap(self._fd, size)
+
+    def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0) -> npt.NDArray[Any]:
+        """A view of the memory."""
+        return np.ndarray(shape, dtype, self.map, offset)
+
+    def reserve(self, begin: int, end: int) -> None:
+        """Make sure that bytes `[begin, end)` can be written.
+
+        Raises:
+            StorageError: the disk is full; nothing was written.
+        """
+        if self._fd < 0 or end <= begin:
+            return
+        try:
+            os.posix_fallocate(self._fd, begin, end - begin)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StorageError(
+                    f"{self._path}: no room for {(end - begin) >> 20} MiB more rows ({error.strerror}); "
+                    "free space or use more embedding servers"
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Release the mapping once no array refers to it; the file stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
