@@ -10,27 +10,33 @@ step is never evicted, so a fetch for step p waits for steps up to p - 2 only, a
 does not need it. (`tests/unit/oracle` simulates it; without the rule, stale rows are read.)
 """
 
-from dataclasses import dataclass
+import numpy as np
+import numpy.typing as npt
 
 
-@dataclass(slots=True)
 class Watermarks:
-    """Last step each trainer has written back to this shard; `start - 1` before its first."""
+    """Last step each trainer has written back to this shard.
 
-    steps: list[int]
+    `steps` is memory given by the caller, so that it can outlive the process; `reset` starts it.
+    """
 
-    @classmethod
-    def at(cls, start: int, num_trainers: int) -> "Watermarks":
-        """Before step `start`: everything earlier is in the tables already."""
-        return cls([start - 1] * num_trainers)
+    def __init__(self, steps: npt.NDArray[np.int64]) -> None:
+        self.steps = steps
+
+    def __repr__(self) -> str:
+        return f"Watermarks({self.steps.tolist()})"
+
+    def reset(self, first_step: int) -> None:
+        """Everything before `first_step` is in the tables already."""
+        self.steps[:] = first_step - 1
 
     def is_new(self, rank: int, step: int) -> bool:
         """False for a write-back that was applied before and is being sent again."""
-        return step > self.steps[rank]
+        return step > int(self.steps[rank])
 
     def advance(self, rank: int, step: int) -> None:
         self.steps[rank] = step
 
     def reached(self, step: int) -> bool:
         """Whether every trainer's write-back of `step` is here."""
-        return min(self.steps) >= step
+        return int(self.steps.min()) >= step

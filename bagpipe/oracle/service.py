@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config import Job
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
-from bagpipe.evaluation import evaluate_logits
+from bagpipe.evaluation import evaluate
 from bagpipe.net.messages import Finished, Hello, Message, NeedPlans, NoMorePlans, Refused, StepDone, Stop, Topology, Wait
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
@@ -223,7 +223,13 @@ class Oracle:
 
         self._stream(schedule.plans(batches()), first_step=first_step)
         logits = [parts[rank] for _, parts in sorted(self.logits.items()) for rank in sorted(parts)]
-        return evaluate_logits(np.concatenate(logits), np.concatenate(labels).reshape(-1)).as_dict()
+        scored = evaluate(np.concatenate(logits).reshape(-1), np.concatenate(labels).reshape(-1))
+        return {
+            "examples": scored.examples,
+            "auc": scored.auc,
+            "logLoss": scored.log_loss,
+            "calibration": scored.calibration,
+        }
 
     def _stream(self, plans: Iterator[tuple[BatchPlan, ...]], *, first_step: int) -> None:
         """Plan ahead of the trainers' credit, send within it, until every step is done."""
@@ -350,7 +356,7 @@ class Oracle:
                     "stepsWithShortenedView": sum(s.shortened_steps for s in stats),
                     "shortestView": min((s.shortest_view for s in stats if s.shortest_view), default=None),
                 },
-                "data": dataset.report.as_dict(),
+                "data": asdict(dataset.report),
             }
         )
 

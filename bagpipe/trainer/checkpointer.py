@@ -2,20 +2,144 @@
 
 The plan says after which step a checkpoint is taken; every trainer then writes its rows back, flagged,
 and each embedding server snapshots exactly that step while training goes on. Rank 0 writes the dense
-weights, waits for the shards between steps, and only then the manifest: no manifest, no checkpoint.
+weights, asks the shards between steps whether they are done, and only then writes the manifest.
 """
 
+import logging
 import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from bagpipe.batch import Cursor
-from bagpipe.checkpoint.store import CheckpointStore, Draft
-from bagpipe.errors import PeerLost
+from bagpipe.checkpoint.manifest import Manifest, changed_field
+from bagpipe.checkpoint.store import commit, describe_file, directory_of, open_checkpoint, prune
+from bagpipe.embedding.record import record_width
+from bagpipe.errors import CheckpointError, PeerLost, StorageError
+from bagpipe.net.messages import SnapshotFile
+from bagpipe.plan import BatchPlan
 from bagpipe.trainer.dense import load_dense, save_dense
 from bagpipe.trainer.membership import Membership
 
+log = logging.getLogger(__name__)
+
 ASK_SECONDS = 0.5
 """Time between questions to the shards while they write."""
+SNAPSHOT_SECONDS = 600.0
+"""Longest wait for every shard's snapshot of one step."""
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A checkpoint whose manifest is not written yet."""
+
+    plan: BatchPlan
+    directory: Path
+    dense: tuple[SnapshotFile, ...]
+    begun: float
+    asked: float = 0.0
+
+
+class Checkpointer:
+    """One per trainer; only rank 0's writes anything.
+
+    Args:
+        model: the dense model itself, not its DDP wrapper.
+    """
+
+    def __init__(
+        self, members: Membership, model: nn.Module, optimizer: torch.optim.Optimizer, run_dir: Path
+    ) -> None:
+        self.members, self.model, self.optimizer = members, model, optimizer
+        path = members.topology.spec.checkpoint.path
+        self.root = Path(path) if path else run_dir / "checkpoints"
+        self._draft: _Draft | None = None
+
+    def restore(self) -> None:
+        """Load the dense weights and optimizer of the checkpoint this attempt starts from, if any.
+
+        Raises:
+            CheckpointError: it is corrupt, or of another model.
+        """
+        source = self.members.topology.checkpoint
+        if source is None:
+            return
+        checkpoint = open_checkpoint(Path(source))
+        changed = changed_field(checkpoint.manifest.spec, self.members.topology.spec)
+        if changed is not None:
+            raise CheckpointError(f"{source}: {changed} is not what it was; resume with the settings of the checkpoint")
+        for file in checkpoint.manifest.dense:
+            checkpoint.read(file)
+        load_dense(self.model, self.optimizer, checkpoint.directory)
+
+    def begin(self, plan: BatchPlan) -> None:
+        """After a checkpoint step: save what this trainer has to save."""
+        if self.members.rank != 0:
+            return
+        self.finish()
+        directory = directory_of(self.root, plan.step + 1)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            names = save_dense(self.model, self.optimizer, directory)
+        except OSError as error:
+            raise StorageError(f"{directory}: cannot write dense weights: {error.strerror}") from None
+        dense = tuple(describe_file(directory, name) for name in names)
+        self._draft = _Draft(plan, directory, dense, time.monotonic())
+
+    def poll(self) -> None:
+        """Between steps: complete the checkpoint if every shard is done. Never waits."""
+        draft = self._draft
+        if draft is None:
+            return
+        servers, step = self.members.servers, draft.plan.step
+        if time.monotonic() - draft.asked > ASK_SECONDS:
+            servers.ask_snapshots(step)
+            draft.asked = time.monotonic()
+        servers.poll()
+        shards = servers.snapshots(step)
+        if shards is not None:
+            self._complete(draft, tuple(file for shard in shards for file in shard.files))
+            self._draft = None
+
+    def finish(self) -> None:
+        """Wait for the checkpoint under way.
+
+        Raises:
+            PeerLost: a shard did not finish its snapshot in time.
+        """
+        while self._draft is not None:
+            self.poll()
+            if self._draft is None:
+                return
+            if time.monotonic() - self._draft.begun > SNAPSHOT_SECONDS:
+                raise PeerLost(
+                    f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the servers' snapshots of step {self._draft.plan.step}; "
+                    "look at the embedding servers' logs"
+                )
+            self.members.servers.poll(ASK_SECONDS / 5)
+
+    def _complete(self, draft: _Draft, shards: tuple[SnapshotFile, ...]) -> None:
+        topology = self.members.topology
+        manifest = Manifest(
+            job=self.members.job.metadata.name,
+            step=draft.plan.step + 1,
+            cursor=draft.plan.end,
+            spec=topology.spec,
+            tables=topology.layout.tables,
+            record_widths=tuple(
+                record_width(topology.spec.embedding.optimizer, g.embedding_dim) for g in topology.layout.groups
+            ),
+            num_servers=len(topology.servers),
+            num_trainers=len(topology.trainers),
+            shards=shards,
+            dense=draft.dense,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        try:
+            commit(draft.directory, manifest)
+        except OSError as error:
+            raise StorageError(f"{draft.directory}: cannot write the manifest: {error.strerror}") from None
+        log.info("checkpoint of step %d: %s", draft.plan.step + 1, draft.directory)
+        prune(self.root, topology.spec.checkpoint.keep)

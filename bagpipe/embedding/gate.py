@@ -1,0 +1,63 @@
+"""In which order a shard may apply write-backs, answer fetches and take a snapshot. Pure.
+
+Write-backs of one trainer arrive in order; those of different trainers do not. A snapshot of step c
+must hold every trainer's write-backs up to c and none beyond: from the first write-back that is
+flagged for c, later ones are held until all trainers have written c and the snapshot has begun.
+Fetches that depend on write-backs not yet here are parked.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from bagpipe.embedding.watermark import Watermarks
+
+WriteBackT = TypeVar("WriteBackT")
+FetchT = TypeVar("FetchT")
+
+
+@dataclass(slots=True)
+class Gate(Generic[WriteBackT, FetchT]):
+    """Decides; the caller supplies what applying, snapshotting and answering mean."""
+
+    marks: Watermarks
+    apply: Callable[[WriteBackT], None]
+    snapshot: Callable[[int], None]
+    answer: Callable[[FetchT], None]
+    snapshot_step: int | None = None
+    """The step whose snapshot is due: nothing later is applied until it begins."""
+    held: deque[tuple[int, int, bool, WriteBackT]] = field(default_factory=deque)
+    parked: list[tuple[int, FetchT]] = field(default_factory=list)
+
+    def write_back(self, rank: int, step: int, *, checkpoint: bool, what: WriteBackT) -> None:
+        """Apply now, or hold back until a snapshot has begun."""
+        if self.snapshot_step is not None and step > self.snapshot_step:
+            self.held.append((rank, step, checkpoint, what))
+            return
+        if self.marks.is_new(rank, step):
+            self.apply(what)
+            self.marks.advance(rank, step)
+            if checkpoint:
+                self.snapshot_step = step
+        self._progress()
+
+    def fetch(self, after: int, what: FetchT) -> None:
+        """Answer now, or park until every watermark has reached `after`."""
+        if self.marks.reached(after):
+            self.answer(what)
+        else:
+            self.parked.append((after, what))
+
+    def _progress(self) -> None:
+        if self.snapshot_step is not None and self.marks.reached(self.snapshot_step):
+            self.snapshot(self.snapshot_step)
+            self.snapshot_step = None
+            held, self.held = self.held, deque()
+            for rank, step, checkpoint, what in held:
+                self.write_back(rank, step, checkpoint=checkpoint, what=what)
+        ready = [what for after, what in self.parked if self.marks.reached(after)]
+        if ready:
+            self.parked = [(after, what) for after, what in self.parked if not self.marks.reached(after)]
+            for what in ready:
+                self.answer(what)

@@ -1,0 +1,57 @@
+"""A shard's directory: whose rows lie there, and how far each trainer had written.
+
+`header.json` names job, attempt and layout; rows of another attempt or another job are not reused.
+Watermarks lie in a small mapped file beside the rows, so that they survive the process like them.
+"""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from bagpipe.embedding.snapshot import write_whole
+from bagpipe.embedding.storage import Storage
+from bagpipe.tables import TableLayout
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """What makes the files of a shard usable by a restarted process."""
+
+    job: str
+    attempt: int
+    shard: int
+    num_shards: int
+    num_trainers: int
+    record_widths: tuple[int, ...]
+    layout_digest: str
+
+
+def layout_digest(layout: TableLayout) -> str:
+    return hashlib.sha256(msgspec.json.encode(layout.tables)).hexdigest()
+
+
+def claim_directory(directory: Path, header: Header) -> bool:
+    """Make the directory this shard's; True if it already holds this very attempt's rows."""
+    path = directory / "header.json"
+    try:
+        if msgspec.json.decode(path.read_bytes(), type=Header) == header:
+            return True
+    except (OSError, msgspec.DecodeError):
+        pass
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return False
+
+
+def confirm_directory(directory: Path, header: Header) -> None:
+    """From here on the rows are complete: a restart may reuse them."""
+    write_whole(directory / "header.json", msgspec.json.encode(header))
+
+
+def watermark_array(directory: Path | None, num_trainers: int) -> npt.NDArray[np.int64]:
+    """One step per trainer; written only after the write-back it stands for."""
+    storage = Storage(directory / "watermarks" if directory else None, 8 * num_trainers)
+    return storage.array(np.int64, (num_trainers,))
