@@ -23,7 +23,9 @@ def criteo_lines() -> Callable[[int], list[str]]:
         rng = random.Random(seed)
         lines = []
         for _ in range(count):
-            integers = [rng.choice(["", "-1", "0", str(rng.randrange(5)), str(rng.randrange(90000))]) for _ in range(13)]
+            integers = [
+                rng.choice(["", "-1", "0", str(rng.randrange(5)), str(rng.randrange(90000))]) for _ in range(13)
+            ]
             values = [rng.choice(["", f"{rng.randrange(2 + 3**t % 50):08x}"]) for t in range(26)]
             lines.append("\t".join([str(rng.randrange(2)), *integers, *values]))
         return lines
@@ -54,7 +56,9 @@ def ragged_file(tmp_path: Path) -> Path:
 def dataset(tmp_path: Path) -> MakeDataset:
     """Open a data set: `dataset(path, embedding=..., seed=..., **data settings)`."""
 
-    def make(path: object = (), *, embedding: EmbeddingConfig = EmbeddingConfig(), seed: int = 5, **settings: object) -> Dataset:  # noqa: B008
+    def make(
+        path: object = (), *, embedding: EmbeddingConfig = EmbeddingConfig(), seed: int = 5, **settings: object
+    ) -> Dataset:
         named = tuple(map(str, path)) if isinstance(path, (list, tuple)) else str(path)
         data = DataConfig(path=named, **settings)  # type: ignore[arg-type]
         return open_dataset(data, embedding, seed=seed, work_dir=tmp_path / "work")

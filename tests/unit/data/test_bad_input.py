@@ -33,14 +33,22 @@ CASES = {
     "empty file": (b"", {}, r"data: empty file; expected at least one example"),
     "only blank lines": (b"\n\n", {}, r"data: empty file"),
     "binary file": (b"\x7fELF\x00\x01" * 20, {}, r"data: binary data \(a NUL byte at offset 4\); expected text"),
-    "binary with a stated format": (b"\x01\x02\x03\x04" * 9, {"format": "criteo-tsv"}, r"data: binary data; expected text"),
+    "binary with a stated format": (
+        b"\x01\x02\x03\x04" * 9,
+        {"format": "criteo-tsv"},
+        r"data: binary data; expected text",
+    ),
     "unknown text": (b"hello world\n", {}, r"data:1: unknown format: expected 40 tab-separated fields.*'hello world'"),
     "too few fields": (
         (good(2) + "1\t2\n" + good(1)).encode(),
         {},
         r"data:3: expected 40 tab-separated fields, found 2; fix the line or set data.onBadLine: skip",
     ),
-    "too many fields": ((good(1) + "1\t" + good(1)).encode(), {}, r"data:2: expected 40 tab-separated fields, found 41"),
+    "too many fields": (
+        (good(1) + "1\t" + good(1)).encode(),
+        {},
+        r"data:2: expected 40 tab-separated fields, found 41",
+    ),
     "test log without labels": (
         good(3)[2:].replace("\n1\t", "\n").encode(),
         {"format": "criteo-tsv"},
@@ -52,11 +60,31 @@ CASES = {
         r"data:1: expected an integer in field 2, found 'x3'",
     ),
     "missing label": (good(1)[1:].encode(), {}, r"data:1: expected an integer in field 1, found ''"),
-    "NUL late in the file": ((good(900) + "1\t\0\n").encode(), {}, r"data:901: expected text, found a NUL byte in field 2"),
-    "gzip cut short": (truncated(gzip.compress(good(30000).encode())), {}, r"data: .*gzip|compressed data ends or breaks"),
-    "xz cut short": (truncated(lzma.compress(good(30000).encode())), {}, r"data: compressed data ends or breaks after line"),
-    "xz cut in its header": (lzma.compress(good(1).encode())[:8], {}, r"data: unreadable xz data.*fetch the file again"),
-    "avazu without a header": (b"1,0,14102100,1005\n", {"format": "avazu-csv"}, r"data:1: expected Avazu's header .*lacks id"),
+    "NUL late in the file": (
+        (good(900) + "1\t\0\n").encode(),
+        {},
+        r"data:901: expected text, found a NUL byte in field 2",
+    ),
+    "gzip cut short": (
+        truncated(gzip.compress(good(30000).encode())),
+        {},
+        r"data: .*gzip|compressed data ends or breaks",
+    ),
+    "xz cut short": (
+        truncated(lzma.compress(good(30000).encode())),
+        {},
+        r"data: compressed data ends or breaks after line",
+    ),
+    "xz cut in its header": (
+        lzma.compress(good(1).encode())[:8],
+        {},
+        r"data: unreadable xz data.*fetch the file again",
+    ),
+    "avazu without a header": (
+        b"1,0,14102100,1005\n",
+        {"format": "avazu-csv"},
+        r"data:1: expected Avazu's header .*lacks id",
+    ),
     "avazu with a column renamed": (
         AVAZU.replace("C14", "C99").encode() + b"\n",
         {},
@@ -68,12 +96,28 @@ CASES = {
         {},
         r"data:2: expected an hour as YYMMDDHH",
     ),
-    "broken JSON": ((record() + '{"label": 1\n').encode(), {}, r"data:2: malformed record: .*fix the line or set data.onBadLine"),
-    "JSON of another shape": ((record() + record(sparse=[1])).encode(), {}, r"data:2: .*expected 2 sparse features, found 1"),
-    "JSON of another kind": (b'{"a": 1}\n', {}, r'data:1: expected \{"label": ..., "dense": ..., "sparse": ...\}|data:1: expected'),
+    "broken JSON": (
+        (record() + '{"label": 1\n').encode(),
+        {},
+        r"data:2: malformed record: .*fix the line or set data.onBadLine",
+    ),
+    "JSON of another shape": (
+        (record() + record(sparse=[1])).encode(),
+        {},
+        r"data:2: .*expected 2 sparse features, found 1",
+    ),
+    "JSON of another kind": (
+        b'{"a": 1}\n',
+        {},
+        r'data:1: expected \{"label": ..., "dense": ..., "sparse": ...\}|data:1: expected',
+    ),
     "text as Parquet": (good(1).encode(), {"format": "parquet"}, r"data: not a Parquet file"),
     "Parquet that is damaged": (b"PAR1 and no more", {}, r"data: not a readable Parquet file"),
-    "Parquet as text": (b"PAR1 and no more", {"format": "criteo-tsv"}, r"a Parquet file, but data.format is criteo-tsv"),
+    "Parquet as text": (
+        b"PAR1 and no more",
+        {"format": "criteo-tsv"},
+        r"a Parquet file, but data.format is criteo-tsv",
+    ),
 }
 
 
@@ -166,7 +210,9 @@ def test_settings_that_contradict_the_data_are_config_errors(settings, message, 
 def test_a_table_of_an_unknown_feature_names_the_nearest(criteo_file, dataset):
     """A misspelt feature of embedding.tables is found before anything is read."""
     tables = (Table("t", 10, 4, ("c12",)),)
-    with pytest.raises(ConfigError, match=r"table t uses feature 'c12', which the data does not have; did you mean 'C12'"):
+    with pytest.raises(
+        ConfigError, match=r"table t uses feature 'c12', which the data does not have; did you mean 'C12'"
+    ):
         dataset(criteo_file, embedding=EmbeddingConfig(tables=tables))
 
 

@@ -35,9 +35,7 @@ def test_dense_labels_and_hashed_keys_equal_a_line_by_line_reading(criteo_file, 
     batches = read_all(dataset(criteo_file, hash_size=1000))
     rows = [line.split("\t") for line in criteo_file.read_text().splitlines()]
     dense = [[math.log1p(max(int(x), 0)) if x else 0.0 for x in row[1:14]] for row in rows]
-    hashed = [
-        [1000 * t + (1 + mixed(token_code(v)) % 999 if v else 0) for t, v in enumerate(row[14:])] for row in rows
-    ]
+    hashed = [[1000 * t + (1 + mixed(token_code(v)) % 999 if v else 0) for t, v in enumerate(row[14:])] for row in rows]
     assert np.array_equal(np.concatenate([b.dense_BF for b in batches]), np.array(dense, np.float32))
     assert np.concatenate([b.labels_BL for b in batches])[:, 0].tolist() == [float(row[0]) for row in rows]
     assert keys(batches).tolist() == hashed

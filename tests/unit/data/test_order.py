@@ -17,7 +17,9 @@ def numbered(start: int, stop: int, *, jagged: bool) -> Examples:
     n = np.arange(start, stop)
     lengths = np.stack([n % 3, (n + 1) % 2], axis=1).astype(np.int32) if jagged else None
     keys = np.repeat(n, lengths.sum(axis=1)) if lengths is not None else np.repeat(n, 2)
-    return Examples(n.astype(np.float32).reshape(-1, 1), np.zeros((len(n), 0), np.float32), (SparseBlock(keys, lengths),))
+    return Examples(
+        n.astype(np.float32).reshape(-1, 1), np.zeros((len(n), 0), np.float32), (SparseBlock(keys, lengths),)
+    )
 
 
 class Numbers:
@@ -124,6 +126,7 @@ def test_readers_and_cursors_never_change_the_batches(kind, shuffle, open_any, s
 
 def test_only_the_stated_epochs_are_shuffled(open_any):
     """after-first: epoch 0 in file order, epoch 1 not; a different seed gives another order."""
+
     def labels(seed_settings, epochs=2):
         batches = list(open_any("ragged", **seed_settings).train_batches(1000, epochs=epochs))
         return [b.labels_BL[:, 0].tolist() for b in batches]

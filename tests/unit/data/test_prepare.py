@@ -1,0 +1,169 @@
+"""Prepared Parquet reads as the raw text does, appears whole or not at all, and needs constant memory."""
+
+import json
+import subprocess
+import sys
+import tracemalloc
+
+import pyarrow.parquet as pq
+import pytest
+
+from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.data import prepare as module
+from bagpipe.data.prepare import prepare
+from bagpipe.errors import ConfigError
+from bagpipe.tables import Table
+
+
+@pytest.mark.parametrize("kind", ["criteo_file", "ragged_file"])
+@pytest.mark.parametrize("groups", [1, 2], ids=["one width", "two widths"])
+def test_prepared_examples_equal_the_raw_ones(kind, groups, request, dataset, same, tmp_path):
+    """Hashed or taken as ids, plain or ragged, in one width group or several."""
+    raw = request.getfixturevalue(kind)
+    names = ["C1", "C2", "C3"]
+    tables = [Table(n, 1000, 4 if i < groups else 8, (n,)) for i, n in enumerate(names)][::-1]
+    embedding = EmbeddingConfig(tables=tuple(tables) if kind == "ragged_file" else ())
+    hashed = {"hash_size": 1000} if kind == "criteo_file" else {}
+    folder = prepare(DataConfig(path=str(raw), **hashed), tmp_path / "out").folder
+    expected = dataset(raw, embedding=embedding, **hashed)
+    found = dataset(folder, embedding=embedding)
+    assert found.layout == expected.layout
+    pairs = zip(expected.train_batches(17, epochs=1), found.train_batches(17, epochs=1), strict=True)
+    assert all(same(a, b) for a, b in pairs)
+
+
+def test_many_row_groups_and_parts_read_as_one(criteo_file, dataset, same, tmp_path, monkeypatch):
+    """Parts and row groups leave no trace; a cursor opens in the middle of any; parts can be read alone."""
+    monkeypatch.setattr(module, "ROW_GROUP", 16)
+    monkeypatch.setattr(module, "ROWS_PER_PART", 48)
+    folder = prepare(DataConfig(path=str(criteo_file), hash_size=1000), tmp_path / "out").folder
+    parts = sorted(folder.glob("part-*.parquet"))
+    assert [pq.ParquetFile(p).metadata.num_rows for p in parts] == [48, 48, 48, 48, 8]
+    expected = list(dataset(criteo_file, hash_size=1000).train_batches(30, epochs=1))
+    for path in (folder, f"{folder}/*.parquet", parts, f"file://{folder}"):
+        assert all(same(a, b) for a, b in zip(expected, dataset(path).train_batches(30, epochs=1), strict=True))
+    rest = dataset(folder, readers=2).train_batches(30, start=expected[3].cursor, epochs=1)
+    assert all(same(a, b) for a, b in zip(expected[3:], rest, strict=True))
+    assert sum(b.num_examples for b in dataset(parts[1:3]).train_batches(30, epochs=1)) == 96
+
+
+def test_tables_json_tells_names_sizes_and_recipe(criteo_file, tmp_path):
+    """What a reader of the folder needs to know is in one file, and the vocabulary beside it."""
+    data = DataConfig(path=str(criteo_file), encoding="vocabulary", min_count=2, numeric_bins="log-squared")
+    done = prepare(data, tmp_path / "out")
+    listed = json.loads((done.folder / "tables.json").read_text())
+    assert [t["name"] for t in listed["tables"]][12:15] == ["I13", "C1", "C2"]
+    assert listed["recipe"]["minCount"] == 2
+    assert listed["recipe"]["numericBins"] == "log-squared"
+    vocabulary = pq.read_table(done.folder / "_vocabulary.parquet").to_pylist()
+    for table in listed["tables"]:
+        rows = [v["row"] for v in vocabulary if v["table"] == table["name"]]
+        assert rows == list(range(1, table["numEmbeddings"]))
+    c1 = [(v["value"], v["count"]) for v in vocabulary if v["table"] == "C1"]
+    text = [line.split("\t")[14] for line in criteo_file.read_text().splitlines()]
+    assert c1 == [
+        (value or "(missing)", text.count(value)) for value in sorted(set(text), key=lambda v: (-text.count(v), v))
+    ]
+    schema = pq.read_schema(done.folder / "part-00000.parquet")
+    assert [str(schema.field(n).type) for n in ("label", "dense_I1", "sparse_C1")] == ["float", "float", "int32"]
+
+
+def test_a_capped_or_shared_table_keeps_the_most_frequent_values(criteo_file, dataset):
+    """A table of the job is a cap: the most frequent values keep a row; features that share it share rows."""
+    table = Table("both", 3, 4, ("C5", "C6"))
+    data = dataset(criteo_file, encoding="vocabulary", embedding=EmbeddingConfig(tables=(table,)))
+    keys = [k for b in data.train_batches(50, epochs=1) for k in b.sparse[0].keys_N.tolist()]
+    values = [v for line in criteo_file.read_text().splitlines() for v in line.split("\t")[18:20]]
+    top = sorted(set(values), key=lambda v: (-values.count(v), v))[:2]
+    assert keys == [top.index(v) + 1 if v in top else 0 for v in values]
+
+
+def test_a_second_run_reuses_the_cache_and_a_changed_file_does_not(criteo_file, dataset, tmp_path, monkeypatch):
+    """The digest covers files and settings that change examples, and no others."""
+    settings = {"encoding": "vocabulary"}
+    dataset(criteo_file, **settings)
+    (first,) = (tmp_path / "work").iterdir()
+    calls = []
+    monkeypatch.setattr(module, "prepare", lambda *a, **k: calls.append(a) or prepare(*a, **k))
+    dataset(criteo_file, shuffle="always", readers=1, embedding=EmbeddingConfig(dim=64), **settings)
+    assert calls == []
+    (first / "tables.json").unlink()
+    dataset(criteo_file, **settings)
+    assert len(calls) == 1, "a folder without tables.json is not complete"
+    criteo_file.write_text(criteo_file.read_text() * 2)
+    assert dataset(criteo_file, **settings).num_train_examples == 400
+    dataset(criteo_file, min_count=9, **settings)
+    assert len(calls) == 3
+
+
+def test_prepare_never_overwrites_unless_told(criteo_file, tmp_path):
+    data = DataConfig(path=str(criteo_file))
+    prepare(data, tmp_path / "out")
+    with pytest.raises(ConfigError, match="exists already"):
+        prepare(data, tmp_path / "out")
+    assert prepare(data, tmp_path / "out", overwrite=True).examples == 200
+    with pytest.raises(ConfigError, match="prepared already"):
+        prepare(DataConfig(path=str(tmp_path / "out")), tmp_path / "again")
+
+
+def test_a_full_disk_leaves_nothing(criteo_file, tmp_path):
+    """A write that fails becomes StorageError (exit 75), and the folder beside is gone."""
+    script = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from bagpipe.config import DataConfig; from bagpipe.data.prepare import prepare\n"
+        "from bagpipe.errors import StorageError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: prepare(DataConfig(path=sys.argv[1]), Path(sys.argv[2]))\n"
+        "except StorageError as error: print(error); sys.exit(error.exit_code)\n"
+    )
+    # The compiled parsers' cache must exist before files are limited to 4 KiB.
+    prepare(DataConfig(path=str(criteo_file)), tmp_path / "warm")
+    out = tmp_path / "place" / "out"
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(criteo_file), str(out)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (75, "")
+    assert run.stdout.startswith(f"{out}: cannot write prepared data: ")
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
+def test_memory_does_not_grow_with_the_file(encoding, criteo_lines, tmp_path, monkeypatch):
+    """Ten times the lines, the same peak: blocks, one row group, and the distinct values."""
+    from bagpipe.data import files
+
+    monkeypatch.setattr(files.text_blocks, "__defaults__", (1 << 16,))
+    monkeypatch.setattr(module, "ROW_GROUP", 512)
+    lines = "\n".join(criteo_lines(1000)) + "\n"
+
+    def peak(times: int) -> int:
+        path = tmp_path / f"{times}.txt"
+        path.write_text(lines * times)
+        data = DataConfig(path=str(path), encoding=encoding, test_fraction=0.1)
+        tracemalloc.start()
+        try:
+            assert prepare(data, tmp_path / f"out{times}").examples == 1000 * times
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    assert peak(40) < 1.3 * peak(4)
+
+
+def test_progress_is_told_by_stage(criteo_file, tmp_path):
+    """Each pass names itself; fractions stay within 0 and 1 and end at 1."""
+    told = []
+    data = DataConfig(path=str(criteo_file), encoding="vocabulary", test_fraction=0.1)
+    prepare(data, tmp_path / "out", progress=lambda stage, fraction: told.append((stage, fraction)))
+    assert list(dict.fromkeys(stage for stage, _ in told)) == [
+        "counting examples",
+        "building the vocabulary",
+        "writing Parquet",
+    ]
+    assert all(0 <= fraction <= 1 for _, fraction in told)
+    assert told[-1] == ("writing Parquet", 1.0)
