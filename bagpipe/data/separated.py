@@ -133,13 +133,16 @@ class _Parsed:
 
 def _parse(piece: TextBlock, separator: str, columns: list[int], skip_bad: bool) -> _Parsed:
     data = np.frombuffer(piece.text, np.uint8)
-    most = piece.text.count(b"\n") + 1
+    ends = np.flatnonzero(data == kernels.NEWLINE)
+    if not len(ends) or ends[-1] + 1 < len(data):
+        ends = np.append(ends, len(data))
+    most = len(ends)
     labels = np.empty((most, 1), np.float32)
     integers = np.empty((most, columns.count(kernels.INTEGER)), np.int64)
     codes = np.empty((most, columns.count(kernels.TOKEN)), np.uint64)
     lines = np.empty(most, np.int64)
     found, bad, line, reason, detail = kernels.parse_lines(
-        data, ord(separator), np.array(columns, np.uint8), labels, integers, codes, lines
+        data, ends, ord(separator), np.array(columns, np.uint8), labels, integers, codes, lines
     )
     first_bad = _complaint(piece, separator, len(columns), line, reason, detail) if bad else None
     if first_bad and not skip_bad:

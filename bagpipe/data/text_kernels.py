@@ -56,51 +56,52 @@ def _integer(data: Any, start: int, stop: int) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _token(data: Any, start: int, stop: int) -> Any:
-    """The code of a piece of text (see `bagpipe.data.raw`)."""
-    size = stop - start
-    if size == 0:
-        return np.uint64(0)
-    packed = np.uint64(0)
-    if size <= 8:
-        high = np.uint8(0)
-        for i in range(start, stop):
-            packed = (packed << np.uint64(8)) | np.uint64(data[i])
-            high |= data[i]
-        if high < 128:
-            return packed << np.uint64(8 * (8 - size))
-    packed = np.uint64(size) * _MULTIPLY
+def _long_token(data: Any, start: int, stop: int) -> Any:
+    """The code of text that does not fit 8 ASCII bytes (see `bagpipe.data.raw`)."""
+    code = np.uint64(stop - start) * _MULTIPLY
     for i in range(start, stop):
-        packed = mix((packed ^ np.uint64(data[i])) + _MULTIPLY)
-    return packed | _TOP
+        code = mix((code ^ np.uint64(data[i])) + _MULTIPLY)
+    return code | _TOP
 
 
 @njit(cache=True, nogil=True)
-def _line(data: Any, start: int, stop: int, separator: int, columns: Any, label: Any, integers: Any, codes: Any) -> Any:
-    """Parse one line into the output rows: (reason, field number from 1 or number of fields found)."""
+def _line(
+    data: Any, start: int, stop: int, separator: int, columns: Any, labels: Any, integers: Any, codes: Any, row: int
+) -> Any:
+    """Parse one line into row `row`: (reason, field number from 1 or number of fields found)."""
     field, integer, code, at = 0, 0, 0, start
     num_columns = columns.shape[0]
     while True:
         end = at
-        while end < stop and data[end] != separator:
-            if data[end] == 0:
+        packed, high = np.uint64(0), np.uint8(0)
+        while end < stop:
+            byte = data[end]
+            if byte == separator:
+                break
+            if byte == 0:
                 return BINARY, field + 1
+            packed = (packed << np.uint64(8)) | np.uint64(byte)
+            high |= byte
             end += 1
         if field < num_columns:
             column = columns[field]
             if column == TOKEN:
-                codes[code] = _token(data, at, end)
+                size = end - at
+                if size > 8 or high >= 128:
+                    packed = _long_token(data, at, end)
+                elif size > 0:
+                    packed <<= np.uint64(8 * (8 - size))
+                codes[row, code] = packed
                 code += 1
             elif column != SKIP:
                 valid, value = _integer(data, at, end)
                 if not valid or (column == LABEL and at == end):
-                    if _count_fields(data, end, stop, separator) + field != num_columns:
-                        return FIELDS, _count_fields(data, end, stop, separator) + field
-                    return NOT_A_NUMBER, field + 1
+                    found = _count_fields(data, end, stop, separator) + field
+                    return (NOT_A_NUMBER, field + 1) if found == num_columns else (FIELDS, found)
                 if column == LABEL:
-                    label[0] = value
+                    labels[row, 0] = value
                 else:
-                    integers[integer] = value
+                    integers[row, integer] = value
                     integer += 1
         field += 1
         if end >= stop:
@@ -119,23 +120,19 @@ def _count_fields(data: Any, start: int, stop: int, separator: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def parse_lines(data: Any, separator: int, columns: Any, labels: Any, integers: Any, codes: Any, lines: Any) -> Any:
-    """Parse every line of `data`; blank lines are passed over.
+def parse_lines(
+    data: Any, ends: Any, separator: int, columns: Any, labels: Any, integers: Any, codes: Any, lines: Any
+) -> Any:
+    """Parse every line of `data`; `ends` are their ends, newlines not included. Blank lines are passed over.
 
     Returns (examples written, bad lines, first bad line from 0, its reason, its field or field count).
     """
-    size = data.shape[0]
-    at, line, example, bad = 0, 0, 0, 0
+    at, example, bad = 0, 0, 0
     first_bad, first_reason, first_detail = -1, FINE, 0
-    while at < size:
-        end = at
-        while end < size and data[end] != NEWLINE:
-            end += 1
-        stop = end - 1 if end > at and data[end - 1] == RETURN else end
+    for line in range(ends.shape[0]):
+        stop = ends[line] - 1 if ends[line] > at and data[ends[line] - 1] == RETURN else ends[line]
         if stop > at:
-            reason, detail = _line(
-                data, at, stop, separator, columns, labels[example], integers[example], codes[example]
-            )
+            reason, detail = _line(data, at, stop, separator, columns, labels, integers, codes, example)
             if reason == FINE:
                 lines[example] = line
                 example += 1
@@ -143,8 +140,7 @@ def parse_lines(data: Any, separator: int, columns: Any, labels: Any, integers: 
                 if bad == 0:
                     first_bad, first_reason, first_detail = line, reason, detail
                 bad += 1
-        line += 1
-        at = end + 1
+        at = ends[line] + 1
     return example, bad, first_bad, first_reason, first_detail
 
 

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from bagpipe.batch import Batch
 from bagpipe.config import DataConfig, EmbeddingConfig
 from bagpipe.data.dataset import Dataset, open_dataset
 
+DEFAULT = EmbeddingConfig()
 MakeDataset = Callable[..., Dataset]
 
 
@@ -56,11 +58,9 @@ def ragged_file(tmp_path: Path) -> Path:
 def dataset(tmp_path: Path) -> MakeDataset:
     """Open a data set: `dataset(path, embedding=..., seed=..., **data settings)`."""
 
-    def make(
-        path: object = (), *, embedding: EmbeddingConfig = EmbeddingConfig(), seed: int = 5, **settings: object
-    ) -> Dataset:
+    def make(path: object = (), *, embedding: EmbeddingConfig = DEFAULT, seed: int = 5, **settings: Any) -> Dataset:
         named = tuple(map(str, path)) if isinstance(path, (list, tuple)) else str(path)
-        data = DataConfig(path=named, **settings)  # type: ignore[arg-type]
+        data = DataConfig(path=named, **settings)
         return open_dataset(data, embedding, seed=seed, work_dir=tmp_path / "work")
 
     return make
