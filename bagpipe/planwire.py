@@ -120,7 +120,7 @@ def _lists(transfer: Transfer) -> list[PeerLists]:
 
 
 _NUM_NARROW = 6 + 2 * (2 + 2 * len(_TRANSFERS))
-_NUM_WIDE = 3
+_NUM_WIDE = 4
 
 
 def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], examples: int, where: str) -> GroupPlan:
@@ -132,10 +132,12 @@ def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], example
     narrow = _cut(_typed(frames[1], np.int32, 1, where), header.sizes[:_NUM_NARROW], where)
     wide = _cut(_typed(frames[2], np.int64, 1, where), header.sizes[_NUM_NARROW:], where)
     slots, lengths, fetch_slots, update, evict_slots, flush_slots = narrow[:6]
-    fetch_keys, evict_keys, flush_keys = wide
+    fetch_keys, evict_keys, flush_keys, row_keys = wide
     paired = ((fetch_keys, fetch_slots), (evict_keys, evict_slots), (flush_keys, flush_slots))
     if any(keys.size != slots.size for keys, slots in paired):
         raise WireError(f"{where}: keys and slots differ in number: {[(k.size, s.size) for k, s in paired]}")
+    if row_keys.size not in (0, slots.size):
+        raise WireError(f"{where}: {row_keys.size} keys for {slots.size} rows")
     if not 0 <= header.num_fetch_records <= fetch_keys.size:
         raise WireError(f"{where}: {header.num_fetch_records} records among {fetch_keys.size} fetched rows")
     lists = [_peer_lists(narrow[i], narrow[i + 1], where) for i in range(6, _NUM_NARROW, 2)]
@@ -158,6 +160,7 @@ def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], example
         evict_slots=evict_slots,
         flush_keys=flush_keys,
         flush_slots=flush_slots,
+        keys_K=row_keys,
     )
 
 

@@ -29,39 +29,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bagpipe.batch import Keys, Lengths
 from bagpipe.errors import ConfigError, PlanError
 from bagpipe.oracle import kernels
-from bagpipe.plan import GroupPlan, PeerLists, Transfer
+from bagpipe.oracle.outcome import Fetched, Flushed, Left, Lists, Outcome
+from bagpipe.oracle.window import Lookups, Pending, Window
+from bagpipe.plan import GroupPlan
+
+__all__ = ["GroupPlanner", "Lookups", "PlannerStats"]
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
+UInt8s = npt.NDArray[np.uint8]
 
-_EMPTY_KEYS: Keys = np.zeros(0, np.int64)
-_EMPTY_SLOTS: Int32s = np.zeros(0, np.int32)
-
-
-@dataclass(frozen=True, slots=True)
-class Lookups:
-    """One batch's lookups of a width group: rank r's are `keys_N[bounds[r]:bounds[r + 1]]`."""
-
-    keys_N: Keys
-    bounds: Int64s
-    lengths: tuple[Lengths | None, ...]
-    """Each rank's `lengths_BT`, None where every feature has exactly one lookup."""
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A batch that has been pushed and not yet planned."""
-
-    step: int
-    first_entry: int
-    num_entries: int
-    first_use: int
-    rows_of_rank: Int64s
-    inverse_N: npt.NDArray[np.uint16] | Int32s
-    lookups: Lookups
+_KEEP_ALL: UInt8s = np.zeros(0, np.uint8)
 
 
 @dataclass(slots=True)
@@ -109,19 +89,16 @@ class GroupPlanner:
         self.cache_rows = cache_rows
         self.stats = PlannerStats(peak_rows=[0] * world_size)
         self._next_push = self._next_plan = first_step
-        self._tail: Int32s = np.zeros(num_rows, np.int32)
-        self._entries: Int32s = np.zeros((1024, 8), np.int32)
-        self._entry_keys: Keys = np.zeros(1024, np.int64)
-        self._uses: Int32s = np.zeros((1024, 4), np.int32)
-        self._window: deque[_Pending] = deque()
-        self._entry_end = self._use_end = 0
+        self._window = Window(num_rows, world_size)
         self._free: Int32s = np.zeros((world_size, 1024), np.int32)
         self._num_free: Int64s = np.zeros(world_size, np.int64)
         self._num_fresh: Int64s = np.zeros(world_size, np.int64)
-        # Rows held across a step without being used in it, by trainer and step modulo the view.
-        self._held: Int64s = np.zeros((world_size, lookahead + 2), np.int64)
-        self._scratch: dict[str, Int32s] = {}
-        self._scratch64: dict[str, Int64s] = {}
+        # Slots not free for newcomers, by step modulo the view and trainer: rows used in the step, and
+        # rows held across it without being used.
+        self._taken: Int64s = np.zeros((lookahead + 2, world_size), np.int64)
+        self._largest = _SlidingMaximum()
+        self._gradients: Int32s = np.empty(0, np.int32)
+        self._transfers: Int32s = np.empty(0, np.int32)
 
     def __repr__(self) -> str:
         held = (self._num_fresh - self._num_free).tolist()
@@ -130,9 +107,7 @@ class GroupPlanner:
     @property
     def pending(self) -> int:
         """Batches pushed and not yet planned."""
-        return len(self._window)
-
-    # ── push ──────────────────────────────────────────────────────────────────────────────────────
+        return len(self._window.batches)
 
     def push(self, lookups: Lookups) -> None:
         """Bring the next batch into view.
@@ -141,34 +116,14 @@ class GroupPlanner:
             ConfigError: a single step does not fit into `cache_rows`.
             PlanError: a key is outside the group, or the view is full (call `plan` first).
         """
-        if len(self._window) > self.lookahead:
-            raise PlanError(f"step {self._next_push}: {len(self._window)} batches wait already; plan the oldest first")
-        keys = lookups.keys_N
-        self._reserve_entries(keys.size)
-        largest = int(np.diff(lookups.bounds).max(initial=0))
-        inverse = np.empty(keys.size, np.uint16 if largest <= 1 << 16 else np.int32)
-        latest, previous, use_row, fill = self._int32s("push", 4, keys.size)
-        row_keys = self._int64s("row_keys", keys.size)
-        rows_of_rank = np.zeros(self.world_size, np.int64)
-        count = kernels.number_rows(
-            keys, lookups.bounds, self.num_rows, self._tail, self._entry_end, self._entries.shape[0] - 1,
-            inverse, latest, previous, row_keys, use_row, rows_of_rank,
-        )  # fmt: skip
-        if count < 0:
-            raise PlanError(
-                f"step {self._next_push}: key {keys[-count - 1]} is outside [0, {self.num_rows}); the reader must check ids"
-            )
-        self._check_fits(rows_of_rank)
-        self._reserve_uses(int(rows_of_rank.sum()))
-        taken = kernels.enter_rows(
-            self._entry_end, count, self._next_push, self._entries, self._entry_keys, self._uses, self._use_end,
-            previous, row_keys, use_row, rows_of_rank, fill,
-        )  # fmt: skip
-        self._window.append(
-            _Pending(self._next_push, self._entry_end, count, self._use_end, rows_of_rank, inverse, lookups)
-        )
-        self._entry_end += count
-        self._use_end += taken
+        step = self._next_push
+        if self.pending > self.lookahead:
+            raise PlanError(f"step {step}: {self.pending} batches wait already; plan the oldest first")
+        numbered = self._window.number(lookups, step)
+        self._check_fits(numbered.rows_of_rank)
+        self._window.enter(numbered, lookups, step)
+        self._taken[step % self._taken.shape[0]] += numbered.rows_of_rank
+        self._largest.push(step, int(numbered.rows_of_rank.max()))
         self._next_push += 1
 
     def _check_fits(self, rows_of_rank: Int64s) -> None:
@@ -180,73 +135,35 @@ class GroupPlanner:
             f"but its cache holds {self.cache_rows}; raise cacheRows, lower batchSize or add trainers"
         )
 
-    def _first_living(self) -> int:
-        return self._window[0].first_entry if self._window else self._entry_end
-
-    def _reserve_entries(self, count: int) -> None:
-        """Room for `count` more entries: the ring holds the window, whatever its size turns out to be."""
-        low, need = self._first_living(), self._entry_end - self._first_living() + count
-        if need <= self._entries.shape[0]:
-            return
-        size = 1 << (need - 1).bit_length()
-        wide, wide_keys = np.zeros((size, 8), np.int32), np.zeros(size, np.int64)
-        kernels.grow_entries(self._entries, self._entry_keys, low, self._entry_end, wide, wide_keys, self._tail)
-        self._entries, self._entry_keys = wide, wide_keys
-
-    def _reserve_uses(self, count: int) -> None:
-        low = self._window[0].first_use if self._window else self._use_end
-        # An entry's uses do not wrap, so each turn of the ring may waste up to world_size places.
-        need = self._use_end - low + count + 2 * self.world_size
-        if need <= self._uses.shape[0]:
-            return
-        wide = np.zeros((1 << need.bit_length(), 4), np.int32)
-        position = 0
-        for batch in self._window:
-            batch.first_use = position
-            position = kernels.move_uses(
-                batch.first_entry, batch.num_entries, self._entries, self._uses, wide, position
-            )
-        self._uses, self._use_end = wide, position
-
-    # ── plan ──────────────────────────────────────────────────────────────────────────────────────
-
     def plan(self, *, checkpoint: bool = False) -> tuple[GroupPlan, ...]:
         """Decide the oldest batch in view; returns one `GroupPlan` for each trainer.
 
         Call it with `lookahead` batches behind that one in view, or fewer at the end of the data.
         """
-        if not self._window:
+        if not self._window.batches:
             raise PlanError(f"step {self._next_plan}: no batch is in view; push it first")
-        batch = self._window[0]
+        batch = self._window.batches[0]
         offsets = np.zeros(self.world_size + 1, np.int64)
         np.cumsum(batch.rows_of_rank, out=offsets[1:])
         fetched = self._fetch(batch, offsets)
         self._note_peak()
-        scarce = self._choose_kept(batch)
-        left = self._settle(batch, offsets, scarce=scarce)
-        self._window.popleft()
+        self._taken[batch.step % self._taken.shape[0]] = 0
+        keep, scarce = self._choose_kept(batch)
+        left, gradients, transfers = self._settle(batch, offsets, keep, scarce=scarce)
+        self._window.pop()
         self._next_plan += 1
-        flushed = self._resident() if checkpoint else None
-        self._count(batch, fetched, left)
-        return tuple(self._assemble(batch, r, offsets, fetched, left, flushed) for r in range(self.world_size))
+        flushed = Flushed(*self._window.resident()) if checkpoint else None
+        self._count(batch, fetched, left, gradients, transfers)
+        return Outcome(batch, offsets, fetched, left, gradients, transfers, flushed).plans()
 
-    def _fetch(self, batch: _Pending, offsets: Int64s) -> "_Fetched":
+    def _fetch(self, batch: Pending, offsets: Int64s) -> Fetched:
         self._reserve_slots(batch.rows_of_rank)
-        total, world = int(offsets[-1]), self.world_size
-        out = _Fetched(
-            slots=np.empty(total, np.int32),
-            record_keys=np.empty(total, np.int64),
-            record_slots=np.empty(total, np.int32),
-            num_records=np.zeros(world, np.int64),
-            value_keys=np.empty(total, np.int64),
-            value_slots=np.empty(total, np.int32),
-            num_values=np.zeros(world, np.int64),
-            after=np.full(world, -1, np.int64),
-        )
+        out, window = Fetched.empty(int(offsets[-1]), self.world_size), self._window
         kernels.fetch_rows(
-            batch.first_entry, batch.num_entries, self._entries, self._entry_keys, self._uses,
-            self._free, self._num_free, self._num_fresh, offsets, out.slots, out.record_keys, out.record_slots,
-            out.num_records, out.value_keys, out.value_slots, out.num_values, out.after,
+            batch.first_entry, batch.num_entries, window.records, window.entry_keys, window.uses,
+            self._free.reshape(-1), self._free.shape[1], self._num_free, self._num_fresh, offsets,
+            out.record_keys, out.record_slots, out.num_records, out.value_keys, out.value_slots, out.num_values,
+            out.after,
         )  # fmt: skip
         return out
 
@@ -264,158 +181,97 @@ class GroupPlanner:
             if self.cache_rows is not None and rows > self.cache_rows:
                 raise PlanError(f"step {self._next_plan}: trainer {rank} would hold {rows} rows of {self.cache_rows}")
 
-    def _choose_kept(self, batch: _Pending) -> bool:
-        """Mark what stays after this step; True where slots may be too scarce to take before freeing."""
-        first, count, step = batch.first_entry, batch.num_entries, batch.step
+    def _choose_kept(self, batch: Pending) -> tuple[UInt8s, bool]:
+        """What stays after this step (empty: all that is used again), and whether slots are scarce.
+
+        Scarce: taking slots before all of the step's are free might take one too many.
+        """
+        first, count, step, window = batch.first_entry, batch.num_entries, batch.step, self._window
         if self.cache_rows is None or self._ample(batch):
-            kernels.keep_all(first, count, self._entries)
-            return False
+            return _KEEP_ALL, False
         candidates = np.zeros((self.world_size, self.lookahead + 2), np.int64)
-        kernels.count_next(first, count, step, self._entries, self._uses, candidates)
-        room = self._room(batch)
+        kernels.count_next(first, count, step, window.links, window.uses, candidates)
+        room = self._room(step)
         # Kept across the step d ahead: every candidate whose next use is later than that.
         crossing = candidates[:, ::-1].cumsum(axis=1)[:, ::-1] - candidates
         if (room[:, 1:] >= crossing[:, 1:]).all():
-            kernels.keep_all(first, count, self._entries)
-            return True
+            return _KEEP_ALL, True
         counts = np.zeros(self.lookahead + 3, np.int64)
-        by_distance = np.empty(count, np.int64)
-        kernels.sort_by_distance(first, count, step, self._entries, counts, by_distance)
+        by_distance, keep = np.empty(count, np.int64), np.zeros(count, np.uint8)
+        kernels.sort_by_distance(first, count, step, window.links, counts, by_distance)
         refused, nearest = kernels.keep_nearest(
-            first, count, step, self._entries, self._uses, room, by_distance[: counts[self.lookahead + 1]]
+            first, step, window.links, window.uses, room, by_distance[: counts[self.lookahead + 1]], keep
         )
         stats = self.stats
         stats.refused_rows += refused
         stats.shortened_steps += refused > 0
         if refused:
             stats.shortest_view = min(nearest, stats.shortest_view or nearest)
-        return True
+        return keep, True
 
-    def _ample(self, batch: _Pending) -> bool:
+    def _ample(self, batch: Pending) -> bool:
         """Cheap and sufficient: even if every row of the step moved to every trainer, all would fit."""
         assert self.cache_rows is not None
         held = int((self._num_fresh - self._num_free).max())
-        largest = max(int(b.rows_of_rank.max()) for b in self._window)
-        return held + batch.num_entries + largest <= self.cache_rows
+        return held + batch.num_entries + self._largest.since(batch.step) <= self.cache_rows
 
-    def _room(self, batch: _Pending) -> Int64s:
+    def _room(self, step: int) -> Int64s:
         """Slots that each step ahead leaves free, by trainer and distance."""
         assert self.cache_rows is not None
-        room = np.full((self.world_size, self.lookahead + 2), self.cache_rows, np.int64)
-        for ahead in self._window:
-            distance = ahead.step - batch.step
-            room[:, distance] -= ahead.rows_of_rank + self._held[:, ahead.step % self._held.shape[1]]
-        return room
+        ahead = (step + np.arange(self.lookahead + 2)) % self._taken.shape[0]
+        return np.ascontiguousarray((self.cache_rows - self._taken[ahead]).T)
 
-    def _settle(self, batch: _Pending, offsets: Int64s, *, scarce: bool) -> "_Left":
-        total, world = int(offsets[-1]), self.world_size
-        out = _Left(
-            update=np.empty(total, np.int32),
-            num_update=np.zeros(world, np.int64),
-            evict_keys=np.empty(total, np.int64),
-            evict_slots=np.empty(total, np.int32),
-            num_evict=np.zeros(world, np.int64),
-            world=world,
-        )
+    def _settle(self, batch: Pending, offsets: Int64s, keep: UInt8s, *, scarce: bool) -> tuple[Left, Lists, Lists]:
+        total, world, window = int(offsets[-1]), self.world_size, self._window
+        out = Left.empty(total, world)
         self._reserve_slots(np.full(world, batch.num_entries, np.int64))
-        gradients = self._rows("gradients", total - batch.num_entries)
+        self._reserve_lists(total - batch.num_entries, batch.num_entries * world)
         gradient_counts, transfer_counts = np.zeros(world * world, np.int64), np.zeros(4 * world * world, np.int64)
-        kept = np.zeros((world, self.lookahead + 2), np.int64)
+        held = np.zeros((world, self.lookahead + 2), np.int64)
 
-        def settle(release: bool, move: bool, transfers: Int32s) -> tuple[int, int, int]:
-            result: tuple[int, int, int] = kernels.settle_rows(
-                release, move, batch.first_entry, batch.num_entries, batch.step, self._entries, self._entry_keys,
-                self._uses, self._tail, self._free, self._num_free, self._num_fresh, offsets, out.update,
-                out.num_update, out.evict_keys, out.evict_slots, out.num_evict, gradients, gradient_counts,
-                transfers, transfer_counts, kept,
+        def settle(release: bool, move: bool) -> tuple[int, int]:
+            result: tuple[int, int] = kernels.settle_rows(
+                release, move, keep, batch.first_entry, batch.num_entries, batch.step, window.records, window.links,
+                window.entry_keys, window.uses, window.locals, window.tail, self._free.reshape(-1),
+                self._free.shape[1], self._num_free, self._num_fresh, offsets, out.slots, out.update, out.num_update,
+                out.evict_keys, out.evict_slots, out.num_evict, self._gradients, gradient_counts,
+                self._transfers, transfer_counts, held.reshape(-1),
             )  # fmt: skip
             return result
 
-        # Every row may move to every trainer: 12 bytes each are reserved, and touched only as needed.
-        transfers = self._rows("transfers", batch.num_entries * world)
         if scarce:
-            num_gradients, _, _ = settle(True, False, transfers)
-            _, num_transfers, _ = settle(False, True, transfers)
+            num_gradients, _ = settle(True, False)
+            _, num_transfers = settle(False, True)
         else:
-            num_gradients, num_transfers, _ = settle(True, True, transfers)
-        out.gradients = _Lists.of(gradients, num_gradients, gradient_counts, 1, world)
-        out.transfers = _Lists.of(transfers, num_transfers, transfer_counts, 4, world)
-        self._note_held(batch.step, kept)
-        return out
+            num_gradients, num_transfers = settle(True, True)
+        self._note_held(batch.step, held)
+        return (
+            out,
+            Lists.of(self._gradients, num_gradients, gradient_counts, 1, world),
+            Lists.of(self._transfers, num_transfers, transfer_counts, 4, world),
+        )
 
-    def _note_held(self, step: int, kept: Int64s) -> None:
+    def _reserve_lists(self, gradients: int, transfers: int) -> None:
+        """Every row may move to every trainer: 12 bytes each are reserved, and touched only as needed."""
+        if self._gradients.size < 3 * gradients:
+            self._gradients = np.empty(4 * gradients, np.int32)
+        if self._transfers.size < 3 * transfers:
+            self._transfers = np.empty(4 * transfers, np.int32)
+
+    def _note_held(self, step: int, held: Int64s) -> None:
         """A row kept until distance d occupies its slot, unused, at every step in between."""
-        crossing = kept[:, ::-1].cumsum(axis=1)[:, ::-1] - kept
-        ring = self._held.shape[1]
-        self._held[:, step % ring] = 0
-        ahead = np.arange(1, self.lookahead + 1)
-        self._held[:, (step + ahead) % ring] += crossing[:, 1:-1]
+        crossing = held[:, ::-1].cumsum(axis=1)[:, ::-1] - held
+        ahead = (step + np.arange(1, self.lookahead + 1)) % self._taken.shape[0]
+        self._taken[ahead] += crossing[:, 1:-1].T
 
-    def _int32s(self, name: str, columns: int, size: int) -> Int32s:
-        """Scratch that lives across steps, so that no page is touched for the first time twice."""
-        kept = self._scratch.get(name)
-        if kept is None or kept.shape[1] < size:
-            kept = self._scratch[name] = np.empty((columns, max(size, 1024) * 5 // 4), np.int32)
-        return kept
-
-    def _int64s(self, name: str, size: int) -> Int64s:
-        kept = self._scratch64.get(name)
-        if kept is None or kept.size < size:
-            kept = self._scratch64[name] = np.empty(max(size, 1024) * 5 // 4, np.int64)
-        return kept
-
-    def _rows(self, name: str, count: int) -> Int32s:
-        kept = self._scratch.get(name)
-        if kept is None or kept.shape[0] < count:
-            kept = self._scratch[name] = np.empty((max(count, 1024) * 5 // 4, 3), np.int32)
-        return kept
-
-    def _resident(self) -> "_Flushed":
-        total = self._entry_end - self._first_living()
-        keys, slots, ranks = np.empty(total, np.int64), np.empty(total, np.int32), np.empty(total, np.int32)
-        count = kernels.resident_rows(
-            self._first_living(), self._entry_end, self._entries, self._entry_keys, self._uses, keys, slots, ranks
-        )
-        return _Flushed(keys[:count], slots[:count], ranks[:count])
-
-    # ── assemble ──────────────────────────────────────────────────────────────────────────────────
-
-    def _assemble(
-        self, batch: _Pending, rank: int, offsets: Int64s, fetched: "_Fetched", left: "_Left", flushed: "_Flushed | None"
-    ) -> GroupPlan:
-        begin, end = int(offsets[rank]), int(offsets[rank + 1])
-        lookups = batch.lookups
-        records, values = begin + int(fetched.num_records[rank]), begin + int(fetched.num_values[rank])
-        evicted = begin + int(left.num_evict[rank])
-        mine = flushed.ranks == rank if flushed else None
-        return GroupPlan(
-            slots_K=fetched.slots[begin:end],
-            inverse_N=batch.inverse_N[lookups.bounds[rank] : lookups.bounds[rank + 1]],
-            lengths_BT=lookups.lengths[rank],
-            fetch_keys=np.concatenate((fetched.record_keys[begin:records], fetched.value_keys[begin:values])),
-            fetch_slots=np.concatenate((fetched.record_slots[begin:records], fetched.value_slots[begin:values])),
-            num_fetch_records=records - begin,
-            fetch_after=int(fetched.after[rank]),
-            grad_send=left.gradients.sent(rank, 0),
-            grad_recv=left.gradients.received(rank, 0),
-            update_K=left.update[begin : begin + int(left.num_update[rank])],
-            send=Transfer(*(left.transfers.sent(rank, kind) for kind in range(4))),
-            receive=Transfer(*(left.transfers.received(rank, kind) for kind in range(4))),
-            evict_keys=left.evict_keys[begin:evicted],
-            evict_slots=left.evict_slots[begin:evicted],
-            flush_keys=flushed.keys[mine] if flushed else _EMPTY_KEYS,
-            flush_slots=flushed.slots[mine] if flushed else _EMPTY_SLOTS,
-            keys_K=_EMPTY_KEYS,
-        )
-
-    def _count(self, batch: _Pending, fetched: "_Fetched", left: "_Left") -> None:
-        stats, kinds = self.stats, left.transfers.counts.reshape(4, -1).sum(axis=1).tolist()
+    def _count(self, batch: Pending, fetched: Fetched, left: Left, gradients: Lists, transfers: Lists) -> None:
+        stats, kinds = self.stats, transfers.counts.reshape(4, -1).sum(axis=1).tolist()
         stats.steps += 1
         stats.lookups += batch.lookups.keys_N.size
         stats.distinct_rows += int(batch.rows_of_rank.sum())
         stats.fetched_rows += int(fetched.num_records.sum() + fetched.num_values.sum())
         stats.evicted_rows += int(left.num_evict.sum())
-        stats.gradient_rows += int(left.gradients.counts.sum())
+        stats.gradient_rows += int(gradients.counts.sum())
         stats.value_rows += kinds[0] + kinds[2]
         stats.record_rows += kinds[1] + kinds[3]
         stats.eager_rows += kinds[0] + kinds[1]
@@ -426,81 +282,28 @@ class GroupPlanner:
         Raises:
             PlanError: a slot is used twice, or free and used, or the counts differ.
         """
+        used = self._window.slots_in_use()
         for rank in range(self.world_size):
-            used: list[int] = []
-            for batch in self._window:
-                for number in range(batch.first_entry, batch.first_entry + batch.num_entries):
-                    entry = self._entries[number & (self._entries.shape[0] - 1)]
-                    uses = self._uses[entry[kernels.FIRST_USE] :][: entry[kernels.NUM_USES]]
-                    if entry[kernels.OWNER] >= 0:
-                        used += [int(u[kernels.SLOT]) for u in uses if u[kernels.RANK] == rank]
             free = self._free[rank, : self._num_free[rank]].tolist()
             fresh = int(self._num_fresh[rank])
-            if sorted(used + free) != list(range(fresh)):
-                raise PlanError(f"before step {self._next_plan}: trainer {rank} has {fresh} slots, {used=} {free=}")
+            if sorted(used[rank] + free) != list(range(fresh)):
+                raise PlanError(
+                    f"before step {self._next_plan}: trainer {rank} has {fresh} slots, used {used[rank]}, free {free}"
+                )
 
 
-@dataclass(slots=True)
-class _Lists:
-    """Rows that travel between trainers, listed for both ends: by (own rank, kind, other rank)."""
+class _SlidingMaximum:
+    """The largest value of the steps in view, in constant time: only values that can still win are kept."""
 
-    counts: Int64s
-    sent_values: Int32s
-    sent_offsets: Int32s
-    received_values: Int32s
-    received_offsets: Int32s
-    kinds: int
-    world: int
+    def __init__(self) -> None:
+        self._values: deque[tuple[int, int]] = deque()
 
-    @classmethod
-    def of(cls, rows: Int32s, count: int, counts: Int64s, kinds: int, world: int) -> "_Lists":
-        values = np.empty((2, count), np.int32)
-        offsets = np.empty((2, kinds * world * world + 1), np.int32)
-        kernels.group_lists(rows, count, counts, kinds, world, values[0], offsets[0], values[1], offsets[1])
-        return cls(counts, values[0], offsets[0], values[1], offsets[1], kinds, world)
+    def push(self, step: int, value: int) -> None:
+        while self._values and self._values[-1][1] <= value:
+            self._values.pop()
+        self._values.append((step, value))
 
-    def sent(self, rank: int, kind: int) -> PeerLists:
-        return self._cut(self.sent_offsets, self.sent_values, rank, kind)
-
-    def received(self, rank: int, kind: int) -> PeerLists:
-        return self._cut(self.received_offsets, self.received_values, rank, kind)
-
-    def _cut(self, offsets: Int32s, values: Int32s, rank: int, kind: int) -> PeerLists:
-        begin = (rank * self.kinds + kind) * self.world
-        cut = offsets[begin : begin + self.world + 1]
-        return PeerLists(cut - cut[0], values[cut[0] : cut[-1]])
-
-
-@dataclass(slots=True)
-class _Fetched:
-    """Flat by rank (`offsets`): the step's slots and what each trainer fetches."""
-
-    slots: Int32s
-    record_keys: Keys
-    record_slots: Int32s
-    num_records: Int64s
-    value_keys: Keys
-    value_slots: Int32s
-    num_values: Int64s
-    after: Int64s
-
-
-@dataclass(slots=True)
-class _Left:
-    """After the update. Flat by rank: rows updated, rows evicted; and what trainers exchange."""
-
-    update: Int32s
-    num_update: Int64s
-    evict_keys: Keys
-    evict_slots: Int32s
-    num_evict: Int64s
-    world: int
-    gradients: _Lists = field(init=False)
-    transfers: _Lists = field(init=False)
-
-
-@dataclass(slots=True)
-class _Flushed:
-    keys: Keys
-    slots: Int32s
-    ranks: Int32s
+    def since(self, step: int) -> int:
+        while self._values[0][0] < step:
+            self._values.popleft()
+        return self._values[0][1]
