@@ -1,0 +1,78 @@
+"""`bagpipe checkpoint ls|show|verify`: look at checkpoints without loading them into a job."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="List, show and verify checkpoints.", no_args_is_help=True)
+
+Where = Annotated[
+    Path, typer.Argument(metavar="DIR", help="A checkpoint, a folder of checkpoints, or a run directory.", show_default=False)
+]
+
+
+def _complete(where: Path) -> list[Path]:
+    """Complete checkpoints in or at `where`, oldest first.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
+    from bagpipe.cli.role import CHECKPOINTS
+    from bagpipe.errors import CheckpointError
+
+    found = list_checkpoints(where) or list_checkpoints(where / CHECKPOINTS)
+    if found:
+        return found
+    if not where.exists():
+        raise CheckpointError(f"{where}: no such folder; give a run directory, a folder of checkpoints, or one checkpoint")
+    return [open_checkpoint(where).directory]
+
+
+@app.command("ls")
+def ls(where: Where) -> None:
+    """List complete checkpoints, oldest first."""
+    from bagpipe.checkpoint.store import open_checkpoint
+
+    for path in _complete(where):
+        manifest = open_checkpoint(path).manifest
+        size = sum(f.num_bytes for f in manifest.files)
+        typer.echo(f"step {manifest.step:>9,}  {size / 1e6:10.1f} MB  {manifest.created}  {path}")
+
+
+@app.command("show")
+def show(where: Where) -> None:
+    """Show what the (newest) checkpoint holds, and the digest of its model."""
+    from bagpipe.checkpoint.digest import model_digest
+    from bagpipe.checkpoint.store import open_checkpoint
+
+    path = _complete(where)[-1]
+    manifest = open_checkpoint(path).manifest
+    facts = {
+        "checkpoint": path,
+        "job": manifest.job,
+        "created": manifest.created,
+        "step": manifest.step,
+        "cursor": f"epoch {manifest.cursor.epoch}, example {manifest.cursor.position:,}",
+        "servers": manifest.num_servers,
+        "trainers": manifest.num_trainers,
+        "optimizer": manifest.spec.embedding.optimizer.name,
+        "modelDigest": model_digest(path),
+    }
+    for name, value in facts.items():
+        typer.echo(f"{name:12s} {value}")
+    for table in manifest.tables:
+        typer.echo(f"table        {table.name}: {table.num_embeddings:,} rows of width {table.embedding_dim}")
+    for file in manifest.files:
+        typer.echo(f"file         {file.name}: {file.num_bytes:,} bytes, sha256 {file.sha256}")
+
+
+@app.command("verify")
+def verify(where: Where) -> None:
+    """Compare every file of every checkpoint with its manifest; exit 65 at the first that differs."""
+    from bagpipe.checkpoint.store import open_checkpoint
+
+    for path in _complete(where):
+        open_checkpoint(path).verify()
+        typer.echo(f"{path}: whole")

@@ -1,0 +1,74 @@
+"""The `bagpipe` command: the table of contents of its subcommands, and what an error becomes.
+
+Each subcommand is a skin in a file of its own: parse, call, print. What is heavy to import is imported
+when a command runs, so that `bagpipe --help` answers at once. A deliberate error is one line on stderr
+and the exit code of `bagpipe.errors`; anything else is a bug and shows its traceback.
+"""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import typer
+
+from bagpipe.cli import checkpoint, data, oracle, server, trainer, version
+from bagpipe.errors import BagpipeError, ExitCode
+
+INTERRUPTED = 130
+# typer is built on click, its own copy or the installed one; either way this is the class it raises.
+UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="bagpipe",
+    help="Exact distributed training of deep recommendation models: an oracle plans, trainers obey, servers store.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(data.app, name="data")
+app.command("oracle", rich_help_panel="Roles (started by `run` and on a cluster)")(oracle.oracle)
+app.command("server", rich_help_panel="Roles (started by `run` and on a cluster)")(server.server)
+app.command("trainer", rich_help_panel="Roles (started by `run` and on a cluster)")(trainer.trainer)
+app.command("version")(version.version)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code."""
+    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+
+
+def run_command(argv: Sequence[str]) -> int:
+    """Run one command; returns the exit code."""
+    try:
+        result = typer.main.get_command(app)(list(argv), prog_name="bagpipe", standalone_mode=False)
+        return result if isinstance(result, int) else ExitCode.DONE
+    except BagpipeError as error:
+        return _fail(str(error), error.exit_code)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown instead
+            return ExitCode.BAD_CONFIG
+        context = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
+        return _fail(f"{error.format_message()}{context}", ExitCode.BAD_CONFIG)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (`bagpipe ... | head`); nobody is left to tell.
+        sys.stdout = None  # type: ignore[assignment]  # keeps the interpreter from flushing it again
+        return ExitCode.DONE
+    except Exception:  # top of every role: whatever was not foreseen is a bug and says where
+        traceback.print_exc()
+        return ExitCode.SOFTWARE
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+    return int(code)
+
+
+if __name__ == "__main__":
+    main()

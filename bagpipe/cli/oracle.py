@@ -1,0 +1,30 @@
+"""`bagpipe oracle`: read ahead, plan, stream plans."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bagpipe.cli.options import ANY_LOCAL, Attempt, Bind, RoleJob, RoleRunDir
+
+
+def oracle(
+    job: RoleJob,
+    run_dir: RoleRunDir,
+    bind: Bind = ANY_LOCAL,
+    attempt: Attempt = 0,
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="DIR|auto", help="Checkpoint to start from; auto: the newest complete one, if any."),
+    ] = None,
+) -> None:
+    """Plan one attempt of a job and stream the plans to its trainers."""
+    from bagpipe.checkpoint.store import newest_complete
+    from bagpipe.cli.role import checkpoint_root, load_role, log_to_stderr, stop_flag
+    from bagpipe.oracle.service import run_oracle
+
+    log_to_stderr("oracle")
+    loaded = load_role(job, run_dir)
+    start = newest_complete(checkpoint_root(loaded, run_dir)) if checkpoint == "auto" else checkpoint and Path(checkpoint)
+    with stop_flag() as stop:
+        run_oracle(loaded, bind=bind, run_dir=run_dir, attempt=attempt, checkpoint=start or None, stop=stop)

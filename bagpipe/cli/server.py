@@ -1,0 +1,42 @@
+"""`bagpipe server`: hold one shard of the embedding tables."""
+
+from typing import Annotated
+
+import typer
+
+from bagpipe.cli.options import ANY_LOCAL, Advertise, Attempt, Bind, OracleAddress, RoleJob, RoleRunDir
+
+
+def server(
+    job: RoleJob,
+    run_dir: RoleRunDir,
+    oracle: OracleAddress,
+    shard: Annotated[int, typer.Option("--shard", min=0, help="Number of this shard, from 0.", show_default=False)],
+    attempt: Attempt = 0,
+    bind: Bind = ANY_LOCAL,
+    advertise: Advertise = None,
+) -> None:
+    """Serve one shard of the embedding tables for one attempt of a job."""
+    from bagpipe.cli.role import check_index, checkpoint_root, load_role, log_to_stderr, stop_flag
+    from bagpipe.embedding.server import run_server
+
+    log_to_stderr(f"server {shard}")
+    loaded = load_role(job, run_dir)
+    spec = loaded.spec
+    check_index("shard", shard, spec.servers.replicas)
+    with stop_flag() as stop:
+        run_server(
+            oracle=oracle,
+            bind=bind,
+            advertise=advertise,
+            shard=shard,
+            num_servers=spec.servers.replicas,
+            num_trainers=spec.trainers.replicas,
+            job=loaded.metadata.name,
+            attempt=attempt,
+            data_dir=run_dir / "servers" / str(shard),
+            storage=spec.servers.storage,
+            checkpoint_dir=checkpoint_root(loaded, run_dir),
+            transport=spec.transport,
+            stop=stop,
+        )

@@ -1,0 +1,31 @@
+"""`bagpipe trainer`: train one rank."""
+
+from typing import Annotated
+
+import typer
+
+from bagpipe.cli.options import ANY_LOCAL, Advertise, Attempt, Bind, OracleAddress, RoleJob, RoleRunDir
+
+
+def trainer(
+    job: RoleJob,
+    run_dir: RoleRunDir,
+    oracle: OracleAddress,
+    rank: Annotated[int, typer.Option("--rank", min=0, help="Rank of this trainer, from 0.", show_default=False)],
+    attempt: Attempt = 0,
+    bind: Bind = ANY_LOCAL,
+    advertise: Advertise = None,
+) -> None:
+    """Train one rank of one attempt of a job."""
+    from bagpipe.cli.role import check_index, load_role, log_to_stderr, stop_flag
+
+    log_to_stderr(f"trainer {rank}")
+    loaded = load_role(job, run_dir)
+    check_index("rank", rank, loaded.spec.trainers.replicas)
+    # A wrong job file is told before torch takes its seconds to load.
+    from bagpipe.trainer.loop import run_trainer
+
+    with stop_flag() as stop:
+        run_trainer(
+            loaded, oracle=oracle, bind=bind, advertise=advertise, run_dir=run_dir, rank=rank, attempt=attempt, stop=stop
+        )
