@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from bagpipe.evaluation import Evaluation, calibration_bins, evaluate
 
 EXAMPLES = st.lists(
-    st.tuples(st.one_of(st.sampled_from([-1.0, 0.0, 0.5]), st.floats(-50, 50, width=32)), st.integers(0, 1)),
+    st.tuples(
+        st.one_of(st.sampled_from([-1.0, 0.0, 0.5]), st.floats(-50, 50, width=32)),
+        st.integers(0, 1),
+    ),
     min_size=1,
     max_size=40,
 )
@@ -28,15 +31,23 @@ def slow_auc(examples):
 @given(EXAMPLES)
 def test_figures_equal_their_definitions(examples):
     """AUC over all pairs with ties at half; log loss and calibration by the textbook."""
-    logits, labels = np.array([x for x, _ in examples], np.float32), np.array([y for _, y in examples], np.float32)
+    logits, labels = (
+        np.array([x for x, _ in examples], np.float32),
+        np.array([y for _, y in examples], np.float32),
+    )
     found = evaluate(logits, labels)
     p = [1 / (1 + math.exp(-float(x))) for x in logits]
     assert found.examples == len(examples)
     assert found.auc == slow_auc(examples)
-    loss = [math.log1p(math.exp(-x)) if y else math.log1p(math.exp(-x)) + x for x, y in examples]
+    loss = [
+        math.log1p(math.exp(-x)) if y else math.log1p(math.exp(-x)) + x
+        for x, y in examples
+    ]
     assert found.log_loss == pytest.approx(sum(loss) / len(loss), rel=1e-9, abs=1e-12)
     if labels.any():
-        assert found.calibration == pytest.approx(sum(p) / float(labels.sum()), rel=1e-9)
+        assert found.calibration == pytest.approx(
+            sum(p) / float(labels.sum()), rel=1e-9
+        )
     else:
         assert found.calibration is None
 
@@ -46,7 +57,9 @@ def test_the_order_of_examples_never_matters(examples, random):
     """To the last bit: a different batching or number of trainers reports the same figures."""
     shuffled = list(examples)
     random.shuffle(shuffled)
-    assert evaluate(*zip(*examples, strict=True)) == evaluate(*zip(*shuffled, strict=True))
+    assert evaluate(*zip(*examples, strict=True)) == evaluate(
+        *zip(*shuffled, strict=True)
+    )
 
 
 def test_degenerate_sets_give_none_not_nan():
@@ -64,10 +77,13 @@ def test_extreme_logits_do_not_overflow():
     assert found.auc == 1.0
 
 
-def test_a_diverged_model_is_an_error():
-    """NaN would sort anywhere and make the AUC mean nothing."""
-    with pytest.raises(ValueError, match="the model diverged"):
-        evaluate([0.0, math.nan], [0, 1])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_diverged_model_has_no_figures(bad):
+    """NaN would sort anywhere; the figures are None, never NaN and never a number that means nothing."""
+    assert evaluate([0.0, bad, 1.0], [0, 1, 1]) == Evaluation(3, None, None, None)
+
+
+def test_each_logit_needs_a_label():
     with pytest.raises(ValueError, match="2 logits and 1 labels"):
         evaluate([0.0, 1.0], [0])
 
