@@ -51,30 +51,15 @@ def evaluate(logits_B: npt.ArrayLike, labels_B: npt.ArrayLike) -> Evaluation:
     positive = int(np.count_nonzero(clicks))
     calibration = float(np.sum(sigmoid(logits))) / positive if positive else None
     # log(1 + e^x) - y x, in the form that does not overflow.
-    losses = (
-        np.maximum(logits, 0.0) - logits * clicks + np.log1p(np.exp(-np.abs(logits)))
-    )
-    return Evaluation(
-        len(logits),
-        _auc(logits, clicks),
-        float(np.sum(losses)) / len(logits),
-        calibration,
-    )
+    losses = np.maximum(logits, 0.0) - logits * clicks + np.log1p(np.exp(-np.abs(logits)))
+    return Evaluation(len(logits), _auc(logits, clicks), float(np.sum(losses)) / len(logits), calibration)
 
 
-def calibration_bins(
-    logits_B: npt.ArrayLike, labels_B: npt.ArrayLike, bins: int = 10
-) -> tuple[CalibrationBin, ...]:
+def calibration_bins(logits_B: npt.ArrayLike, labels_B: npt.ArrayLike, bins: int = 10) -> tuple[CalibrationBin, ...]:
     """Finite logits: examples by rising prediction in `bins` parts of equal size (empty ones are left out)."""
     logits, clicks = _sorted(logits_B, labels_B)
-    parts = zip(
-        np.array_split(sigmoid(logits), bins), np.array_split(clicks, bins), strict=True
-    )
-    return tuple(
-        CalibrationBin(len(p), float(np.mean(p)), float(np.mean(c)))
-        for p, c in parts
-        if len(p)
-    )
+    parts = zip(np.array_split(sigmoid(logits), bins), np.array_split(clicks, bins), strict=True)
+    return tuple(CalibrationBin(len(p), float(np.mean(p)), float(np.mean(c))) for p, c in parts if len(p))
 
 
 def sigmoid(logits: Floats64) -> Floats64:
@@ -83,17 +68,10 @@ def sigmoid(logits: Floats64) -> Floats64:
     return np.asarray(np.where(logits >= 0, 1.0, small) / (1.0 + small), np.float64)
 
 
-def _sorted(
-    logits_B: npt.ArrayLike, labels_B: npt.ArrayLike
-) -> tuple[Floats64, npt.NDArray[np.bool_]]:
-    logits, labels = (
-        np.asarray(logits_B, np.float64).reshape(-1),
-        np.asarray(labels_B, np.float64).reshape(-1),
-    )
+def _sorted(logits_B: npt.ArrayLike, labels_B: npt.ArrayLike) -> tuple[Floats64, npt.NDArray[np.bool_]]:
+    logits, labels = (np.asarray(logits_B, np.float64).reshape(-1), np.asarray(labels_B, np.float64).reshape(-1))
     if logits.shape != labels.shape:
-        raise ValueError(
-            f"expected one label for each logit, found {len(logits)} logits and {len(labels)} labels"
-        )
+        raise ValueError(f"expected one label for each logit, found {len(logits)} logits and {len(labels)} labels")
     clicks = labels > 0.5
     order = np.lexsort((clicks, logits))
     return logits[order], clicks[order]

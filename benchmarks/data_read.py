@@ -51,10 +51,7 @@ def measure(examples: int = 400_000, folder: Path | None = None) -> ReadSpeed:
         prepare(text, Path(name) / "prepared")
         parquet = DataConfig(path=str(Path(name) / "prepared"))
         gzipped = DataConfig(path=str(zipped))
-        speeds = [
-            _examples_per_second(config, Path(name))
-            for config in (text, gzipped, parquet)
-        ]
+        speeds = [_examples_per_second(config, Path(name)) for config in (text, gzipped, parquet)]
     return ReadSpeed(speeds[0], speeds[1], speeds[2], memcpy_speed())
 
 
@@ -67,19 +64,9 @@ def criteo_lines(examples: int, seed: int = 0) -> Iterator[bytes]:
 
 def _lines(block: RawBlock) -> bytes:
     counts = np.expm1(block.dense_BF * 2).astype(np.int64)
-    ids = (
-        block.codes_N.reshape(len(block), NUM_SPARSE) * np.uint64(0x9E3779B1)
-    ) & np.uint64(0xFFFFFFFF)
-    rows = zip(
-        block.labels_BL[:, 0].astype(np.int64).tolist(),
-        counts.tolist(),
-        ids.tolist(),
-        strict=True,
-    )
-    lines = (
-        "\t".join([str(y), *map(str, dense), *(f"{value:08x}" for value in sparse)])
-        for y, dense, sparse in rows
-    )
+    ids = (block.codes_N.reshape(len(block), NUM_SPARSE) * np.uint64(0x9E3779B1)) & np.uint64(0xFFFFFFFF)
+    rows = zip(block.labels_BL[:, 0].astype(np.int64).tolist(), counts.tolist(), ids.tolist(), strict=True)
+    lines = ("\t".join([str(y), *map(str, dense), *(f"{value:08x}" for value in sparse)]) for y, dense, sparse in rows)
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -111,14 +98,8 @@ def memcpy_speed(size: int = 1 << 28) -> float:
 
 def main() -> None:
     speed = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 400_000)
-    for name, examples in (
-        ("text", speed.text),
-        ("text.gz", speed.text_gzip),
-        ("parquet", speed.parquet),
-    ):
-        print(
-            f"{name:8s} {examples / 1e6:6.2f} M examples/s {examples * NUM_SPARSE / 1e6:7.1f} M ids/s"
-        )
+    for name, examples in (("text", speed.text), ("text.gz", speed.text_gzip), ("parquet", speed.parquet)):
+        print(f"{name:8s} {examples / 1e6:6.2f} M examples/s {examples * NUM_SPARSE / 1e6:7.1f} M ids/s")
     print(f"parquet / text {speed.ratio:.1f}   memcpy {speed.memcpy / 1e9:.1f} GB/s")
 
 

@@ -17,14 +17,7 @@ from bagpipe.data.encode import Encoder
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import (
-    choose_encoding,
-    detect_format,
-    found_tables,
-    layout_of,
-    open_raw,
-    prepared_tables,
-)
+from bagpipe.data.formats import choose_encoding, detect_format, found_tables, layout_of, open_raw, prepared_tables
 from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, train_size, write_whole
 from bagpipe.data.prepared import PreparedSource, read_info
@@ -66,13 +59,9 @@ class Dataset:
         self.layout = layout
         self.num_dense, self.num_labels = shape
         self._source, self._counted, self._data = source, counted, data
-        self.num_train_examples = (
-            train_size(counted.examples, data.test_fraction) if counted else None
-        )
+        self.num_train_examples = train_size(counted.examples, data.test_fraction) if counted else None
         self.num_test_examples = (
-            counted.examples - self.num_train_examples
-            if counted and self.num_train_examples is not None
-            else 0
+            counted.examples - self.num_train_examples if counted and self.num_train_examples is not None else 0
         )
         self._order = EpochOrder(seed, data.shuffle, data.shuffle_window)
         self._dropped = 0
@@ -82,25 +71,11 @@ class Dataset:
 
     @property
     def report(self) -> DataReport:
-        bad, first = (
-            (self._counted.bad_lines, self._counted.first_bad)
-            if self._counted
-            else (0, None)
-        )
+        bad, first = (self._counted.bad_lines, self._counted.first_bad) if self._counted else (0, None)
         if isinstance(self._source, EncodedSource):
-            bad, first = (
-                max(bad, self._source.bad_lines),
-                first or self._source.first_bad,
-            )
+            bad, first = (max(bad, self._source.bad_lines), first or self._source.first_bad)
         tables = {t.name: t.num_embeddings for t in self.layout.tables}
-        return DataReport(
-            bad,
-            first,
-            self._dropped,
-            self.num_train_examples,
-            self.num_test_examples,
-            tables,
-        )
+        return DataReport(bad, first, self._dropped, self.num_train_examples, self.num_test_examples, tables)
 
     def train_batches(
         self, batch_size: int, *, start: Cursor = BEGINNING, epochs: int | None = None
@@ -113,16 +88,9 @@ class Dataset:
         epoch, position = start.epoch, start.position
         while epochs is None or epoch < epochs:
             seen = _Tally(position)
-            pieces = seen.count(
-                self._order.read(self._source, epoch, position, self.num_train_examples)
-            )
+            pieces = seen.count(self._order.read(self._source, epoch, position, self.num_train_examples))
             empty = True
-            for batch in batches_of_epoch(
-                pieces,
-                batch_size,
-                Cursor(epoch, position),
-                drop_last=self._data.drop_last,
-            ):
+            for batch in batches_of_epoch(pieces, batch_size, Cursor(epoch, position), drop_last=self._data.drop_last):
                 empty = False
                 yield batch
             if empty and position == 0:
@@ -140,9 +108,7 @@ class Dataset:
         """The test part once, in file order; cursors count from its beginning, nothing is dropped."""
         if self.num_train_examples is None or self.num_test_examples == 0:
             return
-        pieces = self._source.read(
-            self.num_train_examples, self.num_train_examples + self.num_test_examples
-        )
+        pieces = self._source.read(self.num_train_examples, self.num_train_examples + self.num_test_examples)
         yield from batches_of_epoch(pieces, batch_size, Cursor(), drop_last=False)
 
 
@@ -159,12 +125,7 @@ class _Tally:
 
 
 def open_dataset(
-    data: DataConfig,
-    embedding: EmbeddingConfig,
-    *,
-    seed: int,
-    work_dir: Path,
-    progress: Progress | None = None,
+    data: DataConfig, embedding: EmbeddingConfig, *, seed: int, work_dir: Path, progress: Progress | None = None
 ) -> Dataset:
     """Open a job's data, preparing it first where that is needed.
 
@@ -198,31 +159,20 @@ def open_dataset(
     if counted is None and data.test_fraction > 0:
         counted = _counted(raw, data, files, seed, work_dir, progress)
     shape = (len(raw.schema.dense_names), raw.schema.num_labels)
-    return Dataset(
-        source, layout=layout, shape=shape, counted=counted, data=data, seed=seed
-    )
+    return Dataset(source, layout=layout, shape=shape, counted=counted, data=data, seed=seed)
 
 
-def _open_prepared(
-    data: DataConfig, embedding: EmbeddingConfig, files: Sequence[InputFile], seed: int
-) -> Dataset:
+def _open_prepared(data: DataConfig, embedding: EmbeddingConfig, files: Sequence[InputFile], seed: int) -> Dataset:
     info = read_info(files[0])
     layout = layout_of(prepared_tables(info), embedding.tables, embedding.dim)
     source = PreparedSource(files, info, layout, data.readers)
     counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
     shape = (len(info.dense), info.num_labels)
-    return Dataset(
-        source, layout=layout, shape=shape, counted=counted, data=data, seed=seed
-    )
+    return Dataset(source, layout=layout, shape=shape, counted=counted, data=data, seed=seed)
 
 
 def _counted(
-    raw: RawSource,
-    data: DataConfig,
-    files: Sequence[InputFile],
-    seed: int,
-    work_dir: Path,
-    progress: Progress | None,
+    raw: RawSource, data: DataConfig, files: Sequence[InputFile], seed: int, work_dir: Path, progress: Progress | None
 ) -> Counted:
     """The number of examples, remembered in `work_dir`."""
     path = work_dir / f"count-{data_digest(data, files, (), seed)}.json"

@@ -77,31 +77,20 @@ def describe(data: DataConfig, *, seed: int = 0) -> Description:
     """
     data = msgspec.structs.replace(data, on_bad_line="skip", numeric_bins="none")
     files = () if data.format == "synthetic" else find_files(data.path)
-    found = (
-        "synthetic" if data.format == "synthetic" else detect_format(files, data.format)
-    )
+    found = "synthetic" if data.format == "synthetic" else detect_format(files, data.format)
     if found == "parquet":
         return _describe_prepared(files, data.readers)
     return _describe_raw(open_raw(data, found, files, seed), found, files, data.readers)
 
 
-def _describe_raw(
-    raw: RawSource, found: str, files: Sequence[InputFile], readers: int
-) -> Description:
-    names, kinds = (
-        [f.name for f in raw.schema.features],
-        [f.kind for f in raw.schema.features],
-    )
+def _describe_raw(raw: RawSource, found: str, files: Sequence[InputFile], readers: int) -> Description:
+    names, kinds = ([f.name for f in raw.schema.features], [f.kind for f in raw.schema.features])
     counters, examples, bad, labels = [ValueCounter() for _ in names], 0, 0, 0.0
     first: str | None = None
     for block in raw_blocks(raw, readers):
         for place, counter in enumerate(counters):
             counter.add(select(block, len(names), np.array([place], np.int64))[0])
-        examples, bad, first = (
-            examples + len(block),
-            bad + block.bad_lines,
-            first or block.first_bad,
-        )
+        examples, bad, first = (examples + len(block), bad + block.bad_lines, first or block.first_bad)
         labels += float(block.labels_BL.sum(dtype=np.float64)) / raw.schema.num_labels
     return Description(
         found, len(files), sum(f.size for f in files), examples, bad, first,
@@ -115,16 +104,10 @@ def _describe_prepared(files: Sequence[InputFile], readers: int) -> Description:
     layout = layout_of(prepared_tables(info), (), 1)
     group, source = layout.groups[0], PreparedSource(files, info, layout, readers)
     counters, labels = [ValueCounter() for _ in group.feature_names], 0.0
-    offsets = [
-        o
-        for t, o in zip(group.tables, group.offsets, strict=True)
-        for _ in t.feature_names
-    ]
+    offsets = [o for t, o in zip(group.tables, group.offsets, strict=True) for _ in t.feature_names]
     for examples in source.read(0, None):
         labels += float(examples.labels_BL.sum(dtype=np.float64)) / info.num_labels
-        for counter, codes in zip(
-            counters, _codes(examples.sparse[0], offsets), strict=True
-        ):
+        for counter, codes in zip(counters, _codes(examples.sparse[0], offsets), strict=True):
             counter.add(codes)
     return Description(
         "parquet", len(files), sum(f.size for f in files), source.num_examples, info.bad_lines, info.first_bad,
@@ -137,14 +120,9 @@ def _codes(block: SparseBlock, offsets: Sequence[int]) -> Iterator[Codes]:
     """Each feature's rows as codes of kind int."""
     if block.lengths_BT is None:
         for place, offset in enumerate(offsets):
-            yield (block.keys_N.reshape(-1, len(offsets))[:, place] - offset + 1).view(
-                np.uint64
-            )
+            yield (block.keys_N.reshape(-1, len(offsets))[:, place] - offset + 1).view(np.uint64)
         return
-    which = np.repeat(
-        np.tile(np.arange(len(offsets)), len(block.lengths_BT)),
-        block.lengths_BT.reshape(-1),
-    )
+    which = np.repeat(np.tile(np.arange(len(offsets)), len(block.lengths_BT)), block.lengths_BT.reshape(-1))
     for place, offset in enumerate(offsets):
         yield (block.keys_N[which == place] - offset + 1).view(np.uint64)
 

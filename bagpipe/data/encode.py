@@ -56,94 +56,53 @@ class Encoder:
         Raises:
             DataError: an id is out of range of its table.
         """
-        return Examples(
-            block.labels_BL,
-            block.dense_BF,
-            tuple(self._block(g, block) for g in self._groups),
-        )
+        return Examples(block.labels_BL, block.dense_BF, tuple(self._block(g, block) for g in self._groups))
 
     def _block(self, group: _Group, block: RawBlock) -> SparseBlock:
-        codes_N, lengths_BT, which_N = select(
-            block, len(self.schema.features), group.features
-        )
+        codes_N, lengths_BT, which_N = select(block, len(self.schema.features), group.features)
         keys_N: Keys = np.empty(len(codes_N), np.int64)
         if self.encoding == "hash":
             kernels.hash_keys(codes_N, which_N, group.offsets, group.sizes, keys_N)
         elif self.encoding == "ids":
-            wrong = kernels.id_keys(
-                codes_N, which_N, group.offsets, group.sizes, keys_N
-            )
+            wrong = kernels.id_keys(codes_N, which_N, group.offsets, group.sizes, keys_N)
             if wrong >= 0:
-                raise self._out_of_range(
-                    group,
-                    block,
-                    int(codes_N[wrong]) - 1,
-                    int(which_N[wrong]),
-                    wrong,
-                    lengths_BT,
-                )
+                raise self._out_of_range(group, block, int(codes_N[wrong]) - 1, int(which_N[wrong]), wrong, lengths_BT)
         elif group.lookup is not None:
             t = group.lookup
             kernels.vocabulary_keys(
-                codes_N,
-                which_N,
-                group.offsets,
-                t.firsts,
-                t.masks,
-                t.missing,
-                t.codes,
-                t.numbers,
-                keys_N,
+                codes_N, which_N, group.offsets, t.firsts, t.masks, t.missing, t.codes, t.numbers, keys_N
             )
         return SparseBlock(keys_N, lengths_BT)
 
     def _out_of_range(
-        self,
-        group: _Group,
-        block: RawBlock,
-        value: int,
-        place: int,
-        lookup: int,
-        lengths_BT: Lengths | None,
+        self, group: _Group, block: RawBlock, value: int, place: int, lookup: int, lengths_BT: Lengths | None
     ) -> DataError:
         table, feature = group.tables[place], group.group.feature_names[place]
         if lengths_BT is None:
             example = lookup // len(group.features)
         else:
-            example = int(
-                np.searchsorted(np.cumsum(lengths_BT.sum(axis=1)), lookup, side="right")
-            )
+            example = int(np.searchsorted(np.cumsum(lengths_BT.sum(axis=1)), lookup, side="right"))
         return DataError(
             f"{block.file}:{block.lines_B[example]}: id {value} of feature {feature} is out of range for "
             f"table {table.name} ({table.num_embeddings} rows); fix the line or raise the table's numEmbeddings"
         )
 
 
-def select(
-    block: RawBlock, num_features: int, features: Int64s
-) -> tuple[Codes, Lengths | None, npt.NDArray[np.int32]]:
+def select(block: RawBlock, num_features: int, features: Int64s) -> tuple[Codes, Lengths | None, npt.NDArray[np.int32]]:
     """The codes of some features in the given order, their lengths, and each lookup's place in `features`."""
     if block.lengths_BT is None:
         codes = block.codes_N.reshape(len(block), num_features)
         if len(features) != num_features or np.any(features != np.arange(num_features)):
             codes = codes[:, features]
-        return (
-            codes.reshape(-1),
-            None,
-            np.tile(np.arange(len(features), dtype=np.int32), len(block)),
-        )
+        return (codes.reshape(-1), None, np.tile(np.arange(len(features), dtype=np.int32), len(block)))
     lengths_BT = np.empty((len(block), len(features)), np.int32)
     most = int(block.lengths_BT[:, features].sum(dtype=np.int64))
     codes_N, which_N = np.empty(most, np.uint64), np.empty(most, np.int32)
-    kernels.select_features(
-        block.codes_N, block.lengths_BT, features, codes_N, lengths_BT, which_N
-    )
+    kernels.select_features(block.codes_N, block.lengths_BT, features, codes_N, lengths_BT, which_N)
     return codes_N, lengths_BT, which_N
 
 
-def feature_positions(
-    names: Sequence[str], wanted: Sequence[str], table: str
-) -> list[int]:
+def feature_positions(names: Sequence[str], wanted: Sequence[str], table: str) -> list[int]:
     """Positions of a table's features in the data.
 
     Raises:
@@ -152,20 +111,14 @@ def feature_positions(
     for name in wanted:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            hint = (
-                f"did you mean {near[0]!r}?"
-                if near
-                else f"the data has {', '.join(names[:5])}..."
-            )
+            hint = f"did you mean {near[0]!r}?" if near else f"the data has {', '.join(names[:5])}..."
             raise ConfigError(
                 f"embedding.tables: table {table} uses feature {name!r}, which the data does not have; {hint}"
             )
     return [names.index(name) for name in wanted]
 
 
-def _group(
-    schema: RawSchema, group: WidthGroup, vocabularies: Mapping[str, Vocabulary] | None
-) -> _Group:
+def _group(schema: RawSchema, group: WidthGroup, vocabularies: Mapping[str, Vocabulary] | None) -> _Group:
     names = [f.name for f in schema.features]
     features: list[int] = []
     tables: list[Table] = []
@@ -174,17 +127,6 @@ def _group(
         features += feature_positions(names, table.feature_names, table.name)
         tables += [table] * len(table.feature_names)
         offsets += [offset] * len(table.feature_names)
-    lookup = (
-        LookupTables.of([vocabularies[t.name] for t in tables])
-        if vocabularies is not None
-        else None
-    )
+    lookup = LookupTables.of([vocabularies[t.name] for t in tables]) if vocabularies is not None else None
     sizes = np.array([t.num_embeddings for t in tables], np.int64)
-    return _Group(
-        group,
-        np.array(features, np.int64),
-        tuple(tables),
-        np.array(offsets, np.int64),
-        sizes,
-        lookup,
-    )
+    return _Group(group, np.array(features, np.int64), tuple(tables), np.array(offsets, np.int64), sizes, lookup)

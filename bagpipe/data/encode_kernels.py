@@ -13,14 +13,7 @@ from bagpipe.data.text_kernels import mix
 
 
 @njit(cache=True, nogil=True)
-def select_features(
-    codes_N: Any,
-    lengths_BT: Any,
-    features: Any,
-    out_N: Any,
-    out_lengths: Any,
-    which_N: Any,
-) -> int:
+def select_features(codes_N: Any, lengths_BT: Any, features: Any, out_N: Any, out_lengths: Any, which_N: Any) -> int:
     """Jagged: pick and reorder features; `which_N` tells each lookup's place in `features`. Returns N."""
     examples, width = lengths_BT.shape
     starts = np.empty(width, np.int64)
@@ -80,9 +73,7 @@ def find_place(codes: Any, first: Any, mask: Any, code: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def count_codes(
-    codes_N: Any, start: int, codes: Any, counts: Any, held: int, limit: int
-) -> Any:
+def count_codes(codes_N: Any, start: int, codes: Any, counts: Any, held: int, limit: int) -> Any:
     """Count `codes_N[start:]`; stops when `limit` places are taken. Returns (next position, places taken)."""
     mask = codes.shape[0] - 1
     for i in range(start, codes_N.shape[0]):
@@ -107,9 +98,7 @@ def insert_counts(old_codes: Any, old_counts: Any, codes: Any, counts: Any) -> N
 
 
 @njit(cache=True, nogil=True)
-def fill_table(
-    values: Any, rows: Any, codes: Any, numbers: Any, first: int, mask: int
-) -> None:
+def fill_table(values: Any, rows: Any, codes: Any, numbers: Any, first: int, mask: int) -> None:
     for i in range(values.shape[0]):
         place = find_place(codes, first, mask, values[i])
         codes[place] = values[i]

@@ -38,18 +38,13 @@ class EncodedSource:
         """Text has no index, so everything before `start` is parsed too, as fast as parsing goes."""
         before, pieces = self.raw.pieces(start)
         position, bad = before, 0
-        for block, examples in ordered_map(
-            lambda piece: self._work(self.raw.parse(piece)), pieces, self.readers
-        ):
+        for block, examples in ordered_map(lambda piece: self._work(self.raw.parse(piece)), pieces, self.readers):
             if position >= (stop if stop is not None else position + 1):
                 return
             bad += block.bad_lines
             self.bad_lines = max(self.bad_lines, bad)
             self.first_bad = self.first_bad or block.first_bad
-            low, high = (
-                max(0, start - position),
-                len(block) if stop is None else min(len(block), stop - position),
-            )
+            low, high = (max(0, start - position), len(block) if stop is None else min(len(block), stop - position))
             if low < high:
                 yield examples.slice(low, high)
             position += len(block)
@@ -58,9 +53,7 @@ class EncodedSource:
         return block, self.encoder.encode(block)
 
 
-def raw_blocks(
-    raw: RawSource, readers: int, stop: int | None = None
-) -> Iterator[RawBlock]:
+def raw_blocks(raw: RawSource, readers: int, stop: int | None = None) -> Iterator[RawBlock]:
     """All raw blocks in order, up to and including the one with example `stop - 1`."""
     position = 0
     for block in ordered_map(raw.parse, raw.pieces(0)[1], readers):
@@ -76,49 +69,28 @@ def count_examples(raw: RawSource, readers: int) -> Counted:
         return Counted(raw.num_examples)
     examples, bad, first = 0, 0, None
     for block in raw_blocks(raw, readers):
-        examples, bad, first = (
-            examples + len(block),
-            bad + block.bad_lines,
-            first or block.first_bad,
-        )
+        examples, bad, first = (examples + len(block), bad + block.bad_lines, first or block.first_bad)
     return Counted(examples, bad, first)
 
 
 def count_values(
-    raw: RawSource,
-    tables: Sequence[FoundTable],
-    readers: int,
-    stop: int | None,
-    progress: Callable[[int], None],
+    raw: RawSource, tables: Sequence[FoundTable], readers: int, stop: int | None, progress: Callable[[int], None]
 ) -> tuple[list[ValueCounter], Counted]:
     """Count the values of each table over the first `stop` examples; a shared table counts all its features."""
     names = [f.name for f in raw.schema.features]
-    features = [
-        np.array(feature_positions(names, t.feature_names, t.name), np.int64)
-        for t in tables
-    ]
+    features = [np.array(feature_positions(names, t.feature_names, t.name), np.int64) for t in tables]
     counters = [ValueCounter() for _ in tables]
     position, bad, first = 0, 0, None
     for block in raw_blocks(raw, readers, stop):
-        part = (
-            block
-            if stop is None
-            else _first_examples(block, stop - position, len(names))
-        )
+        part = block if stop is None else _first_examples(block, stop - position, len(names))
         for counter, wanted in zip(counters, features, strict=True):
             counter.add(select(part, len(names), wanted)[0])
-        position, bad, first = (
-            position + len(part),
-            bad + block.bad_lines,
-            first or block.first_bad,
-        )
+        position, bad, first = (position + len(part), bad + block.bad_lines, first or block.first_bad)
         progress(position)
     return counters, Counted(position, bad, first)
 
 
-def largest_ids(
-    raw: RawSource, tables: Sequence[FoundTable], readers: int
-) -> tuple[list[int], Counted]:
+def largest_ids(raw: RawSource, tables: Sequence[FoundTable], readers: int) -> tuple[list[int], Counted]:
     """Rows that each table needs for the ids in the data, test part included."""
     names = [f.name for f in raw.schema.features]
     largest = np.zeros(len(names), np.uint64)
@@ -129,14 +101,8 @@ def largest_ids(
         # A negative id has a huge code; it is left for the encoder to refuse with its line.
         fine = codes_N < np.uint64(1 << 63)
         kernels.largest_codes(codes_N[fine], which_N[fine], largest)
-        examples, bad, first = (
-            examples + len(block),
-            bad + block.bad_lines,
-            first or block.first_bad,
-        )
-    sizes = [
-        max(1, *(int(largest[names.index(n)]) for n in t.feature_names)) for t in tables
-    ]
+        examples, bad, first = (examples + len(block), bad + block.bad_lines, first or block.first_bad)
+    sizes = [max(1, *(int(largest[names.index(n)]) for n in t.feature_names)) for t in tables]
     return sizes, Counted(examples, bad, first)
 
 
@@ -148,11 +114,4 @@ def _first_examples(block: RawBlock, count: int, num_features: int) -> RawBlock:
     else:
         lengths = block.lengths_BT[:count]
         codes = block.codes_N[: int(lengths.sum(dtype=np.int64))]
-    return RawBlock(
-        block.labels_BL[:count],
-        block.dense_BF[:count],
-        codes,
-        lengths,
-        block.file,
-        block.lines_B[:count],
-    )
+    return RawBlock(block.labels_BL[:count], block.dense_BF[:count], codes, lengths, block.file, block.lines_B[:count])

@@ -51,9 +51,7 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         keys_N = np.concatenate([m.keys_N for m in members])
         blocks.append(SparseBlock(keys_N, np.concatenate(lengths) if lengths else None))
     labels = np.concatenate([part.labels_BL for part in parts])
-    return Examples(
-        labels, np.concatenate([part.dense_BF for part in parts]), tuple(blocks)
-    )
+    return Examples(labels, np.concatenate([part.dense_BF for part in parts]), tuple(blocks))
 
 
 def lookups_before(lengths_BT: Lengths) -> Int64s:

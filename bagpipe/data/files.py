@@ -39,10 +39,7 @@ class InputFile:
         """The raw bytes, still compressed."""
         with _reading(self.name), ExitStack() as stack:
             if "://" in self.name:
-                yield cast(
-                    IO[bytes],
-                    stack.enter_context(_remote(self.name)[0].open(self.name, "rb")),
-                )
+                yield cast(IO[bytes], stack.enter_context(_remote(self.name)[0].open(self.name, "rb")))
             else:
                 yield stack.enter_context(open(self.name, "rb"))
 
@@ -65,9 +62,7 @@ def find_files(path: str | Sequence[str]) -> tuple[InputFile, ...]:
     """
     paths = (path,) if isinstance(path, str) else tuple(path)
     if not paths or not all(paths):
-        raise ConfigError(
-            "data.path is empty; name a file, list, folder, glob or URL, or set data.format: synthetic"
-        )
+        raise ConfigError("data.path is empty; name a file, list, folder, glob or URL, or set data.format: synthetic")
     return tuple(file for one in paths for file in _find(one))
 
 
@@ -77,9 +72,7 @@ def read_head(file: InputFile, size: int = 65536) -> bytes:
         return stream.read(size)
 
 
-def text_blocks(
-    files: Sequence[InputFile], block_bytes: int = BLOCK_BYTES
-) -> Iterator[TextBlock]:
+def text_blocks(files: Sequence[InputFile], block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
     """The text of all files in order, in blocks of whole lines; a block never spans two files."""
     for file in files:
         with file.open() as raw, _decompressed(file.name, raw) as stream:
@@ -101,9 +94,7 @@ def _line_blocks(name: str, stream: IO[bytes], block_bytes: int) -> Iterator[Tex
         if cut == 0:
             rest += data
             if len(rest) > LONGEST_LINE:
-                raise DataError(
-                    f"{name}:{line}: a line is longer than {LONGEST_LINE} bytes; is this a text file?"
-                )
+                raise DataError(f"{name}:{line}: a line is longer than {LONGEST_LINE} bytes; is this a text file?")
             continue
         text, rest = rest + data[:cut], data[cut:]
         yield TextBlock(name, line, text)
@@ -118,11 +109,7 @@ def _decompressed(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     head = raw.read(6)
     raw.seek(0)
     kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "plain")
-    openers: dict[str, Callable[[IO[bytes]], Any]] = {
-        "gzip": gzip.open,
-        "xz": lzma.open,
-        "bzip2": bz2.open,
-    }
+    openers: dict[str, Callable[[IO[bytes]], Any]] = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
     if kind not in openers:
         yield raw
         return
@@ -130,9 +117,7 @@ def _decompressed(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
         try:
             yield cast(IO[bytes], stream)
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{name}: unreadable {kind} data ({error}); {_TRUNCATED}"
-            ) from error
+            raise DataError(f"{name}: unreadable {kind} data ({error}); {_TRUNCATED}") from error
 
 
 @contextmanager
@@ -143,9 +128,7 @@ def _reading(name: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise DataError(f"{name}: no such file; check data.path") from error
     except PermissionError as error:
-        raise DataError(
-            f"{name}: permission denied; make the file readable for this user"
-        ) from error
+        raise DataError(f"{name}: permission denied; make the file readable for this user") from error
     except OSError as error:
         if isinstance(error, gzip.BadGzipFile):
             raise
@@ -157,22 +140,10 @@ def _find(path: str) -> list[InputFile]:
         return _find_remote(path)
     with _reading(path):
         if os.path.isdir(path):
-            names = [
-                e.path
-                for e in os.scandir(path)
-                if e.is_file() and not e.name.startswith((".", "_"))
-            ]
-            return _listed(
-                path,
-                "folder",
-                [n for n in names if os.path.basename(n) != "tables.json"],
-            )
+            names = [e.path for e in os.scandir(path) if e.is_file() and not e.name.startswith((".", "_"))]
+            return _listed(path, "folder", [n for n in names if os.path.basename(n) != "tables.json"])
         if glob.has_magic(path) and not os.path.exists(path):
-            return _listed(
-                path,
-                "glob",
-                [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)],
-            )
+            return _listed(path, "glob", [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)])
         return [_local(path)]
 
 
@@ -190,9 +161,7 @@ def _listed(path: str, what: str, names: list[str]) -> list[InputFile]:
 def natural_order(name: str) -> list[tuple[bool, int, str]]:
     """Sort key under which `part_2` comes before `part_10`."""
     parts = re.split(r"(\d+)", name)
-    return [
-        (part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts
-    ]
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts]
 
 
 def _remote(url: str) -> tuple[Any, str]:
@@ -206,9 +175,7 @@ def _remote(url: str) -> tuple[Any, str]:
     try:
         return cast(tuple[Any, str], core.url_to_fs(url))
     except (ValueError, ImportError) as error:
-        raise ConfigError(
-            f"{url}: this kind of URL cannot be opened ({error})"
-        ) from error
+        raise ConfigError(f"{url}: this kind of URL cannot be opened ({error})") from error
 
 
 def _find_remote(url: str) -> list[InputFile]:
@@ -221,10 +188,7 @@ def _find_remote(url: str) -> list[InputFile]:
         else:
             names = [str(path)]
         kept = [
-            n
-            for n in names
-            if not os.path.basename(n).startswith((".", "_"))
-            and os.path.basename(n) != "tables.json"
+            n for n in names if not os.path.basename(n).startswith((".", "_")) and os.path.basename(n) != "tables.json"
         ]
         if not kept:
             raise DataError(f"{url}: no files; check data.path")
@@ -233,17 +197,7 @@ def _find_remote(url: str) -> list[InputFile]:
             info = system.info(name)
             if info.get("type") != "directory":
                 stamp = str(
-                    info.get("ETag")
-                    or info.get("LastModified")
-                    or info.get("mtime")
-                    or info.get("created")
-                    or ""
+                    info.get("ETag") or info.get("LastModified") or info.get("mtime") or info.get("created") or ""
                 )
-                found.append(
-                    InputFile(
-                        str(system.unstrip_protocol(name)),
-                        int(info.get("size") or 0),
-                        stamp,
-                    )
-                )
+                found.append(InputFile(str(system.unstrip_protocol(name)), int(info.get("size") or 0), stamp))
         return found

@@ -32,9 +32,7 @@ class FoundTable:
     feature_names: tuple[str, ...]
 
 
-def detect_format(
-    files: Sequence[InputFile], stated: Format | Literal["auto"]
-) -> Format:
+def detect_format(files: Sequence[InputFile], stated: Format | Literal["auto"]) -> Format:
     """The format of the files; `stated` is `data.format`.
 
     Raises:
@@ -46,9 +44,7 @@ def detect_format(
     head = read_head(file)
     if head.startswith(PARQUET_MAGIC):
         if stated not in ("auto", "parquet"):
-            raise DataError(
-                f"{file.name}: a Parquet file, but data.format is {stated}; set data.format: parquet"
-            )
+            raise DataError(f"{file.name}: a Parquet file, but data.format is {stated}; set data.format: parquet")
         return "parquet"
     if stated == "parquet":
         raise DataError(
@@ -72,9 +68,7 @@ def detect_format(
 def _first_line(file: InputFile, head: bytes) -> bytes:
     at = head.find(b"\0")
     if at >= 0:
-        raise DataError(
-            f"{file.name}: binary data (a NUL byte at offset {at}); {_EXPECTED}"
-        )
+        raise DataError(f"{file.name}: binary data (a NUL byte at offset {at}); {_EXPECTED}")
     text = head.lstrip(b"\r\n")
     if not text:
         raise DataError(f"{file.name}: empty file; expected at least one example")
@@ -85,9 +79,7 @@ def _first_line(file: InputFile, head: bytes) -> bytes:
     return line
 
 
-def open_raw(
-    data: DataConfig, found: Format, files: tuple[InputFile, ...], seed: int
-) -> RawSource:
+def open_raw(data: DataConfig, found: Format, files: tuple[InputFile, ...], seed: int) -> RawSource:
     """The reader of a raw format.
 
     Raises:
@@ -95,9 +87,7 @@ def open_raw(
         DataError: the first line is not of this format.
     """
     skip = data.on_bad_line == "skip"
-    if data.numeric_bins != "none" and (
-        found != "criteo-tsv" or data.encoding != "vocabulary"
-    ):
+    if data.numeric_bins != "none" and (found != "criteo-tsv" or data.encoding != "vocabulary"):
         raise ConfigError(
             f"data.numericBins: {data.numeric_bins} needs format criteo-tsv and encoding vocabulary, found {found} and "
             f"{data.encoding}; set data.encoding: vocabulary or numericBins: none"
@@ -127,33 +117,20 @@ def found_tables(
 ) -> tuple[FoundTable, ...]:
     """The job's tables: those it names, else one for each sparse feature."""
     if named:
-        return tuple(
-            FoundTable(t.name, t.num_embeddings, t.feature_names) for t in named
-        )
+        return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in named)
     if encoding == "hash":
-        return tuple(
-            FoundTable(f.name, data.hash_size, (f.name,)) for f in schema.features
-        )
+        return tuple(FoundTable(f.name, data.hash_size, (f.name,)) for f in schema.features)
     ids = encoding == "ids"
-    return tuple(
-        FoundTable(f.name, f.num_ids if ids else None, (f.name,))
-        for f in schema.features
-    )
+    return tuple(FoundTable(f.name, f.num_ids if ids else None, (f.name,)) for f in schema.features)
 
 
 def prepared_tables(info: PreparedInfo) -> tuple[FoundTable, ...]:
     """The tables that prepared data was made for."""
-    return tuple(
-        FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables
-    )
+    return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables)
 
 
-def layout_of(
-    tables: Sequence[FoundTable], named: Sequence[Table], dim: int
-) -> TableLayout:
+def layout_of(tables: Sequence[FoundTable], named: Sequence[Table], dim: int) -> TableLayout:
     """Tables with widths: the named ones as they are, found ones `dim` wide."""
     if named:
         return TableLayout.of(named)
-    return TableLayout.of(
-        Table(t.name, t.num_embeddings or 1, dim, t.feature_names) for t in tables
-    )
+    return TableLayout.of(Table(t.name, t.num_embeddings or 1, dim, t.feature_names) for t in tables)

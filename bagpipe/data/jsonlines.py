@@ -54,15 +54,9 @@ class JsonLines:
                 f'{first.name}:1: expected {{"label": ..., "dense": [...], "sparse": [...]}}: {error}'
             ) from error
         jagged = any(isinstance(values, list) for values in record.sparse)
-        features = tuple(
-            RawFeature(f"C{i}", "int") for i in range(1, len(record.sparse) + 1)
-        )
+        features = tuple(RawFeature(f"C{i}", "int") for i in range(1, len(record.sparse) + 1))
         dense = tuple(f"I{i}" for i in range(1, len(record.dense) + 1))
-        return cls(
-            tuple(files),
-            RawSchema(features, dense, len(_labels(record)), jagged),
-            skip_bad,
-        )
+        return cls(tuple(files), RawSchema(features, dense, len(_labels(record)), jagged), skip_bad)
 
     @property
     def num_examples(self) -> int | None:
@@ -97,51 +91,27 @@ class JsonLines:
         schema = self.schema
         found = (len(_labels(record)), len(record.dense), len(record.sparse))
         expected = (schema.num_labels, len(schema.dense_names), len(schema.features))
-        for what, has, wants in zip(
-            ("labels", "dense values", "sparse features"), found, expected, strict=True
-        ):
+        for what, has, wants in zip(("labels", "dense values", "sparse features"), found, expected, strict=True):
             if has != wants:
                 return f"expected {wants} {what}, found {has}"
-        if not schema.jagged and any(
-            isinstance(values, list) for values in record.sparse
-        ):
+        if not schema.jagged and any(isinstance(values, list) for values in record.sparse):
             return "expected one integer for each sparse feature, found a list"
         return None
 
-    def _block(
-        self,
-        file: str,
-        records: list[_Record],
-        lines: list[int],
-        bad: int,
-        first_bad: str | None,
-    ) -> RawBlock:
+    def _block(self, file: str, records: list[_Record], lines: list[int], bad: int, first_bad: str | None) -> RawBlock:
         schema = self.schema
-        labels = np.array([_labels(r) for r in records], np.float32).reshape(
-            len(records), schema.num_labels
-        )
-        dense = np.array([r.dense for r in records], np.float32).reshape(
-            len(records), len(schema.dense_names)
-        )
+        labels = np.array([_labels(r) for r in records], np.float32).reshape(len(records), schema.num_labels)
+        dense = np.array([r.dense for r in records], np.float32).reshape(len(records), len(schema.dense_names))
         lengths, values = None, chain.from_iterable(r.sparse for r in records)
         if schema.jagged:
-            lists = [
-                [v if isinstance(v, list) else [v] for v in r.sparse] for r in records
-            ]
+            lists = [[v if isinstance(v, list) else [v] for v in r.sparse] for r in records]
             lengths = np.array([[len(v) for v in r] for r in lists], np.int32).reshape(
                 len(records), len(schema.features)
             )
             values = chain.from_iterable(v for r in lists for v in r)
         ids = np.fromiter(values, np.int64)
         return RawBlock(
-            labels,
-            dense,
-            (ids + 1).view(np.uint64),
-            lengths,
-            file,
-            np.array(lines, np.int64),
-            bad,
-            first_bad,
+            labels, dense, (ids + 1).view(np.uint64), lengths, file, np.array(lines, np.int64), bad, first_bad
         )
 
 

@@ -42,14 +42,10 @@ class EpochOrder:
 
     def permutation(self, epoch: int, window: int, size: int) -> Int64s:
         """Order of the `size` examples of one window."""
-        words = np.random.Philox(
-            key=[self.seed, 0x5348554646], counter=[0, 0, window, epoch]
-        ).random_raw(size)
+        words = np.random.Philox(key=[self.seed, 0x5348554646], counter=[0, 0, window, epoch]).random_raw(size)
         return np.argsort(words, kind="stable")
 
-    def read(
-        self, source: ExampleSource, epoch: int, start: int, stop: int | None
-    ) -> Iterator[Examples]:
+    def read(self, source: ExampleSource, epoch: int, start: int, stop: int | None) -> Iterator[Examples]:
         """The epoch's examples from position `start` of its order; `stop` is the size of the part."""
         if not self.shuffled(epoch):
             yield from source.read(start, stop)
@@ -81,9 +77,7 @@ def cut(pieces: Iterable[Examples], size: int) -> Iterator[Examples]:
         yield concatenate(held)
 
 
-def batches_of_epoch(
-    pieces: Iterable[Examples], batch_size: int, start: Cursor, *, drop_last: bool
-) -> Iterator[Batch]:
+def batches_of_epoch(pieces: Iterable[Examples], batch_size: int, start: Cursor, *, drop_last: bool) -> Iterator[Batch]:
     """Batches of one epoch from `start`; the last one's `end` is the beginning of the next epoch.
 
     A batch is held back until the next one is known, because only then it is known not to be the
@@ -95,11 +89,7 @@ def batches_of_epoch(
         if drop_last and len(examples) < batch_size:
             break
         if held is not None:
-            yield _batch(
-                held,
-                Cursor(start.epoch, position),
-                Cursor(start.epoch, position + len(held)),
-            )
+            yield _batch(held, Cursor(start.epoch, position), Cursor(start.epoch, position + len(held)))
             position += len(held)
         held = examples
     if held is not None:

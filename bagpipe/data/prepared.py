@@ -71,22 +71,14 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
 
     @property
     def label_columns(self) -> list[str]:
-        return (
-            ["label"]
-            if self.num_labels == 1
-            else [f"label_{i}" for i in range(self.num_labels)]
-        )
+        return ["label"] if self.num_labels == 1 else [f"label_{i}" for i in range(self.num_labels)]
 
     def arrow_schema(self) -> pa.Schema:
         fields = [(name, pa.float32()) for name in self.label_columns]
         fields += [(f"dense_{name}", pa.float32()) for name in self.dense]
         for table in self.tables:
             ids = pa.int32() if table.num_embeddings <= 2**31 else pa.int64()
-            kind = (
-                pa.list_(pa.field("element", ids, nullable=False))
-                if self.jagged
-                else ids
-            )
+            kind = pa.list_(pa.field("element", ids, nullable=False)) if self.jagged else ids
             fields += [(f"sparse_{name}", kind) for name in table.feature_names]
         columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
         return pa.schema(columns, metadata={METADATA_KEY: msgspec.json.encode(self)})
@@ -116,13 +108,7 @@ class _Piece:
 class PreparedSource:
     """Prepared files as an `ExampleSource` with the keys of `layout`."""
 
-    def __init__(
-        self,
-        files: Sequence[InputFile],
-        info: PreparedInfo,
-        layout: TableLayout,
-        readers: int = 0,
-    ) -> None:
+    def __init__(self, files: Sequence[InputFile], info: PreparedInfo, layout: TableLayout, readers: int = 0) -> None:
         self.info, self.layout, self._readers = info, layout, readers
         self._groups = tuple(_group(info, layout, i) for i in range(len(layout.groups)))
         self._pieces = tuple(piece for file in files for piece in _pieces(file, info))
@@ -144,9 +130,7 @@ class PreparedSource:
                 wanted.append((position, piece))
             position += piece.num_rows
         for (at, _), examples in zip(
-            wanted,
-            ordered_map(self._read, iter([p for _, p in wanted]), self._readers),
-            strict=True,
+            wanted, ordered_map(self._read, iter([p for _, p in wanted]), self._readers), strict=True
         ):
             yield examples.slice(max(0, start - at), min(len(examples), end - at))
 
@@ -155,20 +139,14 @@ class PreparedSource:
         names += list(dict.fromkeys(c for g in self._groups for c in g.columns))
         try:
             with open_parquet(piece.file, piece.metadata) as parquet:
-                table = parquet.read_row_group(
-                    piece.index, columns=names, use_threads=False
-                )
+                table = parquet.read_row_group(piece.index, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{piece.file.name}: row group {piece.index} is damaged ({error}); prepare the data again"
             ) from error
         labels_BL = _floats(table, self.info.label_columns)
         dense_BF = _floats(table, [f"dense_{n}" for n in self.info.dense])
-        return Examples(
-            labels_BL,
-            dense_BF,
-            tuple(self._block(g, table, piece) for g in self._groups),
-        )
+        return Examples(labels_BL, dense_BF, tuple(self._block(g, table, piece) for g in self._groups))
 
     def _block(self, group: _Group, table: pa.Table, piece: _Piece) -> SparseBlock:
         columns = [table.column(name) for name in group.columns]
@@ -178,37 +156,22 @@ class PreparedSource:
             wrong = kernels.interleave_ids(stacked, group.offsets, group.sizes, keys_BT)
             if wrong >= 0:
                 example, feature = divmod(wrong, len(columns))
-                raise _out_of_range(
-                    group, piece, example, feature, int(keys_BT[example, feature])
-                )
+                raise _out_of_range(group, piece, example, feature, int(keys_BT[example, feature]))
             return SparseBlock(keys_BT.reshape(-1))
         lists = [c.combine_chunks() for c in columns]
-        lengths_BT = np.ascontiguousarray(
-            np.stack([np.diff(_numpy(c.offsets)) for c in lists], axis=1), np.int32
-        )
+        lengths_BT = np.ascontiguousarray(np.stack([np.diff(_numpy(c.offsets)) for c in lists], axis=1), np.int32)
         values = [_numpy(c.flatten()) for c in lists]
         starts = np.cumsum([0] + [len(v) for v in values])[:-1]
         keys_N = np.empty(sum(len(v) for v in values), np.int64)
-        wrong = kernels.interleave_lists(
-            np.concatenate(values),
-            starts,
-            lengths_BT,
-            group.offsets,
-            group.sizes,
-            keys_N,
-        )
+        wrong = kernels.interleave_lists(np.concatenate(values), starts, lengths_BT, group.offsets, group.sizes, keys_N)
         if wrong >= 0:
             before = np.cumsum(lengths_BT.reshape(-1))
-            example, feature = divmod(
-                int(np.searchsorted(before, wrong, side="right")), len(columns)
-            )
+            example, feature = divmod(int(np.searchsorted(before, wrong, side="right")), len(columns))
             raise _out_of_range(group, piece, example, feature, int(keys_N[wrong]))
         return SparseBlock(keys_N, lengths_BT)
 
 
-def _out_of_range(
-    group: _Group, piece: _Piece, example: int, feature: int, key: int
-) -> DataError:
+def _out_of_range(group: _Group, piece: _Piece, example: int, feature: int, key: int) -> DataError:
     return DataError(
         f"{piece.file.name}: row {piece.first_row + example + 1}: id {key - group.offsets[feature]} of "
         f"{group.columns[feature]} is out of range for table {group.tables[feature]} ({group.sizes[feature]} rows); "
@@ -222,9 +185,7 @@ def open_parquet(file: InputFile, metadata: Any = None) -> Iterator[Any]:
     with ExitStack() as stack:
         local = "://" not in file.name
         source = file.name if local else stack.enter_context(file.open())
-        yield stack.enter_context(
-            pq.ParquetFile(source, metadata=metadata, memory_map=local)
-        )
+        yield stack.enter_context(pq.ParquetFile(source, metadata=metadata, memory_map=local))
 
 
 def read_info(file: InputFile) -> PreparedInfo:
@@ -239,14 +200,10 @@ def read_info(file: InputFile) -> PreparedInfo:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{file.name}: no such file; check data.path") from error
-        raise DataError(
-            f"{file.name}: not a readable Parquet file ({error}); prepare the data again"
-        ) from error
+        raise DataError(f"{file.name}: not a readable Parquet file ({error}); prepare the data again") from error
     text = metadata.get(METADATA_KEY)
     if text is None:
-        raise DataError(
-            f"{file.name}: Parquet without bagpipe's table list; make it with `bagpipe data prepare`"
-        )
+        raise DataError(f"{file.name}: Parquet without bagpipe's table list; make it with `bagpipe data prepare`")
     info = _decode(text, file.name)
     listed = Path(file.name).parent / TABLES_FILE
     if "://" not in file.name and listed.is_file():
@@ -263,21 +220,13 @@ def _decode(text: bytes, name: str) -> PreparedInfo:
     try:
         return msgspec.json.decode(text, type=PreparedInfo)
     except msgspec.DecodeError as error:
-        raise DataError(
-            f"{name}: damaged table list ({error}); prepare the data again"
-        ) from error
+        raise DataError(f"{name}: damaged table list ({error}); prepare the data again") from error
 
 
 def _pieces(file: InputFile, info: PreparedInfo) -> list[_Piece]:
     found = read_info(file)
-    if (found.tables, found.dense, found.num_labels) != (
-        info.tables,
-        info.dense,
-        info.num_labels,
-    ):
-        raise DataError(
-            f"{file.name}: prepared with other tables than the files before it; prepare all files together"
-        )
+    if (found.tables, found.dense, found.num_labels) != (info.tables, info.dense, info.num_labels):
+        raise DataError(f"{file.name}: prepared with other tables than the files before it; prepare all files together")
     with open_parquet(file) as parquet:
         metadata = parquet.metadata
     pieces, first = [], 0
@@ -301,12 +250,7 @@ def _group(info: PreparedInfo, layout: TableLayout, number: int) -> _Group:
             tables.append(table.name)
             offsets.append(offset)
             sizes.append(table.num_embeddings)
-    return _Group(
-        tuple(columns),
-        tuple(tables),
-        np.array(offsets, np.int64),
-        np.array(sizes, np.int64),
-    )
+    return _Group(tuple(columns), tuple(tables), np.array(offsets, np.int64), np.array(sizes, np.int64))
 
 
 def _numpy(column: Any) -> npt.NDArray[Any]:
@@ -319,7 +263,5 @@ def _numpy(column: Any) -> npt.NDArray[Any]:
 def _floats(table: pa.Table, names: Sequence[str]) -> Floats:
     out = np.empty((table.num_rows, len(names)), np.float32)
     if names:
-        kernels.interleave_floats(
-            np.stack([_numpy(table.column(name)) for name in names]), out
-        )
+        kernels.interleave_floats(np.stack([_numpy(table.column(name)) for name in names]), out)
     return out

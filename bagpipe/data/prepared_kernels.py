@@ -40,9 +40,7 @@ def interleave_floats(columns_FB: Any, out_BF: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def interleave_lists(
-    values: Any, starts: Any, lengths_BT: Any, offsets: Any, sizes: Any, keys_N: Any
-) -> int:
+def interleave_lists(values: Any, starts: Any, lengths_BT: Any, offsets: Any, sizes: Any, keys_N: Any) -> int:
     """For lists: feature t's values begin at `starts[t]` of `values`. Returns the first lookup out of range, or -1."""
     at, wrong = 0, -1
     nexts = starts.copy()

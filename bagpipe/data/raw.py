@@ -93,9 +93,7 @@ class RawSource(Protocol):
         ...
 
 
-def ordered_map(
-    function: Callable[[Item], Result], items: Iterator[Item], threads: int
-) -> Iterator[Result]:
+def ordered_map(function: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[Result]:
     """`map` by a few threads, results in the order of the items, at most `2 * threads` ahead.
 
     Threads, not processes: the parsers are compiled and release the interpreter's lock, so arrays

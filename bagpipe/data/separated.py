@@ -21,25 +21,8 @@ from bagpipe.errors import DataError
 CRITEO_DENSE = tuple(f"I{i}" for i in range(1, 14))
 CRITEO_SPARSE = tuple(f"C{i}" for i in range(1, 27))
 AVAZU_COLUMNS = (
-    *(
-        "id",
-        "click",
-        "hour",
-        "C1",
-        "banner_pos",
-        "site_id",
-        "site_domain",
-        "site_category",
-    ),
-    *(
-        "app_id",
-        "app_domain",
-        "app_category",
-        "device_id",
-        "device_ip",
-        "device_model",
-        "device_type",
-    ),
+    *("id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category"),
+    *("app_id", "app_domain", "app_category", "device_id", "device_ip", "device_model", "device_type"),
     *("device_conn_type", "C14", "C15", "C16", "C17", "C18", "C19", "C20", "C21"),
 )
 _SMALL = np.log1p(np.arange(4096, dtype=np.float64)).astype(np.float32)
@@ -56,13 +39,8 @@ class CriteoText:
 
     @property
     def schema(self) -> RawSchema:
-        bins = (
-            tuple(RawFeature(name, "bin") for name in CRITEO_DENSE) if self.bins else ()
-        )
-        return RawSchema(
-            bins + tuple(RawFeature(name, "token") for name in CRITEO_SPARSE),
-            CRITEO_DENSE,
-        )
+        bins = tuple(RawFeature(name, "bin") for name in CRITEO_DENSE) if self.bins else ()
+        return RawSchema(bins + tuple(RawFeature(name, "token") for name in CRITEO_SPARSE), CRITEO_DENSE)
 
     @property
     def num_examples(self) -> int | None:
@@ -72,12 +50,7 @@ class CriteoText:
         return 0, text_blocks(self.files)
 
     def parse(self, piece: TextBlock) -> RawBlock:
-        parsed = _parse(
-            piece,
-            "\t",
-            [kernels.LABEL] + [kernels.INTEGER] * 13 + [kernels.TOKEN] * 26,
-            self.skip_bad,
-        )
+        parsed = _parse(piece, "\t", [kernels.LABEL] + [kernels.INTEGER] * 13 + [kernels.TOKEN] * 26, self.skip_bad)
         dense_BF = np.empty(parsed.integers.shape, np.float32)
         kernels.log_dense(parsed.integers, _SMALL, dense_BF)
         codes = parsed.codes
@@ -103,19 +76,9 @@ class AvazuText:
             DataError: the first line is not Avazu's header.
         """
         first = next((f for f in files if f.size), files[0])
-        columns = tuple(
-            read_head(first)
-            .split(b"\n", 1)[0]
-            .decode("utf-8", "replace")
-            .strip()
-            .split(",")
-        )
+        columns = tuple(read_head(first).split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(","))
         wrong = [f"lacks {c}" for c in AVAZU_COLUMNS if c not in columns]
-        wrong += [
-            f"has an unknown column {c[:40]!r}"
-            for c in columns
-            if c not in AVAZU_COLUMNS
-        ]
+        wrong += [f"has an unknown column {c[:40]!r}" for c in columns if c not in AVAZU_COLUMNS]
         if wrong or len(set(columns)) != len(columns):
             raise DataError(
                 f"{first.name}:1: expected Avazu's header ({','.join(AVAZU_COLUMNS[:3])},...), found one that "
@@ -126,10 +89,7 @@ class AvazuText:
     @property
     def schema(self) -> RawSchema:
         names = [
-            n
-            for c in self.columns
-            for n in (("hour", "weekday") if c == "hour" else (c,))
-            if n not in ("id", "click")
+            n for c in self.columns for n in (("hour", "weekday") if c == "hour" else (c,)) if n not in ("id", "click")
         ]
         return RawSchema(tuple(RawFeature(name, "token") for name in names), ())
 
@@ -148,12 +108,7 @@ class AvazuText:
 
     def parse(self, piece: TextBlock) -> RawBlock:
         holds = {"id": kernels.SKIP, "click": kernels.LABEL}
-        parsed = _parse(
-            piece,
-            ",",
-            [holds.get(c, kernels.TOKEN) for c in self.columns],
-            self.skip_bad,
-        )
+        parsed = _parse(piece, ",", [holds.get(c, kernels.TOKEN) for c in self.columns], self.skip_bad)
         at = [c for c in self.columns if c not in holds].index("hour")
         hour, weekday = _hour_and_weekday(parsed.codes[:, at], piece.file, parsed.lines)
         codes = np.insert(parsed.codes, at + 1, weekday, axis=1)
@@ -172,25 +127,12 @@ class _Parsed:
     bad_lines: int
     first_bad: str | None
 
-    def block(
-        self, piece: TextBlock, dense_BF: npt.NDArray[np.float32], codes: Codes
-    ) -> RawBlock:
+    def block(self, piece: TextBlock, dense_BF: npt.NDArray[np.float32], codes: Codes) -> RawBlock:
         flat = np.ascontiguousarray(codes).reshape(-1)
-        return RawBlock(
-            self.labels,
-            dense_BF,
-            flat,
-            None,
-            piece.file,
-            self.lines,
-            self.bad_lines,
-            self.first_bad,
-        )
+        return RawBlock(self.labels, dense_BF, flat, None, piece.file, self.lines, self.bad_lines, self.first_bad)
 
 
-def _parse(
-    piece: TextBlock, separator: str, columns: list[int], skip_bad: bool
-) -> _Parsed:
+def _parse(piece: TextBlock, separator: str, columns: list[int], skip_bad: bool) -> _Parsed:
     data = np.frombuffer(piece.text, np.uint8)
     ends = np.flatnonzero(data == kernels.NEWLINE)
     if not len(ends) or ends[-1] + 1 < len(data):
@@ -201,60 +143,34 @@ def _parse(
     codes = np.empty((most, columns.count(kernels.TOKEN)), np.uint64)
     lines = np.empty(most, np.int64)
     found, bad, line, reason, detail = kernels.parse_lines(
-        data,
-        ends,
-        ord(separator),
-        np.array(columns, np.uint8),
-        labels,
-        integers,
-        codes,
-        lines,
+        data, ends, ord(separator), np.array(columns, np.uint8), labels, integers, codes, lines
     )
-    first_bad = (
-        _complaint(piece, separator, len(columns), line, reason, detail)
-        if bad
-        else None
-    )
+    first_bad = _complaint(piece, separator, len(columns), line, reason, detail) if bad else None
     if first_bad and not skip_bad:
         raise DataError(f"{first_bad}; {REMEDY}")
     lines += piece.first_line
-    return _Parsed(
-        labels[:found], integers[:found], codes[:found], lines[:found], bad, first_bad
-    )
+    return _Parsed(labels[:found], integers[:found], codes[:found], lines[:found], bad, first_bad)
 
 
-def _complaint(
-    piece: TextBlock,
-    separator: str,
-    num_columns: int,
-    line: int,
-    reason: int,
-    detail: int,
-) -> str:
+def _complaint(piece: TextBlock, separator: str, num_columns: int, line: int, reason: int, detail: int) -> str:
     where = f"{piece.file}:{piece.first_line + line}"
     if reason == kernels.FIELDS:
         name = "tab" if separator == "\t" else "comma"
-        return (
-            f"{where}: expected {num_columns} {name}-separated fields, found {detail}"
-        )
+        return f"{where}: expected {num_columns} {name}-separated fields, found {detail}"
     if reason == kernels.BINARY:
         return f"{where}: expected text, found a NUL byte in field {detail}"
     field = piece.text.split(b"\n")[line].split(separator.encode())[detail - 1]
     return f"{where}: expected an integer in field {detail}, found {field[:40].decode('utf-8', 'replace')!r}"
 
 
-def _hour_and_weekday(
-    codes: Codes, file: str, lines: npt.NDArray[np.int64]
-) -> tuple[Codes, Codes]:
+def _hour_and_weekday(codes: Codes, file: str, lines: npt.NDArray[np.int64]) -> tuple[Codes, Codes]:
     """Packed `YYMMDDHH` to the packed `HH` and the packed digit of the weekday (Monday is 0)."""
     hour = (codes & np.uint64(0xFFFF)) << np.uint64(48)
     days, which = np.unique(codes >> np.uint64(16), return_inverse=True)
     weekdays = np.zeros(len(days), np.uint64)
     for i, day in enumerate(days.tolist()):
         try:
-            date = datetime.datetime.strptime(
-                int(day).to_bytes(6, "big").decode("ascii"), "%y%m%d"
-            )
+            date = datetime.datetime.strptime(int(day).to_bytes(6, "big").decode("ascii"), "%y%m%d")
         except (ValueError, OverflowError) as error:
             line = int(lines[np.flatnonzero(which == i)[0]])
             raise DataError(

@@ -39,9 +39,7 @@ _RAYLEIGH_MEAN = 1.2533141373155003
 
 def table_sizes(config: SyntheticConfig) -> tuple[int, ...]:
     """Rows of each table."""
-    return config.table_sizes or tuple(
-        min(n, LARGEST_DEFAULT_TABLE) for n in CRITEO_KAGGLE_ROWS
-    )
+    return config.table_sizes or tuple(min(n, LARGEST_DEFAULT_TABLE) for n in CRITEO_KAGGLE_ROWS)
 
 
 class SyntheticLogs:
@@ -53,19 +51,14 @@ class SyntheticLogs:
         self._moments = np.empty((2, len(self._sizes), 2), np.float64)
         _effect_moments(self._sizes, config.alpha, np.uint64(seed), self._moments)
         # Pairs are made of neighbours in size, from the smallest tables on: those are seen often enough.
-        self._pairs = np.argsort(self._sizes, kind="stable")[
-            : 2 * min(_PAIRS, len(self._sizes) // 2)
-        ].reshape(-1, 2)
+        self._pairs = np.argsort(self._sizes, kind="stable")[: 2 * min(_PAIRS, len(self._sizes) // 2)].reshape(-1, 2)
 
     def __repr__(self) -> str:
         return f"SyntheticLogs(examples={self.config.examples}, tables={len(self._sizes)}, seed={self.seed})"
 
     @property
     def schema(self) -> RawSchema:
-        features = tuple(
-            RawFeature(f"C{i}", "int", size)
-            for i, size in enumerate(self._sizes.tolist(), 1)
-        )
+        features = tuple(RawFeature(f"C{i}", "int", size) for i, size in enumerate(self._sizes.tolist(), 1))
         dense = tuple(f"I{i}" for i in range(1, self.config.num_dense + 1))
         return RawSchema(features, dense, jagged=self.config.multi_hot > 1)
 
@@ -94,38 +87,17 @@ class SyntheticLogs:
         clicks_B = _uniform(draw, (BLOCK,))[:n]
         lengths_BT = np.ones((BLOCK, len(sizes)), np.int32)
         if self.config.multi_hot > 1:
-            lengths_BT += (
-                _uniform(draw, lengths_BT.shape) * self.config.multi_hot
-            ).astype(np.int32)
+            lengths_BT += (_uniform(draw, lengths_BT.shape) * self.config.multi_hot).astype(np.int32)
         lengths_BT = lengths_BT[:n]
         picks_N = _uniform(draw, (int(lengths_BT.sum()),))
         rows_N = np.empty(len(picks_N), np.int64)
         logits_B = np.empty(n, np.float64)
         _draw_rows(picks_N, lengths_BT, sizes, self.config.alpha, rows_N)
-        _score(
-            rows_N,
-            lengths_BT,
-            self._moments,
-            self._pairs,
-            dense_BF,
-            np.uint64(self.seed),
-            logits_B,
-        )
-        labels_BL = (
-            (clicks_B < 1.0 / (1.0 + np.exp(-logits_B)))
-            .astype(np.float32)
-            .reshape(-1, 1)
-        )
+        _score(rows_N, lengths_BT, self._moments, self._pairs, dense_BF, np.uint64(self.seed), logits_B)
+        labels_BL = (clicks_B < 1.0 / (1.0 + np.exp(-logits_B))).astype(np.float32).reshape(-1, 1)
         lines_B = np.arange(number * BLOCK + 1, number * BLOCK + n + 1)
         lengths = lengths_BT if self.config.multi_hot > 1 else None
-        return RawBlock(
-            labels_BL,
-            dense_BF,
-            (rows_N + 1).view(np.uint64),
-            lengths,
-            "synthetic",
-            lines_B,
-        ), logits_B
+        return RawBlock(labels_BL, dense_BF, (rows_N + 1).view(np.uint64), lengths, "synthetic", lines_B), logits_B
 
 
 def _uniform(draw: np.random.Philox, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
@@ -139,9 +111,7 @@ def _rayleigh(uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
 
 
 @njit(cache=True, nogil=True)
-def _draw_rows(
-    picks_N: Any, lengths_BT: Any, sizes: Any, alpha: float, rows_N: Any
-) -> None:
+def _draw_rows(picks_N: Any, lengths_BT: Any, sizes: Any, alpha: float, rows_N: Any) -> None:
     """Bounded Zipf by the inverse of its continuous distribution function."""
     at = 0
     for example in range(lengths_BT.shape[0]):
@@ -151,9 +121,7 @@ def _draw_rows(
                 if abs(alpha - 1.0) < 1e-9:
                     rank = np.exp(picks_N[at] * np.log(top))
                 else:
-                    rank = ((top ** (1.0 - alpha) - 1.0) * picks_N[at] + 1.0) ** (
-                        1.0 / (1.0 - alpha)
-                    )
+                    rank = ((top ** (1.0 - alpha) - 1.0) * picks_N[at] + 1.0) ** (1.0 / (1.0 - alpha))
                 rows_N[at] = min(max(np.int64(rank) - 1, 0), sizes[table] - 1)
                 at += 1
 
@@ -161,13 +129,8 @@ def _draw_rows(
 @njit(cache=True, nogil=True)
 def _effect(seed: Any, table: int, row: int, kind: int) -> Any:
     """A hidden number of this row, around 0; smaller for rare rows."""
-    word = mix(
-        mix(seed + np.uint64(kind))
-        ^ mix(np.uint64(table + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(row))
-    )
-    return (np.float64(word >> np.uint64(11)) * _TO_UNIT * 2.0 - 1.0) / np.sqrt(
-        1.0 + row / _HALF_EFFECT_ROW
-    )
+    word = mix(mix(seed + np.uint64(kind)) ^ mix(np.uint64(table + 1) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(row)))
+    return (np.float64(word >> np.uint64(11)) * _TO_UNIT * 2.0 - 1.0) / np.sqrt(1.0 + row / _HALF_EFFECT_ROW)
 
 
 @njit(cache=True, nogil=True)
@@ -184,21 +147,11 @@ def _effect_moments(sizes: Any, alpha: float, seed: Any, moments: Any) -> None:
                 second += popularity * effect * effect
             mean = first / weight
             moments[kind, table, 0] = mean
-            moments[kind, table, 1] = max(
-                np.sqrt(max(second / weight - mean * mean, 0.0)), 1e-3
-            )
+            moments[kind, table, 1] = max(np.sqrt(max(second / weight - mean * mean, 0.0)), 1e-3)
 
 
 @njit(cache=True, nogil=True)
-def _score(
-    rows_N: Any,
-    lengths_BT: Any,
-    moments: Any,
-    pairs: Any,
-    dense_BF: Any,
-    seed: Any,
-    logits_B: Any,
-) -> None:
+def _score(rows_N: Any, lengths_BT: Any, moments: Any, pairs: Any, dense_BF: Any, seed: Any, logits_B: Any) -> None:
     """The hidden model. Multi-valued features count with the mean effect of their rows."""
     tables = lengths_BT.shape[1]
     effects = np.zeros((2, tables), np.float64)
@@ -207,26 +160,16 @@ def _score(
         logit = _BIAS
         for feature in range(dense_BF.shape[1]):
             sign = 1.0 if mix(seed + np.uint64(feature)) & np.uint64(1) else -1.0
-            logit += (
-                sign
-                * _DENSE_WEIGHT
-                * (np.float64(dense_BF[example, feature]) - _RAYLEIGH_MEAN)
-            )
+            logit += sign * _DENSE_WEIGHT * (np.float64(dense_BF[example, feature]) - _RAYLEIGH_MEAN)
         for table in range(tables):
             count = lengths_BT[example, table]
             for kind in range(2):
                 total = 0.0
                 for i in range(at, at + count):
-                    total += (
-                        _effect(seed, table, rows_N[i], kind) - moments[kind, table, 0]
-                    )
+                    total += _effect(seed, table, rows_N[i], kind) - moments[kind, table, 0]
                 effects[kind, table] = total / (max(count, 1) * moments[kind, table, 1])
             logit += _ROW_WEIGHT * effects[_ALONE, table]
             at += count
         for pair in range(pairs.shape[0]):
-            logit += (
-                _PAIR_WEIGHT
-                * effects[_PAIRED, pairs[pair, 0]]
-                * effects[_PAIRED, pairs[pair, 1]]
-            )
+            logit += _PAIR_WEIGHT * effects[_PAIRED, pairs[pair, 0]] * effects[_PAIRED, pairs[pair, 1]]
         logits_B[example] = logit

@@ -66,15 +66,7 @@ def _long_token(data: Any, start: int, stop: int) -> Any:
 
 @njit(cache=True, nogil=True)
 def _line(
-    data: Any,
-    start: int,
-    stop: int,
-    separator: int,
-    columns: Any,
-    labels: Any,
-    integers: Any,
-    codes: Any,
-    row: int,
+    data: Any, start: int, stop: int, separator: int, columns: Any, labels: Any, integers: Any, codes: Any, row: int
 ) -> Any:
     """Parse one line into row `row`: (reason, field number from 1 or number of fields found)."""
     field, integer, code, at = 0, 0, 0, start
@@ -105,11 +97,7 @@ def _line(
                 valid, value = _integer(data, at, end)
                 if not valid or (column == LABEL and at == end):
                     found = _count_fields(data, end, stop, separator) + field
-                    return (
-                        (NOT_A_NUMBER, field + 1)
-                        if found == num_columns
-                        else (FIELDS, found)
-                    )
+                    return (NOT_A_NUMBER, field + 1) if found == num_columns else (FIELDS, found)
                 if column == LABEL:
                     labels[row, 0] = value
                 else:
@@ -133,14 +121,7 @@ def _count_fields(data: Any, start: int, stop: int, separator: int) -> int:
 
 @njit(cache=True, nogil=True)
 def parse_lines(
-    data: Any,
-    ends: Any,
-    separator: int,
-    columns: Any,
-    labels: Any,
-    integers: Any,
-    codes: Any,
-    lines: Any,
+    data: Any, ends: Any, separator: int, columns: Any, labels: Any, integers: Any, codes: Any, lines: Any
 ) -> Any:
     """Parse every line of `data`; `ends` are their ends, newlines not included. Blank lines are passed over.
 
@@ -149,15 +130,9 @@ def parse_lines(
     at, example, bad = 0, 0, 0
     first_bad, first_reason, first_detail = -1, FINE, 0
     for line in range(ends.shape[0]):
-        stop = (
-            ends[line] - 1
-            if ends[line] > at and data[ends[line] - 1] == RETURN
-            else ends[line]
-        )
+        stop = ends[line] - 1 if ends[line] > at and data[ends[line] - 1] == RETURN else ends[line]
         if stop > at:
-            reason, detail = _line(
-                data, at, stop, separator, columns, labels, integers, codes, example
-            )
+            reason, detail = _line(data, at, stop, separator, columns, labels, integers, codes, example)
             if reason == FINE:
                 lines[example] = line
                 example += 1
@@ -175,11 +150,7 @@ def log_dense(integers: Any, small: Any, out: Any) -> None:
     for i in range(integers.shape[0]):
         for j in range(integers.shape[1]):
             x = max(integers[i, j], np.int64(0))
-            out[i, j] = (
-                small[x]
-                if x < small.shape[0]
-                else np.float32(np.log(1.0 + np.float64(x)))
-            )
+            out[i, j] = small[x] if x < small.shape[0] else np.float32(np.log(1.0 + np.float64(x)))
 
 
 @njit(cache=True, nogil=True)
@@ -193,6 +164,4 @@ def log_squared_bins(integers: Any, offset: int, codes: Any) -> None:
             elif x <= 2:
                 codes[i, j] = np.uint64(x + offset)
             else:
-                codes[i, j] = np.uint64(
-                    np.int64(np.floor(np.log(np.float64(x)) ** 2)) + 3 + offset
-                )
+                codes[i, j] = np.uint64(np.int64(np.floor(np.log(np.float64(x)) ** 2)) + 3 + offset)

@@ -35,9 +35,7 @@ class ValueCounter:
         at = 0
         while True:
             limit = len(self._codes) * 5 // 8
-            at, self._held = kernels.count_codes(
-                present, at, self._codes, self._counts, self._held, limit
-            )
+            at, self._held = kernels.count_codes(present, at, self._codes, self._counts, self._held, limit)
             if at == len(present):
                 return
             old_codes, old_counts = self._codes, self._counts
@@ -68,9 +66,7 @@ class Vocabulary:
     """Values seen in the training part, with or without a row of their own."""
 
     @classmethod
-    def of(
-        cls, counter: ValueCounter, min_count: int, max_rows: int | None = None
-    ) -> "Vocabulary":
+    def of(cls, counter: ValueCounter, min_count: int, max_rows: int | None = None) -> "Vocabulary":
         """`max_rows` caps the table, row 0 included: the most frequent values keep theirs."""
         codes, counts = counter.result()
         kept = int(np.count_nonzero(counts >= min_count))
@@ -96,24 +92,12 @@ class LookupTables:
     @classmethod
     def of(cls, vocabularies: list[Vocabulary]) -> "LookupTables":
         sizes = [1 << max(3, (2 * v.num_rows).bit_length()) for v in vocabularies]
-        firsts = np.concatenate(
-            [np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))]
-        )
-        codes, numbers = (
-            np.zeros(int(firsts[-1]), np.uint64),
-            np.zeros(int(firsts[-1]), np.int32),
-        )
+        firsts = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.array(sizes, np.int64))])
+        codes, numbers = (np.zeros(int(firsts[-1]), np.uint64), np.zeros(int(firsts[-1]), np.int32))
         missing = np.zeros(len(sizes), np.int64)
         for i, vocabulary in enumerate(vocabularies):
             rows = np.arange(1, vocabulary.num_rows, dtype=np.int32)
             present = vocabulary.codes != 0
             missing[i] = rows[~present].sum()
-            kernels.fill_table(
-                vocabulary.codes[present],
-                rows[present],
-                codes,
-                numbers,
-                firsts[i],
-                sizes[i] - 1,
-            )
+            kernels.fill_table(vocabulary.codes[present], rows[present], codes, numbers, firsts[i], sizes[i] - 1)
         return cls(firsts[:-1], np.array(sizes, np.int64) - 1, missing, codes, numbers)

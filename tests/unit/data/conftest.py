@@ -26,15 +26,9 @@ def criteo_lines() -> Callable[[int], list[str]]:
         lines = []
         for _ in range(count):
             integers = [
-                rng.choice(
-                    ["", "-1", "0", str(rng.randrange(5)), str(rng.randrange(90000))]
-                )
-                for _ in range(13)
+                rng.choice(["", "-1", "0", str(rng.randrange(5)), str(rng.randrange(90000))]) for _ in range(13)
             ]
-            values = [
-                rng.choice(["", f"{rng.randrange(2 + 3**t % 50):08x}"])
-                for t in range(26)
-            ]
+            values = [rng.choice(["", f"{rng.randrange(2 + 3**t % 50):08x}"]) for t in range(26)]
             lines.append("\t".join([str(rng.randrange(2)), *integers, *values]))
         return lines
 
@@ -55,19 +49,8 @@ def ragged_file(tmp_path: Path) -> Path:
     path = tmp_path / "ragged.json"
     with path.open("w") as out:
         for _ in range(150):
-            sparse = [
-                [rng.randrange(20) for _ in range(rng.randrange(4))] for _ in range(3)
-            ]
-            out.write(
-                json.dumps(
-                    {
-                        "label": [rng.random(), 1],
-                        "dense": [rng.random(), 2],
-                        "sparse": sparse,
-                    }
-                )
-                + "\n"
-            )
+            sparse = [[rng.randrange(20) for _ in range(rng.randrange(4))] for _ in range(3)]
+            out.write(json.dumps({"label": [rng.random(), 1], "dense": [rng.random(), 2], "sparse": sparse}) + "\n")
     return path
 
 
@@ -75,13 +58,7 @@ def ragged_file(tmp_path: Path) -> Path:
 def dataset(tmp_path: Path) -> MakeDataset:
     """Open a data set: `dataset(path, embedding=..., seed=..., **data settings)`."""
 
-    def make(
-        path: object = (),
-        *,
-        embedding: EmbeddingConfig = DEFAULT,
-        seed: int = 5,
-        **settings: Any,
-    ) -> Dataset:
+    def make(path: object = (), *, embedding: EmbeddingConfig = DEFAULT, seed: int = 5, **settings: Any) -> Dataset:
         named = tuple(map(str, path)) if isinstance(path, (list, tuple)) else str(path)
         data = DataConfig(path=named, **settings)
         return open_dataset(data, embedding, seed=seed, work_dir=tmp_path / "work")

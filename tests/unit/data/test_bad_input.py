@@ -22,9 +22,7 @@ def good(count: int) -> str:
 
 
 def record(**changes: object) -> str:
-    return (
-        json.dumps({"label": 0.0, "dense": [0.5], "sparse": [1, 2], **changes}) + "\n"
-    )
+    return json.dumps({"label": 0.0, "dense": [0.5], "sparse": [1, 2], **changes}) + "\n"
 
 
 def truncated(data: bytes) -> bytes:
@@ -34,21 +32,13 @@ def truncated(data: bytes) -> bytes:
 CASES = {
     "empty file": (b"", {}, r"data: empty file; expected at least one example"),
     "only blank lines": (b"\n\n", {}, r"data: empty file"),
-    "binary file": (
-        b"\x7fELF\x00\x01" * 20,
-        {},
-        r"data: binary data \(a NUL byte at offset 4\); expected text",
-    ),
+    "binary file": (b"\x7fELF\x00\x01" * 20, {}, r"data: binary data \(a NUL byte at offset 4\); expected text"),
     "binary with a stated format": (
         b"\x01\x02\x03\x04" * 9,
         {"format": "criteo-tsv"},
         r"data: binary data; expected text",
     ),
-    "unknown text": (
-        b"hello world\n",
-        {},
-        r"data:1: unknown format: expected 40 tab-separated fields.*'hello world'",
-    ),
+    "unknown text": (b"hello world\n", {}, r"data:1: unknown format: expected 40 tab-separated fields.*'hello world'"),
     "too few fields": (
         (good(2) + "1\t2\n" + good(1)).encode(),
         {},
@@ -69,11 +59,7 @@ CASES = {
         {},
         r"data:1: expected an integer in field 2, found 'x3'",
     ),
-    "missing label": (
-        good(1)[1:].encode(),
-        {},
-        r"data:1: expected an integer in field 1, found ''",
-    ),
+    "missing label": (good(1)[1:].encode(), {}, r"data:1: expected an integer in field 1, found ''"),
     "NUL late in the file": (
         (good(900) + "1\t\0\n").encode(),
         {},
@@ -104,11 +90,7 @@ CASES = {
         {},
         r"data:1: expected Avazu's header .*lacks C14",
     ),
-    "avazu without clicks": (
-        AVAZU.replace("click,", "").encode() + b"\n",
-        {"format": "avazu-csv"},
-        r"lacks click",
-    ),
+    "avazu without clicks": (AVAZU.replace("click,", "").encode() + b"\n", {"format": "avazu-csv"}, r"lacks click"),
     "avazu with a bad hour": (
         f"{AVAZU}\n{','.join(['1', '0', '14992100', *['a'] * 21])}\n".encode(),
         {},
@@ -129,16 +111,8 @@ CASES = {
         {},
         r'data:1: expected \{"label": ..., "dense": ..., "sparse": ...\}|data:1: expected',
     ),
-    "text as Parquet": (
-        good(1).encode(),
-        {"format": "parquet"},
-        r"data: not a Parquet file",
-    ),
-    "Parquet that is damaged": (
-        b"PAR1 and no more",
-        {},
-        r"data: not a readable Parquet file",
-    ),
+    "text as Parquet": (good(1).encode(), {"format": "parquet"}, r"data: not a Parquet file"),
+    "Parquet that is damaged": (b"PAR1 and no more", {}, r"data: not a readable Parquet file"),
     "Parquet as text": (
         b"PAR1 and no more",
         {"format": "criteo-tsv"},
@@ -166,12 +140,7 @@ def test_missing_paths_are_named(what, tmp_path, dataset):
     """A missing file, a folder or glob without files: each names the path."""
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "_SUCCESS").touch()
-    path = {
-        "file": "absent.txt",
-        "folder": "none",
-        "glob": "*.tsv",
-        "url": "absent.txt",
-    }[what]
+    path = {"file": "absent.txt", "folder": "none", "glob": "*.tsv", "url": "absent.txt"}[what]
     url = f"{'file://' if what == 'url' else ''}{tmp_path / path}"
     with pytest.raises(DataError, match=path.replace("*", r"\*")):
         dataset(url)
@@ -179,21 +148,15 @@ def test_missing_paths_are_named(what, tmp_path, dataset):
 
 @pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
 @pytest.mark.parametrize("test_fraction", [0.0, 0.5])
-def test_skipped_lines_are_counted_and_the_rest_is_read(
-    encoding, test_fraction, tmp_path, dataset
-):
+def test_skipped_lines_are_counted_and_the_rest_is_read(encoding, test_fraction, tmp_path, dataset):
     """onBadLine: skip leaves the good lines, in order, and reports how many were bad and the first of them."""
     path = tmp_path / "log"
     path.write_text(good(3) + "oops\n" + good(2) + "1\t2\n" + good(3))
-    data = dataset(
-        path, on_bad_line="skip", encoding=encoding, test_fraction=test_fraction
-    )
+    data = dataset(path, on_bad_line="skip", encoding=encoding, test_fraction=test_fraction)
     batches = [*data.train_batches(3, epochs=1), *data.test_batches(3)]
     assert sum(b.num_examples for b in batches) == 8
     assert data.report.bad_lines == 2
-    assert "log:4: expected 40 tab-separated fields, found 1" in str(
-        data.report.first_bad
-    )
+    assert "log:4: expected 40 tab-separated fields, found 1" in str(data.report.first_bad)
 
 
 def test_bad_json_lines_can_be_skipped(tmp_path, dataset):
@@ -207,9 +170,7 @@ def test_bad_json_lines_can_be_skipped(tmp_path, dataset):
 
 @pytest.mark.parametrize("shape", ["plain", "ragged"])
 @pytest.mark.parametrize("prepared", [False, True], ids=["text", "parquet"])
-def test_an_id_out_of_range_names_line_table_value_and_size(
-    shape, prepared, tmp_path, dataset
-):
+def test_an_id_out_of_range_names_line_table_value_and_size(shape, prepared, tmp_path, dataset):
     """Ids are checked against the job's own tables, from text and from prepared Parquet alike."""
     from bagpipe.config import DataConfig
     from bagpipe.data.prepare import prepare
@@ -220,15 +181,8 @@ def test_an_id_out_of_range_names_line_table_value_and_size(
     if prepared:
         path = prepare(DataConfig(path=str(path)), tmp_path / "out").folder
     tables = (Table("users", 9, 4, ("C1",)), Table("items", 3, 8, ("C2",)))
-    with pytest.raises(
-        DataError,
-        match=r"(ids.json:2|row 2): id 9 of (sparse_)?C1 .*|id 9 of feature C1",
-    ) as caught:
-        list(
-            dataset(path, embedding=EmbeddingConfig(tables=tables)).train_batches(
-                10, epochs=1
-            )
-        )
+    with pytest.raises(DataError, match=r"(ids.json:2|row 2): id 9 of (sparse_)?C1 .*|id 9 of feature C1") as caught:
+        list(dataset(path, embedding=EmbeddingConfig(tables=tables)).train_batches(10, epochs=1))
     assert "table users (9 rows)" in str(caught.value)
 
 
@@ -236,9 +190,7 @@ def test_a_negative_id_is_out_of_range(tmp_path, dataset):
     """-1 never wraps around to another table's row."""
     path = tmp_path / "ids.json"
     path.write_text(record() + record(sparse=[3, -1]))
-    with pytest.raises(
-        DataError, match=r"ids.json:2: id -1 of feature C2 is out of range"
-    ):
+    with pytest.raises(DataError, match=r"ids.json:2: id -1 of feature C2 is out of range"):
         list(dataset(path).train_batches(10, epochs=1))
 
 
@@ -246,15 +198,10 @@ def test_a_negative_id_is_out_of_range(tmp_path, dataset):
     ("settings", "message"),
     [
         ({"encoding": "ids"}, "encoding: ids needs data whose values are row numbers"),
-        (
-            {"numeric_bins": "log-squared"},
-            "numericBins: log-squared needs format criteo-tsv and encoding vocabulary",
-        ),
+        ({"numeric_bins": "log-squared"}, "numericBins: log-squared needs format criteo-tsv and encoding vocabulary"),
     ],
 )
-def test_settings_that_contradict_the_data_are_config_errors(
-    settings, message, criteo_file, dataset
-):
+def test_settings_that_contradict_the_data_are_config_errors(settings, message, criteo_file, dataset):
     """They end in exit 78, and say which setting to change."""
     with pytest.raises(ConfigError, match=message):
         dataset(criteo_file, **settings)
@@ -264,8 +211,7 @@ def test_a_table_of_an_unknown_feature_names_the_nearest(criteo_file, dataset):
     """A misspelt feature of embedding.tables is found before anything is read."""
     tables = (Table("t", 10, 4, ("c12",)),)
     with pytest.raises(
-        ConfigError,
-        match=r"table t uses feature 'c12', which the data does not have; did you mean 'C12'",
+        ConfigError, match=r"table t uses feature 'c12', which the data does not have; did you mean 'C12'"
     ):
         dataset(criteo_file, embedding=EmbeddingConfig(tables=tables))
 
@@ -281,10 +227,7 @@ def test_parquet_of_someone_else_is_refused(tmp_path, dataset):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.table({"label": [1.0]}), tmp_path / "x.parquet")
-    with pytest.raises(
-        DataError,
-        match="Parquet without bagpipe's table list; make it with `bagpipe data prepare`",
-    ):
+    with pytest.raises(DataError, match="Parquet without bagpipe's table list; make it with `bagpipe data prepare`"):
         dataset(tmp_path / "x.parquet")
 
 

@@ -4,16 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.evaluation import Evaluation, calibration_bins, evaluate
 
 EXAMPLES = st.lists(
-    st.tuples(
-        st.one_of(st.sampled_from([-1.0, 0.0, 0.5]), st.floats(-50, 50, width=32)),
-        st.integers(0, 1),
-    ),
+    st.tuples(st.one_of(st.sampled_from([-1.0, 0.0, 0.5]), st.floats(-50, 50, width=32)), st.integers(0, 1)),
     min_size=1,
     max_size=40,
 )
@@ -28,38 +25,30 @@ def slow_auc(examples):
     return won / (len(clicks) * len(others))
 
 
+@settings(deadline=None)
 @given(EXAMPLES)
 def test_figures_equal_their_definitions(examples):
     """AUC over all pairs with ties at half; log loss and calibration by the textbook."""
-    logits, labels = (
-        np.array([x for x, _ in examples], np.float32),
-        np.array([y for _, y in examples], np.float32),
-    )
+    logits, labels = (np.array([x for x, _ in examples], np.float32), np.array([y for _, y in examples], np.float32))
     found = evaluate(logits, labels)
     p = [1 / (1 + math.exp(-float(x))) for x in logits]
     assert found.examples == len(examples)
     assert found.auc == slow_auc(examples)
-    loss = [
-        math.log1p(math.exp(-x)) if y else math.log1p(math.exp(-x)) + x
-        for x, y in examples
-    ]
+    loss = [math.log1p(math.exp(-x)) if y else math.log1p(math.exp(-x)) + x for x, y in examples]
     assert found.log_loss == pytest.approx(sum(loss) / len(loss), rel=1e-9, abs=1e-12)
     if labels.any():
-        assert found.calibration == pytest.approx(
-            sum(p) / float(labels.sum()), rel=1e-9
-        )
+        assert found.calibration == pytest.approx(sum(p) / float(labels.sum()), rel=1e-9)
     else:
         assert found.calibration is None
 
 
+@settings(deadline=None)
 @given(EXAMPLES, st.randoms())
 def test_the_order_of_examples_never_matters(examples, random):
     """To the last bit: a different batching or number of trainers reports the same figures."""
     shuffled = list(examples)
     random.shuffle(shuffled)
-    assert evaluate(*zip(*examples, strict=True)) == evaluate(
-        *zip(*shuffled, strict=True)
-    )
+    assert evaluate(*zip(*examples, strict=True)) == evaluate(*zip(*shuffled, strict=True))
 
 
 def test_degenerate_sets_give_none_not_nan():

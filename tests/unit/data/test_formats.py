@@ -30,13 +30,8 @@ def test_json_lines_of_the_paper(tmp_path, dataset):
     sizes = [1 + max(r["sparse"][t] for r in records) for t in range(26)]
     assert [t.num_embeddings for t in data.layout.tables] == sizes
     offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    assert np.array_equal(
-        batch.sparse[0].keys_N.reshape(50, 26),
-        np.array([r["sparse"] for r in records]) + offsets,
-    )
-    assert np.array_equal(
-        batch.dense_BF, np.array([r["dense"] for r in records], np.float32)
-    )
+    assert np.array_equal(batch.sparse[0].keys_N.reshape(50, 26), np.array([r["sparse"] for r in records]) + offsets)
+    assert np.array_equal(batch.dense_BF, np.array([r["dense"] for r in records], np.float32))
     assert batch.sparse[0].lengths_BT is None
 
 
@@ -63,16 +58,9 @@ def test_tables_of_the_job_share_reorder_and_split_features(ragged, tmp_path, da
     """Two widths give two blocks; features may share a table, come in any order, or be left out."""
     values = [[1, 2, 3, 4], [5, 6, 7, 8]]
     path = tmp_path / "ids.json"
-    lines = [
-        {"label": 1, "dense": [], "sparse": [[v] for v in row] if ragged else row}
-        for row in values
-    ]
+    lines = [{"label": 1, "dense": [], "sparse": [[v] for v in row] if ragged else row} for row in values]
     path.write_text("\n".join(map(json.dumps, lines)))
-    tables = (
-        Table("last", 100, 8, ("C4",)),
-        Table("pair", 1000, 4, ("C3", "C1")),
-        Table("also", 50, 8, ("C1",)),
-    )
+    tables = (Table("last", 100, 8, ("C4",)), Table("pair", 1000, 4, ("C3", "C1")), Table("also", 50, 8, ("C1",)))
     data = dataset(path, embedding=EmbeddingConfig(tables=tables))
     (batch,) = data.train_batches(10, epochs=1)
     wide, narrow = batch.sparse
@@ -116,17 +104,12 @@ def test_avazu_parts_may_repeat_or_lack_the_header(tmp_path, dataset, same):
     if not path.exists():
         pytest.skip("real data is not here (avazu-10k.csv.xz)")
     lines = lzma.decompress(path.read_bytes()).decode().splitlines(keepends=True)
-    for i, part in enumerate(
-        (lines[:4000], lines[4000:7000], [lines[0], *lines[7000:]])
-    ):
+    for i, part in enumerate((lines[:4000], lines[4000:7000], [lines[0], *lines[7000:]])):
         (tmp_path / f"part_{i}.csv").write_text("".join(part))
     whole, parts = dataset(path), dataset(f"{tmp_path}/part_*.csv")
     batches = list(whole.train_batches(1000, epochs=1))
     assert sum(b.num_examples for b in batches) == 9999
-    assert all(
-        same(a, b)
-        for a, b in zip(batches, parts.train_batches(1000, epochs=1), strict=True)
-    )
+    assert all(same(a, b) for a, b in zip(batches, parts.train_batches(1000, epochs=1), strict=True))
 
 
 def test_no_torch_is_imported_by_the_readers():
@@ -134,10 +117,7 @@ def test_no_torch_is_imported_by_the_readers():
     import subprocess
     import sys
 
-    script = "import sys, bagpipe.data.dataset, bagpipe.data.describe, bagpipe.evaluation; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", script], timeout=120, check=False
-        ).returncode
-        == 0
+    script = (
+        "import sys, bagpipe.data.dataset, bagpipe.data.describe, bagpipe.evaluation; sys.exit('torch' in sys.modules)"
     )
+    assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == 0

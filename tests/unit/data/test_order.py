@@ -15,14 +15,10 @@ from bagpipe.data.order import EpochOrder, batches_of_epoch, cut
 def numbered(start: int, stop: int, *, jagged: bool) -> Examples:
     """Examples whose every value tells their number."""
     n = np.arange(start, stop)
-    lengths = (
-        np.stack([n % 3, (n + 1) % 2], axis=1).astype(np.int32) if jagged else None
-    )
+    lengths = np.stack([n % 3, (n + 1) % 2], axis=1).astype(np.int32) if jagged else None
     keys = np.repeat(n, lengths.sum(axis=1)) if lengths is not None else np.repeat(n, 2)
     return Examples(
-        n.astype(np.float32).reshape(-1, 1),
-        np.zeros((len(n), 0), np.float32),
-        (SparseBlock(keys, lengths),),
+        n.astype(np.float32).reshape(-1, 1), np.zeros((len(n), 0), np.float32), (SparseBlock(keys, lengths),)
     )
 
 
@@ -38,57 +34,34 @@ class Numbers:
             yield numbered(at, min(at + 7, end), jagged=self.jagged)
 
 
+@settings(deadline=None, max_examples=60)  # the first example compiles
 @given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 11), st.booleans())
 def test_cut_keeps_every_example_and_its_lookups(sizes, size, jagged):
     """Pieces of any size become pieces of one size, the last one shorter, nothing lost or reordered."""
     bounds = [0, *itertools.accumulate(sizes)]
-    pieces = list(
-        cut(
-            (numbered(a, b, jagged=jagged) for a, b in itertools.pairwise(bounds)), size
-        )
-    )
-    assert [len(p) for p in pieces] == [size] * (bounds[-1] // size) + [
-        bounds[-1] % size
-    ] * (bounds[-1] % size > 0)
+    pieces = list(cut((numbered(a, b, jagged=jagged) for a, b in itertools.pairwise(bounds)), size))
+    assert [len(p) for p in pieces] == [size] * (bounds[-1] // size) + [bounds[-1] % size] * (bounds[-1] % size > 0)
     if pieces:
         joined, expected = concatenate(pieces), numbered(0, bounds[-1], jagged=jagged)
         assert np.array_equal(joined.labels_BL, expected.labels_BL)
         assert np.array_equal(joined.sparse[0].keys_N, expected.sparse[0].keys_N)
 
 
-@given(
-    st.integers(0, 40), st.integers(1, 50), st.integers(0, 2**63 - 1), st.integers(0, 5)
-)
+@settings(deadline=None, max_examples=60)  # the first example compiles
+@given(st.integers(0, 40), st.integers(1, 50), st.integers(0, 2**63 - 1), st.integers(0, 5))
 def test_a_shuffled_epoch_is_a_permutation_within_windows(size, window, seed, epoch):
     """Each window holds its own examples in another order, which depends on (seed, epoch, window) only."""
     order = EpochOrder(seed, "always", window)
-    read = [
-        int(x)
-        for p in order.read(Numbers(size, jagged=True), epoch, 0, None)
-        for x in p.labels_BL[:, 0]
-    ]
+    read = [int(x) for p in order.read(Numbers(size, jagged=True), epoch, 0, None) for x in p.labels_BL[:, 0]]
     for at in range(0, size, window):
         assert sorted(read[at : at + window]) == list(range(at, min(at + window, size)))
-    again = [
-        int(x)
-        for p in order.read(Numbers(size, jagged=False), epoch, 0, size)
-        for x in p.labels_BL[:, 0]
-    ]
+    again = [int(x) for p in order.read(Numbers(size, jagged=False), epoch, 0, size) for x in p.labels_BL[:, 0]]
     assert read == again
 
 
-@settings(max_examples=60)
-@given(
-    st.integers(1, 60),
-    st.integers(1, 20),
-    st.integers(1, 70),
-    st.booleans(),
-    st.booleans(),
-    st.data(),
-)
-def test_starting_at_a_batchs_end_gives_the_remaining_batches(
-    size, batch, window, jagged, drop_last, data
-):
+@settings(deadline=None, max_examples=60)  # the first example compiles
+@given(st.integers(1, 60), st.integers(1, 20), st.integers(1, 70), st.booleans(), st.booleans(), st.data())
+def test_starting_at_a_batchs_end_gives_the_remaining_batches(size, batch, window, jagged, drop_last, data):
     """Within a shuffled epoch too, and whether or not the size of the part is known."""
     order, source = EpochOrder(3, "always", window), Numbers(size, jagged=jagged)
 
@@ -112,16 +85,7 @@ def test_starting_at_a_batchs_end_gives_the_remaining_batches(
 
 def test_permutation_is_fixed_forever():
     """A checkpoint's cursor means the same examples in every version."""
-    assert EpochOrder(7, "always", 100).permutation(1, 2, 8).tolist() == [
-        6,
-        7,
-        5,
-        2,
-        1,
-        3,
-        0,
-        4,
-    ]
+    assert EpochOrder(7, "always", 100).permutation(1, 2, 8).tolist() == [6, 7, 5, 2, 1, 3, 0, 4]
 
 
 FORMATS = ["text", "prepared", "ragged", "synthetic", "synthetic-multi"]
@@ -143,11 +107,7 @@ def open_any(dataset, criteo_file, ragged_file):
         if kind == "ragged":
             return dataset(ragged_file, **settings)
         multi = 3 if kind == "synthetic-multi" else 1
-        return dataset(
-            format="synthetic",
-            synthetic=SyntheticConfig(multi_hot=multi, **small),
-            **settings,
-        )
+        return dataset(format="synthetic", synthetic=SyntheticConfig(multi_hot=multi, **small), **settings)
 
     return make
 
@@ -158,9 +118,7 @@ def test_readers_and_cursors_never_change_the_batches(kind, shuffle, open_any, s
     """Two epochs and a bit are the same with 0 and 2 readers, and from any batch's end cursor in a fresh process."""
     batch_size = 700 if kind.startswith("synthetic") else 32
     chosen = {"shuffle": shuffle, "shuffle_window": 100}
-    full = list(
-        itertools.islice(open_any(kind, **chosen).train_batches(batch_size), 14)
-    )
+    full = list(itertools.islice(open_any(kind, **chosen).train_batches(batch_size), 14))
     threaded = open_any(kind, readers=2, **chosen).train_batches(batch_size)
     assert all(same(a, b) for a, b in zip(full, threaded, strict=False))
     for skip in (0, 3, 4, 5, 8, 12):
@@ -172,9 +130,7 @@ def test_only_the_stated_epochs_are_shuffled(open_any):
     """after-first: epoch 0 in file order, epoch 1 not; a different seed gives another order."""
 
     def labels(seed_settings, epochs=2):
-        batches = list(
-            open_any("ragged", **seed_settings).train_batches(1000, epochs=epochs)
-        )
+        batches = list(open_any("ragged", **seed_settings).train_batches(1000, epochs=epochs))
         return [b.labels_BL[:, 0].tolist() for b in batches]
 
     never, after = labels({"shuffle": "never"}), labels({"shuffle": "after-first"})
@@ -210,12 +166,8 @@ def test_the_split_is_exact():
 def test_train_and_test_are_the_two_parts_of_the_file(criteo_file, dataset):
     """The test part is the rest, in file order; shuffling never moves an example across."""
     data = dataset(criteo_file, test_fraction=0.3, shuffle="always")
-    everything = np.concatenate(
-        [b.dense_BF for b in dataset(criteo_file).train_batches(1000, epochs=1)]
-    )
+    everything = np.concatenate([b.dense_BF for b in dataset(criteo_file).train_batches(1000, epochs=1)])
     train = np.concatenate([b.dense_BF for b in data.train_batches(9, epochs=1)])
     test = np.concatenate([b.dense_BF for b in data.test_batches(9)])
     assert np.array_equal(test, everything[140:])
-    assert sorted(map(tuple, train.tolist())) == sorted(
-        map(tuple, everything[:140].tolist())
-    )
+    assert sorted(map(tuple, train.tolist())) == sorted(map(tuple, everything[:140].tolist()))

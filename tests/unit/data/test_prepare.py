@@ -18,66 +18,39 @@ from bagpipe.tables import Table
 
 @pytest.mark.parametrize("kind", ["criteo_file", "ragged_file"])
 @pytest.mark.parametrize("groups", [1, 2], ids=["one width", "two widths"])
-def test_prepared_examples_equal_the_raw_ones(
-    kind, groups, request, dataset, same, tmp_path
-):
+def test_prepared_examples_equal_the_raw_ones(kind, groups, request, dataset, same, tmp_path):
     """Hashed or taken as ids, plain or ragged, in one width group or several."""
     raw = request.getfixturevalue(kind)
     names = ["C1", "C2", "C3"]
-    tables = [
-        Table(n, 1000, 4 if i < groups else 8, (n,)) for i, n in enumerate(names)
-    ][::-1]
+    tables = [Table(n, 1000, 4 if i < groups else 8, (n,)) for i, n in enumerate(names)][::-1]
     embedding = EmbeddingConfig(tables=tuple(tables) if kind == "ragged_file" else ())
     hashed = {"hash_size": 1000} if kind == "criteo_file" else {}
     folder = prepare(DataConfig(path=str(raw), **hashed), tmp_path / "out").folder
     expected = dataset(raw, embedding=embedding, **hashed)
     found = dataset(folder, embedding=embedding)
     assert found.layout == expected.layout
-    pairs = zip(
-        expected.train_batches(17, epochs=1),
-        found.train_batches(17, epochs=1),
-        strict=True,
-    )
+    pairs = zip(expected.train_batches(17, epochs=1), found.train_batches(17, epochs=1), strict=True)
     assert all(same(a, b) for a, b in pairs)
 
 
-def test_many_row_groups_and_parts_read_as_one(
-    criteo_file, dataset, same, tmp_path, monkeypatch
-):
+def test_many_row_groups_and_parts_read_as_one(criteo_file, dataset, same, tmp_path, monkeypatch):
     """Parts and row groups leave no trace; a cursor opens in the middle of any; parts can be read alone."""
     monkeypatch.setattr(module, "ROW_GROUP", 16)
     monkeypatch.setattr(module, "ROWS_PER_PART", 48)
-    folder = prepare(
-        DataConfig(path=str(criteo_file), hash_size=1000), tmp_path / "out"
-    ).folder
+    folder = prepare(DataConfig(path=str(criteo_file), hash_size=1000), tmp_path / "out").folder
     parts = sorted(folder.glob("part-*.parquet"))
     assert [pq.ParquetFile(p).metadata.num_rows for p in parts] == [48, 48, 48, 48, 8]
     expected = list(dataset(criteo_file, hash_size=1000).train_batches(30, epochs=1))
     for path in (folder, f"{folder}/*.parquet", parts, f"file://{folder}"):
-        assert all(
-            same(a, b)
-            for a, b in zip(
-                expected, dataset(path).train_batches(30, epochs=1), strict=True
-            )
-        )
-    rest = dataset(folder, readers=2).train_batches(
-        30, start=expected[3].cursor, epochs=1
-    )
+        assert all(same(a, b) for a, b in zip(expected, dataset(path).train_batches(30, epochs=1), strict=True))
+    rest = dataset(folder, readers=2).train_batches(30, start=expected[3].cursor, epochs=1)
     assert all(same(a, b) for a, b in zip(expected[3:], rest, strict=True))
-    assert (
-        sum(b.num_examples for b in dataset(parts[1:3]).train_batches(30, epochs=1))
-        == 96
-    )
+    assert sum(b.num_examples for b in dataset(parts[1:3]).train_batches(30, epochs=1)) == 96
 
 
 def test_tables_json_tells_names_sizes_and_recipe(criteo_file, tmp_path):
     """What a reader of the folder needs to know is in one file, and the vocabulary beside it."""
-    data = DataConfig(
-        path=str(criteo_file),
-        encoding="vocabulary",
-        min_count=2,
-        numeric_bins="log-squared",
-    )
+    data = DataConfig(path=str(criteo_file), encoding="vocabulary", min_count=2, numeric_bins="log-squared")
     done = prepare(data, tmp_path / "out")
     listed = json.loads((done.folder / "tables.json").read_text())
     assert [t["name"] for t in listed["tables"]][12:15] == ["I13", "C1", "C2"]
@@ -90,53 +63,30 @@ def test_tables_json_tells_names_sizes_and_recipe(criteo_file, tmp_path):
     c1 = [(v["value"], v["count"]) for v in vocabulary if v["table"] == "C1"]
     text = [line.split("\t")[14] for line in criteo_file.read_text().splitlines()]
     assert c1 == [
-        (value or "(missing)", text.count(value))
-        for value in sorted(set(text), key=lambda v: (-text.count(v), v))
+        (value or "(missing)", text.count(value)) for value in sorted(set(text), key=lambda v: (-text.count(v), v))
     ]
     schema = pq.read_schema(done.folder / "part-00000.parquet")
-    assert [str(schema.field(n).type) for n in ("label", "dense_I1", "sparse_C1")] == [
-        "float",
-        "float",
-        "int32",
-    ]
+    assert [str(schema.field(n).type) for n in ("label", "dense_I1", "sparse_C1")] == ["float", "float", "int32"]
 
 
 def test_a_capped_or_shared_table_keeps_the_most_frequent_values(criteo_file, dataset):
     """A table of the job is a cap: the most frequent values keep a row; features that share it share rows."""
     table = Table("both", 3, 4, ("C5", "C6"))
-    data = dataset(
-        criteo_file, encoding="vocabulary", embedding=EmbeddingConfig(tables=(table,))
-    )
-    keys = [
-        k for b in data.train_batches(50, epochs=1) for k in b.sparse[0].keys_N.tolist()
-    ]
-    values = [
-        v
-        for line in criteo_file.read_text().splitlines()
-        for v in line.split("\t")[18:20]
-    ]
+    data = dataset(criteo_file, encoding="vocabulary", embedding=EmbeddingConfig(tables=(table,)))
+    keys = [k for b in data.train_batches(50, epochs=1) for k in b.sparse[0].keys_N.tolist()]
+    values = [v for line in criteo_file.read_text().splitlines() for v in line.split("\t")[18:20]]
     top = sorted(set(values), key=lambda v: (-values.count(v), v))[:2]
     assert keys == [top.index(v) + 1 if v in top else 0 for v in values]
 
 
-def test_a_second_run_reuses_the_cache_and_a_changed_file_does_not(
-    criteo_file, dataset, tmp_path, monkeypatch
-):
+def test_a_second_run_reuses_the_cache_and_a_changed_file_does_not(criteo_file, dataset, tmp_path, monkeypatch):
     """The digest covers files and settings that change examples, and no others."""
     settings = {"encoding": "vocabulary"}
     dataset(criteo_file, **settings)
     (first,) = (tmp_path / "work").iterdir()
     calls = []
-    monkeypatch.setattr(
-        module, "prepare", lambda *a, **k: calls.append(a) or prepare(*a, **k)
-    )
-    dataset(
-        criteo_file,
-        shuffle="always",
-        readers=1,
-        embedding=EmbeddingConfig(dim=64),
-        **settings,
-    )
+    monkeypatch.setattr(module, "prepare", lambda *a, **k: calls.append(a) or prepare(*a, **k))
+    dataset(criteo_file, shuffle="always", readers=1, embedding=EmbeddingConfig(dim=64), **settings)
     assert calls == []
     (first / "tables.json").unlink()
     dataset(criteo_file, **settings)
@@ -183,9 +133,7 @@ def test_a_full_disk_leaves_nothing(criteo_file, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
-def test_memory_does_not_grow_with_the_file(
-    encoding, criteo_lines, tmp_path, monkeypatch
-):
+def test_memory_does_not_grow_with_the_file(encoding, criteo_lines, tmp_path, monkeypatch):
     """Ten times the lines, the same peak (Python's and Arrow's): blocks, one row group, and the distinct values."""
     from bagpipe.data import files
 
@@ -200,10 +148,7 @@ def test_memory_does_not_grow_with_the_file(
         tracemalloc.start()
         try:
             assert prepare(data, tmp_path / f"out{times}").examples == 1000 * times
-            return (
-                tracemalloc.get_traced_memory()[1]
-                + pa.default_memory_pool().max_memory()
-            )
+            return tracemalloc.get_traced_memory()[1] + pa.default_memory_pool().max_memory()
         finally:
             tracemalloc.stop()
 
@@ -215,11 +160,7 @@ def test_progress_is_told_by_stage(criteo_file, tmp_path):
     """Each pass names itself; fractions stay within 0 and 1 and end at 1."""
     told = []
     data = DataConfig(path=str(criteo_file), encoding="vocabulary", test_fraction=0.1)
-    prepare(
-        data,
-        tmp_path / "out",
-        progress=lambda stage, fraction: told.append((stage, fraction)),
-    )
+    prepare(data, tmp_path / "out", progress=lambda stage, fraction: told.append((stage, fraction)))
     assert list(dict.fromkeys(stage for stage, _ in told)) == [
         "counting examples",
         "building the vocabulary",

@@ -30,14 +30,10 @@ def test_true_logits_rank_and_fit_the_labels(seed):
 def test_most_of_it_is_learnable_from_frequent_rows():
     """Counting clicks by row in one half ranks the other half far better than chance, dense values aside."""
     _, blocks, labels = log(SyntheticConfig(examples=60_000, num_dense=0))
-    rows = np.concatenate(
-        [b.codes_N.reshape(-1, 26).astype(np.int64) - 1 for b in blocks]
-    )
+    rows = np.concatenate([b.codes_N.reshape(-1, 26).astype(np.int64) - 1 for b in blocks])
     half, score = len(labels) // 2, np.zeros(len(labels))
     for t in range(26):
-        clicks = np.bincount(
-            rows[:half, t], labels[:half], minlength=rows[:, t].max() + 1
-        )
+        clicks = np.bincount(rows[:half, t], labels[:half], minlength=rows[:, t].max() + 1)
         shown = np.bincount(rows[:half, t], minlength=rows[:, t].max() + 1)
         rate = (clicks + 20 * labels[:half].mean()) / (shown + 20)
         score += np.log(rate / (1 - rate))[rows[:, t]]
@@ -47,9 +43,7 @@ def test_most_of_it_is_learnable_from_frequent_rows():
 def test_rows_follow_the_bounded_zipf_law():
     """The share of the first rows is that of the law with the exponent asked for; no id is out of range."""
     size, alpha = 10_000, 1.05
-    _, blocks, _ = log(
-        SyntheticConfig(examples=50_000, table_sizes=(size,), alpha=alpha, num_dense=0)
-    )
+    _, blocks, _ = log(SyntheticConfig(examples=50_000, table_sizes=(size,), alpha=alpha, num_dense=0))
     rows = np.concatenate([b.codes_N for b in blocks]).astype(np.int64) - 1
     assert rows.min() == 0
     assert rows.max() < size
@@ -66,20 +60,14 @@ def test_any_example_is_made_without_those_before_it():
     assert before == 2 * BLOCK
     later = [SyntheticLogs(config, 7).parse(p) for p in pieces]
     assert [len(b) for b in later] == [BLOCK, 17]
-    assert all(
-        np.array_equal(a.codes_N, b.codes_N)
-        for a, b in zip(blocks[2:], later, strict=True)
-    )
+    assert all(np.array_equal(a.codes_N, b.codes_N) for a, b in zip(blocks[2:], later, strict=True))
     assert len(labels) == config.examples == len(source.logits(0, config.examples))
     assert np.array_equal(source.logits(5000, 9000), source.logits(0, 9000)[5000:])
 
 
 def test_more_examples_extend_a_log():
     """A longer log begins with the shorter one, so results can be compared as it grows."""
-    short, long = (
-        log(SyntheticConfig(examples=5000))[2],
-        log(SyntheticConfig(examples=9000))[2],
-    )
+    short, long = (log(SyntheticConfig(examples=5000))[2], log(SyntheticConfig(examples=9000))[2])
     assert np.array_equal(short, long[:5000])
 
 
@@ -94,13 +82,9 @@ def test_multi_hot_features_have_one_to_m_lookups():
 
 @pytest.mark.parametrize("sizes", [(1,), (1, 2), (3, 1, 4)])
 def test_tiny_tables_work(sizes):
-    _, blocks, labels = log(
-        SyntheticConfig(examples=100, table_sizes=sizes, num_dense=0)
-    )
+    _, blocks, labels = log(SyntheticConfig(examples=100, table_sizes=sizes, num_dense=0))
     assert len(labels) == 100
-    assert all(
-        (b.codes_N.reshape(-1, len(sizes)) <= np.array(sizes)).all() for b in blocks
-    )
+    assert all((b.codes_N.reshape(-1, len(sizes)) <= np.array(sizes)).all() for b in blocks)
 
 
 def test_default_tables_are_criteos_cut_to_a_demo():
@@ -120,15 +104,7 @@ def test_seeds_differ_and_repeat():
 
 def test_the_dataset_of_a_synthetic_job(dataset, same):
     """Sizes are known without a pass, ids are rows, and epochs repeat the same examples."""
-    data = dataset(
-        format="synthetic",
-        synthetic=SyntheticConfig(examples=10_000),
-        test_fraction=0.1,
-    )
-    assert (data.num_train_examples, data.num_test_examples, data.num_dense) == (
-        9000,
-        1000,
-        13,
-    )
+    data = dataset(format="synthetic", synthetic=SyntheticConfig(examples=10_000), test_fraction=0.1)
+    assert (data.num_train_examples, data.num_test_examples, data.num_dense) == (9000, 1000, 13)
     batches = list(itertools.islice(data.train_batches(3000), 6))
     assert np.array_equal(batches[0].sparse[0].keys_N, batches[3].sparse[0].keys_N)
