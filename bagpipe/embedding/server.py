@@ -48,6 +48,8 @@ POLL_SECONDS = 0.2
 SNAPSHOT_SECONDS = 600.0
 """Longest time a snapshot may take before the next one or the end of the job gives up on it."""
 
+SNAPSHOTS_REMEMBERED = 4
+
 
 def run_server(
     *,
@@ -161,6 +163,8 @@ class EmbeddingServer:
         self.shard, self.listener, self.oracle, self.hello, self.transport = shard, listener, oracle, hello, transport
         self.gate: Gate[_WriteBack, _Fetch] = Gate(shard.marks, self._apply, self._begin_snapshot, self._answer)
         self.snapshot: Snapshot | None = None
+        self.snapshots: dict[int, Snapshot] = {}
+        """Recent ones by step: trainer 0 may ask for one after the next has begun."""
         self.peers: set[bytes] = set()
 
     def serve(self, stop: Callable[[], bool]) -> None:
@@ -248,11 +252,13 @@ class EmbeddingServer:
             self.snapshot.wait(SNAPSHOT_SECONDS)
         prefix = f"shard-{self.shard.number:05d}-of-{self.shard.num_shards:05d}"
         directory = directory_of(self.shard.checkpoint_dir, step + 1)
-        self.snapshot = Snapshot(step, self.shard.stores, directory, prefix)
+        self.snapshot = self.snapshots[step] = Snapshot(step, self.shard.stores, directory, prefix)
+        for old in sorted(self.snapshots)[:-SNAPSHOTS_REMEMBERED]:
+            del self.snapshots[old]
 
     def _snapshot_status(self, step: int) -> SnapshotFiles:
-        snapshot = self.snapshot
-        if snapshot is None or snapshot.step != step or (snapshot.files is None and not snapshot.error):
+        snapshot = self.snapshots.get(step)
+        if snapshot is None or (snapshot.files is None and not snapshot.error):
             return SnapshotFiles(step=step, done=False)
         return SnapshotFiles(step=step, done=not snapshot.error, files=snapshot.files or (), error=snapshot.error)
 
