@@ -11,8 +11,8 @@ batch is in the window. `tail[key]` is the only array as long as the tables, 4 b
 An entry has a key, a *link* to the same row's next entry, and a *record* in the ring `uses`:
 
     links[2e], links[2e + 1]       record of the next entry (-1: none in the window), and its step
-    uses[p + HOLDER]               rank that holds the current value before the step, or -2 - a: it
-                                   must be fetched, once step a is written back (a = -1: at once)
+    uses[p + HOLDER]               which of its users holds the current value before the step, or
+                                   -2 - a: it must be fetched, once step a is written back (-1: at once)
     uses[p + NUMBER]               how many trainers use it
     uses[p + FIRST + 2k], [.. + 1] rank of the k-th, in rank order, and its slot (-1: none yet)
     locals_[p // 2 + k]            local index of the row at the k-th user
@@ -162,12 +162,12 @@ def record_length(number):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def mix(key):  # type: ignore[no-untyped-def]
-    """A well-mixed non-negative number from a key: spreads ownership evenly and reproducibly."""
+def pick(key, number):  # type: ignore[no-untyped-def]
+    """One of so many users, spread evenly over keys and reproducible: the top bits of a mixed key."""
     x = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(32)
     x *= np.uint64(0xD6E8FEB86659FD93)
-    return np.int64(x >> np.uint64(33))
+    return (np.int64(x >> np.uint64(33)) * number) >> 31
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -183,21 +183,25 @@ def take_slot(rank, free, width, num_free, num_fresh):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True, inline="always")
-def give_slot(rank, slot, free, width, num_free):  # type: ignore[no-untyped-def]
-    """Release a slot."""
+def give_slot(rank, slot, free, width, num_free, really):  # type: ignore[no-untyped-def]
+    """Release a slot (`really` 1) or change nothing that counts (0), without a branch."""
     left = load(num_free, rank)
     store(free, rank * width + left, slot)
-    store(num_free, rank, left + 1)
+    store(num_free, rank, left + really)
 
 
 @njit(cache=True, nogil=True, inline="always")
-def append(rows, counts, total, number, there, here):  # type: ignore[no-untyped-def]
-    """Add a row to list `number`; returns the new total of all lists."""
+def append(rows, counts, total, number, there, here, really):  # type: ignore[no-untyped-def]
+    """Put a row of list `number` at the end (`really` 1), or where the next will be (0)."""
     store(rows, 3 * total, number)
     store(rows, 3 * total + 1, there)
     store(rows, 3 * total + 2, here)
-    store(counts, number, load(counts, number) + 1)
-    return total + 1
+    store(counts, number, load(counts, number) + really)
+
+
+@njit(cache=True, nogil=True, inline="always")
+def count_one(counts, at):  # type: ignore[no-untyped-def]
+    store(counts, at, load(counts, at) + 1)
 
 
 @njit(cache=True, nogil=True)
@@ -214,10 +218,9 @@ def fetch_rows(  # type: ignore[no-untyped-def]
         if holder < 0:
             key = load(entry_keys, e)
             number = load(uses, at + NUMBER)
-            chosen = at + FIRST
-            if number > 1:
-                chosen += 2 * (mix(key) % number)
-            store(uses, at + HOLDER, load(uses, chosen))
+            holder_at = pick(key, number)
+            store(uses, at + HOLDER, holder_at)
+            chosen = at + FIRST + 2 * holder_at
             for u in range(at + FIRST, at + FIRST + 2 * number, 2):
                 rank = load(uses, u)
                 slot = take_slot(rank, free, width, num_free, num_fresh)
@@ -336,6 +339,7 @@ def settle_rows(  # type: ignore[no-untyped-def]
     horizon = held.shape[0] // world
     all_kept = keep.shape[0] == 0
     both = release and move
+    place = np.full(world, -1, np.int64)
     exchanged = np.int64(0)
     moved = np.int64(0)
     for i in range(count):
@@ -347,34 +351,24 @@ def settle_rows(  # type: ignore[no-untyped-def]
             prefetch(tail, load(entry_keys, e))
         e = (first + i) & mask
         at = load(records, e)
-        owner = load(uses, at + HOLDER)
         number = load(uses, at + NUMBER)
         begin = at + FIRST
         end = begin + 2 * number
-        home = begin
-        while load(uses, home) != owner:
-            home += 2
+        home = begin + 2 * load(uses, at + HOLDER)
+        owner = load(uses, home)
         slot = load(uses, home + 1)
         following = load(links, 2 * e)
+        kept = following >= 0 and (all_kept or keep[i] != 0)
+        local = load(locals_, (home - FIRST) >> 1)
         if release:
             base = load(offsets, owner)
-            local = load(locals_, (home - FIRST) >> 1)
-            store(slots, base + local, slot)
             updated = load(num_update, owner)
             store(update, base + updated, local)
             store(num_update, owner, updated + 1)
-            if number > 1:
-                for u in range(begin, end, 2):
-                    if u != home:
-                        rank = load(uses, u)
-                        there = load(locals_, (u - FIRST) >> 1)
-                        store(slots, load(offsets, rank) + there, load(uses, u + 1))
-                        exchanged = append(
-                            gradients, gradient_counts, exchanged, rank * world + owner, there, local
-                        )
-        if following < 0 or not (all_kept or keep[i] != 0):
-            if release:
-                to = load(offsets, owner) + load(num_evict, owner)
+            if number == 1:
+                store(slots, base + local, slot)
+            if not kept:
+                to = base + load(num_evict, owner)
                 store(evict_keys, to, load(entry_keys, e))
                 store(evict_slots, to, slot)
                 store(num_evict, owner, load(num_evict, owner) + 1)
@@ -382,57 +376,63 @@ def settle_rows(  # type: ignore[no-untyped-def]
                     store(uses, following + HOLDER, -2 - step)
                 else:
                     store(tail, load(entry_keys, e), -(step + 1))
-                for u in range(begin, end, 2):
-                    give_slot(load(uses, u), load(uses, u + 1), free, width, num_free)
-            continue
-        v = following + FIRST
-        users = load(uses, following + NUMBER)
-        v_end = v + 2 * users
-        distance = load(links, 2 * e + 1) - step
-        if both and (number | users) == 1:
-            heir = load(uses, v)
-            store(uses, following + HOLDER, heir)
-            place = heir * horizon + distance
-            store(held, place, load(held, place) + 1)
-            if heir == owner:
-                store(uses, v + 1, slot)
-            else:
-                give_slot(owner, slot, free, width, num_free)
-                target = take_slot(heir, free, width, num_free, num_fresh)
-                store(uses, v + 1, target)
-                chosen = ((1 + 2 * np.int64(distance != 1)) * world + owner) * world + heir
-                moved = append(transfers, transfer_counts, moved, chosen, slot, target)
-            continue
-        if release:
-            w = v
-            for u in range(begin, end, 2):
-                rank = load(uses, u)
-                while w < v_end and load(uses, w) < rank:
-                    w += 2
-                if w < v_end and load(uses, w) == rank:
-                    store(uses, w + 1, load(uses, u + 1))
+        v = np.int64(0)
+        v_end = np.int64(0)
+        heir = np.int64(0)
+        distance = np.int64(0)
+        if kept:
+            users = load(uses, following + NUMBER)
+            v = following + FIRST
+            v_end = v + 2 * users
+            distance = load(links, 2 * e + 1) - step
+            if both and (number | users) == 1:
+                store(uses, following + HOLDER, 0)
+                rank = load(uses, v)
+                count_one(held, rank * horizon + distance)
+                if rank == owner:
+                    store(uses, v + 1, slot)
                 else:
-                    give_slot(rank, load(uses, u + 1), free, width, num_free)
-        if move:
-            heir = load(uses, v)
-            if users > 1:
-                heir = load(uses, v + 2 * (mix(load(entry_keys, e)) % users))
-                for w in range(v, v_end, 2):
-                    if load(uses, w) == owner:
-                        heir = owner
-            store(uses, following + HOLDER, heir)
-            kind = np.int64(distance != 1) * 2
+                    give_slot(owner, slot, free, width, num_free, 1)
+                    target = take_slot(rank, free, width, num_free, num_fresh)
+                    store(uses, v + 1, target)
+                    chosen = ((1 + 2 * np.int64(distance != 1)) * world + owner) * world + rank
+                    append(transfers, transfer_counts, moved, chosen, slot, target, 1)
+                    moved += 1
+                continue
+            heir = v + 2 * pick(load(entry_keys, e), users)
             for w in range(v, v_end, 2):
                 rank = load(uses, w)
-                place = rank * horizon + distance
-                store(held, place, load(held, place) + 1)
+                store(place, rank, w)
+                heir = w if rank == owner else heir
+        if release:
+            for u in range(begin, end, 2):
+                rank = load(uses, u)
+                here = load(uses, u + 1)
+                if number > 1:
+                    there = load(locals_, (u - FIRST) >> 1)
+                    store(slots, load(offsets, rank) + there, here)
+                    other = np.int64(u != home)
+                    append(gradients, gradient_counts, exchanged, rank * world + owner, there, local, other)
+                    exchanged += other
+                # Where the trainer is not among the next users, its own place is written again.
+                w = load(place, rank)
+                stays = (w >= v) & (w < v_end)
+                store(uses, (w if stays else u) + 1, here)
+                give_slot(rank, here, free, width, num_free, 1 - np.int64(stays))
+        if move and kept:
+            store(uses, following + HOLDER, (heir - v) >> 1)
+            kind = 2 * np.int64(distance != 1)
+            for w in range(v, v_end, 2):
+                rank = load(uses, w)
+                count_one(held, rank * horizon + distance)
                 target = load(uses, w + 1)
                 if target < 0:
                     target = take_slot(rank, free, width, num_free, num_fresh)
                     store(uses, w + 1, target)
-                if rank != owner:
-                    chosen = ((kind + np.int64(rank == heir)) * world + owner) * world + rank
-                    moved = append(transfers, transfer_counts, moved, chosen, slot, target)
+                chosen = ((kind + np.int64(w == heir)) * world + owner) * world + rank
+                other = np.int64(rank != owner)
+                append(transfers, transfer_counts, moved, chosen, slot, target, other)
+                moved += other
     return exchanged, moved
 
 
@@ -486,14 +486,12 @@ def resident_rows(first, end, records, entry_keys, uses, keys, slots, ranks):  #
     for number in range(first, end):
         e = number & mask
         at = np.int64(records[e])
-        owner = uses[at + HOLDER]
-        if owner >= 0:
-            u = at + FIRST
-            while uses[u] != owner:
-                u += 2
+        holder = uses[at + HOLDER]
+        if holder >= 0:
+            u = at + FIRST + 2 * holder
             keys[found] = entry_keys[e]
             slots[found] = uses[u + 1]
-            ranks[found] = owner
+            ranks[found] = uses[u]
             found += 1
     return found
 

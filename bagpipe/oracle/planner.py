@@ -170,8 +170,8 @@ class GroupPlanner:
     def _reserve_slots(self, more: Int64s) -> None:
         """The free list of a trainer is as long as the slots it ever used."""
         need = int((self._num_fresh + more).max())
-        if need > self._free.shape[1]:
-            wide = np.zeros((self.world_size, max(need, 2 * self._free.shape[1])), np.int32)
+        if need >= self._free.shape[1]:
+            wide = np.zeros((self.world_size, max(need + 1, 2 * self._free.shape[1])), np.int32)
             wide[:, : self._free.shape[1]] = self._free
             self._free = wide
 
@@ -253,10 +253,10 @@ class GroupPlanner:
 
     def _reserve_lists(self, gradients: int, transfers: int) -> None:
         """Every row may move to every trainer: 12 bytes each are reserved, and touched only as needed."""
-        if self._gradients.size < 3 * gradients:
-            self._gradients = np.empty(4 * gradients, np.int32)
-        if self._transfers.size < 3 * transfers:
-            self._transfers = np.empty(4 * transfers, np.int32)
+        if self._gradients.size < 3 * (gradients + 1):
+            self._gradients = np.empty(4 * (gradients + 1), np.int32)
+        if self._transfers.size < 3 * (transfers + 1):
+            self._transfers = np.empty(4 * (transfers + 1), np.int32)
 
     def _note_held(self, step: int, held: Int64s) -> None:
         """A row kept until distance d occupies its slot, unused, at every step in between."""
