@@ -22,15 +22,18 @@ from types import TracebackType
 from typing import Any, Self, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
-from bagpipe.batch import Keys
 from bagpipe.cache.cache import create_cache
 from bagpipe.cache.lookup import gather_rows
 from bagpipe.config import DataConfig, Job, JobSpec, Metadata, RowOptimizer, TrainerConfig
-from bagpipe.errors import BagpipeError, ConfigError
+from bagpipe.errors import ConfigError
 from bagpipe.net.messages import Finished, Wishes
+from bagpipe.plan import GroupPlan
 from bagpipe.tables import WidthGroup
+from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import Step, StepPipeline
 
@@ -40,14 +43,14 @@ DEFAULT_PORT = 18000
 
 
 class BatchDict(TypedDict):
-    """One trainer's slice of a batch."""
+    """One trainer's slice of a batch, on the CPU."""
 
     dense_x: torch.Tensor
-    """`[B, F]` float32, on the CPU."""
-    sparse_vector: Any
-    """Ids: an int64 tensor `[tables, B]`; with several lookups a feature, a list of `[B, k]` tensors."""
+    """`[B, F]` float32."""
+    sparse_vector: "torch.Tensor | list[torch.Tensor]"
+    """Ids, int64: a tensor `[tables, B]`; where features have several lookups, a list of `[B, k]`."""
     target: torch.Tensor
-    """`[B, L]` float32, on the CPU."""
+    """`[B, L]` float32."""
 
 
 def init_cache(
@@ -65,7 +68,7 @@ def init_cache(
     training_worker_id: int = 0,
     trainer_world_size: int | None = None,
     ragged: bool = False,
-    logger: logging.Logger | None = None,
+    logger: logging.Logger = log,
     job: str = "bagpipe",
     attempt: int = 0,
 ) -> "BagCache":
@@ -77,17 +80,17 @@ def init_cache(
         emb_size: width of every embedding table.
         ln_emb: rows of each table; empty: as the job says.
         cache_size: rows this trainer may hold; never exceeded.
-        cleanup_batch_proportion: accepted and without effect: rows are fetched and written back at
-            the step the plan gives, not in rounds.
-        emb_optim: torch.optim class for rows (SGD, Adagrad, SparseAdam or Adam in its sparse form);
+        cleanup_batch_proportion: accepted, without effect: rows are fetched and written back at the
+            step that the plan gives, not in rounds.
+        emb_optim: torch.optim class for rows: SGD, Adagrad, SparseAdam, or Adam in its sparse form;
             None: as the job says.
         emb_optim_params: its options, without model parameters.
         device: "cpu" or "cuda:k".
         worker_id, world_size: RPC rank and size of the original; any layout is accepted.
         training_worker_id: rank among the trainers.
-        trainer_world_size: number of trainers; None: `world_size - 2`.
-        ragged: accepted; whether features have several lookups is seen in the data.
-        job, attempt: must be the oracle's.
+        trainer_world_size: number of trainers; None: `world_size - 2`, one oracle and one server.
+        ragged: accepted, without effect: the data tells whether features have several lookups.
+        job, attempt: the oracle's.
 
     Raises:
         ConfigError: an argument is wrong or disagrees with the job.
@@ -105,93 +108,80 @@ def init_cache(
         lookahead=lookahead_value,
         optimizer=row_optimizer(emb_optim, emb_optim_params or {}),
     )
-    settings = JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers))
-    described = Job(metadata=Metadata(name=job), spec=settings)
-    return BagCache(described, wishes, torch.device(device), training_worker_id, attempt, logger or log)
+    described = Job(metadata=Metadata(name=job), spec=JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers)))
+    return BagCache(described, wishes, device=torch.device(device), rank=training_worker_id, attempt=attempt, logger=logger)
+
+
+_ADAM = ("adam", {"lr": 0.001, "eps": 1e-8}, {"lr": "lr", "eps": "eps"})
+_ROW_OPTIMIZERS: dict[type[torch.optim.Optimizer], tuple[str, dict[str, float], dict[str, str]]] = {
+    torch.optim.SGD: ("sgd", {"lr": 0.001}, {"lr": "lr", "momentum": "momentum"}),
+    torch.optim.Adagrad: (
+        "adagrad",
+        {"lr": 0.01, "eps": 1e-10},
+        {"lr": "lr", "eps": "eps", "initial_accumulator_value": "initial_accumulator"},
+    ),
+    torch.optim.SparseAdam: _ADAM,
+    torch.optim.Adam: _ADAM,
+}
+"""(name here, torch's defaults, torch's options by our names); `betas` is taken apart below."""
 
 
 def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, Any]) -> RowOptimizer | None:
     """The row optimizer that equals a torch.optim class on sparse gradients.
 
     Raises:
-        ConfigError: no row optimizer equals it, or an option is not supported.
+        ConfigError: no row optimizer equals it, or it lacks an option.
     """
     if kind is None:
         return None
-    known: dict[type, tuple[str, dict[str, str]]] = {
-        torch.optim.SGD: ("sgd", {"lr": "lr", "momentum": "momentum"}),
-        torch.optim.Adagrad: ("adagrad", {"lr": "lr", "eps": "eps", "initial_accumulator_value": "initial_accumulator"}),
-        torch.optim.SparseAdam: ("adam", {"lr": "lr", "eps": "eps", "betas": "betas"}),
-        torch.optim.Adam: ("adam", {"lr": "lr", "eps": "eps", "betas": "betas"}),
-    }
-    if kind not in known:
-        names = ", ".join(k.__name__ for k in known)
+    if kind not in _ROW_OPTIMIZERS:
+        names = ", ".join(k.__name__ for k in _ROW_OPTIMIZERS)
         raise ConfigError(f"init_cache: emb_optim {kind.__name__} has no sparse form here; use one of {names}")
-    name, names_of = known[kind]
-    defaults = {"sgd": {"lr": 0.001}, "adagrad": {"lr": 0.01, "eps": 1e-10}, "adam": {"lr": 0.001, "eps": 1e-8}}[name]
-    fields: dict[str, Any] = dict(defaults)
+    name, defaults, fields = _ROW_OPTIMIZERS[kind]
+    values: dict[str, Any] = dict(defaults)
     for option, value in options.items():
-        if option not in names_of:
-            raise ConfigError(f"init_cache: emb_optim_params: {kind.__name__} here knows {sorted(names_of)}, not {option!r}")
-        if option == "betas":
-            fields["beta1"], fields["beta2"] = value
+        if option == "betas" and name == "adam":
+            values["beta1"], values["beta2"] = value
+        elif option in fields:
+            values[fields[option]] = value
         else:
-            fields[names_of[option]] = value
-    return RowOptimizer(name=name, **fields)  # type: ignore[arg-type]  # the literal comes from the table above
+            known = sorted(fields) + (["betas"] if name == "adam" else [])
+            raise ConfigError(f"init_cache: emb_optim_params: {kind.__name__} takes {known} here, not {option!r}")
+    return RowOptimizer(name=name, **values)  # type: ignore[arg-type]  # the table holds the literal's values only
 
 
 class BagCache:
     """One trainer's cache. `next_batch` and `get_emb` are the paper's; the rest is what it lacks."""
 
     def __init__(
-        self, job: Job, wishes: Wishes, device: torch.device, rank: int, attempt: int, logger: logging.Logger
+        self, job: Job, wishes: Wishes, *, device: torch.device, rank: int, attempt: int, logger: logging.Logger
     ) -> None:
-        self.device = device
+        self._batch: _Batch | None = None
+        self._loss: float | None = None
         self._stack = ExitStack()
-        self._step: Step | None = None
-        self._ids: Any = None
-        self._losses: float | None = None
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
         port = os.environ.get("MASTER_PORT", str(DEFAULT_PORT))
-        bind_host = "127.0.0.1" if host in ("localhost", "127.0.0.1") else "0.0.0.0"  # noqa: S104  # several machines
-        self._members: Membership = self._stack.enter_context(
-            join(
-                job,
-                oracle=f"tcp://{host}:{port}",
-                bind=f"tcp://{bind_host}:0",
-                advertise=None,
-                rank=rank,
-                attempt=attempt,
-                device=device,
-                stop=lambda: False,
-                wishes=wishes,
-            )
+        joined = join(
+            job,
+            oracle=f"tcp://{host}:{port}",
+            bind=os.environ.get("BAGPIPE_BIND", "tcp://127.0.0.1:0"),
+            advertise=None,
+            rank=rank,
+            attempt=attempt,
+            device=device,
+            stop=lambda: False,
+            wishes=wishes,
         )
-        self._pipeline = self._make_pipeline(wishes, logger)
-
-    def _make_pipeline(self, wishes: Wishes, logger: logging.Logger) -> StepPipeline:
-        members, topology = self._members, self._members.topology
-        if len(topology.layout.groups) != 1:
-            raise ConfigError("init_cache: the job's tables differ in width; this API has one emb_size")
-        if topology.spec.lookahead != wishes.lookahead:
-            logger.info("lookahead_value %d: the oracle uses %s", wishes.lookahead, topology.spec.lookahead)
-        spec = topology.spec
-        return StepPipeline(
-            rank=members.rank,
-            world_size=members.world_size,
-            oracle=members.oracle,
-            servers=members.servers,
-            peers=members.peers,
-            caches=[create_cache(topology.slots[0], self._group.embedding_dim, spec.embedding.optimizer, self.device)],
-            first_step=topology.first_step,
-            depth=spec.prefetch_depth,
-            gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
-            deadline_seconds=spec.transport.step_seconds,
-        )
-
-    @property
-    def _group(self) -> WidthGroup:
-        return self._members.topology.layout.groups[0]
+        self._members: Membership = self._stack.enter_context(joined)
+        try:
+            self._pipeline = _pipeline(self._members, device)
+            self._checkpointer = Checkpointer(self._members, None, None)
+        except BaseException:
+            self._stack.close()
+            raise
+        used = self._members.topology.spec.lookahead
+        if used != wishes.lookahead:
+            logger.info("lookahead_value %d has no effect: the oracle looks %s batches ahead", wishes.lookahead, used)
 
     def __enter__(self) -> Self:
         return self
@@ -215,11 +205,7 @@ class BagCache:
             raise StopIteration("no more batches: the run's steps or epochs are done")
         return batch
 
-    def report_loss(self, loss: float) -> None:
-        """Tell the oracle this batch's mean loss, for its progress records. Optional."""
-        self._losses = float(loss)
-
-    def get_emb(self, ls_i: Any) -> list[torch.Tensor]:
+    def get_emb(self, ls_i: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
         """Embeddings of a batch's ids, connected to the rows for backward.
 
         Args:
@@ -229,108 +215,125 @@ class BagCache:
         Raises:
             ConfigError: an id is not in this batch, or there are more lists than tables.
         """
-        if self._step is None:
-            raise ConfigError("get_emb: call next_batch first")
-        rows_KD = self._step.rows[0]
-        if ls_i is self._ids:
-            local = self._local_of_batch()
-        else:
-            if len(ls_i) > len(self._group.feature_names):
-                raise ConfigError(f"get_emb: {len(ls_i)} lists of ids for {len(self._group.feature_names)} sparse features")
-            local = [self._local_of(feature, ids) for feature, ids in enumerate(ls_i)]
-        return [gather_rows(rows_KD, index) for index in local]
+        if self._batch is None:
+            raise ConfigError("get_emb: there is no current batch; call next_batch first")
+        return [gather_rows(self._batch.step.rows[0], index) for index in self._batch.local_indices(ls_i)]
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Make the dense model part of this job's checkpoints; a resumed job's weights are loaded into it.
+
+        Pass the model itself before it is wrapped in DDP. Without it checkpoints hold the tables only.
+        """
+        self._checkpointer = Checkpointer(self._members, model, optimizer)
+        self._checkpointer.restore()
+
+    def report_loss(self, loss: float) -> None:
+        """Tell this batch's mean loss, for the run's progress records. Optional."""
+        self._loss = float(loss)
 
     def finish_batch(self) -> None:
         """Update the rows of the current batch now; `next_batch` and `close` do it otherwise."""
-        if self._step is not None:
-            step, self._step = self._step, None
-            self._pipeline.finish(step, self._losses)
-            self._losses = None
+        if self._batch is not None:
+            step, self._batch = self._batch.step, None
+            self._pipeline.finish(step, self._loss)
+            self._loss = None
+            if step.plan.checkpoint:
+                self._checkpointer.begin(step.plan)
+            self._checkpointer.poll()
 
     def close(self) -> None:
-        """Apply the last update, write everything back, leave the job. Closing again does nothing."""
-        if self._stack is None:
-            return
+        """Apply the last update, write back, leave the job. Closing again does nothing."""
         try:
             self.finish_batch()
         finally:
             self._stack.close()
 
-    # ── inside ────────────────────────────────────────────────────────────────────────────────────
-
     def _advance(self) -> BatchDict | None:
         self.finish_batch()
-        while (step := self._pipeline.next()) is not None:
-            if step.plan.training:
-                self._step = step
-                return self._batch(step)
-            # Evaluation needs a model, which only its owner knows: the rows are read and that is all.
+        step = self._pipeline.next()
+        while step is not None and not step.plan.training:
+            # Evaluation needs a model, which only the caller has; the rows are read and that is all.
             self._pipeline.finish_evaluation(step, np.zeros(step.plan.dense_BF.shape[0], np.float32))
-        self._members.oracle.send(Finished(rank=self._members.rank))
-        return None
-
-    def _batch(self, step: Step) -> BatchDict:
-        plan = step.plan
-        part = plan.groups[0]
-        ids_N = part.keys_K[part.inverse_N]
-        self._ids = self._by_feature(ids_N, subtract_offsets=True)
+            step = self._pipeline.next()
+        if step is None:
+            self._checkpointer.finish()
+            self._members.oracle.send(Finished(rank=self._members.rank))
+            return None
+        self._batch = _Batch(step, self._members.topology.layout.groups[0])
         return {
-            "dense_x": torch.from_numpy(np.array(plan.dense_BF)),
-            "sparse_vector": self._ids,
-            "target": torch.from_numpy(np.array(plan.labels_BL)),
+            "dense_x": torch.from_numpy(np.array(step.plan.dense_BF)),
+            "sparse_vector": self._batch.ids,
+            "target": torch.from_numpy(np.array(step.plan.labels_BL)),
         }
 
-    def _local_of_batch(self) -> list[torch.Tensor]:
-        assert self._step is not None
-        inverse = self._step.plan.groups[0].inverse_N.astype(np.int64)
-        return list(self._by_feature(inverse, subtract_offsets=False))
 
-    def _by_feature(self, values_N: Keys, *, subtract_offsets: bool) -> Any:
-        """Per-lookup values of the batch as `[T, B]`, or per feature `[B, k]` where bags have k lookups."""
-        assert self._step is not None or subtract_offsets
-        plan_part = self._part_of_current()
-        offsets = self._feature_offsets if subtract_offsets else np.zeros(len(self._group.feature_names), np.int64)
-        num_features = offsets.size
-        if plan_part.lengths_BT is None:
-            table = values_N.reshape(-1, num_features) - offsets
-            return torch.from_numpy(np.ascontiguousarray(table.T))
-        lengths = plan_part.lengths_BT
+def _pipeline(members: Membership, device: torch.device) -> StepPipeline:
+    topology = members.topology
+    spec, groups = topology.spec, topology.layout.groups
+    return StepPipeline(
+        rank=members.rank,
+        world_size=members.world_size,
+        oracle=members.oracle,
+        servers=members.servers,
+        peers=members.peers,
+        caches=[create_cache(topology.slots[0], groups[0].embedding_dim, spec.embedding.optimizer, device)],
+        first_step=topology.first_step,
+        depth=spec.prefetch_depth,
+        gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
+        deadline_seconds=spec.transport.step_seconds,
+    )
+
+
+class _Batch:
+    """The current step, and how its ids map to the rows at hand."""
+
+    def __init__(self, step: Step, group: WidthGroup) -> None:
+        self.step, self._group = step, group
+        self._plan: GroupPlan = step.plan.groups[0]
+        self._offsets = np.array(
+            [at for table, at in zip(group.tables, group.offsets, strict=True) for _ in table.feature_names], np.int64
+        )
+        keys_N = self._plan.keys_K[self._plan.inverse_N]
+        ids = [c - at for c, at in zip(self._columns(keys_N), self._offsets, strict=True)]
+        self.ids: torch.Tensor | list[torch.Tensor]
+        if self._plan.lengths_BT is None:
+            self.ids = torch.from_numpy(np.stack(ids))
+        else:
+            self.ids = [torch.from_numpy(i) for i in ids]
+
+    def local_indices(self, ids: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
+        """Where the rows of these ids lie among the step's distinct rows, feature by feature."""
+        if ids is self.ids:
+            return [torch.from_numpy(c) for c in self._columns(self._plan.inverse_N.astype(np.int64))]
+        if len(ids) > self._offsets.size:
+            raise ConfigError(f"get_emb: {len(ids)} lists of ids for {self._offsets.size} sparse features")
+        order = np.argsort(self._plan.keys_K)
+        return [torch.from_numpy(self._search(f, np.asarray(wanted, np.int64), order)) for f, wanted in enumerate(ids)]
+
+    def _columns(self, values_N: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Per-lookup values feature by feature: `[B]`, or `[B, k]` where bags have k lookups each."""
+        lengths = self._plan.lengths_BT
+        if lengths is None:
+            return list(np.ascontiguousarray(values_N.reshape(-1, self._offsets.size).T))
         ends = np.concatenate(([0], lengths.reshape(-1).cumsum()))
         columns = []
-        for feature in range(num_features):
+        for feature, name in enumerate(self._group.feature_names):
             k = int(lengths[0, feature]) if lengths.shape[0] else 0
-            if not (lengths[:, feature] == k).all():
-                raise BagpipeError(
-                    f"feature {self._group.feature_names[feature]} has bags of different lengths; this API returns "
-                    "rectangular ids, use `bagpipe run` with a model of your own for ragged ones"
+            if (lengths[:, feature] != k).any():
+                raise ConfigError(
+                    f"feature {name} has bags of different lengths in one batch, and this API's ids are rectangular; "
+                    "pad them in the data, or train a model of your own with `bagpipe run`"
                 )
-            starts = ends[np.arange(lengths.shape[0]) * num_features + feature]
-            columns.append(torch.from_numpy(values_N[starts[:, None] + np.arange(k)] - offsets[feature]))
+            starts = ends[np.arange(lengths.shape[0]) * self._offsets.size + feature]
+            columns.append(values_N[starts[:, None] + np.arange(k)])
         return columns
 
-    def _part_of_current(self) -> Any:
-        assert self._current is not None
-        return self._current.plan.groups[0]
-
-    @property
-    def _feature_offsets(self) -> Keys:
-        group = self._group
-        return np.array(
-            [offset for table, offset in zip(group.tables, group.offsets, strict=True) for _ in table.feature_names], np.int64
-        )
-
-    def _local_of(self, feature: int, ids: Any) -> torch.Tensor:
-        """Local indices of ids by searching the step's keys."""
-        assert self._step is not None
-        keys_K = self._step.plan.groups[0].keys_K
-        wanted = np.asarray(ids, np.int64) + self._feature_offsets[feature]
-        order = np.argsort(keys_K)
-        at = np.minimum(np.searchsorted(keys_K, wanted, sorter=order), max(keys_K.size - 1, 0))
-        local = order[at] if keys_K.size else np.zeros_like(wanted)
-        if not keys_K.size or not np.array_equal(keys_K[local], wanted):
-            missing = wanted.reshape(-1)[(keys_K[local] != wanted).reshape(-1)] if keys_K.size else wanted.reshape(-1)
-            raise ConfigError(
-                f"get_emb: id {int(missing[0] - self._feature_offsets[feature])} of feature "
-                f"{self._group.feature_names[feature]} is not in this batch"
-            )
-        return torch.from_numpy(local)
+    def _search(self, feature: int, ids: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+        keys_K, wanted = self._plan.keys_K, ids + self._offsets[feature]
+        at = np.minimum(np.searchsorted(keys_K, wanted, sorter=order), keys_K.size - 1)
+        local = order[at]
+        if not np.array_equal(keys_K[local], wanted):
+            strange = ids[keys_K[local] != wanted].reshape(-1)[0]
+            name = self._group.feature_names[feature]
+            raise ConfigError(f"get_emb: id {strange} of feature {name} is not in this batch; pass ids of the current one")
+        return local

@@ -79,6 +79,8 @@ class Topology(Message, kw_only=True):
     """Cache slots of each width group."""
     checkpoint: str | None
     """Checkpoint this attempt starts from."""
+    checkpoint_dir: str
+    """Where checkpoints go; servers and trainer 0 both see it."""
     first_step: int
     total_steps: int | None
 

@@ -71,6 +71,8 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> JobSp
     if not wishes:
         return spec
     first = wishes[0]
+    if len(layout.groups) != 1:
+        raise ConfigError("init_cache: the job's tables differ in width, but this API has one emb_size")
     if any(w.optimizer != first.optimizer for w in wishes):
         raise ConfigError("init_cache: trainers passed different emb_optim or emb_optim_params; pass the same on each")
     sizes = tuple(t.num_embeddings for t in layout.tables)

@@ -157,6 +157,7 @@ class Oracle:
             num_labels=dataset.num_labels,
             slots=resolved.slots,
             checkpoint=str(self.checkpoint) if self.checkpoint else None,
+            checkpoint_dir=self.spec.checkpoint.path or str(self.run_dir / "checkpoints"),
             first_step=start.step,
             total_steps=self._total_steps(dataset),
         )

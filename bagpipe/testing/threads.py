@@ -102,7 +102,6 @@ def run_in_threads(
             oracle=oracle,
             bind="tcp://127.0.0.1:0",
             advertise=None,
-            run_dir=run_dir,
             rank=rank,
             attempt=attempt,
             stop=stop,

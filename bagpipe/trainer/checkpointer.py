@@ -46,15 +46,14 @@ class Checkpointer:
     """One per trainer; only rank 0's writes anything.
 
     Args:
-        model: the dense model itself, not its DDP wrapper.
+        model: the dense model itself, not its DDP wrapper; None: checkpoints hold rows only.
     """
 
     def __init__(
-        self, members: Membership, model: nn.Module, optimizer: torch.optim.Optimizer, run_dir: Path
+        self, members: Membership, model: nn.Module | None, optimizer: torch.optim.Optimizer | None
     ) -> None:
         self.members, self.model, self.optimizer = members, model, optimizer
-        path = members.topology.spec.checkpoint.path
-        self.root = Path(path) if path else run_dir / "checkpoints"
+        self.root = Path(members.topology.checkpoint_dir)
         self._draft: _Draft | None = None
 
     def restore(self) -> None:
@@ -72,7 +71,8 @@ class Checkpointer:
             raise CheckpointError(f"{source}: {changed} is not what it was; resume with the settings of the checkpoint")
         for file in checkpoint.manifest.dense:
             checkpoint.read(file)
-        load_dense(self.model, self.optimizer, checkpoint.directory)
+        if self.model is not None and self.optimizer is not None:
+            load_dense(self.model, self.optimizer, checkpoint.directory)
 
     def begin(self, plan: BatchPlan) -> None:
         """After a checkpoint step: save what this trainer has to save."""
@@ -82,7 +82,9 @@ class Checkpointer:
         directory = directory_of(self.root, plan.step + 1)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            names = save_dense(self.model, self.optimizer, directory)
+            names = []
+            if self.model is not None and self.optimizer is not None:
+                names = save_dense(self.model, self.optimizer, directory)
         except OSError as error:
             raise StorageError(f"{directory}: cannot write dense weights: {error.strerror}") from None
         dense = tuple(describe_file(directory, name) for name in names)

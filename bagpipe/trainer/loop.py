@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -28,7 +27,6 @@ def run_trainer(
     oracle: str,
     bind: str,
     advertise: str | None,
-    run_dir: Path,
     rank: int,
     attempt: int,
     stop: Callable[[], bool],
@@ -44,8 +42,7 @@ def run_trainer(
     with join(
         job, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, device=device, stop=stop
     ) as members:
-        trainer = Trainer(members, device, run_dir, stop)
-        trainer.run()
+        Trainer(members, device, stop).run()
 
 
 def choose_device(job: Job, rank: int) -> torch.device:
@@ -59,14 +56,14 @@ def choose_device(job: Job, rank: int) -> torch.device:
 class Trainer:
     """One rank: the dense model, its optimizer, and the row pipeline."""
 
-    def __init__(self, members: Membership, device: torch.device, run_dir: Path, stop: Callable[[], bool]) -> None:
+    def __init__(self, members: Membership, device: torch.device, stop: Callable[[], bool]) -> None:
         topology = members.topology
         spec = topology.spec
         self.members, self.device, self.stop, self.layout = members, device, stop, topology.layout
         model = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
         self.model: nn.Module = model.to(device)
         self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
-        self.checkpointer = Checkpointer(members, self.model, self.optimizer, run_dir)
+        self.checkpointer = Checkpointer(members, self.model, self.optimizer)
         self.checkpointer.restore()
         self.parallel = wrap_dense(self.model, members.process_group)
         self.pipeline = StepPipeline(

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from bagpipe.config import Job
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.embedding.record import record_width
-from bagpipe.net.messages import Hello, Topology
+from bagpipe.net.messages import Hello, Topology, Wishes
 from bagpipe.net.register import register
 from bagpipe.net.sockets import Connection, Context
 from bagpipe.oracle.auto import host_cache_bytes
@@ -49,6 +49,7 @@ def join(
     attempt: int,
     device: torch.device,
     stop: Callable[[], bool],
+    wishes: Wishes | None = None,
 ) -> Iterator[Membership]:
     """Register with the oracle and connect to everyone; leaving the context closes every socket."""
     with ExitStack() as stack:
@@ -65,6 +66,7 @@ def join(
             endpoint=endpoint,
             dense_endpoint=f"{_host(endpoint)}:{store.port}" if store is not None else "",
             cache_bytes=_cache_bytes(device, job.spec.trainers.replicas),
+            wishes=wishes,
         )
         topology = register(to_oracle, hello, startup_seconds=job.spec.transport.startup_seconds, stop=stop)
         servers = [
@@ -88,7 +90,7 @@ def join(
                 servers,
                 rank=rank,
                 widths=[
-                    (record_width(job.spec.embedding.optimizer, g.embedding_dim), g.embedding_dim)
+                    (record_width(topology.spec.embedding.optimizer, g.embedding_dim), g.embedding_dim)
                     for g in topology.layout.groups
                 ],
                 deadline_seconds=job.spec.transport.deadline_seconds,
