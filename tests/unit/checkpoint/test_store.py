@@ -1,0 +1,174 @@
+"""A checkpoint is whole or it is none, and says by name what is wrong with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bagpipe.batch import Cursor
+from bagpipe.checkpoint.digest import model_digest
+from bagpipe.checkpoint.manifest import Manifest, changed_field, check_same_job
+from bagpipe.checkpoint.store import (
+    Checkpoint,
+    commit,
+    describe_file,
+    directory_of,
+    list_checkpoints,
+    newest_complete,
+    open_checkpoint,
+    prune,
+)
+from bagpipe.config import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
+from bagpipe.embedding.initial import Newborn
+from bagpipe.embedding.shard import RowStore
+from bagpipe.embedding.snapshot import Snapshot
+from bagpipe.errors import CheckpointError
+from bagpipe.tables import Table, TableLayout
+
+TABLES = (
+    Table(name="a", num_embeddings=50, embedding_dim=4, feature_names=("a",)),
+    Table(name="b", num_embeddings=9, embedding_dim=2, feature_names=("b",)),
+    Table(name="c", num_embeddings=20, embedding_dim=4, feature_names=("c",)),
+)
+LAYOUT = TableLayout.of(TABLES)
+SGD = RowOptimizer(name="sgd")
+SPEC = JobSpec(data=DataConfig(path="x"), embedding=EmbeddingConfig(optimizer=SGD))
+
+
+def save(root: Path, step: int, *, num_servers: int = 1, change: float = 0.0, order: int = 1) -> Path:
+    """A checkpoint of a few rows, held by any number of shards that touched them in any order."""
+    directory = directory_of(root, step)
+    files = []
+    for shard in range(num_servers):
+        stores = [
+            RowStore(g, SGD, Newborn(g, seed=0, init_scale=None), shard=shard, num_shards=num_servers, directory=None)
+            for g in LAYOUT.groups
+        ]
+        for group, rows in zip(LAYOUT.groups, stores, strict=True):
+            keys = np.arange(0, group.num_rows, 2)[::order]
+            keys = np.ascontiguousarray(keys[keys % num_servers == shard])
+            rows.write(keys, (keys[:, None] + np.arange(group.embedding_dim)).astype(np.float32) + np.float32(change))
+        taken = Snapshot(step - 1, stores, directory, f"shard-{shard}-of-{num_servers}")
+        taken.wait(20)
+        assert taken.files is not None
+        files += taken.files
+    (directory / "dense.safetensors").write_bytes(safetensors.numpy.save({"w": np.ones(3, np.float32)}))
+    manifest = Manifest(
+        job="job",
+        step=step,
+        cursor=Cursor(0, step * 8),
+        spec=SPEC,
+        tables=TABLES,
+        record_widths=(4, 2),
+        num_servers=num_servers,
+        num_trainers=1,
+        shards=tuple(files),
+        dense=(describe_file(directory, "dense.safetensors"),),
+        created="2026-01-01T00:00:00+00:00",
+    )
+    commit(directory, manifest)
+    return directory
+
+
+def test_saved_checkpoints_are_found_and_verified(tmp_path: Path) -> None:
+    """Complete checkpoints are listed in the order of their steps and verify."""
+    assert newest_complete(tmp_path / "none") is None
+    for step in (30, 200, 4):
+        save(tmp_path, step)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000004", "step-00000030", "step-00000200"]
+    newest = newest_complete(tmp_path)
+    assert newest is not None
+    checkpoint = open_checkpoint(newest)
+    checkpoint.verify()
+    assert checkpoint.manifest.step == 200 and checkpoint.manifest.cursor == Cursor(0, 1600)
+
+
+def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
+    """A half-written checkpoint is not listed, and opening it says what is missing."""
+    save(tmp_path, 5)
+    (save(tmp_path, 9) / "manifest.json").unlink()
+    assert newest_complete(tmp_path) == directory_of(tmp_path, 5)
+    with pytest.raises(CheckpointError, match=r"step-00000009: no manifest.json.*no complete checkpoint"):
+        open_checkpoint(directory_of(tmp_path, 9))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 4
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(truncate, "truncated"), (flip, "checksum differs"), (Path.unlink, "incomplete")],
+)
+@pytest.mark.parametrize("which", ["shard-0-of-2/group0-part00000.safetensors", "dense.safetensors"])
+def test_damaged_files_are_named(tmp_path: Path, damage: Callable[[Path], None], reason: str, which: str) -> None:
+    """A truncated, changed or missing file is refused by name."""
+    directory = save(tmp_path, 5, num_servers=2)
+    damage(directory / which)
+    with pytest.raises(CheckpointError, match=f"{which}: .*{reason}"):
+        open_checkpoint(directory).verify()
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    """A truncated manifest is an error that names it."""
+    directory = save(tmp_path, 5)
+    truncate(directory / "manifest.json")
+    with pytest.raises(CheckpointError, match="manifest.json: not a manifest"):
+        open_checkpoint(directory)
+
+
+@pytest.mark.parametrize(
+    ("tables", "widths", "reason"),
+    [
+        (TABLES[:2], (4, 2), "table c is only in the checkpoint"),
+        ((*TABLES[:2], Table(name="c", num_embeddings=21, embedding_dim=4, feature_names=("c",))), (4, 2), "table c has 20"),
+        (TABLES, (8, 4), "records are"),
+    ],
+)
+def test_foreign_checkpoints_are_refused(tmp_path: Path, tables: tuple[Table, ...], widths: tuple[int, ...], reason: str) -> None:
+    """A checkpoint of other tables or another optimizer is refused by the name of what differs."""
+    manifest = open_checkpoint(save(tmp_path, 5)).manifest
+    with pytest.raises(CheckpointError, match=reason):
+        check_same_job(manifest, TableLayout.of(tables), widths, "here")
+    check_same_job(manifest, LAYOUT, (4, 2), "here")
+
+
+def test_changed_settings_are_named() -> None:
+    """What may not change between a run and its resumption is named; what may change is not."""
+    import msgspec
+
+    now = msgspec.structs.replace(SPEC, seed=3)
+    assert changed_field(SPEC, now) == "spec.seed"
+    embedding = msgspec.structs.replace(SPEC.embedding, gradient_reduction="sum")
+    assert changed_field(SPEC, msgspec.structs.replace(SPEC, embedding=embedding)) == "spec.embedding.gradientReduction"
+    data = msgspec.structs.replace(SPEC.data, path="elsewhere")
+    assert changed_field(SPEC, msgspec.structs.replace(SPEC, data=data, steps=9, lookahead=3)) is None
+
+
+def test_the_digest_sees_the_model_and_nothing_else(tmp_path: Path) -> None:
+    """Equal models have one digest whatever the shards and the order of touching; another row changes it."""
+    one = model_digest(save(tmp_path / "1", 5))
+    assert one == model_digest(save(tmp_path / "2", 5, num_servers=3))
+    assert one == model_digest(save(tmp_path / "3", 7, order=-1))
+    assert one != model_digest(save(tmp_path / "4", 5, change=1e-3))
+
+
+def test_retention_keeps_the_newest(tmp_path: Path) -> None:
+    """Old checkpoints and remains of interrupted ones go; the newest complete one and later drafts stay."""
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step)
+    (save(tmp_path, 9) / "manifest.json").unlink()
+    (directory_of(tmp_path, 2) / "manifest.json").unlink()
+    prune(tmp_path, keep=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000003", "step-00000004", "step-00000009"]
+    prune(tmp_path, keep=1)
+    assert list_checkpoints(tmp_path) == [directory_of(tmp_path, 4)]
+    assert isinstance(open_checkpoint(directory_of(tmp_path, 4)), Checkpoint)
