@@ -59,8 +59,7 @@ def id_keys(codes_N: Any, which_N: Any, offsets: Any, sizes: Any, out_N: Any) ->
 @njit(cache=True, nogil=True)
 def largest_codes(codes_N: Any, which_N: Any, largest: Any) -> None:
     for i in range(codes_N.shape[0]):
-        if codes_N[i] > largest[which_N[i]]:
-            largest[which_N[i]] = codes_N[i]
+        largest[which_N[i]] = max(largest[which_N[i]], codes_N[i])
 
 
 @njit(cache=True, nogil=True)

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.batch import Floats, Lengths
+from bagpipe.errors import StorageError
 
 Codes = npt.NDArray[np.uint64]
 Kind = Literal["token", "int", "bin"]
@@ -108,12 +109,22 @@ def ordered_map(function: Callable[[Item], Result], items: Iterator[Item], threa
             for item in items:
                 ahead.append(pool.submit(function, item))
                 if len(ahead) >= 2 * threads:
-                    yield ahead.pop(0).result(PARSE_DEADLINE_SECONDS)
+                    yield _finished(ahead.pop(0))
             while ahead:
-                yield ahead.pop(0).result(PARSE_DEADLINE_SECONDS)
+                yield _finished(ahead.pop(0))
         finally:
             for future in ahead:
                 future.cancel()
+
+
+def _finished(future: Future[Result]) -> Result:
+    try:
+        return future.result(PARSE_DEADLINE_SECONDS)
+    except TimeoutError as error:
+        raise StorageError(
+            f"data: expected a reader thread to finish a block within {PARSE_DEADLINE_SECONDS:.0f} s, it did not; "
+            "check the storage that data.path is on"
+        ) from error
 
 
 def value_text(code: int, kind: Kind) -> str:

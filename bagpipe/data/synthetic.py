@@ -155,6 +155,9 @@ def _score(rows_N: Any, lengths_BT: Any, moments: Any, pairs: Any, dense_BF: Any
     """The hidden model. Multi-valued features count with the mean effect of their rows."""
     tables = lengths_BT.shape[1]
     effects = np.zeros((2, tables), np.float64)
+    kinds = np.ones(tables, np.int64)
+    for pair in range(pairs.shape[0]):
+        kinds[pairs[pair, 0]] = kinds[pairs[pair, 1]] = 2
     at = 0
     for example in range(logits_B.shape[0]):
         logit = _BIAS
@@ -163,7 +166,7 @@ def _score(rows_N: Any, lengths_BT: Any, moments: Any, pairs: Any, dense_BF: Any
             logit += sign * _DENSE_WEIGHT * (np.float64(dense_BF[example, feature]) - _RAYLEIGH_MEAN)
         for table in range(tables):
             count = lengths_BT[example, table]
-            for kind in range(2):
+            for kind in range(kinds[table]):
                 total = 0.0
                 for i in range(at, at + count):
                     total += _effect(seed, table, rows_N[i], kind) - moments[kind, table, 0]
