@@ -124,14 +124,14 @@ class Outcome:
     def _plan(self, rank: int) -> GroupPlan:
         batch, fetched, left, flushed = self.batch, self.fetched, self.left, self.flushed
         begin, end = int(self.offsets[rank]), int(self.offsets[rank + 1])
-        bounds = batch.lookups.bounds
+        bounds = batch.bounds
         records, values = begin + int(fetched.num_records[rank]), begin + int(fetched.num_values[rank])
         evicted = begin + int(left.num_evict[rank])
         mine = flushed.ranks == rank if flushed else None
         return GroupPlan(
             slots_K=left.slots[begin:end],
             inverse_N=batch.inverse_N[bounds[rank] : bounds[rank + 1]],
-            lengths_BT=batch.lookups.lengths[rank],
+            lengths_BT=batch.lengths[rank],
             fetch_keys=np.concatenate((fetched.record_keys[begin:records], fetched.value_keys[begin:values])),
             fetch_slots=np.concatenate((fetched.record_slots[begin:records], fetched.value_slots[begin:values])),
             num_fetch_records=records - begin,

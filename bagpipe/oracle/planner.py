@@ -52,11 +52,17 @@ class PlannerStats:
     lookups: int = 0
     distinct_rows: int = 0
     fetched_rows: int = 0
+    fetched_records: int = 0
+    """Of the fetched rows: those with optimizer state."""
+    updated_rows: int = 0
+    """Distinct rows of each step, whatever the number of their trainers."""
     evicted_rows: int = 0
     gradient_rows: int = 0
     value_rows: int = 0
     record_rows: int = 0
     eager_rows: int = 0
+    """Of value and record rows: those the next step needs."""
+    eager_records: int = 0
     shortened_steps: int = 0
     """Steps at which a row used again within the lookahead did not fit and left."""
     refused_rows: int = 0
@@ -108,6 +114,11 @@ class GroupPlanner:
     def pending(self) -> int:
         """Batches pushed and not yet planned."""
         return len(self._window.batches)
+
+    @property
+    def window_bytes(self) -> int:
+        """Memory of the batches in view; the tables cost 4 bytes a row beside it."""
+        return self._window.nbytes
 
     def push(self, lookups: Lookups) -> None:
         """Bring the next batch into view.
@@ -267,14 +278,17 @@ class GroupPlanner:
     def _count(self, batch: Pending, fetched: Fetched, left: Left, gradients: Lists, transfers: Lists) -> None:
         stats, kinds = self.stats, transfers.counts.reshape(4, -1).sum(axis=1).tolist()
         stats.steps += 1
-        stats.lookups += batch.lookups.keys_N.size
+        stats.lookups += batch.inverse_N.size
         stats.distinct_rows += int(batch.rows_of_rank.sum())
         stats.fetched_rows += int(fetched.num_records.sum() + fetched.num_values.sum())
+        stats.fetched_records += int(fetched.num_records.sum())
+        stats.updated_rows += batch.num_entries
         stats.evicted_rows += int(left.num_evict.sum())
         stats.gradient_rows += int(gradients.counts.sum())
         stats.value_rows += kinds[0] + kinds[2]
         stats.record_rows += kinds[1] + kinds[3]
         stats.eager_rows += kinds[0] + kinds[1]
+        stats.eager_records += kinds[1]
 
     def check_invariants(self) -> None:
         """Recompute from scratch what the planner believes: each slot has one row, occupancy adds up.

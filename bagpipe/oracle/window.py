@@ -44,14 +44,15 @@ class Numbered:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A batch that has been pushed and not yet planned."""
+    """A batch that has been pushed and not yet planned. Its keys are in the entries."""
 
     step: int
     first_entry: int
     num_entries: int
     rows_of_rank: Int64s
     inverse_N: npt.NDArray[np.uint16] | Int32s
-    lookups: Lookups
+    bounds: Int64s
+    lengths: tuple[Lengths | None, ...]
 
 
 class Window:
@@ -75,6 +76,12 @@ class Window:
     @property
     def first_living(self) -> int:
         return self.batches[0].first_entry if self.batches else self.entry_end
+
+    @property
+    def nbytes(self) -> int:
+        rings = (self.records, self.links, self.entry_keys, self.uses, self.locals)
+        batches = sum(b.inverse_N.nbytes for b in self.batches)
+        return sum(ring.nbytes for ring in rings) + batches
 
     def number(self, lookups: Lookups, step: int) -> Numbered:
         """Find the distinct rows of a batch. Must be followed by `enter`, or the window is lost.
@@ -110,7 +117,15 @@ class Window:
         )  # fmt: skip
         self._use_bounds.append(self._use_end)
         self.batches.append(
-            Pending(step, self.entry_end, numbered.count, numbered.rows_of_rank, numbered.inverse_N, lookups)
+            Pending(
+                step,
+                self.entry_end,
+                numbered.count,
+                numbered.rows_of_rank,
+                numbered.inverse_N,
+                lookups.bounds,
+                lookups.lengths,
+            )
         )
         self.entry_end += numbered.count
 
