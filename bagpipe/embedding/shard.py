@@ -26,7 +26,7 @@ from bagpipe.embedding.initial import Newborn
 from bagpipe.embedding.record import record_width, set_initial_state
 from bagpipe.embedding.storage import Storage
 from bagpipe.errors import WireError
-from bagpipe.prefetch import prefetch_row
+from bagpipe.prefetch import prefetch_row, prefetch_rows
 from bagpipe.tables import TableLayout, WidthGroup
 
 RESERVE_ROWS = 1 << 14
@@ -39,6 +39,8 @@ AHEAD = 12
 def _find(keys: Any, shard: Any, num_shards: Any, index: Any, positions: Any) -> Any:
     """Position of each key's record, or -1; returns the place of the first key not ours, or -1."""
     for i in range(keys.shape[0]):
+        if i + AHEAD < keys.shape[0] and 0 <= keys[i + AHEAD] // num_shards < index.shape[0]:
+            prefetch_row(index, keys[i + AHEAD] // num_shards)
         key = keys[i]
         number = key // num_shards
         if key < 0 or key % num_shards != shard or number >= index.shape[0]:
@@ -53,7 +55,7 @@ def _read(records: Any, positions: Any, out: Any) -> None:
     width = out.shape[1]
     for i in range(positions.shape[0]):
         if i + AHEAD < positions.shape[0] and positions[i + AHEAD] >= 0:
-            prefetch_row(records, np.int64(positions[i + AHEAD]))
+            prefetch_rows(records, positions[i + AHEAD], 3)
         p = positions[i]
         if p >= 0:
             for j in range(width):
@@ -65,7 +67,7 @@ def _write(records: Any, positions: Any, rows: Any) -> None:
     width = rows.shape[1]
     for i in range(positions.shape[0]):
         if i + AHEAD < positions.shape[0]:
-            prefetch_row(records, np.int64(positions[i + AHEAD]))
+            prefetch_rows(records, positions[i + AHEAD], 3)
         p = positions[i]
         for j in range(width):
             records[p, j] = rows[i, j]

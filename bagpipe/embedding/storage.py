@@ -26,6 +26,9 @@ class Storage:
         if path is None:
             self._fd = -1
             self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                # Rows are dense, so large pages waste nothing, and a random row costs no page walk.
+                self.map.madvise(mmap.MADV_HUGEPAGE)
         else:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             os.ftruncate(self._fd, size)

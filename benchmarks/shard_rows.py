@@ -1,0 +1,77 @@
+"""How many rows a second one core reads from and writes to a shard, beside its memory's speed.
+
+    python benchmarks/shard_rows.py [--rows 10_000_000] [--dim 48] [--json FILE]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from bagpipe.config import RowOptimizer
+from bagpipe.embedding.initial import Newborn
+from bagpipe.embedding.shard import RowStore
+from bagpipe.tables import Table, TableLayout
+
+REPEATS = 21
+
+
+def median_seconds(run: Callable[[int], None]) -> float:
+    """Median over fresh id sets, after one run to compile and to touch memory."""
+    run(0)
+    seconds = []
+    for number in range(1, REPEATS + 1):
+        begun = time.perf_counter()
+        run(number)
+        seconds.append(time.perf_counter() - begun)
+    return statistics.median(seconds)
+
+
+def memcpy_gigabytes_per_second() -> float:
+    source = np.ones(50_000_000 // 8)
+    target = np.empty_like(source)
+    return 0.05 / median_seconds(lambda _: np.copyto(target, source))
+
+
+def measure(num_rows: int, dim: int) -> dict[str, float]:
+    """Million rows a second, by operation."""
+    group = TableLayout.of([Table(name="t", num_embeddings=num_rows, embedding_dim=dim, feature_names=("t",))]).groups[0]
+    store = RowStore(
+        group, RowOptimizer(name="sgd"), Newborn(group, seed=0, init_scale=None), shard=0, num_shards=1, directory=None
+    )
+    for begin in range(0, num_rows, 1 << 20):
+        keys = np.arange(begin, min(begin + (1 << 20), num_rows))
+        store.write(keys, np.zeros((keys.size, dim), np.float32))
+    rng = np.random.default_rng(0)
+    uniform = [np.unique(rng.integers(0, num_rows, 16_500))[:16_000] for _ in range(REPEATS + 1)]
+    skewed = [np.unique(num_rows * rng.random(120_000) ** 6).astype(np.int64)[:53_000] for _ in range(REPEATS + 1)]
+    results = {}
+    for name, sets in (("16k uniform", uniform), ("53k skewed", [np.unique(s) for s in skewed])):
+        sets = [rng.permutation(s) for s in sets]
+        count = statistics.median(s.size for s in sets)
+        rows = np.ones((max(s.size for s in sets), dim), np.float32)
+        results[f"gather {name}"] = count / median_seconds(lambda i: store.read(sets[i], 0) and None) / 1e6
+        results[f"update {name}"] = count / median_seconds(lambda i: store.write(sets[i], rows[: sets[i].size])) / 1e6
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--dim", type=int, default=48)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results = measure(options.rows, options.dim)
+    results["memcpy GB/s"] = memcpy_gigabytes_per_second()
+    for name, value in results.items():
+        print(f"{name:24s} {value:8.1f}{'' if 'GB' in name else ' M rows/s'}")
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
