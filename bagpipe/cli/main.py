@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from bagpipe.cli import checkpoint, data, oracle, server, trainer, version
+from bagpipe.cli import checkpoint, data, oracle, run, server, trainer, version
 from bagpipe.errors import BagpipeError, ExitCode
 
 INTERRUPTED = 130
@@ -27,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("run")(run.run)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(data.app, name="data")
 app.command("oracle", rich_help_panel="Roles (started by `run` and on a cluster)")(oracle.oracle)
@@ -58,7 +59,7 @@ def run_command(argv: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone (`bagpipe ... | head`); nobody is left to tell.
-        sys.stdout = None  # type: ignore[assignment]  # keeps the interpreter from flushing it again
+        sys.stdout = None  # keeps the interpreter from flushing it again
         return ExitCode.DONE
     except Exception:  # top of every role: whatever was not foreseen is a bug and says where
         traceback.print_exc()

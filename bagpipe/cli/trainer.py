@@ -27,5 +27,5 @@ def trainer(
 
     with stop_flag() as stop:
         run_trainer(
-            loaded, oracle=oracle, bind=bind, advertise=advertise, run_dir=run_dir, rank=rank, attempt=attempt, stop=stop
+            loaded, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, stop=stop
         )

@@ -1,0 +1,66 @@
+"""`bagpipe run`: a whole job here, one process per role."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bagpipe.cli.options import Overrides
+
+
+def run(
+    job: Annotated[
+        Path | None, typer.Argument(metavar="JOB", help="Job file; with --resume it may be left out.", show_default=False)
+    ] = None,
+    overrides: Overrides = None,
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", help="Where the run keeps everything; default: runs/<name>-<time>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir from its newest checkpoint.")] = False,
+) -> None:
+    """Train a job on this machine: one oracle, its embedding servers and its trainers, as processes."""
+    from rich.console import Console
+
+    from bagpipe.errors import ConfigError, ExitCode
+    from bagpipe.local.progress import view_for
+    from bagpipe.local.run import resume_run, start_run
+
+    if job is None and not resume:
+        raise ConfigError("which job? give a job file: bagpipe run examples/demo.yaml")
+    view = view_for(Console())
+    try:
+        if resume:
+            result = resume_run(job, overrides or (), run_dir, view)
+        else:
+            assert job is not None
+            result = start_run(job, overrides or (), run_dir, view)
+    finally:
+        view.close()
+    if result.summary is not None:
+        for line in closing_lines(result.summary, result.run_dir):
+            typer.echo(line)
+    elif result.outcome.code == ExitCode.STOPPED:
+        typer.echo(f"stopped before the first step; bagpipe run --resume --run-dir {result.run_dir} begins again")
+    if result.outcome.error:
+        typer.echo(f"error: {result.outcome.error}", err=True)
+    raise typer.Exit(result.outcome.code)
+
+
+def closing_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
+    """What a run came to, and what to do next."""
+    loss = f"loss {summary['loss']:.4f}, " if summary.get("loss") is not None else ""
+    lines = [
+        f"{'stopped at' if summary.get('stopped') else 'trained'} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}"
+        f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
+    ]
+    test = summary.get("evaluation")
+    if test:
+        lines.append(
+            f"test AUC {test['auc']:.4f}, log loss {test['logLoss']:.4f}, calibration {test['calibration']:.3f} "
+            f"({test['examples']:,} examples)"
+        )
+    lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
+    if summary.get("stopped"):
+        lines.append(f"  bagpipe run --resume --run-dir {run_dir}")
+    lines.append(f"  bagpipe checkpoint show {run_dir}")
+    return lines

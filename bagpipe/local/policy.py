@@ -1,0 +1,166 @@
+"""What to do when a local role ends: one pure function, the table of design section 6.
+
+| what ended | what follows |
+|---|---|
+| anything, with 78 or 65 | the run ends at once with that code: a retry cannot help |
+| a server, otherwise | it alone restarts on its files and its address; trainers retry; bounded |
+| the oracle or a trainer, otherwise | a new attempt of all roles from the newest checkpoint; bounded |
+| everything, with 0 or 143 | the run is done, or stopped with a checkpoint |
+
+It never looks at a process, a clock or a file: the supervisor tells it what it has seen.
+"""
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from bagpipe.errors import ExitCode
+
+Kind = Literal["oracle", "server", "trainer"]
+
+HOPELESS = frozenset({int(ExitCode.BAD_CONFIG), int(ExitCode.BAD_DATA)})
+ORDERLY = frozenset({int(ExitCode.DONE), int(ExitCode.STOPPED)})
+LEAVE_SECONDS = 10.0
+"""How long the rest may take to leave once the oracle, or every trainer, has."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RoleId:
+    """One process of a run."""
+
+    kind: Kind
+    index: int = 0
+
+    def __str__(self) -> str:
+        return self.kind if self.kind == "oracle" else f"{self.kind} {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A process that is no more. A negative code is the signal that ended it, as `subprocess` tells it."""
+
+    role: RoleId
+    code: int
+
+    def __str__(self) -> str:
+        if self.code < 0:
+            return f"{self.role} was killed by {signal.Signals(-self.code).name}"
+        return f"{self.role} ended with exit code {self.code}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How often to try again, and how long to wait."""
+
+    restarts: int
+    """`runPolicy.backoffLimit`: new attempts of a run, and restarts of each server in an attempt."""
+    grace_seconds: float
+    """How long a run may take to stop at a checkpoint."""
+    servers_keep_files: bool
+    """Rows outlive a server's process (`servers.storage: file`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the supervisor sees of one attempt."""
+
+    running: frozenset[RoleId]
+    ended: tuple[Ended, ...]
+    """In the order in which they ended; a server that was restarted is running, not ended."""
+    server_restarts: Mapping[int, int]
+    attempts_failed: int
+    stopping_seconds: float | None
+    """Since the run was asked to stop; None: it was not."""
+    quiet_seconds: float
+    """Since anything last started or ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do now."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartServer:
+    """Start one server again, alone."""
+
+    ended: Ended
+
+
+@dataclass(frozen=True, slots=True)
+class NewAttempt:
+    """End every role and start all of them from the newest checkpoint."""
+
+    because: Ended
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The run is over; whoever still runs is killed."""
+
+    code: int
+    because: Ended | None = None
+    reason: str = ""
+
+
+Decision = Wait | RestartServer | NewAttempt | End
+
+
+def decide(observed: Observed, limits: Limits) -> Decision:
+    """The next thing to do."""
+    failed = [e for e in observed.ended if not _orderly(e, observed)]
+    for end in failed:
+        if end.code in HOPELESS:
+            return End(end.code, end)
+    if _work_is_over(observed):
+        return _leave(observed, limits)
+    for end in failed:
+        if end.role.kind != "server":
+            return _try_again(end, observed, limits)
+    for end in observed.ended:
+        if end.role.kind == "server" and (end in failed or end.code == ExitCode.STOPPED):
+            restarted = observed.server_restarts.get(end.role.index, 0)
+            if limits.servers_keep_files and restarted < limits.restarts:
+                return RestartServer(end)
+            return _try_again(end, observed, limits)
+    if observed.stopping_seconds is not None and observed.stopping_seconds > limits.grace_seconds:
+        return End(ExitCode.TRANSIENT, None, f"did not stop within {limits.grace_seconds:g} s and was killed")
+    return Wait()
+
+
+def _orderly(end: Ended, observed: Observed) -> bool:
+    """Whether this end is one we hoped for. A process asked to stop before it could listen dies of SIGTERM."""
+    asked = observed.stopping_seconds is not None and end.role.kind != "server"
+    return end.code in ORDERLY or (asked and end.code == -signal.SIGTERM)
+
+
+def _work_is_over(observed: Observed) -> bool:
+    """The oracle has reported, or no trainer is left, all of them in good order."""
+    done = {e.role: e for e in observed.ended if _orderly(e, observed)}
+    trainers = [r for r in {*observed.running, *(e.role for e in observed.ended)} if r.kind == "trainer"]
+    return RoleId("oracle") in done or (bool(trainers) and all(t in done for t in trainers))
+
+
+def _leave(observed: Observed, limits: Limits) -> Decision:
+    """Everybody leaves by itself; who does not within a while is killed, as its work is done."""
+    workers = [e for e in observed.ended if e.role.kind != "server"]
+    oracle = next((e for e in workers if e.role.kind == "oracle"), None)
+    if oracle is not None and not _orderly(oracle, observed):
+        return _try_again(oracle, observed, limits)
+    if observed.running and observed.quiet_seconds <= LEAVE_SECONDS:
+        return Wait()
+    if any(_orderly(e, observed) and e.code != ExitCode.DONE for e in workers):
+        return End(ExitCode.STOPPED)
+    if oracle is not None:
+        return End(ExitCode.DONE)
+    return End(ExitCode.TRANSIENT, None, "every trainer left, but the oracle did not report")
+
+
+def _try_again(end: Ended, observed: Observed, limits: Limits) -> Decision:
+    code = end.code if end.code > 0 else 128 - end.code
+    if observed.stopping_seconds is not None:
+        return End(code, end, "while the run was stopping")
+    if observed.attempts_failed >= limits.restarts:
+        return End(code, end, f"and runPolicy.backoffLimit allows {limits.restarts} new attempts" if limits.restarts else "")
+    return NewAttempt(end)

@@ -1,0 +1,82 @@
+"""One role as a child process: its log, its end, its last words."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bagpipe.errors import StorageError
+from bagpipe.local.policy import RoleId
+
+LAUNCHER = Path(__file__).with_name("child.py")
+LAST_BYTES = 64 * 1024
+ERROR = "error: "
+
+
+class Child:
+    """A running role. It has a process group of its own: Ctrl-C on the terminal reaches only the supervisor."""
+
+    def __init__(self, role: RoleId, command: Sequence[str], log: Path, *, heading: str) -> None:
+        self.role, self.log = role, log
+        try:
+            with log.open("a", encoding="utf-8") as output:
+                output.write(f"── {heading}\n")
+                output.flush()
+                self._process = subprocess.Popen(
+                    [sys.executable, "-S", "-E", str(LAUNCHER), str(os.getpid()), *command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                    env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                )
+        except OSError as error:
+            raise StorageError(f"{log}: cannot start {role}: {error.strerror}") from None
+
+    def __repr__(self) -> str:
+        return f"Child({self.role}, pid {self._process.pid}, {self._process.returncode})"
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended (negative: the signal), else None."""
+        return self._process.poll()
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it and whatever it started, and wait until it is gone."""
+        self._signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                pass  # it ended between the question and the signal
+
+
+def last_lines(log: Path, count: int) -> list[str]:
+    """The end of a log, since the role was last started."""
+    try:
+        with log.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - LAST_BYTES))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []
+    headings = [number for number, line in enumerate(lines) if line.startswith("── ")]
+    return lines[headings[-1] + 1 :][-count:] if headings else lines[-count:]
+
+
+def last_error(log: Path) -> str | None:
+    """What the role said it died of: its last line `error: ...`, without that word."""
+    said = [line for line in last_lines(log, 1000) if line.startswith(ERROR)]
+    return said[-1].removeprefix(ERROR) if said else None

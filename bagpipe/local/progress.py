@@ -1,0 +1,137 @@
+"""Shows a run as it goes: reads new records of `metrics.jsonl`, draws a bar on a terminal, prints lines elsewhere."""
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+Record = Mapping[str, Any]
+
+PLAIN_SECONDS = 2.0
+"""A plain line is printed at most so often."""
+PACE_RECORDS = 20
+"""The remaining time is judged by so many of the latest records."""
+EVENTS = {
+    "preparing": "preparing the data",
+    "starting": "waiting for every role to start",
+    "training": "training",
+    "evaluating": "evaluating on the test part",
+}
+
+
+class MetricsTail:
+    """Records appended to a JSON-lines file since the last look; a line still being written is left for later."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[Record]:
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+class Pace:
+    """How long the rest will take, judged by the latest records."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=PACE_RECORDS)
+
+    def remaining_seconds(self, record: Record) -> float | None:
+        """None until two records have been seen, or where the end is not known."""
+        step, total = int(record["step"]), record.get("total_steps")
+        if self._seen and step <= self._seen[-1][1]:
+            self._seen.clear()  # a new attempt began further back
+        self._seen.append((float(record["time"]), step))
+        (first_time, first_step), (time, _) = self._seen[0], self._seen[-1]
+        if total is None or step == first_step:
+            return None
+        return (total - step) * (time - first_time) / (step - first_step)
+
+
+def describe(record: Record, eta_seconds: float | None) -> str:
+    """One step record in words."""
+    total = f"/{record['total_steps']}" if record.get("total_steps") else ""
+    parts = [f"step {record['step']}{total}"]
+    if record.get("loss") is not None:
+        parts.append(f"loss {record['loss']:.4f}")
+    parts.append(f"{record['examples_per_second']:,.0f} examples/s")
+    parts.append(f"hits {record['cache_hit_rate']:.1%}")
+    waits = sorted(record["waits"].items(), key=lambda item: -item[1])
+    shown = [f"{name} {seconds:.2f} s" for name, seconds in waits if seconds >= 0.005][:3]
+    parts.append(f"waited {', '.join(shown) or 'for nothing'}")
+    if eta_seconds is not None:
+        minutes, seconds = divmod(int(eta_seconds + 0.5), 60)
+        parts.append(f"ETA {minutes}:{seconds:02d}")
+    return "  ".join(parts)
+
+
+class View(Protocol):
+    """Where a run's progress goes."""
+
+    def record(self, record: Record) -> None: ...
+    def note(self, text: str) -> None: ...
+    def close(self) -> None: ...
+
+
+class PlainView:
+    """Lines, for logs and pipes."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write, self._pace, self._last = write, Pace(), float("-inf")
+
+    def record(self, record: Record) -> None:
+        if "event" in record:
+            self._write(EVENTS.get(record["event"], record["event"]))
+            return
+        eta = self._pace.remaining_seconds(record)
+        if record["time"] - self._last >= PLAIN_SECONDS or record["step"] == record.get("total_steps"):
+            self._last = record["time"]
+            self._write(describe(record, eta))
+
+    def note(self, text: str) -> None:
+        self._write(text)
+
+    def close(self) -> None:
+        pass
+
+
+class BarView:
+    """One line that is redrawn, for people at a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._pace = Pace()
+        self._progress = Progress(BarColumn(20), TextColumn("{task.description}", markup=False), console=console)
+        self._bar: TaskID = self._progress.add_task("starting", total=None)
+        self._progress.start()
+
+    def record(self, record: Record) -> None:
+        if "event" in record:
+            self._progress.update(self._bar, description=EVENTS.get(record["event"], record["event"]))
+            return
+        text = describe(record, self._pace.remaining_seconds(record))
+        self._progress.update(self._bar, description=text, completed=record["step"], total=record.get("total_steps"))
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(Text(text))
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def view_for(console: Console) -> View:
+    """A bar on a terminal, lines elsewhere."""
+    if console.is_terminal:
+        return BarView(console)
+    return PlainView(lambda text: print(text, flush=True))

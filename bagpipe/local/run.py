@@ -1,0 +1,125 @@
+"""`bagpipe run` without its command line: prepare the run directory, supervise, sum up."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bagpipe.checkpoint.digest import model_digest
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config import Job
+from bagpipe.configfile import load_job
+from bagpipe.errors import CheckpointError, ConfigError, ExitCode
+from bagpipe.local.commands import CommandBuilder
+from bagpipe.local.policy import HOPELESS
+from bagpipe.local.progress import View
+from bagpipe.local.rundir import JOB_FILE, RunDir, default_path
+from bagpipe.local.supervisor import Outcome, Supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run came to; `summary` is None unless it ended well or stopped at a checkpoint."""
+
+    run_dir: Path
+    outcome: Outcome
+    summary: dict[str, Any] | None
+
+
+def start_run(
+    job_file: Path, overrides: Sequence[str], run_dir: Path | None, view: View, *, build: CommandBuilder | None = None
+) -> RunResult:
+    """A fresh run of a job file.
+
+    Raises:
+        ConfigError: the job or the run directory will not do.
+    """
+    job = absolute_paths(load_job(job_file, overrides))
+    with RunDir.create(run_dir or default_path(job.metadata.name, datetime.now())) as directory:
+        result = _supervise(job, directory, None, view, build)
+        if result.outcome.code in HOPELESS and not _trained(directory, job):
+            directory.discard()
+        return result
+
+
+def resume_run(
+    job_file: Path | None, overrides: Sequence[str], run_dir: Path | None, view: View, *, build: CommandBuilder | None = None
+) -> RunResult:
+    """Continue a run from its newest complete checkpoint (from the beginning if it has none).
+
+    Args:
+        job_file: None takes the job that the directory remembers.
+
+    Raises:
+        ConfigError: there is nothing to resume, or the job changed in a way that changes results.
+    """
+    if run_dir is None:
+        raise ConfigError("--resume: which run? name its directory with --run-dir")
+    with RunDir.reopen(run_dir) as directory:
+        job = absolute_paths(load_job(job_file or run_dir / JOB_FILE, overrides))
+        directory.check_same_job(job)
+        return _supervise(job, directory, newest_complete(directory.checkpoints(job)), view, build)
+
+
+def _supervise(
+    job: Job, directory: RunDir, checkpoint: Path | None, view: View, build: CommandBuilder | None
+) -> RunResult:
+    directory.begin(job)
+    where = f" from {checkpoint.name}" if checkpoint else ""
+    spec = job.spec
+    view.note(
+        f"{job.metadata.name}: {spec.servers.replicas} servers, {spec.trainers.replicas} trainers{where}, in {directory.path}"
+    )
+    outcome = Supervisor(job, directory, view, build=build).run(checkpoint)
+    report = directory.report()
+    if outcome.code not in (ExitCode.DONE, ExitCode.STOPPED) or report is None:
+        return RunResult(directory.path, outcome, None)
+    summary = summarise(job, directory, report, outcome)
+    directory.write_summary(summary)
+    return RunResult(directory.path, outcome, summary)
+
+
+def summarise(job: Job, directory: RunDir, report: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
+    """The oracle's report, and what only this side knows.
+
+    Raises:
+        CheckpointError: the run ended without the checkpoint that it should have.
+    """
+    checkpoint = newest_complete(directory.checkpoints(job))
+    if checkpoint is None:
+        raise CheckpointError(f"{directory.path}: the run ended, but left no complete checkpoint; look at its logs")
+    return {
+        "name": job.metadata.name,
+        **report,
+        "modelDigest": model_digest(checkpoint),
+        "checkpoint": str(checkpoint),
+        "attempts": outcome.attempts,
+        "seconds": round(outcome.seconds, 3),
+    }
+
+
+def absolute_paths(job: Job) -> Job:
+    """The same job with local paths that hold from any folder."""
+    data, checkpoint = job.spec.data, job.spec.checkpoint
+    path = _absolute(data.path) if isinstance(data.path, str) else tuple(_absolute(p) for p in data.path)
+    place = _absolute(checkpoint.path) if checkpoint.path else None
+    spec = msgspec.structs.replace(
+        job.spec,
+        data=msgspec.structs.replace(data, path=path),
+        checkpoint=msgspec.structs.replace(checkpoint, path=place),
+    )
+    return msgspec.structs.replace(job, spec=spec)
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path or not path else str(Path(path).expanduser().absolute())
+
+
+def _trained(directory: RunDir, job: Job) -> bool:
+    """Whether the run got as far as a step or a checkpoint."""
+    metrics = directory.metrics
+    steps = metrics.exists() and '"step"' in metrics.read_text(encoding="utf-8")
+    return steps or newest_complete(directory.checkpoints(job)) is not None

@@ -1,0 +1,174 @@
+"""The run directory: who may use it, what lies in it, and that whatever is written there is whole.
+
+    job.yaml        the job as it runs, every setting written out
+    metrics.jsonl   progress and events, one JSON object a line (written by the oracle)
+    report.json     the oracle's last words
+    summary.json    what the run came to
+    attempt         number of the last attempt: a later one never takes its servers' files for its own
+    logs/ servers/ checkpoints/ data/
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+from bagpipe.checkpoint.manifest import changed_field
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config import Job
+from bagpipe.configfile import dump_job, load_job
+from bagpipe.errors import ConfigError, StorageError
+
+JOB_FILE = "job.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+def default_path(name: str, now: datetime) -> Path:
+    """`runs/<name>-<time>`."""
+    return Path("runs") / f"{name}-{now:%Y%m%d-%H%M%S}"
+
+
+class RunDir:
+    """An open run directory; held by at most one supervisor."""
+
+    def __init__(self, path: Path, lock: int, *, made: bool) -> None:
+        self.path, self._lock, self._made = path, lock, made
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock)
+
+    @classmethod
+    def create(cls, path: Path) -> "RunDir":
+        """A directory for a fresh run.
+
+        Raises:
+            ConfigError: there is something in it already.
+        """
+        made = not path.exists()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            occupied = any(path.iterdir())
+        except OSError as error:
+            raise ConfigError(f"--run-dir {path}: cannot be used: {error.strerror}; choose another") from None
+        if occupied:
+            raise ConfigError(
+                f"--run-dir {path}: not empty; continue that run with --resume, or choose another directory"
+            )
+        return cls(path, _lock(path), made=made)
+
+    @classmethod
+    def reopen(cls, path: Path) -> "RunDir":
+        """The directory of an interrupted run.
+
+        Raises:
+            ConfigError: no run was started there.
+        """
+        if not (path / JOB_FILE).is_file():
+            raise ConfigError(f"--run-dir {path}: no {JOB_FILE} there, so nothing to resume; leave out --resume to start a run")
+        return cls(path, _lock(path), made=False)
+
+    @property
+    def job_file(self) -> Path:
+        return self.path / JOB_FILE
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def log(self, kind: str, index: int) -> Path:
+        return self.path / "logs" / f"{kind}-{index}.log"
+
+    def checkpoints(self, job: Job) -> Path:
+        """Where this job's checkpoints lie."""
+        return Path(job.spec.checkpoint.path) if job.spec.checkpoint.path else self.path / CHECKPOINTS
+
+    def begin(self, job: Job) -> None:
+        """Write down what runs; forget an earlier run's last words.
+
+        Raises:
+            ConfigError: a fresh run would mix its checkpoints with another's.
+            StorageError: the disk is full.
+        """
+        root = self.checkpoints(job)
+        if not self.job_file.exists() and (found := newest_complete(root)):
+            raise ConfigError(
+                f"spec.checkpoint.path: {root} holds checkpoints of another run (newest: {found.name}); choose another path"
+            )
+        try:
+            (self.path / "logs").mkdir(exist_ok=True)
+            for stale in ("report.json", "summary.json"):
+                (self.path / stale).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}") from None
+        self.write(JOB_FILE, dump_job(job))
+
+    def check_same_job(self, job: Job) -> None:
+        """Refuse to continue a run as another job.
+
+        Raises:
+            ConfigError: names the setting that changed.
+        """
+        before = load_job(self.job_file)
+        changed = changed_field(before.spec, job.spec)
+        if before.metadata.name != job.metadata.name:
+            changed = "metadata.name"
+        if changed:
+            raise ConfigError(
+                f"{changed}: differs from the run in {self.path}, and a resumed run must end as if never interrupted; "
+                "put it back, or start a fresh run in another --run-dir"
+            )
+
+    def next_attempt(self) -> int:
+        """A number that no earlier attempt in this directory had."""
+        path = self.path / "attempt"
+        number = int(path.read_text()) + 1 if path.exists() else 0
+        self.write("attempt", f"{number}\n")
+        return number
+
+    def report(self) -> dict[str, Any] | None:
+        """What the oracle reported at its end."""
+        path = self.path / "report.json"
+        if not path.exists():
+            return None
+        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return report
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        self.write("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file whole or not at all.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        target, draft = self.path / name, self.path / f".{name}.tmp"
+        try:
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, target)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise StorageError(f"{target}: cannot be written: {error.strerror}; free some space and try again") from None
+
+    def discard(self) -> None:
+        """Leave nothing behind of a run that could not begin, if the directory was ours to make."""
+        if self._made:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _lock(path: Path) -> int:
+    """Hold the directory itself: no lock file can be left behind by a crash."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ConfigError(f"--run-dir {path}: another run is using it; wait for its end or choose another") from None
+    return descriptor

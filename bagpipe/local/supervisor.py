@@ -1,0 +1,222 @@
+"""Runs one job here: starts every role as a child process, watches, and does what the policy says.
+
+The supervisor moves no data and knows nothing of training. What it must guarantee: a role that ends is
+noticed at once, nothing outlives it (not even when it is killed itself), and asking it to stop ends in a
+checkpoint. Decisions are `policy.decide`'s.
+"""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config import Job
+from bagpipe.errors import ExitCode
+from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_commands, roles_of
+from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Observed, RestartServer, RoleId, decide
+from bagpipe.local.process import Child, last_error, last_lines
+from bagpipe.local.progress import MetricsTail, View
+from bagpipe.local.rundir import RunDir
+
+POLL_SECONDS = 0.05
+GRACE_SECONDS = 120.0
+"""How long stopping at a checkpoint may take."""
+SETTLE_SECONDS = 2.0
+"""After a failure, roles may use so long to end by themselves."""
+LOG_LINES = 15
+INTERRUPTED = 130
+THE_ORACLE_SAID = "the oracle gave up: "
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended."""
+
+    code: int
+    attempts: int
+    seconds: float
+    error: str = ""
+    """One line, empty when all went well."""
+
+
+class Supervisor:
+    """One run. Use it from the main thread: it takes SIGINT and SIGTERM, and children die with that thread."""
+
+    def __init__(
+        self,
+        job: Job,
+        run_dir: RunDir,
+        view: View,
+        *,
+        build: CommandBuilder | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        self._job, self._run_dir, self._view, self._clock = job, run_dir, view, clock
+        self._build = build or role_commands(job, run_dir.job_file, run_dir.path)
+        policy = job.spec.run_policy
+        keeps = job.spec.servers.storage == "file"
+        self._limits = Limits(policy.backoff_limit, grace_seconds, servers_keep_files=keeps)
+        self._children: dict[RoleId, Child] = {}
+        self._ended: dict[RoleId, Ended] = {}
+        self._server_restarts: dict[int, int] = {}
+        self._attempts_failed = 0
+        self._stop_requests = 0
+        self._stopping_since: float | None = None
+        self._changed_at = clock()
+        self._wake = threading.Event()
+        self._tail = MetricsTail(run_dir.metrics)
+
+    def run(self, checkpoint: Path | None = None) -> Outcome:
+        """Run the job to its end, from `checkpoint` or from the beginning."""
+        started = self._clock()
+        try:
+            with self._signals():
+                self._start_attempt(checkpoint)
+                end = self._watch()
+                if end.because is not None:
+                    self._settle()
+        finally:
+            self._kill_all()
+            self._show_progress()
+        return Outcome(end.code, self._attempts_failed + 1, self._clock() - started, self._explain(end))
+
+    # ── starting and ending ───────────────────────────────────────────────────────────────────────
+
+    def _start_attempt(self, checkpoint: Path | None) -> None:
+        self._kill_all()
+        self._ended.clear()
+        self._server_restarts.clear()
+        oracle, servers = addresses(self._job.spec)
+        self._attempt = Attempt(self._run_dir.next_attempt(), checkpoint, oracle, servers)
+        for role in roles_of(self._job.spec):
+            self._start(role)
+
+    def _start(self, role: RoleId) -> None:
+        command = self._build(role, self._attempt)
+        log = self._run_dir.log(role.kind, role.index)
+        self._children[role] = Child(role, command, log, heading=f"attempt {self._attempt.number}")
+        self._changed_at = self._clock()
+
+    def _kill_all(self) -> None:
+        for child in self._children.values():
+            child.kill()
+        self._children.clear()
+
+    def _settle(self) -> None:
+        """Let the others say their last words: they were told why, or notice it now."""
+        deadline = self._clock() + SETTLE_SECONDS
+        while self._children and self._clock() < deadline and self._stop_requests < 2:
+            self._pause()
+            self._reap()
+
+    # ── watching ──────────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self) -> End:
+        while True:
+            self._reap()
+            self._show_progress()
+            if self._stop_requests > 1:
+                return End(INTERRUPTED, None, "killed at the second request to stop; the newest complete checkpoint stands")
+            self._pass_on_stop()
+            match decide(self._observed(), self._limits):
+                case End() as end:
+                    return end
+                case RestartServer(ended):
+                    self._restart_server(ended)
+                case NewAttempt(because):
+                    self._attempts_failed += 1
+                    checkpoint = newest_complete(self._run_dir.checkpoints(self._job))
+                    back = f"from {checkpoint.name}" if checkpoint else "from the beginning"
+                    self._view.note(f"{because}{self._words(because)}; every role starts again {back}")
+                    self._start_attempt(checkpoint)
+                case _:
+                    self._pause()
+
+    def _reap(self) -> None:
+        for role, child in list(self._children.items()):
+            code = child.poll()
+            if code is not None:
+                child.kill()
+                del self._children[role]
+                self._ended[role] = Ended(role, code)
+                self._changed_at = self._clock()
+
+    def _observed(self) -> Observed:
+        now = self._clock()
+        return Observed(
+            running=frozenset(self._children),
+            ended=tuple(self._ended.values()),
+            server_restarts=dict(self._server_restarts),
+            attempts_failed=self._attempts_failed,
+            stopping_seconds=None if self._stopping_since is None else now - self._stopping_since,
+            quiet_seconds=now - self._changed_at,
+        )
+
+    def _restart_server(self, ended: Ended) -> None:
+        shard = ended.role.index
+        self._server_restarts[shard] = self._server_restarts.get(shard, 0) + 1
+        del self._ended[ended.role]
+        self._view.note(f"{ended}{self._words(ended)}; it restarts on its files")
+        self._start(ended.role)
+
+    def _show_progress(self) -> None:
+        for record in self._tail.read():
+            self._view.record(record)
+
+    def _pause(self) -> None:
+        self._wake.wait(POLL_SECONDS)
+        self._wake.clear()
+
+    # ── being asked to stop ───────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        def ask(number: int, frame: FrameType | None) -> None:
+            self._stop_requests += 1
+            self._wake.set()
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _pass_on_stop(self) -> None:
+        """Servers are not told: trainers and the oracle still need them for the last checkpoint."""
+        if self._stop_requests and self._stopping_since is None:
+            self._stopping_since = self._changed_at = self._clock()
+            self._view.note("stopping at a checkpoint; press Ctrl-C again to kill")
+            for role, child in self._children.items():
+                if role.kind != "server":
+                    child.terminate()
+
+    # ── last words ────────────────────────────────────────────────────────────────────────────────
+
+    def _words(self, ended: Ended) -> str:
+        error = last_error(self._run_dir.log(ended.role.kind, ended.role.index))
+        return f": {error}" if error else ""
+
+    def _explain(self, end: End) -> str:
+        """One line about a run that did not end well."""
+        if end.code in (ExitCode.DONE, ExitCode.STOPPED):
+            return ""
+        if end.because is None:
+            return end.reason
+        log = self._run_dir.log(end.because.role.kind, end.because.role.index)
+        error = last_error(log)
+        if end.code in HOPELESS and error:
+            return error.removeprefix(THE_ORACLE_SAID)
+        if error is None:
+            for line in last_lines(log, LOG_LINES):
+                self._view.note(f"  {end.because.role} | {line}")
+        why = f": {error}" if error else f"; its log: {log}"
+        return " ".join(filter(None, (str(end.because), end.reason))) + why
+
+

@@ -1,0 +1,130 @@
+"""The supervisor's policy: what follows when a role ends."""
+
+import signal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bagpipe.local.policy import (
+    LEAVE_SECONDS,
+    Decision,
+    End,
+    Ended,
+    Limits,
+    NewAttempt,
+    Observed,
+    RestartServer,
+    RoleId,
+    Wait,
+    decide,
+)
+
+ORACLE, SERVER, TRAINER, OTHER = RoleId("oracle"), RoleId("server", 0), RoleId("trainer", 0), RoleId("trainer", 1)
+EVERYONE = frozenset({ORACLE, SERVER, RoleId("server", 1), TRAINER, OTHER})
+LIMITS = Limits(restarts=2, grace_seconds=30, servers_keep_files=True)
+
+
+def observe(
+    *ended: tuple[RoleId, int],
+    restarts: dict[int, int] | None = None,
+    failed: int = 0,
+    stopping: float | None = None,
+    quiet: float = 0.0,
+) -> Observed:
+    gone = {role for role, _ in ended}
+    return Observed(
+        running=EVERYONE - gone,
+        ended=tuple(Ended(role, code) for role, code in ended),
+        server_restarts=restarts or {},
+        attempts_failed=failed,
+        stopping_seconds=stopping,
+        quiet_seconds=quiet,
+    )
+
+
+def everyone_ends(code: int) -> list[tuple[RoleId, int]]:
+    return [(role, code if role.kind != "server" else 0) for role in sorted(EVERYONE)]
+
+
+TRAINERS_DONE = [(TRAINER, 0), (OTHER, 0)]
+
+TABLE: list[tuple[str, Observed, Decision]] = [
+    ("everything runs", observe(), Wait()),
+    ("all done", observe(*everyone_ends(0)), End(0)),
+    ("all stopped", observe(*everyone_ends(143), stopping=1), End(143)),
+    ("stopped by a signal to one trainer only", observe(*everyone_ends(143)), End(143)),
+    ("one trainer done, others soon", observe((TRAINER, 0)), Wait()),
+    ("trainers done, oracle about to report", observe(*TRAINERS_DONE), Wait()),
+    (
+        "trainers done, oracle never reports",
+        observe(*TRAINERS_DONE, quiet=LEAVE_SECONDS + 1),
+        End(75, None, "every trainer left, but the oracle did not report"),
+    ),
+    ("oracle done, a trainer lingers", observe((ORACLE, 0), (TRAINER, 0)), Wait()),
+    ("oracle done, a trainer hangs", observe((ORACLE, 0), (TRAINER, 0), quiet=LEAVE_SECONDS + 1), End(0)),
+    ("oracle done, a trainer crashes while leaving", observe((ORACLE, 0), (TRAINER, 0), (OTHER, -11)), Wait()),
+    ("oracle stopped, a server hangs", observe((ORACLE, 143), *[(t, 143) for t in (TRAINER, OTHER)], quiet=99), End(143)),
+    ("oracle fails to report", observe(*TRAINERS_DONE, (ORACLE, 75)), NewAttempt(Ended(ORACLE, 75))),
+    ("bad config", observe((TRAINER, 78)), End(78, Ended(TRAINER, 78))),
+    ("bad data", observe((ORACLE, 65), (TRAINER, 65)), End(65, Ended(ORACLE, 65))),
+    ("bad config beats an earlier crash", observe((TRAINER, -9), (ORACLE, 78)), End(78, Ended(ORACLE, 78))),
+    ("bad checkpoint at a server", observe((SERVER, 65)), End(65, Ended(SERVER, 65))),
+    ("a trainer is killed", observe((TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),
+    ("the first failure is the cause", observe((TRAINER, -9), (OTHER, 75)), NewAttempt(Ended(TRAINER, -9))),
+    ("the oracle dies", observe((ORACLE, 70)), NewAttempt(Ended(ORACLE, 70))),
+    ("a trainer dies too often", observe((TRAINER, 75), failed=2), End(75, Ended(TRAINER, 75), "and runPolicy.backoffLimit allows 2 new attempts")),
+    ("a server is killed", observe((SERVER, -9)), RestartServer(Ended(SERVER, -9))),
+    ("a server is terminated alone", observe((SERVER, 143)), RestartServer(Ended(SERVER, 143))),
+    ("a server dies too often", observe((SERVER, -9), restarts={0: 2}), NewAttempt(Ended(SERVER, -9))),
+    ("another server's restarts do not count", observe((SERVER, -9), restarts={1: 2}), RestartServer(Ended(SERVER, -9))),
+    ("a trainer's death comes before a server's", observe((SERVER, -9), (TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),
+    ("a server dies while the run stops", observe((SERVER, -9), stopping=1), RestartServer(Ended(SERVER, -9))),
+    ("a trainer dies while the run stops", observe((TRAINER, -9), stopping=1), End(137, Ended(TRAINER, -9), "while the run was stopping")),
+    ("asked to stop before it could listen", observe((TRAINER, -15), stopping=1), Wait()),
+    ("terminated without being asked", observe((TRAINER, -15)), NewAttempt(Ended(TRAINER, -15))),
+    ("stopping takes its time", observe(stopping=29), Wait()),
+    ("stopping takes too long", observe(stopping=31), End(75, None, "did not stop within 30 s and was killed")),
+]
+
+
+@pytest.mark.parametrize(("observed", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_table(observed: Observed, expected: Decision) -> None:
+    """Each way in which roles can end has the consequence that design section 6 gives it."""
+    assert decide(observed, LIMITS) == expected
+
+
+def test_a_server_without_files_takes_its_rows_along() -> None:
+    """With `storage: memory` a dead server means a new attempt, for its rows are gone."""
+    limits = Limits(restarts=2, grace_seconds=30, servers_keep_files=False)
+    assert decide(observe((SERVER, -9)), limits) == NewAttempt(Ended(SERVER, -9))
+
+
+CODES = st.sampled_from([0, 1, 65, 70, 75, 78, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGSEGV])
+
+
+@given(
+    codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES),
+    failed=st.integers(0, 3),
+    stopping=st.none() | st.floats(0, 60),
+)
+def test_nobody_left_never_waits(codes: dict[RoleId, int], failed: int, stopping: float | None) -> None:
+    """When nothing runs any more the supervisor acts: it never waits for a process that is not there."""
+    ended = {role: codes.get(role, 0) for role in EVERYONE}
+    assert decide(observe(*ended.items(), failed=failed, stopping=stopping), LIMITS) != Wait()
+
+
+@given(codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1), stopping=st.none() | st.floats(0, 60))
+def test_attempts_are_bounded(codes: dict[RoleId, int], stopping: float | None) -> None:
+    """Once the back-off limit is used up, no combination of deaths begins another attempt."""
+    used_up = observe(*codes.items(), failed=2, restarts={0: 2, 1: 2}, stopping=stopping)
+    assert not isinstance(decide(used_up, LIMITS), NewAttempt | RestartServer)
+
+
+@given(codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1))
+def test_hopeless_codes_end_the_run(codes: dict[RoleId, int]) -> None:
+    """A role that ends with 78 or 65 ends the run with that code, whatever else happened."""
+    decision = decide(observe(*codes.items()), LIMITS)
+    if {65, 78} & set(codes.values()):
+        assert isinstance(decision, End)
+        assert decision.code in (65, 78)
