@@ -1,0 +1,213 @@
+"""Compiled row loops: gather, scatter, accumulate, and the arithmetic of each row optimizer.
+
+Slots and index lists are random accesses into a slab far larger than any processor cache, so each loop
+prefetches the rows it is about to reach (1.5 times faster at dim 48). Loops run over one-dimensional
+row views, which the compiler vectorises.
+
+Rounding is part of the contract (`bagpipe.cache.optimizers`): `fused` is exactly one rounding of
+a * b + c; everything written with `*` and `+` rounds twice, because numba never contracts them
+without `fastmath`, which must not be used here.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]  # llvmlite ships no types
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LLVM: Any = cgutils
+"""numba's code generation helpers, which carry no types."""
+AHEAD = 8
+"""Rows between a prefetch and the use of its row."""
+LINE = 16
+"""Floats in a cache line."""
+
+
+def _fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    signature = types.float32(types.float32, types.float32, types.float32)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fma(*arguments)
+
+    return signature, generate
+
+
+def _prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
+    signature = types.void(array, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        struct = context.make_array(kind)(context, builder, arguments[0])
+        shape, strides = (
+            LLVM.unpack_tuple(builder, part) for part in (struct.shape, struct.strides)
+        )
+        item = LLVM.get_item_pointer2(
+            context, builder, struct.data, shape, strides, kind.layout, arguments[1:]
+        )
+        pointer = builder.bitcast(item, ir.IntType(8).as_pointer())
+        word = ir.IntType(32)
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch",
+            [pointer.type],
+            ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word]),
+        )
+        builder.call(function, [pointer, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+# `Any`: numba's types describe how an intrinsic is written, not how compiled code calls it.
+fused: Any = intrinsic(_fused)
+"""a * b + c in float32 with a single rounding."""
+prefetch: Any = intrinsic(_prefetch)
+"""Ask for the cache line of an element (array, row, column); changes no value."""
+
+
+@njit(cache=True, nogil=True)
+def _prefetch_row(slab: Any, index: Any, at: Any, width: Any) -> None:
+    if at < index.shape[0]:
+        row = np.int64(index[at])
+        for column in range(0, width, LINE):
+            prefetch(slab, row, column)
+
+
+@njit(cache=True, nogil=True)
+def gather(slab: Any, slots: Any, width: Any, out: Any) -> None:
+    """`out[i] = slab[slots[i], :width]`."""
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, width)
+        source, target = slab[slots[i]], out[i]
+        for j in range(width):
+            target[j] = source[j]
+
+
+@njit(cache=True, nogil=True)
+def scatter(slab: Any, slots: Any, rows: Any) -> None:
+    """`slab[slots[i], :rows.shape[1]] = rows[i]`: whole records, or weights only."""
+    width = rows.shape[1]
+    for i in range(slots.shape[0]):
+        source, target = rows[i], slab[slots[i]]
+        for j in range(width):
+            target[j] = source[j]
+
+
+@njit(cache=True, nogil=True)
+def accumulate(acc_KD: Any, index: Any, rows: Any) -> None:
+    """`acc_KD[index[i]] += rows[i]`, in the order of the list."""
+    width = rows.shape[1]
+    for i in range(index.shape[0]):
+        _prefetch_row(acc_KD, index, i + AHEAD, width)
+        source, target = rows[i], acc_KD[index[i]]
+        for j in range(width):
+            target[j] += source[j]
+
+
+@njit(cache=True, nogil=True)
+def scale_(rows: Any, factor: Any) -> None:
+    """`rows *= factor`, in place."""
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        for j in range(row.shape[0]):
+            row[j] *= factor
+
+
+# ── row optimizers: the slab's rows are [weights | state] ─────────────────────────────────────────
+
+
+@njit(cache=True, nogil=True)
+def sgd(slab: Any, slots: Any, grads: Any, minus_lr: Any) -> None:
+    dim = grads.shape[1]
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, dim)
+        row, grad = slab[slots[i]], grads[i]
+        for j in range(dim):
+            row[j] = fused(minus_lr, grad[j], row[j])
+
+
+@njit(cache=True, nogil=True)
+def momentum_sgd(
+    slab: Any, slots: Any, grads: Any, minus_lr: Any, momentum: Any
+) -> None:
+    dim = grads.shape[1]
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, 2 * dim)
+        row, grad = slab[slots[i]], grads[i]
+        buffer = row[dim:]
+        for j in range(dim):
+            buffer[j] = buffer[j] * momentum + grad[j]
+        for j in range(dim):
+            row[j] = fused(minus_lr, buffer[j], row[j])
+
+
+@njit(cache=True, nogil=True)
+def adagrad_state(slab: Any, slots: Any, grads: Any, state_KD: Any) -> None:
+    """Add the squared gradients to the state, and copy it out for the square root."""
+    dim = grads.shape[1]
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, 2 * dim)
+        state, grad, out = slab[slots[i]][dim:], grads[i], state_KD[i]
+        for j in range(dim):
+            state[j] += grad[j] * grad[j]
+        for j in range(dim):
+            out[j] = state[j]
+
+
+@njit(cache=True, nogil=True)
+def adagrad_weights(
+    slab: Any, slots: Any, grads: Any, root_KD: Any, minus_lr: Any, eps: Any
+) -> None:
+    """`w -= lr * g / (root + eps)`; `root_KD` has one column where rows share one state."""
+    dim, shared = grads.shape[1], root_KD.shape[1] != grads.shape[1]
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, dim)
+        row, grad, root = slab[slots[i]], grads[i], root_KD[i]
+        if shared:
+            denominator = root[0] + eps
+            for j in range(dim):
+                row[j] = fused(minus_lr, grad[j] / denominator, row[j])
+        else:
+            for j in range(dim):
+                row[j] = fused(minus_lr, grad[j] / (root[j] + eps), row[j])
+
+
+@njit(cache=True, nogil=True)
+def rowwise_state(slab: Any, slots: Any, dim: Any, means_K: Any, state_K1: Any) -> None:
+    """Add each row's mean squared gradient to its one state, and copy it out for the square root."""
+    for i in range(slots.shape[0]):
+        slot = slots[i]
+        slab[slot, dim] += means_K[i]
+        state_K1[i, 0] = slab[slot, dim]
+
+
+@njit(cache=True, nogil=True)
+def adam_state(
+    slab: Any, slots: Any, grads: Any, rest1: Any, rest2: Any, second_KD: Any
+) -> None:
+    """Move both moments by (1 - beta) of their distance to the gradient, and copy the second out."""
+    dim = grads.shape[1]
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, 3 * dim)
+        row, grad, out = slab[slots[i]], grads[i], second_KD[i]
+        first, second = row[dim : 2 * dim], row[2 * dim :]
+        for j in range(dim):
+            first[j] += (grad[j] - first[j]) * rest1
+        for j in range(dim):
+            second[j] += (grad[j] * grad[j] - second[j]) * rest2
+        for j in range(dim):
+            out[j] = second[j]
+
+
+@njit(cache=True, nogil=True)
+def adam_weights(
+    slab: Any, slots: Any, root_KD: Any, minus_step_size: Any, eps: Any
+) -> None:
+    dim = root_KD.shape[1]
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, 2 * dim)
+        row, root = slab[slots[i]], root_KD[i]
+        first = row[dim : 2 * dim]
+        for j in range(dim):
+            row[j] += minus_step_size * (first[j] / (root[j] + eps))

@@ -1,0 +1,322 @@
+"""From the distinct rows of a step to what a model receives: pooled embeddings, differentiably.
+
+The plan gives the distinct rows once (`rows_KD`) and, for each lookup, which of them it means
+(`inverse_N`, example-major). On a CPU both directions are compiled loops in one thread; the gradient of
+a row is the sum over its lookups *in the order of the batch*, so it depends on nothing else. Pooling
+equals `nn.EmbeddingBag` to the bit: rows are added one after the other from zero; `mean` divides the sum
+by the count, and its gradient is multiplied by the rounded reciprocal of the count.
+
+So does the sum of a row's gradients with up to two lookups. With more, torch's own `coalesce` adds them
+in the order of an unstable sort, which the order of a batch is not; adding in batch order is what
+`index_add_` does. Sums start from -0.0, the neutral element (+0.0 would turn a gradient of -0.0 around).
+
+On a GPU the same is done with torch's operations, whose sums have no fixed order.
+
+Shapes: `B` examples, `T` features of a width group, `P` of them pooled, `J` lookups of the others,
+`N` lookups, `K` distinct rows, `D` embedding_dim.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bagpipe.batch import Lengths
+from bagpipe.cache.lookup_kernels import (
+    jagged_backward,
+    jagged_forward,
+    single_backward,
+    single_forward,
+)
+from bagpipe.errors import ConfigError
+from bagpipe.plan import GroupPlan
+from bagpipe.tables import Pooling, TableLayout
+
+POOLINGS: Mapping[Pooling, int] = {"sum": 0, "mean": 1, "none": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Jagged:
+    """The rows of a feature that is not pooled: `padded_BkD` is zero beyond each example's length."""
+
+    padded_BkD: torch.Tensor
+    lengths_B: torch.Tensor
+
+
+def lookup(
+    rows_KD: torch.Tensor,
+    inverse_N: npt.NDArray[Any],
+    lengths_BT: Lengths | None,
+    pooling_T: Sequence[Pooling],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pool the lookups of one width group.
+
+    Args:
+        lengths_BT: lookups of each (example, feature); None: exactly one each.
+        pooling_T: of each feature, in block order.
+
+    Returns:
+        `pooled_BPD` of the features that are pooled, and `jagged_JD`, the lookups of the others in
+        batch order.
+    """
+    if lengths_BT is None and "none" in pooling_T:
+        lengths_BT = np.ones(
+            (inverse_N.size // len(pooling_T), len(pooling_T)), np.int32
+        )
+    if rows_KD.device.type != "cpu":
+        return _lookup_torch(rows_KD, inverse_N, lengths_BT, pooling_T)
+    kinds = np.array([POOLINGS[p] for p in pooling_T], np.int32)
+    pooled, jagged = _Lookup.apply(rows_KD, inverse_N, lengths_BT, kinds)  # type: ignore[no-untyped-call]
+    return pooled, jagged
+
+
+def gather_rows(rows_KD: torch.Tensor, index_N: npt.NDArray[Any]) -> torch.Tensor:
+    """`rows_KD[index_N]`, `[N, D]`, differentiable as `lookup` is. Ask for many at once and split: every
+    call adds a whole `[K, D]` gradient."""
+    return lookup(rows_KD, index_N, None, ("sum",))[0].squeeze(1)
+
+
+class _Lookup(torch.autograd.Function):
+    """The CPU path. One function for all features, so that one loop sums the gradients in batch order."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows_KD: torch.Tensor,
+        inverse_N: npt.NDArray[Any],
+        lengths_BT: Lengths | None,
+        kinds_T: npt.NDArray[np.int32],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.plan, ctx.shape = (inverse_N, lengths_BT, kinds_T), tuple(rows_KD.shape)
+        rows, dim = rows_KD.detach().numpy(), rows_KD.shape[1]
+        if lengths_BT is None:
+            pooled = np.empty(
+                (inverse_N.size // kinds_T.size, kinds_T.size, dim), np.float32
+            )
+            single_forward(rows, inverse_N, pooled.reshape(-1, dim))
+            return torch.from_numpy(pooled), torch.empty((0, dim))
+        unpooled = kinds_T == POOLINGS["none"]
+        pooled = np.empty(
+            (lengths_BT.shape[0], int(np.count_nonzero(~unpooled)), dim), np.float32
+        )
+        jagged = np.empty(
+            (int(lengths_BT[:, unpooled].sum(dtype=np.int64)), dim), np.float32
+        )
+        jagged_forward(rows, inverse_N, lengths_BT, kinds_T, pooled, jagged)
+        return torch.from_numpy(pooled), torch.from_numpy(jagged)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        inverse_N, lengths_BT, kinds_T = ctx.plan
+        grad_pooled, grad_jagged = grads
+        out = np.full(ctx.shape, -0.0, np.float32)
+        flat, stride = _rows_of_examples(grad_pooled)
+        if lengths_BT is None:
+            single_backward(flat, stride, kinds_T.size, inverse_N, out)
+        else:
+            jagged_backward(
+                flat,
+                stride,
+                grad_jagged.contiguous().numpy(),
+                inverse_N,
+                lengths_BT,
+                kinds_T,
+                out,
+            )
+        return torch.from_numpy(out), None, None, None
+
+
+def _rows_of_examples(grad_BPD: torch.Tensor) -> tuple[npt.NDArray[np.float32], int]:
+    """The gradient as flat memory and the distance between its examples.
+
+    What comes out of a concatenation is a slice of a wider tensor: every example is contiguous, the whole
+    is not. Reading it where it lies saves a copy of the largest tensor of the step.
+    """
+    b, p, d = grad_BPD.shape
+    if b == 0 or p == 0:
+        return np.zeros(0, np.float32), 0
+    if (
+        grad_BPD.stride(2) != 1
+        or (p > 1 and grad_BPD.stride(1) != d)
+        or grad_BPD.stride(0) < p * d
+    ):
+        grad_BPD = grad_BPD.contiguous()
+    stride = grad_BPD.stride(0)
+    return grad_BPD.as_strided(((b - 1) * stride + p * d,), (1,)).numpy(), stride
+
+
+def _lookup_torch(
+    rows_KD: torch.Tensor,
+    inverse_N: npt.NDArray[Any],
+    lengths_BT: Lengths | None,
+    pooling_T: Sequence[Pooling],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same with torch's operations, on any device."""
+    device, dim, num_features = rows_KD.device, rows_KD.shape[1], len(pooling_T)
+    looked_up = rows_KD[torch.from_numpy(inverse_N.astype(np.int64)).to(device)]
+    if lengths_BT is None:
+        return looked_up.view(-1, num_features, dim), looked_up[:0]
+    kinds = np.array([POOLINGS[p] for p in pooling_T])
+    pooled_T = kinds != POOLINGS["none"]
+    # Segment of each lookup among the pooled (example, feature) pairs; -1 where it is not pooled.
+    segment_BT = np.full(lengths_BT.shape, -1, np.int64)
+    segment_BT[:, pooled_T] = np.arange(
+        lengths_BT.shape[0] * int(pooled_T.sum())
+    ).reshape(lengths_BT.shape[0], -1)
+    segment_N = torch.from_numpy(
+        np.repeat(segment_BT.reshape(-1), lengths_BT.reshape(-1))
+    ).to(device)
+    is_pooled = segment_N >= 0
+    sums = looked_up.new_zeros((lengths_BT.shape[0] * int(pooled_T.sum()), dim))
+    sums = sums.index_add(0, segment_N[is_pooled], looked_up[is_pooled])
+    divisor = np.where(kinds == POOLINGS["mean"], np.maximum(lengths_BT, 1), 1)[
+        :, pooled_T
+    ]
+    pooled = sums / torch.from_numpy(divisor.astype(np.float32).reshape(-1, 1)).to(
+        device
+    )
+    return pooled.view(lengths_BT.shape[0], -1, dim), looked_up[~is_pooled]
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupEmbeddings:
+    """One width group's lookups."""
+
+    names: tuple[str, ...]
+    pooling: tuple[Pooling, ...]
+    pooled_BPD: torch.Tensor
+    jagged_JD: torch.Tensor
+    lengths_BT: Lengths | None
+
+
+class SparseEmbeddings:
+    """What a model receives for its sparse features: pooled embeddings, or jagged rows where a table
+    has pooling "none". Knows nothing of caches, plans or trainers."""
+
+    def __init__(self, groups: Sequence[_GroupEmbeddings], num_examples: int) -> None:
+        self._groups = tuple(groups)
+        self.num_examples = num_examples
+        self._where = {
+            name: (g, t)
+            for g, group in enumerate(self._groups)
+            for t, name in enumerate(group.names)
+        }
+
+    def __repr__(self) -> str:
+        return f"SparseEmbeddings(examples={self.num_examples}, features={len(self._where)})"
+
+    @classmethod
+    def of(
+        cls,
+        layout: TableLayout,
+        rows: Sequence[torch.Tensor],
+        plans: Sequence[GroupPlan],
+    ) -> Self:
+        """Look a step's rows up: `rows[g]` are the weights of `plans[g].slots_K`, in that order."""
+        lookups = [(p.inverse_N, p.lengths_BT) for p in plans]
+        return cls.of_lookups(layout, rows, lookups)
+
+    @classmethod
+    def of_lookups(
+        cls,
+        layout: TableLayout,
+        rows: Sequence[torch.Tensor],
+        lookups: Sequence[tuple[npt.NDArray[Any], Lengths | None]],
+    ) -> Self:
+        """As `of`, from (inverse_N, lengths_BT) of each width group."""
+        groups, num_examples = [], 0
+        for group, rows_KD, (inverse_N, lengths_BT) in zip(
+            layout.groups, rows, lookups, strict=True
+        ):
+            names = group.feature_names
+            pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
+            num_examples = (
+                inverse_N.size // len(names)
+                if lengths_BT is None
+                else lengths_BT.shape[0]
+            )
+            pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, pooling)
+            groups.append(_GroupEmbeddings(names, pooling, pooled, jagged, lengths_BT))
+        return cls(groups, num_examples)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All features: group by group, within a group in table order."""
+        return tuple(self._where)
+
+    def __getitem__(self, feature: str) -> torch.Tensor:
+        """`[B, D]`, the pooled embedding of one feature.
+
+        Raises:
+            ConfigError: no such feature, or its table is not pooled.
+        """
+        group, t = self._find(feature)
+        if group.pooling[t] == "none":
+            raise ConfigError(
+                f'feature {feature!r} has pooling "none"; read it with `jagged({feature!r})`'
+            )
+        return group.pooled_BPD[:, sum(p != "none" for p in group.pooling[:t])]
+
+    def stacked(self) -> torch.Tensor:
+        """`[B, T, D]`, all pooled features in the order of `features`; needs a single width.
+
+        Raises:
+            ConfigError: the tables have several widths.
+        """
+        if len(self._groups) == 1:
+            return self._groups[0].pooled_BPD
+        widths = ", ".join(str(g.pooled_BPD.shape[2]) for g in self._groups)
+        raise ConfigError(
+            f"expected tables of one width, found widths {widths}; use `[feature]` or `concatenated()`"
+        )
+
+    def concatenated(self) -> torch.Tensor:
+        """`[B, sum of widths]`, all pooled features side by side; any widths."""
+        return torch.cat([g.pooled_BPD.flatten(1) for g in self._groups], dim=1)
+
+    def jagged(self, feature: str) -> Jagged:
+        """The rows of a feature whose table has pooling "none", padded to the longest example.
+
+        Raises:
+            ConfigError: no such feature, or its table is pooled.
+        """
+        group, t = self._find(feature)
+        if group.pooling[t] != "none":
+            raise ConfigError(
+                f"feature {feature!r} is pooled ({group.pooling[t]}); read it with `[{feature!r}]`"
+            )
+        unpooled = [i for i, p in enumerate(group.pooling) if p == "none"]
+        lengths = group.lengths_BT
+        if lengths is None:
+            lengths = np.ones((self.num_examples, len(group.pooling)), np.int32)
+        return _padded(group.jagged_JD, lengths[:, unpooled], unpooled.index(t))
+
+    def _find(self, feature: str) -> tuple[_GroupEmbeddings, int]:
+        if feature not in self._where:
+            raise ConfigError(
+                f"expected one of the features {', '.join(self.features)}, found {feature!r}"
+            )
+        group, t = self._where[feature]
+        return self._groups[group], t
+
+
+def _padded(jagged_JD: torch.Tensor, lengths_BU: Lengths, column: int) -> Jagged:
+    """Pick one unpooled feature's rows out of all of them (`J` runs over examples, then features)."""
+    ends = np.cumsum(lengths_BU.reshape(-1), dtype=np.int64).reshape(lengths_BU.shape)
+    lengths = lengths_BU[:, column].astype(np.int64)
+    longest = int(lengths.max(initial=0))
+    example = np.repeat(np.arange(lengths.size), lengths)
+    within = np.arange(example.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    source = np.repeat(ends[:, column] - lengths, lengths) + within
+    device, dim = jagged_JD.device, jagged_JD.shape[1]
+    picked = jagged_JD[torch.from_numpy(source).to(device)]
+    target = torch.from_numpy(example * longest + within).to(device)
+    padded = picked.new_zeros((lengths.size * longest, dim)).index_copy(
+        0, target, picked
+    )
+    return Jagged(
+        padded.view(lengths.size, longest, dim), torch.from_numpy(lengths).to(device)
+    )

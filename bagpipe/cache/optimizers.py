@@ -1,0 +1,167 @@
+"""How rows are updated: records `[weights | state]` change in place, rounded exactly as torch rounds.
+
+The compiled path (numpy slab) gives, to the bit, what torch's own optimizers give on a CPU with a
+sparse gradient of distinct rows. What torch does was found by experiment:
+
+- `param.add_(sparse, alpha=-lr)` is BLAS axpy: one fused rounding of `-lr * g + w`, at every width.
+- A product of tensors, or of a tensor and a number, rounds before anything is added to it, as in
+  SparseAdam's `-step_size * x`, and in Adagrad's `grad.pow(2)`.
+- `sqrt` comes from MKL where torch has it, and is *not* correctly rounded (0.7 % of values are one
+  unit off), so it cannot be compiled here. It is a pure function of the value, at any position and
+  length; therefore the state is copied out, torch takes its root, and a second loop goes on.
+- A mean over a row is torch's own reduction, for the same reason.
+
+Momentum. torch's SGD keeps the *sum of sparse gradients* as momentum buffer: a row that was touched once
+moves at every later step, whether looked up or not, and the buffer grows with every step. That has no
+meaning for rows that live elsewhere. Here momentum is lazy: a row's buffer decays and moves the row
+only at steps that use the row, starting from zero; for a row that is used at every step the two agree.
+
+Adam follows `torch.optim.SparseAdam`: moments of a row change only when it is used, the bias correction
+counts every step of the run.
+
+The learning rate is a function of the step that produced the gradient, however late it is applied.
+
+A torch slab (GPU) takes the same steps with torch's operations; there bits are the device's.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bagpipe.batch import Floats
+from bagpipe.cache import kernels
+from bagpipe.cache.kernels import accumulate, gather, scale_, scatter
+from bagpipe.config import RowOptimizer
+from bagpipe.embedding.record import record_width
+
+__all__ = ["RowUpdater", "accumulate", "gather", "scale_", "scatter"]
+
+LearningRate = Callable[[int], float]
+
+
+class RowUpdater:
+    """Applies one row optimizer to records of one width.
+
+    Args:
+        learning_rate: of each step; none: the optimizer's `lr` at every step.
+    """
+
+    def __init__(
+        self,
+        optimizer: RowOptimizer,
+        embedding_dim: int,
+        learning_rate: LearningRate | None = None,
+    ) -> None:
+        self.optimizer, self.dim = optimizer, embedding_dim
+        self.record_width = record_width(optimizer, embedding_dim)
+        self._learning_rate = learning_rate or (lambda step: optimizer.lr)
+
+    def __repr__(self) -> str:
+        return f"RowUpdater({self.optimizer.name}, dim={self.dim}, record={self.record_width})"
+
+    def apply(self, slab: Any, slots: Any, grads_KD: Any, step: int) -> None:
+        """Update `slab[slots]` in place with the gradients of `step` (from 0); slots are distinct.
+
+        All three are numpy arrays, or all are tensors of one device.
+        """
+        if slots.shape[0] == 0:
+            return
+        lr = self._learning_rate(step)
+        if isinstance(slab, torch.Tensor):
+            self._apply_torch(slab, slots, grads_KD, lr, step)
+        else:
+            self._apply_compiled(
+                slab, slots, np.ascontiguousarray(grads_KD, np.float32), lr, step
+            )
+
+    def _apply_compiled(
+        self, slab: Floats, slots: npt.NDArray[Any], grads: Floats, lr: float, step: int
+    ) -> None:
+        o, minus_lr, eps = (
+            self.optimizer,
+            np.float32(-lr),
+            np.float32(self.optimizer.eps),
+        )
+        match o.name:
+            case "sgd" if o.momentum:
+                kernels.momentum_sgd(
+                    slab, slots, grads, minus_lr, np.float32(o.momentum)
+                )
+            case "sgd":
+                kernels.sgd(slab, slots, grads, minus_lr)
+            case "adagrad":
+                state = np.empty_like(grads)
+                kernels.adagrad_state(slab, slots, grads, state)
+                kernels.adagrad_weights(slab, slots, grads, _root(state), minus_lr, eps)
+            case "rowwise-adagrad":
+                state = np.empty((grads.shape[0], 1), np.float32)
+                means = torch.from_numpy(grads).pow(2).mean(dim=1).numpy()
+                kernels.rowwise_state(slab, slots, self.dim, means, state)
+                kernels.adagrad_weights(slab, slots, grads, _root(state), minus_lr, eps)
+            case "adam":
+                second = np.empty_like(grads)
+                kernels.adam_state(
+                    slab,
+                    slots,
+                    grads,
+                    np.float32(1 - o.beta1),
+                    np.float32(1 - o.beta2),
+                    second,
+                )
+                kernels.adam_weights(
+                    slab,
+                    slots,
+                    _root(second),
+                    np.float32(-_step_size(o, lr, step)),
+                    eps,
+                )
+
+    def _apply_torch(
+        self,
+        slab: torch.Tensor,
+        slots: torch.Tensor,
+        grads: torch.Tensor,
+        lr: float,
+        step: int,
+    ) -> None:
+        o, dim = self.optimizer, self.dim
+        index = slots.long()
+        records = slab[index]
+        weights, state = records[:, :dim], records[:, dim:]
+        match o.name:
+            case "sgd" if o.momentum:
+                state.mul_(o.momentum).add_(grads)
+                weights.add_(state, alpha=-lr)
+            case "sgd":
+                weights.add_(grads, alpha=-lr)
+            case "adagrad":
+                state.add_(grads.pow(2))
+                weights.add_(grads / state.sqrt().add_(o.eps), alpha=-lr)
+            case "rowwise-adagrad":
+                state.add_(grads.pow(2).mean(dim=1, keepdim=True))
+                weights.add_(grads / state.sqrt().add_(o.eps), alpha=-lr)
+            case "adam":
+                first, second = state[:, :dim], state[:, dim:]
+                first.add_(grads.sub(first).mul_(1 - o.beta1))
+                second.add_(grads.pow(2).sub_(second).mul_(1 - o.beta2))
+                weights.add_(
+                    first / second.sqrt().add_(o.eps) * -_step_size(o, lr, step)
+                )
+        slab.index_copy_(0, index, records)
+
+
+def _root(values: Floats) -> Floats:
+    """torch's square root, in place (see the module's docstring)."""
+    torch.from_numpy(values).sqrt_()
+    return values
+
+
+def _step_size(optimizer: RowOptimizer, lr: float, step: int) -> float:
+    """Adam's bias-corrected learning rate; the run's first step counts as 1."""
+    correction1 = 1 - optimizer.beta1 ** (step + 1)
+    correction2 = 1 - optimizer.beta2 ** (step + 1)
+    return lr * math.sqrt(correction2) / correction1
