@@ -5,16 +5,17 @@ write-then-rename. No manifest, no checkpoint: whatever a crash leaves behind is
 """
 
 import hashlib
+import json
 import os
 import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import safetensors.numpy
-from safetensors import SafetensorError
+import numpy.typing as npt
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
@@ -44,7 +45,7 @@ class Checkpoint:
             CheckpointError: names the first file that is missing, truncated or changed.
         """
         for file in self.manifest.files:
-            self.read(file)
+            self._check(file)
 
     def read(self, file: SnapshotFile) -> bytes:
         """One file's verified content.
@@ -52,28 +53,48 @@ class Checkpoint:
         Raises:
             CheckpointError: it is not what the manifest says.
         """
-        path = self.directory / file.name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is incomplete, use another") from None
-        if len(content) != file.num_bytes:
-            raise CheckpointError(
-                f"{path}: expected {file.num_bytes} bytes, found {len(content)}; the checkpoint is truncated, use another"
-            )
-        if hashlib.sha256(content).hexdigest() != file.sha256:
-            raise CheckpointError(f"{path}: its checksum differs from the manifest's; the checkpoint is corrupt, use another")
-        return content
+        self._check(file)
+        return (self.directory / file.name).read_bytes()
 
     def rows(self, file: SnapshotFile) -> tuple[int, Keys, Floats]:
-        """One shard file's (width group, keys, records), verified."""
-        content = self.read(file)
+        """One shard file's (width group, keys, records), verified; the arrays are views of the file.
+
+        Raises:
+            CheckpointError: it is not what the manifest says.
+        """
+        self._check(file)
+        path = self.directory / file.name
         try:
-            tensors = safetensors.numpy.load(content)
-            group = int(file.name.rpartition("/")[2].removeprefix("group").partition("-")[0])
-            return group, tensors["keys"].astype(np.int64, copy=False), tensors["records"]
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{self.directory / file.name}: not a shard file ({error})") from None
+            content = np.memmap(path, np.uint8, "r")
+            begin = 8 + int.from_bytes(content[:8].tobytes(), "little")
+            header = json.loads(content[8:begin].tobytes())
+            group = int(header["__metadata__"]["group"])
+            keys = _tensor(content, begin, header["keys"], np.int64)
+            return group, keys, _tensor(content, begin, header["records"], np.float32)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"{path}: not a shard file ({error})") from None
+
+    def _check(self, file: SnapshotFile) -> None:
+        """Length and checksum, reading block by block."""
+        path = self.directory / file.name
+        try:
+            num_bytes = path.stat().st_size
+            with path.open("rb") as content:
+                checksum = hashlib.file_digest(content, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is incomplete, use another") from None
+        if num_bytes != file.num_bytes:
+            raise CheckpointError(
+                f"{path}: expected {file.num_bytes} bytes, found {num_bytes}; the checkpoint is truncated, use another"
+            )
+        if checksum != file.sha256:
+            raise CheckpointError(f"{path}: its checksum differs from the manifest's; the checkpoint is corrupt, use another")
+
+
+def _tensor(content: npt.NDArray[np.uint8], begin: int, entry: dict[str, Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """A tensor of a safetensors file as a view of its bytes."""
+    first, last = entry["data_offsets"]
+    return content[begin + first : begin + last].view(dtype).reshape(entry["shape"])
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
@@ -120,8 +141,11 @@ def commit(directory: Path, manifest: Manifest) -> None:
 
 def describe_file(directory: Path, name: str) -> SnapshotFile:
     """Name, length and checksum of a file of a checkpoint, for its manifest."""
-    content = (directory / name).read_bytes()
-    return SnapshotFile(name=name, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    path = directory / name
+    with path.open("rb") as content:
+        return SnapshotFile(
+            name=name, num_bytes=path.stat().st_size, sha256=hashlib.file_digest(content, "sha256").hexdigest()
+        )
 
 
 def expired(complete: Sequence[Path], keep: int) -> Sequence[Path]:

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.digest import model_digest
+from bagpipe.checkpoint.export import export_model, load_tables
 from bagpipe.checkpoint.manifest import Manifest, changed_field, check_same_job
 from bagpipe.checkpoint.store import (
     Checkpoint,
@@ -21,10 +22,10 @@ from bagpipe.checkpoint.store import (
     prune,
 )
 from bagpipe.config import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
-from bagpipe.embedding.initial import Newborn
+from bagpipe.embedding.initial import Newborn, initial_rows, row_scale
 from bagpipe.embedding.shard import RowStore
 from bagpipe.embedding.snapshot import Snapshot
-from bagpipe.errors import CheckpointError
+from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.tables import Table, TableLayout
 
 TABLES = (
@@ -159,6 +160,23 @@ def test_the_digest_sees_the_model_and_nothing_else(tmp_path: Path) -> None:
     assert one == model_digest(save(tmp_path / "2", 5, num_servers=3))
     assert one == model_digest(save(tmp_path / "3", 7, order=-1))
     assert one != model_digest(save(tmp_path / "4", 5, change=1e-3))
+
+
+def test_an_export_holds_every_row(tmp_path: Path) -> None:
+    """Touched rows come as trained, the others as they were born, whatever the number of shards."""
+    names = export_model(save(tmp_path / "checkpoints", 5, num_servers=2), tmp_path / "out")
+    assert names == ["tables.safetensors", "dense.safetensors", "model.json"]
+    tables = load_tables(tmp_path / "out")
+    assert {name: t.shape for name, t in tables.items()} == {"a": (50, 4), "b": (9, 2), "c": (20, 4)}
+    for number, (name, offset) in enumerate((("a", 0), ("b", 0), ("c", 50))):
+        rows = np.arange(len(tables[name]))
+        dim = tables[name].shape[1]
+        born = initial_rows(0, number, rows, dim, row_scale(rows.size, None))
+        trained = ((rows + offset)[:, None] + np.arange(dim)).astype(np.float32)
+        touched = ((rows + offset) % 2 == 0)[:, None]
+        np.testing.assert_array_equal(tables[name], np.where(touched, trained, born))
+    with pytest.raises(ConfigError, match="expected an empty directory"):
+        export_model(directory_of(tmp_path / "checkpoints", 5), tmp_path / "out")
 
 
 def test_retention_keeps_the_newest(tmp_path: Path) -> None:

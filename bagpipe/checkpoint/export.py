@@ -1,0 +1,117 @@
+"""A checkpoint as plain tensors: whole tables and dense weights, for use without Bagpipe.
+
+Rows nobody touched get their first values (`embedding.initial`), so an exported table is what training
+saw. Tables are written one at a time through a mapped file; memory does not grow with them.
+"""
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+
+from bagpipe.checkpoint.digest import DENSE_WEIGHTS, sorted_rows
+from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
+from bagpipe.embedding.initial import Newborn
+from bagpipe.embedding.snapshot import write_whole
+from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.tables import TableLayout
+
+FILL_ROWS = 1 << 16
+
+
+def export_model(directory: Path, out: Path) -> list[str]:
+    """Write `tables.safetensors` (one tensor a table, `[num_embeddings, dim]`, by table name),
+    `dense.safetensors` (dense weights by name) and `model.json` (tables, model, step) into `out`.
+
+    Returns the names written.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete or corrupt.
+        ConfigError: `out` holds files already.
+    """
+    checkpoint = open_checkpoint(directory)
+    if out.exists() and any(out.iterdir()):
+        raise ConfigError(f"{out}: expected an empty directory to export to; choose another")
+    out.mkdir(parents=True, exist_ok=True)
+    _write_tables(checkpoint, out / "tables.safetensors")
+    names = ["tables.safetensors"]
+    for file in checkpoint.manifest.dense:
+        if file.name == DENSE_WEIGHTS:
+            write_whole(out / DENSE_WEIGHTS, checkpoint.read(file))
+            names.append(DENSE_WEIGHTS)
+    write_whole(out / "model.json", _description(checkpoint))
+    return [*names, "model.json"]
+
+
+def _description(checkpoint: Checkpoint) -> bytes:
+    manifest = checkpoint.manifest
+    facts = {"step": manifest.step, "tables": manifest.tables, "model": manifest.spec.model, "job": manifest.job}
+    return msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n"
+
+
+def _write_tables(checkpoint: Checkpoint, path: Path) -> None:
+    """A safetensors file of every table, filled in place under a draft name."""
+    layout = checkpoint.manifest.layout
+    header, offsets, end = _header(layout)
+    draft = path.with_name(path.name + ".tmp")
+    with draft.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + end)
+    content = np.memmap(draft, np.uint8, "r+")
+    for number, group in enumerate(layout.groups):
+        embedding = checkpoint.manifest.spec.embedding
+        newborn = Newborn(group, seed=checkpoint.manifest.spec.seed, init_scale=embedding.init_scale)
+        for member, table in enumerate(group.tables):
+            begin = len(header) + offsets[table.name]
+            rows = table.num_embeddings
+            view = content[begin : begin + 4 * rows * group.embedding_dim].view(np.float32)
+            weights = view.reshape(rows, group.embedding_dim)
+            for first in range(0, rows, FILL_ROWS):
+                keys = np.arange(first, min(first + FILL_ROWS, rows)) + group.offsets[member]
+                newborn.fill(keys, keys - group.offsets[member], weights)
+        _overwrite_touched(checkpoint, number, content, len(header), offsets)
+    content.flush()
+    draft.rename(path)
+
+
+def _overwrite_touched(
+    checkpoint: Checkpoint, number: int, content: "np.memmap[tuple[int], np.dtype[np.uint8]]", start: int, offsets: dict[str, int]
+) -> None:
+    group = checkpoint.manifest.layout.groups[number]
+    bounds = np.array([*group.offsets, group.num_rows], np.int64)
+    dim = group.embedding_dim
+    for keys, records in sorted_rows(checkpoint, number):
+        cuts = np.searchsorted(keys, bounds)
+        for member, table in enumerate(group.tables):
+            here = slice(int(cuts[member]), int(cuts[member + 1]))
+            begin = start + offsets[table.name]
+            view = content[begin : begin + 4 * table.num_embeddings * dim].view(np.float32).reshape(-1, dim)
+            view[keys[here] - bounds[member]] = records[here, :dim]
+
+
+def _header(layout: TableLayout) -> tuple[bytes, dict[str, int], int]:
+    """The safetensors header, each table's offset behind it, and the length of all tables."""
+    entries, offsets, end = {}, {}, 0
+    for table in layout.tables:
+        shape = [table.num_embeddings, table.embedding_dim]
+        size = 4 * shape[0] * shape[1]
+        entries[table.name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        offsets[table.name] = end
+        end += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, offsets, end
+
+
+def load_tables(directory: Path) -> dict[str, "np.ndarray[tuple[int, int], np.dtype[np.float32]]"]:
+    """The tables of an export, by name.
+
+    Raises:
+        CheckpointError: there is no export.
+    """
+    path = directory / "tables.safetensors"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; write it with `bagpipe export`")
+    return dict(safetensors.numpy.load_file(path))
