@@ -217,7 +217,11 @@ class BagCache:
         """
         if self._batch is None:
             raise ConfigError("get_emb: there is no current batch; call next_batch first")
-        return [gather_rows(self._batch.step.rows[0], index) for index in self._batch.local_indices(ls_i)]
+        indices = self._batch.local_indices(ls_i)
+        # One lookup for all tables: each would sum a gradient as large as all of the batch's rows.
+        found_ND = gather_rows(self._batch.step.rows[0], np.concatenate([i.reshape(-1) for i in indices]))
+        parts = found_ND.split([i.size for i in indices])
+        return [part.view(*index.shape, -1) for part, index in zip(parts, indices, strict=True)]
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Make the dense model part of this job's checkpoints; a resumed job's weights are loaded into it.
@@ -301,14 +305,14 @@ class _Batch:
         else:
             self.ids = [torch.from_numpy(i) for i in ids]
 
-    def local_indices(self, ids: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
+    def local_indices(self, ids: "torch.Tensor | Sequence[Any]") -> list[npt.NDArray[np.int64]]:
         """Where the rows of these ids lie among the step's distinct rows, feature by feature."""
         if ids is self.ids:
-            return [torch.from_numpy(c) for c in self._columns(self._plan.inverse_N.astype(np.int64))]
+            return self._columns(self._plan.inverse_N.astype(np.int64))
         if len(ids) > self._offsets.size:
             raise ConfigError(f"get_emb: {len(ids)} lists of ids for {self._offsets.size} sparse features")
         order = np.argsort(self._plan.keys_K)
-        return [torch.from_numpy(self._search(f, np.asarray(wanted, np.int64), order)) for f, wanted in enumerate(ids)]
+        return [self._search(feature, np.asarray(wanted, np.int64), order) for feature, wanted in enumerate(ids)]
 
     def _columns(self, values_N: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
         """Per-lookup values feature by feature: `[B]`, or `[B, k]` where bags have k lookups each."""
@@ -328,7 +332,7 @@ class _Batch:
             columns.append(values_N[starts[:, None] + np.arange(k)])
         return columns
 
-    def _search(self, feature: int, ids: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def _search(self, feature: int, ids: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
         keys_K, wanted = self._plan.keys_K, ids + self._offsets[feature]
         at = np.minimum(np.searchsorted(keys_K, wanted, sorter=order), keys_K.size - 1)
         local = order[at]
@@ -336,4 +340,4 @@ class _Batch:
             strange = ids[keys_K[local] != wanted].reshape(-1)[0]
             name = self._group.feature_names[feature]
             raise ConfigError(f"get_emb: id {strange} of feature {name} is not in this batch; pass ids of the current one")
-        return local
+        return local.astype(np.int64, copy=False)

@@ -214,9 +214,10 @@ class Supervisor:
         if end.code in HOPELESS and error:
             return error.removeprefix(THE_ORACLE_SAID)
         if error is None:
-            for line in last_lines(log, LOG_LINES):
+            lines = [line for line in last_lines(log, LOG_LINES) if line.strip()]
+            for line in lines:
                 self._view.note(f"  {end.because.role} | {line}")
-        why = f": {error}" if error else f"; its log: {log}"
-        return " ".join(filter(None, (str(end.because), end.reason))) + why
+            error = f"{lines[-1].strip() if lines else 'it said nothing'} (log: {log})"
+        return f"{' '.join(filter(None, (str(end.because), end.reason)))}: {error}"
 
 

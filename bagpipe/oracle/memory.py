@@ -23,7 +23,7 @@ def _is_flat(array: Any) -> bool:
 
 
 @intrinsic
-def load(typingctx: Any, array: Any, index: Any) -> Any:
+def _load(typingctx: Any, array: Any, index: Any) -> Any:
     """`array[index]` of a flat integer array, as int64."""
     if not (_is_flat(array) and isinstance(array.dtype, types.Integer)):
         return None
@@ -39,7 +39,7 @@ def load(typingctx: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
+def _store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
     """`array[index] = value` of a flat integer array; the value must fit its type."""
     if not (_is_flat(array) and isinstance(array.dtype, types.Integer)):
         return None
@@ -55,7 +55,7 @@ def store(typingctx: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of `array[index]`, without waiting for it. Any index is safe."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
@@ -67,7 +67,13 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
             ir.FunctionType(ir.VoidType(), [pointer.type, int32, int32, int32]),
             "llvm.prefetch.p0",
         )
-        builder.call(function, [pointer, int32(1), int32(3), int32(1)])
+        builder.call(function, [pointer, int32(0), int32(1), int32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen
+
+
+# numba's own annotations describe what an intrinsic is to numba, not to its callers.
+load: Any = _load
+store: Any = _store
+prefetch: Any = _prefetch
