@@ -40,7 +40,7 @@ from bagpipe.net.messages import (
     Written,
 )
 from bagpipe.net.register import refusal, register
-from bagpipe.net.sockets import Connection, Context, Listener, check_hello
+from bagpipe.net.sockets import Connection, Context, Listener, check_hello, wait
 
 log = logging.getLogger(__name__)
 
@@ -175,7 +175,8 @@ class EmbeddingServer:
             Stopped: asked to stop; rows stay on disk.
         """
         while not self._over():
-            for peer, message, arrays in self.listener.poll(POLL_SECONDS):
+            wait([self.listener, self.oracle], POLL_SECONDS)
+            for peer, message, arrays in self.listener.poll(0.0):
                 self.peers.add(peer)
                 self._handle(peer, message, arrays)
             if stop():

@@ -57,7 +57,7 @@ class Pace:
         (first_time, first_step), (time, _) = self._seen[0], self._seen[-1]
         if total is None or step == first_step:
             return None
-        return (total - step) * (time - first_time) / (step - first_step)
+        return (int(total) - step) * (time - first_time) / (step - first_step)
 
 
 def describe(record: Record, eta_seconds: float | None) -> str:
@@ -93,7 +93,7 @@ class PlainView:
 
     def record(self, record: Record) -> None:
         if "event" in record:
-            self._write(EVENTS.get(record["event"], record["event"]))
+            self._write(EVENTS.get(record["event"], str(record["event"])))
             return
         eta = self._pace.remaining_seconds(record)
         if record["time"] - self._last >= PLAIN_SECONDS or record["step"] == record.get("total_steps"):
@@ -118,7 +118,7 @@ class BarView:
 
     def record(self, record: Record) -> None:
         if "event" in record:
-            self._progress.update(self._bar, description=EVENTS.get(record["event"], record["event"]))
+            self._progress.update(self._bar, description=EVENTS.get(record["event"], str(record["event"])))
             return
         text = describe(record, self._pace.remaining_seconds(record))
         self._progress.update(self._bar, description=text, completed=record["step"], total=record.get("total_steps"))

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy.typing as npt
 import zmq
@@ -145,6 +145,9 @@ class _Socket:
             self.socket.close()
 
 
+AnySocket = TypeVar("AnySocket", bound=_Socket)
+
+
 class Listener(_Socket):
     """Many peers, one socket (ROUTER). `peer` names one of them for the answer."""
 
@@ -274,10 +277,10 @@ class Connection(_Socket):
         return received
 
 
-def wait(connections: Sequence[Connection], timeout_seconds: float) -> list[Connection]:
-    """The connections that have a message, waiting at most so long for the first."""
+def wait(sockets: Sequence[AnySocket], timeout_seconds: float) -> list[AnySocket]:
+    """The sockets that have a message, waiting at most so long for the first."""
     poller = zmq.Poller()
-    for connection in connections:
-        poller.register(connection.socket, zmq.POLLIN)
+    for one in sockets:
+        poller.register(one.socket, zmq.POLLIN)
     ready = {socket for socket, _ in poller.poll(int(timeout_seconds * 1000))}
-    return [c for c in connections if c.socket in ready]
+    return [one for one in sockets if one.socket in ready]

@@ -67,7 +67,7 @@ def _prefetch(typingctx: Any, array: Any, index: Any) -> Any:
             ir.FunctionType(ir.VoidType(), [pointer.type, int32, int32, int32]),
             "llvm.prefetch.p0",
         )
-        builder.call(function, [pointer, int32(0), int32(1), int32(1)])
+        builder.call(function, [pointer, int32(1), int32(3), int32(1)])
         return context.get_dummy_value()
 
     return types.void(array, types.int64), codegen

@@ -128,7 +128,7 @@ class Oracle:
                 open_dataset, self.spec.data, self.spec.embedding, seed=self.spec.seed, work_dir=self.run_dir / "data"
             )
             while not opening.done():
-                self._handle(POLL_SECONDS)
+                self._handle(POLL_SECONDS / 10)
             return opening.result()
 
     def _assemble(self, dataset: Dataset, start: "_Start") -> Resolved:

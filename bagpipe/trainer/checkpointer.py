@@ -25,7 +25,7 @@ from bagpipe.trainer.membership import Membership
 
 log = logging.getLogger(__name__)
 
-ASK_SECONDS = 0.5
+ASK_SECONDS = 0.1
 """Time between questions to the shards while they write."""
 SNAPSHOT_SECONDS = 600.0
 """Longest wait for every shard's snapshot of one step."""
@@ -120,7 +120,7 @@ class Checkpointer:
                     f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the servers' snapshots of step {self._draft.plan.step}; "
                     "look at the embedding servers' logs"
                 )
-            self.members.servers.poll(ASK_SECONDS / 5)
+            self.members.servers.poll(ASK_SECONDS / 2)
 
     def _complete(self, draft: _Draft, shards: tuple[SnapshotFile, ...]) -> None:
         topology = self.members.topology
