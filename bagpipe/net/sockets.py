@@ -21,6 +21,7 @@ from zmq.utils.monitor import recv_monitor_message
 from bagpipe.config import TransportConfig
 from bagpipe.errors import ConfigError, ExitCode, PeerLost, WireError
 from bagpipe.net.curve import CurveKeys
+from bagpipe.net.delay import message_delay
 from bagpipe.net.messages import PROTOCOL_VERSION, Hello, Message, Refused
 from bagpipe.net.wire import Frame, decode, encode
 
@@ -132,6 +133,7 @@ class _Socket:
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         self.socket = socket
+        self._delay = message_delay()
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +183,7 @@ class Listener(_Socket):
         return self.send_frames(peer, encode(message, arrays))
 
     def send_frames(self, peer: bytes, frames: Sequence[Frame]) -> bool:
+        self._delay()
         try:
             self.socket.send_multipart([peer, *frames], copy=False)
         except zmq.ZMQError as error:
@@ -238,6 +241,7 @@ class Connection(_Socket):
             ConfigError: the peer refused our key.
             PeerLost: there is no way to the peer any more.
         """
+        self._delay()
         try:
             self.socket.send_multipart(encode(message, arrays), zmq.DONTWAIT, copy=False)
         except zmq.Again:

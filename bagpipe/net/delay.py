@@ -1,0 +1,21 @@
+"""For tests: every message is held back for a random time, so that any order that can happen does.
+
+`BAGPIPE_DELAY_SECONDS` switches it on in every role of a job. Results must not change (contract X1).
+"""
+
+import os
+import random
+import threading
+from collections.abc import Callable
+
+DELAY_SECONDS = "BAGPIPE_DELAY_SECONDS"
+
+
+def message_delay() -> Callable[[], None]:
+    """What to call before a message is sent: nothing, or a wait of up to the set time."""
+    longest = float(os.environ.get(DELAY_SECONDS, "0"))
+    if not longest:
+        return lambda: None
+    draw = random.Random()  # schedules should differ from run to run: results may not
+    never = threading.Event()
+    return lambda: never.wait(longest * draw.random() ** 3) and None
