@@ -1,0 +1,71 @@
+# Two commands on a fresh machine: `make demo` trains, `make test` proves. Everything lives in .venv.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := torch==2.13.0
+OPERATOR := $(if $(wildcard operator/pyproject.toml),-e ./operator)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+DEMO_DATA = $(if $(DATA),--set 'spec.data={format: criteo-tsv, testFraction: 0.1}' --set 'spec.data.path=$(abspath $(DATA))')
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: help install demo test lint types imports unit numerics integration bench docs format clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## Create .venv with everything in it; the second time this takes no time
+
+demo: $(STAMP)  ## Train on generated click logs (or DATA=path/to/train.txt, a Criteo file) and print the test AUC
+	@$(BIN)/bagpipe run examples/demo.yaml $(DEMO_DATA)
+
+test: lint types imports  ## Everything: checks, then every test that this machine can run
+	@$(PYTEST) -m "not e2e"
+
+lint: $(STAMP)  ## Style and formatting
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+
+format: $(STAMP)  ## Repair what `lint` can repair by itself
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+types: $(STAMP)  ## Types (mypy, strict)
+	@$(BIN)/mypy --no-error-summary
+
+imports: $(STAMP)  ## Who may import whom
+	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+
+unit: $(STAMP)  ## Tests of each part alone, and the guards
+	@$(PYTEST) tests/unit tests/guards
+
+numerics: $(STAMP)  ## Exactness: the cache changes no bit
+	@$(PYTEST) tests/numerics
+
+integration: $(STAMP)  ## Whole jobs as processes, bad input, crashes
+	@$(PYTEST) tests/integration
+
+bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy
+	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python $$file; done
+
+docs: $(STAMP)  ## Generate docs/settings.md from bagpipe/config.py
+	@$(BIN)/python -m bagpipe.cli.reference
+
+clean:  ## Remove .venv, runs and caches
+	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml requirements/constraints.txt $(wildcard operator/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { echo "error: Python 3.11 or newer is needed as $(PYTHON); name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "setting up $(VENV) (once)"
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/install-venv
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c requirements/constraints.txt $(TORCH)
+	@$(PIP) install -c requirements/constraints.txt -e '.[trainer,dev]' $(OPERATOR)
+	@touch $@
