@@ -20,7 +20,7 @@ ALL = (SGD, MOMENTUM, ADAGRAD, ADAGRAD_STARTED, ROWWISE, ADAM)
 LABELS = ("sgd", "momentum", "adagrad", "adagrad started", "rowwise", "adam")
 
 
-def steps(seed: int, dim: int) -> list[tuple[np.ndarray, np.ndarray]]:  # type: ignore[type-arg]
+def steps(seed: int, dim: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Distinct rows in any order with gradients of widely different sizes, some zero."""
     rng = np.random.default_rng(seed)
     out = []
@@ -36,14 +36,14 @@ def steps(seed: int, dim: int) -> list[tuple[np.ndarray, np.ndarray]]:  # type: 
     return out
 
 
-def new_slab(optimizer: RowOptimizer, dim: int) -> np.ndarray:  # type: ignore[type-arg]
+def new_slab(optimizer: RowOptimizer, dim: int) -> np.ndarray:
     slab = np.empty((NUM_ROWS, record_width(optimizer, dim)), np.float32)
     slab[:, :dim] = np.random.default_rng(1).standard_normal((NUM_ROWS, dim))
     slab[:, dim:] = initial_state(optimizer)
     return slab
 
 
-def by_torch(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def by_torch(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:
     """Weights after torch's own optimizer, fed with coalesced sparse gradients."""
     weights = torch.nn.Parameter(
         torch.from_numpy(new_slab(optimizer, dim)[:, :dim].copy())
@@ -76,7 +76,7 @@ def by_torch(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:  # typ
     return weights.detach().numpy()
 
 
-def by_formula(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def by_formula(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:
     """Lazy momentum and row-wise Adagrad as plain torch operations on the rows of the step."""
     slab = torch.from_numpy(new_slab(optimizer, dim))
     for slots, grads in steps(seed, dim):
@@ -92,7 +92,7 @@ def by_formula(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:  # t
     return slab.numpy()
 
 
-def updated(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def updated(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:
     slab, updater = new_slab(optimizer, dim), RowUpdater(optimizer, dim)
     for step, (slots, grads) in enumerate(steps(seed, dim)):
         updater.apply(slab, slots, grads, step)

@@ -1,0 +1,117 @@
+"""Which dense models there are, and how a job's `model` section becomes one.
+
+A model is an `nn.Module` with `forward(dense_BF, sparse) -> logits_BL`; `sparse` is a
+`bagpipe.cache.lookup.SparseEmbeddings`. It receives embeddings and knows nothing of caching. Its class
+is called as `Class(layout=..., num_dense=..., num_labels=..., **arguments)`; parameters of that name are
+passed only if it declares them, and the rest come from the job.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from bagpipe.config import ModelConfig
+from bagpipe.errors import ConfigError
+from bagpipe.tables import TableLayout
+
+ModelClass = TypeVar("ModelClass", bound=Callable[..., nn.Module])
+
+_MODELS: dict[str, Callable[..., nn.Module]] = {}
+"""Registered models by name. Filled by decorators while modules are imported, read afterwards."""
+
+
+def register_model(name: str) -> Callable[[ModelClass], ModelClass]:
+    """Make a class (or a function that returns a module) known as `model.name` of the job.
+
+    Raises:
+        ConfigError: the name is taken by another class.
+    """
+
+    def register(model: ModelClass) -> ModelClass:
+        known = _MODELS.setdefault(name, model)
+        if known is not model and _origin(known) != _origin(model):
+            raise ConfigError(f"register_model: {name!r} is taken by {_origin(known)}; choose another name")
+        _MODELS[name] = model
+        return model
+
+    return register
+
+
+def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_labels: int, seed: int) -> nn.Module:
+    """Build the job's dense model; its first weights depend on `seed` alone.
+
+    The process's random state is left as it was, so that a model's construction never shifts what
+    its owner draws.
+
+    Raises:
+        ConfigError: unknown model, an entrypoint that cannot be imported, or arguments that do not fit.
+    """
+    where, model = _find(config)
+    arguments = _arguments(config, where, model, layout=layout, num_dense=num_dense, num_labels=num_labels)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = model(**arguments)
+    if not isinstance(built, nn.Module):
+        raise ConfigError(f"{where}: expected a torch.nn.Module, found {type(built).__name__}")
+    return built
+
+
+def _find(config: ModelConfig) -> tuple[str, Callable[..., nn.Module]]:
+    """Where the model was named, for messages, and the model."""
+    if config.entrypoint is not None:
+        return f"model.entrypoint {config.entrypoint}", _import(config.entrypoint)
+    import_module("bagpipe.models.dlrm")
+    if config.name in _MODELS:
+        return f"model.name {config.name}", _MODELS[config.name]
+    near = difflib.get_close_matches(config.name, _MODELS, 1)
+    hint = f"did you mean {near[0]!r}?" if near else "or give model.entrypoint"
+    known = ", ".join(sorted(_MODELS))
+    raise ConfigError(f"model.name: expected one of {known}, found {config.name!r}; {hint}")
+
+
+def _import(entrypoint: str) -> Callable[..., nn.Module]:
+    module, _, attribute = entrypoint.partition(":")
+    if not module or not attribute:
+        raise ConfigError(f"model.entrypoint: expected `package.module:Class`, found {entrypoint!r}")
+    try:
+        found = import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"model.entrypoint: cannot import {module!r} ({error}); is it on PYTHONPATH?") from error
+    model = getattr(found, attribute, None)
+    if not callable(model):
+        names = [name for name, value in vars(found).items() if inspect.isclass(value)]
+        near = difflib.get_close_matches(attribute, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:5]) or 'no classes'}"
+        raise ConfigError(f"model.entrypoint: {module!r} has no class {attribute!r}; {hint}")
+    checked: Callable[..., nn.Module] = model
+    return checked
+
+
+def _arguments(config: ModelConfig, where: str, model: Callable[..., nn.Module], **offered: Any) -> dict[str, Any]:
+    """The job's arguments, and of what is offered everything that the model declares."""
+    parameters = inspect.signature(model).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if config.entrypoint is None:
+        offered |= {"bottom_mlp": config.bottom_mlp, "over_mlp": config.over_mlp}
+    declared = {name: value for name, value in offered.items() if name in parameters or takes_any}
+    for name in config.args:
+        if name in offered:
+            raise ConfigError(f"{where}: model.args.{name} is set by the job itself; remove it")
+        if name not in parameters and not takes_any:
+            near = difflib.get_close_matches(name, parameters, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters) or 'none'}"
+            raise ConfigError(f"{where}: no argument {name!r} (model.args); {hint}")
+    try:
+        inspect.signature(model).bind(**declared, **config.args)
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}; set it in model.args") from error
+    return {**declared, **config.args}
+
+
+def _origin(model: Callable[..., nn.Module]) -> str:
+    return f"{model.__module__}:{getattr(model, '__qualname__', type(model).__name__)}"

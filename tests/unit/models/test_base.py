@@ -1,0 +1,106 @@
+"""Models by name and by entrypoint, and what is refused."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bagpipe.config import ModelConfig
+from bagpipe.errors import ConfigError
+from bagpipe.models.base import build_model, register_model
+from bagpipe.models.dlrm import DLRM
+from bagpipe.tables import Table, TableLayout
+
+LAYOUT = TableLayout.of([Table("a", 5, 4, ("a",)), Table("b", 5, 4, ("b",))])
+
+SOURCE = """
+from torch import nn
+
+class Tower(nn.Module):
+    def __init__(self, layout, width, depth=1):
+        super().__init__()
+        self.seen = (len(layout.tables), width, depth)
+        self.layer = nn.Linear(width, 1)
+
+def not_a_module(layout):
+    return 7
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "user_towers.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "user_towers", raising=False)
+    return "user_towers"
+
+
+def build(config: ModelConfig, seed: int = 0) -> nn.Module:
+    return build_model(config, LAYOUT, 3, 1, seed)
+
+
+def test_the_default_is_dlrm_with_the_jobs_widths() -> None:
+    """`model: {}` is DLRM, whose widths are `bottomMlp` and `overMlp`."""
+    model = build(ModelConfig(bottom_mlp=(7,), over_mlp=(5, 6)))
+    assert isinstance(model, DLRM)
+    assert [p.shape[0] for n, p in model.named_parameters() if n.endswith("bias")] == [7, 4, 5, 6, 1]
+
+
+def test_first_weights_depend_on_the_seed_alone() -> None:
+    """Same seed, same weights, whatever was drawn before; and what is drawn after does not shift."""
+    torch.manual_seed(1)
+    expected_draw = torch.rand(3)
+    torch.manual_seed(1)
+    first = build(ModelConfig(), seed=4).state_dict()
+    assert torch.equal(torch.rand(3), expected_draw)
+    second, other = build(ModelConfig(), seed=4).state_dict(), build(ModelConfig(), seed=5).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_users_class_gets_what_it_declares(user_module: str) -> None:
+    """An entrypoint receives the offered arguments that it declares, and `args`."""
+    model = build(ModelConfig(entrypoint=f"{user_module}:Tower", args={"width": 9}))
+    assert model.seen == (2, 9, 1)
+
+
+def test_registered_models_are_found_by_name() -> None:
+    """`register_model` makes a class known; the same name for another class is refused."""
+
+    @register_model("test-known")
+    class Known(nn.Module):
+        def __init__(self, num_dense: int) -> None:
+            super().__init__()
+            self.num_dense = num_dense
+
+    assert build(ModelConfig(name="test-known")).num_dense == 3
+    with pytest.raises(ConfigError, match=r"'dlrm' is taken by .*DLRM"):
+        register_model("dlrm")(Known)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"name": "dlmr"}, "model.name: expected one of dlrm.*found 'dlmr'; did you mean 'dlrm'"),
+        ({"name": "zzz"}, "found 'zzz'; or give model.entrypoint"),
+        ({"entrypoint": "user_towers"}, "expected `package.module:Class`"),
+        ({"entrypoint": "no_such_package.x:Y"}, "cannot import 'no_such_package.x'.*PYTHONPATH"),
+        ({"entrypoint": "user_towers:Towers"}, "no class 'Towers'; did you mean 'Tower'"),
+        ({"entrypoint": "user_towers:NUMBER"}, "no class 'NUMBER'"),
+        ({"entrypoint": "user_towers:Tower"}, "missing a required argument: 'width'; set it in model.args"),
+        ({"entrypoint": "user_towers:Tower", "args": {"width": 1, "dept": 2}}, "no argument 'dept'.*'depth'"),
+        ({"entrypoint": "user_towers:Tower", "args": {"layout": 1}}, "args.layout is set by the job itself"),
+        ({"entrypoint": "user_towers:not_a_module"}, "expected a torch.nn.Module, found int"),
+        ({"args": {"dropuot": 0.1}}, "model.name dlrm: no argument 'dropuot'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_a_remedy(user_module: str, config: dict[str, Any], message: str) -> None:
+    """One line that names the field, what was found and what to do."""
+    with pytest.raises(ConfigError, match=message) as refused:
+        build(ModelConfig(**config))
+    assert "\n" not in str(refused.value)
