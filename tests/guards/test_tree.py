@@ -1,0 +1,80 @@
+"""Does the tree keep the promises that no type checker sees? Imports, shadowing, pickle, sleeping, torch-free roles."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted((ROOT / "bagpipe").rglob("*.py"))
+
+UNSAFE = {
+    "pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve",
+    "torch.load", "torch.save", "numpy.load", "numpy.save",
+}  # fmt: skip
+"""What reads or writes pickles, or may; torch's and numpy's only where they are told not to."""
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    """Run code from the repository's root, where a careless folder could shadow the standard library."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_operator_is_a_folder_and_never_a_package() -> None:
+    """`operator/__init__.py` would break the interpreter wherever it is started in the repository's root."""
+    assert not (ROOT / "operator" / "__init__.py").exists()
+    assert not (ROOT / "tests" / "operator").exists()
+    shadowed = _python("import enum, collections, operator; print(operator.add(1, 2))")
+    assert shadowed.stdout.strip() == "3", shadowed.stderr
+
+
+def test_tests_are_no_packages() -> None:
+    """A test tree with `__init__.py` puts its folders on the path, before the modules they are named after."""
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("modules", "banned"),
+    [
+        ("bagpipe.oracle.service, bagpipe.cli.oracle, bagpipe.cli.role", "torch"),
+        ("bagpipe.embedding.server, bagpipe.cli.server, bagpipe.cli.role", "torch"),
+        ("bagpipe.cli.main", "torch numba numpy pyarrow zmq"),
+        ("bagpipe.local.run", "torch"),
+    ],
+)
+def test_light_processes_stay_light(modules: str, banned: str) -> None:
+    """The oracle and the servers run without torch, and `bagpipe --help` loads nothing heavy."""
+    loaded = _python(f"import sys, {modules}; print(*[m for m in {banned.split()} if m in sys.modules])")
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.strip() == ""
+
+
+def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Every imported module and every dotted name that is used, with its line; np stands for numpy."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield node.lineno, module
+                yield from ((node.lineno, f"{module}.{alias.name}") for alias in names)
+            case ast.Attribute(value=ast.Name(id=name), attr=attribute):
+                yield node.lineno, f"{'numpy' if name == 'np' else name}.{attribute}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_nothing_is_pickled_and_nobody_sleeps(path: Path) -> None:
+    """No source can load a pickle, and every wait is on something, not on the clock alone."""
+    banned = UNSAFE | {"time.sleep"}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    used = [(line, name) for line, name in _names(tree) if name in banned or name.split(".")[0] in banned]
+    assert used == []
+
+
+def test_no_source_is_too_long_to_read() -> None:
+    """A file answers one question: beyond 450 lines it answers two."""
+    lines = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCES}
+    assert {name: count for name, count in lines.items() if count > 450} == {}
