@@ -2,7 +2,7 @@
 
 numba lets `a[i]` count from the end where i is negative, which costs four instructions at every
 access that it cannot prove away. The planner's loops are bound by the number of their instructions,
-so they use `load` and `store`: the index must be within the array, as `kernels.py` makes sure.
+so they use `load` and `store`: the index must be within the array, as the kernels make sure.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.batch import Keys
-from bagpipe.oracle import kernels
+from bagpipe.oracle import plan_kernels as kernels
 from bagpipe.oracle.window import Pending
 from bagpipe.plan import GroupPlan, PeerLists, Transfer
 

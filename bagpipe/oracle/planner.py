@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.errors import ConfigError, PlanError
-from bagpipe.oracle import kernels
+from bagpipe.oracle import plan_kernels as kernels
 from bagpipe.oracle.outcome import Fetched, Flushed, Left, Lists, Outcome
 from bagpipe.oracle.window import Lookups, Pending, Window
 from bagpipe.plan import GroupPlan
@@ -142,8 +142,8 @@ class GroupPlanner:
             return
         rank = int(rows_of_rank.argmax())
         raise ConfigError(
-            f"spec.cacheRows: step {self._next_push} alone uses {int(rows_of_rank[rank])} distinct rows on trainer {rank}, "
-            f"but its cache holds {self.cache_rows}; raise cacheRows, lower batchSize or add trainers"
+            f"spec.cacheRows: step {self._next_push} alone uses {int(rows_of_rank[rank])} distinct rows on trainer "
+            f"{rank}, but its cache holds {self.cache_rows}; raise cacheRows, lower batchSize or add trainers"
         )
 
     def plan(self, *, checkpoint: bool = False) -> tuple[GroupPlan, ...]:

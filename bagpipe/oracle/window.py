@@ -1,6 +1,6 @@
 """The batches in view as rings of entries and uses, wide enough for whatever the window turns out to be.
 
-`kernels.py` gives the layout; this file owns the memory. Bytes: 4 for each row of the tables, and for
+`window_kernels.py` gives the layout; this file owns the memory. Bytes: 4 for each row of the tables, and for
 each distinct row of each batch in view 20 for its entry and 24 or more for its record (8 a use),
 rounded up to powers of two.
 """
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from bagpipe.batch import Keys, Lengths
 from bagpipe.errors import PlanError
-from bagpipe.oracle import kernels
+from bagpipe.oracle import window_kernels as kernels
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -39,7 +39,8 @@ class Numbered:
 
     @property
     def rows_of_rank(self) -> Int64s:
-        return self.sizes[2]
+        rows: Int64s = self.sizes[2]
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,8 @@ class Window:
         if self._row_keys.size <= keys.size:
             size = max(keys.size, 1024) * 5 // 4
             self._scratch, self._row_keys = np.empty((6, size), np.int32), np.empty(size, np.int64)
-        inverse = np.empty(keys.size, np.uint16 if np.diff(lookups.bounds).max(initial=0) <= 1 << 16 else np.int32)
+        narrow = np.diff(lookups.bounds).max(initial=0) <= 1 << 16
+        inverse = np.empty(keys.size, np.uint16) if narrow else np.empty(keys.size, np.int32)
         latest, previous, first_local, more_rows, more_local, _ = self._scratch
         sizes = np.zeros((3, self.world_size), np.int64)
         count = kernels.number_rows(

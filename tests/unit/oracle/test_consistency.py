@@ -85,12 +85,9 @@ class Cluster:
             may, act = self.phases[party.phase]
             if party.step < len(self.plans) and may(party):
                 actions.append(partial(act, party))
-            for step in sorted(party.owed):
-                if step < party.step and self.arrived(party, step, DEFERRED):
-                    actions.append(partial(self.settle, party, step))
-            for server, queue in party.leaving.items():
-                if queue:
-                    actions.append(partial(self.write, party, server))
+            late = [s for s in sorted(party.owed) if s < party.step and self.arrived(party, s, DEFERRED)]
+            actions += [partial(self.settle, party, step) for step in late]
+            actions += [partial(self.write, party, server) for server, queue in party.leaving.items() if queue]
         for fetch in self.fetches:
             rank, step, server = fetch
             if not self.wait or min(self.watermarks[server]) >= self.plans[step][rank].fetch_after:
