@@ -8,6 +8,7 @@ passed only if it declares them, and the rest come from the job.
 
 import difflib
 import inspect
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
@@ -20,6 +21,9 @@ from bagpipe.errors import ConfigError
 from bagpipe.tables import TableLayout
 
 ModelClass = TypeVar("ModelClass", bound=Callable[..., nn.Module])
+
+_DRAWING = threading.Lock()
+"""torch draws first weights from the process's one generator: models are built one at a time."""
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {}
 """Registered models by name. Filled by decorators while modules are imported, read afterwards."""
@@ -53,7 +57,7 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
     """
     where, model = _find(config)
     arguments = _arguments(config, where, model, layout=layout, num_dense=num_dense, num_labels=num_labels)
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = model(**arguments)
     if not isinstance(built, nn.Module):
