@@ -40,12 +40,8 @@ def _prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]
         struct = context.make_array(kind)(context, builder, arguments[0])
-        shape, strides = (
-            LLVM.unpack_tuple(builder, part) for part in (struct.shape, struct.strides)
-        )
-        item = LLVM.get_item_pointer2(
-            context, builder, struct.data, shape, strides, kind.layout, arguments[1:]
-        )
+        shape, strides = (LLVM.unpack_tuple(builder, part) for part in (struct.shape, struct.strides))
+        item = LLVM.get_item_pointer2(context, builder, struct.data, shape, strides, kind.layout, arguments[1:])
         pointer = builder.bitcast(item, ir.IntType(8).as_pointer())
         word = ir.IntType(32)
         function = builder.module.declare_intrinsic(
@@ -128,9 +124,7 @@ def sgd(slab: Any, slots: Any, grads: Any, minus_lr: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def momentum_sgd(
-    slab: Any, slots: Any, grads: Any, minus_lr: Any, momentum: Any
-) -> None:
+def momentum_sgd(slab: Any, slots: Any, grads: Any, minus_lr: Any, momentum: Any) -> None:
     dim = grads.shape[1]
     for i in range(slots.shape[0]):
         _prefetch_row(slab, slots, i + AHEAD, 2 * dim)
@@ -156,9 +150,7 @@ def adagrad_state(slab: Any, slots: Any, grads: Any, state_KD: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def adagrad_weights(
-    slab: Any, slots: Any, grads: Any, root_KD: Any, minus_lr: Any, eps: Any
-) -> None:
+def adagrad_weights(slab: Any, slots: Any, grads: Any, root_KD: Any, minus_lr: Any, eps: Any) -> None:
     """`w -= lr * g / (root + eps)`; `root_KD` has one column where rows share one state."""
     dim, shared = grads.shape[1], root_KD.shape[1] != grads.shape[1]
     for i in range(slots.shape[0]):
@@ -183,9 +175,7 @@ def rowwise_state(slab: Any, slots: Any, dim: Any, means_K: Any, state_K1: Any) 
 
 
 @njit(cache=True, nogil=True)
-def adam_state(
-    slab: Any, slots: Any, grads: Any, rest1: Any, rest2: Any, second_KD: Any
-) -> None:
+def adam_state(slab: Any, slots: Any, grads: Any, rest1: Any, rest2: Any, second_KD: Any) -> None:
     """Move both moments by (1 - beta) of their distance to the gradient, and copy the second out."""
     dim = grads.shape[1]
     for i in range(slots.shape[0]):
@@ -201,9 +191,7 @@ def adam_state(
 
 
 @njit(cache=True, nogil=True)
-def adam_weights(
-    slab: Any, slots: Any, root_KD: Any, minus_step_size: Any, eps: Any
-) -> None:
+def adam_weights(slab: Any, slots: Any, root_KD: Any, minus_step_size: Any, eps: Any) -> None:
     dim = root_KD.shape[1]
     for i in range(slots.shape[0]):
         _prefetch_row(slab, slots, i + AHEAD, 2 * dim)

@@ -63,9 +63,7 @@ def lookup(
         batch order.
     """
     if lengths_BT is None and "none" in pooling_T:
-        lengths_BT = np.ones(
-            (inverse_N.size // len(pooling_T), len(pooling_T)), np.int32
-        )
+        lengths_BT = np.ones((inverse_N.size // len(pooling_T), len(pooling_T)), np.int32)
     if rows_KD.device.type != "cpu":
         return _lookup_torch(rows_KD, inverse_N, lengths_BT, pooling_T)
     kinds = np.array([POOLINGS[p] for p in pooling_T], np.int32)
@@ -75,7 +73,8 @@ def lookup(
 
 def gather_rows(rows_KD: torch.Tensor, index_N: npt.NDArray[Any]) -> torch.Tensor:
     """`rows_KD[index_N]`, `[N, D]`, differentiable as `lookup` is. Ask for many at once and split: every
-    call adds a whole `[K, D]` gradient."""
+    call adds a whole `[K, D]` gradient.
+    """
     return lookup(rows_KD, index_N, None, ("sum",))[0].squeeze(1)
 
 
@@ -92,21 +91,16 @@ class _Lookup(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.plan, ctx.shape = (inverse_N, lengths_BT, kinds_T), tuple(rows_KD.shape)
         rows, dim = rows_KD.detach().numpy(), rows_KD.shape[1]
+        # torch's memory, because it is aligned alike at every step, and matrix products may round by alignment.
         if lengths_BT is None:
-            pooled = np.empty(
-                (inverse_N.size // kinds_T.size, kinds_T.size, dim), np.float32
-            )
-            single_forward(rows, inverse_N, pooled.reshape(-1, dim))
-            return torch.from_numpy(pooled), torch.empty((0, dim))
+            pooled = torch.empty((inverse_N.size // kinds_T.size, kinds_T.size, dim), dtype=torch.float32)
+            single_forward(rows, inverse_N, pooled.numpy().reshape(-1, dim))
+            return pooled, torch.empty((0, dim), dtype=torch.float32)
         unpooled = kinds_T == POOLINGS["none"]
-        pooled = np.empty(
-            (lengths_BT.shape[0], int(np.count_nonzero(~unpooled)), dim), np.float32
-        )
-        jagged = np.empty(
-            (int(lengths_BT[:, unpooled].sum(dtype=np.int64)), dim), np.float32
-        )
-        jagged_forward(rows, inverse_N, lengths_BT, kinds_T, pooled, jagged)
-        return torch.from_numpy(pooled), torch.from_numpy(jagged)
+        pooled = torch.empty((lengths_BT.shape[0], int(np.count_nonzero(~unpooled)), dim), dtype=torch.float32)
+        jagged = torch.empty((int(lengths_BT[:, unpooled].sum(dtype=np.int64)), dim), dtype=torch.float32)
+        jagged_forward(rows, inverse_N, lengths_BT, kinds_T, pooled.numpy(), jagged.numpy())
+        return pooled, jagged
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -138,11 +132,7 @@ def _rows_of_examples(grad_BPD: torch.Tensor) -> tuple[npt.NDArray[np.float32], 
     b, p, d = grad_BPD.shape
     if b == 0 or p == 0:
         return np.zeros(0, np.float32), 0
-    if (
-        grad_BPD.stride(2) != 1
-        or (p > 1 and grad_BPD.stride(1) != d)
-        or grad_BPD.stride(0) < p * d
-    ):
+    if grad_BPD.stride(2) != 1 or (p > 1 and grad_BPD.stride(1) != d) or grad_BPD.stride(0) < p * d:
         grad_BPD = grad_BPD.contiguous()
     stride = grad_BPD.stride(0)
     return grad_BPD.as_strided(((b - 1) * stride + p * d,), (1,)).numpy(), stride
@@ -163,26 +153,18 @@ def _lookup_torch(
     pooled_T = kinds != POOLINGS["none"]
     # Segment of each lookup among the pooled (example, feature) pairs; -1 where it is not pooled.
     segment_BT = np.full(lengths_BT.shape, -1, np.int64)
-    segment_BT[:, pooled_T] = np.arange(
-        lengths_BT.shape[0] * int(pooled_T.sum())
-    ).reshape(lengths_BT.shape[0], -1)
-    segment_N = torch.from_numpy(
-        np.repeat(segment_BT.reshape(-1), lengths_BT.reshape(-1))
-    ).to(device)
+    segment_BT[:, pooled_T] = np.arange(lengths_BT.shape[0] * int(pooled_T.sum())).reshape(lengths_BT.shape[0], -1)
+    segment_N = torch.from_numpy(np.repeat(segment_BT.reshape(-1), lengths_BT.reshape(-1))).to(device)
     is_pooled = segment_N >= 0
     sums = looked_up.new_zeros((lengths_BT.shape[0] * int(pooled_T.sum()), dim))
     sums = sums.index_add(0, segment_N[is_pooled], looked_up[is_pooled])
-    divisor = np.where(kinds == POOLINGS["mean"], np.maximum(lengths_BT, 1), 1)[
-        :, pooled_T
-    ]
-    pooled = sums / torch.from_numpy(divisor.astype(np.float32).reshape(-1, 1)).to(
-        device
-    )
+    divisor = np.where(kinds == POOLINGS["mean"], np.maximum(lengths_BT, 1), 1)[:, pooled_T]
+    pooled = sums / torch.from_numpy(divisor.astype(np.float32).reshape(-1, 1)).to(device)
     return pooled.view(lengths_BT.shape[0], -1, dim), looked_up[~is_pooled]
 
 
 @dataclass(frozen=True, slots=True)
-class _GroupEmbeddings:
+class GroupEmbeddings:
     """One width group's lookups."""
 
     names: tuple[str, ...]
@@ -194,16 +176,13 @@ class _GroupEmbeddings:
 
 class SparseEmbeddings:
     """What a model receives for its sparse features: pooled embeddings, or jagged rows where a table
-    has pooling "none". Knows nothing of caches, plans or trainers."""
+    has pooling "none". Knows nothing of caches, plans or trainers.
+    """
 
-    def __init__(self, groups: Sequence[_GroupEmbeddings], num_examples: int) -> None:
+    def __init__(self, groups: Sequence[GroupEmbeddings], num_examples: int) -> None:
         self._groups = tuple(groups)
         self.num_examples = num_examples
-        self._where = {
-            name: (g, t)
-            for g, group in enumerate(self._groups)
-            for t, name in enumerate(group.names)
-        }
+        self._where = {name: (g, t) for g, group in enumerate(self._groups) for t, name in enumerate(group.names)}
 
     def __repr__(self) -> str:
         return f"SparseEmbeddings(examples={self.num_examples}, features={len(self._where)})"
@@ -228,18 +207,12 @@ class SparseEmbeddings:
     ) -> Self:
         """As `of`, from (inverse_N, lengths_BT) of each width group."""
         groups, num_examples = [], 0
-        for group, rows_KD, (inverse_N, lengths_BT) in zip(
-            layout.groups, rows, lookups, strict=True
-        ):
+        for group, rows_KD, (inverse_N, lengths_BT) in zip(layout.groups, rows, lookups, strict=True):
             names = group.feature_names
             pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
-            num_examples = (
-                inverse_N.size // len(names)
-                if lengths_BT is None
-                else lengths_BT.shape[0]
-            )
+            num_examples = inverse_N.size // len(names) if lengths_BT is None else lengths_BT.shape[0]
             pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, pooling)
-            groups.append(_GroupEmbeddings(names, pooling, pooled, jagged, lengths_BT))
+            groups.append(GroupEmbeddings(names, pooling, pooled, jagged, lengths_BT))
         return cls(groups, num_examples)
 
     @property
@@ -255,9 +228,7 @@ class SparseEmbeddings:
         """
         group, t = self._find(feature)
         if group.pooling[t] == "none":
-            raise ConfigError(
-                f'feature {feature!r} has pooling "none"; read it with `jagged({feature!r})`'
-            )
+            raise ConfigError(f'feature {feature!r} has pooling "none"; read it with `jagged({feature!r})`')
         return group.pooled_BPD[:, sum(p != "none" for p in group.pooling[:t])]
 
     def stacked(self) -> torch.Tensor:
@@ -269,9 +240,7 @@ class SparseEmbeddings:
         if len(self._groups) == 1:
             return self._groups[0].pooled_BPD
         widths = ", ".join(str(g.pooled_BPD.shape[2]) for g in self._groups)
-        raise ConfigError(
-            f"expected tables of one width, found widths {widths}; use `[feature]` or `concatenated()`"
-        )
+        raise ConfigError(f"expected tables of one width, found widths {widths}; use `[feature]` or `concatenated()`")
 
     def concatenated(self) -> torch.Tensor:
         """`[B, sum of widths]`, all pooled features side by side; any widths."""
@@ -285,20 +254,16 @@ class SparseEmbeddings:
         """
         group, t = self._find(feature)
         if group.pooling[t] != "none":
-            raise ConfigError(
-                f"feature {feature!r} is pooled ({group.pooling[t]}); read it with `[{feature!r}]`"
-            )
+            raise ConfigError(f"feature {feature!r} is pooled ({group.pooling[t]}); read it with `[{feature!r}]`")
         unpooled = [i for i, p in enumerate(group.pooling) if p == "none"]
         lengths = group.lengths_BT
         if lengths is None:
             lengths = np.ones((self.num_examples, len(group.pooling)), np.int32)
         return _padded(group.jagged_JD, lengths[:, unpooled], unpooled.index(t))
 
-    def _find(self, feature: str) -> tuple[_GroupEmbeddings, int]:
+    def _find(self, feature: str) -> tuple[GroupEmbeddings, int]:
         if feature not in self._where:
-            raise ConfigError(
-                f"expected one of the features {', '.join(self.features)}, found {feature!r}"
-            )
+            raise ConfigError(f"expected one of the features {', '.join(self.features)}, found {feature!r}")
         group, t = self._where[feature]
         return self._groups[group], t
 
@@ -314,9 +279,5 @@ def _padded(jagged_JD: torch.Tensor, lengths_BU: Lengths, column: int) -> Jagged
     device, dim = jagged_JD.device, jagged_JD.shape[1]
     picked = jagged_JD[torch.from_numpy(source).to(device)]
     target = torch.from_numpy(example * longest + within).to(device)
-    padded = picked.new_zeros((lengths.size * longest, dim)).index_copy(
-        0, target, picked
-    )
-    return Jagged(
-        padded.view(lengths.size, longest, dim), torch.from_numpy(lengths).to(device)
-    )
+    padded = picked.new_zeros((lengths.size * longest, dim)).index_copy(0, target, picked)
+    return Jagged(padded.view(lengths.size, longest, dim), torch.from_numpy(lengths).to(device))

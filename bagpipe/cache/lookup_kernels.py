@@ -23,9 +23,7 @@ def single_forward(rows: Any, inverse: Any, out: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def single_backward(
-    grads: Any, stride: Any, num_features: Any, inverse: Any, out: Any
-) -> None:
+def single_backward(grads: Any, stride: Any, num_features: Any, inverse: Any, out: Any) -> None:
     dim = out.shape[1]
     for b in range(inverse.shape[0] // num_features):
         for t in range(num_features):
@@ -36,9 +34,7 @@ def single_backward(
 
 
 @njit(cache=True, nogil=True)
-def jagged_forward(
-    rows: Any, inverse: Any, lengths: Any, kinds: Any, pooled: Any, jagged: Any
-) -> None:
+def jagged_forward(rows: Any, inverse: Any, lengths: Any, kinds: Any, pooled: Any, jagged: Any) -> None:
     dim, lookup, other = rows.shape[1], 0, 0
     for b in range(lengths.shape[0]):
         place = 0
@@ -84,11 +80,7 @@ def jagged_backward(
                         target[j] += source[j]
                     lookup, other = lookup + 1, other + 1
                 continue
-            factor = (
-                np.float32(1.0) / np.float32(max(count, 1))
-                if kinds[t] == MEAN
-                else np.float32(1.0)
-            )
+            factor = np.float32(1.0) / np.float32(max(count, 1)) if kinds[t] == MEAN else np.float32(1.0)
             source = grads[at : at + dim]
             for _ in range(count):
                 target = out[inverse[lookup]]

@@ -74,13 +74,9 @@ class RowUpdater:
         if isinstance(slab, torch.Tensor):
             self._apply_torch(slab, slots, grads_KD, lr, step)
         else:
-            self._apply_compiled(
-                slab, slots, np.ascontiguousarray(grads_KD, np.float32), lr, step
-            )
+            self._apply_compiled(slab, slots, np.ascontiguousarray(grads_KD, np.float32), lr, step)
 
-    def _apply_compiled(
-        self, slab: Floats, slots: npt.NDArray[Any], grads: Floats, lr: float, step: int
-    ) -> None:
+    def _apply_compiled(self, slab: Floats, slots: npt.NDArray[Any], grads: Floats, lr: float, step: int) -> None:
         o, minus_lr, eps = (
             self.optimizer,
             np.float32(-lr),
@@ -88,9 +84,7 @@ class RowUpdater:
         )
         match o.name:
             case "sgd" if o.momentum:
-                kernels.momentum_sgd(
-                    slab, slots, grads, minus_lr, np.float32(o.momentum)
-                )
+                kernels.momentum_sgd(slab, slots, grads, minus_lr, np.float32(o.momentum))
             case "sgd":
                 kernels.sgd(slab, slots, grads, minus_lr)
             case "adagrad":
@@ -148,9 +142,7 @@ class RowUpdater:
                 first, second = state[:, :dim], state[:, dim:]
                 first.add_(grads.sub(first).mul_(1 - o.beta1))
                 second.add_(grads.pow(2).sub_(second).mul_(1 - o.beta2))
-                weights.add_(
-                    first / second.sqrt().add_(o.eps) * -_step_size(o, lr, step)
-                )
+                weights.add_(first / second.sqrt().add_(o.eps) * -_step_size(o, lr, step))
         slab.index_copy_(0, index, records)
 
 

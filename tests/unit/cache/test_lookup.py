@@ -15,9 +15,7 @@ DIMS = (1, 3, 8, 16, 17, 33, 48, 128)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(
-        a.contiguous().view(torch.int32), b.contiguous().view(torch.int32)
-    )
+    return a.shape == b.shape and torch.equal(a.contiguous().view(torch.int32), b.contiguous().view(torch.int32))
 
 
 def random_rows(rng: np.random.Generator, count: int, dim: int) -> torch.Tensor:
@@ -26,9 +24,7 @@ def random_rows(rng: np.random.Generator, count: int, dim: int) -> torch.Tensor:
     return torch.from_numpy(rows)
 
 
-def batch_order_sum(
-    indices: torch.Tensor, values: torch.Tensor, num_rows: int
-) -> torch.Tensor:
+def batch_order_sum(indices: torch.Tensor, values: torch.Tensor, num_rows: int) -> torch.Tensor:
     """Gradients of lookups added one by one in batch order."""
     out = torch.full((num_rows, values.shape[1]), -0.0)
     for i, value in zip(indices.tolist(), values, strict=True):
@@ -47,9 +43,7 @@ def test_pooling_equals_embedding_bag_to_the_bit(dim: int, mode: str) -> None:
     weights = random_rows(rng, num_rows, dim)
     upstream = random_rows(rng, num_examples, dim)
 
-    bag = nn.EmbeddingBag(
-        num_rows, dim, mode=mode, sparse=True, _weight=weights.clone()
-    )
+    bag = nn.EmbeddingBag(num_rows, dim, mode=mode, sparse=True, _weight=weights.clone())
     offsets = torch.from_numpy(np.cumsum(lengths) - lengths)
     expected = bag(torch.from_numpy(indices).long(), offsets.long())
     expected.backward(upstream)
@@ -85,13 +79,9 @@ def test_gradients_equal_torchs_coalesce_where_its_order_cannot_matter(
     assert same_bits(rows.grad, bag.weight.grad.coalesce().values())
 
 
-@given(
-    seed=st.integers(0, 2**32 - 1), wide=st.booleans(), dim=st.sampled_from([1, 4, 9])
-)
+@given(seed=st.integers(0, 2**32 - 1), wide=st.booleans(), dim=st.sampled_from([1, 4, 9]))
 @settings(max_examples=40, deadline=None)
-def test_one_lookup_each_is_the_jagged_case_with_lengths_one(
-    seed: int, wide: bool, dim: int
-) -> None:
+def test_one_lookup_each_is_the_jagged_case_with_lengths_one(seed: int, wide: bool, dim: int) -> None:
     """Both loops, both index types, and gradients that are slices of wider tensors give the same bits."""
     rng = np.random.default_rng(seed)
     b, t, k = int(rng.integers(0, 9)), int(rng.integers(1, 5)), int(rng.integers(1, 12))
@@ -213,9 +203,7 @@ def _compare_devices(device: str) -> None:
     ):
         ((pooled**2).sum() + (3 * jagged).sum()).backward()
         assert rows.grad is not None
-    torch.testing.assert_close(
-        compiled.grad, other.grad.cpu() if other.grad is not None else None
-    )
+    torch.testing.assert_close(compiled.grad, other.grad.cpu() if other.grad is not None else None)
     torch.testing.assert_close(
         lookup(compiled, inverse, lengths, pooling)[0],
         _lookup_torch(other, inverse, lengths, pooling)[0].cpu(),

@@ -25,12 +25,8 @@ def steps(seed: int, dim: int) -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(seed)
     out = []
     for _ in range(NUM_STEPS):
-        slots = rng.permutation(NUM_ROWS)[: int(rng.integers(1, NUM_ROWS))].astype(
-            np.int32
-        )
-        grads = rng.standard_normal((slots.size, dim)) * 10.0 ** rng.integers(
-            -6, 2, (slots.size, 1)
-        )
+        slots = rng.permutation(NUM_ROWS)[: int(rng.integers(1, NUM_ROWS))].astype(np.int32)
+        grads = rng.standard_normal((slots.size, dim)) * 10.0 ** rng.integers(-6, 2, (slots.size, 1))
         grads[rng.random(grads.shape) < 0.02] = 0.0
         out.append((slots, grads.astype(np.float32)))
     return out
@@ -45,9 +41,7 @@ def new_slab(optimizer: RowOptimizer, dim: int) -> np.ndarray:
 
 def by_torch(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:
     """Weights after torch's own optimizer, fed with coalesced sparse gradients."""
-    weights = torch.nn.Parameter(
-        torch.from_numpy(new_slab(optimizer, dim)[:, :dim].copy())
-    )
+    weights = torch.nn.Parameter(torch.from_numpy(new_slab(optimizer, dim)[:, :dim].copy()))
     own: torch.optim.Optimizer
     match optimizer.name:
         case "sgd":
@@ -69,9 +63,7 @@ def by_torch(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:
     with torch.sparse.check_sparse_tensor_invariants():
         for slots, grads in steps(seed, dim):
             index = torch.from_numpy(slots).long()[None]
-            weights.grad = torch.sparse_coo_tensor(
-                index, torch.from_numpy(grads), weights.shape
-            ).coalesce()
+            weights.grad = torch.sparse_coo_tensor(index, torch.from_numpy(grads), weights.shape).coalesce()
             own.step()
     return weights.detach().numpy()
 
@@ -100,9 +92,7 @@ def updated(optimizer: RowOptimizer, dim: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dim", DIMS)
-@pytest.mark.parametrize(
-    "optimizer", [SGD, ADAGRAD, ADAGRAD_STARTED, ADAM], ids=lambda o: o.name
-)
+@pytest.mark.parametrize("optimizer", [SGD, ADAGRAD, ADAGRAD_STARTED, ADAM], ids=lambda o: o.name)
 def test_equals_torchs_sparse_result(optimizer: RowOptimizer, dim: int) -> None:
     """SGD, Adagrad and SparseAdam of torch.optim, to the bit, at every width."""
     expected = by_torch(optimizer, dim, seed=dim)
@@ -117,9 +107,7 @@ def test_equals_torchs_sparse_result(optimizer: RowOptimizer, dim: int) -> None:
 def test_equals_its_formula_in_torch(optimizer: RowOptimizer, dim: int) -> None:
     """Lazy momentum and row-wise Adagrad equal their definition in torch operations, state included."""
     expected = by_formula(optimizer, dim, seed=dim)
-    np.testing.assert_array_equal(
-        updated(optimizer, dim, seed=dim).view(np.int32), expected.view(np.int32)
-    )
+    np.testing.assert_array_equal(updated(optimizer, dim, seed=dim).view(np.int32), expected.view(np.int32))
 
 
 def test_momentum_of_a_row_used_at_every_step_is_torchs() -> None:
@@ -174,9 +162,7 @@ def _device_agrees(optimizer: RowOptimizer, device: str) -> None:
             torch.from_numpy(grads).to(device),
             step,
         )
-    np.testing.assert_allclose(
-        slab.cpu().numpy(), updated(optimizer, 16, seed=4), rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(slab.cpu().numpy(), updated(optimizer, 16, seed=4), rtol=1e-5, atol=1e-6)
 
 
 def test_the_learning_rate_is_that_of_the_gradients_step() -> None:
