@@ -1,8 +1,7 @@
 """How fast does the oracle plan, and how large are its plans?
 
 A Zipf 1.05 stream over the full tables of Criteo Kaggle (33.8 M rows, 26 features), planned and
-packed for every trainer on one core. Making the stream is not timed. The first turn of the planner's
-ring buffers touches their memory for the first time; it is run before the measurement.
+packed for every trainer on one core. Making the stream is not timed.
 
     python benchmarks/planner.py --batch-size 16384 --lookahead 200 --trainers 8
 """
@@ -121,7 +120,7 @@ def main() -> None:
     parser.add_argument("--lookahead", type=int, default=200)
     parser.add_argument("--trainers", type=int, default=8)
     parser.add_argument("--steps", type=int, default=60, help="measured")
-    parser.add_argument("--warm-up", type=int, default=80, help="planned before measuring")
+    parser.add_argument("--warm-up", type=int, default=30, help="planned before measuring")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     args = parser.parse_args()

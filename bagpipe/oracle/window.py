@@ -7,6 +7,7 @@ rounded up to powers of two.
 
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -163,7 +164,7 @@ class Window:
         size = 1 << (need - 1).bit_length()
         if size > 1 << 30:
             raise PlanError(f"{need} distinct rows in view: the planner numbers at most 2^30; shorten the lookahead")
-        records, links, keys = np.zeros(size, np.int32), np.zeros(2 * size, np.int32), np.zeros(size, np.int64)
+        records, links, keys = _touched(size), _touched(2 * size), _touched(size, np.int64)
         kernels.grow_entries(
             self.records, self.links, self.entry_keys, low, self.entry_end, records, links, keys, self.tail
         )
@@ -179,7 +180,7 @@ class Window:
         size = 1 << need.bit_length()
         if size > 1 << 31:
             raise PlanError(f"{need} places for the rows in view: at most 2^31; shorten the lookahead")
-        wide, wide_locals = np.zeros(size, np.int32), np.zeros(size // 2, np.int32)
+        wide, wide_locals = _touched(size), _touched(size // 2)
         bounds = kernels.move_uses(
             np.array([b.first_entry for b in self.batches] + [self.entry_end], np.int64),
             self.records, self.links, self.uses, self.locals, wide, wide_locals,
@@ -187,3 +188,10 @@ class Window:
         self.uses, self.locals = wide, wide_locals
         self._use_begin, self._use_end = 0, int(bounds[-1])
         self._use_bounds = deque(bounds[1:].tolist())
+
+
+def _touched(size: int, dtype: type[np.int32] | type[np.int64] = np.int32) -> npt.NDArray[Any]:
+    """Memory whose pages exist: a ring's first turn would else meet a page fault at every step."""
+    ring = np.empty(size, dtype)
+    ring.fill(0)
+    return ring
