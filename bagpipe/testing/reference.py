@@ -1,0 +1,254 @@
+"""What must every run equal, to the bit? Synchronous training without a cache (design.md, contract X1).
+
+For each step: take every row of the step from its table, forward and backward on each rank's slice, sum
+row gradients in rank order, update, put the rows back. One process, plain torch (`embedding_bag`,
+`torch.optim` on sparse gradients), a dict for tables: slow and obvious on purpose, and none of the
+code it judges. What it shares with a run is the birth of rows, the model and how a job names its dense optimizer.
+
+torch leaves one thing open: `coalesce` adds the gradients of a row that was looked up more than twice
+in the order of an unstable sort. Here they are added in the order of the batch.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bagpipe.batch import Batch, Floats, Keys, SparseBlock
+from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings
+from bagpipe.config import JobSpec, RowOptimizer
+from bagpipe.embedding.initial import initial_rows, row_scale
+from bagpipe.embedding.record import set_initial_state, state_width
+from bagpipe.models.base import build_model
+from bagpipe.tables import TableLayout, WidthGroup
+from bagpipe.trainer.dense import dense_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceRun:
+    """What training left behind."""
+
+    losses: list[float]
+    """Of each step: the mean over the global batch."""
+    records: dict[tuple[str, int], Floats]
+    """Weights and optimizer state of every row that was looked up, by (table name, row)."""
+    dense: dict[str, torch.Tensor]
+    """The dense model's `state_dict`."""
+
+
+def train_reference(
+    batches: Iterable[Batch],
+    layout: TableLayout,
+    spec: JobSpec,
+    *,
+    num_dense: int,
+    num_labels: int = 1,
+    world_size: int = 1,
+) -> ReferenceRun:
+    """Train on `batches` with `world_size` virtual trainers that share one model and one set of tables."""
+    model = build_model(spec.model, layout, num_dense, num_labels, spec.seed)
+    optimizer = dense_optimizer(spec.optimizer, model.parameters())
+    tables = [_Rows(group, spec) for group in layout.groups]
+    losses = []
+    for step, batch in enumerate(batches):
+        shares = [_share(batch, rank, world_size) for rank in range(world_size)]
+        results = [_backward(model, share, tables, batch.num_examples, world_size) for share in shares]
+        _reduce_dense(model, results)
+        optimizer.step()
+        for number, rows in enumerate(tables):
+            rows.update([r.row_gradients[number] for r in results], step)
+        told = [r.loss * share.num_examples for r, share in zip(results, shares, strict=True)]
+        losses.append(sum(told) / batch.num_examples)
+    records = {name_row: record for rows in tables for name_row, record in rows.named()}
+    return ReferenceRun(losses, records, {name: t.clone() for name, t in model.state_dict().items()})
+
+
+# ── one rank's part of a step ─────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    loss: float
+    dense_gradients: list[torch.Tensor]
+    row_gradients: list[dict[int, torch.Tensor]]
+    """By key, for each width group."""
+
+
+def _backward(model: nn.Module, share: Batch, tables: list["_Rows"], num_examples: int, world_size: int) -> _Result:
+    keys = [np.unique(block.keys_N) for block in share.sparse]
+    leaves = [rows.weights(k).requires_grad_() for rows, k in zip(tables, keys, strict=True)]
+    embeddings = [
+        _look_up(rows.group, leaf, torch.from_numpy(np.searchsorted(k, block.keys_N)), block, share.num_examples)
+        for rows, leaf, k, block in zip(tables, leaves, keys, share.sparse, strict=True)
+    ]
+    model.zero_grad()
+    logits = model(torch.from_numpy(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
+    labels = torch.from_numpy(share.labels_BL)
+    loss = functional.binary_cross_entropy_with_logits(logits, labels) if len(labels) else logits.sum() * 0.0
+    # The mean of the slices' means, weighted by their sizes, is the mean of the global batch.
+    (loss * (share.num_examples * world_size / num_examples)).backward()
+    dense = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
+    rows_grads = [
+        dict(zip(k.tolist(), _in_batch_order(leaf), strict=True)) for k, leaf in zip(keys, leaves, strict=True)
+    ]
+    return _Result(float(loss.detach()), dense, rows_grads)
+
+
+def _look_up(
+    group: WidthGroup, rows_KD: torch.Tensor, index_N: torch.Tensor, block: SparseBlock, num_examples: int
+) -> GroupEmbeddings:
+    """torch's own bags, one call for each way of pooling; every lookup keeps its place in the batch."""
+    pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
+    lengths_BT = block.lengths_BT
+    if lengths_BT is None:
+        lengths_BT = np.ones((num_examples, len(pooling)), np.int32)
+    feature_N = np.repeat(np.tile(np.arange(len(pooling)), num_examples), lengths_BT.reshape(-1))
+    pooled_BTD = rows_KD.new_zeros((num_examples, len(pooling), group.embedding_dim))
+    for mode in ("sum", "mean"):
+        columns = np.array([t for t, p in enumerate(pooling) if p == mode], np.int64)
+        if columns.size == 0:
+            continue
+        counts = torch.from_numpy(lengths_BT[:, columns].astype(np.int64).reshape(-1))
+        bags = functional.embedding_bag(
+            index_N[torch.from_numpy(np.isin(feature_N, columns))],
+            rows_KD,
+            torch.cumsum(counts, 0) - counts,
+            mode=mode,
+            sparse=True,
+        )
+        bags_BTD = bags.view(num_examples, columns.size, group.embedding_dim)
+        pooled_BTD = pooled_BTD.index_copy(1, torch.from_numpy(columns), bags_BTD)
+    unpooled = [t for t, p in enumerate(pooling) if p == "none"]
+    jagged_JD = functional.embedding(index_N[torch.from_numpy(np.isin(feature_N, unpooled))], rows_KD, sparse=True)
+    pooled = [t for t, p in enumerate(pooling) if p != "none"]
+    return GroupEmbeddings(group.feature_names, pooling, pooled_BTD[:, pooled], jagged_JD, lengths_BT)
+
+
+def _in_batch_order(leaf: torch.Tensor) -> torch.Tensor:
+    """The sparse gradient as one sum for each row of `leaf`, from -0.0, which changes nothing it is added to."""
+    total = torch.full_like(leaf, -0.0, requires_grad=False)
+    if leaf.grad is None:
+        return torch.zeros_like(total)
+    # The public accessors ask for a coalesced gradient, whose sums have been taken already.
+    indices, values = leaf.grad._indices()[0], leaf.grad._values()  # noqa: SLF001
+    for index, value in zip(indices.tolist(), values, strict=True):
+        total[index] += value
+    return total
+
+
+def _share(batch: Batch, rank: int, world_size: int) -> Batch:
+    """Rank r's contiguous part of the global batch."""
+    first, last = (r * batch.num_examples // world_size for r in (rank, rank + 1))
+    blocks = tuple(_part(block, batch.num_examples, first, last) for block in batch.sparse)
+    return Batch(batch.cursor, batch.end, batch.dense_BF[first:last], batch.labels_BL[first:last], blocks)
+
+
+def _part(block: SparseBlock, num_examples: int, first: int, last: int) -> SparseBlock:
+    if block.lengths_BT is None:
+        each = block.keys_N.size // num_examples
+        return SparseBlock(block.keys_N[first * each : last * each])
+    lookups = [int(block.lengths_BT[:n].sum(dtype=np.int64)) for n in (first, last)]
+    return SparseBlock(block.keys_N[lookups[0] : lookups[1]], block.lengths_BT[first:last])
+
+
+# ── reductions and updates ────────────────────────────────────────────────────────────────────────
+
+
+def _reduce_dense(model: nn.Module, results: list[_Result]) -> None:
+    """((rank 0 + rank 1) + rank 2 ...) / world size."""
+    for number, parameter in enumerate(model.parameters()):
+        total = results[0].dense_gradients[number]
+        for other in results[1:]:
+            total = total + other.dense_gradients[number]
+        parameter.grad = total / len(results)
+
+
+class _Rows:
+    """The tables of one width group: a record for every row that was ever looked up."""
+
+    def __init__(self, group: WidthGroup, spec: JobSpec) -> None:
+        self.group, self.spec = group, spec
+        self.records: dict[int, torch.Tensor] = {}
+
+    def named(self) -> Iterator[tuple[tuple[str, int], Floats]]:
+        for key, record in self.records.items():
+            member, row = self._place(key)
+            yield (self.group.tables[member].name, row), record.numpy()
+
+    def weights(self, keys: Keys) -> torch.Tensor:
+        dim = self.group.embedding_dim
+        for key in keys.tolist():
+            if key not in self.records:
+                self.records[key] = self._born(key)
+        return torch.stack([self.records[k][:dim] for k in keys.tolist()]) if keys.size else torch.empty((0, dim))
+
+    def update(self, gradients: list[dict[int, torch.Tensor]], step: int) -> None:
+        """Sum over ranks in their order, scale, apply."""
+        keys = sorted(set().union(*gradients))
+        if not keys:
+            return
+        total = torch.stack([self._sum([g[key] for g in gradients if key in g], len(gradients)) for key in keys])
+        records = torch.stack([self.records[key] for key in keys])
+        dim = self.group.embedding_dim
+        weights, state = _updated(self.spec.embedding.optimizer, records[:, :dim], records[:, dim:], total, step)
+        self.records |= dict(zip(keys, torch.cat([weights, state], dim=1), strict=True))
+
+    def _sum(self, parts: list[torch.Tensor], world_size: int) -> torch.Tensor:
+        if world_size == 1:
+            return parts[0]
+        total = torch.zeros_like(parts[0])
+        for part in parts:
+            total = total + part
+        mean = self.spec.embedding.gradient_reduction == "mean"
+        return total * torch.tensor(1.0 / world_size) if mean else total
+
+    def _born(self, key: int) -> torch.Tensor:
+        member, row = self._place(key)
+        embedding, dim = self.spec.embedding, self.group.embedding_dim
+        scale = row_scale(self.group.tables[member].num_embeddings, embedding.init_scale)
+        record = np.zeros((1, dim + state_width(embedding.optimizer, dim)), np.float32)
+        set_initial_state(record, embedding.optimizer, dim)
+        record[:, :dim] = initial_rows(self.spec.seed, self.group.table_indices[member], [row], dim, scale)
+        return torch.from_numpy(record[0])
+
+    def _place(self, key: int) -> tuple[int, int]:
+        """(table of the group, row of the table)."""
+        member = max(i for i, offset in enumerate(self.group.offsets) if offset <= key)
+        return member, key - self.group.offsets[member]
+
+
+def _updated(
+    optimizer: RowOptimizer, weights: torch.Tensor, state: torch.Tensor, gradients: torch.Tensor, step: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """New weights and state of rows that were all used in this step: torch.optim's where it has the optimizer."""
+    lr, dim = optimizer.lr, weights.shape[1]
+    parameter = nn.Parameter(weights.clone())
+    rows = torch.arange(len(weights)).unsqueeze(0)
+    parameter.grad = torch.sparse_coo_tensor(rows, gradients, parameter.shape, is_coalesced=True, check_invariants=True)
+    match optimizer.name:
+        case "sgd" if optimizer.momentum:
+            state = optimizer.momentum * state + gradients
+            return torch.add(weights, state, alpha=-lr), state
+        case "sgd":
+            torch.optim.SGD([parameter], lr=lr).step()
+            return parameter.detach(), state
+        case "rowwise-adagrad":
+            state = state + gradients.pow(2).mean(dim=1, keepdim=True)
+            return torch.add(weights, gradients / (state.sqrt() + optimizer.eps), alpha=-lr), state
+        case "adagrad":
+            adagrad = torch.optim.Adagrad([parameter], lr=lr, eps=optimizer.eps)
+            adagrad.state[parameter]["sum"] = state.clone()
+            adagrad.step()
+            return parameter.detach(), adagrad.state[parameter]["sum"]
+        case "adam":
+            adam = torch.optim.SparseAdam(
+                [parameter], lr=lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps
+            )
+            moments = {"exp_avg": state[:, :dim].clone(), "exp_avg_sq": state[:, dim:].clone()}
+            adam.state[parameter] = {"step": step, **moments}
+            adam.step()  # type: ignore[no-untyped-call]  # torch has not annotated it
+            after = adam.state[parameter]
+            return parameter.detach(), torch.cat([after["exp_avg"], after["exp_avg_sq"]], dim=1)
