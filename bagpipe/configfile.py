@@ -81,7 +81,9 @@ def _set(value: Any, path: Path_, new: Any, override: str) -> None:
         here = ".".join(map(str, path[:depth])) or "the job"
         if isinstance(value, list):
             if not isinstance(part, int) or part >= len(value):
-                raise ConfigError(f"--set {override}: {here} is a list of {len(value)}; use an index from 0 to {len(value) - 1}")
+                raise ConfigError(
+                    f"--set {override}: {here} is a list of {len(value)}; use an index from 0 to {len(value) - 1}"
+                )
         elif isinstance(value, dict):
             part = str(part)
         else:
@@ -99,7 +101,9 @@ def _check_header(document: Document) -> None:
     for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
         found = document.value.get(key, expected)
         if found != expected:
-            raise ConfigError(f"{document.where((key,))}: {key}: expected {expected}, found {found!r}; is this a job file?")
+            raise ConfigError(
+                f"{document.where((key,))}: {key}: expected {expected}, found {found!r}; is this a job file?"
+            )
 
 
 def _convert(document: Document, origins: dict[Path_, str]) -> Job:
@@ -130,7 +134,9 @@ def _explain(message: str, path: Path_, document: Document, origins: dict[Path_,
     if unknown:
         inner = (*path, unknown.group(1))
         known = _keys_at(path)
-        return f"{_where(document, origins, inner)}: {_dotted(inner)}: unknown setting; {_nearest(str(inner[-1]), known)}"
+        return (
+            f"{_where(document, origins, inner)}: {_dotted(inner)}: unknown setting; {_nearest(str(inner[-1]), known)}"
+        )
     missing = re.fullmatch(r"Object missing required field `(.*)`", message)
     if missing:
         inner = (*path, missing.group(1))

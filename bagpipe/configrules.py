@@ -33,11 +33,8 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from _row_optimizer(spec.embedding.optimizer)
     yield from _dense_optimizer(spec.optimizer)
     if spec.batch_size < spec.trainers.replicas:
-        yield (
-            "spec.batchSize",
-            f"{spec.batch_size} examples cannot be shared by {spec.trainers.replicas} trainers; "
-            "raise batchSize or lower trainers.replicas",
-        )
+        few = f"{spec.batch_size} examples cannot be shared by {spec.trainers.replicas} trainers"
+        yield "spec.batchSize", f"{few}; raise batchSize or lower trainers.replicas"
 
 
 def _given(section: msgspec.Struct, names: Iterable[str]) -> Iterator[str]:

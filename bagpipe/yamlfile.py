@@ -60,7 +60,9 @@ def read_text(path: Path) -> str:
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not a text file (byte {error.start} is not UTF-8); expected a job in YAML") from None
+        raise ConfigError(
+            f"{path}: not a text file (byte {error.start} is not UTF-8); expected a job in YAML"
+        ) from None
     if "\0" in text:
         raise ConfigError(f"{path}: not a text file (NUL at character {text.index(chr(0))}); expected a job in YAML")
     return text
@@ -83,7 +85,9 @@ def parse(text: str, source: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError(f"{where}: not valid YAML: {error.problem or error.context}; check indentation and quotes") from None
+        raise ConfigError(
+            f"{where}: not valid YAML: {error.problem or error.context}; check indentation and quotes"
+        ) from None
     except yaml.YAMLError as error:
         text_of_error = str(error).splitlines()[0]
         raise ConfigError(f"{source}: not valid YAML: {text_of_error}; expected a job in YAML") from None
@@ -107,6 +111,8 @@ def _locate(node: yaml.Node, path: Path_, lines: dict[Path_, int], source: str) 
             line = key.start_mark.line + 1
             if inner in lines and key.tag != "tag:yaml.org,2002:merge":
                 name = ".".join(str(p) for p in inner)
-                raise ConfigError(f"{source}:{line}: {name}: given twice (first on line {lines[inner]}); remove one of them")
+                raise ConfigError(
+                    f"{source}:{line}: {name}: given twice (first on line {lines[inner]}); remove one of them"
+                )
             lines[inner] = line
             _locate(value, inner, lines, source)

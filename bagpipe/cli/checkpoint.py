@@ -8,7 +8,10 @@ import typer
 app = typer.Typer(help="List, show and verify checkpoints.", no_args_is_help=True)
 
 Where = Annotated[
-    Path, typer.Argument(metavar="DIR", help="A checkpoint, a folder of checkpoints, or a run directory.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="DIR", help="A checkpoint, a folder of checkpoints, or a run directory.", show_default=False
+    ),
 ]
 
 
@@ -26,8 +29,15 @@ def _complete(where: Path) -> list[Path]:
     if found:
         return found
     if not where.exists():
-        raise CheckpointError(f"{where}: no such folder; give a run directory, a folder of checkpoints, or one checkpoint")
+        raise CheckpointError(
+            f"{where}: no such folder; give a run directory, a folder of checkpoints, or one checkpoint"
+        )
     return [open_checkpoint(where).directory]
+
+
+def newest(where: Path) -> Path:
+    """The newest complete checkpoint in or at `where`."""
+    return _complete(where)[-1]
 
 
 @app.command("ls")
@@ -47,7 +57,7 @@ def show(where: Where) -> None:
     from bagpipe.checkpoint.digest import model_digest
     from bagpipe.checkpoint.store import open_checkpoint
 
-    path = _complete(where)[-1]
+    path = newest(where)
     manifest = open_checkpoint(path).manifest
     facts = {
         "checkpoint": path,

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from bagpipe.cli import checkpoint, data, oracle, run, server, trainer, version
+from bagpipe.cli import checkpoint, data, evaluate, export, oracle, plan, run, server, trainer, version
 from bagpipe.errors import BagpipeError, ExitCode
 
 INTERRUPTED = 130
@@ -28,6 +28,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("plan")(plan.plan)
+app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(data.app, name="data")
 app.command("oracle", rich_help_panel="Roles (started by `run` and on a cluster)")(oracle.oracle)

@@ -12,8 +12,12 @@ Overrides = Annotated[
 ]
 RoleJob = Annotated[Path, typer.Option("--job", help="Job file.", show_default=False)]
 RoleRunDir = Annotated[Path, typer.Option("--run-dir", help="Run directory.", show_default=False)]
-OracleAddress = Annotated[str, typer.Option("--oracle", help="Where the oracle listens: tcp://host:port.", show_default=False)]
-Attempt = Annotated[int, typer.Option("--attempt", min=0, help="Number of this attempt; peers of another one are refused.")]
+OracleAddress = Annotated[
+    str, typer.Option("--oracle", help="Where the oracle listens: tcp://host:port.", show_default=False)
+]
+Attempt = Annotated[
+    int, typer.Option("--attempt", min=0, help="Number of this attempt; peers of another one are refused.")
+]
 Bind = Annotated[str, typer.Option("--bind", help="Address to listen on: tcp://host:port, port 0 for any free one.")]
 Advertise = Annotated[
     str | None,

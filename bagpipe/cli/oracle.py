@@ -15,7 +15,9 @@ def oracle(
     attempt: Attempt = 0,
     checkpoint: Annotated[
         str | None,
-        typer.Option("--checkpoint", metavar="DIR|auto", help="Checkpoint to start from; auto: the newest complete one, if any."),
+        typer.Option(
+            "--checkpoint", metavar="DIR|auto", help="Checkpoint to start from; auto: the newest complete one, if any."
+        ),
     ] = None,
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
@@ -25,6 +27,8 @@ def oracle(
 
     log_to_stderr("oracle")
     loaded = load_role(job, run_dir)
-    start = newest_complete(checkpoint_root(loaded, run_dir)) if checkpoint == "auto" else checkpoint and Path(checkpoint)
+    start = (
+        newest_complete(checkpoint_root(loaded, run_dir)) if checkpoint == "auto" else checkpoint and Path(checkpoint)
+    )
     with stop_flag() as stop:
         run_oracle(loaded, bind=bind, run_dir=run_dir, attempt=attempt, checkpoint=start or None, stop=stop)

@@ -10,13 +10,16 @@ from bagpipe.cli.options import Overrides
 
 def run(
     job: Annotated[
-        Path | None, typer.Argument(metavar="JOB", help="Job file; with --resume it may be left out.", show_default=False)
+        Path | None,
+        typer.Argument(metavar="JOB", help="Job file; with --resume it may be left out.", show_default=False),
     ] = None,
     overrides: Overrides = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", help="Where the run keeps everything; default: runs/<name>-<time>.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --run-dir from its newest checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --run-dir from its newest checkpoint.")
+    ] = False,
 ) -> None:
     """Train a job on this machine: one oracle, its embedding servers and its trainers, as processes."""
     from rich.console import Console
@@ -49,10 +52,9 @@ def run(
 def closing_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     """What a run came to, and what to do next."""
     loss = f"loss {summary['loss']:.4f}, " if summary.get("loss") is not None else ""
-    lines = [
-        f"{'stopped at' if summary.get('stopped') else 'trained'} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}"
-        f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
-    ]
+    ended = "stopped at" if summary.get("stopped") else "trained"
+    speed = f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
+    lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]
     test = summary.get("evaluation")
     if test:
         lines.append(

@@ -26,6 +26,4 @@ def trainer(
     from bagpipe.trainer.loop import run_trainer
 
     with stop_flag() as stop:
-        run_trainer(
-            loaded, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, stop=stop
-        )
+        run_trainer(loaded, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, stop=stop)

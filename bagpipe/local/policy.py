@@ -162,5 +162,7 @@ def _try_again(end: Ended, observed: Observed, limits: Limits) -> Decision:
     if observed.stopping_seconds is not None:
         return End(code, end, "while the run was stopping")
     if observed.attempts_failed >= limits.restarts:
-        return End(code, end, f"and runPolicy.backoffLimit allows {limits.restarts} new attempts" if limits.restarts else "")
+        return End(
+            code, end, f"and runPolicy.backoffLimit allows {limits.restarts} new attempts" if limits.restarts else ""
+        )
     return NewAttempt(end)

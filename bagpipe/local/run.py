@@ -46,7 +46,12 @@ def start_run(
 
 
 def resume_run(
-    job_file: Path | None, overrides: Sequence[str], run_dir: Path | None, view: View, *, build: CommandBuilder | None = None
+    job_file: Path | None,
+    overrides: Sequence[str],
+    run_dir: Path | None,
+    view: View,
+    *,
+    build: CommandBuilder | None = None,
 ) -> RunResult:
     """Continue a run from its newest complete checkpoint (from the beginning if it has none).
 
@@ -70,9 +75,8 @@ def _supervise(
     directory.begin(job)
     where = f" from {checkpoint.name}" if checkpoint else ""
     spec = job.spec
-    view.note(
-        f"{job.metadata.name}: {spec.servers.replicas} servers, {spec.trainers.replicas} trainers{where}, in {directory.path}"
-    )
+    roles = f"{spec.servers.replicas} servers, {spec.trainers.replicas} trainers"
+    view.note(f"{job.metadata.name}: {roles}{where}, in {directory.path}")
     outcome = Supervisor(job, directory, view, build=build).run(checkpoint)
     report = directory.report()
     if outcome.code not in (ExitCode.DONE, ExitCode.STOPPED) or report is None:

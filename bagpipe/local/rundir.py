@@ -1,11 +1,11 @@
 """The run directory: who may use it, what lies in it, and that whatever is written there is whole.
 
-    job.yaml        the job as it runs, every setting written out
-    metrics.jsonl   progress and events, one JSON object a line (written by the oracle)
-    report.json     the oracle's last words
-    summary.json    what the run came to
-    attempt         number of the last attempt: a later one never takes its servers' files for its own
-    logs/ servers/ checkpoints/ data/
+job.yaml        the job as it runs, every setting written out
+metrics.jsonl   progress and events, one JSON object a line (written by the oracle)
+report.json     the oracle's last words
+summary.json    what the run came to
+attempt         number of the last attempt: a later one never takes its servers' files for its own
+logs/ servers/ checkpoints/ data/
 """
 
 import fcntl
@@ -71,7 +71,9 @@ class RunDir:
             ConfigError: no run was started there.
         """
         if not (path / JOB_FILE).is_file():
-            raise ConfigError(f"--run-dir {path}: no {JOB_FILE} there, so nothing to resume; leave out --resume to start a run")
+            raise ConfigError(
+                f"--run-dir {path}: no {JOB_FILE} there, so nothing to resume; leave out --resume to start a run"
+            )
         return cls(path, _lock(path), made=False)
 
     @property
@@ -99,7 +101,7 @@ class RunDir:
         root = self.checkpoints(job)
         if not self.job_file.exists() and (found := newest_complete(root)):
             raise ConfigError(
-                f"spec.checkpoint.path: {root} holds checkpoints of another run (newest: {found.name}); choose another path"
+                f"spec.checkpoint.path: {root} holds checkpoints of another run (newest: {found.name}); choose another"
             )
         try:
             (self.path / "logs").mkdir(exist_ok=True)
@@ -155,7 +157,9 @@ class RunDir:
             os.replace(draft, target)
         except OSError as error:
             draft.unlink(missing_ok=True)
-            raise StorageError(f"{target}: cannot be written: {error.strerror}; free some space and try again") from None
+            raise StorageError(
+                f"{target}: cannot be written: {error.strerror}; free some space and try again"
+            ) from None
 
     def discard(self) -> None:
         """Leave nothing behind of a run that could not begin, if the directory was ours to make."""

@@ -122,7 +122,9 @@ class Supervisor:
             self._reap()
             self._show_progress()
             if self._stop_requests > 1:
-                return End(INTERRUPTED, None, "killed at the second request to stop; the newest complete checkpoint stands")
+                return End(
+                    INTERRUPTED, None, "killed at the second request to stop; the newest complete checkpoint stands"
+                )
             self._pass_on_stop()
             match decide(self._observed(), self._limits):
                 case End() as end:
@@ -219,5 +221,3 @@ class Supervisor:
                 self._view.note(f"  {end.because.role} | {line}")
             error = f"{lines[-1].strip() if lines else 'it said nothing'} (log: {log})"
         return f"{' '.join(filter(None, (str(end.because), end.reason)))}: {error}"
-
-

@@ -64,7 +64,11 @@ TABLE: list[tuple[str, Observed, Decision]] = [
     ("oracle done, a trainer lingers", observe((ORACLE, 0), (TRAINER, 0)), Wait()),
     ("oracle done, a trainer hangs", observe((ORACLE, 0), (TRAINER, 0), quiet=LEAVE_SECONDS + 1), End(0)),
     ("oracle done, a trainer crashes while leaving", observe((ORACLE, 0), (TRAINER, 0), (OTHER, -11)), Wait()),
-    ("oracle stopped, a server hangs", observe((ORACLE, 143), *[(t, 143) for t in (TRAINER, OTHER)], quiet=99), End(143)),
+    (
+        "oracle stopped, a server hangs",
+        observe((ORACLE, 143), *[(t, 143) for t in (TRAINER, OTHER)], quiet=99),
+        End(143),
+    ),
     ("oracle fails to report", observe(*TRAINERS_DONE, (ORACLE, 75)), NewAttempt(Ended(ORACLE, 75))),
     ("bad config", observe((TRAINER, 78)), End(78, Ended(TRAINER, 78))),
     ("bad data", observe((ORACLE, 65), (TRAINER, 65)), End(65, Ended(ORACLE, 65))),
@@ -73,14 +77,26 @@ TABLE: list[tuple[str, Observed, Decision]] = [
     ("a trainer is killed", observe((TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),
     ("the first failure is the cause", observe((TRAINER, -9), (OTHER, 75)), NewAttempt(Ended(TRAINER, -9))),
     ("the oracle dies", observe((ORACLE, 70)), NewAttempt(Ended(ORACLE, 70))),
-    ("a trainer dies too often", observe((TRAINER, 75), failed=2), End(75, Ended(TRAINER, 75), "and runPolicy.backoffLimit allows 2 new attempts")),
+    (
+        "a trainer dies too often",
+        observe((TRAINER, 75), failed=2),
+        End(75, Ended(TRAINER, 75), "and runPolicy.backoffLimit allows 2 new attempts"),
+    ),
     ("a server is killed", observe((SERVER, -9)), RestartServer(Ended(SERVER, -9))),
     ("a server is terminated alone", observe((SERVER, 143)), RestartServer(Ended(SERVER, 143))),
     ("a server dies too often", observe((SERVER, -9), restarts={0: 2}), NewAttempt(Ended(SERVER, -9))),
-    ("another server's restarts do not count", observe((SERVER, -9), restarts={1: 2}), RestartServer(Ended(SERVER, -9))),
+    (
+        "another server's restarts do not count",
+        observe((SERVER, -9), restarts={1: 2}),
+        RestartServer(Ended(SERVER, -9)),
+    ),
     ("a trainer's death comes before a server's", observe((SERVER, -9), (TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),
     ("a server dies while the run stops", observe((SERVER, -9), stopping=1), RestartServer(Ended(SERVER, -9))),
-    ("a trainer dies while the run stops", observe((TRAINER, -9), stopping=1), End(137, Ended(TRAINER, -9), "while the run was stopping")),
+    (
+        "a trainer dies while the run stops",
+        observe((TRAINER, -9), stopping=1),
+        End(137, Ended(TRAINER, -9), "while the run was stopping"),
+    ),
     ("asked to stop before it could listen", observe((TRAINER, -15), stopping=1), Wait()),
     ("terminated without being asked", observe((TRAINER, -15)), NewAttempt(Ended(TRAINER, -15))),
     ("stopping takes its time", observe(stopping=29), Wait()),
@@ -114,7 +130,9 @@ def test_nobody_left_never_waits(codes: dict[RoleId, int], failed: int, stopping
     assert decide(observe(*ended.items(), failed=failed, stopping=stopping), LIMITS) != Wait()
 
 
-@given(codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1), stopping=st.none() | st.floats(0, 60))
+@given(
+    codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1), stopping=st.none() | st.floats(0, 60)
+)
 def test_attempts_are_bounded(codes: dict[RoleId, int], stopping: float | None) -> None:
     """Once the back-off limit is used up, no combination of deaths begins another attempt."""
     used_up = observe(*codes.items(), failed=2, restarts={0: 2, 1: 2}, stopping=stopping)

@@ -124,7 +124,9 @@ def test_a_dead_trainer_means_a_new_attempt(supervise: Runner, tmp_path: Path) -
     """A killed trainer restarts all roles, numbered one higher."""
     dies_once = "ready()\nif attempt == 0: os.kill(os.getpid(), signal.SIGKILL)\n"
     done_next = "ready()\nif attempt == 0:\n  while True: signal.pause()\n"
-    outcome, view = supervise({"trainer 0": dies_once, "trainer 1": done_next, "oracle": done_next, "server": done_next})
+    outcome, view = supervise(
+        {"trainer 0": dies_once, "trainer 1": done_next, "oracle": done_next, "server": done_next}
+    )
     assert (outcome.code, outcome.attempts) == (0, 2)
     assert started(tmp_path, "server 0", attempt=1) == 1
     assert view.notes == ["trainer 0 was killed by SIGKILL; every role starts again from the beginning"]
@@ -142,7 +144,9 @@ def test_attempts_are_bounded(supervise: Runner, tmp_path: Path) -> None:
 
 def test_a_crash_without_words_shows_the_log(supervise: Runner) -> None:
     """What a crashed role printed last is shown, because it had no error line to give."""
-    outcome, view = supervise({"trainer 0": "ready()\nprint('about to crash', flush=True)\nos.abort()"}, job_with(backoff=0))
+    outcome, view = supervise(
+        {"trainer 0": "ready()\nprint('about to crash', flush=True)\nos.abort()"}, job_with(backoff=0)
+    )
     assert outcome.code == 128 + signal.SIGABRT
     assert "trainer 0 was killed by SIGABRT" in outcome.error
     assert any("about to crash" in note for note in view.notes)
@@ -196,7 +200,7 @@ def interrupted(
 
 
 def test_ctrl_c_stops_trainers_and_oracle_only(run_dir: RunDir, tmp_path: Path) -> None:
-    """SIGTERM goes to the trainers and the oracle; the servers serve until they have left, and the run ends with 143."""
+    """SIGTERM goes to trainers and oracle; servers serve until those have left, and the run ends with 143."""
     serves = "signal.signal(signal.SIGTERM, lambda *_: fail('told to stop', 78))\nready()\nimport select\n"
     serves += "while (box / 'stop').exists() is False: select.select([], [], [], 0.01)\n"
     stops = "signal.signal(signal.SIGTERM, lambda *_: ((box / 'stop').touch(), sys.exit(143)))\nready()\n"

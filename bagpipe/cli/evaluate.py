@@ -1,0 +1,25 @@
+"""`bagpipe evaluate`: score a checkpoint on held-out data, through the same cache, read-only."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from bagpipe.cli.checkpoint import Where, newest
+from bagpipe.cli.options import Overrides
+
+
+def evaluate(
+    where: Where,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Print AUC, log loss and calibration of a checkpoint on the test part of its data (or of other data: --set)."""
+    from bagpipe.local.evaluate import evaluate_checkpoint
+
+    figures = evaluate_checkpoint(newest(where), overrides or ())
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    for name, value in figures.items():
+        typer.echo(f"{name:12s} {value:.6f}" if isinstance(value, float) else f"{name:12s} {value}")

@@ -1,0 +1,137 @@
+"""`bagpipe plan`: what would this job need? The planner alone over the data, for any number of trainers."""
+
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bagpipe.cli.options import JobFile, Overrides
+
+if TYPE_CHECKING:
+    from bagpipe.config import JobSpec
+    from bagpipe.data.dataset import Dataset
+    from bagpipe.oracle.estimate import Estimate, Suggestion
+
+TRIED = (10, 50, 200)
+"""Lookaheads compared where none is given."""
+
+
+def plan(
+    job: JobFile,
+    overrides: Overrides = None,
+    trainers: Annotated[
+        int | None, typer.Option("--trainers", min=1, help="Plan for so many trainers instead of the job's.")
+    ] = None,
+    lookaheads: Annotated[
+        list[int] | None,
+        typer.Option("--lookahead", min=0, help="Lookahead to try; repeatable. Default: 10, 50, 200 and the job's."),
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to plan, from the beginning of the data.")] = 400,
+    gigabits: Annotated[
+        float, typer.Option("--gbit", help="Bandwidth of each machine's link, in Gbit/s, for the step time.")
+    ] = 10.0,
+    compute_ms: Annotated[
+        float, typer.Option("--compute-ms", help="Time of forward and backward of one step, in ms.")
+    ] = 20.0,
+) -> None:
+    """Print hit rate, rows and bytes per step and link for several lookaheads, and suggest a setting."""
+    from bagpipe.configfile import load_job
+    from bagpipe.data.dataset import open_dataset
+    from bagpipe.errors import ConfigError
+
+    spec = load_job(job, overrides or ()).spec
+    world = trainers or spec.trainers.replicas
+    if world > spec.batch_size:
+        raise ConfigError(f"--trainers {world}: more than the {spec.batch_size} examples of a batch (spec.batchSize)")
+    with tempfile.TemporaryDirectory(prefix="bagpipe-plan-") as folder:
+        dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=Path(folder))
+        tried = _lookaheads(spec, lookaheads or ())
+        estimates = [_estimate(spec, dataset, world, ahead, steps) for ahead in _watched(tried)]
+        from bagpipe.oracle.estimate import suggest
+
+        limit = spec.cache_rows if isinstance(spec.cache_rows, int) else None
+        suggestion = suggest(estimates, dataset.layout, max_cache_rows=limit)
+        own = _own(spec, dataset, world, steps) if limit else None
+    for line in report_lines(estimates, suggestion, own, compute_ms / 1e3, gigabits * 1e9 / 8):
+        typer.echo(line)
+
+
+def _lookaheads(spec: "JobSpec", asked: Sequence[int]) -> list[int]:
+    given = [spec.lookahead] if isinstance(spec.lookahead, int) else []
+    return sorted(set(asked or (*TRIED, *given)))
+
+
+def _watched(lookaheads: Sequence[int]) -> Iterator[int]:
+    for ahead in lookaheads:
+        if sys.stderr.isatty():
+            print(f"planning with lookahead {ahead} ...", file=sys.stderr, flush=True)
+        yield ahead
+
+
+def _estimate(
+    spec: "JobSpec", dataset: "Dataset", world: int, ahead: int, steps: int, slots: Sequence[int] | None = None
+) -> "Estimate":
+    from itertools import islice
+
+    from bagpipe.oracle.estimate import estimate
+
+    batches = islice(dataset.train_batches(spec.batch_size, epochs=spec.epochs), steps)
+    return estimate(
+        batches,
+        dataset.layout,
+        world_size=world,
+        num_servers=spec.servers.replicas,
+        lookahead=ahead,
+        cache_rows=slots or [None] * len(dataset.layout.groups),
+        optimizer=spec.embedding.optimizer,
+    )
+
+
+def _own(spec: "JobSpec", dataset: "Dataset", world: int, steps: int) -> "Estimate":
+    """The job's own setting, its cache limit included."""
+    from bagpipe.oracle.auto import resolve
+
+    resolved = resolve(spec, dataset.layout, [0])
+    return _estimate(spec, dataset, world, resolved.lookahead, steps, resolved.slots)
+
+
+def report_lines(
+    estimates: Sequence["Estimate"],
+    suggestion: "Suggestion",
+    own: "Estimate | None",
+    compute_seconds: float,
+    bytes_per_second: float,
+) -> Iterator[str]:
+    """The table that is printed."""
+    first = estimates[0]
+    yield (
+        f"{first.world_size} trainers, {first.num_servers} servers, {first.steps} steps of "
+        f"{first.examples / max(first.steps, 1):,.0f} examples; MB per step, all trainers together"
+    )
+    yield (
+        f"{'lookahead':>12s} {'hit rate':>9s} {'cache rows':>11s} {'fetch':>8s} {'write':>8s} {'peers':>8s} "
+        f"{'critical':>9s} {'plans':>7s} {'step':>9s}"
+    )
+
+    def row(name: str, e: "Estimate") -> str:
+        step = e.step_seconds(compute_seconds=compute_seconds, bytes_per_second=bytes_per_second)
+        critical = e.bytes.gradients + e.bytes.eager
+        megabytes = (e.bytes.fetch, e.bytes.write_back, e.peer_bytes, critical, e.bytes.plans)
+        shown = [f"{b / 1e6:{width}.2f}" for b, width in zip(megabytes, (8, 8, 8, 9, 7), strict=True)]
+        return f"{name:>12s} {e.hit_rate:9.2%} {sum(e.peak_rows):11,d} {' '.join(shown)} {step * 1e3:6.1f} ms"
+
+    for estimate in estimates:
+        yield row(str(estimate.lookahead), estimate)
+    if own is not None:
+        yield row(f"{own.lookahead} as set", own)
+        if own.shortened_steps:
+            yield f"as set, the cache is too small for the lookahead at {own.shortened_steps} of {own.steps} steps"
+    uncached = first.uncached_step_seconds(compute_seconds=compute_seconds, bytes_per_second=bytes_per_second)
+    moved = f"{first.uncached_bytes / 1e6:8.2f} MB fetched and written"
+    yield f"{'no cache':>12s} {0:9.2%} {sum(first.least_rows):11,d} {moved:<44s} {uncached * 1e3:6.1f} ms"
+    yield f"a trainer's cache must hold at least {sum(first.least_rows):,d} rows (one step)"
+    yield f"suggested: lookahead: {suggestion.lookahead}, cacheRows: {suggestion.cache_rows}"
+    yield f"because {suggestion.reason}"

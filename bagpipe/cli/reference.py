@@ -1,0 +1,146 @@
+"""Writes `docs/settings.md`, the reference of the job document, from `bagpipe.config`.
+
+python -m bagpipe.cli.reference            write it
+python -m bagpipe.cli.reference --check    exit 1 if the file is not current
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import msgspec.inspect as inspection
+import yaml
+
+from bagpipe.config import Job
+
+TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+
+HEAD = """# Settings
+
+Every key of the `BagpipeJob` document. Generated from `bagpipe/config.py` by `make docs`; do not edit.
+
+`bagpipe run` and a cluster take the same document. Any setting can be overridden on the command line:
+`--set spec.batchSize=1024`; `spec.` may be left out, and lists take an index: `--set embedding.tables[0].name=item`.
+A misspelt key, a wrong type, a setting without effect: each is an error that names the field (exit code 78).
+"""
+
+
+def main() -> None:
+    """Write or check the page."""
+    page = render()
+    if "--check" not in sys.argv[1:]:
+        TARGET.write_text(page, encoding="utf-8")
+    elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != page:
+        sys.exit(f"error: {TARGET} is not current; run `make docs`")
+
+
+def render() -> str:
+    """The whole page."""
+    job = inspection.type_info(Job)
+    assert isinstance(job, inspection.StructType)
+    return "\n".join([HEAD, *_section("", job, {})])
+
+
+def _section(path: str, kind: inspection.StructType, seen: dict[type, str]) -> Iterator[str]:
+    """One struct's table, then those of the structs inside it. What a struct inherits is listed once."""
+    inherited = {base: seen[base] for base in kind.cls.__mro__[1:] if base in seen}
+    known = {field.name for base in inherited for field in msgspec.structs.fields(base)}
+    seen[kind.cls] = path or "the document"
+    about = " ".join((kind.cls.__doc__ or "").split("\n\n", maxsplit=1)[0].split())
+    yield f"## {f'`{path}`' if path else 'The document'}\n\n{about}\n"
+    for where in list(inherited.values())[:1]:
+        yield f"Also every setting of `{where}`.\n"
+    fields = [f for f in kind.fields if f.name not in known]
+    inner = [(f, s) for f in fields if (s := _struct(f.type))]
+    if fields:
+        yield "| key | type | default | meaning |\n|---|---|---|---|"
+        yield from (_row(f) for f in fields)
+        yield ""
+    for field, struct in inner:
+        below = f"{path}.{field.encode_name}".removeprefix(".") + ("[]" if _is_list(field.type) else "")
+        if struct.cls in seen:
+            yield f"## `{below}`\n\nThe settings of `{seen[struct.cls]}`.\n"
+        else:
+            yield from _section(below, struct, seen)
+
+
+def _row(field: inspection.Field) -> str:
+    cells = [f"`{field.encode_name}`", _type(field.type), _default(field), _meaning(field)]
+    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
+
+
+def _meaning(field: inspection.Field) -> str:
+    described = _described(field.type)
+    if described:
+        return described
+    struct = _struct(field.type)
+    return " ".join((struct.cls.__doc__ or "").split("\n\n", maxsplit=1)[0].split()) if struct else ""
+
+
+def _described(kind: inspection.Type) -> str:
+    if isinstance(kind, inspection.Metadata):
+        text = (kind.extra_json_schema or {}).get("description")
+        return str(text) if text else _described(kind.type)
+    return ""
+
+
+def _struct(kind: inspection.Type) -> inspection.StructType | None:
+    match kind:
+        case inspection.StructType():
+            return kind
+        case inspection.Metadata(type=inner) | inspection.VarTupleType(item_type=inner):
+            return _struct(inner)
+        case inspection.UnionType(types=types):
+            return next((s for t in types if (s := _struct(t))), None)
+    return None
+
+
+def _is_list(kind: inspection.Type) -> bool:
+    if isinstance(kind, inspection.Metadata):
+        return _is_list(kind.type)
+    return isinstance(kind, inspection.VarTupleType)
+
+
+def _type(kind: inspection.Type) -> str:
+    match kind:
+        case inspection.Metadata(type=inner):
+            return _type(inner)
+        case inspection.UnionType(types=types):
+            return " or ".join(_type(t) for t in types if not isinstance(t, inspection.NoneType))
+        case inspection.VarTupleType(item_type=inner):
+            return f"list of {_type(inner)}"
+        case inspection.LiteralType(values=values):
+            return ", ".join(f"`{v}`" for v in sorted(values, key=str))
+        case inspection.IntType() | inspection.FloatType():
+            name = "integer" if isinstance(kind, inspection.IntType) else "number"
+            signs = (("≥", kind.ge), (">", kind.gt), ("≤", kind.le), ("<", kind.lt))
+            bounds = [
+                f"{sign} {value:g}" if value < 1e6 else f"{sign} {value}" for sign, value in signs if value is not None
+            ]
+            return f"{name} {', '.join(bounds)}".strip()
+        case inspection.StrType():
+            return "string"
+        case inspection.BoolType():
+            return "true or false"
+        case inspection.StructType() | inspection.DictType():
+            return "mapping"
+    return "anything"
+
+
+def _default(field: inspection.Field) -> str:
+    if field.required:
+        return "required"
+    value: Any = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+    if value is None:
+        return "none"
+    if isinstance(value, msgspec.Struct):
+        return ""
+    plain = msgspec.to_builtins(value)
+    text = yaml.safe_dump(plain, default_flow_style=True, width=1000).removesuffix("\n").removesuffix("\n...")
+    return f"`{text}`"
+
+
+if __name__ == "__main__":
+    main()

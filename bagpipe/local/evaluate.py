@@ -1,0 +1,69 @@
+"""Scores a checkpoint: its own job once more, with no step left to train.
+
+The run lives in a temporary directory; the checkpoint is only read.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bagpipe.checkpoint.store import open_checkpoint
+from bagpipe.config import Job, Metadata
+from bagpipe.configfile import dump_job, parse_job
+from bagpipe.errors import BagpipeError, ConfigError, ExitCode
+from bagpipe.local.progress import PlainView
+from bagpipe.local.run import absolute_paths
+from bagpipe.local.rundir import RunDir
+from bagpipe.local.supervisor import Supervisor
+
+
+class EvaluationFailed(BagpipeError):
+    """A role failed; carries its words."""
+
+
+def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """AUC, log loss, calibration and number of examples on the test part of the job's data.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        ConfigError: the job, as overridden, has no test part.
+    """
+    job = _job_of(checkpoint, overrides)
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="bagpipe-evaluate-") as folder, RunDir.create(Path(folder)) as directory:
+        directory.begin(job)
+        _reuse_prepared_data(checkpoint, directory)
+        outcome = Supervisor(job, directory, PlainView(notes.append)).run(checkpoint.absolute())
+        report = directory.report()
+    if outcome.error:
+        failed = EvaluationFailed(outcome.error)
+        failed.exit_code = ExitCode(outcome.code) if outcome.code in set(ExitCode) else ExitCode.TRANSIENT
+        raise failed
+    figures: dict[str, Any] | None = report and report.get("evaluation")
+    if not figures:
+        raise ConfigError(f"{checkpoint}: its data has no test part; give one with --set spec.data.testFraction=0.1")
+    return figures
+
+
+def _job_of(checkpoint: Path, overrides: Sequence[str]) -> Job:
+    """The checkpoint's job, ending where it already is."""
+    manifest = open_checkpoint(checkpoint).manifest
+    spec = msgspec.structs.replace(
+        manifest.spec,
+        steps=manifest.step,
+        epochs=None,
+        evaluate=True,
+        checkpoint=msgspec.structs.replace(manifest.spec.checkpoint, path=None),
+    )
+    text = dump_job(Job(metadata=Metadata(name=manifest.job), spec=spec))
+    return absolute_paths(parse_job(text, f"job of {checkpoint}", overrides))
+
+
+def _reuse_prepared_data(checkpoint: Path, directory: RunDir) -> None:
+    """Data that the run has prepared need not be prepared again (it is found by its digest)."""
+    prepared = checkpoint.absolute().parent.parent / "data"
+    if prepared.is_dir():
+        (directory.path / "data").symlink_to(prepared)
