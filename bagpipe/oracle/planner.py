@@ -6,7 +6,9 @@ row of the group and every trainer at once,
 * **residency**: a row is fetched when no cache holds it, kept while it is used again within the view,
   and written back after its last use. Rows whose next use is nearest are kept first (Belady), and only
   as long as every future step still fits into `cache_rows` of every trainer: under pressure the view
-  shortens by itself, it never overflows and never deadlocks (contract X6);
+  shortens by itself, it never overflows and never deadlocks (contract X6). A row once kept stays until
+  its next use, so that each later step is settled once; dropping it for a nearer one after all, as
+  Belady's optimum does, would save up to 30 % of the fetches of a cache that is far too small;
 * **coherence**: among the trainers that use a row in a step, one owns it. The others send it their
   gradients, it updates, and sends the new value to the trainers that use the row next. Ownership stays
   where it is while the owner uses the row; with it travels the optimizer state;
