@@ -63,6 +63,8 @@ def closing_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
         )
     lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
     if summary.get("stopped"):
-        lines.append(f"  bagpipe run --resume --run-dir {run_dir}")
-    lines.append(f"  bagpipe checkpoint show {run_dir}")
+        return [*lines, f"  bagpipe run --resume --run-dir {run_dir}"]
+    lines.append(f"  bagpipe evaluate {run_dir}                 # again, or on other data: --set spec.data.path=...")
+    lines.append(f"  bagpipe checkpoint show {run_dir}          # what was saved")
+    lines.append(f"  bagpipe export {run_dir} {run_dir}/export  # plain tensors")
     return lines

@@ -1,0 +1,120 @@
+"""The command line: what is parsed, what an error becomes, what it costs to ask for help."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bagpipe.cli import main as cli
+from bagpipe.cli.run import closing_lines
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, PeerLost, StorageError
+
+COMMANDS = [
+    "run", "plan", "evaluate", "export", "checkpoint ls", "checkpoint show", "checkpoint verify",
+    "data prepare", "data describe", "oracle", "server", "trainer", "version",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--help` works for each command and says what it is for."""
+    assert cli.run_command([*command.split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"bagpipe {command}" in shown
+    assert len([line for line in shown.splitlines() if line.strip()]) > 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("nothing", "No such command 'nothing'"),
+        ("trainer", "Missing option '--job'"),
+        ("run", "which job? give a job file: bagpipe run examples/demo.yaml"),
+        ("run --resume", "--resume: which run? name its directory with --run-dir"),
+        ("run nope.yaml", "nope.yaml: no such file"),
+        ("run examples/demo.yaml --set batchSise=3", "spec.batchSise: unknown setting; did you mean batchSize?"),
+        ("plan examples/demo.yaml --trainers 4096", "--trainers 4096: more than the 1024 examples of a batch"),
+    ],
+)
+def test_wrong_arguments(arguments: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong command line is one `error:` line on stderr and exit code 78."""
+    assert cli.run_command(arguments.split()) == 78
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert expected in captured.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(ConfigError, 78), (DataError, 65), (CheckpointError, 65), (PeerLost, 75), (StorageError, 75), (BagpipeError, 70)],
+)
+def test_deliberate_errors(
+    error: type[BagpipeError], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each class of error is one line and its own exit code."""
+    monkeypatch.setattr("bagpipe.local.run.start_run", _raises(error("two\nlines")))
+    assert cli.run_command(["run", "job.yaml"]) == code
+    assert capsys.readouterr().err == "error: two lines\n"
+
+
+def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """What was not foreseen ends with 70 and says where it happened."""
+    monkeypatch.setattr("bagpipe.local.run.start_run", _raises(KeyError("x")))
+    assert cli.run_command(["run", "job.yaml"]) == 70
+    assert "Traceback" in capsys.readouterr().err
+
+
+def _raises(error: Exception):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def test_help_is_light() -> None:
+    """`bagpipe --help` loads neither torch nor numba nor numpy: it answers in a fraction of a second."""
+    code = "import sys\nfrom bagpipe.cli.main import run_command\nassert run_command(['--help']) == 0\n"
+    code += "print(*[m for m in ('torch', 'numba', 'numpy', 'pyarrow', 'zmq') if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == ""
+
+
+def test_version_names_what_can_change_results(capsys: pytest.CaptureFixture[str]) -> None:
+    """A report of a problem starts with the versions that matter."""
+    assert cli.run_command(["version"]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == ["bagpipe", "python", "torch", "numpy", "numba", "pyzmq", "msgspec", "pyarrow"]
+
+
+@pytest.mark.parametrize(("role", "index"), [("server", "--shard"), ("trainer", "--rank")])
+def test_a_role_the_job_does_not_have(
+    role: str, index: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard or rank beyond the job's replicas is refused before anything is connected."""
+    arguments = [role, "--job", "examples/demo.yaml", "--run-dir", str(tmp_path), "--oracle", "tcp://127.0.0.1:1"]
+    assert cli.run_command([*arguments, index, "2"]) == 78
+    assert capsys.readouterr().err == f"error: {index} 2: the job has 2 of them; expected 0 to 1\n"
+
+
+SUMMARY = {
+    "steps": 176, "stopped": False, "loss": 0.4777, "examplesPerSecond": 7431.6, "cacheHitRate": 0.799,
+    "evaluation": {"examples": 20000, "auc": 0.7689, "logLoss": 0.493, "calibration": 1.048},
+    "modelDigest": "50c4", "seconds": 57.0,
+}  # fmt: skip
+
+
+def test_closing_lines() -> None:
+    """A finished run ends with its test AUC, its digest, where it lies and what to do next."""
+    text = "\n".join(closing_lines(SUMMARY, Path("runs/demo")))
+    for part in ("trained step 176", "test AUC 0.7689", "50c4", "runs/demo", "bagpipe evaluate", "bagpipe export"):
+        assert part in text
+
+
+def test_closing_lines_of_a_stopped_run() -> None:
+    """A stopped run has no evaluation, and says how to go on."""
+    lines = closing_lines({**SUMMARY, "stopped": True, "evaluation": None}, Path("runs/demo"))
+    assert "  bagpipe run --resume --run-dir runs/demo" in lines
+    assert not any("AUC" in line for line in lines)

@@ -1,0 +1,139 @@
+"""The run directory: who may use it, and that nothing in it is ever half-written."""
+
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from bagpipe.checkpoint.manifest import FILE_NAME
+from bagpipe.config import Job
+from bagpipe.configfile import load_job, parse_job
+from bagpipe.errors import ConfigError, StorageError
+from bagpipe.local.rundir import RunDir, default_path
+
+
+def job(*overrides: str) -> Job:
+    return parse_job("spec:\n  data: {format: synthetic}\n", "test", overrides)
+
+
+def test_default_name() -> None:
+    """Without --run-dir, runs are told apart by job and time."""
+    assert default_path("demo", datetime(2026, 1, 2, 3, 4, 5)) == Path("runs/demo-20260102-030405")
+
+
+def test_a_used_directory_is_refused(tmp_path: Path) -> None:
+    """A fresh run never mixes with what is there, and names both ways out."""
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ConfigError, match="not empty; continue that run with --resume, or choose another directory"):
+        RunDir.create(tmp_path)
+
+
+def test_a_file_is_no_directory(tmp_path: Path) -> None:
+    """A path that cannot be a directory is named."""
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be used"):
+        RunDir.create(tmp_path / "file" / "run")
+
+
+def test_resume_needs_a_run(tmp_path: Path) -> None:
+    """Resuming nothing says so."""
+    with pytest.raises(ConfigError, match=r"no job\.yaml there, so nothing to resume"):
+        RunDir.reopen(tmp_path)
+
+
+def test_one_supervisor_at_a_time(tmp_path: Path) -> None:
+    """Two supervisors in one directory would overwrite each other; the lock ends with the process."""
+    with RunDir.create(tmp_path / "run") as first:
+        first.begin(job())
+        with pytest.raises(ConfigError, match="another run is using it"):
+            RunDir.reopen(tmp_path / "run")
+    RunDir.reopen(tmp_path / "run").__exit__()
+
+
+def test_the_job_is_remembered(tmp_path: Path) -> None:
+    """job.yaml is the whole job; an earlier report is forgotten."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job("seed=5"))
+        (directory.path / "report.json").write_text("{}")
+        directory.begin(job("seed=5"))
+        assert load_job(directory.job_file) == job("seed=5")
+        assert directory.report() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("seed=6", "spec.seed"),
+        ("batchSize=7", "spec.batchSize"),
+        ("embedding.optimizer.lr=0.5", "spec.embedding.optimizer"),
+        ("data.synthetic={examples: 9}", "spec.data.synthetic"),
+        ("metadata.name=other", "metadata.name"),
+    ],
+)
+def test_another_job_is_not_resumed(tmp_path: Path, change: str, named: str) -> None:
+    """A change that would change results is refused by name."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job())
+        with pytest.raises(ConfigError, match=rf"^{named}: differs from the run in "):
+            directory.check_same_job(job(change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "steps=9",
+        "epochs=3",
+        "servers.replicas=3",
+        "trainers.replicas=2",
+        "transport.stepSeconds=5",
+        "logEvery=1",
+        "lookahead=3",
+    ],
+)
+def test_what_changes_no_result_may_change(tmp_path: Path, change: str) -> None:
+    """Length, processes, transport, logging and the cache may differ between a run and its continuation."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job())
+        directory.check_same_job(job(change))
+
+
+def test_attempts_are_numbered_for_good(tmp_path: Path) -> None:
+    """A resumed run's attempt has a number of its own: no server takes an earlier one's files for its own."""
+    with RunDir.create(tmp_path / "run") as directory:
+        assert [directory.next_attempt(), directory.next_attempt()] == [0, 1]
+        directory.begin(job())
+    with RunDir.reopen(tmp_path / "run") as directory:
+        assert directory.next_attempt() == 2
+
+
+def test_foreign_checkpoints(tmp_path: Path) -> None:
+    """A fresh run does not write among the checkpoints of another, from which it might later start."""
+    other = tmp_path / "shared" / "step-00000010"
+    other.mkdir(parents=True)
+    (other / FILE_NAME).touch()
+    with (
+        RunDir.create(tmp_path / "run") as directory,
+        pytest.raises(ConfigError, match=r"spec\.checkpoint\.path: .* holds checkpoints of another run"),
+    ):
+        directory.begin(job(f"checkpoint.path={tmp_path / 'shared'}"))
+
+
+def test_files_are_whole_or_absent(tmp_path: Path) -> None:
+    """A write that fails leaves the old content and no draft."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.write("a", "old")
+        (directory.path / "b").mkdir()
+        with pytest.raises(StorageError, match="cannot be written"):
+            directory.write("b", "new")
+        assert sorted(p.name for p in directory.path.iterdir()) == ["a", "b"]
+
+
+def test_discard_keeps_what_was_there_before(tmp_path: Path) -> None:
+    """Only a directory that the run made itself disappears with it."""
+    with RunDir.create(tmp_path / "made") as directory:
+        directory.begin(job())
+        directory.discard()
+    assert not (tmp_path / "made").exists()
+    with RunDir.create(tmp_path) as directory:
+        directory.discard()
+    assert tmp_path.exists()
