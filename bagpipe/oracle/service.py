@@ -166,11 +166,25 @@ class Oracle:
         return resolved
 
     def _check_examples(self, dataset: Dataset) -> None:
-        examples, trainers = dataset.num_train_examples, self.spec.trainers.replicas
-        if examples is not None and examples < trainers:
+        if dataset.num_train_examples is not None:
+            self._check_trainers(dataset.num_train_examples)
+
+    def _check_trainers(self, examples: int) -> None:
+        """`batchSize` is at least the number of trainers, so a batch below it is all there is."""
+        trainers = self.spec.trainers.replicas
+        if examples < trainers:
             raise ConfigError(
                 f"spec.trainers.replicas: {trainers} trainers for {examples} training examples; use at most {examples}"
             )
+
+    def _check_first(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Where the number of examples was not known: an epoch's first batch is short only if it has them all."""
+        first = next(batches, None)
+        if first is None:
+            return
+        self._check_trainers(first.num_examples)
+        yield first
+        yield from batches
 
     def _total_steps(self, dataset: Dataset) -> int | None:
         """Steps of the whole run where that can be known beforehand."""
@@ -201,6 +215,8 @@ class Oracle:
         batches: Iterator[Batch] = iter(())
         if total is None or start.step < total:
             batches = dataset.train_batches(self.spec.batch_size, start=start.cursor, epochs=epochs)
+            if start.cursor.position == 0:
+                batches = self._check_first(batches)
         self._stream(self.schedule.plans(batches), first_step=start.step)
         if self.schedule.step == 0:
             raise ConfigError("spec.data: no batch to train on; with dropLast, batchSize must not exceed the examples")
