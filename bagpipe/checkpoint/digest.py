@@ -65,9 +65,9 @@ def model_digest(directory: Path) -> str:
                     rows["row"], rows["record"] = keys[begin:end] - bounds[member], records[begin:end]
                     hashed.update(rows.tobytes())
     for table in sorted(by_table):
-        total.update(layout.tables[table].name.encode() + b"\\0" + by_table[table].digest())
+        total.update(layout.tables[table].name.encode() + b"\0" + by_table[table].digest())
     for name, weights in sorted(_dense_weights(checkpoint).items()):
-        total.update(name.encode() + b"\\0" + weights.tobytes())
+        total.update(name.encode() + b"\0" + weights.tobytes())
     return total.hexdigest()
 
 

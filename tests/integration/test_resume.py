@@ -1,0 +1,181 @@
+"""Killed at any step and resumed, a run ends bit-identical to an uninterrupted one (X3).
+
+Real processes: the supervisor and everything it started get SIGKILL, or one role does, or the run is
+asked to stop; whatever happened, the digest of the model at the end is the same.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+JOB = """
+apiVersion: bagpipe.dev/v1alpha1
+kind: BagpipeJob
+metadata: {name: resume}
+spec:
+  model: {name: dlrm, bottomMlp: [16], overMlp: [16]}
+  data:
+    format: synthetic
+    testFraction: 0.1
+    shuffle: after-first
+    synthetic: {examples: 2000, tableSizes: [50, 4000, 7, 300], multiHot: 2}
+  embedding: {dim: 8, optimizer: {name: adagrad, lr: 0.05}}
+  optimizer: {name: adam, lr: 0.01}
+  batchSize: 64
+  epochs: 2
+  lookahead: 16
+  seed: 3
+  logEvery: 1
+  checkpoint: {every: 8, keep: 2}
+  servers: {replicas: 2}
+  trainers: {replicas: 2, device: cpu}
+"""
+STEPS = 58  # ceil(1800 / 64) * 2
+SLOW = {"BAGPIPE_DELAY_SECONDS": "0.03"}
+"""Holds messages back so that there is time to kill at a chosen step."""
+
+
+def bagpipe(*arguments: str, **extra: str) -> subprocess.Popen[bytes]:
+    """The command line, its output kept in a file that has no other name."""
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bagpipe.cli.main", *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | extra,
+        )
+    return process
+
+
+def finish(process: subprocess.Popen[bytes], code: int = 0) -> None:
+    assert process.wait(timeout=120) == code
+
+
+def steps_done(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return max((r["step"] for r in records if "loss" in r), default=0)
+
+
+def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + 100
+    while steps_done(run_dir) < step:
+        assert process.poll() is None, f"it ended with {process.returncode}"
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        process_wait(process, 0.02)
+
+
+def process_wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for the process or for so long, whichever is first."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        pass
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def role_of(pid: int) -> str:
+    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    return next((w for w in words if w in ("oracle", "server", "trainer")), "?")
+
+
+def gone(pids: list[int]) -> bool:
+    """Whether no such process runs, waiting a little for the kernel."""
+    deadline = time.monotonic() + 10
+    never = subprocess.Popen(["sleep", "20"])
+    try:
+        while any(Path(f"/proc/{p}").exists() and "Z" not in stat_of(p) for p in pids):
+            if time.monotonic() > deadline:
+                return False
+            process_wait(never, 0.05)
+        return True
+    finally:
+        never.kill()
+        never.wait()
+
+
+def stat_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("resume") / "job.yaml"
+    path.write_text(JOB)
+    return path
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(job: Path) -> dict[str, object]:
+    """The summary of a run that nobody disturbed."""
+    finish(bagpipe("run", str(job), "--run-dir", str(job.parent / "whole")))
+    summary: dict[str, object] = json.loads((job.parent / "whole" / "summary.json").read_text())
+    assert summary["steps"] == STEPS
+    return summary
+
+
+def same(summary_of: Path, expected: dict[str, object]) -> None:
+    summary = json.loads((summary_of / "summary.json").read_text())
+    assert summary["modelDigest"] == expected["modelDigest"]
+    assert summary["loss"] == expected["loss"]
+    assert summary["evaluation"] == expected["evaluation"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("trial", range(2))
+def test_sigkill_to_all(job: Path, uninterrupted: dict[str, object], tmp_path: Path, trial: int) -> None:
+    """The supervisor is killed at a random step, its roles die with it, and the resumed run ends the same."""
+    run_dir = tmp_path / "run"
+    step = random.Random(trial).randrange(3, 45)
+    process = bagpipe("run", str(job), "--run-dir", str(run_dir), **SLOW)
+    wait_for_step(process, run_dir, step)
+    roles = children(process.pid)
+    assert sorted(map(role_of, roles)) == ["oracle", "server", "server", "trainer", "trainer"]
+    process.kill()
+    process.wait()
+    assert gone(roles)
+    finish(bagpipe("run", "--resume", "--run-dir", str(run_dir)))
+    same(run_dir, uninterrupted)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("role", ["server", "trainer", "oracle"])
+def test_one_role_dies(job: Path, uninterrupted: dict[str, object], tmp_path: Path, role: str) -> None:
+    """A killed role is replaced without anybody's help, and the run ends the same."""
+    run_dir = tmp_path / "run"
+    process = bagpipe("run", str(job), "--run-dir", str(run_dir), **SLOW)
+    wait_for_step(process, run_dir, 20)
+    victim = next(p for p in children(process.pid) if role_of(p) == role)
+    os.kill(victim, signal.SIGKILL)
+    finish(process)
+    same(run_dir, uninterrupted)
+
+
+@pytest.mark.timeout(300)
+def test_asked_to_stop(job: Path, uninterrupted: dict[str, object], tmp_path: Path) -> None:
+    """SIGTERM ends a run at a checkpoint with exit code 143; resumed on another number of servers, it ends the same."""
+    run_dir = tmp_path / "run"
+    process = bagpipe("run", str(job), "--run-dir", str(run_dir), **SLOW)
+    wait_for_step(process, run_dir, 13)
+    roles = children(process.pid)
+    process.send_signal(signal.SIGTERM)
+    finish(process, code=143)
+    assert gone(roles)
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert 13 <= summary["steps"] < STEPS
+    finish(bagpipe("run", "--resume", "--run-dir", str(run_dir), "--set", "servers.replicas=3"))
+    same(run_dir, uninterrupted)
