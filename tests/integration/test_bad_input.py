@@ -1,0 +1,384 @@
+"""Bad input ends in one clear line: file, line or field, and a remedy; exit 78, 65 or 75; nothing half-written.
+
+The commands are real: first what is refused before any process starts, then what only the oracle can
+know once it has read the data, then what breaks while a run is under way.
+"""
+
+import json
+import os
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bagpipe.cli.main import run_command
+
+HEADER = "apiVersion: bagpipe.dev/v1alpha1\nkind: BagpipeJob\n"
+SPEC = """
+spec:
+  model: {name: dlrm, bottomMlp: [4], overMlp: [4]}
+  data: {path: train.txt, format: criteo-tsv, encoding: hash, hashSize: 100}
+  embedding: {dim: 2}
+  batchSize: 2
+  cacheRows: 200
+  runPolicy: {backoffLimit: 0}
+  trainers: {device: cpu}
+"""
+LINE = "1\t" + "\t".join(str(n) for n in range(13)) + "\t" + "\t".join(f"{n:08x}" for n in range(26)) + "\n"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """One command's end."""
+
+    code: int
+    output: str
+    errors: str
+
+    def one_line(self) -> str:
+        """Its only line on stderr."""
+        lines = [line for line in self.errors.splitlines() if line.strip()]
+        assert len(lines) == 1, self
+        assert lines[0].startswith("error: "), self
+        return lines[0]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a good job and good data."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "job.yaml").write_text(HEADER + SPEC)
+    (tmp_path / "train.txt").write_text(LINE * 8)
+    return tmp_path
+
+
+def bagpipe(*arguments: str, limit: Callable[[], None] | None = None, timeout: float = 100) -> Ended:
+    """Run the real command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "bagpipe", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
+        preexec_fn=limit,
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def tree(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+# ── refused before anything starts ────────────────────────────────────────────────────────────────
+
+JOBS: list[tuple[str, str, str, list[str]]] = [
+    ("misspelt setting", SPEC.replace("batchSize", "batchsize"), "", ["job.yaml:", "spec.batchsize", "batchSize?"]),
+    ("misspelt inside", SPEC.replace("hashSize", "hashSiz"), "", ["job.yaml:", "spec.data.hashSiz", "hashSize?"]),
+    ("unknown setting", SPEC + "  frobnicate: 1\n", "", ["spec.frobnicate", "unknown setting", "one of"]),
+    ("wrong type", SPEC.replace("batchSize: 2", "batchSize: many"), "", ["spec.batchSize", "an integer", "'many'"]),
+    ("a list, not a mapping", "spec: [1, 2]\n", "", ["spec", "a mapping", "[1, 2]"]),
+    ("negative size", SPEC.replace("batchSize: 2", "batchSize: -5"), "", ["spec.batchSize", ">= 1", "-5"]),
+    ("negative table", SPEC.replace("hashSize: 100", "hashSize: -1"), "", ["spec.data.hashSize", ">= 1", "-1"]),
+    (
+        "no such choice",
+        SPEC.replace("criteo-tsv", "criteo-csv"),
+        "",
+        ["spec.data.format", "criteo-tsv", "'criteo-csv'"],
+    ),
+    ("fewer examples than trainers in a batch", SPEC, "trainers.replicas=3", ["spec.batchSize", "3 trainers"]),
+    ("setting without effect", SPEC, "data.minCount=5", ["--set", "spec.data.minCount", "no effect", "vocabulary"]),
+    ("override of nothing", SPEC, "batchSize", ["--set batchSize", "path=value"]),
+    ("override of the wrong type", SPEC, "batchSize=x", ["--set batchSize=x", "an integer"]),
+    ("misspelt override", SPEC, "batchSise=4", ["--set batchSise=4", "batchSize?"]),
+    ("no data", "spec: {}\n", "", ["job.yaml", "spec.data", "missing"]),
+    ("duplicate setting", SPEC + "  batchSize: 4\n", "", ["job.yaml:", "batchSize", "twice"]),
+    ("broken YAML", "spec: {data: [}\n", "", ["job.yaml:"]),
+]
+
+
+@pytest.mark.parametrize(("job", "override", "words"), [case[1:] for case in JOBS], ids=[case[0] for case in JOBS])
+def test_a_wrong_job_is_refused_before_anything_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str], job: str, override: str, words: list[str]
+) -> None:
+    """One line with file or option, field, what was expected and found; exit 78; no run directory."""
+    (folder / "job.yaml").write_text(HEADER + job)
+    before = tree(folder)
+    code = run_command(["run", "job.yaml", *(["--set", override] if override else [])])
+    line = Ended(code, "", capsys.readouterr().err).one_line()
+    assert code == 78
+    assert [w for w in words if w not in line] == [], line
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["none.yaml", "no such file"]),
+        (b"", ["none.yaml", "empty"]),
+        (b"\x00\x01\xff\xfe" * 64, ["none.yaml", "text"]),
+    ],
+    ids=["missing", "empty", "binary"],
+)
+@pytest.mark.parametrize("command", [["run"], ["plan"], ["data", "describe"]], ids=lambda c: c[0])
+def test_a_job_file_that_is_none_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], command: list[str], content: bytes | None, words: list[str]
+) -> None:
+    """Missing, empty and binary job files are named by every command that takes one."""
+    if content is not None:
+        (folder / "none.yaml").write_bytes(content)
+    code = run_command([*command, "none.yaml"])
+    line = Ended(code, "", capsys.readouterr().err).one_line()
+    assert code == 78
+    assert [w for w in words if w not in line] == [], line
+
+
+def test_a_used_run_directory_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A fresh run never mixes its files with others'; the remedy is named."""
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.tex").write_text("precious")
+    code = run_command(["run", "job.yaml", "--run-dir", "out"])
+    line = Ended(code, "", capsys.readouterr().err).one_line()
+    assert code == 78
+    assert "out" in line
+    assert "--resume" in line
+    assert tree(folder / "out") == {"thesis.tex"}
+
+
+# ── what the oracle finds ─────────────────────────────────────────────────────────────────────────
+
+
+def _cut(folder: Path) -> None:
+    (folder / "train.txt").write_text(LINE * 3 + "1\t2\t3\n" + LINE * 4)
+
+
+def _empty(folder: Path) -> None:
+    (folder / "train.txt").write_text("")
+
+
+def _gone(folder: Path) -> None:
+    (folder / "train.txt").unlink()
+
+
+def _binary(folder: Path) -> None:
+    (folder / "train.txt").write_bytes(bytes(range(256)) * 16)
+
+
+def _two(folder: Path) -> None:
+    (folder / "train.txt").write_text(LINE * 2)
+
+
+def _large_id(folder: Path) -> None:
+    rows = [{"label": 1.0, "dense": [0.5], "sparse": [n]} for n in (1, 2, 7)]
+    (folder / "train.txt").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _nothing(folder: Path) -> None:
+    """The data is good."""
+
+
+TABLES = "[{name: users, numEmbeddings: 5, embeddingDim: 4, featureNames: [C1]}]"
+JSON_LINES = ["data={path: train.txt, format: criteo-json}", f"embedding={{tables: {TABLES}}}"]
+
+DATA: list[tuple[str, Callable[[Path], None], list[str], int, list[str]]] = [
+    ("malformed line", _cut, [], 65, ["train.txt:4:", "40 tab-separated fields", "onBadLine"]),
+    ("empty file", _empty, [], 65, ["train.txt", "empty"]),
+    ("missing file", _gone, [], 65, ["train.txt"]),
+    ("binary file", _binary, [], 65, ["train.txt"]),
+    ("id out of range", _large_id, JSON_LINES, 65, ["train.txt:3:", "id 7", "C1", "table users (5 rows)"]),
+    (
+        "cache smaller than one step",
+        _nothing,
+        ["cacheRows=20"],
+        78,
+        ["spec.cacheRows", "distinct rows", "raise cacheRows"],
+    ),
+    (
+        "more trainers than examples",
+        _two,
+        ["trainers.replicas=3", "batchSize=16"],
+        78,
+        ["spec.trainers.replicas", "3 trainers", "2 training examples", "at most 2"],
+    ),
+    ("no whole batch", _nothing, ["data.dropLast=true", "batchSize=64"], 65, ["dropLast"]),
+]
+
+
+@pytest.mark.parametrize(("spoil", "overrides", "code", "words"), [c[1:] for c in DATA], ids=[c[0] for c in DATA])
+def test_bad_data_ends_a_run_at_once(
+    folder: Path, spoil: Callable[[Path], None], overrides: list[str], code: int, words: list[str]
+) -> None:
+    """One line that names file and line or the field; no second attempt; no directory left behind."""
+    spoil(folder)
+    before = tree(folder)
+    options = [part for override in overrides for part in ("--set", override)]
+    ended = bagpipe("run", "job.yaml", "--run-dir", "out", *options)
+    line = ended.one_line()
+    assert ended.code == code, ended
+    assert [w for w in words if w not in line] == [], line
+    assert tree(folder) == before
+
+
+# ── what breaks while a run is under way ──────────────────────────────────────────────────────────
+
+RUN = """
+spec:
+  model: {name: dlrm, bottomMlp: [4], overMlp: [4]}
+  data: {format: synthetic, synthetic: {examples: 4000, tableSizes: [3000, 20000], numDense: 2}}
+  embedding: {dim: 64}
+  batchSize: 1000
+  steps: 4
+  checkpoint: {every: 2}
+  runPolicy: {backoffLimit: 0}
+  servers: {storage: memory}
+  trainers: {device: cpu}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with two checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "job.yaml").write_text(HEADER + RUN)
+    ended = bagpipe("run", str(folder / "job.yaml"), "--run-dir", str(folder / "run"))
+    assert ended.code == 0, ended
+    return folder / "run"
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, to be spoiled."""
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").iterdir())
+
+
+def shard_file(run: Path) -> Path:
+    return next(newest(run).glob("shard-*/*.safetensors"))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+SPOILED: dict[str, tuple[Callable[[Path], Path], Callable[[Path], None], str]] = {
+    "truncated rows": (shard_file, truncate, "truncated"),
+    "flipped bit in the rows": (shard_file, flip, "checksum"),
+    "missing rows": (shard_file, Path.unlink, "incomplete"),
+    "truncated dense weights": (lambda run: newest(run) / "dense.safetensors", truncate, "truncated"),
+    "half a manifest": (lambda run: newest(run) / "manifest.json", truncate, "manifest"),
+}
+
+
+@pytest.mark.parametrize(("which", "spoil", "reason"), SPOILED.values(), ids=SPOILED.keys())
+def test_an_unreadable_checkpoint_is_refused_by_name(
+    copied: Path,
+    capsys: pytest.CaptureFixture[str],
+    which: Callable[[Path], Path],
+    spoil: Callable[[Path], None],
+    reason: str,
+) -> None:
+    """A resumed run and `checkpoint verify` name the damaged file, exit 65, and train nothing."""
+    path = which(copied)
+    spoil(path)
+    before = (copied / "metrics.jsonl").read_text().count('"step"')
+    code = run_command(["checkpoint", "verify", str(copied)])
+    verified = Ended(code, "", capsys.readouterr().err)
+    resumed = bagpipe("run", "--resume", "--run-dir", str(copied), "--set", "steps=6")
+    for ended in (verified, resumed):
+        line = ended.one_line()
+        assert ended.code == 65, ended
+        assert path.name in line
+        assert reason in line
+    assert (copied / "metrics.jsonl").read_text().count('"step"') == before
+
+
+def test_a_changed_setting_is_refused_on_resume(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A resumed run would not end as the interrupted one: the setting is named."""
+    code = run_command(["run", "--resume", "--run-dir", str(copied), "--set", "embedding.dim=32"])
+    assert code == 78
+    assert "spec.embedding.dim" in Ended(code, "", capsys.readouterr().err).one_line()
+
+
+@pytest.mark.parametrize("command", [["checkpoint", "ls"], ["checkpoint", "verify"], ["evaluate"], ["export"]])
+def test_a_folder_without_checkpoints_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    """Commands that read a checkpoint say where they looked."""
+    code = run_command([*command, str(tmp_path), *([str(tmp_path / "out")] if command == ["export"] else [])])
+    assert code == 65
+    assert str(tmp_path) in Ended(code, "", capsys.readouterr().err).one_line()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_port_in_use_is_named(folder: Path) -> None:
+    """Somebody else listens on the port that the job asks for."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = bagpipe("run", "job.yaml", "--run-dir", "out", "--set", f"oracle.port={port}")
+    line = ended.one_line()
+    assert ended.code == 78, ended
+    assert f"127.0.0.1:{port}" in line
+    assert "another port" in line
+    assert not (folder / "out").exists()
+
+
+def _four_mebibytes() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))
+
+
+def test_a_disk_that_fills_at_a_checkpoint_leaves_no_checkpoint(folder: Path) -> None:
+    """The run ends with 75 and says which file; what was written of the checkpoint is not one."""
+    (folder / "job.yaml").write_text(HEADER + RUN)
+    ended = bagpipe("run", "job.yaml", "--run-dir", "out", "--set", "embedding.dim=512", limit=_four_mebibytes)
+    line = ended.one_line()
+    assert ended.code == 75, ended
+    assert "checkpoints/step-" in line
+    assert not list((folder / "out").rglob("manifest.json"))
+    assert not (folder / "out" / "summary.json").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> list[str]:
+    """The beginning of a command that runs with 8 MiB of disk at `small`, in a mount namespace of its own."""
+    (tmp_path / "small").mkdir()
+    script = f"mount -t tmpfs -o size=8m none {tmp_path / 'small'}"
+    if subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    return ["unshare", "-m", "sh", "-c", f'{script} && "$@"; code=$?; find {tmp_path / "small"} >&3; exit $code', "sh"]
+
+
+def test_a_full_disk_under_the_tables_is_told(folder: Path, small_disk: list[str]) -> None:
+    """Rows that no longer fit on the disk end the run with 75 and a remedy, not with a signal."""
+    (folder / "job.yaml").write_text(HEADER + RUN.replace("memory", "file"))
+    with (folder / "left").open("w") as left:
+        done = subprocess.run(
+            [*small_disk, sys.executable, "-m", "bagpipe", "run", "job.yaml", "--run-dir", "small/out"],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+            preexec_fn=lambda: os.dup2(left.fileno(), 3),
+            pass_fds=(3,),
+        )
+    line = Ended(done.returncode, done.stdout, done.stderr).one_line()
+    assert done.returncode == 75, done
+    assert "no room" in line
+    assert "manifest.json" not in (folder / "left").read_text()
