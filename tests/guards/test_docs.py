@@ -1,9 +1,14 @@
 """Do the pages point at things that exist? Links between pages, paths of the tree, tests named as proof."""
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
+import typer
+
+from bagpipe.cli.main import app
+from bagpipe.configfile import parse_job
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -32,3 +37,38 @@ def test_decisions_are_numbered_without_gaps() -> None:
     """A decision's number is its name for good."""
     numbers = [int(p.name[:4]) for p in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def _blocks(language: str) -> list[str]:
+    """The README's examples in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readmes_job_is_one() -> None:
+    """Every job document that the README shows is accepted, and so is every override that it suggests."""
+    (job,) = _blocks("yaml")
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    overrides = re.findall(r"--set (\w[\w.]*=\w+)", text)
+    assert overrides
+    for override in overrides:
+        parse_job(job, "README.md", [override])
+
+
+def test_the_readmes_commands_exist() -> None:
+    """`bagpipe ...` and `make ...` as the README shows them are commands and targets."""
+    lines = [line.removeprefix("$ ").split("#")[0].split() for b in _blocks("console") for line in b.splitlines()]
+    known = typer.main.get_command(app).commands
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for program, command, *_ in lines:
+        assert command in (known if program == "bagpipe" else targets), (program, command)
+
+
+def test_the_readmes_code_is_python() -> None:
+    """The API example compiles and calls `init_cache` with arguments that it has."""
+    (code,) = _blocks("python")
+    api = ast.parse((ROOT / "bagpipe" / "api.py").read_text(encoding="utf-8"))
+    (signature,) = [n for n in api.body if isinstance(n, ast.FunctionDef) and n.name == "init_cache"]
+    calls = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "init_cache"]
+    used = {k.arg for call in calls for k in call.keywords}
+    assert used
+    assert used <= {a.arg for a in signature.args.kwonlyargs}
