@@ -14,7 +14,7 @@ from bagpipe.errors import Stopped
 from bagpipe.models.base import build_model
 from bagpipe.net.messages import Finished, Stop
 from bagpipe.trainer.checkpointer import Checkpointer
-from bagpipe.trainer.dense import dense_optimizer, wrap_dense
+from bagpipe.trainer.dense import dense_optimizer, dense_reduction, wrap_dense
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import Step, StepPipeline
 
@@ -102,7 +102,8 @@ class Trainer:
         loss = self._loss(logits, labels)
         examples = plan.dense_BF.shape[0]
         # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
-        (loss * (examples * self.members.world_size / plan.num_examples)).backward()
+        with dense_reduction(self.members.rank, plan.step):
+            (loss * (examples * self.members.world_size / plan.num_examples)).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         self.pipeline.finish(step, float(loss.detach()))
