@@ -33,7 +33,7 @@ def single_backward(grads: Any, stride: Any, num_features: Any, inverse: Any, ou
                 target[j] += source[j]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def jagged_forward(rows: Any, inverse: Any, lengths: Any, kinds: Any, pooled: Any, jagged: Any) -> None:
     dim, lookup, other = rows.shape[1], 0, 0
     for b in range(lengths.shape[0]):
@@ -58,7 +58,7 @@ def jagged_forward(rows: Any, inverse: Any, lengths: Any, kinds: Any, pooled: An
             place += 1
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def jagged_backward(
     grads: Any,
     stride: Any,

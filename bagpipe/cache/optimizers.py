@@ -40,11 +40,14 @@ from bagpipe.embedding.record import record_width
 
 __all__ = ["RowUpdater", "accumulate", "gather", "scale_", "scatter"]
 
+BLOCK_ROWS = 512
+"""Rows whose state is copied out at a time: few enough to stay in the processor's cache between loops."""
+
 LearningRate = Callable[[int], float]
 
 
 class RowUpdater:
-    """Applies one row optimizer to records of one width.
+    """Applies one row optimizer to records of one width. Used by one thread at a time.
 
     Args:
         learning_rate: of each step; none: the optimizer's `lr` at every step.
@@ -59,6 +62,7 @@ class RowUpdater:
         self.optimizer, self.dim = optimizer, embedding_dim
         self.record_width = record_width(optimizer, embedding_dim)
         self._learning_rate = learning_rate or (lambda step: optimizer.lr)
+        self._block = np.empty((BLOCK_ROWS, 1 if optimizer.name == "rowwise-adagrad" else embedding_dim), np.float32)
 
     def __repr__(self) -> str:
         return f"RowUpdater({self.optimizer.name}, dim={self.dim}, record={self.record_width})"
@@ -77,42 +81,33 @@ class RowUpdater:
             self._apply_compiled(slab, slots, np.ascontiguousarray(grads_KD, np.float32), lr, step)
 
     def _apply_compiled(self, slab: Floats, slots: npt.NDArray[Any], grads: Floats, lr: float, step: int) -> None:
-        o, minus_lr, eps = (
-            self.optimizer,
-            np.float32(-lr),
-            np.float32(self.optimizer.eps),
-        )
+        o, minus_lr = self.optimizer, np.float32(-lr)
+        if o.name == "sgd" and o.momentum:
+            kernels.momentum_sgd(slab, slots, grads, minus_lr, np.float32(o.momentum))
+        elif o.name == "sgd":
+            kernels.sgd(slab, slots, grads, minus_lr)
+        else:
+            for at in range(0, slots.shape[0], BLOCK_ROWS):
+                part = slice(at, at + BLOCK_ROWS)
+                self._apply_with_root(slab, slots[part], grads[part], lr, step)
+
+    def _apply_with_root(self, slab: Floats, slots: npt.NDArray[Any], grads: Floats, lr: float, step: int) -> None:
+        """The optimizers that divide by a root, one block of rows: state, torch's root, weights."""
+        o, minus_lr, eps = self.optimizer, np.float32(-lr), np.float32(self.optimizer.eps)
         match o.name:
-            case "sgd" if o.momentum:
-                kernels.momentum_sgd(slab, slots, grads, minus_lr, np.float32(o.momentum))
-            case "sgd":
-                kernels.sgd(slab, slots, grads, minus_lr)
             case "adagrad":
-                state = np.empty_like(grads)
+                state = self._block[: slots.shape[0]]
                 kernels.adagrad_state(slab, slots, grads, state)
                 kernels.adagrad_weights(slab, slots, grads, _root(state), minus_lr, eps)
             case "rowwise-adagrad":
-                state = np.empty((grads.shape[0], 1), np.float32)
+                state = self._block[: slots.shape[0]]
                 means = torch.from_numpy(grads).pow(2).mean(dim=1).numpy()
                 kernels.rowwise_state(slab, slots, self.dim, means, state)
-                kernels.adagrad_weights(slab, slots, grads, _root(state), minus_lr, eps)
+                kernels.rowwise_weights(slab, slots, grads, _root(state), minus_lr, eps)
             case "adam":
-                second = np.empty_like(grads)
-                kernels.adam_state(
-                    slab,
-                    slots,
-                    grads,
-                    np.float32(1 - o.beta1),
-                    np.float32(1 - o.beta2),
-                    second,
-                )
-                kernels.adam_weights(
-                    slab,
-                    slots,
-                    _root(second),
-                    np.float32(-_step_size(o, lr, step)),
-                    eps,
-                )
+                second = self._block[: slots.shape[0]]
+                kernels.adam_state(slab, slots, grads, np.float32(1 - o.beta1), np.float32(1 - o.beta2), second)
+                kernels.adam_weights(slab, slots, _root(second), np.float32(-_step_size(o, lr, step)), eps)
 
     def _apply_torch(
         self,
