@@ -108,8 +108,12 @@ def init_cache(
         lookahead=lookahead_value,
         optimizer=row_optimizer(emb_optim, emb_optim_params or {}),
     )
-    described = Job(metadata=Metadata(name=job), spec=JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers)))
-    return BagCache(described, wishes, device=torch.device(device), rank=training_worker_id, attempt=attempt, logger=logger)
+    described = Job(
+        metadata=Metadata(name=job), spec=JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers))
+    )
+    return BagCache(
+        described, wishes, device=torch.device(device), rank=training_worker_id, attempt=attempt, logger=logger
+    )
 
 
 _ADAM = ("adam", {"lr": 0.001, "eps": 1e-8}, {"lr": "lr", "eps": "eps"})
@@ -186,7 +190,9 @@ class BagCache:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __iter__(self) -> Iterator[BatchDict]:
@@ -220,7 +226,7 @@ class BagCache:
         indices = self._batch.local_indices(ls_i)
         # One lookup for all tables: each would sum a gradient as large as all of the batch's rows.
         found_ND = gather_rows(self._batch.step.rows[0], np.concatenate([i.reshape(-1) for i in indices]))
-        parts = found_ND.split([i.size for i in indices])
+        parts = torch.split(found_ND, [i.size for i in indices])
         return [part.view(*index.shape, -1) for part, index in zip(parts, indices, strict=True)]
 
     def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -339,5 +345,8 @@ class _Batch:
         if not np.array_equal(keys_K[local], wanted):
             strange = ids[keys_K[local] != wanted].reshape(-1)[0]
             name = self._group.feature_names[feature]
-            raise ConfigError(f"get_emb: id {strange} of feature {name} is not in this batch; pass ids of the current one")
-        return local.astype(np.int64, copy=False)
+            raise ConfigError(
+                f"get_emb: id {strange} of feature {name} is not in this batch; pass ids of the current one"
+            )
+        found: npt.NDArray[np.int64] = local.astype(np.int64, copy=False)
+        return found

@@ -1,6 +1,6 @@
 """How many rows a second one core reads from and writes to a shard, beside its memory's speed.
 
-    python benchmarks/shard_rows.py [--rows 10_000_000] [--dim 48] [--json FILE]
+python benchmarks/shard_rows.py [--rows 10_000_000] [--dim 48] [--json FILE]
 """
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bagpipe.batch import Keys
 from bagpipe.config import RowOptimizer
 from bagpipe.embedding.initial import Newborn
 from bagpipe.embedding.shard import RowStore
@@ -39,7 +40,9 @@ def memcpy_gigabytes_per_second() -> float:
 
 def measure(num_rows: int, dim: int) -> dict[str, float]:
     """Million rows a second, by operation."""
-    group = TableLayout.of([Table(name="t", num_embeddings=num_rows, embedding_dim=dim, feature_names=("t",))]).groups[0]
+    group = TableLayout.of([Table(name="t", num_embeddings=num_rows, embedding_dim=dim, feature_names=("t",))]).groups[
+        0
+    ]
     store = RowStore(
         group, RowOptimizer(name="sgd"), Newborn(group, seed=0, init_scale=None), shard=0, num_shards=1, directory=None
     )
@@ -50,13 +53,26 @@ def measure(num_rows: int, dim: int) -> dict[str, float]:
     uniform = [np.unique(rng.integers(0, num_rows, 16_500))[:16_000] for _ in range(REPEATS + 1)]
     skewed = [np.unique(num_rows * rng.random(120_000) ** 6).astype(np.int64)[:53_000] for _ in range(REPEATS + 1)]
     results = {}
-    for name, sets in (("16k uniform", uniform), ("53k skewed", [np.unique(s) for s in skewed])):
-        sets = [rng.permutation(s) for s in sets]
-        count = statistics.median(s.size for s in sets)
-        rows = np.ones((max(s.size for s in sets), dim), np.float32)
-        results[f"gather {name}"] = count / median_seconds(lambda i: store.read(sets[i], 0) and None) / 1e6
-        results[f"update {name}"] = count / median_seconds(lambda i: store.write(sets[i], rows[: sets[i].size])) / 1e6
+    for name, sets in (("16k uniform", uniform), ("53k skewed", skewed)):
+        results |= measure_sets(store, name, [rng.permutation(s) for s in sets])
     return results
+
+
+def measure_sets(store: RowStore, name: str, sets: list[Keys]) -> dict[str, float]:
+    """Read and write each set of ids once."""
+    count = statistics.median(s.size for s in sets)
+    rows = np.ones((max(s.size for s in sets), store.embedding_dim), np.float32)
+
+    def gather(number: int) -> None:
+        store.read(sets[number], 0)
+
+    def update(number: int) -> None:
+        store.write(sets[number], rows[: sets[number].size])
+
+    return {
+        f"gather {name}": count / median_seconds(gather) / 1e6,
+        f"update {name}": count / median_seconds(update) / 1e6,
+    }
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ gathered weights of a step to the model as a leaf tensor. The cache knows no key
 sockets.
 """
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from bagpipe.batch import Floats
@@ -100,7 +101,7 @@ class DeviceCache:
         self._device = device
         self._slab = torch.zeros((num_slots, self.record_width), device=device)
         self._updater = RowUpdater(optimizer, embedding_dim)
-        self._copies = torch.cuda.Stream(device)
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         return f"DeviceCache({self._device}, slots={self._slab.shape[0]}, record={self.record_width})"
@@ -136,7 +137,7 @@ class DeviceCache:
         gradients = gradients_KD if isinstance(gradients_KD, torch.Tensor) else self._to_device(gradients_KD)
         self._updater.apply(self._slab, self._to_device(slots), gradients, step)
 
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:  # type: ignore[type-arg]
+    def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """Through pinned memory, on the side stream; the default stream waits for it, the host does not."""
         with torch.cuda.stream(self._copies):
             pinned = torch.from_numpy(np.ascontiguousarray(array)).pin_memory()

@@ -52,7 +52,7 @@ def model_digest(directory: Path) -> str:
     manifest = checkpoint.manifest
     total = hashlib.sha256()
     layout = manifest.layout
-    by_table: dict[int, "hashlib._Hash"] = {}
+    by_table: dict[int, hashlib._Hash] = {}
     for number, group in enumerate(layout.groups):
         bounds = np.array([*group.offsets, group.num_rows], np.int64)
         for keys, records in sorted_rows(checkpoint, number):

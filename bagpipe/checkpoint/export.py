@@ -77,7 +77,11 @@ def _write_tables(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def _overwrite_touched(
-    checkpoint: Checkpoint, number: int, content: "np.memmap[tuple[int], np.dtype[np.uint8]]", start: int, offsets: dict[str, int]
+    checkpoint: Checkpoint,
+    number: int,
+    content: "np.memmap[tuple[int], np.dtype[np.uint8]]",
+    start: int,
+    offsets: dict[str, int],
 ) -> None:
     group = checkpoint.manifest.layout.groups[number]
     bounds = np.array([*group.offsets, group.num_rows], np.int64)

@@ -88,10 +88,14 @@ class Checkpoint:
                 f"{path}: expected {file.num_bytes} bytes, found {num_bytes}; the checkpoint is truncated, use another"
             )
         if checksum != file.sha256:
-            raise CheckpointError(f"{path}: its checksum differs from the manifest's; the checkpoint is corrupt, use another")
+            raise CheckpointError(
+                f"{path}: its checksum differs from the manifest's; the checkpoint is corrupt, use another"
+            )
 
 
-def _tensor(content: npt.NDArray[np.uint8], begin: int, entry: dict[str, Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+def _tensor(
+    content: npt.NDArray[np.uint8], begin: int, entry: dict[str, Any], dtype: npt.DTypeLike
+) -> npt.NDArray[Any]:
     """A tensor of a safetensors file as a view of its bytes."""
     first, last = entry["data_offsets"]
     return content[begin + first : begin + last].view(dtype).reshape(entry["shape"])
@@ -108,7 +112,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         content = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(
-            f"{directory}: no {FILE_NAME}, so this is no complete checkpoint; `bagpipe checkpoint ls` lists complete ones"
+            f"{directory}: no {FILE_NAME}, so it is no complete checkpoint; `bagpipe checkpoint ls` lists those"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None

@@ -52,9 +52,8 @@ class Encoder:
         return f"Encoder({self.encoding}, tables={len(self.layout.tables)}, rows={self.layout.num_rows})"
 
     def encode(self, block: RawBlock) -> Examples:
-        """
-        Raises:
-            DataError: an id is out of range of its table.
+        """Raises:
+        DataError: an id is out of range of its table.
         """
         return Examples(block.labels_BL, block.dense_BF, tuple(self._block(g, block) for g in self._groups))
 

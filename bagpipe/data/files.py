@@ -39,7 +39,7 @@ class InputFile:
         """The raw bytes, still compressed."""
         with _reading(self.name), ExitStack() as stack:
             if "://" in self.name:
-                yield cast(IO[bytes], stack.enter_context(_remote(self.name)[0].open(self.name, "rb")))
+                yield cast("IO[bytes]", stack.enter_context(_remote(self.name)[0].open(self.name, "rb")))
             else:
                 yield stack.enter_context(open(self.name, "rb"))
 
@@ -115,7 +115,7 @@ def _decompressed(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
         return
     with openers[kind](raw) as stream:
         try:
-            yield cast(IO[bytes], stream)
+            yield cast("IO[bytes]", stream)
         except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(f"{name}: unreadable {kind} data ({error}); {_TRUNCATED}") from error
 
@@ -173,7 +173,7 @@ def _remote(url: str) -> tuple[Any, str]:
             f"{url}: URLs need fsspec; `pip install fsspec` and the package of this store (s3fs, gcsfs)"
         ) from error
     try:
-        return cast(tuple[Any, str], core.url_to_fs(url))
+        return cast("tuple[Any, str]", core.url_to_fs(url))
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{url}: this kind of URL cannot be opened ({error})") from error
 

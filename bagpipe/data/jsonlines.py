@@ -41,9 +41,8 @@ class JsonLines:
 
     @classmethod
     def open(cls, files: Sequence[InputFile], *, skip_bad: bool = False) -> "JsonLines":
-        """
-        Raises:
-            DataError: the first line is not such a record.
+        """Raises:
+        DataError: the first line is not such a record.
         """
         first = next((f for f in files if f.size), files[0])
         line = read_head(first, 4 << 20).lstrip().split(b"\n", 1)[0]

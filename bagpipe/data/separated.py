@@ -6,7 +6,7 @@ Avazu: a header names the columns; `id` is dropped, `hour` (YYMMDDHH) becomes ho
 everything else is categorical; there are no dense features.
 """
 
-import datetime
+import datetime as dt
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,9 +71,8 @@ class AvazuText:
 
     @classmethod
     def open(cls, files: Sequence[InputFile], *, skip_bad: bool = False) -> "AvazuText":
-        """
-        Raises:
-            DataError: the first line is not Avazu's header.
+        """Raises:
+        DataError: the first line is not Avazu's header.
         """
         first = next((f for f in files if f.size), files[0])
         columns = tuple(read_head(first).split(b"\n", 1)[0].decode("utf-8", "replace").strip().split(","))
@@ -170,7 +169,7 @@ def _hour_and_weekday(codes: Codes, file: str, lines: npt.NDArray[np.int64]) -> 
     weekdays = np.zeros(len(days), np.uint64)
     for i, day in enumerate(days.tolist()):
         try:
-            date = datetime.datetime.strptime(int(day).to_bytes(6, "big").decode("ascii"), "%y%m%d")
+            date = dt.datetime.strptime(int(day).to_bytes(6, "big").decode("ascii"), "%y%m%d")
         except (ValueError, OverflowError) as error:
             line = int(lines[np.flatnonzero(which == i)[0]])
             raise DataError(

@@ -73,7 +73,12 @@ class EmbeddingClient:
     """
 
     def __init__(
-        self, connections: Sequence[Connection], *, rank: int, widths: Sequence[tuple[int, int]], deadline_seconds: float
+        self,
+        connections: Sequence[Connection],
+        *,
+        rank: int,
+        widths: Sequence[tuple[int, int]],
+        deadline_seconds: float,
     ) -> None:
         self._shards = [_Shard(c) for c in connections]
         self._rank, self._widths, self._deadline = rank, tuple(widths), deadline_seconds

@@ -56,8 +56,8 @@ class Gate(Generic[WriteBackT, FetchT]):
             held, self.held = self.held, deque()
             for rank, step, checkpoint, what in held:
                 self.write_back(rank, step, checkpoint=checkpoint, what=what)
-        ready = [what for after, what in self.parked if self.marks.reached(after)]
+        ready = [fetch for after, fetch in self.parked if self.marks.reached(after)]
         if ready:
-            self.parked = [(after, what) for after, what in self.parked if not self.marks.reached(after)]
-            for what in ready:
-                self.answer(what)
+            self.parked = [(after, fetch) for after, fetch in self.parked if not self.marks.reached(after)]
+            for fetch in ready:
+                self.answer(fetch)

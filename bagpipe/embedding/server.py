@@ -6,7 +6,6 @@ the oracle says that the job is over. Nothing here imports torch.
 """
 
 import logging
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

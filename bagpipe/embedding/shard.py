@@ -11,8 +11,6 @@ it acknowledges. What was interrupted is sent again, and writing a record twice 
 Key k belongs to shard `k % num_shards` and is number `k // num_shards` there.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from bagpipe.embedding.record import record_width, set_initial_state
 from bagpipe.embedding.storage import Storage
 from bagpipe.errors import WireError
 from bagpipe.prefetch import prefetch_row, prefetch_rows
-from bagpipe.tables import TableLayout, WidthGroup
+from bagpipe.tables import WidthGroup
 
 RESERVE_ROWS = 1 << 14
 """Rows by which the reserved part of the files grows."""

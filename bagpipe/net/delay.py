@@ -18,4 +18,8 @@ def message_delay() -> Callable[[], None]:
         return lambda: None
     draw = random.Random()  # schedules should differ from run to run: results may not
     never = threading.Event()
-    return lambda: never.wait(longest * draw.random() ** 3) and None
+
+    def hold() -> None:
+        never.wait(longest * draw.random() ** 3)
+
+    return hold

@@ -43,7 +43,8 @@ class Hello(Message, kw_only=True):
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `init_cache`: they complete the job, or must agree with it. Whoever sends them also
-    gets the key of every row (`GroupPlan.keys_K`), because `get_emb` takes ids."""
+    gets the key of every row (`GroupPlan.keys_K`), because `get_emb` takes ids.
+    """
 
     table_sizes: tuple[int, ...]
     embedding_dim: int
@@ -228,7 +229,8 @@ class Pong(Message, kw_only=True):
 
 class Exchange(Message, kw_only=True):
     """Rows or gradients of one step from one trainer; one array for each width group follows
-    (two for `values`: values, then records)."""
+    (two for `values`: values, then records).
+    """
 
     attempt: int
     step: int

@@ -60,15 +60,17 @@ class Context:
 
     def __init__(self, transport: TransportConfig) -> None:
         self.transport = transport
+        self._keys = CurveKeys.load(_curve_dir()) if transport.security == "curve" else None
         self._zmq = zmq.Context()
         self._open: list[Listener | Connection] = []
-        self._keys = CurveKeys.load(_curve_dir()) if transport.security == "curve" else None
         self._guard = self._keys.guard(self._zmq) if self._keys is not None else None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -138,7 +140,9 @@ class _Socket:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -232,7 +236,9 @@ class Connection(_Socket):
             elif event == zmq.EVENT_DISCONNECTED and self._down_since is None:
                 self._down_since = time.monotonic()
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                raise ConfigError(f"{self.peer} at {self.endpoint} refused our key; every role needs the job's own keys")
+                raise ConfigError(
+                    f"{self.peer} at {self.endpoint} refused our key; every role needs the job's own keys"
+                )
 
     def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
         """Queue a message; returns at once. Arrays must not change until they are on the wire.

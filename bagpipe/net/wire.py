@@ -6,9 +6,11 @@ in several frames, because large frames cost the transport two to three times as
 Nothing is unpickled, only listed element types exist, and every length is checked before it is used.
 """
 
+import functools
+import operator
 from collections.abc import Iterable, Sequence
 from math import prod
-from typing import Any, Union
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -44,21 +46,17 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
-_message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
-    Union[_MESSAGE_TYPES]
-)
+_message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(functools.reduce(operator.or_, _MESSAGE_TYPES))
 
 
 def encode(message: Message, arrays: Sequence[Array] = ()) -> list[Frame]:
     """The frames of a message. Contiguous arrays are not copied, so they must not change until sent."""
     tight = [np.ascontiguousarray(a) for a in arrays]
-    envelope = _Envelope(
-        tuple((_CODE_OF[a.dtype], a.shape) for a in tight), msgspec.Raw(_encoder.encode(message))
-    )
+    envelope = _Envelope(tuple((_CODE_OF[a.dtype], a.shape) for a in tight), msgspec.Raw(_encoder.encode(message)))
     frames: list[Frame] = [_encoder.encode(envelope)]
     for array in tight:
         if array.nbytes:
-            whole = memoryview(array.reshape(-1).view(np.uint8))
+            whole = array.reshape(-1).view(np.uint8).data
             frames += [whole[at : at + FRAME_BYTES] for at in range(0, array.nbytes, FRAME_BYTES)]
     return frames
 

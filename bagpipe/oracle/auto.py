@@ -54,7 +54,9 @@ def resolve(spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int]) -> R
         slots = tuple(max(1, min(r, g.num_rows)) for r, g in zip(rows, groups, strict=True))
         return Resolved(lookahead, slots, f"cacheRows auto: within {budget >> 20} MiB of memory on each trainer")
     if spec.cache_rows < len(groups):
-        raise ConfigError(f"spec.cacheRows: {spec.cache_rows} rows cannot serve {len(groups)} embedding widths; raise it")
+        raise ConfigError(
+            f"spec.cacheRows: {spec.cache_rows} rows cannot serve {len(groups)} embedding widths; raise it"
+        )
     shares = _divide(spec.cache_rows, lookups)
     return Resolved(lookahead, shares, "cacheRows as given, divided over widths by their number of features")
 
@@ -79,9 +81,13 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> JobSp
     dims = {t.embedding_dim for t in layout.tables}
     for wish in wishes:
         if wish.table_sizes and wish.table_sizes != sizes:
-            raise ConfigError(f"init_cache: ln_emb is {list(wish.table_sizes)}, but the job's tables have {list(sizes)} rows")
+            raise ConfigError(
+                f"init_cache: ln_emb is {list(wish.table_sizes)}, but the job's tables have {list(sizes)} rows"
+            )
         if dims != {wish.embedding_dim}:
-            raise ConfigError(f"init_cache: emb_size is {wish.embedding_dim}, but the job's tables have width {sorted(dims)}")
+            raise ConfigError(
+                f"init_cache: emb_size is {wish.embedding_dim}, but the job's tables have width {sorted(dims)}"
+            )
     embedding = spec.embedding
     if first.optimizer is not None:
         embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)

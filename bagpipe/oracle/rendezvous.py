@@ -30,7 +30,9 @@ class Rendezvous:
         Refused: a role that this job does not have, or a second process in the place of a living one
         (its address differs: the first must end, or keep its address, before another takes over).
         """
-        places, count = (self.servers, self.num_servers) if hello.role == "server" else (self.trainers, self.num_trainers)
+        places, count = (
+            (self.servers, self.num_servers) if hello.role == "server" else (self.trainers, self.num_trainers)
+        )
         if hello.role not in ("server", "trainer") or not 0 <= hello.index < count:
             return Refused(
                 reason=f"{hello.role} {hello.index} registered, but the job has {self.num_servers} servers and "

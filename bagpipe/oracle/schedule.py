@@ -6,6 +6,7 @@ as evenly as a full one.
 """
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -28,7 +29,7 @@ def slice_lookups(block: SparseBlock, examples: npt.NDArray[np.int64], num_featu
     if block.lengths_BT is None:
         return Lookups(block.keys_N, examples * num_features, (None,) * (examples.size - 1))
     ends = np.concatenate(([0], block.lengths_BT.sum(axis=1, dtype=np.int64).cumsum()))
-    lengths = tuple(block.lengths_BT[a:b] for a, b in zip(examples[:-1], examples[1:], strict=True))
+    lengths = tuple(block.lengths_BT[a:b] for a, b in itertools.pairwise(examples.tolist()))
     return Lookups(block.keys_N, ends[examples], lengths)
 
 
@@ -102,9 +103,7 @@ class TrainingSchedule:
     def _plan(self, batch: Batch, *, checkpoint: bool) -> tuple[BatchPlan, ...]:
         groups = [planner.plan(checkpoint=checkpoint) for planner in self.planners]
         if self.with_keys:
-            groups = [
-                add_keys(plans, block) for plans, block in zip(groups, batch.sparse, strict=True)
-            ]
+            groups = [add_keys(plans, block) for plans, block in zip(groups, batch.sparse, strict=True)]
         plans = assemble(batch, self.step, groups, training=True, checkpoint=checkpoint)
         self.step += 1
         return plans

@@ -23,7 +23,18 @@ from bagpipe.config import Job
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
 from bagpipe.evaluation import evaluate
-from bagpipe.net.messages import Finished, Hello, Message, NeedPlans, NoMorePlans, Refused, StepDone, Stop, Topology, Wait
+from bagpipe.net.messages import (
+    Finished,
+    Hello,
+    Message,
+    NeedPlans,
+    NoMorePlans,
+    Refused,
+    StepDone,
+    Stop,
+    Topology,
+    Wait,
+)
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
 from bagpipe.oracle.auto import Resolved, grant, resolve
@@ -301,7 +312,9 @@ class Oracle:
                 log.warning("ignored an unexpected %s", type(message).__name__)
 
     def _register(self, peer: bytes, hello: Hello) -> None:
-        refused = check_hello(hello, job=self.job.metadata.name, attempt=self.attempt) or self.rendezvous.register(hello)
+        refused = check_hello(hello, job=self.job.metadata.name, attempt=self.attempt) or self.rendezvous.register(
+            hello
+        )
         if refused is not None:
             log.warning("refused %s %s: %s", hello.role, hello.index, refused.reason)
             self.listener.send(peer, refused)

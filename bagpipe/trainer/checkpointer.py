@@ -49,9 +49,7 @@ class Checkpointer:
         model: the dense model itself, not its DDP wrapper; None: checkpoints hold rows only.
     """
 
-    def __init__(
-        self, members: Membership, model: nn.Module | None, optimizer: torch.optim.Optimizer | None
-    ) -> None:
+    def __init__(self, members: Membership, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> None:
         self.members, self.model, self.optimizer = members, model, optimizer
         self.root = Path(members.topology.checkpoint_dir)
         self._draft: _Draft | None = None
@@ -119,7 +117,7 @@ class Checkpointer:
                 return
             if time.monotonic() - self._draft.begun > SNAPSHOT_SECONDS:
                 raise PeerLost(
-                    f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the servers' snapshots of step {self._draft.plan.step}; "
+                    f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the snapshots of step {self._draft.plan.step}; "
                     "look at the embedding servers' logs"
                 )
             self.members.servers.poll(ASK_SECONDS / 2)

@@ -6,13 +6,14 @@ acknowledgement: a message is awaited exactly where the plan lists rows for it.
 
 import time
 from collections.abc import Sequence
+from typing import Literal
 
 from bagpipe.batch import Floats
 from bagpipe.errors import PeerLost
 from bagpipe.net.messages import Exchange
 from bagpipe.net.sockets import Connection, Listener
 
-Kind = str
+Kind = Literal["gradients", "eager", "deferred"]
 
 
 class PeerExchange:

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from bagpipe.config import Job
 from bagpipe.embedding.client import EmbeddingClient
@@ -113,14 +115,12 @@ def _host(endpoint: str) -> str:
     return endpoint.removeprefix("tcp://").rpartition(":")[0]
 
 
-def _dense_store(job: Job, rank: int, endpoint: str) -> dist.TCPStore | None:
+def _dense_store(job: Job, rank: int, endpoint: str) -> TCPStore | None:
     """Rank 0 holds the store through which the process group forms."""
     if job.spec.trainers.replicas == 1 or rank != 0:
         return None
     world = job.spec.trainers.replicas
-    return dist.TCPStore(
-        _host(endpoint), 0, world, is_master=True, timeout=_timeout(job), wait_for_workers=False
-    )
+    return TCPStore(_host(endpoint), 0, world, is_master=True, timeout=_timeout(job), wait_for_workers=False)
 
 
 def _timeout(job: Job) -> timedelta:
@@ -128,7 +128,7 @@ def _timeout(job: Job) -> timedelta:
 
 
 def _process_group(
-    topology: Topology, store: dist.TCPStore | None, rank: int, device: torch.device, job: Job
+    topology: Topology, store: TCPStore | None, rank: int, device: torch.device, job: Job
 ) -> dist.ProcessGroup | None:
     """A group of the trainers' own: gloo on CPUs, NCCL on GPUs.
 
@@ -143,14 +143,16 @@ def _process_group(
         # gloo otherwise listens on whatever address the host's name resolves to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if store is None:
-        store = dist.TCPStore(host, int(port), world, is_master=False, timeout=_timeout(job), wait_for_workers=False)
+        store = TCPStore(host, int(port), world, is_master=False, timeout=_timeout(job), wait_for_workers=False)
     group = dist.ProcessGroup(store, rank, world)
+    backend: Any
     if device.type == "cuda":
         kind = dist.ProcessGroup.BackendType.NCCL
-        backend: dist.Backend = dist.ProcessGroupNCCL(dist.PrefixStore("dense", store), rank, world)
+        backend = dist.ProcessGroupNCCL(PrefixStore("dense", store), rank, world, dist.ProcessGroupNCCL.Options())
     else:
         kind = dist.ProcessGroup.BackendType.GLOO
-        backend = dist.ProcessGroupGloo(dist.PrefixStore("dense", store), rank, world, _timeout(job))
-    group._set_default_backend(kind)
-    group._register_backend(device, kind, backend)
+        backend = dist.ProcessGroupGloo(PrefixStore("dense", store), rank, world, _timeout(job))
+    # torch has no public way to a group outside its registry; these two are what `new_group` itself calls.
+    group._set_default_backend(kind)  # noqa: SLF001
+    group._register_backend(device, kind, backend)  # noqa: SLF001
     return group

@@ -7,10 +7,10 @@ comes from the plan. The class does no arithmetic beyond the sum of row gradient
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Iterator
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ class StepPipeline:
             remaining = limit - time.monotonic()
             self._take_plan(*self.oracle.receive(remaining, waiting_for="a plan", step=self.next_step))
 
-    def _take_plan(self, message: object, arrays: list[np.ndarray]) -> None:  # type: ignore[type-arg]
+    def _take_plan(self, message: object, arrays: list[Any]) -> None:
         match message:
             case Plan():
                 plan = unpack_plan(message, arrays)
@@ -164,7 +164,9 @@ class StepPipeline:
         if plan.checkpoint:
             with step.waiting_for("values"):
                 self._receive_deferred(before=plan.step + 1)
-            leaving = [_joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)]
+            leaving = [
+                _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)
+            ]
         with step.waiting_for("write_back"):
             self.servers.write_back(plan.step, leaving, checkpoint=plan.checkpoint)
         self._report(step, loss)
@@ -217,7 +219,8 @@ class StepPipeline:
         return [total[p.update_K] * scale for total, p in zip(totals, plan.groups, strict=True)]
 
     def _send_values(self, plan: BatchPlan) -> None:
-        for kind in ("eager", "deferred"):
+        kinds: tuple[Literal["eager"], Literal["deferred"]] = ("eager", "deferred")
+        for kind in kinds:
             for peer in self._others():
                 lists = [_lists(p.send, kind) for p in plan.groups]
                 if any(v[peer].size or r[peer].size for v, r in lists):
@@ -226,7 +229,7 @@ class StepPipeline:
                         arrays += [cache.take_values(values[peer]), cache.take_records(records[peer])]
                     self.peers.send(peer, plan.step, kind, arrays)
 
-    def _receive(self, plan: BatchPlan, kind: str) -> None:
+    def _receive(self, plan: BatchPlan, kind: Literal["eager", "deferred"]) -> None:
         for peer in self._others():
             lists = [_lists(p.receive, kind) for p in plan.groups]
             if any(v[peer].size or r[peer].size for v, r in lists):
@@ -252,7 +255,7 @@ def _gradient(rows: torch.Tensor) -> Floats:
     return array
 
 
-def _lists(transfer: Transfer, kind: str) -> tuple[PeerLists, PeerLists]:
+def _lists(transfer: Transfer, kind: Literal["eager", "deferred"]) -> tuple[PeerLists, PeerLists]:
     """(values, records) that are eager or deferred."""
     if kind == "eager":
         return transfer.eager_values, transfer.eager_records

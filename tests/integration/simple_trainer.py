@@ -10,7 +10,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch import nn, optim
-from torch.nn.parallel import DistributedDataParallel as DDP
+from torch.nn.parallel import DistributedDataParallel
 
 from bagpipe import BagCache, init_cache
 
@@ -51,8 +51,8 @@ def main(rank: int, world: int, store: str) -> None:
     )
     model = SimpleModel(len(SIZES), cache)
     dist.init_process_group("gloo", init_method=f"file://{store}", world_size=world, rank=rank)
-    model.top_mlp = DDP(model.top_mlp)
-    model.bot_mlp = DDP(model.bot_mlp)
+    model.top_mlp = DistributedDataParallel(model.top_mlp)
+    model.bot_mlp = DistributedDataParallel(model.bot_mlp)
     optimizer = optim.SGD([{"params": model.top_mlp.parameters()}, {"params": model.bot_mlp.parameters()}], lr=0.1)
     losses = []
     with cache:

@@ -61,7 +61,11 @@ def train(directory: Path, lookahead: int) -> tuple[list[dict[str, Any]], str]:
         )
         trainers = [
             stack.enter_context(
-                started([str(SCRIPT), str(rank), "2", str(directory / "store")], MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+                started(
+                    [str(SCRIPT), str(rank), "2", str(directory / "store")],
+                    MASTER_ADDR="127.0.0.1",
+                    MASTER_PORT=str(port),
+                )
             )
             for rank in range(2)
         ]
@@ -89,7 +93,11 @@ def test_the_papers_model_trains(tmp_path: Path) -> None:
     [
         (torch.optim.SGD, {"lr": 0.5, "momentum": 0.9}, {"name": "sgd", "lr": 0.5, "momentum": 0.9}),
         (torch.optim.Adagrad, {}, {"name": "adagrad", "lr": 0.01, "eps": 1e-10}),
-        (torch.optim.Adam, {"betas": (0.8, 0.9)}, {"name": "adam", "lr": 0.001, "beta1": 0.8, "beta2": 0.9, "eps": 1e-8}),
+        (
+            torch.optim.Adam,
+            {"betas": (0.8, 0.9)},
+            {"name": "adam", "lr": 0.001, "beta1": 0.8, "beta2": 0.9, "eps": 1e-8},
+        ),
     ],
 )
 def test_optimizers_map_to_their_sparse_form(kind: type, options: dict[str, Any], expected: dict[str, Any]) -> None:

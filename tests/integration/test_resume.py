@@ -46,13 +46,12 @@ SLOW = {"BAGPIPE_DELAY_SECONDS": "0.03"}
 def bagpipe(*arguments: str, **extra: str) -> subprocess.Popen[bytes]:
     """The command line, its output kept in a file that has no other name."""
     with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "bagpipe.cli.main", *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1"} | extra,
         )
-    return process
 
 
 def finish(process: subprocess.Popen[bytes], code: int = 0) -> None:

@@ -88,7 +88,12 @@ def job_of(setting: Setting, **more: Any) -> Job:
         "data": {
             "format": "synthetic",
             "shuffle": "after-first",
-            "synthetic": {"examples": EXAMPLES, "tableSizes": sizes, "numDense": 5, "multiHot": 3 if setting.jagged else 1},
+            "synthetic": {
+                "examples": EXAMPLES,
+                "tableSizes": sizes,
+                "numDense": 5,
+                "multiHot": 3 if setting.jagged else 1,
+            },
         },
         "embedding": {"dim": 8, "optimizer": OPTIMIZERS[setting.optimizer]},
         "optimizer": {"name": "adam", "lr": 0.01},

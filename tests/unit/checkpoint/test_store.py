@@ -122,7 +122,7 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     """A truncated manifest is an error that names it."""
     directory = save(tmp_path, 5)
     truncate(directory / "manifest.json")
-    with pytest.raises(CheckpointError, match="manifest.json: not a manifest"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json: not a manifest"):
         open_checkpoint(directory)
 
 
@@ -130,11 +130,17 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     ("tables", "widths", "reason"),
     [
         (TABLES[:2], (4, 2), "table c is only in the checkpoint"),
-        ((*TABLES[:2], Table(name="c", num_embeddings=21, embedding_dim=4, feature_names=("c",))), (4, 2), "table c has 20"),
+        (
+            (*TABLES[:2], Table(name="c", num_embeddings=21, embedding_dim=4, feature_names=("c",))),
+            (4, 2),
+            "table c has 20",
+        ),
         (TABLES, (8, 4), "records are"),
     ],
 )
-def test_foreign_checkpoints_are_refused(tmp_path: Path, tables: tuple[Table, ...], widths: tuple[int, ...], reason: str) -> None:
+def test_foreign_checkpoints_are_refused(
+    tmp_path: Path, tables: tuple[Table, ...], widths: tuple[int, ...], reason: str
+) -> None:
     """A checkpoint of other tables or another optimizer is refused by the name of what differs."""
     manifest = open_checkpoint(save(tmp_path, 5)).manifest
     with pytest.raises(CheckpointError, match=reason):

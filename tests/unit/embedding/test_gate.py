@@ -1,9 +1,8 @@
 """A shard's order: no fetch before what it depends on, no snapshot that holds too much or too little."""
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import numpy as np
 
 from bagpipe.embedding.gate import Gate
 from bagpipe.embedding.watermark import Watermarks
@@ -29,7 +28,7 @@ class World:
 def test_any_order_of_arrival(data: st.DataObject, trainers: int, steps: int, every: int) -> None:
     """Whatever the order between trainers, and with write-backs sent twice, snapshots are exact and nothing is lost."""
     world = World(trainers)
-    waiting = {rank: 0 for rank in range(trainers)}
+    waiting = dict.fromkeys(range(trainers), 0)
     while any(step < steps for step in waiting.values()):
         rank = data.draw(st.sampled_from([r for r, step in waiting.items() if step < steps]))
         step = waiting[rank]

@@ -24,6 +24,13 @@ def context() -> Iterator[Context]:
         yield made
 
 
+@pytest.fixture
+def outside() -> Iterator[zmq.Context]:
+    """Where a stranger's sockets come from."""
+    with zmq.Context() as made:
+        yield made
+
+
 def test_request_and_answer(context: Context) -> None:
     """A request with a large array arrives whole, and the answer finds its way back."""
     listener = context.listen("tcp://127.0.0.1:0")
@@ -57,10 +64,10 @@ def test_a_dead_peer_is_noticed_long_before_the_deadline(context: Context) -> No
     assert time.monotonic() - begun < 5
 
 
-def test_malformed_messages_are_dropped(context: Context) -> None:
+def test_malformed_messages_are_dropped(context: Context, outside: zmq.Context) -> None:
     """Noise from a stranger does not end a listener."""
     listener = context.listen("tcp://127.0.0.1:0")
-    stranger = zmq.Context.instance().socket(zmq.DEALER)
+    stranger = outside.socket(zmq.DEALER)
     stranger.connect(listener.endpoint)
     stranger.send_multipart([b"noise", b"more"])
     connection = context.connect(listener.endpoint, peer="server")
@@ -96,7 +103,7 @@ def test_foreign_hellos_are_refused(change: dict[str, object], reason: str) -> N
     assert check_hello(Hello(job="job", attempt=1, role="trainer", index=0), job="job", attempt=1) is None
 
 
-def test_curve_admits_only_the_jobs_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curve_admits_only_the_jobs_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: zmq.Context) -> None:
     """With keys, the job's roles talk to each other and a stranger with keys of its own gets nothing through."""
     secure = TransportConfig(dead_peer_seconds=0.5, security="curve")
     CurveKeys.create(tmp_path / "ours")
@@ -105,13 +112,17 @@ def test_curve_admits_only_the_jobs_key(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv(CURVE_DIR, str(tmp_path / "ours"))
     with Context(secure) as context:
         listener = context.listen("tcp://127.0.0.1:0")
-        stranger = zmq.Context.instance().socket(zmq.DEALER)
-        stranger.curve_serverkey, stranger.curve_publickey, stranger.curve_secretkey = ours.public, theirs.public, theirs.secret
+        stranger = outside.socket(zmq.DEALER)
+        stranger.curve_serverkey, stranger.curve_publickey, stranger.curve_secretkey = (
+            ours.public,
+            theirs.public,
+            theirs.secret,
+        )
         stranger.connect(listener.endpoint)
         stranger.send_multipart([b"let me in"])
         connection = context.connect(listener.endpoint, peer="server")
         connection.send(Ping())
-        peer, message, _ = listener.poll(5)[0]
+        _, message, _ = listener.poll(5)[0]
         assert message == Ping()
         assert not listener.poll(0.3)
         stranger.close(0)
