@@ -78,7 +78,8 @@ def _estimate(
 
     from bagpipe.oracle.estimate import estimate
 
-    batches = islice(dataset.train_batches(spec.batch_size, epochs=spec.epochs), steps)
+    epochs = spec.epochs if spec.epochs or spec.steps else 1
+    batches = islice(dataset.train_batches(spec.batch_size, epochs=epochs), min(steps, spec.steps or steps))
     return estimate(
         batches,
         dataset.layout,

@@ -57,10 +57,8 @@ def closing_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]
     test = summary.get("evaluation")
     if test:
-        lines.append(
-            f"test AUC {test['auc']:.4f}, log loss {test['logLoss']:.4f}, calibration {test['calibration']:.3f} "
-            f"({test['examples']:,} examples)"
-        )
+        auc, log_loss, calibration = (_figure(test[name]) for name in ("auc", "logLoss", "calibration"))
+        lines.append(f"test AUC {auc}, log loss {log_loss}, calibration {calibration} ({test['examples']:,} examples)")
     lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
     if summary.get("stopped"):
         return [*lines, f"  bagpipe run --resume --run-dir {run_dir}"]
@@ -68,3 +66,8 @@ def closing_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
     lines.append(f"  bagpipe checkpoint show {run_dir}          # what was saved")
     lines.append(f"  bagpipe export {run_dir} {run_dir}/export  # plain tensors")
     return lines
+
+
+def _figure(value: float | None) -> str:
+    """None where a figure has no meaning: labels of one class only, or a model that diverged."""
+    return "undefined" if value is None else f"{value:.4f}"

@@ -118,3 +118,10 @@ def test_closing_lines_of_a_stopped_run() -> None:
     lines = closing_lines({**SUMMARY, "stopped": True, "evaluation": None}, Path("runs/demo"))
     assert "  bagpipe run --resume --run-dir runs/demo" in lines
     assert not any("AUC" in line for line in lines)
+
+
+def test_closing_lines_without_figures() -> None:
+    """A model that diverged has no figures, and the run still ends with words."""
+    test = {"examples": 5, "auc": None, "logLoss": None, "calibration": None}
+    lines = closing_lines({**SUMMARY, "evaluation": test}, Path("runs/demo"))
+    assert "test AUC undefined, log loss undefined, calibration undefined (5 examples)" in lines
