@@ -11,7 +11,8 @@ STAMP := $(VENV)/.installed
 TORCH := torch==2.13.0
 OPERATOR := $(if $(wildcard operator/pyproject.toml),-e ./operator)
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-DEMO_DATA = $(if $(DATA),--set 'spec.data={format: criteo-tsv, testFraction: 0.1}' --set 'spec.data.path=$(abspath $(DATA))')
+CRITEO = --set 'spec.data={format: criteo-tsv}' --set spec.data.testFraction=0.1 --set 'spec.data.path=$(abspath $(DATA))'
+DEMO_DATA = $(if $(DATA),$(CRITEO))
 PYTEST := $(BIN)/python -m pytest -q
 
 .PHONY: help install demo test lint types imports unit numerics integration bench docs format clean

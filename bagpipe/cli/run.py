@@ -1,5 +1,7 @@
 """`bagpipe run`: a whole job here, one process per role."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +42,7 @@ def run(
     finally:
         view.close()
     if result.summary is not None:
-        for line in closing_lines(result.summary, result.run_dir):
+        for line in closing_lines(result.summary, result.run_dir, program()):
             typer.echo(line)
     elif result.outcome.code == ExitCode.STOPPED:
         typer.echo(f"stopped before the first step; bagpipe run --resume --run-dir {result.run_dir} begins again")
@@ -49,7 +51,13 @@ def run(
     raise typer.Exit(result.outcome.code)
 
 
-def closing_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
+def program() -> str:
+    """How this command was called, so that the next one can be copied: it may not be on the PATH."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "bagpipe" and shutil.which("bagpipe") is None else "bagpipe"
+
+
+def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpipe") -> list[str]:
     """What a run came to, and what to do next."""
     loss = f"loss {summary['loss']:.4f}, " if summary.get("loss") is not None else ""
     ended = "stopped at" if summary.get("stopped") else "trained"
@@ -61,10 +69,10 @@ def closing_lines(summary: dict[str, Any], run_dir: Path) -> list[str]:
         lines.append(f"test AUC {auc}, log loss {log_loss}, calibration {calibration} ({test['examples']:,} examples)")
     lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
     if summary.get("stopped"):
-        return [*lines, f"  bagpipe run --resume --run-dir {run_dir}"]
-    lines.append(f"  bagpipe evaluate {run_dir}                 # again, or on other data: --set spec.data.path=...")
-    lines.append(f"  bagpipe checkpoint show {run_dir}          # what was saved")
-    lines.append(f"  bagpipe export {run_dir} {run_dir}/export  # plain tensors")
+        return [*lines, f"  {bagpipe} run --resume --run-dir {run_dir}"]
+    lines.append(f"  {bagpipe} evaluate {run_dir}                 # again, or on other data: --set spec.data.path=...")
+    lines.append(f"  {bagpipe} checkpoint show {run_dir}          # what was saved")
+    lines.append(f"  {bagpipe} export {run_dir} {run_dir}/export  # plain tensors")
     return lines
 
 
