@@ -266,7 +266,7 @@ class BagCache:
             self._pipeline.finish_evaluation(step, np.zeros(step.plan.dense_BF.shape[0], np.float32))
             step = self._pipeline.next()
         if step is None:
-            self._checkpointer.finish()
+            self._checkpointer.close()
             self._members.oracle.send(Finished(rank=self._members.rank))
             return None
         self._batch = _Batch(step, self._members.topology.layout.groups[0])
@@ -283,6 +283,7 @@ def _pipeline(members: Membership, device: torch.device) -> StepPipeline:
     return StepPipeline(
         rank=members.rank,
         world_size=members.world_size,
+        hello=members.hello,
         oracle=members.oracle,
         servers=members.servers,
         peers=members.peers,

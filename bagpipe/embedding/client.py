@@ -161,6 +161,11 @@ class EmbeddingClient:
             del self._snapshots[step, number]
         return found
 
+    def snapshot_lost(self, step: int) -> bool:
+        """Whether a shard was restarted while it wrote its snapshot of `step`, which will never be whole."""
+        answers = (self._snapshots.get((step, number)) for number in range(len(self._shards)))
+        return any(a is not None and a.lost for a in answers)
+
     # ── the wire ──────────────────────────────────────────────────────────────────────────────────
 
     def poll(self, timeout_seconds: float = 0.0) -> None:
@@ -190,10 +195,11 @@ class EmbeddingClient:
                 )
 
     def _retry(self) -> None:
-        """Send everything unanswered again to a shard that has been silent for too long."""
+        """Send everything unanswered again to a shard that came back, or has been silent for too long."""
         now = time.monotonic()
         for shard in self._shards:
-            if now - shard.asked > RETRY_SECONDS and (shard.fetches or shard.write_backs):
+            again = shard.connection.reconnected() or now - shard.asked > RETRY_SECONDS
+            if again and (shard.fetches or shard.write_backs):
                 for message, arrays in shard.write_backs:
                     self._send(shard, message, arrays)
                 for part in shard.fetches.values():

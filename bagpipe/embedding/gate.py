@@ -25,21 +25,20 @@ class Gate(Generic[WriteBackT, FetchT]):
     apply: Callable[[WriteBackT], None]
     snapshot: Callable[[int], None]
     answer: Callable[[FetchT], None]
-    snapshot_step: int | None = None
-    """The step whose snapshot is due: nothing later is applied until it begins."""
     held: deque[tuple[int, int, bool, WriteBackT]] = field(default_factory=deque)
     parked: list[tuple[int, FetchT]] = field(default_factory=list)
 
     def write_back(self, rank: int, step: int, *, checkpoint: bool, what: WriteBackT) -> None:
         """Apply now, or hold back until a snapshot has begun."""
-        if self.snapshot_step is not None and step > self.snapshot_step:
+        due = self.marks.snapshot_due
+        if due is not None and step > due:
             self.held.append((rank, step, checkpoint, what))
             return
         if self.marks.is_new(rank, step):
+            if checkpoint:
+                self.marks.snapshot_due = step
             self.apply(what)
             self.marks.advance(rank, step)
-            if checkpoint:
-                self.snapshot_step = step
         self._progress()
 
     def fetch(self, after: int, what: FetchT) -> None:
@@ -50,9 +49,10 @@ class Gate(Generic[WriteBackT, FetchT]):
             self.parked.append((after, what))
 
     def _progress(self) -> None:
-        if self.snapshot_step is not None and self.marks.reached(self.snapshot_step):
-            self.snapshot(self.snapshot_step)
-            self.snapshot_step = None
+        due = self.marks.snapshot_due
+        if due is not None and self.marks.reached(due):
+            self.snapshot(due)
+            self.marks.snapshot_due = None
             held, self.held = self.held, deque()
             for rank, step, checkpoint, what in held:
                 self.write_back(rank, step, checkpoint=checkpoint, what=what)

@@ -195,6 +195,8 @@ class EmbeddingServer:
                 return True
             if isinstance(message, Refused):
                 raise refusal(message)
+        if self.oracle.reconnected():
+            self.oracle.send(self.hello)
         if self.oracle.lost:
             raise PeerLost(
                 f"server {self.shard.number}: the oracle at {self.oracle.endpoint} has been gone for "
@@ -258,6 +260,9 @@ class EmbeddingServer:
 
     def _snapshot_status(self, step: int) -> SnapshotFiles:
         snapshot = self.snapshots.get(step)
+        marks = self.shard.marks
+        if snapshot is None and marks.reached(step) and marks.snapshot_due != step:
+            return SnapshotFiles(step=step, done=False, lost=True)
         if snapshot is None or (snapshot.files is None and not snapshot.error):
             return SnapshotFiles(step=step, done=False)
         return SnapshotFiles(step=step, done=not snapshot.error, files=snapshot.files or (), error=snapshot.error)

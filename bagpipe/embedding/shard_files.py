@@ -52,6 +52,6 @@ def confirm_directory(directory: Path, header: Header) -> None:
 
 
 def watermark_array(directory: Path | None, num_trainers: int) -> npt.NDArray[np.int64]:
-    """One step per trainer; written only after the write-back it stands for."""
-    storage = Storage(directory / "watermarks" if directory else None, 8 * num_trainers)
-    return storage.array(np.int64, (num_trainers,))
+    """Memory of `Watermarks`: a step is written only after the write-back it stands for."""
+    storage = Storage(directory / "watermarks" if directory else None, 8 * (num_trainers + 1))
+    return storage.array(np.int64, (num_trainers + 1,))

@@ -13,15 +13,19 @@ does not need it. (`tests/unit/oracle` simulates it; without the rule, stale row
 import numpy as np
 import numpy.typing as npt
 
+_NONE = -(1 << 62)
+
 
 class Watermarks:
-    """Last step each trainer has written back to this shard.
+    """Last step each trainer has written back to this shard, and the step whose snapshot is due.
 
-    `steps` is memory given by the caller, so that it can outlive the process; `reset` starts it.
+    The memory (one number a trainer, and one) is the caller's, so that it can outlive the process: a
+    server that is killed between two trainers' last write-backs before a snapshot must still hold
+    back the first one's next.
     """
 
-    def __init__(self, steps: npt.NDArray[np.int64]) -> None:
-        self.steps = steps
+    def __init__(self, memory: npt.NDArray[np.int64]) -> None:
+        self.steps, self._due = memory[:-1], memory[-1:]
 
     def __repr__(self) -> str:
         return f"Watermarks({self.steps.tolist()})"
@@ -29,6 +33,17 @@ class Watermarks:
     def reset(self, first_step: int) -> None:
         """Everything before `first_step` is in the tables already."""
         self.steps[:] = first_step - 1
+        self.snapshot_due = None
+
+    @property
+    def snapshot_due(self) -> int | None:
+        """The step whose snapshot has to begin before anything later is applied."""
+        due = int(self._due[0])
+        return None if due == _NONE else due
+
+    @snapshot_due.setter
+    def snapshot_due(self, step: int | None) -> None:
+        self._due[0] = _NONE if step is None else step
 
     def is_new(self, rank: int, step: int) -> bool:
         """False for a write-back that was applied before and is being sent again."""

@@ -4,6 +4,7 @@
 |---|---|
 | anything, with 78 or 65 | the run ends at once with that code: a retry cannot help |
 | a server, otherwise | it alone restarts on its files and its address; trainers retry; bounded |
+| the oracle, killed | it alone restarts and replays its plans up to where the trainers are; bounded |
 | the oracle or a trainer, otherwise | a new attempt of all roles from the newest checkpoint; bounded |
 | everything, with 0 or 143 | the run is done, or stopped with a checkpoint |
 
@@ -54,7 +55,7 @@ class Limits:
     """How often to try again, and how long to wait."""
 
     restarts: int
-    """`runPolicy.backoffLimit`: new attempts of a run, and restarts of each server in an attempt."""
+    """`runPolicy.backoffLimit`: new attempts of a run, and restarts of one role in an attempt."""
     grace_seconds: float
     """How long a run may take to stop at a checkpoint."""
     servers_keep_files: bool
@@ -67,8 +68,9 @@ class Observed:
 
     running: frozenset[RoleId]
     ended: tuple[Ended, ...]
-    """In the order in which they ended; a server that was restarted is running, not ended."""
-    server_restarts: Mapping[int, int]
+    """In the order in which they ended; a role that was restarted is running, not ended."""
+    restarts: Mapping[RoleId, int]
+    """How often each role was restarted alone in this attempt."""
     attempts_failed: int
     stopping_seconds: float | None
     """Since the run was asked to stop; None: it was not."""
@@ -82,8 +84,8 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class RestartServer:
-    """Start one server again, alone."""
+class RestartAlone:
+    """Start one role again; the others wait for it."""
 
     ended: Ended
 
@@ -104,7 +106,7 @@ class End:
     reason: str = ""
 
 
-Decision = Wait | RestartServer | NewAttempt | End
+Decision = Wait | RestartAlone | NewAttempt | End
 
 
 def decide(observed: Observed, limits: Limits) -> Decision:
@@ -116,17 +118,22 @@ def decide(observed: Observed, limits: Limits) -> Decision:
     if _work_is_over(observed):
         return _leave(observed, limits)
     for end in failed:
+        if end.role.kind == "oracle" and end.code < 0 and _may_restart(end, observed, limits):
+            return RestartAlone(end)
         if end.role.kind != "server":
             return _try_again(end, observed, limits)
     for end in observed.ended:
         if end.role.kind == "server" and (end in failed or end.code == ExitCode.STOPPED):
-            restarted = observed.server_restarts.get(end.role.index, 0)
-            if limits.servers_keep_files and restarted < limits.restarts:
-                return RestartServer(end)
+            if limits.servers_keep_files and _may_restart(end, observed, limits):
+                return RestartAlone(end)
             return _try_again(end, observed, limits)
     if observed.stopping_seconds is not None and observed.stopping_seconds > limits.grace_seconds:
         return End(ExitCode.TRANSIENT, None, f"did not stop within {limits.grace_seconds:g} s and was killed")
     return Wait()
+
+
+def _may_restart(end: Ended, observed: Observed, limits: Limits) -> bool:
+    return observed.restarts.get(end.role, 0) < limits.restarts
 
 
 def _orderly(end: Ended, observed: Observed) -> bool:

@@ -18,7 +18,7 @@ from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config import Job
 from bagpipe.errors import ExitCode
 from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_commands, roles_of
-from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Observed, RestartServer, RoleId, decide
+from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Observed, RestartAlone, RoleId, decide
 from bagpipe.local.process import Child, last_error, last_lines
 from bagpipe.local.progress import MetricsTail, View
 from bagpipe.local.rundir import RunDir
@@ -64,7 +64,7 @@ class Supervisor:
         self._limits = Limits(policy.backoff_limit, grace_seconds, servers_keep_files=keeps)
         self._children: dict[RoleId, Child] = {}
         self._ended: dict[RoleId, Ended] = {}
-        self._server_restarts: dict[int, int] = {}
+        self._restarts: dict[RoleId, int] = {}
         self._attempts_failed = 0
         self._stop_requests = 0
         self._stopping_since: float | None = None
@@ -91,7 +91,7 @@ class Supervisor:
     def _start_attempt(self, checkpoint: Path | None) -> None:
         self._kill_all()
         self._ended.clear()
-        self._server_restarts.clear()
+        self._restarts.clear()
         oracle, servers = addresses(self._job.spec)
         self._attempt = Attempt(self._run_dir.next_attempt(), checkpoint, oracle, servers)
         for role in roles_of(self._job.spec):
@@ -129,8 +129,8 @@ class Supervisor:
             match decide(self._observed(), self._limits):
                 case End() as end:
                     return end
-                case RestartServer(ended):
-                    self._restart_server(ended)
+                case RestartAlone(ended):
+                    self._restart(ended)
                 case NewAttempt(because):
                     self._attempts_failed += 1
                     checkpoint = newest_complete(self._run_dir.checkpoints(self._job))
@@ -154,17 +154,17 @@ class Supervisor:
         return Observed(
             running=frozenset(self._children),
             ended=tuple(self._ended.values()),
-            server_restarts=dict(self._server_restarts),
+            restarts=dict(self._restarts),
             attempts_failed=self._attempts_failed,
             stopping_seconds=None if self._stopping_since is None else now - self._stopping_since,
             quiet_seconds=now - self._changed_at,
         )
 
-    def _restart_server(self, ended: Ended) -> None:
-        shard = ended.role.index
-        self._server_restarts[shard] = self._server_restarts.get(shard, 0) + 1
+    def _restart(self, ended: Ended) -> None:
+        self._restarts[ended.role] = self._restarts.get(ended.role, 0) + 1
         del self._ended[ended.role]
-        self._view.note(f"{ended}{self._words(ended)}; it restarts on its files")
+        how = "replays its plans" if ended.role.kind == "oracle" else "goes on with its files"
+        self._view.note(f"{ended}{self._words(ended)}; it restarts and {how}")
         self._start(ended.role)
 
     def _show_progress(self) -> None:

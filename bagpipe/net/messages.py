@@ -84,6 +84,8 @@ class Topology(Message, kw_only=True):
     """Where checkpoints go; servers and trainer 0 both see it."""
     first_step: int
     total_steps: int | None
+    with_keys: bool = False
+    """Plans carry the keys of their rows (`Wishes`)."""
 
 
 # ── oracle <-> trainer ────────────────────────────────────────────────────────────────────────────
@@ -95,6 +97,8 @@ class NeedPlans(Message, kw_only=True):
     rank: int
     step: int
     credit: int
+    done: int
+    """Last step it finished: behind `step` where plans wait that an earlier oracle sent."""
 
 
 class Plan(Message, kw_only=True):
@@ -200,12 +204,15 @@ class SnapshotStatus(Message, kw_only=True):
 
 
 class SnapshotFiles(Message, kw_only=True):
-    """`done` is False while the snapshot is being written. `error` says why it failed."""
+    """`done` is False while the snapshot is being written. `error` says why it failed; `lost`: the
+    server was restarted while it wrote, and that moment is gone.
+    """
 
     step: int
     done: bool
     files: tuple["SnapshotFile", ...] = ()
     error: str = ""
+    lost: bool = False
 
 
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):

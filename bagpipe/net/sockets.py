@@ -208,8 +208,8 @@ class Connection(_Socket):
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_AUTH
         )
         self._down_since: float | None = None
-        self.connections = 0
-        """Times the connection was made: more than before means that what was under way may be lost."""
+        self._made = 0
+        self._told = 1
         socket.connect(endpoint)
 
     def __repr__(self) -> str:
@@ -227,11 +227,17 @@ class Connection(_Socket):
         self._watch()
         return self._down_since is not None and time.monotonic() - self._down_since > self._dead_seconds
 
+    def reconnected(self) -> bool:
+        """Whether the connection was made anew since last asked: what was under way may be lost."""
+        self._watch()
+        again, self._told = self._made > self._told, max(self._told, self._made)
+        return again
+
     def _watch(self) -> None:
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)["event"]
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self.connections += 1
+                self._made += 1
                 self._down_since = None
             elif event == zmq.EVENT_DISCONNECTED and self._down_since is None:
                 self._down_since = time.monotonic()

@@ -46,6 +46,10 @@ class Reporter:
         del self._open[message.step]
         self._finish(message.step, [parts[rank] for rank in range(self._world_size)], hit_rate)
 
+    def skip_to(self, step: int) -> None:
+        """A restarted oracle cannot report steps that trainers finished before it came."""
+        self.next_step = max(self.next_step, step)
+
     def _finish(self, step: int, parts: list[StepDone], hit_rate: float) -> None:
         examples = sum(p.num_examples for p in parts)
         told = [p.loss * p.num_examples for p in parts if p.loss is not None]
@@ -83,7 +87,7 @@ class Reporter:
 
     def start_training(self, first_step: int, total_steps: int | None) -> None:
         """Training starts now at this step: what came before is not part of any rate."""
-        self.next_step, self.total_steps = first_step, total_steps
+        self.next_step, self.total_steps = max(self.next_step, first_step), total_steps
         self._started = self._interval_started = time.monotonic()
 
     def finish(self, report: Mapping[str, Any]) -> None:

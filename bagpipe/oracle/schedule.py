@@ -82,7 +82,8 @@ class TrainingSchedule:
         while following is not None or view:
             while following is not None and len(view) <= self.lookahead:
                 self._push(following)
-                view.append(following)
+                # The planner has what it needs of the lookups; only `with_keys` needs them once more.
+                view.append(following if self.with_keys else dataclasses.replace(following, sparse=()))
                 following = self._read(source, pushed=self.step + len(view))
             last = self.stopping or (following is None and len(view) == 1)
             due = self.checkpoint_every > 0 and (self.step + 1) % self.checkpoint_every == 0

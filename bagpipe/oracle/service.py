@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bagpipe.batch import Batch, Cursor, Floats
 from bagpipe.checkpoint.store import open_checkpoint
-from bagpipe.config import Job
+from bagpipe.config import Job, JobSpec
 from bagpipe.data.dataset import Dataset, open_dataset
+from bagpipe.embedding.snapshot import write_whole
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
 from bagpipe.evaluation import evaluate
 from bagpipe.net.messages import (
@@ -81,7 +83,10 @@ class _Trainer:
     credit: int
     done: int
     """Last step it finished."""
-    unsent: deque[tuple[int, list[Any]]] = field(default_factory=deque)
+    next: int
+    """First step whose plan was not sent to it; a restarted oracle plans earlier ones again, for itself."""
+    plans: deque[tuple[int, list[Any]]] = field(default_factory=deque)
+    """Of steps it has not finished, sent or not: what is lost with a connection is sent again."""
 
 
 class Oracle:
@@ -105,6 +110,9 @@ class Oracle:
         self.logits: dict[int, dict[int, Floats]] = {}
         self.schedule: TrainingSchedule | None = None
         self.finished: set[int] = set()
+        self.early: dict[int, deque[tuple[int, list[Any]]]] = {}
+        """Latest plans for trainers that have not come back to a restarted oracle yet."""
+        self.restarted = False
         self.stop_asked = False
         self.heard = time.monotonic()
 
@@ -145,11 +153,17 @@ class Oracle:
     def _assemble(self, dataset: Dataset, start: "_Start") -> Resolved:
         """Wait for every role, then tell all of them the topology."""
         self._check_examples(dataset)
+        if (known := self._recall()) is not None:
+            self._topology = known
+            self.spec = known.spec
+            return Resolved(_lookahead(known.spec), known.slots, "as before the oracle was restarted")
         self.reporter.event("starting", waiting_for=self.rendezvous.missing())
         deadline = time.monotonic() + self.spec.transport.startup_seconds
         while not self.rendezvous.complete:
             self._handle(POLL_SECONDS)
             self._check_interrupted()
+            if self.stop_asked:
+                raise Stopped("oracle: asked to stop before the job began")
             if time.monotonic() > deadline:
                 raise PeerLost(
                     f"oracle: {self.rendezvous.missing()} did not register within "
@@ -163,7 +177,7 @@ class Oracle:
             trainers=self.rendezvous.trainer_endpoints(),
             dense_endpoint=self.rendezvous.trainers[0].dense_endpoint,
             layout=dataset.layout,
-            spec=self.spec,
+            spec=msgspec.structs.replace(self.spec, lookahead=resolved.lookahead),
             num_dense=dataset.num_dense,
             num_labels=dataset.num_labels,
             slots=resolved.slots,
@@ -171,10 +185,30 @@ class Oracle:
             checkpoint_dir=self.spec.checkpoint.path or str(self.run_dir / "checkpoints"),
             first_step=start.step,
             total_steps=self._total_steps(dataset),
+            with_keys=any(t.wishes for t in trainers),
         )
+        write_whole(self._memory, msgspec.msgpack.encode(self._topology))
         for peer in self.peers:
             self.listener.send(peer, self._topology)
         return resolved
+
+    @property
+    def _memory(self) -> Path:
+        """Where the topology lies while the attempt lasts."""
+        return self.run_dir / f"topology-{self.attempt}.msgpack"
+
+    def _recall(self) -> Topology | None:
+        """The topology of this very attempt, if an earlier oracle process had it complete.
+
+        A restarted oracle must not wait for everybody: of two trainers, one may have got a step's plan
+        from its predecessor and wait inside that step for the other, which has not.
+        """
+        try:
+            found = msgspec.msgpack.decode(self._memory.read_bytes(), type=Topology)
+        except OSError:
+            return None
+        self.restarted = True
+        return found
 
     def _check_examples(self, dataset: Dataset) -> None:
         if dataset.num_train_examples is not None:
@@ -219,7 +253,7 @@ class Oracle:
             first_step=start.step,
             total_steps=total,
             checkpoint_every=self.spec.checkpoint.every,
-            with_keys=any(t.wishes for t in self.rendezvous.trainers.values()),
+            with_keys=self._topology.with_keys,
         )
         self.reporter.start_training(start.step, total)
         epochs = self.spec.epochs if self.spec.epochs or self.spec.steps else 1
@@ -251,6 +285,8 @@ class Oracle:
 
         self._stream(schedule.plans(batches()), first_step=first_step)
         logits = [parts[rank] for _, parts in sorted(self.logits.items()) for rank in sorted(parts)]
+        if len(logits) < len(labels) * len(self.trainers):
+            raise PeerLost("oracle: restarted during evaluation, whose earlier part is lost; it must be done again")
         scored = evaluate(np.concatenate(logits).reshape(-1), np.concatenate(labels).reshape(-1))
         return {
             "examples": scored.examples,
@@ -265,15 +301,15 @@ class Oracle:
         exhausted = False
         while True:
             done = min((t.done for t in self.trainers.values()), default=first_step - 1)
-            if exhausted and len(self.trainers) == self.spec.trainers.replicas and done >= planned - 1:
+            everyone = len(self.trainers) == self.spec.trainers.replicas
+            if exhausted and everyone and done >= planned - 1:
                 return
             reserve = self.spec.prefetch_depth + 1 + PLANS_IN_RESERVE
-            if not exhausted and planned - done <= reserve and len(self.trainers) == self.spec.trainers.replicas:
+            if not exhausted and planned - done <= reserve and (everyone or (self.restarted and self.trainers)):
                 step_plans = next(plans, None)
                 exhausted = step_plans is None
                 for plan in step_plans or ():
-                    message, arrays = pack_plan(plan)
-                    self.trainers[plan.rank].unsent.append((plan.step, encode(message, arrays)))
+                    self._queue(plan)
                 planned += step_plans is not None
                 self._send_plans()
                 self._handle(0.0)
@@ -282,10 +318,26 @@ class Oracle:
             self._check_silence()
             self._check_interrupted()
 
+    def _queue(self, plan: BatchPlan) -> None:
+        """Keep a plan for its trainer until that has finished the step."""
+        trainer = self.trainers.get(plan.rank)
+        if trainer is not None and plan.step < trainer.next:
+            return
+        message, arrays = pack_plan(plan)
+        # Trainers are never further apart than one's credit, so that many of the latest are enough.
+        plans = (
+            trainer.plans
+            if trainer
+            else self.early.setdefault(plan.rank, deque(maxlen=4 * self.spec.prefetch_depth + 16))
+        )
+        plans.append((plan.step, encode(message, arrays)))
+
     def _send_plans(self) -> None:
         for trainer in self.trainers.values():
-            while trainer.unsent and trainer.unsent[0][0] <= trainer.done + trainer.credit:
-                self.listener.send_frames(trainer.peer, trainer.unsent.popleft()[1])
+            for step, frames in trainer.plans:
+                if trainer.next <= step <= trainer.done + trainer.credit:
+                    self.listener.send_frames(trainer.peer, frames)
+                    trainer.next = step + 1
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────
 
@@ -301,7 +353,7 @@ class Oracle:
             case Hello():
                 self._register(peer, message)
             case NeedPlans():
-                self.trainers[message.rank] = _Trainer(peer, message.credit, message.step - 1)
+                self._join(peer, message)
             case StepDone():
                 self._step_done(message, arrays)
             case Finished():
@@ -323,11 +375,20 @@ class Oracle:
         topology = getattr(self, "_topology", None)
         self.listener.send(peer, topology or Wait())
 
+    def _join(self, peer: bytes, message: NeedPlans) -> None:
+        """A trainer begins, or comes back: over a new connection, or to an oracle that was restarted."""
+        known = self.trainers.get(message.rank)
+        plans = known.plans if known is not None else deque(self.early.pop(message.rank, ()))
+        self.trainers[message.rank] = _Trainer(peer, message.credit, message.done, message.step, plans)
+        self.reporter.skip_to(message.done + 1)
+
     def _step_done(self, message: StepDone, arrays: list[Any]) -> None:
-        trainer = self.trainers[message.rank]
-        if message.step <= trainer.done:
+        trainer = self.trainers.get(message.rank)
+        if trainer is None or message.step <= trainer.done:
             return
         trainer.done = message.step
+        while trainer.plans and trainer.plans[0][0] <= trainer.done:
+            trainer.plans.popleft()
         if arrays:
             self.logits.setdefault(message.step, {})[message.rank] = arrays[0]
         elif self.schedule is not None:
@@ -401,6 +462,12 @@ class Oracle:
         distinct = sum(p.stats.distinct_rows for p in self.schedule.planners)
         fetched = sum(p.stats.fetched_rows for p in self.schedule.planners)
         return 1.0 - fetched / distinct if distinct else 0.0
+
+
+def _lookahead(spec: JobSpec) -> int:
+    """Of a resolved job: `auto` is gone."""
+    assert spec.lookahead != "auto"
+    return spec.lookahead
 
 
 @dataclass(frozen=True, slots=True)

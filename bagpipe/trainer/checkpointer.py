@@ -53,6 +53,8 @@ class Checkpointer:
         self.members, self.model, self.optimizer = members, model, optimizer
         self.root = Path(members.topology.checkpoint_dir)
         self._draft: _Draft | None = None
+        self._lost: int | None = None
+        """Step of the latest checkpoint, if a server was restarted while it wrote its part."""
 
     def restore(self) -> None:
         """Load the dense weights and optimizer of the checkpoint this attempt starts from, if any.
@@ -87,6 +89,7 @@ class Checkpointer:
                 names = save_dense(self.model, self.optimizer, directory)
         except OSError as error:
             raise StorageError(f"{directory}: cannot write dense weights: {error.strerror}") from None
+        self._lost = None
         dense = tuple(describe_file(directory, name) for name in names)
         self._draft = _Draft(plan, directory, dense, time.monotonic())
 
@@ -100,10 +103,26 @@ class Checkpointer:
             servers.ask_snapshots(step)
             draft.asked = time.monotonic()
         servers.poll()
+        if servers.snapshot_lost(step):
+            log.warning("no checkpoint of step %d: an embedding server was restarted while it wrote its part", step + 1)
+            self._draft, self._lost = None, step
+            return
         shards = servers.snapshots(step)
         if shards is not None:
             self._complete(draft, tuple(file for shard in shards for file in shard.files))
             self._draft = None
+
+    def close(self) -> None:
+        """After the last step: its checkpoint must be there.
+
+        Raises:
+            PeerLost: a shard could not finish its part; the run goes back to the checkpoint before.
+        """
+        self.finish()
+        if self._lost is not None:
+            raise PeerLost(
+                f"trainer 0: an embedding server was restarted while it wrote the snapshot of step {self._lost}"
+            )
 
     def finish(self) -> None:
         """Wait for the checkpoint under way.

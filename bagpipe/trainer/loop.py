@@ -69,6 +69,7 @@ class Trainer:
         self.pipeline = StepPipeline(
             rank=members.rank,
             world_size=members.world_size,
+            hello=members.hello,
             oracle=members.oracle,
             servers=members.servers,
             peers=members.peers,
@@ -90,7 +91,7 @@ class Trainer:
             else:
                 self.evaluate(step)
             self._pass_on_stop()
-        self.checkpointer.finish()
+        self.checkpointer.close()
         self.members.oracle.send(Finished(rank=self.members.rank))
         if self.pipeline.stopped:
             raise Stopped(f"trainer {self.members.rank}: stopped as asked after step {self.pipeline.next_step}")
@@ -132,9 +133,9 @@ class Trainer:
         return loss
 
     def _pass_on_stop(self) -> None:
-        """SIGTERM ends a run through the plan, so that all trainers stop after the same step."""
-        if self.stop() and not self._stop_passed_on:
-            self._stop_passed_on = True
-            self.members.oracle.send(Stop(rank=self.members.rank))
+        """SIGTERM ends a run through the plan, so that all trainers stop after the same step.
 
-    _stop_passed_on = False
+        Said at every step until then: the oracle may be restarted in between.
+        """
+        if self.stop():
+            self.members.oracle.send(Stop(rank=self.members.rank))

@@ -29,6 +29,7 @@ class Membership:
     rank: int
     attempt: int
     topology: Topology
+    hello: Hello
     oracle: Connection
     servers: EmbeddingClient
     peers: PeerExchange
@@ -87,6 +88,7 @@ def join(
             rank=rank,
             attempt=attempt,
             topology=topology,
+            hello=hello,
             oracle=to_oracle,
             servers=EmbeddingClient(
                 servers,

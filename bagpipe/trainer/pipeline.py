@@ -20,7 +20,7 @@ from bagpipe.cache.cache import EmbeddingCache
 from bagpipe.cache.optimizers import accumulate
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
-from bagpipe.net.messages import NeedPlans, NoMorePlans, Plan, Refused, StepDone
+from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, StepDone
 from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 from bagpipe.planwire import unpack_plan
@@ -60,6 +60,7 @@ class StepPipeline:
         *,
         rank: int,
         world_size: int,
+        hello: Hello,
         oracle: Connection,
         servers: EmbeddingClient,
         peers: PeerExchange,
@@ -69,7 +70,7 @@ class StepPipeline:
         gradient_scale: float,
         deadline_seconds: float,
     ) -> None:
-        self.rank, self.world_size, self.depth = rank, world_size, depth
+        self.rank, self.world_size, self.depth, self.hello = rank, world_size, depth, hello
         self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
         self.gradient_scale, self.deadline_seconds = gradient_scale, deadline_seconds
         self.next_step = first_step
@@ -79,7 +80,8 @@ class StepPipeline:
         self._ended = False
         self._asked_to_fetch = first_step
         self._deferred: deque[BatchPlan] = deque()
-        oracle.send(NeedPlans(rank=rank, step=first_step, credit=depth + 1))
+        self._finished = first_step - 1
+        self._ask_for_plans()
 
     # ── begin ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -103,14 +105,28 @@ class StepPipeline:
         self.next_step += 1
         return step
 
+    def _ask_for_plans(self) -> None:
+        step = self.next_step + len(self._plans)
+        self.oracle.send(NeedPlans(rank=self.rank, step=step, credit=self.depth + 1, done=self._finished))
+
     def _await_plan(self) -> None:
         """Take in what the oracle has sent; wait for this step's plan if it is not there yet."""
         limit = time.monotonic() + self.deadline_seconds
-        while (received := self.oracle.try_receive()) is not None:
-            self._take_plan(*received)
-        while not self._plans and not self._ended:
-            remaining = limit - time.monotonic()
-            self._take_plan(*self.oracle.receive(remaining, waiting_for="a plan", step=self.next_step))
+        while True:
+            if self.oracle.reconnected():
+                # It was restarted: it replays what it planned, and must know who we are and where.
+                self.oracle.send(self.hello)
+                self._ask_for_plans()
+            while (received := self.oracle.try_receive()) is not None:
+                self._take_plan(*received)
+            if self._plans or self._ended:
+                return
+            if self.oracle.lost or time.monotonic() > limit:
+                why = "it is gone" if self.oracle.lost else f"nothing came for {self.deadline_seconds:g} s"
+                raise PeerLost(
+                    f"trainer {self.rank}: waited for the plan of step {self.next_step} from the oracle; {why}"
+                )
+            self.oracle.poll(0.2)
 
     def _take_plan(self, message: object, arrays: list[Any]) -> None:
         match message:
@@ -177,6 +193,7 @@ class StepPipeline:
 
     def _report(self, step: Step, loss: float | None, arrays: Sequence[Floats] = ()) -> None:
         plan = step.plan
+        self._finished = plan.step
         done = StepDone(
             rank=self.rank,
             step=plan.step,

@@ -154,7 +154,11 @@ def test_sigkill_to_all(job: Path, uninterrupted: dict[str, object], tmp_path: P
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("role", ["server", "trainer", "oracle"])
 def test_one_role_dies(job: Path, uninterrupted: dict[str, object], tmp_path: Path, role: str) -> None:
-    """A killed role is replaced without anybody's help, and the run ends the same."""
+    """A killed role is replaced without anybody's help, and the run ends the same.
+
+    Servers go on with their files and the oracle replays its plans; only a trainer takes rows along
+    that are nowhere else, so only then does everybody go back to the last checkpoint.
+    """
     run_dir = tmp_path / "run"
     process = bagpipe("run", str(job), "--run-dir", str(run_dir), **SLOW)
     wait_for_step(process, run_dir, 20)
@@ -162,6 +166,7 @@ def test_one_role_dies(job: Path, uninterrupted: dict[str, object], tmp_path: Pa
     os.kill(victim, signal.SIGKILL)
     finish(process)
     same(run_dir, uninterrupted)
+    assert json.loads((run_dir / "summary.json").read_text())["attempts"] == (2 if role == "trainer" else 1)
 
 
 @pytest.mark.timeout(300)

@@ -15,7 +15,7 @@ class World:
         self.applied: list[tuple[int, int]] = []
         self.snapshots: dict[int, set[tuple[int, int]]] = {}
         self.answered: list[int] = []
-        marks = Watermarks(np.zeros(trainers, np.int64))
+        marks = Watermarks(np.zeros(trainers + 1, np.int64))
         marks.reset(0)
         self.gate: Gate[tuple[int, int], int] = Gate(marks, self.applied.append, self.snap, self.answered.append)
 
@@ -56,3 +56,20 @@ def test_fetches_wait_for_every_watermark(data: st.DataObject, trainers: int) ->
         world.gate.write_back(rank, done[rank], checkpoint=False, what=(rank, done[rank]))
         done[rank] += 1
         assert sorted(world.answered) == [n for n in range(6) if n - 1 < min(done)]
+
+
+def test_a_restarted_server_still_holds_back() -> None:
+    """A process that ends between two trainers' flagged write-backs leaves word of the snapshot that is due."""
+    memory = np.zeros(3, np.int64)
+    Watermarks(memory).reset(0)
+    first: Gate[tuple[int, int], int] = Gate(Watermarks(memory), lambda _: None, lambda _: None, lambda _: None)
+    first.write_back(0, 0, checkpoint=True, what=(0, 0))
+    applied: list[tuple[int, int]] = []
+    snapshots: list[tuple[int, list[tuple[int, int]]]] = []
+    again: Gate[tuple[int, int], int] = Gate(
+        Watermarks(memory), applied.append, lambda step: snapshots.append((step, list(applied))), lambda _: None
+    )
+    again.write_back(0, 1, checkpoint=False, what=(0, 1))
+    assert applied == []
+    again.write_back(1, 0, checkpoint=True, what=(1, 0))
+    assert snapshots == [(0, [(1, 0)])] and applied == [(1, 0), (0, 1)]

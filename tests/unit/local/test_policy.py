@@ -14,7 +14,7 @@ from bagpipe.local.policy import (
     Limits,
     NewAttempt,
     Observed,
-    RestartServer,
+    RestartAlone,
     RoleId,
     Wait,
     decide,
@@ -27,7 +27,7 @@ LIMITS = Limits(restarts=2, grace_seconds=30, servers_keep_files=True)
 
 def observe(
     *ended: tuple[RoleId, int],
-    restarts: dict[int, int] | None = None,
+    restarts: dict[RoleId, int] | None = None,
     failed: int = 0,
     stopping: float | None = None,
     quiet: float = 0.0,
@@ -36,7 +36,7 @@ def observe(
     return Observed(
         running=EVERYONE - gone,
         ended=tuple(Ended(role, code) for role, code in ended),
-        server_restarts=restarts or {},
+        restarts=restarts or {},
         attempts_failed=failed,
         stopping_seconds=stopping,
         quiet_seconds=quiet,
@@ -82,16 +82,19 @@ TABLE: list[tuple[str, Observed, Decision]] = [
         observe((TRAINER, 75), failed=2),
         End(75, Ended(TRAINER, 75), "and runPolicy.backoffLimit allows 2 new attempts"),
     ),
-    ("a server is killed", observe((SERVER, -9)), RestartServer(Ended(SERVER, -9))),
-    ("a server is terminated alone", observe((SERVER, 143)), RestartServer(Ended(SERVER, 143))),
-    ("a server dies too often", observe((SERVER, -9), restarts={0: 2}), NewAttempt(Ended(SERVER, -9))),
+    ("the oracle is killed", observe((ORACLE, -9)), RestartAlone(Ended(ORACLE, -9))),
+    ("the oracle is killed too often", observe((ORACLE, -9), restarts={ORACLE: 2}), NewAttempt(Ended(ORACLE, -9))),
+    ("the oracle gives up", observe((ORACLE, 75)), NewAttempt(Ended(ORACLE, 75))),
+    ("a server is killed", observe((SERVER, -9)), RestartAlone(Ended(SERVER, -9))),
+    ("a server is terminated alone", observe((SERVER, 143)), RestartAlone(Ended(SERVER, 143))),
+    ("a server dies too often", observe((SERVER, -9), restarts={SERVER: 2}), NewAttempt(Ended(SERVER, -9))),
     (
         "another server's restarts do not count",
-        observe((SERVER, -9), restarts={1: 2}),
-        RestartServer(Ended(SERVER, -9)),
+        observe((SERVER, -9), restarts={RoleId("server", 1): 2}),
+        RestartAlone(Ended(SERVER, -9)),
     ),
     ("a trainer's death comes before a server's", observe((SERVER, -9), (TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),
-    ("a server dies while the run stops", observe((SERVER, -9), stopping=1), RestartServer(Ended(SERVER, -9))),
+    ("a server dies while the run stops", observe((SERVER, -9), stopping=1), RestartAlone(Ended(SERVER, -9))),
     (
         "a trainer dies while the run stops",
         observe((TRAINER, -9), stopping=1),
@@ -135,8 +138,10 @@ def test_nobody_left_never_waits(codes: dict[RoleId, int], failed: int, stopping
 )
 def test_attempts_are_bounded(codes: dict[RoleId, int], stopping: float | None) -> None:
     """Once the back-off limit is used up, no combination of deaths begins another attempt."""
-    used_up = observe(*codes.items(), failed=2, restarts={0: 2, 1: 2}, stopping=stopping)
-    assert not isinstance(decide(used_up, LIMITS), NewAttempt | RestartServer)
+    used_up = observe(
+        *codes.items(), failed=2, restarts={SERVER: 2, RoleId("server", 1): 2, RoleId("oracle"): 2}, stopping=stopping
+    )
+    assert not isinstance(decide(used_up, LIMITS), NewAttempt | RestartAlone)
 
 
 @given(codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1))

@@ -159,7 +159,7 @@ def test_a_dead_server_restarts_alone(supervise: Runner, tmp_path: Path) -> None
     outcome, view = supervise({"server": server, "trainer": trainer, "oracle": trainer})
     assert (outcome.code, outcome.attempts) == (0, 1)
     assert (started(tmp_path, "server 0"), started(tmp_path, "trainer 0")) == (2, 1)
-    assert view.notes == ["server 0 was killed by SIGKILL; it restarts on its files"]
+    assert view.notes == ["server 0 was killed by SIGKILL; it restarts and goes on with its files"]
 
 
 def test_a_role_that_hangs_after_the_end_is_killed(supervise: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
