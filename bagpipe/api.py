@@ -26,7 +26,6 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from bagpipe.cache.cache import create_cache
 from bagpipe.cache.lookup import gather_rows
 from bagpipe.config import DataConfig, Job, JobSpec, Metadata, RowOptimizer, TrainerConfig
 from bagpipe.errors import ConfigError
@@ -35,7 +34,7 @@ from bagpipe.plan import GroupPlan
 from bagpipe.tables import WidthGroup
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
-from bagpipe.trainer.pipeline import Step, StepPipeline
+from bagpipe.trainer.pipeline import Step, open_pipeline
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ class BagCache:
         )
         self._members: Membership = self._stack.enter_context(joined)
         try:
-            self._pipeline = _pipeline(self._members, device)
+            self._pipeline = open_pipeline(self._members, device)
             self._checkpointer = Checkpointer(self._members, None, None)
         except BaseException:
             self._stack.close()
@@ -275,24 +274,6 @@ class BagCache:
             "sparse_vector": self._batch.ids,
             "target": torch.from_numpy(np.array(step.plan.labels_BL)),
         }
-
-
-def _pipeline(members: Membership, device: torch.device) -> StepPipeline:
-    topology = members.topology
-    spec, groups = topology.spec, topology.layout.groups
-    return StepPipeline(
-        rank=members.rank,
-        world_size=members.world_size,
-        hello=members.hello,
-        oracle=members.oracle,
-        servers=members.servers,
-        peers=members.peers,
-        caches=[create_cache(topology.slots[0], groups[0].embedding_dim, spec.embedding.optimizer, device)],
-        first_step=topology.first_step,
-        depth=spec.prefetch_depth,
-        gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
-        deadline_seconds=spec.transport.step_seconds,
-    )
 
 
 class _Batch:

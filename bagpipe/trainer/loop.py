@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from bagpipe.cache.cache import create_cache
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config import Job
 from bagpipe.errors import Stopped
@@ -16,7 +15,7 @@ from bagpipe.net.messages import Finished, Stop
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense import dense_optimizer, dense_reduction, wrap_dense
 from bagpipe.trainer.membership import Membership, join
-from bagpipe.trainer.pipeline import Step, StepPipeline
+from bagpipe.trainer.pipeline import Step, open_pipeline
 
 log = logging.getLogger(__name__)
 
@@ -66,22 +65,7 @@ class Trainer:
         self.checkpointer = Checkpointer(members, self.model, self.optimizer)
         self.checkpointer.restore()
         self.parallel = wrap_dense(self.model, members.process_group)
-        self.pipeline = StepPipeline(
-            rank=members.rank,
-            world_size=members.world_size,
-            hello=members.hello,
-            oracle=members.oracle,
-            servers=members.servers,
-            peers=members.peers,
-            caches=[
-                create_cache(slots, group.embedding_dim, spec.embedding.optimizer, device)
-                for slots, group in zip(topology.slots, topology.layout.groups, strict=True)
-            ],
-            first_step=topology.first_step,
-            depth=spec.prefetch_depth,
-            gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
-            deadline_seconds=spec.transport.step_seconds,
-        )
+        self.pipeline = open_pipeline(members, device)
         self.loss_function = nn.BCEWithLogitsLoss()
 
     def run(self) -> None:

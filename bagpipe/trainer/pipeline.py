@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from bagpipe.batch import Floats, Keys
-from bagpipe.cache.cache import EmbeddingCache
+from bagpipe.cache.cache import EmbeddingCache, create_cache
 from bagpipe.cache.optimizers import accumulate
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
@@ -25,6 +25,7 @@ from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 from bagpipe.planwire import unpack_plan
 from bagpipe.trainer.exchange import PeerExchange
+from bagpipe.trainer.membership import Membership
 
 
 @dataclass(slots=True)
@@ -262,6 +263,28 @@ class StepPipeline:
 
     def _flush(self, cache: EmbeddingCache, part: GroupPlan) -> tuple[Keys, Floats]:
         return part.flush_keys, cache.take_records(part.flush_slots)
+
+
+def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
+    """The row pipeline of a trainer that has joined a job, with empty caches on `device`."""
+    topology = members.topology
+    spec = topology.spec
+    return StepPipeline(
+        rank=members.rank,
+        world_size=members.world_size,
+        hello=members.hello,
+        oracle=members.oracle,
+        servers=members.servers,
+        peers=members.peers,
+        caches=[
+            create_cache(slots, group.embedding_dim, spec.embedding.optimizer, device)
+            for slots, group in zip(topology.slots, topology.layout.groups, strict=True)
+        ],
+        first_step=topology.first_step,
+        depth=spec.prefetch_depth,
+        gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
+        deadline_seconds=spec.transport.step_seconds,
+    )
 
 
 def _gradient(rows: torch.Tensor) -> Floats:
