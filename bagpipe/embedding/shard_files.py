@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from bagpipe.embedding.snapshot import write_whole
 from bagpipe.embedding.storage import Storage
+from bagpipe.files import write_whole
 from bagpipe.tables import TableLayout
 
 

@@ -6,7 +6,6 @@ safetensors of at most `PART_BYTES`, each complete under its name or not there a
 """
 
 import hashlib
-import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from numba import njit
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.embedding.shard import RowStore
+from bagpipe.files import write_whole
 from bagpipe.net.messages import SnapshotFile
 
 PART_BYTES = 32 << 20
@@ -117,13 +117,3 @@ class Snapshot:
         name = f"{self._prefix}/group{group}-part{number:05d}.safetensors"
         write_whole(self._directory / name, content)
         return SnapshotFile(name=name, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that its name never stands for half of it."""
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)

@@ -8,10 +8,9 @@ here imports torch.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from bagpipe.batch import Batch, Cursor, Floats
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config import Job, JobSpec
 from bagpipe.data.dataset import Dataset, open_dataset
-from bagpipe.embedding.snapshot import write_whole
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
 from bagpipe.evaluation import evaluate
+from bagpipe.files import write_whole
 from bagpipe.net.messages import (
     Finished,
     Hello,
@@ -40,6 +39,7 @@ from bagpipe.net.messages import (
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
 from bagpipe.oracle.auto import Resolved, grant, resolve
+from bagpipe.oracle.outbox import Outbox
 from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
 from bagpipe.oracle.schedule import EvaluationSchedule, TrainingSchedule
@@ -75,20 +75,6 @@ def run_oracle(
             reporter.close()
 
 
-@dataclass(slots=True)
-class _Trainer:
-    """What the oracle knows of one trainer's progress."""
-
-    peer: bytes
-    credit: int
-    done: int
-    """Last step it finished."""
-    next: int
-    """First step whose plan was not sent to it; a restarted oracle plans earlier ones again, for itself."""
-    plans: deque[tuple[int, list[Any]]] = field(default_factory=deque)
-    """Of steps it has not finished, sent or not: what is lost with a connection is sent again."""
-
-
 class Oracle:
     """One attempt. `run` is the calendar; everything it calls is a screen."""
 
@@ -106,12 +92,10 @@ class Oracle:
         self.listener, self.reporter, self.run_dir, self.stop = listener, reporter, run_dir, stop
         self.rendezvous = Rendezvous(job.spec.servers.replicas, job.spec.trainers.replicas)
         self.peers: dict[bytes, Hello] = {}
-        self.trainers: dict[int, _Trainer] = {}
+        self.outbox = Outbox(job.spec.trainers.replicas, keep_early=4 * job.spec.prefetch_depth + 16)
         self.logits: dict[int, dict[int, Floats]] = {}
         self.schedule: TrainingSchedule | None = None
         self.finished: set[int] = set()
-        self.early: dict[int, deque[tuple[int, list[Any]]]] = {}
-        """Latest plans for trainers that have not come back to a restarted oracle yet."""
         self.restarted = False
         self.stop_asked = False
         self.heard = time.monotonic()
@@ -285,7 +269,7 @@ class Oracle:
 
         self._stream(schedule.plans(batches()), first_step=first_step)
         logits = [parts[rank] for _, parts in sorted(self.logits.items()) for rank in sorted(parts)]
-        if len(logits) < len(labels) * len(self.trainers):
+        if len(logits) < len(labels) * self.outbox.num_trainers:
             raise PeerLost("oracle: restarted during evaluation, whose earlier part is lost; it must be done again")
         scored = evaluate(np.concatenate(logits).reshape(-1), np.concatenate(labels).reshape(-1))
         return {
@@ -300,16 +284,18 @@ class Oracle:
         planned = first_step
         exhausted = False
         while True:
-            done = min((t.done for t in self.trainers.values()), default=first_step - 1)
-            everyone = len(self.trainers) == self.spec.trainers.replicas
-            if exhausted and everyone and done >= planned - 1:
+            done = self.outbox.done(default=first_step - 1)
+            if exhausted and self.outbox.everyone and done >= planned - 1:
                 return
             reserve = self.spec.prefetch_depth + 1 + PLANS_IN_RESERVE
-            if not exhausted and planned - done <= reserve and (everyone or (self.restarted and self.trainers)):
+            ready = self.outbox.everyone or (self.restarted and self.outbox.joined)
+            if not exhausted and ready and planned - done <= reserve:
                 step_plans = next(plans, None)
                 exhausted = step_plans is None
                 for plan in step_plans or ():
-                    self._queue(plan)
+                    if self.outbox.wants(plan.rank, plan.step):
+                        message, arrays = pack_plan(plan)
+                        self.outbox.add(plan.rank, plan.step, encode(message, arrays))
                 planned += step_plans is not None
                 self._send_plans()
                 self._handle(0.0)
@@ -318,26 +304,9 @@ class Oracle:
             self._check_silence()
             self._check_interrupted()
 
-    def _queue(self, plan: BatchPlan) -> None:
-        """Keep a plan for its trainer until that has finished the step."""
-        trainer = self.trainers.get(plan.rank)
-        if trainer is not None and plan.step < trainer.next:
-            return
-        message, arrays = pack_plan(plan)
-        # Trainers are never further apart than one's credit, so that many of the latest are enough.
-        plans = (
-            trainer.plans
-            if trainer
-            else self.early.setdefault(plan.rank, deque(maxlen=4 * self.spec.prefetch_depth + 16))
-        )
-        plans.append((plan.step, encode(message, arrays)))
-
     def _send_plans(self) -> None:
-        for trainer in self.trainers.values():
-            for step, frames in trainer.plans:
-                if trainer.next <= step <= trainer.done + trainer.credit:
-                    self.listener.send_frames(trainer.peer, frames)
-                    trainer.next = step + 1
+        for peer, frames in self.outbox.take_due():
+            self.listener.send_frames(peer, frames)
 
     # ── messages ──────────────────────────────────────────────────────────────────────────────────
 
@@ -353,7 +322,8 @@ class Oracle:
             case Hello():
                 self._register(peer, message)
             case NeedPlans():
-                self._join(peer, message)
+                self.outbox.join(message.rank, peer, credit=message.credit, done=message.done, step=message.step)
+                self.reporter.skip_to(message.done + 1)
             case StepDone():
                 self._step_done(message, arrays)
             case Finished():
@@ -375,20 +345,9 @@ class Oracle:
         topology = getattr(self, "_topology", None)
         self.listener.send(peer, topology or Wait())
 
-    def _join(self, peer: bytes, message: NeedPlans) -> None:
-        """A trainer begins, or comes back: over a new connection, or to an oracle that was restarted."""
-        known = self.trainers.get(message.rank)
-        plans = known.plans if known is not None else deque(self.early.pop(message.rank, ()))
-        self.trainers[message.rank] = _Trainer(peer, message.credit, message.done, message.step, plans)
-        self.reporter.skip_to(message.done + 1)
-
     def _step_done(self, message: StepDone, arrays: list[Any]) -> None:
-        trainer = self.trainers.get(message.rank)
-        if trainer is None or message.step <= trainer.done:
+        if not self.outbox.finished(message.rank, message.step):
             return
-        trainer.done = message.step
-        while trainer.plans and trainer.plans[0][0] <= trainer.done:
-            trainer.plans.popleft()
         if arrays:
             self.logits.setdefault(message.step, {})[message.rank] = arrays[0]
         elif self.schedule is not None:
@@ -407,7 +366,7 @@ class Oracle:
     def _check_silence(self) -> None:
         limit = self.spec.transport.step_seconds
         if time.monotonic() - self.heard > limit:
-            steps = {rank: trainer.done + 1 for rank, trainer in sorted(self.trainers.items())}
+            steps = self.outbox.steps()
             raise PeerLost(
                 f"oracle: no trainer has finished a step for {limit:g} s; they are at steps {steps} (by rank); "
                 "look at their logs, or raise spec.transport.stepSeconds if a step may take that long"
@@ -418,9 +377,9 @@ class Oracle:
     def _release(self, trained: int) -> None:
         """Let the trainers finish their checkpoints, then the servers go."""
         over = NoMorePlans(step=trained, stopped=self.stop_asked)
-        for trainer in self.trainers.values():
-            self.listener.send(trainer.peer, over)
-        while len(self.finished) < len(self.trainers):
+        for peer in self.outbox.peers:
+            self.listener.send(peer, over)
+        while len(self.finished) < self.outbox.num_trainers:
             self._handle(POLL_SECONDS)
             self._check_silence()
         for peer, hello in self.peers.items():
