@@ -193,10 +193,9 @@ class RunPolicy(_Section):
         int, Meta(ge=0, description="Cluster only: how long pods wait for a node that is unreachable; then they are replaced elsewhere.")
     ] = 60
     suspend: Annotated[bool, Meta(description="Cluster only: hold the job, or stop it at a checkpoint and free its pods.")] = False
-    queue_name: Annotated[str | None, Meta(max_length=63, description="Cluster only: Kueue's LocalQueue; the job is held until it is admitted.")] = None
-    workload_priority_class: Annotated[str | None, Meta(max_length=253, description="Cluster only: Kueue's priority class.")] = None
-    managed_by: Annotated[
-        str | None, Meta(max_length=63, description="Cluster only: the controller that runs this job; anything but `bagpipe.dev/bagpipe-operator`: not ours.")
+    queue_name: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: Kueue's LocalQueue; the job is held until it is admitted.")] = None
+    workload_priority_class: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Cluster only: Kueue's priority class.")] = None
+    managed_by: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: the controller that runs this job; anything but `bagpipe.dev/bagpipe-operator`: not ours.")
     ] = None
     network_policy: Annotated[
         Literal["Ingress", "Isolated", "None"],
