@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from bagpipe.podconfig import PodConfig, VolumeClaim
+from bagpipe.podconfig import CheckpointClaim, PodConfig, VolumeClaim
 from bagpipe.podconfig import Section as _Section
 from bagpipe.tables import Table
 
@@ -127,7 +127,7 @@ class CheckpointConfig(_Section):
     keep: Annotated[int, Meta(ge=1, description="Complete checkpoints kept; the newest is never deleted.")] = 3
     path: Annotated[str | None, Meta(description="Directory shared by trainers and servers; none: `checkpoints` in the run directory.")] = None
     volume_claim: Annotated[
-        VolumeClaim | None, Meta(description="Cluster only: a claim mounted at `path` in every pod (default path there: /checkpoints).")
+        CheckpointClaim | None, Meta(description="Cluster only: a claim mounted at `path` in every pod (default path there: /checkpoints).")
     ] = None
 
 

@@ -106,4 +106,9 @@ class VolumeClaim(Section):
         Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"],
         Meta(description="Checkpoints need ReadWriteMany unless all pods run on one node."),
     ] = "ReadWriteOnce"
+
+
+class CheckpointClaim(VolumeClaim):
+    """The claim that checkpoints are kept on."""
+
     retain: Annotated[bool, Meta(description="Keep the claim when the job is deleted.")] = False
