@@ -118,7 +118,9 @@ class Status:
     def with_condition(
         self, kind: names.Condition, value: bool, reason: str, message: str, now: dt.datetime, *, always: bool = False
     ) -> "Status":
-        return replace(self, conditions=conditions.put(self.conditions, kind, value, reason, message, now, always=always))
+        return replace(
+            self, conditions=conditions.put(self.conditions, kind, value, reason, message, now, always=always)
+        )
 
 
 _TIMES = frozenset({"start_time", "starting_since", "attempt_time", "running_since", "completion_time"})

@@ -41,7 +41,16 @@ def workers(job: Job, attempt: int, settings: Settings) -> list[Object]:
     return [server_set(job, attempt, settings), oracle_job(job, attempt, settings), trainer_job(job, attempt, settings)]
 
 
-def _object(job: Job, api: str, kind: str, name: str, role: Role | None = None, attempt: int | None = None, *, owned: bool = True) -> Object:
+def _object(
+    job: Job,
+    api: str,
+    kind: str,
+    name: str,
+    role: Role | None = None,
+    attempt: int | None = None,
+    *,
+    owned: bool = True,
+) -> Object:
     metadata: Object = {"name": name, "namespace": job.namespace, "labels": names.labels(job.name, role, attempt)}
     if owned:
         metadata["ownerReferences"] = [owner_reference(job)]
@@ -62,7 +71,12 @@ def owner_reference(job: Job) -> Object:
 def document(job: Job) -> str:
     """The job as the roles read it. The run policy is the operator's business: a change of it must not reach them."""
     spec = {key: value for key, value in job.spec.items() if key != "runPolicy"}
-    raw = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": job.name, "namespace": job.namespace}, "spec": spec}
+    raw = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": job.name, "namespace": job.namespace},
+        "spec": spec,
+    }
     path = (job.spec.get("checkpoint") or {}).get("volumeClaim")
     if path and not job.spec["checkpoint"].get("path"):
         raw["spec"] = {**spec, "checkpoint": {**spec["checkpoint"], "path": "/checkpoints"}}
@@ -96,7 +110,8 @@ def server_set(job: Job, attempt: int, settings: Settings, replicas: int | None 
         "template": pod_template(job, Role.SERVER, attempt, settings),
     }
     if claim := servers.get("volumeClaim"):
-        spec["volumeClaimTemplates"] = [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "bagpipe-run"}, "spec": _claim(claim)}]
+        template = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "bagpipe-run"}}
+        spec["volumeClaimTemplates"] = [{**template, "spec": _claim(claim)}]
         spec["persistentVolumeClaimRetentionPolicy"] = {"whenDeleted": "Delete", "whenScaled": "Retain"}
     return {**_object(job, "apps/v1", "StatefulSet", names.stateful_set(job.name), Role.SERVER, attempt), "spec": spec}
 
@@ -112,7 +127,10 @@ def _claim(claim: Any) -> Object:
 
 
 def _exit_rule(action: str, codes: tuple[int, ...]) -> Object:
-    return {"action": action, "onExitCodes": {"containerName": names.CONTAINER, "operator": "In", "values": list(codes)}}
+    return {
+        "action": action,
+        "onExitCodes": {"containerName": names.CONTAINER, "operator": "In", "values": list(codes)},
+    }
 
 
 def oracle_job(job: Job, attempt: int, settings: Settings) -> Object:
@@ -167,13 +185,19 @@ def disruption_budget(job: Job) -> Object:
     """A drain takes one server at a time."""
     selector = {"matchLabels": {names.LABEL_JOB: job.name, names.LABEL_ROLE: Role.SERVER.value}}
     name = names.disruption_budget(job.name)
-    return {**_object(job, "policy/v1", "PodDisruptionBudget", name, Role.SERVER), "spec": {"maxUnavailable": 1, "selector": selector}}
+    return {
+        **_object(job, "policy/v1", "PodDisruptionBudget", name, Role.SERVER),
+        "spec": {"maxUnavailable": 1, "selector": selector},
+    }
 
 
 def checkpoint_claim(job: Job) -> Object:
     claim = job.spec["checkpoint"]["volumeClaim"]
     owned = not claim.get("retain", False)
-    return {**_object(job, "v1", "PersistentVolumeClaim", names.checkpoint_claim(job.name), owned=owned), "spec": _claim(claim)}
+    return {
+        **_object(job, "v1", "PersistentVolumeClaim", names.checkpoint_claim(job.name), owned=owned),
+        "spec": _claim(claim),
+    }
 
 
 def status_patch(status: Status, resource_version: str) -> Object:

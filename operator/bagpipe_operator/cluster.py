@@ -85,7 +85,11 @@ def connect() -> Connection:
     info = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
     if info is None:
         raise ApiUnavailable("no service account and no kubeconfig: nothing says where the API server is")
-    context = ssl.create_default_context(cafile=info.ca_path, cadata=_decoded(info.ca_data)) if info.server.startswith("https") else None
+    context = (
+        ssl.create_default_context(cafile=info.ca_path, cadata=_decoded(info.ca_data))
+        if info.server.startswith("https")
+        else None
+    )
     if context is not None and info.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if context is not None and (info.certificate_path or info.certificate_data):
@@ -110,7 +114,13 @@ def _load_certificate(context: ssl.SSLContext, info: Any) -> None:
 def path(kind: str, namespace: str | None, name: str | None = None, sub: str | None = None) -> str:
     """URL path of a collection, an object or a subresource."""
     prefix, plural = RESOURCES[kind]
-    parts = [prefix, *(["namespaces", namespace] if namespace else []), plural, *([name] if name else []), *([sub] if sub else [])]
+    parts = [
+        prefix,
+        *(["namespaces", namespace] if namespace else []),
+        plural,
+        *([name] if name else []),
+        *([sub] if sub else []),
+    ]
     return "/" + "/".join(parts)
 
 
@@ -142,7 +152,9 @@ class Cluster:
         """Server-side apply: what we say is ours, whoever said it before."""
         meta = body["metadata"]
         url = path(body["kind"], meta["namespace"], meta["name"])
-        return await self._json("PATCH", url, body, "application/apply-patch+yaml", {"fieldManager": names.MANAGER, "force": "true"})
+        return await self._json(
+            "PATCH", url, body, "application/apply-patch+yaml", {"fieldManager": names.MANAGER, "force": "true"}
+        )
 
     async def patch_status(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         url = path(kind, namespace, name, "status")
@@ -150,7 +162,10 @@ class Cluster:
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str, *, force: bool = False) -> None:
         """Delete this very object; that it is gone already is as good."""
-        options: dict[str, Any] = {"preconditions": {"uid": uid}, "propagationPolicy": "Foreground" if kind == "Job" else "Background"}
+        options: dict[str, Any] = {
+            "preconditions": {"uid": uid},
+            "propagationPolicy": "Foreground" if kind == "Job" else "Background",
+        }
         if force:
             options["gracePeriodSeconds"] = 0
         try:
@@ -159,13 +174,23 @@ class Cluster:
             return
 
     async def _json(
-        self, method: str, url: str, body: Any = None, content_type: str = "application/json", params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        content_type: str = "application/json",
+        params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(await self._request(method, url, body, content_type, params))
         return result
 
     async def _request(
-        self, method: str, url: str, body: Any = None, content_type: str = "application/json", params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        content_type: str = "application/json",
+        params: Mapping[str, str] | None = None,
     ) -> bytes:
         if method != "GET" and not self.may_write():
             raise Fenced(f"{method} {url}: the lease is not ours any more")
@@ -173,7 +198,12 @@ class Cluster:
         data = None if body is None else json.dumps(body)
         try:
             async with self._session.request(
-                method, self._connection.server + url, data=data, headers=headers, params=params, ssl=self._connection.ssl or True
+                method,
+                self._connection.server + url,
+                data=data,
+                headers=headers,
+                params=params,
+                ssl=self._connection.ssl or True,
             ) as response:
                 self._metrics.api_requests.labels(method, str(response.status)).inc()
                 raw = await response.read()

@@ -60,7 +60,12 @@ def put(
     if old is None:
         if not value and not always:
             return conditions
-        return (*conditions, Condition(type=str(kind), status=value, reason=str(reason), message=message[:1024], last_transition_time=now))
+        return (
+            *conditions,
+            Condition(
+                type=str(kind), status=value, reason=str(reason), message=message[:1024], last_transition_time=now
+            ),
+        )
     when = old.last_transition_time if old.status == value else now
     new = replace(old, status=value, reason=str(reason), message=message[:1024], last_transition_time=when)
     return tuple(new if c.type == kind else c for c in conditions)

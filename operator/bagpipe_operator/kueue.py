@@ -37,7 +37,11 @@ def admission(workload: Mapping[str, Any] | None) -> Admission:
     status = (workload or {}).get("status") or {}
     true = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
     assigned = (status.get("admission") or {}).get("podSetAssignments") or ()
-    flavors = {Role(a["name"]): tuple(sorted(set((a.get("flavors") or {}).values()))) for a in assigned if a["name"] in set(Role)}
+    flavors = {
+        Role(a["name"]): tuple(sorted(set((a.get("flavors") or {}).values())))
+        for a in assigned
+        if a["name"] in set(Role)
+    }
     evicted = "Evicted" in true
     return Admission(
         admitted="Admitted" in true and not evicted,
@@ -80,13 +84,17 @@ def released(live: Mapping[str, Any], now: dt.datetime) -> dict[str, Any]:
 
 def finished(live: Mapping[str, Any], succeeded: bool, message: str, now: dt.datetime) -> dict[str, Any] | None:
     """Status of a finished job's Workload; none: it says so already."""
-    if any(c["type"] == "Finished" and c["status"] == "True" for c in (live.get("status") or {}).get("conditions") or ()):
+    if any(
+        c["type"] == "Finished" and c["status"] == "True" for c in (live.get("status") or {}).get("conditions") or ()
+    ):
         return None
     changed = {"Finished": ("True", "Succeeded" if succeeded else "Failed", message)}
     return {"conditions": _conditions(live, changed, now)}
 
 
-def _conditions(live: Mapping[str, Any], changed: Mapping[str, tuple[str, str, str]], now: dt.datetime) -> list[dict[str, Any]]:
+def _conditions(
+    live: Mapping[str, Any], changed: Mapping[str, tuple[str, str, str]], now: dt.datetime
+) -> list[dict[str, Any]]:
     kept = [c for c in (live.get("status") or {}).get("conditions") or () if c["type"] not in changed]
     new = [
         {
@@ -109,4 +117,7 @@ def assign(template: dict[str, Any], flavors: tuple[str, ...], known: Mapping[st
         flavor = (known.get(name) or {}).get("spec") or {}
         if flavor.get("nodeLabels"):
             spec["nodeSelector"] = {**spec.get("nodeSelector", {}), **flavor["nodeLabels"]}
-        spec["tolerations"] = [*spec["tolerations"], *(t for t in flavor.get("tolerations") or () if t not in spec["tolerations"])]
+        spec["tolerations"] = [
+            *spec["tolerations"],
+            *(t for t in flavor.get("tolerations") or () if t not in spec["tolerations"]),
+        ]

@@ -114,5 +114,8 @@ class Election:
             "renewTime": now,
             "leaseTransitions": old.get("leaseTransitions", 0) + (not mine),
         }
-        metadata = lease.get("metadata") or {"name": self._settings.lease_name, "namespace": self._settings.lease_namespace}
+        metadata = lease.get("metadata") or {
+            "name": self._settings.lease_name,
+            "namespace": self._settings.lease_namespace,
+        }
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}

@@ -50,7 +50,9 @@ ENV_CURVE_DIR = "BAGPIPE_CURVE_DIR"
 ENV_STARTUP_SECONDS = "BAGPIPE_STARTUP_SECONDS"
 RESERVED_ENV = frozenset({ENV_CURVE_DIR, ENV_STARTUP_SECONDS, "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
 RESERVED_LABELS = frozenset({LABEL_MANAGED_BY, LABEL_JOB, LABEL_ROLE, LABEL_ATTEMPT})
-RESERVED_VOLUMES = frozenset({"bagpipe-config", "bagpipe-run", "bagpipe-tmp", "bagpipe-shm", "bagpipe-curve", "bagpipe-checkpoints"})
+RESERVED_VOLUMES = frozenset(
+    {"bagpipe-config", "bagpipe-run", "bagpipe-tmp", "bagpipe-shm", "bagpipe-curve", "bagpipe-checkpoints"}
+)
 
 
 class Exit:

@@ -121,7 +121,9 @@ def job_condition(raw: Raw | None, kind: str) -> Raw | None:
     return next((c for c in listed if c["type"] == kind and c["status"] == "True"), None)
 
 
-def observe(job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], lost_nodes: Mapping[str, dt.datetime] | None = None) -> Observed:
+def observe(
+    job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], lost_nodes: Mapping[str, dt.datetime] | None = None
+) -> Observed:
     """Keep what the job with this UID owns, directly or by a Job or StatefulSet that it owns.
 
     A claim for checkpoints that shall outlive the job has no owner and is taken over by name.
@@ -140,7 +142,12 @@ def observe(job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], lost_nod
             mine.append(parse_pod(raw))
         else:
             strangers.append(f"Pod/{raw['metadata']['name']}")
-    ordered = tuple(sorted(mine, key=lambda p: (p.role, p.attempt, p.index, p.created or dt.datetime.min.replace(tzinfo=dt.UTC), p.name)))
+    ordered = tuple(
+        sorted(
+            mine,
+            key=lambda p: (p.role, p.attempt, p.index, p.created or dt.datetime.min.replace(tzinfo=dt.UTC), p.name),
+        )
+    )
     return Observed(live=live, pods=ordered, strangers=tuple(sorted(strangers)), lost_nodes=lost_nodes or {})
 
 

@@ -85,12 +85,16 @@ def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile
     runtime_class = section.get("runtimeClassName") or profile.runtime_class_name
     spec |= {"nodeSelector": selector} if selector else {}
     spec |= {"runtimeClassName": runtime_class} if runtime_class else {}
-    spec |= {"imagePullSecrets": [{"name": s} for s in settings.image_pull_secrets]} if settings.image_pull_secrets else {}
+    spec |= (
+        {"imagePullSecrets": [{"name": s} for s in settings.image_pull_secrets]} if settings.image_pull_secrets else {}
+    )
     spec |= {key: section[key] for key in _COPIED if section.get(key)}
     return spec
 
 
-def _container(job: Job, role: Role, attempt: int, section: Raw, profile: Profile, settings: Settings) -> dict[str, Any]:
+def _container(
+    job: Job, role: Role, attempt: int, section: Raw, profile: Profile, settings: Settings
+) -> dict[str, Any]:
     port = names.PORTS[role]
     probe = {"tcpSocket": {"port": port}, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 3}
     container = {
@@ -121,7 +125,14 @@ def _container(job: Job, role: Role, attempt: int, section: Raw, profile: Profil
 def argv(job: Job, role: Role, attempt: int) -> list[str]:
     """The role's command line: the same that a local run uses (`tests/contract` parses it with the library)."""
     port = names.PORTS[role]
-    common = ["--job", f"{names.CONFIG_DIR}/{names.CONFIG_KEY}", "--run-dir", names.RUN_DIR, "--bind", f"tcp://0.0.0.0:{port}"]
+    common = [
+        "--job",
+        f"{names.CONFIG_DIR}/{names.CONFIG_KEY}",
+        "--run-dir",
+        names.RUN_DIR,
+        "--bind",
+        f"tcp://0.0.0.0:{port}",
+    ]
     number = ["--attempt", str(attempt)]
     if role is Role.ORACLE:
         path = checkpoint_path(job)
@@ -174,9 +185,13 @@ def _volumes(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[
     if shm := _shm_size(role, section, profile):
         volumes.append({"name": "bagpipe-shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}})
     if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
-        volumes.append({"name": "bagpipe-checkpoints", "persistentVolumeClaim": {"claimName": names.checkpoint_claim(job.name)}})
+        volumes.append(
+            {"name": "bagpipe-checkpoints", "persistentVolumeClaim": {"claimName": names.checkpoint_claim(job.name)}}
+        )
     if uses_curve(job):
-        volumes.append({"name": "bagpipe-curve", "secret": {"secretName": names.curve_secret(job.name), "defaultMode": 0o440}})
+        volumes.append(
+            {"name": "bagpipe-curve", "secret": {"secretName": names.curve_secret(job.name), "defaultMode": 0o440}}
+        )
     return volumes
 
 
@@ -201,7 +216,8 @@ def _refuse_reserved(section: Raw, role: Role) -> None:
     template = section.get("podTemplate") or {}
     taken = {
         "env": names.RESERVED_ENV & {e["name"] for e in section.get("env") or ()},
-        "labels": names.RESERVED_LABELS & ({*(section.get("labels") or {})} | {*((template.get("metadata") or {}).get("labels") or {})}),
+        "labels": names.RESERVED_LABELS
+        & ({*(section.get("labels") or {})} | {*((template.get("metadata") or {}).get("labels") or {})}),
         "volumes": names.RESERVED_VOLUMES & {v.get("name") for v in section.get("volumes") or ()},
     }
     for field, found in taken.items():

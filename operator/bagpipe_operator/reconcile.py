@@ -26,8 +26,8 @@ from bagpipe_operator.decision import Complete, Decision, Fail, Restart, Verdict
 from bagpipe_operator.kueue import Admission
 from bagpipe_operator.names import Condition, Reason, Role
 from bagpipe_operator.observe import Observed, is_deleting
-from bagpipe_operator.policies import completion, deadlines, failure, finish, hold, scale, teardown
 from bagpipe_operator.pods import uses_curve
+from bagpipe_operator.policies import completion, deadlines, failure, finish, hold, scale, teardown
 from bagpipe_operator.settings import Settings
 
 _FIRST_DELAY, _LONGEST_DELAY = 10, 300
@@ -110,7 +110,12 @@ def _end(job: Job, verdict: Complete | Fail, observed: Observed, now: dt.datetim
 
 
 def _hold(
-    job: Job, observed: Observed, settings: Settings, held: tuple[Reason, str], admission: Admission | None, now: dt.datetime
+    job: Job,
+    observed: Observed,
+    settings: Settings,
+    held: tuple[Reason, str],
+    admission: Admission | None,
+    now: dt.datetime,
 ) -> Decision:
     delete, apply, gone = hold.stop(job, observed, settings)
     reason, message = held
@@ -138,7 +143,9 @@ def _admitted(old: Status, admission: Admission | None, now: dt.datetime) -> Sta
 
 def _resumed(job: Job, now: dt.datetime) -> Status:
     """Back from a hold: what ran before was an attempt, the next needs a number of its own."""
-    new = job.status.with_condition(Condition.SUSPENDED, False, Reason.RESUMED, "the job goes on from its last checkpoint", now)
+    new = job.status.with_condition(
+        Condition.SUSPENDED, False, Reason.RESUMED, "the job goes on from its last checkpoint", now
+    )
     if job.status.attempt_time is None:
         return new
     return replace(new, attempt=new.attempt + 1, attempt_time=now, server_pods=())
@@ -153,11 +160,17 @@ def _run(job: Job, observed: Observed, settings: Settings, admission: Admission 
     ready = cleared and not observed.strangers and now >= start
     if ready:
         for role, template in zip((Role.SERVER, Role.ORACLE, Role.TRAINER), wanted, strict=True):
-            kueue.assign(template["spec"]["template"], (admission.flavors if admission else {}).get(role, ()), observed.flavors)
+            kueue.assign(
+                template["spec"]["template"], (admission.flavors if admission else {}).get(role, ()), observed.flavors
+            )
         apply += wanted
     if admission is not None:
         apply.append(kueue.workload(job, settings))
-    again = _earliest(start if now < start else None, deadlines.active_end(replace(job, status=new)), deadlines.startup_end(replace(job, status=new)))
+    again = _earliest(
+        start if now < start else None,
+        deadlines.active_end(replace(job, status=new)),
+        deadlines.startup_end(replace(job, status=new)),
+    )
     if observed.strangers:
         again = _earliest(again, now + dt.timedelta(seconds=5))
     first = ready and observed.batch_job(job.name, Role.TRAINER, new.attempt) is None
@@ -176,7 +189,9 @@ def _progressed(job: Job, observed: Observed, now: dt.datetime) -> Status:
     pods = [p for p in observed.pods if p.attempt == attempt and p.deleted_at is None]
     servers = [p for p in pods if p.role is Role.SERVER and p.ready]
     if len(servers) >= job.replicas(Role.SERVER):
-        new = new.with_condition(Condition.SERVERS_READY, True, Reason.SERVERS_READY, f"{len(servers)} servers are ready", now)
+        new = new.with_condition(
+            Condition.SERVERS_READY, True, Reason.SERVERS_READY, f"{len(servers)} servers are ready", now
+        )
     else:
         message = f"{len(servers)} of {job.replicas(Role.SERVER)} servers are ready"
         new = new.with_condition(Condition.SERVERS_READY, False, Reason.PODS_NOT_READY, message, now)

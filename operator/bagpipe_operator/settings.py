@@ -66,7 +66,11 @@ class Settings:
         unknown = sorted(set(raw) - set(by_key))
         if unknown:
             raise SpecError(f"operator settings: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
-        values: dict[str, Any] = {by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in raw.items() if value is not None}
+        values: dict[str, Any] = {
+            by_key[key]: tuple(value) if isinstance(value, list) else value
+            for key, value in raw.items()
+            if value is not None
+        }
         values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
         return cls(**values)
 
@@ -86,6 +90,8 @@ def parse_profiles(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Profile]:
         unknown = sorted(set(body) - set(by_key))
         if unknown:
             raise SpecError(f"profiles.{name}: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
-        values: dict[str, Any] = {by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in body.items()}
+        values: dict[str, Any] = {
+            by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in body.items()
+        }
         result[name] = Profile(**values)
     return result

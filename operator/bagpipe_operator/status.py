@@ -27,7 +27,12 @@ def counted(job: Job, observed: Observed, status: Status) -> Status:
             "restarts": sum(p.restarts for p in pods),
         }
     trainers = statuses[names.SECTIONS[Role.TRAINER]]
-    status = replace(status, replica_statuses=statuses, trainer_replicas=trainers["active"] + trainers["succeeded"], selector=job.selector)
+    status = replace(
+        status,
+        replica_statuses=statuses,
+        trainer_replicas=trainers["active"] + trainers["succeeded"],
+        selector=job.selector,
+    )
     return replace(status, observed_generation=job.generation)
 
 
@@ -73,8 +78,12 @@ def running(status: Status, observed: Observed, now: dt.datetime) -> Status:
         starting_since=None,
         server_pods=servers,
     )
-    status = status.with_condition(Condition.RESTARTING, False, Reason.PODS_READY, f"attempt {status.attempt} runs", now)
-    return status.with_condition(Condition.RUNNING, True, Reason.PODS_READY, f"all pods of attempt {status.attempt} run", now)
+    status = status.with_condition(
+        Condition.RESTARTING, False, Reason.PODS_READY, f"attempt {status.attempt} runs", now
+    )
+    return status.with_condition(
+        Condition.RUNNING, True, Reason.PODS_READY, f"all pods of attempt {status.attempt} run", now
+    )
 
 
 def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
@@ -90,7 +99,9 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
         server_pods=(),
     )
     if verdict.reason != Reason.SCALED:
-        status = replace(status, last_failure=failure(verdict.reason, verdict.message, verdict.cause, status.attempt - 1, now))
+        status = replace(
+            status, last_failure=failure(verdict.reason, verdict.message, verdict.cause, status.attempt - 1, now)
+        )
     status = not_running(status, verdict.reason, verdict.message, now)
     # Each restart is a transition of its own, though the last may not have come to an end.
     status = status.with_condition(Condition.RESTARTING, False, verdict.reason, verdict.message, now)
@@ -99,7 +110,12 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
 
 def failure(reason: str, message: str, cause: Pod | None, attempt: int, now: dt.datetime) -> dict[str, Any]:
     """The record that outlives the pods."""
-    record: dict[str, Any] = {"time": format_time(now), "attempt": attempt, "reason": str(reason), "message": message[:1024]}
+    record: dict[str, Any] = {
+        "time": format_time(now),
+        "attempt": attempt,
+        "reason": str(reason),
+        "message": message[:1024],
+    }
     if cause:
         record |= {"role": cause.role.value, "index": cause.index, "pod": cause.name}
         record |= {"node": cause.node} if cause.node else {}
@@ -139,12 +155,19 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
     result = []
     for c in new.conditions:
         was = before.get(c.type)
-        if c.status and (was is None or not was.status or was.last_transition_time != c.last_transition_time or was.reason != c.reason):
-            kind = "Warning" if c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason != Reason.SCALED else "Normal"
+        if c.status and (
+            was is None
+            or not was.status
+            or was.last_transition_time != c.last_transition_time
+            or was.reason != c.reason
+        ):
+            kind = (
+                "Warning"
+                if c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason != Reason.SCALED
+                else "Normal"
+            )
             reason = c.type if c.type == c.reason or c.type == Condition.RUNNING else c.reason
             result.append(Event(type=kind, reason=str(reason), message=f"{c.type}: {c.message}"))
         elif not c.status and c.type == Condition.SUSPENDED and was is not None and was.status:
             result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))
     return tuple(result)
-
-

@@ -63,7 +63,7 @@ class WorkQueue(Generic[K]):
     def failed(self, key: K) -> float:
         """It did not: the key comes again after a while, longer each time; returns how long."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(_FIRST * 2 ** min(count - 1, 20), _LONGEST) * random.uniform(0.8, 1.2)
+        delay: float = min(_FIRST * 2 ** min(count - 1, 20), _LONGEST) * random.uniform(0.8, 1.2)
         self._release(key)
         self.add_after(key, delay)
         return delay

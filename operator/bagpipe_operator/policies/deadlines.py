@@ -20,7 +20,9 @@ def judge(job: Job, observed: Observed, now: dt.datetime) -> Fail | None:
         reason, message = why_not_running(job, observed)
         if reason == Reason.STARTING:
             reason = Reason.STARTUP_DEADLINE
-        return Fail(reason=reason, message=f"not all pods ran within {job.run_policy.startup_deadline_seconds} s: {message}")
+        return Fail(
+            reason=reason, message=f"not all pods ran within {job.run_policy.startup_deadline_seconds} s: {message}"
+        )
     return None
 
 

@@ -32,24 +32,30 @@ def judge(job: Job, observed: Observed) -> Verdict:
         return permanent
     crashes = in_place_crashes(pods)
     verdict = _trainers(job, observed, pods, len(crashes)) or _servers(job, pods, len(crashes))
-    total = job.status.restarts + len(crashes) + (verdict.count is Count.FAILURE if verdict else 0)
+    return _limited(job, verdict, crashes)
+
+
+def _limited(job: Job, verdict: Restart | None, crashes: list[Pod]) -> Fail | Restart | None:
+    """The run policy's word on it: how often, and whether at all."""
     policy = job.run_policy
-    cause = verdict.cause if verdict else (crashes[-1] if crashes else None)
-    if verdict and verdict.count is Count.DISRUPTION and policy.disruption_limit is not None:
-        if job.status.disruptions >= policy.disruption_limit:
-            return Fail(reason=Reason.DISRUPTION_LIMIT, message=f"disrupted more than {policy.disruption_limit} times: {verdict.message}", cause=cause)
-    failed = crashes or (verdict and verdict.count is Count.FAILURE)
-    if failed and policy.restart_policy == "Never":
-        return Fail(reason=Reason.RESTART_POLICY, message=f"restartPolicy is Never: {_words(verdict, cause)}", cause=cause)
-    if failed and policy.restart_policy == "ExitCode" and cause and not _worth_retrying(cause):
-        return Fail(reason=Reason.CRASHED, message=f"restartPolicy is ExitCode: {_words(verdict, cause)}", cause=cause)
-    if failed and total > policy.backoff_limit:
-        return Fail(reason=Reason.BACKOFF_LIMIT, message=f"{total} failures, backoffLimit {policy.backoff_limit}: {_words(verdict, cause)}", cause=cause)
+    limit = policy.disruption_limit
+    if verdict and verdict.count is Count.DISRUPTION and limit is not None and job.status.disruptions >= limit:
+        message = f"disrupted more than {limit} times: {verdict.message}"
+        return Fail(reason=Reason.DISRUPTION_LIMIT, message=message, cause=verdict.cause)
+    counted = verdict is not None and verdict.count is Count.FAILURE
+    if not counted and not crashes:
+        return verdict
+    cause = verdict.cause if verdict and counted else crashes[-1]
+    words = verdict.message if verdict and counted else describe(crashes[-1])
+    total = job.status.restarts + len(crashes) + counted
+    if policy.restart_policy == "Never":
+        return Fail(reason=Reason.RESTART_POLICY, message=f"restartPolicy is Never: {words}", cause=cause)
+    if policy.restart_policy == "ExitCode" and cause and not _worth_retrying(cause):
+        return Fail(reason=Reason.CRASHED, message=f"restartPolicy is ExitCode: {words}", cause=cause)
+    if total > policy.backoff_limit:
+        message = f"{total} failures, backoffLimit {policy.backoff_limit}: {words}"
+        return Fail(reason=Reason.BACKOFF_LIMIT, message=message, cause=cause)
     return verdict
-
-
-def _words(verdict: Restart | None, cause: Pod | None) -> str:
-    return verdict.message if verdict else describe(cause) if cause else ""
 
 
 def _worth_retrying(pod: Pod) -> bool:
@@ -107,7 +113,9 @@ def _trainers(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int)
     failed = tuple(p for p in trainers if p.phase == "Failed")
     if batch is None or is_deleting(batch):
         if running or batch is not None:
-            return Restart(reason=Reason.POD_LOST, message="the trainers' Job was deleted", count=Count.DISRUPTION, crashes=crashes)
+            return Restart(
+                reason=Reason.POD_LOST, message="the trainers' Job was deleted", count=Count.DISRUPTION, crashes=crashes
+            )
         return None
     if not failed and job_condition(batch, "Failed") is None:
         return None
@@ -119,9 +127,13 @@ def _trainers(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int)
     disruption = _disruption(pods, failed)
     if disruption:
         reason = Reason.STOPPED if disruption.exit_code == Exit.STOPPED else Reason.DISRUPTED
-        return Restart(reason=reason, message=describe(disruption), count=Count.DISRUPTION, cause=disruption, crashes=crashes)
+        return Restart(
+            reason=reason, message=describe(disruption), count=Count.DISRUPTION, cause=disruption, crashes=crashes
+        )
     if not failed:
-        return Restart(reason=Reason.POD_LOST, message="a trainer's pod was deleted", count=Count.DISRUPTION, crashes=crashes)
+        return Restart(
+            reason=Reason.POD_LOST, message="a trainer's pod was deleted", count=Count.DISRUPTION, crashes=crashes
+        )
     first = min(failed, key=_when)
     count = Count.FAILURE if running else Count.NOTHING  # Before all pods run, peers may simply be late.
     return Restart(reason=Reason.TRANSIENT, message=describe(first), count=count, cause=first, crashes=crashes)
@@ -156,10 +168,22 @@ def _servers(job: Job, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
         gone = [uid for uid in known if uid not in servers or _taken(servers[uid]) or servers[uid].ended]
         if gone:
             pod = servers.get(gone[0])
-            message = describe(pod) if pod else "a server's pod is gone, and its rows with it (servers.volumeClaim would keep them)"
-            return Restart(reason=Reason.SERVER_LOST, message=message, count=Count.DISRUPTION, cause=pod, crashes=crashes)
+            message = (
+                describe(pod)
+                if pod
+                else "a server's pod is gone, and its rows with it (servers.volumeClaim would keep them)"
+            )
+            return Restart(
+                reason=Reason.SERVER_LOST, message=message, count=Count.DISRUPTION, cause=pod, crashes=crashes
+            )
     if job.section(Role.SERVER).get("storage") == "memory":
         for pod in servers.values():
             if pod.restarts:
-                return Restart(reason=Reason.SERVER_LOST, message=describe(pod), count=Count.FAILURE, cause=pod, crashes=max(crashes - 1, 0))
+                return Restart(
+                    reason=Reason.SERVER_LOST,
+                    message=describe(pod),
+                    count=Count.FAILURE,
+                    cause=pod,
+                    crashes=max(crashes - 1, 0),
+                )
     return None

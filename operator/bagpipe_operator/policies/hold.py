@@ -27,7 +27,9 @@ def why(job: Job, admission: Admission | None) -> tuple[Reason, str] | None:
     return Reason.WAITING_FOR_QUOTA, f"waiting in queue {job.queue}"
 
 
-def stop(job: Job, observed: Observed, settings: Settings) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...], bool]:
+def stop(
+    job: Job, observed: Observed, settings: Settings
+) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...], bool]:
     """Deletions, objects, and whether no pod is left."""
     servers = observed.live.get(("StatefulSet", names.stateful_set(job.name)))
     deletions, _ = teardown.stop(observed, job.status.attempt + 1)

@@ -33,7 +33,9 @@ def _jobs(jobs: Iterable[Raw]) -> tuple[Deletion, ...]:
     )
 
 
-def overdue(job: Job, observed: Observed, now: dt.datetime) -> tuple[tuple[Deletion, ...], frozenset[str], dt.datetime | None]:
+def overdue(
+    job: Job, observed: Observed, now: dt.datetime
+) -> tuple[tuple[Deletion, ...], frozenset[str], dt.datetime | None]:
     """Pods that should be gone: those to remove by force, the nodes to look at, and when to look again.
 
     Force is for lost nodes alone: anywhere else the kubelet will tell when the process has ended, and
