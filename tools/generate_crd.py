@@ -204,7 +204,11 @@ def status() -> Schema:
         "runningSince": {**time, "description": "Start of the present stretch of active time."},
         "activeSeconds": {"type": "integer", "description": "Active time of earlier stretches."},
         "completionTime": {**time, "description": "When the job ended."},
-        "serverPods": {"type": "array", "items": {"type": "string"}, "description": "UIDs of the pods that hold this attempt's rows."},
+        "serverPods": {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "UIDs of the pods that hold this attempt's rows, and their restarts until all pods ran.",
+        },
         "replicaStatuses": {"type": "object", "additionalProperties": _counts(), "description": "Pods of the present attempt, by role."},
         "trainerReplicas": {"type": "integer", "description": "Trainers that run or have ended well; for the scale subresource."},
         "selector": {"type": "string", "description": "Label selector of the trainers' pods; for the scale subresource."},

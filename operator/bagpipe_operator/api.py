@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bagpipe_operator import conditions, names
+from bagpipe_operator import conditions as condition_list
+from bagpipe_operator import names
 from bagpipe_operator.names import Role
 
 
@@ -74,23 +75,22 @@ class Status:
     active_seconds: int = 0
     """Active time of earlier stretches."""
     completion_time: dt.datetime | None = None
-    server_pods: tuple[str, ...] = ()
-    """UIDs of the servers' pods when this attempt first ran: another pod means lost rows."""
+    server_pods: Mapping[str, int] = field(default_factory=dict)
+    """UIDs of the servers' pods when this attempt first ran, and how often each had been restarted by then."""
     replica_statuses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trainer_replicas: int = 0
     selector: str = ""
     progress: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     last_failure: Mapping[str, Any] = field(default_factory=dict)
-    conditions: tuple[conditions.Condition, ...] = ()
+    conditions: tuple[condition_list.Condition, ...] = ()
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Status":
         known = {name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None}
         for name in _TIMES & known.keys():
             known[name] = parse_time(known[name])
-        known["conditions"] = tuple(conditions.Condition.of(c) for c in known.get("conditions", ()))
-        known["server_pods"] = tuple(known.get("server_pods", ()))
+        known["conditions"] = tuple(condition_list.Condition.of(c) for c in known.get("conditions", ()))
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,14 +102,12 @@ class Status:
                 value = format_time(value)
             elif name == "conditions":
                 value = [c.to_dict() for c in value]
-            elif name == "server_pods":
-                value = list(value)
             if value is not None and (value or isinstance(value, int)):
                 raw[camel(name)] = value
         return raw
 
     def is_true(self, kind: names.Condition) -> bool:
-        return conditions.is_true(self.conditions, kind)
+        return condition_list.is_true(self.conditions, kind)
 
     @property
     def finished(self) -> bool:
@@ -119,7 +117,7 @@ class Status:
         self, kind: names.Condition, value: bool, reason: str, message: str, now: dt.datetime, *, always: bool = False
     ) -> "Status":
         return replace(
-            self, conditions=conditions.put(self.conditions, kind, value, reason, message, now, always=always)
+            self, conditions=condition_list.put(self.conditions, kind, value, reason, message, now, always=always)
         )
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bagpipe_operator import children, drift, kueue, status
+from bagpipe_operator import children, drift, kueue, names, status
 from bagpipe_operator.api import Job, SpecError, Status
 from bagpipe_operator.decision import Complete, Decision, Fail, Restart, Verdict
 from bagpipe_operator.kueue import Admission
@@ -148,22 +148,23 @@ def _resumed(job: Job, now: dt.datetime) -> Status:
     )
     if job.status.attempt_time is None:
         return new
-    return replace(new, attempt=new.attempt + 1, attempt_time=now, server_pods=())
+    return replace(new, attempt=new.attempt + 1, attempt_time=now, server_pods={})
 
 
 def _run(job: Job, observed: Observed, settings: Settings, admission: Admission | None, now: dt.datetime) -> Decision:
-    delete, cleared = teardown.stop(observed, job.status.attempt)
+    ending = teardown.stop(observed, job.status.attempt)
     start = _start_time(job.status)
     new = _progressed(job, observed, now)
     apply = children.base(job, new.attempt)
     wanted = children.workers(job, new.attempt, settings)  # Built in any case: what cannot be built fails now.
-    ready = cleared and not observed.strangers and now >= start
+    ready = ending.all_gone and not observed.strangers and now >= start
     if ready:
         for role, template in zip((Role.SERVER, Role.ORACLE, Role.TRAINER), wanted, strict=True):
-            kueue.assign(
-                template["spec"]["template"], (admission.flavors if admission else {}).get(role, ()), observed.flavors
-            )
+            flavors = (admission.flavors if admission else {}).get(role, ())
+            kueue.assign(template["spec"]["template"], flavors, observed.flavors)
         apply += wanted
+    elif ending.trainers_gone and ("StatefulSet", names.stateful_set(job.name)) in observed.live:
+        apply.append(children.server_set(job, new.attempt, settings, replicas=0))
     if admission is not None:
         apply.append(kueue.workload(job, settings))
     again = _earliest(
@@ -176,7 +177,7 @@ def _run(job: Job, observed: Observed, settings: Settings, admission: Admission 
     first = ready and observed.batch_job(job.name, Role.TRAINER, new.attempt) is None
     return Decision(
         status=replace(new, phase=status.phase(new)),
-        delete=delete,
+        delete=ending.delete,
         apply=tuple(apply),
         create_curve_secret=first and uses_curve(job),
         again_at=again,

@@ -70,7 +70,8 @@ def started(status: Status, now: dt.datetime) -> Status:
 
 def running(status: Status, observed: Observed, now: dt.datetime) -> Status:
     """All pods of the attempt run."""
-    servers = tuple(sorted(p.uid for p in observed.of_role(Role.SERVER, status.attempt) if p.deleted_at is None))
+    pods = observed.of_role(Role.SERVER, status.attempt)
+    servers = {p.uid: p.restarts for p in pods if p.deleted_at is None}
     status = replace(
         status,
         start_time=status.start_time or now,
@@ -96,7 +97,7 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
         disruptions=status.disruptions + (verdict.count is Count.DISRUPTION),
         attempt_time=now,
         starting_since=now if was_running or status.starting_since is None else status.starting_since,
-        server_pods=(),
+        server_pods={},
     )
     if verdict.reason != Reason.SCALED:
         status = replace(

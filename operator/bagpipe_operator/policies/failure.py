@@ -30,7 +30,7 @@ def judge(job: Job, observed: Observed) -> Verdict:
     permanent = _permanent(job, observed, pods)
     if permanent:
         return permanent
-    crashes = in_place_crashes(pods)
+    crashes = in_place_crashes(job, pods)
     verdict = _trainers(job, observed, pods, len(crashes)) or _servers(job, pods, len(crashes))
     return _limited(job, verdict, crashes)
 
@@ -95,14 +95,17 @@ def _taken(pod: Pod) -> bool:
     return pod.disrupted or pod.deleted_at is not None
 
 
-def in_place_crashes(pods: Iterable[Pod]) -> list[Pod]:
-    """Processes of the oracle and the servers that failed and were replaced within the attempt, once for each time."""
+def in_place_crashes(job: Job, pods: Iterable[Pod]) -> list[Pod]:
+    """Processes of the oracle and the servers that failed and were replaced within the attempt, once for each time.
+
+    A server that gave up waiting for late peers before all pods ran did not fail.
+    """
     crashes = []
     for pod in pods:
         if pod.role is Role.ORACLE and pod.phase == "Failed" and _crashed(pod):
             crashes.append(pod)
-        if pod.role is Role.SERVER and pod.exit_code not in (None, *_HARMLESS) and not _taken(pod):
-            crashes += [pod] * pod.restarts
+        if pod.role is Role.SERVER and pod.exit_code not in (None, *_HARMLESS, Exit.TRANSIENT) and not _taken(pod):
+            crashes += [pod] * (pod.restarts - job.status.server_pods.get(pod.uid, 0))
     return crashes
 
 
@@ -178,7 +181,7 @@ def _servers(job: Job, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
             )
     if job.section(Role.SERVER).get("storage") == "memory":
         for pod in servers.values():
-            if pod.restarts:
+            if pod.restarts > known.get(pod.uid, 0):
                 return Restart(
                     reason=Reason.SERVER_LOST,
                     message=describe(pod),

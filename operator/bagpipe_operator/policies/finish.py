@@ -17,7 +17,7 @@ _BULK = ("StatefulSet", "Job", "Service", "ConfigMap", "NetworkPolicy", "PodDisr
 def clean(job: Job, observed: Observed, settings: Settings) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...]]:
     """Deletions and objects that make the pods go which `cleanPodPolicy` does not keep."""
     policy = job.run_policy.clean_pod_policy
-    old, _ = teardown.stop(observed, job.status.attempt)
+    old = teardown.stop(observed, job.status.attempt).delete
     if policy == "None":
         return old, ()
     if policy == "All":

@@ -10,7 +10,7 @@ from bagpipe_operator import children, names
 from bagpipe_operator.api import Job
 from bagpipe_operator.decision import Deletion
 from bagpipe_operator.kueue import Admission
-from bagpipe_operator.names import Reason, Role
+from bagpipe_operator.names import Reason
 from bagpipe_operator.observe import Observed
 from bagpipe_operator.policies import teardown
 from bagpipe_operator.settings import Settings
@@ -31,10 +31,9 @@ def stop(
     job: Job, observed: Observed, settings: Settings
 ) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...], bool]:
     """Deletions, objects, and whether no pod is left."""
+    ending = teardown.stop(observed, job.status.attempt + 1)
     servers = observed.live.get(("StatefulSet", names.stateful_set(job.name)))
-    deletions, _ = teardown.stop(observed, job.status.attempt + 1)
-    deletions = tuple(d for d in deletions if d.kind == "Job")
-    if observed.batch_jobs(Role.TRAINER):
-        return deletions, (), False
-    scaled = (children.server_set(job, job.status.attempt, settings, replicas=0),) if servers else ()
-    return deletions, scaled, not observed.batch_jobs(Role.ORACLE) and not observed.of_role(Role.SERVER)
+    scaled: tuple[dict[str, Any], ...] = ()
+    if servers is not None and ending.trainers_gone:
+        scaled = (children.server_set(job, job.status.attempt, settings, replicas=0),)
+    return ending.delete, scaled, ending.all_gone

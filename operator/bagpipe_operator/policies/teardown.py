@@ -7,6 +7,7 @@ foreground: while any of its pods may still run, the Job is still there, so that
 
 import datetime as dt
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from bagpipe_operator.api import Job
 from bagpipe_operator.decision import Deletion
@@ -14,15 +15,24 @@ from bagpipe_operator.names import Role
 from bagpipe_operator.observe import Observed, Pod, Raw, attempt_of, is_deleting
 
 
-def stop(observed: Observed, below: int) -> tuple[tuple[Deletion, ...], bool]:
-    """What to delete now of all attempts below `below`, and whether nothing of them is left."""
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the end of the older attempts has come."""
+
+    delete: tuple[Deletion, ...] = ()
+    trainers_gone: bool = False
+    """Now the servers may go: the StatefulSet is scaled to zero, which no controller undoes."""
+    all_gone: bool = False
+
+
+def stop(observed: Observed, below: int) -> Progress:
+    """What to do now about all attempts below `below`."""
     trainers = [r for r in observed.batch_jobs(Role.TRAINER) if attempt_of(r) < below]
     if trainers:
-        return _jobs(trainers), False
+        return Progress(delete=_jobs(trainers))
     oracles = [r for r in observed.batch_jobs(Role.ORACLE) if attempt_of(r) < below]
     servers = [p for p in observed.of_role(Role.SERVER) if p.attempt < below]
-    going = tuple(Deletion(kind="Pod", name=p.name, uid=p.uid) for p in servers if p.deleted_at is None)
-    return _jobs(oracles) + going, not oracles and not servers
+    return Progress(delete=_jobs(oracles), trainers_gone=True, all_gone=not oracles and not servers)
 
 
 def _jobs(jobs: Iterable[Raw]) -> tuple[Deletion, ...]:
