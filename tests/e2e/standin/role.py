@@ -107,7 +107,7 @@ def server(options: argparse.Namespace) -> None:
 
 
 def trainer(options: argparse.Namespace) -> None:
-    listen(options.bind)
+    sock = listen(options.bind)  # Kept: the readiness probe asks it.
     mine = {"role": "trainer", "index": options.rank, "attempt": options.attempt}
     while not call(options.oracle, mine).get("go"):
         planned_exit("trainer", options.rank, options.attempt, 0)
@@ -124,6 +124,7 @@ def trainer(options: argparse.Namespace) -> None:
             saved.with_suffix(".new").write_text(str(step))
             saved.with_suffix(".new").rename(saved)
     call(options.oracle, {**mine, "step": step, "done": True})
+    sock.close()
 
 
 def main() -> None:
