@@ -35,7 +35,7 @@ class EnvVar(Section):
         Meta(
             min_length=1,
             max_length=253,
-            description="Name; the operator's own (BAGPIPE_*, POD_NAME, POD_INDEX) are refused.",
+            description="Name; the operator's own (BAGPIPE_CURVE_DIR, POD_NAME, POD_INDEX, JOB_COMPLETION_INDEX) are refused.",
         ),
     ]
     value: Annotated[str | None, Meta(description="Literal value.")] = None

@@ -3,8 +3,7 @@
     ConfigMap        the job document, as `bagpipe run` takes it
     Services         one headless Service a role; addresses are published before pods are ready
     StatefulSet      embedding servers: ordinal = shard; OnDelete, for a new attempt replaces pods itself
-    Job              oracle; a pod that ends is replaced, as a restarted oracle replays the plan
-    Job (Indexed)    trainers: index = rank; the first failure ends it, as ranks stand and fall together
+    Jobs (Indexed)   oracle and trainers: index = rank; the first failure ends them, as all stand and fall together
     NetworkPolicy, PodDisruptionBudget, claims
 
 Every object is owned by the BagpipeJob, so that deleting it needs no operator.
@@ -21,9 +20,6 @@ from bagpipe_operator.pods import pod_template
 from bagpipe_operator.settings import Settings
 
 Object = dict[str, Any]
-
-_FOREVER = 1_000_000
-"""Back-off limit of the oracle's Job: the operator counts and ends it, with the servers' and trainers' failures."""
 
 
 def base(job: Job, attempt: int) -> list[Object]:
@@ -134,23 +130,16 @@ def _exit_rule(action: str, codes: tuple[int, ...]) -> Object:
 
 
 def oracle_job(job: Job, attempt: int, settings: Settings) -> Object:
-    spec = {
-        "backoffLimit": _FOREVER,
-        "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {
-            "rules": [
-                _exit_rule("FailJob", names.PERMANENT_EXITS),
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            ]
-        },
-        "template": pod_template(job, Role.ORACLE, attempt, settings),
-    }
-    name = names.batch_job(job.name, Role.ORACLE, attempt)
-    return {**_object(job, "batch/v1", "Job", name, Role.ORACLE, attempt), "spec": spec}
+    return _batch_job(job, Role.ORACLE, attempt, settings)
 
 
 def trainer_job(job: Job, attempt: int, settings: Settings) -> Object:
-    replicas = job.replicas(Role.TRAINER)
+    return _batch_job(job, Role.TRAINER, attempt, settings)
+
+
+def _batch_job(job: Job, role: Role, attempt: int, settings: Settings) -> Object:
+    """Its first failure ends it: what follows is for the whole job to decide."""
+    replicas = job.replicas(role)
     spec = {
         "completionMode": "Indexed",
         "completions": replicas,
@@ -158,10 +147,10 @@ def trainer_job(job: Job, attempt: int, settings: Settings) -> Object:
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [_exit_rule("FailJob", names.PERMANENT_EXITS)]},
-        "template": pod_template(job, Role.TRAINER, attempt, settings),
+        "template": pod_template(job, role, attempt, settings),
     }
-    name = names.batch_job(job.name, Role.TRAINER, attempt)
-    return {**_object(job, "batch/v1", "Job", name, Role.TRAINER, attempt), "spec": spec}
+    name = names.batch_job(job.name, role, attempt)
+    return {**_object(job, "batch/v1", "Job", name, role, attempt), "spec": spec}
 
 
 def network_policy(job: Job) -> Object:

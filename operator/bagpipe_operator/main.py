@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity
 
-from bagpipe_operator import __version__, logs
+from bagpipe_operator import __version__, logs, names
 from bagpipe_operator.cluster import Cluster, connect
 from bagpipe_operator.handlers import kopf_settings, registry
 from bagpipe_operator.health import Health
@@ -66,10 +67,12 @@ async def _lead(
 ) -> int:
     ready = asyncio.Event()
     health.synced = ready.is_set
+    kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
     watching = kopf.operator(
         registry=registry(store, queue, settings),
         settings=kopf_settings(settings),
         standalone=True,
+        identity=kopf_identity,
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
         stop_flag=stop,

@@ -45,10 +45,11 @@ LABEL_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 CONFIG_DIR = "/etc/bagpipe"
 CONFIG_KEY = "job.yaml"
 RUN_DIR = "/var/lib/bagpipe"
+TERMINATION_LOG = "/dev/termination-log"
+"""Where a process leaves its last words for the API server: at most 4,096 bytes."""
 CURVE_DIR = "/etc/bagpipe-curve"
 ENV_CURVE_DIR = "BAGPIPE_CURVE_DIR"
-ENV_STARTUP_SECONDS = "BAGPIPE_STARTUP_SECONDS"
-RESERVED_ENV = frozenset({ENV_CURVE_DIR, ENV_STARTUP_SECONDS, "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
+RESERVED_ENV = frozenset({ENV_CURVE_DIR, "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
 RESERVED_LABELS = frozenset({LABEL_MANAGED_BY, LABEL_JOB, LABEL_ROLE, LABEL_ATTEMPT})
 RESERVED_VOLUMES = frozenset(
     {"bagpipe-config", "bagpipe-run", "bagpipe-tmp", "bagpipe-shm", "bagpipe-curve", "bagpipe-checkpoints"}

@@ -136,7 +136,8 @@ def argv(job: Job, role: Role, attempt: int) -> list[str]:
     number = ["--attempt", str(attempt)]
     if role is Role.ORACLE:
         path = checkpoint_path(job)
-        return [role.value, *common, *number, *(["--checkpoint", "auto"] if path else [])]
+        start = ["--checkpoint", "auto"] if path else []
+        return [role.value, *common, *number, *start, "--echo-metrics", "--summary", names.TERMINATION_LOG]
     where = ["--oracle", names.oracle_address(job.name, job.namespace)]
     where += ["--advertise", names.advertised(job.name, job.namespace, role, attempt)]
     index = ["--shard", "$(POD_INDEX)"] if role is Role.SERVER else ["--rank", "$(JOB_COMPLETION_INDEX)"]
@@ -155,7 +156,6 @@ def _environment(job: Job, role: Role, section: Raw, profile: Profile) -> list[d
     env: list[dict[str, Any]] = [{"name": "POD_NAME", "valueFrom": _field("metadata.name")}]
     if role is Role.SERVER:
         env.append({"name": "POD_INDEX", "valueFrom": _field(f"metadata.labels['{names.LABEL_POD_INDEX}']")})
-    env.append({"name": names.ENV_STARTUP_SECONDS, "value": str(job.run_policy.startup_deadline_seconds)})
     if uses_curve(job):
         env.append({"name": names.ENV_CURVE_DIR, "value": names.CURVE_DIR})
     theirs = [{"name": k, "value": v} for k, v in profile.env.items()]

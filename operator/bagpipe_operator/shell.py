@@ -254,7 +254,7 @@ class Shell:
             text = await self._cluster.text(url, container=names.CONTAINER, tailLines="20", limitBytes="20000")
         except (ApiError, ApiUnavailable):
             return
-        found = progress.newest(text)
+        found = progress.newest(text, int(job.spec.get("batchSize", 2048)))
         if found is not None and found != self._memory[key].progress:
             self._memory[key].progress = found
             self._queue.add(key)

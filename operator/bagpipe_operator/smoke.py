@@ -16,7 +16,12 @@ async def smoke(namespace: str) -> str:
     cluster = Cluster(connect(), Metrics())
     name = f"smoke-{secrets.token_hex(4)}"
     spec = {"data": {"format": "synthetic"}, "runPolicy": {"suspend": True}}
-    body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+    body = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
     made = await cluster.create(names.KIND, namespace, body)
     try:
         async with asyncio.timeout(_DEADLINE):

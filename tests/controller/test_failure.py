@@ -174,26 +174,37 @@ def test_never_policy(world):
     assert w.settle().condition("Failed")["reason"] == "RestartPolicyNever"
 
 
-def test_oracle_is_replaced_within_the_attempt(world):
-    """An oracle that dies is replaced: no trainer is touched, the attempt stays."""
+def test_the_oracle_takes_the_attempt_along(world):
+    """An oracle that dies ends the attempt: the trainers' caches follow its plan and nobody else's."""
     w = world().run()
-    trainers = {p["metadata"]["uid"] for p in w.live_pods("trainer")}
     w.end(w.pod("oracle"), 137)
     w.run()
-    assert w.status.get("attempt", 0) == 0 and len(w.live_pods("oracle")) == 1
-    assert {p["metadata"]["uid"] for p in w.live_pods("trainer")} == trainers
+    assert w.status["attempt"] == 1 and w.status["restarts"] == 1 and w.is_true("Running")
 
 
-def test_oracle_that_crashes_again_and_again_ends_the_job(world):
+def test_an_oracle_that_crashes_again_and_again_ends_the_job(world):
     """Its crashes count towards the back-off limit, a deletion or eviction of it does not."""
     w = world({"runPolicy": {"backoffLimit": 1}}).run()
     w.disrupt(w.pod("oracle"), 137)
     w.run()
+    w.delete_pod(w.pod("oracle"))
+    w.run()
+    assert w.status["disruptions"] == 2 and w.status["restarts"] == 0
     w.end(w.pod("oracle"), 1)
     assert not w.run().is_true("Failed")
     w.end(w.pod("oracle"), 1, "boom")
     w.settle()
     assert w.condition("Failed")["reason"] == "BackoffLimitExceeded" and "boom" in w.condition("Failed")["message"]
+
+
+def test_trainers_that_lost_the_oracle_do_not_count_besides(world):
+    """The oracle's crash explains the trainers' lost peer: one failure, not three."""
+    w = world().run()
+    w.end(w.pod("trainer", 0), 75)
+    w.end(w.pod("trainer", 1), 75)
+    w.end(w.pod("oracle"), 137)
+    w.run()
+    assert w.status["restarts"] == 1 and w.status["lastFailure"]["role"] == "oracle"
 
 
 def test_server_process_restarts_in_place(world):

@@ -1,8 +1,8 @@
 """Did this attempt fail, why, and does that end the job?
 
     exit 65, 78                          the job fails at once: the same input gives the same end
-    a trainer ended in any other way     all roles go back to the last checkpoint: a new attempt
-    the oracle's process or pod          replaced within the attempt: it replays the plan
+    a trainer or the oracle ended        all roles go back to the last checkpoint: a new attempt
+      in any other way
     a server's process                   restarted within the attempt, on its files
     a server's pod without a claim       its rows are gone: a new attempt
     a crash                              counts towards `backoffLimit`
@@ -31,7 +31,7 @@ def judge(job: Job, observed: Observed) -> Verdict:
     if permanent:
         return permanent
     crashes = in_place_crashes(job, pods)
-    verdict = _trainers(job, observed, pods, len(crashes)) or _servers(job, pods, len(crashes))
+    verdict = _planned(job, observed, pods, len(crashes)) or _servers(job, pods, len(crashes))
     return _limited(job, verdict, crashes)
 
 
@@ -96,32 +96,45 @@ def _taken(pod: Pod) -> bool:
 
 
 def in_place_crashes(job: Job, pods: Iterable[Pod]) -> list[Pod]:
-    """Processes of the oracle and the servers that failed and were replaced within the attempt, once for each time.
+    """Servers' processes that failed and were restarted within the attempt, once for each time.
 
     A server that gave up waiting for late peers before all pods ran did not fail.
     """
     crashes = []
     for pod in pods:
-        if pod.role is Role.ORACLE and pod.phase == "Failed" and _crashed(pod):
-            crashes.append(pod)
         if pod.role is Role.SERVER and pod.exit_code not in (None, *_HARMLESS, Exit.TRANSIENT) and not _taken(pod):
             crashes += [pod] * (pod.restarts - job.status.server_pods.get(pod.uid, 0))
     return crashes
 
 
-def _trainers(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
-    attempt, running = job.status.attempt, job.status.is_true(Condition.RUNNING)
-    batch = observed.batch_job(job.name, Role.TRAINER, attempt)
-    trainers = tuple(p for p in pods if p.role is Role.TRAINER)
-    failed = tuple(p for p in trainers if p.phase == "Failed")
-    if batch is None or is_deleting(batch):
-        if running or batch is not None:
+def _planned(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
+    """The oracle and the trainers: one plan binds them, so the end of one is the end of the attempt."""
+    running = job.status.is_true(Condition.RUNNING)
+    for role in (Role.TRAINER, Role.ORACLE):
+        batch = observed.batch_job(job.name, role, job.status.attempt)
+        if batch is None and not running:
+            continue  # Not made yet.
+        if batch is None or is_deleting(batch):
             return Restart(
-                reason=Reason.POD_LOST, message="the trainers' Job was deleted", count=Count.DISRUPTION, crashes=crashes
+                reason=Reason.POD_LOST,
+                message=f"the {role}'s Job was deleted",
+                count=Count.DISRUPTION,
+                crashes=crashes,
             )
-        return None
-    if not failed and job_condition(batch, "Failed") is None:
-        return None
+    failed = tuple(p for p in pods if p.role is not Role.SERVER and p.phase == "Failed")
+    lost = [
+        role
+        for role in (Role.TRAINER, Role.ORACLE)
+        if job_condition(observed.batch_job(job.name, role, job.status.attempt), "Failed")
+        and not any(p.role is role for p in failed)
+    ]
+    return _explained(pods, failed, lost, running, crashes) if failed or lost else None
+
+
+def _explained(
+    pods: tuple[Pod, ...], failed: tuple[Pod, ...], lost: list[Role], running: bool, crashes: int
+) -> Restart:
+    """The most telling of the ends."""
     crashed = [p for p in failed if _crashed(p)]
     if crashed:
         first = min(crashed, key=_when)
@@ -130,13 +143,11 @@ def _trainers(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int)
     disruption = _disruption(pods, failed)
     if disruption:
         reason = Reason.STOPPED if disruption.exit_code == Exit.STOPPED else Reason.DISRUPTED
-        return Restart(
-            reason=reason, message=describe(disruption), count=Count.DISRUPTION, cause=disruption, crashes=crashes
-        )
-    if not failed:
-        return Restart(
-            reason=Reason.POD_LOST, message="a trainer's pod was deleted", count=Count.DISRUPTION, crashes=crashes
-        )
+        message = describe(disruption)
+        return Restart(reason=reason, message=message, count=Count.DISRUPTION, cause=disruption, crashes=crashes)
+    if lost:
+        message = f"a pod of the {lost[0]} was deleted"
+        return Restart(reason=Reason.POD_LOST, message=message, count=Count.DISRUPTION, crashes=crashes)
     first = min(failed, key=_when)
     count = Count.FAILURE if running else Count.NOTHING  # Before all pods run, peers may simply be late.
     return Restart(reason=Reason.TRANSIENT, message=describe(first), count=count, cause=first, crashes=crashes)
