@@ -88,8 +88,8 @@ def oracle(options: argparse.Namespace, trainers: int, servers: int) -> None:
             connection.sendall(json.dumps(reply).encode() + b"\n")
         if time.monotonic() - spoke > 1:
             spoke = time.monotonic()
-            print(json.dumps({"step": step, "totalSteps": STEPS, "loss": 1 / (1 + step), "examplesPerSecond": 100.0}), flush=True)
-    Path("/dev/termination-log").write_text(json.dumps({"steps": STEPS, "attempt": options.attempt, "modelDigest": f"steps-{STEPS}"}))
+            print(json.dumps({"step": step, "total_steps": STEPS, "loss": 1 / (1 + step), "examples_per_second": 100.0}), flush=True)
+    Path(options.summary).write_text(json.dumps({"steps": STEPS, "attempt": options.attempt, "modelDigest": f"steps-{STEPS}"}))
 
 
 def server(options: argparse.Namespace) -> None:
@@ -130,10 +130,11 @@ def trainer(options: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["oracle", "server", "trainer"])
-    for name in ("job", "run-dir", "bind", "oracle", "advertise", "checkpoint"):
+    for name in ("job", "run-dir", "bind", "oracle", "advertise", "checkpoint", "summary"):
         parser.add_argument(f"--{name}")
     for name in ("attempt", "shard", "rank"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--echo-metrics", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
     document = Path(options.job).read_text()
