@@ -20,9 +20,12 @@ def oracle(
             "--checkpoint", metavar="DIR|auto", help="Checkpoint to start from; auto: the newest complete one, if any."
         ),
     ] = None,
-    echo_metrics: Annotated[bool, typer.Option("--echo-metrics", help="Print progress records on stdout as well.")] = False,
+    echo_metrics: Annotated[
+        bool, typer.Option("--echo-metrics", help="Print progress records on stdout as well.")
+    ] = False,
     summary: Annotated[
-        Path | None, typer.Option("--summary", metavar="FILE", help="When the job is done, write what it came to here (JSON).")
+        Path | None,
+        typer.Option("--summary", metavar="FILE", help="When the job is done, write what it came to here (JSON)."),
     ] = None,
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
