@@ -7,7 +7,6 @@ and snake_case here.
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from bagpipe.podconfig import CheckpointClaim, PodConfig, VolumeClaim

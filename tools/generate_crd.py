@@ -71,7 +71,9 @@ def _plain(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str)
         return {"x-kubernetes-preserve-unknown-fields": True}
     result: Schema = {"type": kind}
     for name in ("enum", "pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum"):
-        if name in schema and not (name == "maximum" and schema[name] > 2**53):  # Beyond what a JSON number holds: int64 says it.
+        if name in schema and not (
+            name == "maximum" and schema[name] > 2**53
+        ):  # Beyond what a JSON number holds: int64 says it.
             result[name] = list(schema[name]) if name == "enum" else schema[name]
     for end in ("Minimum", "Maximum"):
         if f"exclusive{end}" in schema:
@@ -91,8 +93,12 @@ def _object(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str
         if isinstance(values, Mapping) and values:
             return {"additionalProperties": structural(values, definitions, f"{path}{{}}")}
         return {"x-kubernetes-preserve-unknown-fields": True}
-    result: Schema = {"properties": {k: structural(v, definitions, f"{path}.{k}".lstrip(".")) for k, v in schema["properties"].items()}}
-    required = [name for name in schema.get("required", ())]
+    result: Schema = {
+        "properties": {
+            k: structural(v, definitions, f"{path}.{k}".lstrip(".")) for k, v in schema["properties"].items()
+        }
+    }
+    required = list(schema.get("required", ()))
     return {**result, "required": required} if required else result
 
 
@@ -129,12 +135,18 @@ def rules(spec: Schema) -> None:
         if name not in MUTABLE
     ]
     validations += [
-        _rule(f"{held} || ({_same('trainers.' + name)})", f"trainers.{name} cannot change while the job runs; suspend it first")
+        _rule(
+            f"{held} || ({_same('trainers.' + name)})",
+            f"trainers.{name} cannot change while the job runs; suspend it first",
+        )
         for name in spec["properties"]["trainers"]["properties"]
         if name != "replicas"
     ]
     validations.append(
-        _rule("!has(self.batchSize) || self.batchSize >= self.trainers.replicas", "batchSize must give each trainer at least one example")
+        _rule(
+            "!has(self.batchSize) || self.batchSize >= self.trainers.replicas",
+            "batchSize must give each trainer at least one example",
+        )
     )
     spec["x-kubernetes-validations"] = validations
     model = spec["properties"]["model"]
@@ -193,9 +205,16 @@ def status() -> Schema:
         "lastWords": {"type": "string", "description": "End of what the process logged."},
     }
     properties: Schema = {
-        "observedGeneration": {"type": "integer", "format": "int64", "description": "Generation of the spec this status is about."},
+        "observedGeneration": {
+            "type": "integer",
+            "format": "int64",
+            "description": "Generation of the spec this status is about.",
+        },
         "phase": {"type": "string", "description": "One word for people, derived from the conditions."},
-        "attempt": {"type": "integer", "description": "Number of the present attempt; every child bears it as a label."},
+        "attempt": {
+            "type": "integer",
+            "description": "Number of the present attempt; every child bears it as a label.",
+        },
         "restarts": {"type": "integer", "description": "Failures so far; `backoffLimit` bounds them."},
         "disruptions": {"type": "integer", "description": "Preemptions, drains, lost nodes and deletions so far."},
         "startTime": {**time, "description": "When all pods ran for the first time."},
@@ -209,9 +228,19 @@ def status() -> Schema:
             "additionalProperties": {"type": "integer"},
             "description": "UIDs of the pods that hold this attempt's rows, and their restarts until all pods ran.",
         },
-        "replicaStatuses": {"type": "object", "additionalProperties": _counts(), "description": "Pods of the present attempt, by role."},
-        "trainerReplicas": {"type": "integer", "description": "Trainers that run or have ended well; for the scale subresource."},
-        "selector": {"type": "string", "description": "Label selector of the trainers' pods; for the scale subresource."},
+        "replicaStatuses": {
+            "type": "object",
+            "additionalProperties": _counts(),
+            "description": "Pods of the present attempt, by role.",
+        },
+        "trainerReplicas": {
+            "type": "integer",
+            "description": "Trainers that run or have ended well; for the scale subresource.",
+        },
+        "selector": {
+            "type": "string",
+            "description": "Label selector of the trainers' pods; for the scale subresource.",
+        },
         "progress": {
             "type": "object",
             "description": "From the oracle's log, every few seconds.",
@@ -222,7 +251,11 @@ def status() -> Schema:
             "description": "The run's result: what `bagpipe run` leaves in summary.json.",
             "x-kubernetes-preserve-unknown-fields": True,
         },
-        "lastFailure": {"type": "object", "description": "Why the last attempt that failed did.", "properties": failure},
+        "lastFailure": {
+            "type": "object",
+            "description": "Why the last attempt that failed did.",
+            "properties": failure,
+        },
         "conditions": {
             "type": "array",
             "description": "Suspended, QuotaReserved, ServersReady, Running, Restarting, Complete, Failed.",
@@ -261,8 +294,14 @@ def crd() -> Schema:
     spec = structural(definitions["JobSpec"], definitions, "")
     rules(spec)
     name_rules = [
-        _rule(f"self.metadata.name.size() <= {MAX_NAME}", f"the name may have {MAX_NAME} characters: those of its pods are made from it"),
-        _rule("self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')", "the name must be a DNS label that starts with a letter"),
+        _rule(
+            f"self.metadata.name.size() <= {MAX_NAME}",
+            f"the name may have {MAX_NAME} characters: those of its pods are made from it",
+        ),
+        _rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "the name must be a DNS label that starts with a letter",
+        ),
     ]
     schema = {
         "description": "A training job of a recommendation model: an oracle, embedding servers and trainers.",
@@ -300,7 +339,13 @@ def crd() -> Schema:
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",
-            "names": {"kind": KIND, "listKind": f"{KIND}List", "plural": plural, "singular": KIND.lower(), "shortNames": ["bpj"]},
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": plural,
+                "singular": KIND.lower(),
+                "shortNames": ["bpj"],
+            },
             "versions": [version],
         },
     }

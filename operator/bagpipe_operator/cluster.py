@@ -212,7 +212,7 @@ class Cluster:
                 raise _error(response.status, raw)
         except (TimeoutError, aiohttp.ClientConnectionError, asyncio.IncompleteReadError) as error:
             self._metrics.api_requests.labels(method, "none").inc()
-            raise ApiUnavailable(f"{method} {url}: {error or type(error).__name__}") from error
+            raise ApiUnavailable(f"{method} {url}: {type(error).__name__} {error}") from error
 
 
 def _error(code: int, raw: bytes) -> Exception:

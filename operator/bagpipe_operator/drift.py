@@ -41,7 +41,7 @@ def contains(live: Any, wanted: Any) -> bool:
 
 def _empty(value: Any) -> bool:
     """The API server drops empty maps and lists, or fills them in; either way nothing was asked for."""
-    return value is None or value == {} or value == [] or value == ()
+    return value is None or (isinstance(value, dict | list | tuple) and not value)
 
 
 def differs(wanted: Mapping[str, Any], live: Raw | None) -> bool:

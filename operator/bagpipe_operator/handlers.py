@@ -51,9 +51,9 @@ def _watch(
         if key is not None:
             queue.add(key)
 
-    async def react(type: str | None, body: kopf.Body, **_: Any) -> None:
+    async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         raw = _raw(body, kind)
-        key = store.remove(raw) if type == "DELETED" else store.put(raw)
+        key = store.remove(raw) if event["type"] == "DELETED" else store.put(raw)
         if key is not None:
             queue.add(key)
 

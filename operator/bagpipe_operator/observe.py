@@ -74,7 +74,7 @@ class Observed:
     live: Mapping[Key, Raw] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
     strangers: tuple[str, ...] = ()
-    """Names of objects that bear the job's label but another job's UID: an older job of this name that is still going."""
+    """Objects that bear the job's label and another job's UID: an older job of this name is still going."""
     lost_nodes: Mapping[str, dt.datetime] = field(default_factory=dict)
     """Nodes that are gone or unreachable, and since when, among those that policies asked about."""
     flavors: Mapping[str, Raw] = field(default_factory=dict)

@@ -222,7 +222,7 @@ def _refuse_reserved(section: Raw, role: Role) -> None:
     }
     for field, found in taken.items():
         if found:
-            raise SpecError(f"{where}.{field}: {sorted(found)[0]!r} belongs to the operator; choose another name")
+            raise SpecError(f"{where}.{field}: {min(found)!r} belongs to the operator; choose another name")
     for key in ("restartPolicy", "subdomain", "hostname"):
         if key in (template.get("spec") or {}):
             raise SpecError(f"{where}.podTemplate.spec.{key}: set by the operator; leave it out")

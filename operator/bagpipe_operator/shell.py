@@ -137,7 +137,10 @@ class Shell:
             await self._look_at(job, decision.look_at_nodes)
 
     async def _apply(self, job: Job, wanted: Mapping[str, Any]) -> None:
-        """Skips what was applied before and still is as the API server then made it (it may write a quantity its own way)."""
+        """Skips what was applied before and still is as the API server then made it.
+
+        It may write a quantity its own way, which then differs from what we say for ever.
+        """
         applied = self._memory[job.namespace, job.name].applied
         key = (wanted["kind"], wanted["metadata"]["name"])
         live = self._store.children((job.namespace, job.name))[0]

@@ -167,7 +167,7 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
                 if c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason != Reason.SCALED
                 else "Normal"
             )
-            reason = c.type if c.type == c.reason or c.type == Condition.RUNNING else c.reason
+            reason = c.type if c.type in (c.reason, Condition.RUNNING) else c.reason
             result.append(Event(type=kind, reason=str(reason), message=f"{c.type}: {c.message}"))
         elif not c.status and c.type == Condition.SUSPENDED and was is not None and was.status:
             result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))

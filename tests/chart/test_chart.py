@@ -50,7 +50,15 @@ def one(documents: list[dict], kind: str) -> dict:
 def test_defaults():
     """What an ordinary installation consists of."""
     found = kinds(template())
-    for kind in ("CustomResourceDefinition", "Deployment", "ServiceAccount", "ClusterRole", "Role", "NetworkPolicy", "PodDisruptionBudget"):
+    for kind in (
+        "CustomResourceDefinition",
+        "Deployment",
+        "ServiceAccount",
+        "ClusterRole",
+        "Role",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+    ):
         assert kind in found
     assert "ServiceMonitor" not in found and "PrometheusRule" not in found
 
@@ -59,10 +67,14 @@ def test_everything_on():
     """All switches at once render."""
     documents = template(*EVERYTHING)
     assert {"ServiceMonitor", "PrometheusRule"} <= set(kinds(documents))
-    assert one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"].endswith("@sha256:" + "0" * 64)
+    assert one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"].endswith(
+        "@sha256:" + "0" * 64
+    )
 
 
-@pytest.mark.parametrize("typo", ["replica=1", "image.repo=x", "kueue.enable=true", "replicas=many", "logLevel=loud", "crds.keeps=true"])
+@pytest.mark.parametrize(
+    "typo", ["replica=1", "image.repo=x", "kueue.enable=true", "replicas=many", "logLevel=loud", "crds.keeps=true"]
+)
 def test_typos_are_refused(typo):
     """Nothing that has no effect is taken."""
     assert "values" in template(typo, ok=False)[0]["error"].lower()
@@ -73,7 +85,9 @@ def test_crd_is_kept_or_not():
     crd = one(template(), "CustomResourceDefinition")
     assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert crd["spec"] == yaml.safe_load((CHART / "files" / "crd.yaml").read_text())["spec"]
-    assert "helm.sh/resource-policy" not in one(template("crds.keep=false"), "CustomResourceDefinition")["metadata"].get("annotations", {})
+    assert "helm.sh/resource-policy" not in one(template("crds.keep=false"), "CustomResourceDefinition")[
+        "metadata"
+    ].get("annotations", {})
     assert "CustomResourceDefinition" not in kinds(template("crds.enabled=false"))
 
 
@@ -81,7 +95,9 @@ def test_namespaced_mode_has_no_cluster_role():
     """Served namespaces get Roles; without node watching nothing is cluster-wide."""
     documents = template("scope.namespaces={a,b}", "watchNodes=false")
     assert "ClusterRole" not in kinds(documents)
-    assert sorted(d["metadata"]["namespace"] for d in documents if d["kind"] == "Role" and d["metadata"]["name"] == "r") == ["a", "b"]
+    assert sorted(
+        d["metadata"]["namespace"] for d in documents if d["kind"] == "Role" and d["metadata"]["name"] == "r"
+    ) == ["a", "b"]
 
 
 def test_no_secret_is_ever_read():
@@ -96,9 +112,15 @@ def test_no_secret_is_ever_read():
 def test_operator_is_restricted():
     """The operator's pod passes the restricted Pod Security profile."""
     spec = one(template(), "Deployment")["spec"]["template"]["spec"]
-    assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["seccompProfile"] == {
+        "type": "RuntimeDefault"
+    }
     context = spec["containers"][0]["securityContext"]
-    assert context == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    assert context == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
 
 
 def test_settings_are_the_operators():

@@ -8,12 +8,6 @@ import pytest
 import typer.main
 import yaml
 import zmq
-from bagpipe_operator import curve, names
-from bagpipe_operator import pods as operator_pods
-from bagpipe_operator.api import Job, RunPolicy, Status, camel
-from bagpipe_operator.children import document
-from bagpipe_operator.names import Role
-from bagpipe_operator.settings import Settings
 
 from bagpipe.cli.main import app
 from bagpipe.config import API_VERSION, KIND, Metadata
@@ -22,6 +16,12 @@ from bagpipe.configfile import load_job
 from bagpipe.errors import ExitCode
 from bagpipe.net.curve import CurveKeys
 from bagpipe.net.sockets import CURVE_DIR
+from bagpipe_operator import curve, names
+from bagpipe_operator import pods as operator_pods
+from bagpipe_operator.api import Job, RunPolicy, Status, camel
+from bagpipe_operator.children import document
+from bagpipe_operator.names import Role
+from bagpipe_operator.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
 CRD = yaml.safe_load((ROOT / "charts/bagpipe/files/crd.yaml").read_text())
@@ -71,7 +71,7 @@ def test_run_policy():
 
 
 def test_status_fields():
-    """What the operator writes is what the schema keeps: an unknown field would be dropped, and written again for ever."""
+    """What the operator writes the schema keeps: an unknown field would be dropped, and written again for ever."""
     assert {camel(name) for name in Status.__dataclass_fields__} == set(SCHEMA["properties"]["status"]["properties"])
 
 
@@ -86,7 +86,9 @@ def test_exit_codes():
 def test_argv_parses(sample, role):
     """Every command line that the operator can make is one that `bagpipe` takes."""
     job = operator_job(yaml.safe_load(sample.read_text()))
-    argv = [a.replace("$(POD_INDEX)", "1").replace("$(JOB_COMPLETION_INDEX)", "1") for a in operator_pods.argv(job, role, 3)]
+    argv = [
+        a.replace("$(POD_INDEX)", "1").replace("$(JOB_COMPLETION_INDEX)", "1") for a in operator_pods.argv(job, role, 3)
+    ]
     command = typer.main.get_command(app).commands[argv[0]]
     context = command.make_context(argv[0], argv[1:])
     assert context.params["attempt"] == 3
@@ -145,7 +147,9 @@ def test_the_operator_needs_no_library():
     import subprocess
 
     code = "import sys, bagpipe_operator.main; print([m for m in ('bagpipe', 'torch', 'numpy') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT / "operator")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT / "operator"
+    )
     if "No module named 'kopf'" in done.stderr:
         pytest.skip("kopf is not installed here: pip install -e ./operator")
     assert done.stdout.strip() == "[]", done.stderr

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from bagpipe_operator import names
 from bagpipe_operator.api import Job
 from bagpipe_operator.decision import Decision, Deletion
@@ -31,11 +32,18 @@ def stamp(when: dt.datetime) -> str:
 class World:
     """One BagpipeJob, its children, and a clock that moves when told."""
 
-    def __init__(self, spec: Raw | None = None, settings: Raw | None = None, labels: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, spec: Raw | None = None, settings: Raw | None = None, labels: dict[str, str] | None = None
+    ) -> None:
         self._uids = itertools.count(1)
         self.now = T0
         self.settings = Settings.of(settings or {})
-        self.spec: Raw = {"data": {"path": "x"}, "servers": {"replicas": 2}, "trainers": {"replicas": 2}, **(spec or {})}
+        self.spec: Raw = {
+            "data": {"path": "x"},
+            "servers": {"replicas": 2},
+            "trainers": {"replicas": 2},
+            **(spec or {}),
+        }
         self.labels = labels or {}
         self.status: Raw = {}
         self.uid = "job-uid"
@@ -123,7 +131,9 @@ class World:
         self.secrets += decision.create_curve_secret
         if decision.workload_status is not None:
             workload = self.objects["Workload", names.workload("j")]
-            workload["status"] = {k: v for k, v in {**workload.get("status", {}), **decision.workload_status}.items() if v is not None}
+            workload["status"] = {
+                k: v for k, v in {**workload.get("status", {}), **decision.workload_status}.items() if v is not None
+            }
         self.gone = self.gone or decision.delete_job
         self.looked_at |= decision.look_at_nodes
         self.again_at = decision.again_at
@@ -180,7 +190,11 @@ class World:
         count = owner["spec"].get("completions", 1)
         failed = [p for p in mine if p["status"]["phase"] == "Failed"]
         permanent = [p for p in failed if _exit_code(p) in names.PERMANENT_EXITS]
-        if permanent or len(failed) > owner["spec"]["backoffLimit"] or owner["status"].get("lost", 0) > owner["spec"]["backoffLimit"]:
+        if (
+            permanent
+            or len(failed) > owner["spec"]["backoffLimit"]
+            or owner["status"].get("lost", 0) > owner["spec"]["backoffLimit"]
+        ):
             reason = "PodFailurePolicy" if permanent else "BackoffLimitExceeded"
             message = f"Container bagpipe failed with exit code {_exit_code(permanent[0])}" if permanent else "too many"
             owner["status"]["conditions"] = [{"type": "Failed", "status": "True", "reason": reason, "message": message}]
@@ -191,7 +205,11 @@ class World:
         if sum(p["status"]["phase"] == "Succeeded" for p in mine) == count:
             owner["status"]["conditions"] = [{"type": "Complete", "status": "True", "reason": "Done", "message": ""}]
             return
-        taken = {p["metadata"]["labels"].get(names.LABEL_COMPLETION_INDEX, "0") for p in mine if p["status"]["phase"] != "Failed"}
+        taken = {
+            p["metadata"]["labels"].get(names.LABEL_COMPLETION_INDEX, "0")
+            for p in mine
+            if p["status"]["phase"] != "Failed"
+        }
         for index in range(count):
             if str(index) not in taken:
                 name = f"{owner['metadata']['name']}-{index}-{next(self._uids)}"
@@ -207,7 +225,12 @@ class World:
             "ownerReferences": [{"uid": owner["metadata"]["uid"], "controller": True}],
             "creationTimestamp": stamp(self.now),
         }
-        self.objects["Pod", name] = {"kind": "Pod", "metadata": meta, "spec": dict(template["spec"]), "status": {"phase": "Pending"}}
+        self.objects["Pod", name] = {
+            "kind": "Pod",
+            "metadata": meta,
+            "spec": dict(template["spec"]),
+            "status": {"phase": "Pending"},
+        }
 
     # ── what happens to pods ─────────────────────────────────────────────────────────────────────
 
@@ -221,11 +244,18 @@ class World:
         for pod in self.live_pods():
             pod["spec"].setdefault("nodeName", "n1")
             pod["status"] |= {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-            pod["status"].setdefault("containerStatuses", [{"name": "bagpipe", "restartCount": 0, "state": {"running": {}}}])
+            pod["status"].setdefault(
+                "containerStatuses", [{"name": "bagpipe", "restartCount": 0, "state": {"running": {}}}]
+            )
 
     def end(self, pod: Raw, code: int, message: str = "", reason: str = "") -> None:
         """Its main container ends for good."""
-        ended = {"exitCode": code, "reason": reason or ("Completed" if code == 0 else "Error"), "message": message, "finishedAt": stamp(self.now)}
+        ended = {
+            "exitCode": code,
+            "reason": reason or ("Completed" if code == 0 else "Error"),
+            "message": message,
+            "finishedAt": stamp(self.now),
+        }
         pod["status"] |= {"phase": "Succeeded" if code == 0 else "Failed", "conditions": []}
         pod["status"]["containerStatuses"] = [{"name": "bagpipe", "restartCount": 0, "state": {"terminated": ended}}]
 
@@ -233,17 +263,26 @@ class World:
         """As the kubelet does with a server's process."""
         old = pod["status"]["containerStatuses"][0]
         ended = {"exitCode": code, "reason": "Error", "message": message, "finishedAt": stamp(self.now)}
-        new = {"name": "bagpipe", "restartCount": old["restartCount"] + 1, "state": {"running": {}}, "lastState": {"terminated": ended}}
+        new = {
+            "name": "bagpipe",
+            "restartCount": old["restartCount"] + 1,
+            "state": {"running": {}},
+            "lastState": {"terminated": ended},
+        }
         pod["status"]["containerStatuses"] = [new]
 
     def wait_for(self, pod: Raw, reason: str, message: str = "") -> None:
         """Its container cannot start."""
-        pod["status"]["containerStatuses"] = [{"name": "bagpipe", "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]
+        pod["status"]["containerStatuses"] = [
+            {"name": "bagpipe", "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}
+        ]
 
     def disrupt(self, pod: Raw, code: int = 143) -> None:
         """The cluster takes it away by an eviction; it ends with `code`."""
         self.end(pod, code)
-        pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+        pod["status"]["conditions"] = [
+            {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+        ]
 
     def delete_pod(self, pod: Raw, force: bool = False) -> None:
         """As `kubectl delete pod`: gone at once, or with `slow_deletion` when `let_go` is called."""
@@ -252,7 +291,10 @@ class World:
             pod["metadata"].setdefault("deletionGracePeriodSeconds", 60)
             return
         self.objects.pop(("Pod", pod["metadata"]["name"]), None)
-        owner = next((o for o in self.objects.values() if o["metadata"]["uid"] == pod["metadata"]["ownerReferences"][0]["uid"]), None)
+        owner = next(
+            (o for o in self.objects.values() if o["metadata"]["uid"] == pod["metadata"]["ownerReferences"][0]["uid"]),
+            None,
+        )
         if owner is not None and owner["kind"] == "Job" and pod["status"]["phase"] in ("Pending", "Running"):
             owner["status"]["lost"] = owner["status"].get("lost", 0) + 1
 

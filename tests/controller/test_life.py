@@ -60,7 +60,8 @@ def test_complete_needs_trainers_and_oracle(world):
 
 
 @pytest.mark.parametrize(
-    ("policy", "pods", "sets", "config"), [("Running", 3, [], ["j-config"]), ("All", 0, [], []), ("None", 5, ["j-servers"], ["j-config"])]
+    ("policy", "pods", "sets", "config"),
+    [("Running", 3, [], ["j-config"]), ("All", 0, [], []), ("None", 5, ["j-servers"], ["j-config"])],
 )
 def test_clean_pod_policy(world, policy, pods, sets, config):
     """Running keeps finished pods for their logs and ends the servers; All leaves nothing; None touches nothing."""
@@ -168,7 +169,9 @@ def test_scaling_is_a_checkpointed_restart(world):
     assert ("Normal", "Scaled") in w.events
 
 
-@pytest.mark.parametrize("kind,name", [("Service", "j-oracle"), ("ConfigMap", "j-config"), ("NetworkPolicy", "j-peers")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("Service", "j-oracle"), ("ConfigMap", "j-config"), ("NetworkPolicy", "j-peers")]
+)
 def test_deleted_child_comes_back(world, kind, name):
     """What is deleted by mistake is made again."""
     w = world().run()

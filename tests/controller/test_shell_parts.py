@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+
 from bagpipe_operator import curve, drift
 from bagpipe_operator.leader import Sighting
 from bagpipe_operator.overlay import overlay
@@ -13,7 +14,10 @@ from bagpipe_operator.workqueue import WorkQueue
 
 def pod(version: int, name: str = "p", job: str | None = "j") -> dict:
     labels = {"bagpipe.dev/job": job} if job else {}
-    return {"kind": "Pod", "metadata": {"name": name, "namespace": "ns", "labels": labels, "resourceVersion": str(version)}}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "ns", "labels": labels, "resourceVersion": str(version)},
+    }
 
 
 def test_store_keeps_the_newest():
@@ -134,14 +138,22 @@ def test_drift(wanted, live, same):
 
 def test_overlay_merges_named_things():
     """Containers, variables and mounts merge by name, other lists are replaced, null removes, tolerations add up."""
-    base = {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}], "tolerations": [{"key": "k"}], "gone": 1}
+    base = {
+        "containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}],
+        "tolerations": [{"key": "k"}],
+        "gone": 1,
+    }
     patch = {
         "containers": [{"name": "a", "env": [{"name": "Y", "value": "2"}]}, {"name": "b"}],
         "tolerations": [{"key": "l"}],
         "gone": None,
     }
     merged = overlay(base, patch)
-    assert merged["containers"][0] == {"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]}
+    assert merged["containers"][0] == {
+        "name": "a",
+        "image": "1",
+        "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}],
+    }
     assert [c["name"] for c in merged["containers"]] == ["a", "b"]
     assert merged["tolerations"] == [{"key": "k"}, {"key": "l"}] and "gone" not in merged
     assert base["gone"] == 1
@@ -161,6 +173,7 @@ def test_z85_known_answer():
 
 def test_progress_takes_the_last_whole_record():
     """Half a line, people's lines and events are passed over; the rest is given in the status' words."""
-    log = '0, "loss": 1}\n{"time": 1, "step": 10, "total_steps": 100, "loss": 0.5, "examples_per_second": 50.0}\n{"event": "evaluating", "step": 11}\nhello'
+    record = '{"time": 1, "step": 10, "total_steps": 100, "loss": 0.5, "examples_per_second": 50.0}'
+    log = f'0, "loss": 1}}\n{record}\n{{"event": "evaluating", "step": 11}}\nhello'
     assert newest(log, 5) == {"step": 10, "totalSteps": 100, "loss": 0.5, "examplesPerSecond": 50.0, "etaSeconds": 9}
     assert newest("nothing", 5) is None

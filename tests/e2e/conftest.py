@@ -44,7 +44,9 @@ class Kube:
     def refused(self, body: Raw) -> str:
         """What the API server says to a document that it must not take."""
         command = ["kubectl", "--namespace", self.namespace, "apply", "-f", "-"]
-        done = subprocess.run(command, input=yaml.safe_dump(body), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, input=yaml.safe_dump(body), capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode, "it was taken"
         return done.stderr
 
@@ -60,7 +62,11 @@ class Kube:
         return list(self.get("pods", "-l", selector)["items"])
 
     def running(self, name: str, role: str | None = None) -> list[Raw]:
-        return [p for p in self.pods(name, role) if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]]
+        return [
+            p
+            for p in self.pods(name, role)
+            if p["status"]["phase"] == "Running" and "deletionTimestamp" not in p["metadata"]
+        ]
 
     def until(self, what: str, probe: Callable[[], Any], seconds: float = 60) -> Any:
         """Polls until `probe` gives something; an error of its own is retried, as the API server may be away."""
@@ -118,7 +124,11 @@ def standin(name: str, **spec: Any) -> Raw:
 
 @pytest.fixture(scope="session", autouse=True)
 def _cluster() -> None:
-    done = subprocess.run(["kubectl", "get", "crd", "bagpipejobs.bagpipe.dev"], capture_output=True, check=False) if _kubectl() else None
+    done = (
+        subprocess.run(["kubectl", "get", "crd", "bagpipejobs.bagpipe.dev"], capture_output=True, check=False)
+        if _kubectl()
+        else None
+    )
     if done is not None and done.returncode == 0:
         return
     if os.environ.get("CI") == "true":

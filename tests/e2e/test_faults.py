@@ -73,7 +73,9 @@ def test_killed_process(kube, started, role):
     assert status["lastFailure"]["exitCode"] == 137 and status["lastFailure"]["role"] == role
 
 
-@pytest.mark.parametrize("kind,name", [("service", "j-oracle"), ("statefulset", "j-servers"), ("configmap", "j-config")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("service", "j-oracle"), ("statefulset", "j-servers"), ("configmap", "j-config")]
+)
 def test_deleted_child(kube, started, kind, name):
     """A deleted child is made again, and the job ends well."""
     started()
@@ -94,7 +96,15 @@ def test_drained_node(kube, started):
     started()
     node = kube.running("j", "trainer")[0]["spec"]["nodeName"]
     try:
-        kube.run("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=60s", "--pod-selector=bagpipe.dev/job=j")
+        kube.run(
+            "drain",
+            node,
+            "--ignore-daemonsets",
+            "--delete-emptydir-data",
+            "--force",
+            "--timeout=60s",
+            "--pod-selector=bagpipe.dev/job=j",
+        )
         status = complete(kube)
     finally:
         kube.run("uncordon", node)

@@ -9,14 +9,18 @@ def failed(kube, reason, seconds=90, name="j"):
     status = kube.wait(name, "Failed", seconds)
     condition = kube.condition(name, "Failed")
     assert condition["reason"] == reason, condition
-    assert not kube.until("no pod is left running", lambda: not kube.running(name) or None, 30) is None
+    assert kube.until("no pod is left running", lambda: not kube.running(name) or None, 30) is not None
     return status
 
 
 def test_missing_image(kube, job):
     """An image that does not exist is named while the job waits, and when it fails."""
-    kube.apply(job("j", runPolicy={"startupDeadlineSeconds": 25}, trainers={"replicas": 2, "image": "nowhere.invalid/none:1"}))
-    kube.until("it says why", lambda: kube.condition("j", "Running").get("reason") in ("ErrImagePull", "ImagePullBackOff"), 30)
+    kube.apply(
+        job("j", runPolicy={"startupDeadlineSeconds": 25}, trainers={"replicas": 2, "image": "nowhere.invalid/none:1"})
+    )
+    kube.until(
+        "it says why", lambda: kube.condition("j", "Running").get("reason") in ("ErrImagePull", "ImagePullBackOff"), 30
+    )
     failed_status = kube.wait("j", "Failed", 60)
     assert kube.condition("j", "Failed")["reason"] in ("ErrImagePull", "ImagePullBackOff"), failed_status
 
@@ -71,7 +75,13 @@ def test_unknown_profile(kube, job):
 )
 def test_refused_at_apply_time(kube, change, words):
     """What can be known at apply time is refused then."""
-    body = {"apiVersion": "bagpipe.dev/v1alpha1", "kind": "BagpipeJob", "metadata": {"name": "j"}, "spec": {"data": {}}, **change}
+    body = {
+        "apiVersion": "bagpipe.dev/v1alpha1",
+        "kind": "BagpipeJob",
+        "metadata": {"name": "j"},
+        "spec": {"data": {}},
+        **change,
+    }
     assert words in kube.refused(body)
 
 

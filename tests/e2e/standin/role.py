@@ -88,8 +88,13 @@ def oracle(options: argparse.Namespace, trainers: int, servers: int) -> None:
             connection.sendall(json.dumps(reply).encode() + b"\n")
         if time.monotonic() - spoke > 1:
             spoke = time.monotonic()
-            print(json.dumps({"step": step, "total_steps": STEPS, "loss": 1 / (1 + step), "examples_per_second": 100.0}), flush=True)
-    Path(options.summary).write_text(json.dumps({"steps": STEPS, "attempt": options.attempt, "modelDigest": f"steps-{STEPS}"}))
+            print(
+                json.dumps({"step": step, "total_steps": STEPS, "loss": 1 / (1 + step), "examples_per_second": 100.0}),
+                flush=True,
+            )
+    Path(options.summary).write_text(
+        json.dumps({"steps": STEPS, "attempt": options.attempt, "modelDigest": f"steps-{STEPS}"})
+    )
 
 
 def server(options: argparse.Namespace) -> None:
