@@ -1,4 +1,4 @@
-"""What the watches told us, newest wins: jobs, and everything that bears a job's label.
+"""What the watches told us, newest wins: jobs, everything that bears a job's label, and Kueue's flavors.
 
 Our own writes are put here too, as soon as they are answered, so that a decision never rests on what
 we ourselves changed a moment ago. Versions only rise; a tombstone keeps an answer that comes after
@@ -32,11 +32,12 @@ class Store:
         key, job = _key(raw), _job_key(raw)
         version = _version(raw)
         known = self._objects.get(key)
-        if job is None or version <= self._dead.get(key, 0) or (known is not None and version < _version(known)):
+        stray = job is None and "namespace" in raw["metadata"]
+        if stray or version <= self._dead.get(key, 0) or (known is not None and version < _version(known)):
             return job
         meta = {k: v for k, v in raw["metadata"].items() if k not in ("managedFields", "annotations")}
         self._objects[key] = {**raw, "metadata": meta}
-        if key[0] != names.KIND:
+        if job is not None and key[0] != names.KIND:
             self._by_job[job].add(key)
         return job
 
@@ -87,4 +88,4 @@ def _job_key(raw: Raw) -> JobKey | None:
     if raw["kind"] == names.KIND:
         return meta["namespace"], meta["name"]
     job = (meta.get("labels") or {}).get(names.LABEL_JOB)
-    return (meta["namespace"], job) if job else None
+    return (meta["namespace"], job) if job and "namespace" in meta else None

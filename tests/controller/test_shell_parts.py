@@ -53,6 +53,13 @@ def test_objects_without_a_job_are_ignored():
     assert store.put(pod(1, job=None)) is None and repr(store).startswith("<Store of 0")
 
 
+def test_flavors_are_kept_by_name():
+    """What belongs to no namespace is kept for whoever asks by kind."""
+    store = Store()
+    flavor = {"kind": "ResourceFlavor", "metadata": {"name": "f", "resourceVersion": "1"}, "spec": {"nodeLabels": {"a": "b"}}}
+    assert store.put(flavor) is None and list(store.cluster_scoped("ResourceFlavor")) == ["f"]
+
+
 def test_queue_gives_each_key_once():
     """A key that is added often is worked on once."""
 
