@@ -46,10 +46,8 @@ def _watch(
     registry: kopf.OperatorRegistry, resource: tuple[str, str, str], kind: str, store: Store, queue: WorkQueue[JobKey]
 ) -> None:
     async def keep(body: kopf.Body, **_: Any) -> None:
-        """Fills the store; kopf's own index stays empty."""
-        key = store.put(_raw(body, kind))
-        if key is not None:
-            queue.add(key)
+        """Fills the store; kopf's own index stays empty. No key is queued: other kinds may not be listed yet."""
+        store.put(_raw(body, kind))
 
     async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         raw = _raw(body, kind)
