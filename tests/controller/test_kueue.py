@@ -2,12 +2,13 @@
 
 import pytest
 
+T0 = "2026-01-01T00:00:00Z"
 WORKLOAD = ("Workload", "bagpipejob-j")
 
 
 def conditions(**true_or_false: bool) -> list[dict]:
     return [
-        {"type": kind, "status": str(value), "reason": "R", "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        {"type": kind, "status": str(value), "reason": "R", "message": "m", "lastTransitionTime": T0}
         for kind, value in true_or_false.items()
     ]
 

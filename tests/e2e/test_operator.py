@@ -1,6 +1,7 @@
 """The operator itself dies, is away, is many; its jobs do not mind. Strangers reach nothing. Numbers."""
 
 import json
+import os
 import random
 import subprocess
 import time
@@ -42,7 +43,7 @@ def scale_operator(kube, replicas):
 
 
 def test_leader_killed_again_and_again(kube, job):
-    """The leader is killed at random moments of a job's life; another takes over, the job ends as if nothing had been."""
+    """The leader is killed at random moments of a job's life; the job ends as if nothing had been."""
     kube.apply(job("j", steps=60))
     for _ in range(4):
         name = kube.until("a leader", lambda: leader(kube))
@@ -203,3 +204,23 @@ def test_samples_are_taken(kube):
 
     for sample in sorted((Path(__file__).parent.parent.parent / "manifests" / "samples").glob("*.yaml")):
         kube.run("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(yaml.safe_load(sample.read_text())))
+
+
+def test_bagpipe_job(kube, job, tmp_path):
+    """`bagpipe job submit --wait`, `list`, `get`, `logs`, `delete` do what they say."""
+    python = os.environ.get("BAGPIPE_E2E_PYTHON")
+    if not python:
+        pytest.skip("BAGPIPE_E2E_PYTHON names no interpreter that has bagpipe[cluster]")
+
+    def bagpipe(*args):
+        command = [python, "-m", "bagpipe", "job", *args, "--namespace", kube.namespace]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+    file = tmp_path / "job.yaml"
+    file.write_text(yaml.safe_dump(job("c", steps=10)))
+    done = bagpipe("submit", str(file), "--wait")
+    assert done.returncode == 0 and "modelDigest: steps-10" in done.stdout, done.stderr
+    assert "Complete" in bagpipe("list").stdout
+    assert "goes on at step" in bagpipe("logs", "c", "--role", "trainer", "--rank", "1", "--follow").stdout
+    assert bagpipe("delete", "c").returncode == 0
+    kube.until("it is gone", lambda: bagpipe("get", "c").returncode == 78)
