@@ -27,6 +27,7 @@ _CHILDREN = {
 _KUEUE = {
     ("kueue.x-k8s.io", "v1beta1", "workloads"): "Workload",
     ("kueue.x-k8s.io", "v1beta1", "resourceflavors"): "ResourceFlavor",
+    ("kueue.x-k8s.io", "v1beta1", "workloadpriorityclasses"): "WorkloadPriorityClass",
 }
 _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 

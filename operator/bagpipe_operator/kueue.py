@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bagpipe_operator import names
-from bagpipe_operator.api import Job, format_time
+from bagpipe_operator.api import Job, SpecError, format_time
 from bagpipe_operator.children import owner_reference
 from bagpipe_operator.names import Role
 from bagpipe_operator.pods import pod_template
@@ -52,7 +52,7 @@ def admission(workload: Mapping[str, Any] | None) -> Admission:
     )
 
 
-def workload(job: Job, settings: Settings) -> dict[str, Any]:
+def workload(job: Job, settings: Settings, priorities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The Workload: one pod set a role, without what an admission adds."""
     pod_sets = []
     for role in Role:
@@ -61,7 +61,10 @@ def workload(job: Job, settings: Settings) -> dict[str, Any]:
     spec: dict[str, Any] = {"queueName": job.queue, "podSets": pod_sets, "active": not job.run_policy.suspend}
     priority = job.run_policy.workload_priority_class or job.labels.get(names.LABEL_PRIORITY_CLASS)
     if priority:
+        if priority not in priorities:
+            raise SpecError(f"spec.runPolicy.workloadPriorityClass: there is no {priority!r} in this cluster")
         spec |= {"priorityClassSource": "kueue.x-k8s.io/workloadpriorityclass", "priorityClassName": priority}
+        spec["priority"] = int(priorities[priority].get("value", 0))
     metadata = {
         "name": names.workload(job.name),
         "namespace": job.namespace,

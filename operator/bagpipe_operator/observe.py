@@ -79,6 +79,8 @@ class Observed:
     """Nodes that are gone or unreachable, and since when, among those that policies asked about."""
     flavors: Mapping[str, Raw] = field(default_factory=dict)
     """Kueue's resource flavors by name, where the job has a queue."""
+    priorities: Mapping[str, Raw] = field(default_factory=dict)
+    """Kueue's priority classes by name, where the job has a queue."""
     progress: Mapping[str, Any] | None = None
     """Newest progress record of the oracle; none: nothing new was read."""
 

@@ -130,7 +130,7 @@ def _hold(
     if admission is not None and not admission.reserved:
         new = new.with_condition(Condition.QUOTA_RESERVED, False, reason, message, now)
     if settings.kueue and job.queue:
-        apply = (*apply, kueue.workload(job, settings))
+        apply = (*apply, kueue.workload(job, settings, observed.priorities))
     new = replace(new, phase=status.phase(new, holding=True))
     return Decision(status=new, delete=delete, apply=apply, workload_status=report)
 
@@ -166,7 +166,7 @@ def _run(job: Job, observed: Observed, settings: Settings, admission: Admission 
     elif ending.trainers_gone and ("StatefulSet", names.stateful_set(job.name)) in observed.live:
         apply.append(children.server_set(job, new.attempt, settings, replicas=0))
     if admission is not None:
-        apply.append(kueue.workload(job, settings))
+        apply.append(kueue.workload(job, settings, observed.priorities))
     again = _earliest(
         start if now < start else None,
         deadlines.active_end(replace(job, status=new)),

@@ -101,6 +101,7 @@ class Shell:
             strangers=seen.strangers,
             lost_nodes=seen.lost_nodes,
             flavors=flavors,
+            priorities=self._store.cluster_scoped("WorkloadPriorityClass") if job.queue else {},
             progress=memory.progress,
         )
 

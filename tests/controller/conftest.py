@@ -51,6 +51,7 @@ class World:
         self.objects: dict[tuple[str, str], Raw] = {}
         self.lost_nodes: dict[str, dt.datetime] = {}
         self.progress: Raw | None = None
+        self.priorities: dict[str, Raw] = {}
         self.events: list[tuple[str, str]] = []
         self.gone = False
         self.secrets = 0
@@ -90,7 +91,7 @@ class World:
     def decide(self) -> Decision | None:
         children = [o for (k, _), o in self.objects.items() if k != "Pod"]
         seen = observe(self.uid, copy.deepcopy(children), copy.deepcopy(self.pods()), self.lost_nodes)
-        seen = type(seen)(**{**seen.__dict__, "progress": self.progress})
+        seen = type(seen)(**{**seen.__dict__, "progress": self.progress, "priorities": self.priorities})
         return desired(self.job, seen, self.settings, self.now)
 
     def step(self) -> bool:

@@ -16,6 +16,7 @@ def conditions(**true_or_false: bool) -> list[dict]:
 @pytest.fixture
 def queued(world):
     w = world({"runPolicy": {"queueName": "q", "workloadPriorityClass": "high"}}, settings={"kueue": True})
+    w.priorities = {"high": {"value": 100}}
     return w.settle()
 
 
@@ -33,7 +34,7 @@ def test_held_until_admitted(queued):
     assert queued.pods() == [] and queued.status["phase"] == "Queued"
     spec = queued.objects[WORKLOAD]["spec"]
     assert [(s["name"], s["count"]) for s in spec["podSets"]] == [("oracle", 1), ("server", 2), ("trainer", 2)]
-    assert spec["queueName"] == "q" and spec["priorityClassName"] == "high"
+    assert spec["queueName"] == "q" and (spec["priorityClassName"], spec["priority"]) == ("high", 100)
     assert queued.condition("Suspended")["reason"] == "WaitingForQuota"
 
 
