@@ -7,17 +7,14 @@ and snake_case here.
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
+from bagpipe.podconfig import CheckpointClaim, PodConfig, VolumeClaim
+from bagpipe.podconfig import Section as _Section
 from bagpipe.tables import Table
 
 API_VERSION = "bagpipe.dev/v1alpha1"
 KIND = "BagpipeJob"
-
-
-class _Section(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """Common shape of every section: immutable, unknown keys refused."""
 
 
 class ModelConfig(_Section):
@@ -128,12 +125,15 @@ class CheckpointConfig(_Section):
     every: Annotated[int, Meta(ge=0, description="Steps between checkpoints; 0: only at the end.")] = 0
     keep: Annotated[int, Meta(ge=1, description="Complete checkpoints kept; the newest is never deleted.")] = 3
     path: Annotated[str | None, Meta(description="Directory shared by trainers and servers; none: `checkpoints` in the run directory.")] = None
+    volume_claim: Annotated[
+        CheckpointClaim | None, Meta(description="Cluster only: a claim mounted at `path` in every pod (default path there: /checkpoints).")
+    ] = None
 
 
-class RoleConfig(_Section):
-    """Settings of the oracle's process. On a cluster the operator reads further keys (see its reference)."""
+class RoleConfig(PodConfig):
+    """Settings of the oracle's process; what is inherited from `PodConfig` is for clusters only."""
 
-    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port to listen on; 0: any free one (local runs).")] = 0
+    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port to listen on in local runs; 0: any free one. On a cluster ports are fixed.")] = 0
 
 
 class ServerConfig(RoleConfig):
@@ -144,6 +144,9 @@ class ServerConfig(RoleConfig):
         Literal["file", "memory"],
         Meta(description="file: memory-mapped files, a killed process restarts on them; memory: anonymous memory, lost with the process."),
     ] = "file"
+    volume_claim: Annotated[
+        VolumeClaim | None, Meta(description="Cluster only: keep each shard's files on a claim of its own. none: on the node, lost with the pod.")
+    ] = None
 
 
 class TrainerConfig(RoleConfig):
@@ -161,9 +164,42 @@ class TrainerConfig(RoleConfig):
 class RunPolicy(_Section):
     """What happens when something dies, and afterwards."""
 
-    backoff_limit: Annotated[int, Meta(ge=0, description="Restarts from a checkpoint before the run fails.")] = 3
+    backoff_limit: Annotated[int, Meta(ge=0, le=10_000, description="Restarts from a checkpoint before the run fails.")] = 3
+    disruption_limit: Annotated[
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="Cluster only: restarts after preemption, drain, node loss or deletion, counted apart from failures; none: no limit."),
+    ] = None
+    restart_policy: Annotated[
+        Literal["OnFailure", "Never", "ExitCode"],
+        Meta(
+            description="Cluster only. OnFailure: any exit code but 65 and 78 restarts the job from its checkpoint. "
+            "ExitCode: so do only 75, 143 and codes above 127. Never: the first failure ends it; disruptions still restart it."
+        ),
+    ] = "OnFailure"
+    active_deadline_seconds: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Cluster only: longest active time. It counts from the first time all pods run, through restarts, not while suspended."),
+    ] = None
+    startup_deadline_seconds: Annotated[
+        int, Meta(ge=1, description="Cluster only: longest wait until all pods run; the job then fails with the reason that held it up.")
+    ] = 1800
     ttl_seconds_after_finished: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="Cluster only: seconds a finished job is kept.")] = None
+    clean_pod_policy: Annotated[
+        Literal["All", "Running", "None"],
+        Meta(description="Cluster only: what goes when the job ends. Running: servers and whatever still runs; finished pods stay for their logs."),
+    ] = "Running"
+    node_lost_seconds: Annotated[
+        int, Meta(ge=0, description="Cluster only: how long pods wait for a node that is unreachable; then they are replaced elsewhere.")
+    ] = 60
     suspend: Annotated[bool, Meta(description="Cluster only: hold the job, or stop it at a checkpoint and free its pods.")] = False
+    queue_name: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: Kueue's LocalQueue; the job is held until it is admitted.")] = None
+    workload_priority_class: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Cluster only: Kueue's priority class.")] = None
+    managed_by: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: the controller that runs this job; anything but `bagpipe.dev/bagpipe-operator`: not ours.")
+    ] = None
+    network_policy: Annotated[
+        Literal["Ingress", "Isolated", "None"],
+        Meta(description="Cluster only. Ingress: only the job's own pods reach its ports. Isolated: and they reach nothing but each other and DNS."),
+    ] = "Ingress"
 
 
 class TransportConfig(_Section):
@@ -200,6 +236,7 @@ class JobSpec(_Section, kw_only=True):
     log_every: Annotated[int, Meta(ge=1, description="Steps between progress records.")] = 10
     checkpoint: CheckpointConfig = CheckpointConfig()
     transport: TransportConfig = TransportConfig()
+    all_roles: Annotated[PodConfig, Meta(description="Cluster only: pod settings of every role; a role's own come on top.")] = PodConfig()
     oracle: RoleConfig = RoleConfig()
     servers: ServerConfig = ServerConfig()
     trainers: TrainerConfig = TrainerConfig()

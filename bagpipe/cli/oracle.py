@@ -1,5 +1,6 @@
 """`bagpipe oracle`: read ahead, plan, stream plans."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +20,19 @@ def oracle(
             "--checkpoint", metavar="DIR|auto", help="Checkpoint to start from; auto: the newest complete one, if any."
         ),
     ] = None,
+    echo_metrics: Annotated[
+        bool, typer.Option("--echo-metrics", help="Print progress records on stdout as well.")
+    ] = False,
+    summary: Annotated[
+        Path | None,
+        typer.Option("--summary", metavar="FILE", help="When the job is done, write what it came to here (JSON)."),
+    ] = None,
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
     from bagpipe.checkpoint.store import newest_complete
     from bagpipe.cli.role import checkpoint_root, load_role, log_to_stderr, stop_flag
     from bagpipe.oracle.service import run_oracle
+    from bagpipe.oracle.summary import write_summary
 
     log_to_stderr("oracle")
     loaded = load_role(job, run_dir)
@@ -31,4 +40,14 @@ def oracle(
         newest_complete(checkpoint_root(loaded, run_dir)) if checkpoint == "auto" else checkpoint and Path(checkpoint)
     )
     with stop_flag() as stop:
-        run_oracle(loaded, bind=bind, run_dir=run_dir, attempt=attempt, checkpoint=start or None, stop=stop)
+        run_oracle(
+            loaded,
+            bind=bind,
+            run_dir=run_dir,
+            attempt=attempt,
+            checkpoint=start or None,
+            stop=stop,
+            echo=sys.stdout if echo_metrics else None,
+        )
+    if summary is not None:
+        write_summary(summary, loaded, run_dir, checkpoint_root(loaded, run_dir))

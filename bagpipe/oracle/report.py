@@ -20,8 +20,8 @@ class Reporter:
     Not thread-safe. Times are seconds of the wall clock; rates are over the records' interval.
     """
 
-    def __init__(self, run_dir: Path, *, world_size: int, log_every: int) -> None:
-        self._directory = run_dir
+    def __init__(self, run_dir: Path, *, world_size: int, log_every: int, echo: TextIO | None = None) -> None:
+        self._directory, self._echo = run_dir, echo
         self._file: TextIO = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
         self._world_size, self._log_every = world_size, log_every
         self.total_steps: int | None = None
@@ -101,5 +101,8 @@ class Reporter:
         self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"time": round(time.time(), 3), **record}) + "\n")
-        self._file.flush()
+        line = json.dumps({"time": round(time.time(), 3), **record}) + "\n"
+        for target in (self._file, self._echo):
+            if target is not None:
+                target.write(line)
+                target.flush()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 import numpy as np
@@ -54,9 +54,16 @@ PLANS_IN_RESERVE = 2
 
 
 def run_oracle(
-    job: Job, *, bind: str, run_dir: Path, attempt: int, checkpoint: Path | None, stop: Callable[[], bool]
+    job: Job,
+    *,
+    bind: str,
+    run_dir: Path,
+    attempt: int,
+    checkpoint: Path | None,
+    stop: Callable[[], bool],
+    echo: TextIO | None = None,
 ) -> None:
-    """Run one attempt of a job to its end.
+    """Run one attempt of a job to its end; `echo` gets a copy of every progress record.
 
     Raises:
         Stopped: the trainers were asked to stop and a checkpoint was planned.
@@ -64,7 +71,7 @@ def run_oracle(
         ConfigError, DataError, CheckpointError: the job cannot run.
     """
     with Context(job.spec.transport) as context, context.listen(bind) as listener:
-        reporter = Reporter(run_dir, world_size=job.spec.trainers.replicas, log_every=job.spec.log_every)
+        reporter = Reporter(run_dir, world_size=job.spec.trainers.replicas, log_every=job.spec.log_every, echo=echo)
         oracle = Oracle(job, listener, reporter, run_dir, attempt, checkpoint, stop)
         try:
             oracle.run()

@@ -1,0 +1,184 @@
+"""`bagpipe job ...`: BagpipeJobs on a cluster, for people who would rather not remember kubectl's flags."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from bagpipe.cluster import BagpipeClient, JobView
+
+app = typer.Typer(help="Submit and follow jobs on a Kubernetes cluster.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.", show_default=False)]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace; none: the current context's.", show_default=False)
+]
+Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)]
+
+
+def _client(namespace: str | None, context: str | None) -> "BagpipeClient":
+    from bagpipe.cluster import BagpipeClient
+
+    return BagpipeClient(namespace, context=context)
+
+
+@app.command("submit")
+def submit(
+    job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file, as for `bagpipe run`.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting; repeatable.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Another name than the file's.", show_default=False)
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Stay until it has ended, showing progress.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Create a job from a file, checked here first."""
+    client = _client(namespace, context)
+    made = client.submit(job, tuple(overrides or ()), name=name)
+    print(made, flush=True)
+    if wait:
+        _finish(client.wait(made, on_change=_show()))
+
+
+@app.command("list")
+def list_jobs(namespace: Namespace = None, context: Context = None) -> None:
+    """List the namespace's jobs."""
+    rows = [("NAME", "PHASE", "STEP", "EXAMPLES/S", "RESTARTS", "CREATED")]
+    for view in _client(namespace, context).list():
+        step = str(view.progress.get("step", ""))
+        speed = str(view.progress.get("examplesPerSecond", ""))
+        rows.append((view.name, view.phase, step, speed, str(view.restarts), view.created))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+@app.command("get")
+def get(
+    name: Name,
+    output: Annotated[
+        Literal["text", "json", "yaml"], typer.Option("--output", "-o", help="Form of the answer.")
+    ] = "text",
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Show one job."""
+    import json
+
+    import yaml
+
+    view = _client(namespace, context).get(name)
+    if output == "json":
+        print(json.dumps(view.raw, indent=2))
+    elif output == "yaml":
+        print(yaml.safe_dump(dict(view.raw), sort_keys=False), end="")
+    else:
+        print(_line(view))
+        if view.message:
+            print(f"  {view.reason}: {view.message}")
+        for key, value in view.summary.items():
+            print(f"  {key}: {value}")
+
+
+@app.command("wait")
+def wait(
+    name: Name,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", min=0, help="Seconds; none: for ever.", show_default=False)
+    ] = None,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Stay until a job has ended, showing progress; exit code 0 only if it is complete."""
+    _finish(_client(namespace, context).wait(name, timeout_seconds=timeout, on_change=_show()))
+
+
+@app.command("logs")
+def logs(
+    name: Name,
+    role: Annotated[Literal["oracle", "server", "trainer"], typer.Option("--role", help="Whose log.")] = "oracle",
+    index: Annotated[
+        int, typer.Option("--index", "--rank", min=0, help="Rank of the trainer, shard of the server.")
+    ] = 0,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Wait for the pod, and go on when it is replaced.")
+    ] = False,
+    tail: Annotated[int | None, typer.Option("--tail", min=0, help="Only the last lines.", show_default=False)] = None,
+    previous: Annotated[bool, typer.Option("--previous", "-p", help="Of the process before the present one.")] = False,
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Print the log of one process."""
+    client = _client(namespace, context)
+    for line in client.logs(name, role=role, index=index, follow=follow, tail=tail, previous=previous):
+        print(line, flush=True)
+
+
+@app.command("suspend")
+def suspend(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+    """Stop a job at a checkpoint and free its pods."""
+    _client(namespace, context).suspend(name)
+
+
+@app.command("resume")
+def resume(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+    """Let a suspended job go on from its checkpoint."""
+    _client(namespace, context).resume(name)
+
+
+@app.command("scale")
+def scale(
+    name: Name,
+    trainers: Annotated[int, typer.Option("--trainers", min=1, help="Number of trainers.", show_default=False)],
+    namespace: Namespace = None,
+    context: Context = None,
+) -> None:
+    """Change the number of trainers: a restart from a checkpoint."""
+    _client(namespace, context).scale(name, trainers)
+
+
+@app.command("delete")
+def delete(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+    """Delete a job and all that belongs to it."""
+    _client(namespace, context).delete(name)
+
+
+def _line(view: "JobView") -> str:
+    parts = [f"{view.name}  {view.phase}  attempt {view.attempt}"]
+    progress = view.progress
+    if "step" in progress:
+        parts.append(f"step {progress['step']}" + (f"/{progress['totalSteps']}" if "totalSteps" in progress else ""))
+    if "loss" in progress:
+        parts.append(f"loss {progress['loss']:.4f}")
+    if "examplesPerSecond" in progress:
+        parts.append(f"{progress['examplesPerSecond']:,.0f} examples/s")
+    if "etaSeconds" in progress and not view.finished:
+        parts.append(f"{progress['etaSeconds']:.0f} s to go")
+    return "  ".join(parts)
+
+
+def _show() -> Any:
+    """Prints a line whenever it says something new."""
+    last = ""
+
+    def show(view: "JobView") -> None:
+        nonlocal last
+        line = _line(view) + (
+            f"  ({view.reason}: {view.message})"
+            if view.phase in ("Starting", "Restarting", "Queued") and view.message
+            else ""
+        )
+        if line != last:
+            print(line, flush=True)
+        last = line
+
+    return show
+
+
+def _finish(view: "JobView") -> None:
+    for key, value in view.summary.items():
+        print(f"{key}: {value}")

@@ -1,0 +1,95 @@
+{{/* Names and labels; every template takes them from here. */}}
+{{- define "bagpipe.name" -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "bagpipe.selector" -}}
+app.kubernetes.io/name: bagpipe-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "bagpipe.labels" -}}
+{{ include "bagpipe.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+app.kubernetes.io/part-of: bagpipe
+{{- end -}}
+
+{{- define "bagpipe.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "bagpipe.name" .) -}}
+{{- end -}}
+
+{{- define "bagpipe.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The operator's settings file (bagpipe_operator/settings.py). */}}
+{{- define "bagpipe.settings" -}}
+trainerImage: {{ .Values.images.trainer | quote }}
+serverImage: {{ .Values.images.server | quote }}
+imagePullPolicy: {{ .Values.images.pullPolicy }}
+imagePullSecrets: {{ .Values.jobs.imagePullSecrets | toJson }}
+runAsUser: {{ .Values.jobs.runAsUser }}
+namespaces: {{ .Values.scope.namespaces | toJson }}
+kueue: {{ .Values.kueue.enabled }}
+watchNodes: {{ .Values.watchNodes }}
+workers: {{ .Values.workers }}
+progressSeconds: {{ .Values.progressSeconds }}
+leaseNamespace: {{ .Release.Namespace }}
+leaseName: {{ include "bagpipe.name" . }}
+leaseSeconds: {{ .Values.lease.seconds }}
+renewSeconds: {{ .Values.lease.renewSeconds }}
+listenPort: 8080
+profiles:
+  {{- toYaml .Values.profiles | nindent 2 }}
+{{- end -}}
+
+{{/* What the operator does with jobs and their children: exactly these verbs (tests/e2e compares with the audit log). */}}
+{{- define "bagpipe.rules" -}}
+- apiGroups: [bagpipe.dev]
+  resources: [bagpipejobs]
+  verbs: [list, watch, delete]
+- apiGroups: [bagpipe.dev]
+  resources: [bagpipejobs/status]
+  verbs: [patch]
+- apiGroups: [bagpipe.dev]
+  resources: [bagpipejobs/finalizers]  # Owner references that block deletion; never called.
+  verbs: [update]
+- apiGroups: [""]
+  resources: [services, configmaps]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [list, watch, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list, watch, delete]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+- apiGroups: [""]
+  resources: [secrets, events]
+  verbs: [create]
+- apiGroups: [apps]
+  resources: [statefulsets]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [list, watch, create, patch, delete]
+{{- if .Values.kueue.enabled }}
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list, watch, create, patch]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads/status]
+  verbs: [patch]
+{{- end }}
+{{- end -}}

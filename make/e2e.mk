@@ -1,0 +1,23 @@
+# Operator, chart and cluster targets; included by the Makefile.
+KIT ?= $(firstword $(wildcard ../shared/cluster/cluster))
+BUILDER ?= $(firstword $(wildcard ../shared/images/builder) docker)
+VERSION := 0.1.0
+IMAGES := trainer server operator standin
+HELM_FLAGS ?= --set progressSeconds=3
+
+.PHONY: crd manifests chart-test images e2e e2e-up e2e-down
+
+crd: $(STAMP)  ## Generate the CRD from bagpipe/config.py
+	@$(BIN)/python tools/generate_crd.py
+
+manifests: crd  ## Render manifests/install.yaml from the chart
+	@tools/render_install.sh > manifests/install.yaml
+
+images:  ## Build the four images (BUILDER=docker or the offline builder)
+	$(BUILDER) build -q -f Dockerfile.server -t bagpipe-server:$(VERSION) .
+	$(BUILDER) build -q -f Dockerfile.trainer -t bagpipe-trainer:$(VERSION) .
+	$(BUILDER) build -q -f images/operator/Dockerfile -t bagpipe-operator:$(VERSION) operator
+	$(BUILDER) build -q -f tests/e2e/standin/Dockerfile -t bagpipe-standin:3 tests/e2e/standin
+
+e2e: $(STAMP)  ## A cluster from nothing, everything on it, and away again (KIT=path of a cluster script, or kind)
+	@PYTHON=$(CURDIR)/$(BIN)/python KIT="$(KIT)" BUILDER="$(BUILDER)" tools/e2e.sh

@@ -1,0 +1,186 @@
+"""What a `BagpipeJob` says: the parts the operator decides by, parsed once into frozen values.
+
+The document itself passes through to the roles untouched. Only what concerns a job's life on the
+cluster is read here; the API server has checked it against the CRD before, so a value of the wrong
+type is a `SpecError`, never a guess.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bagpipe_operator import conditions as condition_list
+from bagpipe_operator import names
+from bagpipe_operator.names import Role
+
+
+class SpecError(Exception):
+    """The document cannot be run: names the field, what was found and what to write instead."""
+
+
+def parse_time(text: str | None) -> dt.datetime | None:
+    return dt.datetime.fromisoformat(text) if text else None
+
+
+def format_time(when: dt.datetime | None) -> str | None:
+    return when.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if when else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPolicy:
+    """`spec.runPolicy`; defaults and meaning are the library's (bagpipe/config.py), pinned by `tests/contract`."""
+
+    backoff_limit: int = 3
+    disruption_limit: int | None = None
+    restart_policy: str = "OnFailure"
+    active_deadline_seconds: int | None = None
+    startup_deadline_seconds: int = 1800
+    ttl_seconds_after_finished: int | None = None
+    clean_pod_policy: str = "Running"
+    node_lost_seconds: int = 60
+    suspend: bool = False
+    queue_name: str | None = None
+    workload_priority_class: str | None = None
+    managed_by: str | None = None
+    network_policy: str = "Ingress"
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "RunPolicy":
+        return cls(**{name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None})
+
+
+def camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.title() for part in rest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """`status` of a job: written by the operator alone, in one request, and only when it differs."""
+
+    observed_generation: int = 0
+    phase: str = "Pending"
+    attempt: int = 0
+    restarts: int = 0
+    disruptions: int = 0
+    start_time: dt.datetime | None = None
+    """When the job ran for the first time."""
+    starting_since: dt.datetime | None = None
+    """Start of the present wait for all pods; the startup deadline counts from here."""
+    attempt_time: dt.datetime | None = None
+    """When the present attempt was decided; the back-off counts from here."""
+    running_since: dt.datetime | None = None
+    """Start of the present stretch of active time; none while held."""
+    active_seconds: int = 0
+    """Active time of earlier stretches."""
+    completion_time: dt.datetime | None = None
+    server_pods: Mapping[str, int] = field(default_factory=dict)
+    """UIDs of the servers' pods when this attempt first ran, and how often each had been restarted by then."""
+    replica_statuses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    trainer_replicas: int = 0
+    selector: str = ""
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    last_failure: Mapping[str, Any] = field(default_factory=dict)
+    conditions: tuple[condition_list.Condition, ...] = ()
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "Status":
+        known = {name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None}
+        for name in _TIMES & known.keys():
+            known[name] = parse_time(known[name])
+        known["conditions"] = tuple(condition_list.Condition.of(c) for c in known.get("conditions", ()))
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the API server keeps it; what says nothing is left out."""
+        raw: dict[str, Any] = {}
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if name in _TIMES:
+                value = format_time(value)
+            elif name == "conditions":
+                value = [c.to_dict() for c in value]
+            if value is not None and (value or isinstance(value, int)):
+                raw[camel(name)] = value
+        return raw
+
+    def is_true(self, kind: names.Condition) -> bool:
+        return condition_list.is_true(self.conditions, kind)
+
+    @property
+    def finished(self) -> bool:
+        return self.is_true(names.Condition.COMPLETE) or self.is_true(names.Condition.FAILED)
+
+    def with_condition(
+        self, kind: names.Condition, value: bool, reason: str, message: str, now: dt.datetime, *, always: bool = False
+    ) -> "Status":
+        return replace(
+            self, conditions=condition_list.put(self.conditions, kind, value, reason, message, now, always=always)
+        )
+
+
+_TIMES = frozenset({"start_time", "starting_since", "attempt_time", "running_since", "completion_time"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One `BagpipeJob` as read from the API server."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    labels: Mapping[str, str]
+    spec: Mapping[str, Any]
+    run_policy: RunPolicy
+    status: Status
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "Job":
+        meta, spec = raw["metadata"], raw.get("spec") or {}
+        return cls(
+            name=meta["name"],
+            namespace=meta["namespace"],
+            uid=meta["uid"],
+            generation=meta.get("generation", 0),
+            resource_version=meta.get("resourceVersion", ""),
+            deleting="deletionTimestamp" in meta,
+            labels=meta.get("labels") or {},
+            spec=spec,
+            run_policy=RunPolicy.of(spec.get("runPolicy") or {}),
+            status=Status.of(raw.get("status") or {}),
+        )
+
+    def section(self, role: Role) -> Mapping[str, Any]:
+        return self.spec.get(names.SECTIONS[role]) or {}
+
+    def replicas(self, role: Role) -> int:
+        return 1 if role is Role.ORACLE else int(self.section(role).get("replicas", 1))
+
+    @property
+    def pods_wanted(self) -> int:
+        return sum(self.replicas(role) for role in Role)
+
+    @property
+    def queue(self) -> str | None:
+        """Kueue's queue: from the run policy, or the label that Kueue's users know."""
+        return self.run_policy.queue_name or self.labels.get(names.LABEL_QUEUE)
+
+    @property
+    def ours(self) -> bool:
+        return self.run_policy.managed_by in (None, names.MANAGER, f"{names.GROUP}/{names.MANAGER}")
+
+    @property
+    def servers_durable(self) -> bool:
+        """Whether a server's rows outlive its pod: kept in files on a claim, not in its memory or an emptyDir."""
+        servers = self.section(Role.SERVER)
+        return bool(servers.get("volumeClaim")) and servers.get("storage", "file") == "file"
+
+    @property
+    def selector(self) -> str:
+        wanted = names.labels(self.name, Role.TRAINER)
+        return ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))

@@ -1,0 +1,196 @@
+"""The objects a running job consists of, as pure functions of job, attempt and settings.
+
+    ConfigMap        the job document, as `bagpipe run` takes it
+    Services         one headless Service a role; addresses are published before pods are ready
+    StatefulSet      embedding servers: ordinal = shard; OnDelete, for a new attempt replaces pods itself
+    Jobs (Indexed)   oracle and trainers: index = rank; the first failure ends them, as all stand and fall together
+    NetworkPolicy, PodDisruptionBudget, claims
+
+Every object is owned by the BagpipeJob, so that deleting it needs no operator.
+"""
+
+from typing import Any
+
+import yaml
+
+from bagpipe_operator import names
+from bagpipe_operator.api import Job, Status, camel
+from bagpipe_operator.names import Role
+from bagpipe_operator.pods import pod_template
+from bagpipe_operator.settings import Settings
+
+Object = dict[str, Any]
+
+
+def base(job: Job, attempt: int) -> list[Object]:
+    """What stays while a job is held or restarts: configuration, addresses, rules, claims."""
+    objects = [config_map(job), *(service(job, role, attempt) for role in Role), disruption_budget(job)]
+    if job.run_policy.network_policy != "None":
+        objects.append(network_policy(job))
+    if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
+        objects.append(checkpoint_claim(job))
+    return objects
+
+
+def workers(job: Job, attempt: int, settings: Settings) -> list[Object]:
+    """What runs: servers first, though nothing depends on the order."""
+    return [server_set(job, attempt, settings), oracle_job(job, attempt, settings), trainer_job(job, attempt, settings)]
+
+
+def _object(
+    job: Job,
+    api: str,
+    kind: str,
+    name: str,
+    role: Role | None = None,
+    attempt: int | None = None,
+    *,
+    owned: bool = True,
+) -> Object:
+    metadata: Object = {"name": name, "namespace": job.namespace, "labels": names.labels(job.name, role, attempt)}
+    if owned:
+        metadata["ownerReferences"] = [owner_reference(job)]
+    return {"apiVersion": api, "kind": kind, "metadata": metadata}
+
+
+def owner_reference(job: Job) -> Object:
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": job.name,
+        "uid": job.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def document(job: Job) -> str:
+    """The job as the roles read it. The run policy is the operator's business: a change of it must not reach them."""
+    spec = {key: value for key, value in job.spec.items() if key != "runPolicy"}
+    raw = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": job.name, "namespace": job.namespace},
+        "spec": spec,
+    }
+    path = (job.spec.get("checkpoint") or {}).get("volumeClaim")
+    if path and not job.spec["checkpoint"].get("path"):
+        raw["spec"] = {**spec, "checkpoint": {**spec["checkpoint"], "path": "/checkpoints"}}
+    return yaml.safe_dump(raw, sort_keys=True)
+
+
+def config_map(job: Job) -> Object:
+    return {**_object(job, "v1", "ConfigMap", names.config_map(job.name)), "data": {names.CONFIG_KEY: document(job)}}
+
+
+def service(job: Job, role: Role, attempt: int) -> Object:
+    """The selector names the attempt: a pod that is on its way out is no address of the next attempt."""
+    port = names.PORTS[role]
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": {names.LABEL_JOB: job.name, names.LABEL_ROLE: role.value, names.LABEL_ATTEMPT: str(attempt)},
+        "ports": [{"name": role.value, "port": port, "targetPort": port, "protocol": "TCP"}],
+    }
+    return {**_object(job, "v1", "Service", names.service(job.name, role), role), "spec": spec}
+
+
+def server_set(job: Job, attempt: int, settings: Settings, replicas: int | None = None) -> Object:
+    servers = job.section(Role.SERVER)
+    spec: Object = {
+        "replicas": job.replicas(Role.SERVER) if replicas is None else replicas,
+        "serviceName": names.service(job.name, Role.SERVER),
+        "podManagementPolicy": "Parallel",
+        "updateStrategy": {"type": "OnDelete"},
+        "selector": {"matchLabels": {names.LABEL_JOB: job.name, names.LABEL_ROLE: Role.SERVER.value}},
+        "template": pod_template(job, Role.SERVER, attempt, settings),
+    }
+    if claim := servers.get("volumeClaim"):
+        template = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "bagpipe-run"}}
+        spec["volumeClaimTemplates"] = [{**template, "spec": _claim(claim)}]
+        spec["persistentVolumeClaimRetentionPolicy"] = {"whenDeleted": "Delete", "whenScaled": "Retain"}
+    return {**_object(job, "apps/v1", "StatefulSet", names.stateful_set(job.name), Role.SERVER, attempt), "spec": spec}
+
+
+def _claim(claim: Any) -> Object:
+    spec: Object = {
+        "accessModes": [claim.get("accessMode", "ReadWriteOnce")],
+        "resources": {"requests": {"storage": claim.get("size", "10Gi")}},
+    }
+    if claim.get("storageClassName"):
+        spec["storageClassName"] = claim["storageClassName"]
+    return spec
+
+
+def _exit_rule(action: str, codes: tuple[int, ...]) -> Object:
+    return {
+        "action": action,
+        "onExitCodes": {"containerName": names.CONTAINER, "operator": "In", "values": list(codes)},
+    }
+
+
+def oracle_job(job: Job, attempt: int, settings: Settings) -> Object:
+    return _batch_job(job, Role.ORACLE, attempt, settings)
+
+
+def trainer_job(job: Job, attempt: int, settings: Settings) -> Object:
+    return _batch_job(job, Role.TRAINER, attempt, settings)
+
+
+def _batch_job(job: Job, role: Role, attempt: int, settings: Settings) -> Object:
+    """Its first failure ends it: what follows is for the whole job to decide."""
+    replicas = job.replicas(role)
+    spec = {
+        "completionMode": "Indexed",
+        "completions": replicas,
+        "parallelism": replicas,
+        "backoffLimit": 0,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": [_exit_rule("FailJob", names.PERMANENT_EXITS)]},
+        "template": pod_template(job, role, attempt, settings),
+    }
+    name = names.batch_job(job.name, role, attempt)
+    return {**_object(job, "batch/v1", "Job", name, role, attempt), "spec": spec}
+
+
+def network_policy(job: Job) -> Object:
+    """Only the job's own pods reach its ports; `Isolated` also confines what they reach."""
+    own = {"podSelector": {"matchLabels": {names.LABEL_JOB: job.name}}}
+    spec: Object = {
+        "podSelector": {"matchLabels": {names.LABEL_JOB: job.name}},
+        "policyTypes": ["Ingress"],
+        "ingress": [{"from": [own]}],
+    }
+    if job.run_policy.network_policy == "Isolated":
+        dns = {
+            "to": [{"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}],
+            "ports": [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")],
+        }
+        spec |= {"policyTypes": ["Ingress", "Egress"], "egress": [{"to": [own]}, dns]}
+    return {**_object(job, "networking.k8s.io/v1", "NetworkPolicy", names.network_policy(job.name)), "spec": spec}
+
+
+def disruption_budget(job: Job) -> Object:
+    """A drain takes one server at a time."""
+    selector = {"matchLabels": {names.LABEL_JOB: job.name, names.LABEL_ROLE: Role.SERVER.value}}
+    name = names.disruption_budget(job.name)
+    return {
+        **_object(job, "policy/v1", "PodDisruptionBudget", name, Role.SERVER),
+        "spec": {"maxUnavailable": 1, "selector": selector},
+    }
+
+
+def checkpoint_claim(job: Job) -> Object:
+    claim = job.spec["checkpoint"]["volumeClaim"]
+    owned = not claim.get("retain", False)
+    return {
+        **_object(job, "v1", "PersistentVolumeClaim", names.checkpoint_claim(job.name), owned=owned),
+        "spec": _claim(claim),
+    }
+
+
+def status_patch(status: Status, resource_version: str) -> Object:
+    """A merge patch that replaces the whole status, and only if the job is still the one that was read."""
+    body = status.to_dict()
+    absent = {camel(name): None for name in Status.__dataclass_fields__ if camel(name) not in body}
+    return {"metadata": {"resourceVersion": resource_version}, "status": {**absent, **body}}

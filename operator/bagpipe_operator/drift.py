@@ -1,0 +1,48 @@
+"""Does a live object still say what we want, and what can be said to it at all?
+
+The API server adds defaults, so we compare only what we set: every field wanted must be there and
+equal. Parts that Kubernetes does not let anyone change (a Job's template, a claim's spec) are taken
+from the live object, so that a newer operator's opinion of them waits for the next attempt.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bagpipe_operator.observe import Raw
+
+_FIXED = {
+    "Job": ("template", "selector", "completionMode", "podFailurePolicy", "completions"),
+    "StatefulSet": ("volumeClaimTemplates", "serviceName", "podManagementPolicy", "selector"),
+    "PersistentVolumeClaim": ("accessModes", "resources", "storageClassName", "volumeMode", "volumeName"),
+    "Workload": ("podSets", "priorityClassSource"),
+}
+
+
+def settle(wanted: Mapping[str, Any], live: Raw | None) -> dict[str, Any]:
+    """`wanted` with the unchangeable parts of `live`."""
+    fixed = _FIXED.get(wanted["kind"], ()) if live else ()
+    if not fixed or live is None:
+        return dict(wanted)
+    spec = {key: value for key, value in wanted["spec"].items() if key not in fixed}
+    spec |= {key: live["spec"][key] for key in fixed if key in live["spec"] and key in wanted["spec"]}
+    return {**wanted, "spec": spec}
+
+
+def contains(live: Any, wanted: Any) -> bool:
+    """Whether `live` has all that `wanted` says."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(live, Mapping):
+            return False
+        return all(_empty(value) or contains(live.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list | tuple):
+        return isinstance(live, list | tuple) and len(live) == len(wanted) and all(map(contains, live, wanted))
+    return bool(live == wanted)
+
+
+def _empty(value: Any) -> bool:
+    """The API server drops empty maps and lists, or fills them in; either way nothing was asked for."""
+    return value is None or (isinstance(value, dict | list | tuple) and not value)
+
+
+def differs(wanted: Mapping[str, Any], live: Raw | None) -> bool:
+    return live is None or not contains(live, wanted)

@@ -1,0 +1,76 @@
+"""`/healthz`, `/readyz`, `/metrics`. Health means work is being done: a stuck loop or queue is not healthy.
+
+A standby is healthy and ready: it is ready to take over. What cannot be mended by a restart (the API
+server is away) does not make the process unhealthy.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from aiohttp import web
+
+from bagpipe_operator.metrics import Metrics
+from bagpipe_operator.store import Store
+from bagpipe_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+_TICK = 1.0
+_LONGEST_LAG = 20.0
+_LONGEST_WORK = 180.0
+
+
+class Health:
+    """Watches the event loop and the queue, and answers probes."""
+
+    def __init__(self, metrics: Metrics, queue: WorkQueue[tuple[str, str]], store: Store) -> None:
+        self._metrics, self._queue, self._store = metrics, queue, store
+        self._last_tick = 0.0
+        self.synced: Callable[[], bool] = lambda: True
+
+    async def tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._last_tick = loop.time()
+        while True:
+            await asyncio.sleep(_TICK)
+            now = loop.time()
+            self._metrics.loop_lag.set(max(now - self._last_tick - _TICK, 0.0))
+            self._last_tick = now
+
+    def trouble(self) -> str:
+        """Why the process should be replaced; empty: it should not."""
+        if asyncio.get_running_loop().time() - self._last_tick > _LONGEST_LAG:
+            return "the event loop stands still"
+        if self._queue.oldest() > _LONGEST_WORK:
+            return f"a job has waited {self._queue.oldest():.0f} s"
+        return ""
+
+    async def serve(self, port: int) -> web.AppRunner:
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics_page),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "0.0.0.0", port).start()
+        return runner
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        trouble = self.trouble()
+        return web.Response(text=trouble or "ok", status=500 if trouble else 200)
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok" if self.synced() else "not synced", status=200 if self.synced() else 503)
+
+    async def _metrics_page(self, _: web.Request) -> web.Response:
+        self._metrics.jobs.clear()
+        for raw in self._store.jobs():
+            phase = (raw.get("status") or {}).get("phase", "Pending")
+            self._metrics.jobs.labels(raw["metadata"]["namespace"], phase).inc()
+        self._metrics.queue.set(self._queue.depth)
+        return web.Response(body=self._metrics.render(), content_type="text/plain")

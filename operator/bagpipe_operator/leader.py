@@ -1,0 +1,121 @@
+"""Lease election: who may write. Pure rule first, the loop around it below.
+
+As in client-go: a lease is judged by the moment at which *we* saw it change, never by its own
+timestamps, so that clocks need not agree. The holder stops writing well before others may take over
+(the fence), and a process that lost the lease ends: nothing of its memory can be wrong afterwards.
+"""
+
+import asyncio
+import datetime as dt
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bagpipe_operator.cluster import ApiError, ApiUnavailable, Cluster, Conflict, NotFound, path
+from bagpipe_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+@dataclass
+class Sighting:
+    """The lease as last seen, and when it last changed by our own clock."""
+
+    holder: str = ""
+    renewed: str = ""
+    changed_at: float = 0.0
+
+    def see(self, lease: Mapping[str, Any], now: float) -> None:
+        spec = lease.get("spec") or {}
+        holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
+        if (holder, renewed) != (self.holder, self.renewed):
+            self.holder, self.renewed, self.changed_at = holder, renewed, now
+
+    def free(self, identity: str, duration: float, now: float) -> bool:
+        """Whether `identity` may take it."""
+        return self.holder in ("", identity) or now >= self.changed_at + duration
+
+
+class Election:
+    """Holds the lease, or waits for it."""
+
+    def __init__(self, cluster: Cluster, identity: str, settings: Settings) -> None:
+        self._cluster, self._identity, self._settings = cluster, identity, settings
+        self._seen = Sighting()
+        self._held_until = 0.0
+
+    def may_write(self) -> bool:
+        """False a good while before anyone else may believe to lead."""
+        return time.monotonic() < self._held_until
+
+    async def acquire(self) -> None:
+        """Returns once the lease is ours."""
+        while not await self._try():
+            await asyncio.sleep(self._settings.renew_seconds / 2)
+
+    async def keep(self) -> None:
+        """Renews; returns when the lease is lost."""
+        while self.may_write():
+            await asyncio.sleep(self._settings.renew_seconds)
+            await self._try()
+        log.error("lease lost", extra={"lease": self._settings.lease_name, "identity": self._identity})
+
+    async def release(self) -> None:
+        """Let another take over at once."""
+        if not self.may_write():
+            return
+        self._held_until = 0.0
+        try:
+            lease = await self._cluster.get(self._path())
+            if lease["spec"].get("holderIdentity") == self._identity:
+                lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
+                await self._cluster.replace("Lease", self._settings.lease_namespace, self._settings.lease_name, lease)
+        except (ApiError, ApiUnavailable) as error:
+            log.warning("lease not released", extra={"error": str(error)})
+
+    def _path(self) -> str:
+        return path("Lease", self._settings.lease_namespace, self._settings.lease_name)
+
+    async def _try(self) -> bool:
+        """One attempt to take or renew it; true if it is ours now."""
+        asked = time.monotonic()
+        settings = self._settings
+        try:
+            try:
+                lease = await self._cluster.get(self._path())
+            except NotFound:
+                await self._cluster.create("Lease", settings.lease_namespace, self._body({}))
+            else:
+                self._seen.see(lease, asked)
+                if not self._seen.free(self._identity, settings.lease_seconds, asked):
+                    return False
+                await self._cluster.replace("Lease", settings.lease_namespace, settings.lease_name, self._body(lease))
+        except Conflict:
+            return False
+        except (ApiError, ApiUnavailable) as error:
+            log.warning("lease not reached", extra={"error": str(error)})
+            return False
+        # From before the request: its answer may have taken long. A third of the time is the fence.
+        self._held_until = asked + settings.lease_seconds * 2 / 3
+        return True
+
+    def _body(self, lease: Mapping[str, Any]) -> dict[str, Any]:
+        now = dt.datetime.now(dt.UTC).strftime(_TIME)
+        old = lease.get("spec") or {}
+        mine = old.get("holderIdentity") == self._identity
+        spec = {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": int(self._settings.lease_seconds),
+            "acquireTime": old.get("acquireTime", now) if mine else now,
+            "renewTime": now,
+            "leaseTransitions": old.get("leaseTransitions", 0) + (not mine),
+        }
+        metadata = lease.get("metadata") or {
+            "name": self._settings.lease_name,
+            "namespace": self._settings.lease_namespace,
+        }
+        return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}

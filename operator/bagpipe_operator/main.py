@@ -1,0 +1,128 @@
+"""The process: probes first, then the lease, then the watches and the workers; losing the lease ends it."""
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import kopf
+from kopf._core.engines.peering import Identity
+
+from bagpipe_operator import __version__, logs, names
+from bagpipe_operator.cluster import Cluster, connect
+from bagpipe_operator.handlers import kopf_settings, registry
+from bagpipe_operator.health import Health
+from bagpipe_operator.leader import Election
+from bagpipe_operator.metrics import Metrics
+from bagpipe_operator.settings import Settings
+from bagpipe_operator.shell import Shell
+from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> int:
+    """Until told to stop (0), or until the lease or a watch is lost (1)."""
+    metrics, store, queue = Metrics(), Store(), WorkQueue[JobKey]()
+    health = Health(metrics, queue, store)
+    server = await health.serve(settings.listen_port)
+    connection = connect()
+    identity = f"{os.environ.get('POD_NAME', socket.gethostname())}-{uuid.uuid4().hex[:8]}"
+    elector = Cluster(connection, metrics)
+    election = Election(elector, identity, settings)
+    cluster = Cluster(connection, metrics, election.may_write)
+    stop = _stop_on_signals()
+    try:
+        ended = await _first({"stop": stop.wait(), "lease": election.acquire()}, background=[health.tick()])
+        if ended == "stop":
+            return 0
+        log.info("leading", extra={"identity": identity, "version": __version__})
+        metrics.leader.set(1)
+        return await _lead(
+            settings, Shell(cluster, store, queue, settings, metrics), store, queue, health, election, stop
+        )
+    finally:
+        await election.release()
+        await cluster.close()
+        await elector.close()
+        await server.cleanup()
+
+
+async def _lead(
+    settings: Settings,
+    shell: Shell,
+    store: Store,
+    queue: WorkQueue[JobKey],
+    health: Health,
+    election: Election,
+    stop: asyncio.Event,
+) -> int:
+    ready = asyncio.Event()
+    health.synced = ready.is_set
+    kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
+    watching = kopf.operator(
+        registry=registry(store, queue, settings),
+        settings=kopf_settings(settings),
+        standalone=True,
+        identity=kopf_identity,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=stop,
+        ready_flag=ready,
+    )
+    background = [health.tick(), *(shell.work() for _ in range(settings.workers))]
+    if settings.progress_seconds:
+        background.append(shell.follow_progress())
+    ended = await _first(
+        {"stop": stop.wait(), "lease": election.keep(), "watches": watching}, background=background, grace="watches"
+    )
+    log.info("ending", extra={"because": ended})
+    return 0 if stop.is_set() else 1
+
+
+async def _first(
+    watched: dict[str, Coroutine[Any, Any, Any]], background: list[Coroutine[Any, Any, Any]], grace: str = ""
+) -> str:
+    """Run all until one of `watched` ends or any fails; returns which, and ends the others.
+
+    An error in the background is ours: it ends the process, as a restart is the only cure known.
+    """
+    tasks = {asyncio.ensure_future(c): name for name, c in watched.items()}
+    tasks |= {asyncio.ensure_future(c): "background" for c in background}
+    done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    ended = tasks[next(iter(done))]
+    for task in pending:
+        if not (ended == "stop" and tasks[task] == grace):
+            task.cancel()
+    await asyncio.wait(tasks, timeout=10)
+    for task in done:
+        task.result()
+    return ended
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bagpipe-operator", description="Runs BagpipeJob resources.")
+    parser.add_argument("--config", type=Path, help="settings file (YAML)")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    options = parser.parse_args()
+    logs.configure(options.log_level)
+    sys.exit(asyncio.run(run(Settings.load(options.config))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Every name, label, port, environment variable, condition and reason that the operator writes.
+
+Names are pure functions of job, role, ordinal and attempt, so that whoever made an object, now or
+before a restart, recognises it. The longest one is a trainer's host name: 40 (job) + 10
+(`-trainers-`) + attempt + index stays below 63 characters, which is why a job's name has at most 40.
+"""
+
+from enum import StrEnum
+
+GROUP = "bagpipe.dev"
+VERSION = "v1alpha1"
+PLURAL = "bagpipejobs"
+KIND = "BagpipeJob"
+API_VERSION = f"{GROUP}/{VERSION}"
+MANAGER = "bagpipe-operator"
+"""Field manager of server-side apply, and the value of `managedBy` that means us."""
+
+CONTAINER = "bagpipe"
+"""Name of the main container in every pod: the one whose exit code counts."""
+
+MAX_NAME = 40
+
+
+class Role(StrEnum):
+    """What a pod is."""
+
+    ORACLE = "oracle"
+    SERVER = "server"
+    TRAINER = "trainer"
+
+
+PORTS = {Role.ORACLE: 7700, Role.SERVER: 7701, Role.TRAINER: 7702}
+SECTIONS = {Role.ORACLE: "oracle", Role.SERVER: "servers", Role.TRAINER: "trainers"}
+"""Key of a role's settings under `spec`, and the suffix of its Service."""
+
+LABEL_MANAGED_BY = "app.kubernetes.io/managed-by"
+LABEL_JOB = f"{GROUP}/job"
+LABEL_ROLE = f"{GROUP}/role"
+LABEL_ATTEMPT = f"{GROUP}/attempt"
+LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
+LABEL_PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
+LABEL_POD_INDEX = "apps.kubernetes.io/pod-index"
+LABEL_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
+
+CONFIG_DIR = "/etc/bagpipe"
+CONFIG_KEY = "job.yaml"
+RUN_DIR = "/var/lib/bagpipe"
+TERMINATION_LOG = "/dev/termination-log"
+"""Where a process leaves its last words for the API server: at most 4,096 bytes."""
+CURVE_DIR = "/etc/bagpipe-curve"
+ENV_CURVE_DIR = "BAGPIPE_CURVE_DIR"
+RESERVED_ENV = frozenset({ENV_CURVE_DIR, "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
+RESERVED_LABELS = frozenset({LABEL_MANAGED_BY, LABEL_JOB, LABEL_ROLE, LABEL_ATTEMPT})
+RESERVED_VOLUMES = frozenset(
+    {"bagpipe-config", "bagpipe-run", "bagpipe-tmp", "bagpipe-shm", "bagpipe-curve", "bagpipe-checkpoints"}
+)
+
+
+class Exit:
+    """Exit codes of the roles (design.md section 6); `tests/contract` pins them to the library's."""
+
+    DONE = 0
+    BAD_DATA = 65
+    SOFTWARE = 70
+    TRANSIENT = 75
+    BAD_CONFIG = 78
+    STOPPED = 143
+
+
+PERMANENT_EXITS = (Exit.BAD_DATA, Exit.BAD_CONFIG)
+
+
+class Condition(StrEnum):
+    """Types of a job's conditions."""
+
+    SUSPENDED = "Suspended"
+    QUOTA_RESERVED = "QuotaReserved"
+    SERVERS_READY = "ServersReady"
+    RUNNING = "Running"
+    RESTARTING = "Restarting"
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+class Reason(StrEnum):
+    """Reasons of conditions and events: for machines; the message is for people."""
+
+    # holding
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    QUOTA_RESERVED = "QuotaReserved"
+    PREEMPTED = "Preempted"
+    STOPPING = "Stopping"
+    # starting and running
+    STARTING = "Starting"
+    PODS_READY = "PodsReady"
+    PODS_NOT_READY = "PodsNotReady"
+    SERVERS_READY = "ServersReady"
+    UNSCHEDULABLE = "Unschedulable"
+    BACKING_OFF = "BackingOff"
+    # ends
+    COMPLETED = "Completed"
+    BAD_CONFIG = "BadConfig"
+    BAD_DATA = "BadData"
+    INVALID_SPEC = "InvalidSpec"
+    BACKOFF_LIMIT = "BackoffLimitExceeded"
+    DISRUPTION_LIMIT = "DisruptionLimitExceeded"
+    DEADLINE = "DeadlineExceeded"
+    STARTUP_DEADLINE = "StartupDeadlineExceeded"
+    RESTART_POLICY = "RestartPolicyNever"
+    # failures of one attempt
+    CRASHED = "Crashed"
+    OOM_KILLED = "OOMKilled"
+    TRANSIENT = "TransientFailure"
+    DISRUPTED = "Disrupted"
+    STOPPED = "Stopped"
+    POD_LOST = "PodLost"
+    SERVER_LOST = "ServerVolumeLost"
+    SCALED = "Scaled"
+
+
+def config_map(job: str) -> str:
+    return f"{job}-config"
+
+
+def service(job: str, role: Role) -> str:
+    """Headless Service of a role; the StatefulSet of the servers bears the same name."""
+    return f"{job}-{SECTIONS[role]}"
+
+
+def stateful_set(job: str) -> str:
+    return service(job, Role.SERVER)
+
+
+def batch_job(job: str, role: Role, attempt: int) -> str:
+    """Job of the oracle or the trainers: a template cannot change, so each attempt has its own."""
+    return f"{job}-{SECTIONS[role]}-{attempt}"
+
+
+def network_policy(job: str) -> str:
+    return f"{job}-peers"
+
+
+def disruption_budget(job: str) -> str:
+    return f"{job}-servers"
+
+
+def curve_secret(job: str) -> str:
+    return f"{job}-curve"
+
+
+def checkpoint_claim(job: str) -> str:
+    return f"{job}-checkpoints"
+
+
+def workload(job: str) -> str:
+    return f"bagpipejob-{job}"
+
+
+def oracle_address(job: str, namespace: str) -> str:
+    return f"tcp://{service(job, Role.ORACLE)}.{namespace}.svc:{PORTS[Role.ORACLE]}"
+
+
+def advertised(job: str, namespace: str, role: Role, attempt: int) -> str:
+    """Where a pod is reached; `$(...)` is filled in by the kubelet from the container's environment."""
+    host = "$(POD_NAME)" if role is Role.SERVER else f"{batch_job(job, role, attempt)}-$(JOB_COMPLETION_INDEX)"
+    return f"tcp://{host}.{service(job, role)}.{namespace}.svc:{PORTS[role]}"
+
+
+def labels(job: str, role: Role | None = None, attempt: int | None = None) -> dict[str, str]:
+    """Labels of a child; the watch selects on the first."""
+    result = {LABEL_MANAGED_BY: MANAGER, LABEL_JOB: job}
+    if role is not None:
+        result[LABEL_ROLE] = role.value
+    if attempt is not None:
+        result[LABEL_ATTEMPT] = str(attempt)
+    return result

@@ -1,0 +1,47 @@
+"""Laying a user's pod template over ours, as a strategic merge does it: by name where things have names.
+
+Maps merge key by key; lists whose items bear a merge key (`name`, `mountPath`, ...) merge item by
+item; every other list and scalar is replaced; `null` removes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_MERGE_KEYS = {
+    "containers": "name",
+    "initContainers": "name",
+    "volumes": "name",
+    "env": "name",
+    "imagePullSecrets": "name",
+    "volumeMounts": "mountPath",
+    "volumeDevices": "devicePath",
+    "ports": "containerPort",
+    "hostAliases": "ip",
+}
+_APPEND = frozenset({"tolerations", "topologySpreadConstraints"})
+
+
+def overlay(base: Any, patch: Any, key: str = "") -> Any:
+    """`patch` over `base`; neither is changed."""
+    if isinstance(base, Mapping) and isinstance(patch, Mapping):
+        merged = {k: v for k, v in base.items() if not (k in patch and patch[k] is None)}
+        for k, v in patch.items():
+            if v is not None:
+                merged[k] = overlay(merged[k], v, k) if k in merged else v
+        return merged
+    if isinstance(base, list | tuple) and isinstance(patch, list | tuple):
+        return _lists(base, patch, key)
+    return patch
+
+
+def _lists(base: Sequence[Any], patch: Sequence[Any], key: str) -> list[Any]:
+    if key in _APPEND:
+        return [*base, *(item for item in patch if item not in base)]
+    merge_key = _MERGE_KEYS.get(key)
+    if merge_key is None:
+        return list(patch)
+    merged = {item[merge_key]: item for item in base}
+    for item in patch:
+        name = item[merge_key]
+        merged[name] = overlay(merged[name], item) if name in merged else item
+    return list(merged.values())

@@ -1,0 +1,228 @@
+"""The pod of one role: argv, environment, volumes, profile, and the user's settings on top.
+
+Pure: (job, role, attempt, settings) -> pod template. What a role is told is the same as in a local
+run; only addresses and paths differ. The result passes the `restricted` Pod Security profile unless
+the user's own overlay asks for more.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bagpipe_operator import names
+from bagpipe_operator.api import Job, SpecError
+from bagpipe_operator.names import Role
+from bagpipe_operator.overlay import overlay
+from bagpipe_operator.settings import Profile, Settings
+
+Raw = Mapping[str, Any]
+
+_COPIED = ("affinity", "topologySpreadConstraints", "priorityClassName", "schedulerName", "serviceAccountName")
+_NO_SIDECARS = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
+_CHECKPOINTS = "/checkpoints"
+
+
+def checkpoint_path(job: Job) -> str | None:
+    """Where checkpoints go in every pod; none: nothing outlives the pods."""
+    section = job.spec.get("checkpoint") or {}
+    path: str | None = section.get("path")
+    return path or (_CHECKPOINTS if section.get("volumeClaim") else None)
+
+
+def profile_of(job: Job, settings: Settings) -> Profile:
+    """The trainers' profile by name."""
+    name = job.section(Role.TRAINER).get("gpuProfile", "cpu")
+    try:
+        return settings.profiles[name]
+    except KeyError:
+        known = ", ".join(sorted(settings.profiles))
+        raise SpecError(f"spec.trainers.gpuProfile: no profile {name!r} in this installation; known: {known}") from None
+
+
+def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict[str, Any]:
+    """Pod template of `role` at `attempt`, every override applied, reserved fields put back."""
+    section = overlay(job.spec.get("allRoles") or {}, job.section(role))
+    _refuse_reserved(section, role)
+    profile = profile_of(job, settings) if role is Role.TRAINER else Profile()
+    ours = names.labels(job.name, role, attempt)
+    template: dict[str, Any] = {
+        "metadata": {
+            "labels": {**(section.get("labels") or {}), **ours},
+            "annotations": {**_NO_SIDECARS, **(section.get("annotations") or {})},
+        },
+        "spec": _pod_spec(job, role, attempt, section, profile, settings),
+    }
+    merged: dict[str, Any] = overlay(template, section.get("podTemplate") or {})
+    merged["metadata"]["labels"].update(ours)
+    return merged
+
+
+def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile, settings: Settings) -> dict[str, Any]:
+    lost = job.run_policy.node_lost_seconds
+    gone = [
+        {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": lost}
+        for what in ("not-ready", "unreachable")
+    ]
+    spec: dict[str, Any] = {
+        "restartPolicy": "Always" if role is Role.SERVER else "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": section.get("terminationGracePeriodSeconds", 60),
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": settings.run_as_user,
+            "runAsGroup": settings.run_as_user,
+            "fsGroup": settings.run_as_user,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(job, role, attempt, section, profile, settings)],
+        "volumes": [*_volumes(job, role, section, profile), *(section.get("volumes") or ())],
+        "tolerations": [*profile.tolerations, *(section.get("tolerations") or ()), *gone],
+    }
+    if role is not Role.SERVER:  # The StatefulSet sets its pods' subdomain itself.
+        spec["subdomain"] = names.service(job.name, role)
+    selector = {**profile.node_selector, **(section.get("nodeSelector") or {})}
+    runtime_class = section.get("runtimeClassName") or profile.runtime_class_name
+    spec |= {"nodeSelector": selector} if selector else {}
+    spec |= {"runtimeClassName": runtime_class} if runtime_class else {}
+    spec |= (
+        {"imagePullSecrets": [{"name": s} for s in settings.image_pull_secrets]} if settings.image_pull_secrets else {}
+    )
+    spec |= {key: section[key] for key in _COPIED if section.get(key)}
+    return spec
+
+
+def _container(
+    job: Job, role: Role, attempt: int, section: Raw, profile: Profile, settings: Settings
+) -> dict[str, Any]:
+    port = names.PORTS[role]
+    probe = {"tcpSocket": {"port": port}, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 3}
+    container = {
+        "name": names.CONTAINER,
+        "image": _image(role, section, profile, settings),
+        "imagePullPolicy": section.get("imagePullPolicy") or settings.image_pull_policy,
+        "args": argv(job, role, attempt),
+        "env": _environment(job, role, section, profile),
+        "ports": [{"name": role.value, "containerPort": port, "protocol": "TCP"}],
+        "readinessProbe": probe,
+        # The last words of a role that failed become the job's status; a role may also leave its result there.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [*_mounts(job, role, section, profile), *(section.get("volumeMounts") or ())],
+    }
+    resources = section.get("resources") or {}
+    if profile.gpus:
+        resources = overlay({"limits": {"nvidia.com/gpu": str(profile.gpus)}}, resources)
+    if resources:
+        container["resources"] = resources
+    return container
+
+
+def argv(job: Job, role: Role, attempt: int) -> list[str]:
+    """The role's command line: the same that a local run uses (`tests/contract` parses it with the library)."""
+    port = names.PORTS[role]
+    common = [
+        "--job",
+        f"{names.CONFIG_DIR}/{names.CONFIG_KEY}",
+        "--run-dir",
+        names.RUN_DIR,
+        "--bind",
+        f"tcp://0.0.0.0:{port}",
+    ]
+    number = ["--attempt", str(attempt)]
+    if role is Role.ORACLE:
+        path = checkpoint_path(job)
+        start = ["--checkpoint", "auto"] if path else []
+        return [role.value, *common, *number, *start, "--echo-metrics", "--summary", names.TERMINATION_LOG]
+    where = ["--oracle", names.oracle_address(job.name, job.namespace)]
+    where += ["--advertise", names.advertised(job.name, job.namespace, role, attempt)]
+    index = ["--shard", "$(POD_INDEX)"] if role is Role.SERVER else ["--rank", "$(JOB_COMPLETION_INDEX)"]
+    return [role.value, *common, *where, *index, *number]
+
+
+def _image(role: Role, section: Raw, profile: Profile, settings: Settings) -> str:
+    if section.get("image"):
+        return str(section["image"])
+    if role is not Role.TRAINER:
+        return settings.server_image
+    return profile.image or settings.trainer_image + profile.image_suffix
+
+
+def _environment(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[str, Any]]:
+    env: list[dict[str, Any]] = [{"name": "POD_NAME", "valueFrom": _field("metadata.name")}]
+    if role is Role.SERVER:
+        env.append({"name": "POD_INDEX", "valueFrom": _field(f"metadata.labels['{names.LABEL_POD_INDEX}']")})
+    if uses_curve(job):
+        env.append({"name": names.ENV_CURVE_DIR, "value": names.CURVE_DIR})
+    theirs = [{"name": k, "value": v} for k, v in profile.env.items()]
+    return [*env, *overlay({"env": theirs}, {"env": list(section.get("env") or ())})["env"]]
+
+
+def _field(path: str) -> dict[str, Any]:
+    return {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}
+
+
+def uses_curve(job: Job) -> bool:
+    return bool((job.spec.get("transport") or {}).get("security", "plain") == "curve")
+
+
+def _shm_size(role: Role, section: Raw, profile: Profile) -> str | None:
+    default = profile.shm_size or "1Gi" if role is Role.TRAINER else None
+    return section.get("shmSize") or default
+
+
+def _volumes(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = [
+        {"name": "bagpipe-config", "configMap": {"name": names.config_map(job.name)}},
+        {"name": "bagpipe-tmp", "emptyDir": {}},
+    ]
+    if not (role is Role.SERVER and job.section(role).get("volumeClaim")):
+        volumes.append({"name": "bagpipe-run", "emptyDir": {}})
+    if shm := _shm_size(role, section, profile):
+        volumes.append({"name": "bagpipe-shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}})
+    if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
+        volumes.append(
+            {"name": "bagpipe-checkpoints", "persistentVolumeClaim": {"claimName": names.checkpoint_claim(job.name)}}
+        )
+    if uses_curve(job):
+        volumes.append(
+            {"name": "bagpipe-curve", "secret": {"secretName": names.curve_secret(job.name), "defaultMode": 0o440}}
+        )
+    return volumes
+
+
+def _mounts(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[str, Any]]:
+    mounts: list[dict[str, Any]] = [
+        {"name": "bagpipe-config", "mountPath": names.CONFIG_DIR, "readOnly": True},
+        {"name": "bagpipe-run", "mountPath": names.RUN_DIR},
+        {"name": "bagpipe-tmp", "mountPath": "/tmp"},
+    ]
+    if _shm_size(role, section, profile):
+        mounts.append({"name": "bagpipe-shm", "mountPath": "/dev/shm"})
+    if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
+        mounts.append({"name": "bagpipe-checkpoints", "mountPath": checkpoint_path(job)})
+    if uses_curve(job):
+        mounts.append({"name": "bagpipe-curve", "mountPath": names.CURVE_DIR, "readOnly": True})
+    return mounts
+
+
+def _refuse_reserved(section: Raw, role: Role) -> None:
+    """What would silently break the wiring is refused by name; the CRD cannot look into free-form parts."""
+    where = f"spec.{names.SECTIONS[role]}"
+    template = section.get("podTemplate") or {}
+    taken = {
+        "env": names.RESERVED_ENV & {e["name"] for e in section.get("env") or ()},
+        "labels": names.RESERVED_LABELS
+        & ({*(section.get("labels") or {})} | {*((template.get("metadata") or {}).get("labels") or {})}),
+        "volumes": names.RESERVED_VOLUMES & {v.get("name") for v in section.get("volumes") or ()},
+    }
+    for field, found in taken.items():
+        if found:
+            raise SpecError(f"{where}.{field}: {min(found)!r} belongs to the operator; choose another name")
+    for key in ("restartPolicy", "subdomain", "hostname"):
+        if key in (template.get("spec") or {}):
+            raise SpecError(f"{where}.podTemplate.spec.{key}: set by the operator; leave it out")

@@ -1,0 +1,39 @@
+"""Is the job held, why, and are its pods gone yet?
+
+A held job keeps its claims, addresses and configuration, and no pod. Its servers are scaled to zero
+instead of deleted, so that their claims stay.
+"""
+
+from typing import Any
+
+from bagpipe_operator import children, names
+from bagpipe_operator.api import Job
+from bagpipe_operator.decision import Deletion
+from bagpipe_operator.kueue import Admission
+from bagpipe_operator.names import Reason
+from bagpipe_operator.observe import Observed
+from bagpipe_operator.policies import teardown
+from bagpipe_operator.settings import Settings
+
+
+def why(job: Job, admission: Admission | None) -> tuple[Reason, str] | None:
+    """Reason and message of the hold; none: the job may run."""
+    if job.run_policy.suspend:
+        return Reason.SUSPENDED, "spec.runPolicy.suspend is true"
+    if admission is None or admission.admitted:
+        return None
+    if admission.evicted:
+        return Reason.PREEMPTED, f"evicted from queue {job.queue}: {admission.message}"
+    return Reason.WAITING_FOR_QUOTA, f"waiting in queue {job.queue}"
+
+
+def stop(
+    job: Job, observed: Observed, settings: Settings
+) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...], bool]:
+    """Deletions, objects, and whether no pod is left."""
+    ending = teardown.stop(observed, job.status.attempt + 1)
+    servers = observed.live.get(("StatefulSet", names.stateful_set(job.name)))
+    scaled: tuple[dict[str, Any], ...] = ()
+    if servers is not None and ending.trainers_gone:
+        scaled = (children.server_set(job, job.status.attempt, settings, replicas=0),)
+    return ending.delete, scaled, ending.all_gone

@@ -1,0 +1,97 @@
+"""The operator's own settings: one YAML file (a ConfigMap of the chart), read once at start.
+
+Images and GPU profiles are data: a new kind of node needs a line in a values file, not a release.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bagpipe_operator.api import SpecError, camel
+
+PROFILES = Path(__file__).with_name("profiles.yaml")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What trainers get when `trainers.gpuProfile` names this profile."""
+
+    description: str = ""
+    image: str | None = None
+    """Trainer image of this profile; none: the default trainer image."""
+    image_suffix: str = ""
+    """Appended to the default trainer image's tag where `image` is not given."""
+    gpus: int = 0
+    """`nvidia.com/gpu` of each trainer."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    runtime_class_name: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    shm_size: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything that may differ between two installations."""
+
+    trainer_image: str = "bagpipe-trainer:0.1.0"
+    server_image: str = "bagpipe-server:0.1.0"
+    """Image of the oracle and the embedding servers: no torch in it."""
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to watch; empty: all."""
+    kueue: bool = False
+    """Watch and write Kueue's Workloads; jobs with a queue are held until admitted."""
+    watch_nodes: bool = True
+    """Whether the operator may read nodes; without it pods of lost nodes wait for an administrator."""
+    workers: int = 8
+    """Jobs reconciled at once."""
+    progress_seconds: int = 15
+    """How often a running job's progress is read from its oracle's log; 0: never."""
+    lease_namespace: str = "bagpipe-system"
+    lease_name: str = "bagpipe-operator"
+    lease_seconds: float = 15.0
+    renew_seconds: float = 4.0
+    listen_port: int = 8080
+    run_as_user: int = 10001
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "Settings":
+        by_key = {camel(f.name): f.name for f in fields(cls)}
+        unknown = sorted(set(raw) - set(by_key))
+        if unknown:
+            raise SpecError(f"operator settings: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
+        values: dict[str, Any] = {
+            by_key[key]: tuple(value) if isinstance(value, list) else value
+            for key, value in raw.items()
+            if value is not None
+        }
+        values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
+        return cls(**values)
+
+    @classmethod
+    def load(cls, path: Path | None) -> "Settings":
+        return cls.of((yaml.safe_load(path.read_text()) or {}) if path else {})
+
+
+def load_profiles() -> dict[str, Profile]:
+    return parse_profiles(yaml.safe_load(PROFILES.read_text()))
+
+
+def parse_profiles(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Profile]:
+    by_key = {camel(f.name): f.name for f in fields(Profile)}
+    result = {}
+    for name, body in raw.items():
+        unknown = sorted(set(body) - set(by_key))
+        if unknown:
+            raise SpecError(f"profiles.{name}: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
+        values: dict[str, Any] = {
+            by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in body.items()
+        }
+        result[name] = Profile(**values)
+    return result

@@ -1,0 +1,174 @@
+"""The status that follows from what was observed and decided: counts, phase, transitions, events."""
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from bagpipe_operator import names
+from bagpipe_operator.api import Job, Status, format_time
+from bagpipe_operator.decision import Complete, Count, Event, Fail, Restart
+from bagpipe_operator.names import Condition, Reason, Role
+from bagpipe_operator.observe import Observed, Pod
+
+
+def counted(job: Job, observed: Observed, status: Status) -> Status:
+    """Numbers of pods by role, of the present attempt."""
+    statuses: dict[str, Mapping[str, int]] = {}
+    for role in Role:
+        pods = observed.of_role(role, status.attempt)
+        statuses[names.SECTIONS[role]] = {
+            "desired": job.replicas(role),
+            "ready": sum(p.ready and not p.ended for p in pods),
+            "active": sum(not p.ended for p in pods),
+            "succeeded": sum(p.phase == "Succeeded" for p in pods),
+            "failed": sum(p.phase == "Failed" for p in pods),
+            "restarts": sum(p.restarts for p in pods),
+        }
+    trainers = statuses[names.SECTIONS[Role.TRAINER]]
+    status = replace(
+        status,
+        replica_statuses=statuses,
+        trainer_replicas=trainers["active"] + trainers["succeeded"],
+        selector=job.selector,
+    )
+    return replace(status, observed_generation=job.generation)
+
+
+def phase(status: Status, holding: bool = False) -> str:
+    """One word for people; nothing decides by it."""
+    if status.is_true(Condition.COMPLETE):
+        return "Complete"
+    if status.is_true(Condition.FAILED):
+        return "Failed"
+    if status.is_true(Condition.SUSPENDED):
+        suspended = next(c for c in status.conditions if c.type == Condition.SUSPENDED)
+        return "Suspended" if suspended.reason == Reason.SUSPENDED else "Queued"
+    if holding:
+        return "Suspending"
+    if status.is_true(Condition.RESTARTING):
+        return "Restarting"
+    return "Running" if status.is_true(Condition.RUNNING) else "Starting"
+
+
+def stop_clock(status: Status, now: dt.datetime) -> Status:
+    """Active time stands still: the job is held or has ended."""
+    ran = int((now - status.running_since).total_seconds()) if status.running_since else 0
+    return replace(status, running_since=None, starting_since=None, active_seconds=status.active_seconds + ran)
+
+
+def not_running(status: Status, reason: str, message: str, now: dt.datetime) -> Status:
+    status = status.with_condition(Condition.SERVERS_READY, False, reason, message, now)
+    return status.with_condition(Condition.RUNNING, False, reason, message, now)
+
+
+def started(status: Status, now: dt.datetime) -> Status:
+    """The first attempt begins, or the wait after a hold does."""
+    return replace(status, attempt_time=status.attempt_time or now, starting_since=status.starting_since or now)
+
+
+def running(status: Status, observed: Observed, now: dt.datetime) -> Status:
+    """All pods of the attempt run."""
+    pods = observed.of_role(Role.SERVER, status.attempt)
+    servers = {p.uid: p.restarts for p in pods if p.deleted_at is None}
+    status = replace(
+        status,
+        start_time=status.start_time or now,
+        running_since=status.running_since or now,
+        starting_since=None,
+        server_pods=servers,
+    )
+    status = status.with_condition(
+        Condition.RESTARTING, False, Reason.PODS_READY, f"attempt {status.attempt} runs", now
+    )
+    return status.with_condition(
+        Condition.RUNNING, True, Reason.PODS_READY, f"all pods of attempt {status.attempt} run", now
+    )
+
+
+def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
+    """A new attempt; the counters that the verdict names move."""
+    was_running = status.is_true(Condition.RUNNING)
+    status = replace(
+        status,
+        attempt=status.attempt + 1,
+        restarts=status.restarts + verdict.crashes + (verdict.count is Count.FAILURE),
+        disruptions=status.disruptions + (verdict.count is Count.DISRUPTION),
+        attempt_time=now,
+        starting_since=now if was_running or status.starting_since is None else status.starting_since,
+        server_pods={},
+    )
+    if verdict.reason != Reason.SCALED:
+        status = replace(
+            status, last_failure=failure(verdict.reason, verdict.message, verdict.cause, status.attempt - 1, now)
+        )
+    status = not_running(status, verdict.reason, verdict.message, now)
+    # Each restart is a transition of its own, though the last may not have come to an end.
+    status = status.with_condition(Condition.RESTARTING, False, verdict.reason, verdict.message, now)
+    return status.with_condition(Condition.RESTARTING, True, verdict.reason, verdict.message, now)
+
+
+def failure(reason: str, message: str, cause: Pod | None, attempt: int, now: dt.datetime) -> dict[str, Any]:
+    """The record that outlives the pods."""
+    record: dict[str, Any] = {
+        "time": format_time(now),
+        "attempt": attempt,
+        "reason": str(reason),
+        "message": message[:1024],
+    }
+    if cause:
+        record |= {"role": cause.role.value, "index": cause.index, "pod": cause.name}
+        record |= {"node": cause.node} if cause.node else {}
+        record |= {"exitCode": cause.exit_code} if cause.exit_code is not None else {}
+        record |= {"lastWords": cause.exit_message.strip()[-1024:]} if cause.exit_message.strip() else {}
+    return record
+
+
+def ended(status: Status, verdict: Complete | Fail, observed: Observed, now: dt.datetime) -> Status:
+    """Complete or Failed: from here on the status does not change."""
+    status = replace(stop_clock(status, now), completion_time=now)
+    status = status.with_condition(Condition.RESTARTING, False, Reason.COMPLETED, "the job has ended", now)
+    if isinstance(verdict, Complete):
+        status = replace(status, summary=_summary(observed, status.attempt))
+        status = not_running(status, Reason.COMPLETED, verdict.message, now)
+        return status.with_condition(Condition.COMPLETE, True, Reason.COMPLETED, verdict.message, now)
+    status = replace(status, last_failure=failure(verdict.reason, verdict.message, verdict.cause, status.attempt, now))
+    status = not_running(status, verdict.reason, verdict.message, now)
+    return status.with_condition(Condition.FAILED, True, verdict.reason, verdict.message, now)
+
+
+def _summary(observed: Observed, attempt: int) -> Mapping[str, Any]:
+    """What the oracle left as its last words, if it is a JSON object."""
+    for pod in observed.of_role(Role.ORACLE, attempt):
+        if pod.phase == "Succeeded" and pod.exit_message.lstrip().startswith("{"):
+            try:
+                found: Mapping[str, Any] = json.loads(pod.exit_message)
+            except ValueError:
+                continue
+            return found
+    return {}
+
+
+def events(old: Status, new: Status) -> tuple[Event, ...]:
+    """One for each condition that became true or changed its reason, and for a hold that ended."""
+    before = {c.type: c for c in old.conditions}
+    result = []
+    for c in new.conditions:
+        was = before.get(c.type)
+        if c.status and (
+            was is None
+            or not was.status
+            or was.last_transition_time != c.last_transition_time
+            or was.reason != c.reason
+        ):
+            kind = (
+                "Warning"
+                if c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason != Reason.SCALED
+                else "Normal"
+            )
+            reason = c.type if c.type in (c.reason, Condition.RUNNING) else c.reason
+            result.append(Event(type=kind, reason=str(reason), message=f"{c.type}: {c.message}"))
+        elif not c.status and c.type == Condition.SUSPENDED and was is not None and was.status:
+            result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))
+    return tuple(result)

@@ -1,0 +1,91 @@
+"""What the watches told us, newest wins: jobs, everything that bears a job's label, and Kueue's flavors.
+
+Our own writes are put here too, as soon as they are answered, so that a decision never rests on what
+we ourselves changed a moment ago. Versions only rise; a tombstone keeps an answer that comes after
+the deletion from bringing the dead back.
+"""
+
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from bagpipe_operator import names
+from bagpipe_operator.observe import Raw
+
+JobKey = tuple[str, str]
+"""Namespace and name."""
+_Key = tuple[str, str, str]
+
+_TOMBSTONES = 10_000
+
+
+class Store:
+    """An index of objects by kind and name, and of children by job."""
+
+    def __init__(self) -> None:
+        self._objects: dict[_Key, Raw] = {}
+        self._by_job: defaultdict[JobKey, set[_Key]] = defaultdict(set)
+        self._dead: OrderedDict[_Key, int] = OrderedDict()
+
+    def put(self, raw: Raw) -> JobKey | None:
+        """Keep it if it is news; returns the job it concerns."""
+        key, job = _key(raw), _job_key(raw)
+        version = _version(raw)
+        known = self._objects.get(key)
+        stray = job is None and "namespace" in raw["metadata"]
+        if stray or version <= self._dead.get(key, 0) or (known is not None and version < _version(known)):
+            return job
+        meta = {k: v for k, v in raw["metadata"].items() if k not in ("managedFields", "annotations")}
+        self._objects[key] = {**raw, "metadata": meta}
+        if job is not None and key[0] != names.KIND:
+            self._by_job[job].add(key)
+        return job
+
+    def remove(self, raw: Raw) -> JobKey | None:
+        """It is gone from the API server."""
+        key, job = _key(raw), _job_key(raw)
+        self._dead[key] = max(_version(raw), self._dead.get(key, 0))
+        self._dead.move_to_end(key)
+        while len(self._dead) > _TOMBSTONES:
+            self._dead.popitem(last=False)
+        known = self._objects.get(key)
+        if known is not None and _version(known) <= _version(raw):
+            del self._objects[key]
+            if job is not None and key in self._by_job.get(job, ()):
+                self._by_job[job].discard(key)
+                if not self._by_job[job]:
+                    del self._by_job[job]
+        return job
+
+    def job(self, key: JobKey) -> Raw | None:
+        return self._objects.get((names.KIND, *key))
+
+    def jobs(self) -> Iterator[Raw]:
+        return (raw for (kind, _, _), raw in self._objects.items() if kind == names.KIND)
+
+    def children(self, key: JobKey) -> tuple[list[Raw], list[Raw]]:
+        """Children and pods of a job's name, whoever owns them."""
+        mine = [self._objects[k] for k in sorted(self._by_job.get(key, ()))]
+        return [r for r in mine if r["kind"] != "Pod"], [r for r in mine if r["kind"] == "Pod"]
+
+    def cluster_scoped(self, kind: str) -> dict[str, Raw]:
+        return {name: raw for (k, _, name), raw in self._objects.items() if k == kind}
+
+    def __repr__(self) -> str:
+        return f"<Store of {len(self._objects)} objects, {len(self._by_job)} jobs with children>"
+
+
+def _key(raw: Raw) -> _Key:
+    return raw["kind"], raw["metadata"].get("namespace", ""), raw["metadata"]["name"]
+
+
+def _version(raw: Raw) -> int:
+    return int(raw["metadata"].get("resourceVersion") or 0)
+
+
+def _job_key(raw: Raw) -> JobKey | None:
+    meta: dict[str, Any] = raw["metadata"]
+    if raw["kind"] == names.KIND:
+        return meta["namespace"], meta["name"]
+    job = (meta.get("labels") or {}).get(names.LABEL_JOB)
+    return (meta["namespace"], job) if job and "namespace" in meta else None

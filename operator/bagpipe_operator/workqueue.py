@@ -1,0 +1,90 @@
+"""A queue of keys: each at most once, never two workers on one, later where asked, with back-off.
+
+A key that is added while it is being worked on comes again afterwards: what woke it may have been
+missed. Time comes from the event loop.
+"""
+
+import asyncio
+import random
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+_FIRST, _LONGEST = 0.2, 60.0
+
+
+class WorkQueue(Generic[K]):
+    """Keys to reconcile."""
+
+    def __init__(self) -> None:
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._waiting: dict[K, float] = {}
+        """Keys in `_ready`, and since when."""
+        self._working: dict[K, float] = {}
+        self._again: set[K] = set()
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+
+    def add(self, key: K) -> None:
+        """As soon as a worker is free."""
+        if key in self._working:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting[key] = asyncio.get_running_loop().time()
+            self._ready.put_nowait(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """No later than in so many seconds; an earlier wish for the same key stands."""
+        loop = asyncio.get_running_loop()
+        when = loop.time() + max(seconds, 0.0)
+        timer = self._timers.get(key)
+        if timer is not None and not timer.cancelled() and loop.time() < timer.when() <= when:
+            return
+        if timer is not None:
+            timer.cancel()
+        self._timers[key] = loop.call_at(when, self._due, key)
+
+    def _due(self, key: K) -> None:
+        self._timers.pop(key, None)
+        self.add(key)
+
+    async def get(self) -> K:
+        key = await self._ready.get()
+        del self._waiting[key]
+        self._working[key] = asyncio.get_running_loop().time()
+        return key
+
+    def done(self, key: K) -> None:
+        """It went well."""
+        self._failures.pop(key, None)
+        self._release(key)
+
+    def failed(self, key: K) -> float:
+        """It did not: the key comes again after a while, longer each time; returns how long."""
+        count = self._failures[key] = self._failures.get(key, 0) + 1
+        delay: float = min(_FIRST * 2 ** min(count - 1, 20), _LONGEST) * random.uniform(0.8, 1.2)
+        self._release(key)
+        self.add_after(key, delay)
+        return delay
+
+    def forget(self, key: K) -> None:
+        """The job is gone."""
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        self._failures.pop(key, None)
+
+    def _release(self, key: K) -> None:
+        del self._working[key]
+        if key in self._again:
+            self._again.discard(key)
+            self.add(key)
+
+    @property
+    def depth(self) -> int:
+        return len(self._waiting)
+
+    def oldest(self) -> float:
+        """Seconds the oldest key has waited or been worked on."""
+        now = asyncio.get_running_loop().time()
+        return max((now - since for since in (*self._waiting.values(), *self._working.values())), default=0.0)

@@ -1,0 +1,145 @@
+"""The chart: every switch renders, typos are refused, and what is generated is what is committed."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+CHART = ROOT / "charts" / "bagpipe"
+
+pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
+
+EVERYTHING = [
+    "image.digest=sha256:" + "0" * 64,
+    "imagePullSecrets={a}",
+    "jobs.imagePullSecrets={b}",
+    "kueue.enabled=true",
+    "serviceMonitor.enabled=true",
+    "prometheusRule.enabled=true",
+    "networkPolicy.apiServer[0].cidr=10.0.0.1/32",
+    "networkPolicy.metricsFrom[0].namespaceSelector.matchLabels.team=ops",
+    "profiles.x.gpus=2",
+    "priorityClassName=high",
+    "nodeSelector.a=b",
+    "podLabels.a=b",
+    "podAnnotations.a=b",
+    "serviceAccount.annotations.a=b",
+]
+
+
+def template(*values: str, ok: bool = True) -> list[dict]:
+    command = ["helm", "template", "r", str(CHART), "--namespace", "system"]
+    for value in values:
+        command += ["--set", value]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == ok, done.stderr or done.stdout
+    return [d for d in yaml.safe_load_all(done.stdout) if d] if ok else [{"error": done.stderr}]
+
+
+def kinds(documents: list[dict]) -> list[str]:
+    return [d["kind"] for d in documents]
+
+
+def one(documents: list[dict], kind: str) -> dict:
+    return next(d for d in documents if d["kind"] == kind)
+
+
+def test_defaults():
+    """What an ordinary installation consists of."""
+    found = kinds(template())
+    for kind in (
+        "CustomResourceDefinition",
+        "Deployment",
+        "ServiceAccount",
+        "ClusterRole",
+        "Role",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+    ):
+        assert kind in found
+    assert "ServiceMonitor" not in found and "PrometheusRule" not in found
+
+
+def test_everything_on():
+    """All switches at once render."""
+    documents = template(*EVERYTHING)
+    assert {"ServiceMonitor", "PrometheusRule"} <= set(kinds(documents))
+    assert one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]["image"].endswith(
+        "@sha256:" + "0" * 64
+    )
+
+
+@pytest.mark.parametrize(
+    "typo", ["replica=1", "image.repo=x", "kueue.enable=true", "replicas=many", "logLevel=loud", "crds.keeps=true"]
+)
+def test_typos_are_refused(typo):
+    """Nothing that has no effect is taken."""
+    assert "values" in template(typo, ok=False)[0]["error"].lower()
+
+
+def test_crd_is_kept_or_not():
+    """The CRD stays at uninstall unless told otherwise, and can be left out."""
+    crd = one(template(), "CustomResourceDefinition")
+    assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+    assert crd["spec"] == yaml.safe_load((CHART / "files" / "crd.yaml").read_text())["spec"]
+    assert "helm.sh/resource-policy" not in one(template("crds.keep=false"), "CustomResourceDefinition")[
+        "metadata"
+    ].get("annotations", {})
+    assert "CustomResourceDefinition" not in kinds(template("crds.enabled=false"))
+
+
+def test_namespaced_mode_has_no_cluster_role():
+    """Served namespaces get Roles; without node watching nothing is cluster-wide."""
+    documents = template("scope.namespaces={a,b}", "watchNodes=false")
+    assert "ClusterRole" not in kinds(documents)
+    assert sorted(
+        d["metadata"]["namespace"] for d in documents if d["kind"] == "Role" and d["metadata"]["name"] == "r"
+    ) == ["a", "b"]
+
+
+def test_no_secret_is_ever_read():
+    """Secrets may be created; no rule reads, lists or changes one, and no rule has a wildcard."""
+    for document in template(*EVERYTHING):
+        for rule in document.get("rules", []) if document["kind"] in ("Role", "ClusterRole") else []:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+            if "secrets" in rule["resources"]:
+                assert rule["verbs"] == ["create"]
+
+
+def test_operator_is_restricted():
+    """The operator's pod passes the restricted Pod Security profile."""
+    spec = one(template(), "Deployment")["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] and spec["securityContext"]["seccompProfile"] == {
+        "type": "RuntimeDefault"
+    }
+    context = spec["containers"][0]["securityContext"]
+    assert context == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_settings_are_the_operators():
+    """What the chart writes is what the operator reads, profile by profile."""
+    from bagpipe_operator.settings import Settings
+
+    text = one(template("profiles.x.gpus=2", "kueue.enabled=true"), "ConfigMap")["data"]["operator.yaml"]
+    settings = Settings.of(yaml.safe_load(text))
+    assert settings.kueue and settings.profiles["x"].gpus == 2 and "v100" in settings.profiles
+    assert settings.lease_namespace == "system"
+
+
+def test_install_yaml_is_rendered():
+    """manifests/install.yaml is what the chart renders."""
+    done = subprocess.run([ROOT / "tools" / "render_install.sh"], capture_output=True, text=True, check=True)
+    assert (ROOT / "manifests" / "install.yaml").read_text() == done.stdout, "run make manifests"
+
+
+def test_lint():
+    """helm lint has no complaint."""
+    done = subprocess.run(["helm", "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

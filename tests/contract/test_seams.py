@@ -1,0 +1,160 @@
+"""Where the library and the operator must agree, and nowhere else can they be compared."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import typer.main
+import yaml
+import zmq
+
+from bagpipe.cli.main import app
+from bagpipe.config import API_VERSION, KIND, Metadata
+from bagpipe.config import RunPolicy as LibraryRunPolicy
+from bagpipe.configfile import load_job
+from bagpipe.errors import ExitCode
+from bagpipe.net.curve import CurveKeys
+from bagpipe.net.sockets import CURVE_DIR
+from bagpipe_operator import curve, names
+from bagpipe_operator import pods as operator_pods
+from bagpipe_operator.api import Job, RunPolicy, Status, camel
+from bagpipe_operator.children import document
+from bagpipe_operator.names import Role
+from bagpipe_operator.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+CRD = yaml.safe_load((ROOT / "charts/bagpipe/files/crd.yaml").read_text())
+SCHEMA = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+SAMPLES = sorted((ROOT / "manifests/samples").glob("*.yaml"))
+
+
+def operator_job(document: dict) -> Job:
+    meta = {"namespace": "ns", "uid": "u", "generation": 1, **document["metadata"]}
+    return Job.of({**document, "metadata": meta})
+
+
+def test_crd_is_generated(monkeypatch):
+    """The CRD in the chart is what the library's settings say."""
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    import generate_crd
+
+    assert generate_crd.TARGET.read_text() == generate_crd.render(), "run python tools/generate_crd.py"
+
+
+def test_crd_fits_client_side_apply():
+    """`kubectl apply` keeps the whole object in an annotation of at most 256 KiB."""
+    assert len((ROOT / "charts/bagpipe/files/crd.yaml").read_bytes()) < 200 * 1024
+
+
+def test_names():
+    """Group, version, kind, and the longest name."""
+    assert (names.API_VERSION, names.KIND) == (API_VERSION, KIND)
+    assert CRD["spec"]["names"]["plural"] == names.PLURAL and CRD["spec"]["group"] == names.GROUP
+    limits = msgspec.json.schema(Metadata)["$defs"]["Metadata"]["properties"]["name"]
+    assert limits["maxLength"] == names.MAX_NAME
+
+
+def test_longest_names_fit():
+    """With the longest name, the highest attempt and rank, every derived name is a DNS label."""
+    job = "a" * names.MAX_NAME
+    host = f"{names.batch_job(job, Role.TRAINER, 9999)}-9999"
+    assert len(host) <= 63 and len(f"{names.stateful_set(job)}-999-1234567890") <= 63
+
+
+def test_run_policy():
+    """The operator's run policy has the library's fields and defaults."""
+    theirs = {f.encode_name: f.default for f in msgspec.structs.fields(LibraryRunPolicy)}
+    ours = {camel(name): field.default for name, field in RunPolicy.__dataclass_fields__.items()}
+    assert ours == theirs
+    assert set(SCHEMA["properties"]["spec"]["properties"]["runPolicy"]["properties"]) == set(ours)
+
+
+def test_status_fields():
+    """What the operator writes the schema keeps: an unknown field would be dropped, and written again for ever."""
+    assert {camel(name) for name in Status.__dataclass_fields__} == set(SCHEMA["properties"]["status"]["properties"])
+
+
+def test_exit_codes():
+    """Both sides mean the same by an exit code."""
+    ours = {name: value for name, value in vars(names.Exit).items() if name.isupper()}
+    assert ours == {code.name: int(code) for code in ExitCode}
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("role", list(Role))
+def test_argv_parses(sample, role):
+    """Every command line that the operator can make is one that `bagpipe` takes."""
+    job = operator_job(yaml.safe_load(sample.read_text()))
+    argv = [
+        a.replace("$(POD_INDEX)", "1").replace("$(JOB_COMPLETION_INDEX)", "1") for a in operator_pods.argv(job, role, 3)
+    ]
+    command = typer.main.get_command(app).commands[argv[0]]
+    context = command.make_context(argv[0], argv[1:])
+    assert context.params["attempt"] == 3
+    assert str(context.params["job"]) == f"{names.CONFIG_DIR}/{names.CONFIG_KEY}"
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda p: p.stem)
+def test_document_loads(sample, tmp_path):
+    """What the roles find in the ConfigMap is the job as the user wrote it, but for the run policy."""
+    raw = yaml.safe_load(sample.read_text())
+    target = tmp_path / names.CONFIG_KEY
+    target.write_text(document(operator_job(raw)))
+    theirs, here = load_job(target), load_job(sample)
+    assert theirs.metadata.name == here.metadata.name
+    for field in ("model", "data", "embedding", "optimizer", "batch_size", "steps", "seed", "servers", "trainers"):
+        assert getattr(theirs.spec, field) == getattr(here.spec, field)
+
+
+def test_curve_keys(tmp_path):
+    """Keys that the operator makes are pairs in libzmq's eyes, in the files that the library reads."""
+    public, secret = curve.keypair()
+    assert zmq.curve_public(secret.encode()) == public.encode()
+    (tmp_path / "public").write_text(public)
+    (tmp_path / "secret").write_text(secret)
+    assert CurveKeys.load(tmp_path) == CurveKeys(public.encode(), secret.encode())
+    assert names.ENV_CURVE_DIR == CURVE_DIR
+
+
+def test_profiles_pods_are_restricted():
+    """What the operator makes passes the restricted Pod Security profile."""
+    job = operator_job(yaml.safe_load((ROOT / "manifests/samples/gpu-v100.yaml").read_text()))
+    for role in Role:
+        spec = operator_pods.pod_template(job, role, 0, Settings.of({}))["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] and spec["automountServiceAccountToken"] is False
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["capabilities"] == {"drop": ["ALL"]} and context["readOnlyRootFilesystem"]
+
+
+def test_only_trainers_go_to_gpus():
+    """The profile's selector, toleration and GPU are the trainers'; the oracle and the servers have none."""
+    job = operator_job(yaml.safe_load((ROOT / "manifests/samples/gpu-v100.yaml").read_text()))
+    specs = {role: operator_pods.pod_template(job, role, 0, Settings.of({}))["spec"] for role in Role}
+    trainer = specs[Role.TRAINER]
+    assert trainer["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
+    assert trainer["nodeSelector"] == {"nvidia.com/gpu.product": "Tesla-V100-SXM2-16GB"}
+    assert any(t["key"] == "nvidia.com/gpu" for t in trainer["tolerations"])
+    assert trainer["containers"][0]["image"].endswith("-cu126")
+    for role in (Role.ORACLE, Role.SERVER):
+        assert "nodeSelector" not in specs[role] and "resources" not in specs[role]["containers"][0]
+        assert not any(t["key"] == "nvidia.com/gpu" for t in specs[role]["tolerations"])
+
+
+def test_the_operator_needs_no_library():
+    """The operator's modules load without bagpipe, torch or numpy."""
+    import subprocess
+
+    code = "import sys, bagpipe_operator.main; print([m for m in ('bagpipe', 'torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT / "operator"
+    )
+    if "No module named 'kopf'" in done.stderr:
+        pytest.skip("kopf is not installed here: pip install -e ./operator")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_operator_is_no_package():
+    """`operator/__init__.py` would shadow the standard library's module."""
+    assert not (ROOT / "operator" / "__init__.py").exists() and not (ROOT / "tests" / "operator").exists()

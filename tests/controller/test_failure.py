@@ -1,0 +1,351 @@
+"""What ends an attempt, what ends the job, and what is counted as what."""
+
+import datetime as dt
+
+import pytest
+
+
+def test_crash_goes_back_to_the_checkpoint(world):
+    """A trainer that crashes takes all roles to a new attempt, counted, with its last words in the status."""
+    w = world().run()
+    w.end(w.pod("trainer", 1), 1, "Traceback\nValueError: boom")
+    w.run()
+    assert w.status["attempt"] == 1 and w.status["restarts"] == 1 and w.status["disruptions"] == 0
+    assert w.is_true("Running") and not w.is_true("Restarting")
+    last = w.status["lastFailure"]
+    assert last["exitCode"] == 1 and last["role"] == "trainer" and last["index"] == 1 and last["reason"] == "Crashed"
+    assert "ValueError: boom" in last["message"]
+    assert all(p["metadata"]["labels"]["bagpipe.dev/attempt"] == "1" for p in w.live_pods())
+    assert ("Warning", "Crashed") in w.events
+
+
+def test_never_two_pods_for_a_rank(world):
+    """While any process of the old attempt may still run, no pod of the next one is made."""
+    w = world().run()
+    w.slow_deletion = True
+    w.end(w.pod("trainer", 1), 1)
+    w.settle()
+    assert w.status["attempt"] == 1
+    for role in ("trainer", "oracle", "server"):
+        assert not [p for p in w.pods(role) if p["metadata"]["labels"]["bagpipe.dev/attempt"] == "1"]
+    for _ in range(3):
+        w.let_go().settle()
+    assert len(w.live_pods()) == 5
+
+
+@pytest.mark.parametrize(("code", "reason"), [(78, "BadConfig"), (65, "BadData")])
+@pytest.mark.parametrize("role", ["oracle", "trainer"])
+def test_permanent_exit_fails_at_once(world, role, code, reason):
+    """What a retry cannot mend ends the job, whatever the back-off limit."""
+    w = world().run()
+    w.end(w.pod(role), code, f"spec.batchSize: expected a number ({code})")
+    w.settle()
+    assert w.is_true("Failed") and w.condition("Failed")["reason"] == reason
+    assert "spec.batchSize" in w.condition("Failed")["message"]
+    assert w.status.get("attempt", 0) == 0 and w.status["lastFailure"]["exitCode"] == code
+
+
+def test_permanent_exit_of_a_server_fails_at_once(world):
+    """A server that was restarted by the kubelet is judged by how it ended before."""
+    w = world().run()
+    w.restart_container(w.pod("server", 1), 78, "bad")
+    w.settle()
+    assert w.condition("Failed")["reason"] == "BadConfig" and w.live_pods() == []
+
+
+def test_permanent_exit_is_remembered_by_the_job(world):
+    """Where the pod is gone already, its Job still says that the end was permanent."""
+    w = world().run()
+    w.end(w.pod("trainer"), 65)
+    w._controllers()
+    for pod in w.pods("trainer"):
+        w.delete_pod(pod)
+    w.settle()
+    assert w.condition("Failed")["reason"] == "BadData"
+
+
+def test_back_off_limit(world):
+    """One failure more than the limit ends the job; the waits between attempts grow from the second on."""
+    w = world({"runPolicy": {"backoffLimit": 2}}).run()
+    w.end(w.pod("trainer"), 1)
+    w.run()
+    assert w.status["attempt"] == 1 and w.is_true("Running")
+    w.end(w.pod("trainer"), 1)
+    w.run()
+    assert w.status["attempt"] == 2 and w.live_pods() == [] and w.again_at == w.now + dt.timedelta(seconds=10)
+    w.after(10)
+    w.run()
+    assert w.is_true("Running")
+    w.end(w.pod("trainer"), 137, "last words")
+    w.settle()
+    assert w.condition("Failed")["reason"] == "BackoffLimitExceeded"
+    assert "last words" in w.condition("Failed")["message"]
+
+
+def test_lost_peers_are_explained_by_the_crash(world):
+    """When one trainer crashes and the others lose their peer, the crash is the cause, and it counts once."""
+    w = world().run()
+    w.end(w.pod("trainer", 0), 75, "lost trainer 1")
+    w.end(w.pod("trainer", 1), 137)
+    w.run()
+    assert w.status["restarts"] == 1 and w.status["lastFailure"]["exitCode"] == 137
+
+
+def test_out_of_memory_is_named(world):
+    """A process killed for memory says so."""
+    w = world().run()
+    w.end(w.pod("trainer"), 137, reason="OOMKilled")
+    assert w.run().status["lastFailure"]["reason"] == "OOMKilled"
+
+
+@pytest.mark.parametrize("how", ["evicted", "stopped", "deleted", "deleted job"])
+def test_disruptions_are_counted_apart(world, how):
+    """Preemption, drain, SIGTERM and deletion restart the job without touching the failures."""
+    w = world({"runPolicy": {"backoffLimit": 0, "restartPolicy": "Never"}}).run()
+    if how == "evicted":
+        w.disrupt(w.pod("trainer"), 137)
+    elif how == "stopped":
+        w.end(w.pod("trainer"), 143)
+    elif how == "deleted":
+        w.delete_pod(w.pod("trainer"))
+    else:
+        for pod in w.live_pods("trainer"):
+            w.delete_pod(pod)
+        del w.objects["Job", "j-trainers-0"]
+    w.run()
+    assert w.status["disruptions"] == 1 and w.status["restarts"] == 0 and w.is_true("Running")
+
+
+def test_peers_lost_to_a_disruption_are_no_failure(world):
+    """A trainer that ends because another was taken away does not count as a failure."""
+    w = world().run()
+    w.disrupt(w.pod("trainer", 0), 137)
+    w.now += dt.timedelta(seconds=5)
+    w.end(w.pod("trainer", 1), 75, "lost trainer 0")
+    w.run()
+    assert w.status["disruptions"] == 1 and w.status["restarts"] == 0
+
+
+def test_a_trainer_ended_by_its_job_is_no_disruption(world):
+    """When a trainer gives up alone, its Job deletes the others: later, so they are not the cause."""
+    w = world().run()
+    w.end(w.pod("trainer", 0), 75, "no answer from server 1")
+    other = w.pod("trainer", 1)
+    w.now += dt.timedelta(seconds=2)
+    w.end(other, 143)
+    other["metadata"] |= {"deletionTimestamp": (w.now + dt.timedelta(seconds=60)).strftime("%Y-%m-%dT%H:%M:%SZ")}
+    other["metadata"] |= {"deletionGracePeriodSeconds": 60}
+    w.step()
+    assert w.status["restarts"] == 1 and w.status["disruptions"] == 0
+    assert w.status["lastFailure"]["reason"] == "TransientFailure"
+
+
+def test_disruption_limit(world):
+    """Disruptions have a limit of their own."""
+    w = world({"runPolicy": {"disruptionLimit": 1}}).run()
+    w.disrupt(w.pod("trainer"))
+    w.run()
+    w.disrupt(w.pod("trainer"))
+    w.settle()
+    assert w.condition("Failed")["reason"] == "DisruptionLimitExceeded"
+
+
+def test_late_peers_at_the_start_cost_nothing(world):
+    """Before all pods have run, a trainer that gave up waiting is no failure: its peers may be pulling their image."""
+    w = world({"runPolicy": {"backoffLimit": 0}}).settle()
+    w.end(w.pod("trainer"), 75)
+    w.settle()
+    assert w.status["attempt"] == 1 and w.status["restarts"] == 0 and not w.is_true("Failed")
+
+
+@pytest.mark.parametrize(("code", "ends"), [(1, True), (70, True), (137, False), (75, False), (143, False)])
+def test_exit_code_policy(world, code, ends):
+    """ExitCode: 1 to 127 end the job but for 75; what a signal ended is retried."""
+    w = world({"runPolicy": {"restartPolicy": "ExitCode"}}).run()
+    w.end(w.pod("trainer"), code)
+    w.run()
+    assert w.is_true("Failed") == ends and w.is_true("Running") != ends
+
+
+def test_never_policy(world):
+    """Never: the first failure ends the job."""
+    w = world({"runPolicy": {"restartPolicy": "Never"}}).run()
+    w.end(w.pod("trainer"), 137)
+    assert w.settle().condition("Failed")["reason"] == "RestartPolicyNever"
+
+
+def test_the_oracle_takes_the_attempt_along(world):
+    """An oracle that dies ends the attempt: the trainers' caches follow its plan and nobody else's."""
+    w = world().run()
+    w.end(w.pod("oracle"), 137)
+    w.run()
+    assert w.status["attempt"] == 1 and w.status["restarts"] == 1 and w.is_true("Running")
+
+
+def test_an_oracle_that_crashes_again_and_again_ends_the_job(world):
+    """Its crashes count towards the back-off limit, a deletion or eviction of it does not."""
+    w = world({"runPolicy": {"backoffLimit": 1}}).run()
+    w.disrupt(w.pod("oracle"), 137)
+    w.run()
+    w.delete_pod(w.pod("oracle"))
+    w.run()
+    assert w.status["disruptions"] == 2 and w.status["restarts"] == 0
+    w.end(w.pod("oracle"), 1)
+    assert not w.run().is_true("Failed")
+    w.end(w.pod("oracle"), 1, "boom")
+    w.settle()
+    assert w.condition("Failed")["reason"] == "BackoffLimitExceeded" and "boom" in w.condition("Failed")["message"]
+
+
+def test_trainers_that_lost_the_oracle_do_not_count_besides(world):
+    """The oracle's crash explains the trainers' lost peer: one failure, not three."""
+    w = world().run()
+    w.end(w.pod("trainer", 0), 75)
+    w.end(w.pod("trainer", 1), 75)
+    w.end(w.pod("oracle"), 137)
+    w.run()
+    assert w.status["restarts"] == 1 and w.status["lastFailure"]["role"] == "oracle"
+
+
+def test_server_process_restarts_in_place(world):
+    """A server's process that dies restarts on its files: the attempt stays, and the crash counts."""
+    w = world({"runPolicy": {"backoffLimit": 1}}).run()
+    w.restart_container(w.pod("server"), 137)
+    w.settle()
+    assert w.status.get("attempt", 0) == 0 and w.is_true("Running")
+    w.restart_container(w.pod("server"), 137)
+    assert w.settle().condition("Failed")["reason"] == "BackoffLimitExceeded"
+
+
+def test_crashes_in_place_are_remembered_by_the_next_attempt(world):
+    """What was counted in one attempt is not forgotten with its pods."""
+    w = world().run()
+    w.restart_container(w.pod("server"), 137)
+    w.settle()
+    w.end(w.pod("trainer"), 1)
+    assert w.run().status["restarts"] == 2
+
+
+def test_server_pod_without_a_claim_takes_its_rows_along(world):
+    """Rows in a pod's own directory are gone with the pod: back to the checkpoint, as a disruption."""
+    w = world().run()
+    w.delete_pod(w.pod("server", 1))
+    w.run()
+    assert w.status["attempt"] == 1 and w.status["disruptions"] == 1
+    assert w.status["lastFailure"]["reason"] == "ServerVolumeLost"
+
+
+def test_server_pod_with_a_claim_comes_back_as_it_was(world):
+    """Rows on a claim outlive the pod: no step is lost, no attempt begins."""
+    w = world({"servers": {"replicas": 2, "volumeClaim": {"size": "1Gi"}}}).run()
+    w.delete_pod(w.pod("server", 1))
+    w.run()
+    assert w.status.get("attempt", 0) == 0 and w.is_true("Running")
+
+
+def test_rows_in_memory_are_lost_with_the_process(world):
+    """With storage in memory a restarted process has no rows: back to the checkpoint."""
+    w = world({"servers": {"replicas": 1, "storage": "memory", "volumeClaim": {}}}).run()
+    w.restart_container(w.pod("server"), 137)
+    w.run()
+    assert w.status["attempt"] == 1 and w.status["restarts"] == 1
+
+
+def test_lost_node_frees_its_pods_by_force(world):
+    """A pod that should be gone is removed by force only when its node is known to be lost for long enough."""
+    w = world({"runPolicy": {"nodeLostSeconds": 30}}).run()
+    w.slow_deletion = True
+    for pod in w.live_pods():
+        pod["spec"]["nodeName"] = "n1"
+    w.pod("trainer", 1)["spec"]["nodeName"] = "dead"
+    w.delete_pod(w.pod("trainer", 1))
+    w.end(w.pod("trainer", 0), 75)
+    w.settle()
+    assert w.status["attempt"] == 1 and w.looked_at == set()
+    w.after(61)
+    assert w.looked_at == {"dead"} and len(w.pods("trainer")) >= 1
+    w.lost_nodes = {"dead": w.now}
+    w.after(29)
+    assert any(p["spec"]["nodeName"] == "dead" for p in w.live_pods("trainer"))
+    w.after(1)
+    assert not any(p["spec"].get("nodeName") == "dead" for p in w.live_pods("trainer"))
+
+
+def test_reachable_node_is_waited_for(world):
+    """However late a pod is, on a node that is there it is never removed by force."""
+    w = world().run()
+    w.slow_deletion = True
+    w.end(w.pod("trainer", 0), 1)
+    w.after(10_000)
+    assert w.live_pods("trainer") and w.status["attempt"] == 1
+
+
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError", "InvalidImageName"])
+def test_startup_deadline_names_the_reason(world, reason):
+    """A job that cannot start says why while it waits, and fails with that reason."""
+    w = world({"runPolicy": {"startupDeadlineSeconds": 60}}).settle()
+    w.start_pods()
+    w.wait_for(w.pod("trainer", 1), reason, "no such image")
+    w.pod("trainer", 1)["status"]["conditions"] = []
+    w.settle()
+    assert w.condition("Running")["reason"] == reason and w.condition("Running")["status"] == "False"
+    assert w.again_at == w.now + dt.timedelta(seconds=60)
+    w.after(60)
+    assert w.condition("Failed")["reason"] == reason and "no such image" in w.condition("Failed")["message"]
+
+
+def test_unschedulable_is_named(world):
+    """Resources that no node has end in a named reason."""
+    w = world({"runPolicy": {"startupDeadlineSeconds": 60}}).settle()
+    w.pod("server")["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes"}
+    ]
+    assert w.after(60).condition("Failed")["reason"] == "Unschedulable"
+
+
+def test_startup_deadline_without_a_known_reason(world):
+    """Where nothing is known to be wrong the deadline itself is the reason."""
+    w = world({"runPolicy": {"startupDeadlineSeconds": 60}}).settle()
+    assert w.after(60).condition("Failed")["reason"] == "StartupDeadlineExceeded"
+
+
+def test_startup_deadline_is_not_renewed_by_attempts_that_never_ran(world):
+    """Attempts that fail before all pods ran share one deadline: no endless start."""
+    w = world({"runPolicy": {"startupDeadlineSeconds": 60}}).settle()
+    w.now += dt.timedelta(seconds=40)
+    w.end(w.pod("trainer"), 75)
+    w.settle()
+    assert w.status["attempt"] == 1
+    assert w.after(20).is_true("Failed")
+
+
+def test_active_deadline(world):
+    """The clock starts with the first run, goes on through restarts, and stands still while held."""
+    w = world({"runPolicy": {"activeDeadlineSeconds": 100}}).settle()
+    w.after(50)
+    w.run()
+    w.after(60)
+    w.spec["runPolicy"]["suspend"] = True
+    w.settle()
+    w.after(1000)
+    w.spec["runPolicy"]["suspend"] = False
+    w.run()
+    assert not w.after(39).is_true("Failed")
+    assert w.after(1).condition("Failed")["reason"] == "DeadlineExceeded"
+    assert w.live_pods() == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"trainers": {"replicas": 1, "gpuProfile": "v1000"}}, "spec.trainers.gpuProfile"),
+        ({"oracle": {"podTemplate": {"spec": {"hostname": "x"}}}}, "spec.oracle.podTemplate.spec.hostname"),
+        ({"allRoles": {"volumes": [{"name": "bagpipe-tmp"}]}}, "bagpipe-tmp"),
+        ({"servers": {"replicas": 1, "labels": {"bagpipe.dev/role": "x"}}}, "bagpipe.dev/role"),
+    ],
+)
+def test_spec_that_cannot_be_built(world, spec, words):
+    """What neither the schema nor CEL can refuse fails the job at once, by name, and makes nothing."""
+    w = world(spec).settle()
+    assert w.condition("Failed")["reason"] == "InvalidSpec" and words in w.condition("Failed")["message"]
+    assert w.objects == {}

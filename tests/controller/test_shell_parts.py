@@ -1,0 +1,186 @@
+"""The shell's parts that decide by themselves: the store, the queue, the lease, drift, overlays, keys, progress."""
+
+import asyncio
+
+import pytest
+
+from bagpipe_operator import curve, drift
+from bagpipe_operator.leader import Sighting
+from bagpipe_operator.overlay import overlay
+from bagpipe_operator.progress import newest
+from bagpipe_operator.store import Store
+from bagpipe_operator.workqueue import WorkQueue
+
+
+def pod(version: int, name: str = "p", job: str | None = "j") -> dict:
+    labels = {"bagpipe.dev/job": job} if job else {}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "ns", "labels": labels, "resourceVersion": str(version)},
+    }
+
+
+def test_store_keeps_the_newest():
+    """An older version never replaces a newer one, whatever the order in which they come."""
+    store = Store()
+    assert store.put(pod(5)) == ("ns", "j")
+    store.put(pod(3))
+    assert store.children(("ns", "j"))[1][0]["metadata"]["resourceVersion"] == "5"
+
+
+def test_store_does_not_raise_the_dead():
+    """An answer that comes after the deletion is not kept; an object made anew is."""
+    store = Store()
+    store.put(pod(5))
+    store.remove(pod(7))
+    store.put(pod(6))
+    assert store.children(("ns", "j")) == ([], [])
+    store.put(pod(8))
+    assert len(store.children(("ns", "j"))[1]) == 1
+
+
+def test_store_forgets_jobs_without_children():
+    """Nothing is left of a job whose children are gone."""
+    store = Store()
+    store.put(pod(1))
+    store.remove(pod(2))
+    assert repr(store) == "<Store of 0 objects, 0 jobs with children>"
+
+
+def test_objects_without_a_job_are_ignored():
+    """What bears no job's label is not ours."""
+    store = Store()
+    assert store.put(pod(1, job=None)) is None and repr(store).startswith("<Store of 0")
+
+
+def test_flavors_are_kept_by_name():
+    """What belongs to no namespace is kept for whoever asks by kind."""
+    store = Store()
+    flavor = {"kind": "ResourceFlavor", "metadata": {"name": "f", "resourceVersion": "1"}, "spec": {}}
+    assert store.put(flavor) is None and list(store.cluster_scoped("ResourceFlavor")) == ["f"]
+
+
+def test_queue_gives_each_key_once():
+    """A key that is added often is worked on once."""
+
+    async def go() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        for _ in range(3):
+            queue.add("a")
+        assert await queue.get() == "a" and queue.depth == 0
+
+    asyncio.run(go())
+
+
+def test_queue_comes_back_to_what_changed_meanwhile():
+    """A key that is added while it is being worked on comes again, and not before it is done."""
+
+    async def go() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        queue.add("a")
+        await queue.get()
+        queue.add("a")
+        assert queue.depth == 0
+        queue.done("a")
+        assert queue.depth == 1
+
+    asyncio.run(go())
+
+
+def test_queue_waits_longer_after_each_failure():
+    """Failures back off; success starts over."""
+
+    async def go() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        delays = []
+        for _ in range(4):
+            queue.add("a")
+            await queue.get()
+            delays.append(queue.failed("a"))
+        assert delays == sorted(delays) and delays[-1] > 4 * delays[0]
+        queue.forget("a")
+
+    asyncio.run(go())
+
+
+def test_an_earlier_time_stands():
+    """Asking for later does not put off what is due earlier."""
+
+    async def go() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        queue.add_after("a", 0.01)
+        queue.add_after("a", 60)
+        assert await asyncio.wait_for(queue.get(), 1) == "a"
+
+    asyncio.run(go())
+
+
+def test_lease_is_judged_by_our_own_clock():
+    """A lease is free when we have not seen it change for its duration, whatever time it claims."""
+    seen = Sighting()
+    lease = {"spec": {"holderIdentity": "other", "renewTime": "1999-01-01T00:00:00Z"}}
+    seen.see(lease, now=100.0)
+    assert not seen.free("me", 15, now=114.9)
+    seen.see({"spec": {"holderIdentity": "other", "renewTime": "1999-01-01T00:00:01Z"}}, now=110.0)
+    assert not seen.free("me", 15, now=124.9) and seen.free("me", 15, now=125.0)
+    assert seen.free("other", 15, now=110.0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "live", "same"),
+    [
+        ({"a": 1}, {"a": 1, "b": 2}, True),
+        ({"a": {"x": 1}}, {"a": {"x": 1, "y": 2}}, True),
+        ({"a": 1}, {"a": 2}, False),
+        ({"a": [1, 2]}, {"a": [1]}, False),
+        ({"a": [{"n": 1}]}, {"a": [{"n": 1, "default": True}]}, True),
+        ({"a": {}}, {}, True),
+        ({"a": "x"}, {}, False),
+    ],
+)
+def test_drift(wanted, live, same):
+    """The API server may add; it may not differ."""
+    assert drift.contains(live, wanted) is same
+
+
+def test_overlay_merges_named_things():
+    """Containers, variables and mounts merge by name, other lists are replaced, null removes, tolerations add up."""
+    base = {
+        "containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}],
+        "tolerations": [{"key": "k"}],
+        "gone": 1,
+    }
+    patch = {
+        "containers": [{"name": "a", "env": [{"name": "Y", "value": "2"}]}, {"name": "b"}],
+        "tolerations": [{"key": "l"}],
+        "gone": None,
+    }
+    merged = overlay(base, patch)
+    assert merged["containers"][0] == {
+        "name": "a",
+        "image": "1",
+        "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}],
+    }
+    assert [c["name"] for c in merged["containers"]] == ["a", "b"]
+    assert merged["tolerations"] == [{"key": "k"}, {"key": "l"}] and "gone" not in merged
+    assert base["gone"] == 1
+
+
+def test_x25519_agrees_with_itself():
+    """Two parties come to one secret, and the base point's multiples are 32 bytes."""
+    ours, theirs = bytes(range(32)), bytes(range(32, 64))
+    shared = [curve.x25519(a, int.from_bytes(curve.x25519(b), "little")) for a, b in ((ours, theirs), (theirs, ours))]
+    assert shared[0] == shared[1] and len(shared[0]) == 32
+
+
+def test_z85_known_answer():
+    """ZeroMQ RFC 32: the eight bytes of its example."""
+    assert curve.z85(bytes([0x86, 0x4F, 0xD2, 0x6F, 0xB5, 0x59, 0xF7, 0x5B])) == "HelloWorld"
+
+
+def test_progress_takes_the_last_whole_record():
+    """Half a line, people's lines and events are passed over; the rest is given in the status' words."""
+    record = '{"time": 1, "step": 10, "total_steps": 100, "loss": 0.5, "examples_per_second": 50.0}'
+    log = f'0, "loss": 1}}\n{record}\n{{"event": "evaluating", "step": 11}}\nhello'
+    assert newest(log, 5) == {"step": 10, "totalSteps": 100, "loss": 0.5, "examplesPerSecond": 50.0, "etaSeconds": 9}
+    assert newest("nothing", 5) is None

@@ -1,0 +1,372 @@
+"""Writes the CRD of `BagpipeJob` from `bagpipe/config.py`: one source for the file, the cluster and the reference.
+
+    python tools/generate_crd.py            writes charts/bagpipe/files/crd.yaml
+    python tools/generate_crd.py --check    fails if it would change (as `tests/contract` does)
+
+msgspec gives JSON Schema; Kubernetes wants a structural one: no references, no unions of types, no
+null but `nullable`. What a schema cannot say is said in CEL: immutability while the job runs, names
+that would overflow, one-of, cross-field rules.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from bagpipe.config import API_VERSION, KIND, Job
+
+Schema = dict[str, Any]
+
+TARGET = Path(__file__).parent.parent / "charts" / "bagpipe" / "files" / "crd.yaml"
+GROUP, VERSION = API_VERSION.split("/")
+
+MAX_NAME = 40
+MAX_SERVERS, MAX_TRAINERS = 1000, 10_000
+RESERVED_ENV = ("BAGPIPE_CURVE_DIR", "JOB_COMPLETION_INDEX", "POD_INDEX", "POD_NAME")
+
+# Bounds that only the API server needs: it estimates the cost of CEL rules by them.
+BOUNDS: dict[str, Schema] = {
+    "allRoles.env": {"maxItems": 100},
+    "oracle.env": {"maxItems": 100},
+    "servers.env": {"maxItems": 100},
+    "trainers.env": {"maxItems": 100},
+    "servers.replicas": {"maximum": MAX_SERVERS},
+    "trainers.replicas": {"maximum": MAX_TRAINERS},
+}
+# Written into every object, as `kubectl scale` and the columns need them to be there.
+DEFAULTS: dict[str, Any] = {
+    "servers": {},
+    "servers.replicas": 1,
+    "trainers": {},
+    "trainers.replicas": 1,
+    "runPolicy": {},
+    "runPolicy.suspend": False,
+}
+# May change at any time; everything else only while the job is suspended.
+MUTABLE = ("runPolicy", "trainers")
+
+
+def structural(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
+    """One JSON Schema node as Kubernetes wants it."""
+    description = schema.get("description")
+    if "$ref" in schema:
+        target = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+        schema = {**target, **({"description": description} if description else {})}
+    result = _union(schema, definitions, path) if "anyOf" in schema else _plain(schema, definitions, path)
+    if description or schema.get("description"):
+        result = {"description": description or schema["description"], **result}
+    result |= BOUNDS.get(path, {})
+    if path in DEFAULTS:
+        result["default"] = DEFAULTS[path]
+    return result
+
+
+def _plain(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
+    kind = schema.get("type", "string" if "enum" in schema else None)
+    if kind is None:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    result: Schema = {"type": kind}
+    for name in ("enum", "pattern", "minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum"):
+        if name in schema and not (
+            name == "maximum" and schema[name] > 2**53
+        ):  # Beyond what a JSON number holds: int64 says it.
+            result[name] = list(schema[name]) if name == "enum" else schema[name]
+    for end in ("Minimum", "Maximum"):
+        if f"exclusive{end}" in schema:
+            result |= {end.lower(): schema[f"exclusive{end}"], f"exclusive{end}": True}
+    if kind == "integer":
+        result["format"] = "int64"
+    if kind == "array":
+        result["items"] = structural(schema.get("items", {}), definitions, f"{path}[]")
+    if kind == "object":
+        result |= _object(schema, definitions, path)
+    return result
+
+
+def _object(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
+    if "properties" not in schema:
+        values = schema.get("additionalProperties")
+        if isinstance(values, Mapping) and values:
+            return {"additionalProperties": structural(values, definitions, f"{path}{{}}")}
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    result: Schema = {
+        "properties": {
+            k: structural(v, definitions, f"{path}.{k}".lstrip(".")) for k, v in schema["properties"].items()
+        }
+    }
+    required = list(schema.get("required", ()))
+    return {**result, "required": required} if required else result
+
+
+def _union(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
+    options = [o for o in schema["anyOf"] if o.get("type") != "null"]
+    nullable = {"nullable": True} if len(options) < len(schema["anyOf"]) else {}
+    if len(options) == 1:
+        return structural(options[0], definitions, path) | nullable
+    words = [o for o in options if "enum" in o]
+    numbers = [o for o in options if o.get("type") == "integer"]
+    if len(options) == 2 and words and numbers:
+        allowed = ", ".join(repr(w) for w in words[0]["enum"])
+        least = numbers[0].get("minimum", 0)
+        rule = f"type(self) == int ? self >= {least} : self in [{allowed}]"
+        message = f"must be a whole number from {least} on, or one of {allowed}"
+        return {"x-kubernetes-int-or-string": True, "x-kubernetes-validations": [{"rule": rule, "message": message}]}
+    return {"x-kubernetes-preserve-unknown-fields": True}
+
+
+def _rule(rule: str, message: str) -> Schema:
+    return {"rule": rule, "message": message}
+
+
+def _same(field: str) -> str:
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+
+
+def rules(spec: Schema) -> None:
+    """CEL rules, put where they are cheapest."""
+    held = "oldSelf.runPolicy.suspend"
+    validations = [
+        _rule(f"{held} || ({_same(name)})", f"{name} cannot change while the job runs; suspend it first")
+        for name in spec["properties"]
+        if name not in MUTABLE
+    ]
+    validations += [
+        _rule(
+            f"{held} || ({_same('trainers.' + name)})",
+            f"trainers.{name} cannot change while the job runs; suspend it first",
+        )
+        for name in spec["properties"]["trainers"]["properties"]
+        if name != "replicas"
+    ]
+    validations.append(
+        _rule(
+            "!has(self.batchSize) || self.batchSize >= self.trainers.replicas",
+            "batchSize must give each trainer at least one example",
+        )
+    )
+    spec["x-kubernetes-validations"] = validations
+    model = spec["properties"]["model"]
+    model["x-kubernetes-validations"] = [
+        _rule("!(has(self.name) && has(self.entrypoint))", "give name or entrypoint, not both")
+    ]
+    policy = spec["properties"]["runPolicy"]
+    policy["x-kubernetes-validations"] = [_rule(_same("managedBy"), "managedBy cannot change")]
+    reserved = ", ".join(repr(name) for name in RESERVED_ENV)
+    for section in ("allRoles", "oracle", "servers", "trainers"):
+        items = spec["properties"][section]["properties"]["env"]["items"]
+        items["x-kubernetes-validations"] = [
+            _rule(f"!(self.name in [{reserved}])", "this variable belongs to the operator; choose another name"),
+            _rule("!(has(self.value) && has(self.valueFrom))", "give value or valueFrom, not both"),
+        ]
+
+
+def _counts() -> Schema:
+    names = ("desired", "ready", "active", "succeeded", "failed", "restarts")
+    return {"type": "object", "properties": {name: {"type": "integer"} for name in names}}
+
+
+def status() -> Schema:
+    """What the operator writes (`bagpipe_operator/api.py: Status`; `tests/contract` compares)."""
+    time: Schema = {"type": "string", "format": "date-time"}
+    condition = {
+        "type": "object",
+        "required": ["type", "status", "reason", "lastTransitionTime"],
+        "properties": {
+            "type": {"type": "string"},
+            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
+            "reason": {"type": "string"},
+            "message": {"type": "string"},
+            "lastTransitionTime": time,
+        },
+    }
+    progress = {
+        "step": ("integer", "Last finished step."),
+        "totalSteps": ("integer", "Steps in all, where known."),
+        "loss": ("number", "Mean loss of the last step reported."),
+        "examplesPerSecond": ("number", "Examples a second, all trainers together."),
+        "cacheHitRate": ("number", "Share of lookups that found their row in the cache."),
+        "etaSeconds": ("number", "Seconds to go, at this speed."),
+        "lastCheckpoint": ("integer", "Step of the newest complete checkpoint."),
+    }
+    failure = {
+        "time": time,
+        "attempt": {"type": "integer"},
+        "reason": {"type": "string"},
+        "message": {"type": "string"},
+        "role": {"type": "string"},
+        "index": {"type": "integer"},
+        "pod": {"type": "string"},
+        "node": {"type": "string"},
+        "exitCode": {"type": "integer"},
+        "lastWords": {"type": "string", "description": "End of what the process logged."},
+    }
+    properties: Schema = {
+        "observedGeneration": {
+            "type": "integer",
+            "format": "int64",
+            "description": "Generation of the spec this status is about.",
+        },
+        "phase": {"type": "string", "description": "One word for people, derived from the conditions."},
+        "attempt": {
+            "type": "integer",
+            "description": "Number of the present attempt; every child bears it as a label.",
+        },
+        "restarts": {"type": "integer", "description": "Failures so far; `backoffLimit` bounds them."},
+        "disruptions": {"type": "integer", "description": "Preemptions, drains, lost nodes and deletions so far."},
+        "startTime": {**time, "description": "When all pods ran for the first time."},
+        "startingSince": {**time, "description": "Start of the present wait for all pods."},
+        "attemptTime": {**time, "description": "When the present attempt was decided."},
+        "runningSince": {**time, "description": "Start of the present stretch of active time."},
+        "activeSeconds": {"type": "integer", "description": "Active time of earlier stretches."},
+        "completionTime": {**time, "description": "When the job ended."},
+        "serverPods": {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "UIDs of the pods that hold this attempt's rows, and their restarts until all pods ran.",
+        },
+        "replicaStatuses": {
+            "type": "object",
+            "additionalProperties": _counts(),
+            "description": "Pods of the present attempt, by role.",
+        },
+        "trainerReplicas": {
+            "type": "integer",
+            "description": "Trainers that run or have ended well; for the scale subresource.",
+        },
+        "selector": {
+            "type": "string",
+            "description": "Label selector of the trainers' pods; for the scale subresource.",
+        },
+        "progress": {
+            "type": "object",
+            "description": "From the oracle's log, every few seconds.",
+            "properties": {k: {"type": t, "description": d} for k, (t, d) in progress.items()},
+        },
+        "summary": {
+            "type": "object",
+            "description": "The run's result: what `bagpipe run` leaves in summary.json.",
+            "x-kubernetes-preserve-unknown-fields": True,
+        },
+        "lastFailure": {
+            "type": "object",
+            "description": "Why the last attempt that failed did.",
+            "properties": failure,
+        },
+        "conditions": {
+            "type": "array",
+            "description": "Suspended, QuotaReserved, ServersReady, Running, Restarting, Complete, Failed.",
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["type"],
+            "items": condition,
+        },
+    }
+    return {"type": "object", "description": "Written by the operator.", "properties": properties}
+
+
+def columns() -> list[Schema]:
+    def column(name: str, kind: str, path: str, priority: int = 0) -> Schema:
+        return {"name": name, "type": kind, "jsonPath": path, **({"priority": priority} if priority else {})}
+
+    return [
+        column("Phase", "string", ".status.phase"),
+        column("Servers", "integer", ".status.replicaStatuses.servers.ready"),
+        column("Trainers", "integer", ".status.replicaStatuses.trainers.ready"),
+        column("Step", "integer", ".status.progress.step"),
+        column("Restarts", "integer", ".status.restarts"),
+        column("Age", "date", ".metadata.creationTimestamp"),
+        column("Attempt", "integer", ".status.attempt", 1),
+        column("Of", "integer", ".status.progress.totalSteps", 1),
+        column("Examples/s", "number", ".status.progress.examplesPerSecond", 1),
+        column("HitRate", "number", ".status.progress.cacheHitRate", 1),
+        column("ETA", "number", ".status.progress.etaSeconds", 1),
+        column("Failure", "string", ".status.lastFailure.reason", 1),
+    ]
+
+
+def crd() -> Schema:
+    """The whole CustomResourceDefinition."""
+    generated = msgspec.json.schema(Job)
+    definitions = generated["$defs"]
+    spec = structural(definitions["JobSpec"], definitions, "")
+    rules(spec)
+    name_rules = [
+        _rule(
+            f"self.metadata.name.size() <= {MAX_NAME}",
+            f"the name may have {MAX_NAME} characters: those of its pods are made from it",
+        ),
+        _rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "the name must be a DNS label that starts with a letter",
+        ),
+    ]
+    schema = {
+        "description": "A training job of a recommendation model: an oracle, embedding servers and trainers.",
+        "type": "object",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": spec,
+            "status": status(),
+        },
+        "x-kubernetes-validations": name_rules,
+    }
+    version = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.trainers.replicas",
+                "statusReplicasPath": ".status.trainerReplicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "additionalPrinterColumns": columns(),
+        "schema": {"openAPIV3Schema": schema},
+    }
+    plural = f"{KIND.lower()}s"
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": plural,
+                "singular": KIND.lower(),
+                "shortNames": ["bpj"],
+            },
+            "versions": [version],
+        },
+    }
+
+
+def render() -> str:
+    head = "# Generated by tools/generate_crd.py from bagpipe/config.py; do not edit.\n"
+    return head + yaml.safe_dump(crd(), sort_keys=False, width=200, allow_unicode=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="fail if the file is not what would be written")
+    if parser.parse_args().check:
+        if TARGET.read_text() == render():
+            return 0
+        print(f"{TARGET} is not what bagpipe/config.py says; run python tools/generate_crd.py", file=sys.stderr)
+        return 1
+    TARGET.write_text(render())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
