@@ -70,3 +70,5 @@ $(STAMP): pyproject.toml requirements/constraints.txt $(wildcard operator/pyproj
 	@$(PIP) install -c requirements/constraints.txt $(TORCH)
 	@$(PIP) install -c requirements/constraints.txt -e '.[trainer,dev]' $(OPERATOR)
 	@touch $@
+
+-include make/e2e.mk

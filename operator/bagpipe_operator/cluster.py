@@ -1,7 +1,7 @@
 """The only module that speaks to the API server: read, create, apply, patch, delete; nothing else.
 
 Plain dicts over aiohttp with kopf's own credentials, because the generated client costs more memory
-than all the rest of the operator (docs/decisions/0007-operator-client.md). Every request has a deadline;
+than all the rest of the operator (docs/decisions/0009-operator-client.md). Every request has a deadline;
 every write asks the fence first, so that a leader that lost its lease falls silent.
 """
 

@@ -30,7 +30,7 @@ MISTAKES = [
     ("snake case", SMALLEST + "  batch_size: 8\n", "job.yaml:3: spec.batch_size: unknown setting; did you mean batchSize?"),
     ("nested", "spec:\n  data:\n    format: synthetic\n    pth: x\n", "job.yaml:4: spec.data.pth: unknown setting; did you mean path?"),
     ("in a list", SMALLEST + "  embedding:\n    tables:\n    - {nam: a}\n", "job.yaml:5: spec.embedding.tables[0].nam: unknown setting; did you mean name?"),
-    ("far from all", SMALLEST + "  runPolicy: {zzz: 1}\n", "job.yaml:3: spec.runPolicy.zzz: unknown setting; expected one of backoffLimit, "),
+    ("far from all", SMALLEST + "  runPolicy: {zzz: 1}\n", "job.yaml:3: spec.runPolicy.zzz: unknown setting; expected one of activeDeadlineSeconds, "),
     ("at the top", "data: {}\n" + SMALLEST, "job.yaml:1: data: unknown setting; did you mean metadata?"),
     ("wrong type", SMALLEST + "  batchSize: many\n", "job.yaml:3: spec.batchSize: expected an integer, found 'many'; correct it or leave it out (default 2048; see docs/settings.md)"),
     ("negative", SMALLEST + "  batchSize: -8\n", "job.yaml:3: spec.batchSize: expected an integer >= 1, found -8; "),
