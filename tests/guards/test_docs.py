@@ -55,12 +55,15 @@ def test_the_readmes_job_is_one() -> None:
 
 
 def test_the_readmes_commands_exist() -> None:
-    """`bagpipe ...` and `make ...` as the README shows them are commands and targets."""
+    """`bagpipe ...` and `make ...` as the README shows them are commands and targets; files that others take exist."""
     lines = [line.removeprefix("$ ").split("#")[0].split() for b in _blocks("console") for line in b.splitlines()]
     known = typer.main.get_command(app).commands
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for program, command, *_ in lines:
-        assert command in (known if program == "bagpipe" else targets), (program, command)
+    for program, command, *rest in lines:
+        if program in ("helm", "kubectl"):
+            assert all((ROOT / word).exists() for word in rest if "/" in word), rest
+        else:
+            assert command in (known if program == "bagpipe" else targets), (program, command)
 
 
 def test_the_readmes_code_is_python() -> None:
