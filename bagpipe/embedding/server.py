@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from msgspec import structs
+
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import check_same_job
 from bagpipe.checkpoint.store import directory_of, open_checkpoint
@@ -19,7 +21,14 @@ from bagpipe.embedding.gate import Gate
 from bagpipe.embedding.initial import Newborn
 from bagpipe.embedding.record import record_width
 from bagpipe.embedding.shard import RowStore
-from bagpipe.embedding.shard_files import Header, claim_directory, confirm_directory, layout_digest, watermark_array
+from bagpipe.embedding.shard_files import (
+    Header,
+    claim_directory,
+    confirm_directory,
+    holds_rows,
+    layout_digest,
+    watermark_array,
+)
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.embedding.watermark import Watermarks
 from bagpipe.errors import ExitCode, PeerLost, Stopped, StorageError, WireError
@@ -77,7 +86,9 @@ def run_server(
     with Context(transport) as context, context.listen(bind) as listener:
         to_oracle = context.connect(oracle, peer="oracle")
         endpoint = advertise or listener.endpoint
-        hello = Hello(job=job, attempt=attempt, role="server", index=shard, endpoint=endpoint)
+        kept = data_dir if storage == "file" else None
+        fresh = kept is None or not holds_rows(kept, job=job, attempt=attempt)
+        hello = Hello(job=job, attempt=attempt, role="server", index=shard, endpoint=endpoint, fresh=fresh)
         topology = register(to_oracle, hello, startup_seconds=transport.startup_seconds, stop=stop)
         held = Shard.open(
             topology,
@@ -90,10 +101,10 @@ def run_server(
                 record_widths=_record_widths(topology),
                 layout_digest=layout_digest(topology.layout),
             ),
-            directory=data_dir if storage == "file" else None,
+            directory=kept,
             checkpoint_dir=checkpoint_dir,
         )
-        server = EmbeddingServer(held, listener, to_oracle, hello, transport)
+        server = EmbeddingServer(held, listener, to_oracle, structs.replace(hello, fresh=False), transport)
         try:
             server.serve(stop)
         except StorageError as error:

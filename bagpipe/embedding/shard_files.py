@@ -46,6 +46,15 @@ def claim_directory(directory: Path, header: Header) -> bool:
     return False
 
 
+def holds_rows(directory: Path, *, job: str, attempt: int) -> bool:
+    """Whether an earlier process of this attempt left its rows here."""
+    try:
+        header = msgspec.json.decode((directory / "header.json").read_bytes(), type=Header)
+    except (OSError, msgspec.DecodeError):
+        return False
+    return header.job == job and header.attempt == attempt
+
+
 def confirm_directory(directory: Path, header: Header) -> None:
     """From here on the rows are complete: a restart may reuse them."""
     write_whole(directory / "header.json", msgspec.json.encode(header))

@@ -37,6 +37,8 @@ class Hello(Message, kw_only=True):
     """Rank 0 only: host:port of the torch.distributed store."""
     cache_bytes: int = 0
     """Trainers: memory offered for cached rows."""
+    fresh: bool = False
+    """Servers: this process has no rows of the attempt yet."""
     wishes: "Wishes | None" = None
     """Trainers that use the Python API: what its caller passed."""
 

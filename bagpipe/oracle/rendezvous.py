@@ -19,6 +19,8 @@ class Rendezvous:
     num_trainers: int
     servers: dict[int, Hello] = field(default_factory=dict)
     trainers: dict[int, Hello] = field(default_factory=dict)
+    begun: bool = False
+    """The topology was given out: from here on servers hold rows that are nowhere else."""
 
     @property
     def complete(self) -> bool:
@@ -48,6 +50,19 @@ class Rendezvous:
             )
         places[hello.index] = hello
         return None
+
+    def rows_lost(self, hello: Hello) -> Refused | None:
+        """A server that comes anew once training has begun must have its files.
+
+        With the start's rows instead of the trained ones it would answer, and answer wrongly; only a
+        new attempt from the last checkpoint is right.
+        """
+        if not (self.begun and hello.role == "server" and hello.fresh):
+            return None
+        return Refused(
+            reason=f"server {hello.index} was restarted without the rows it held; go back to the last checkpoint",
+            exit_code=ExitCode.TRANSIENT,
+        )
 
     def missing(self) -> str:
         """The roles not seen yet, for people."""

@@ -146,6 +146,7 @@ class Oracle:
         self._check_examples(dataset)
         if (known := self._recall()) is not None:
             self._topology = known
+            self.rendezvous.begun = True
             self.spec = known.spec
             return Resolved(_lookahead(known.spec), known.slots, "as before the oracle was restarted")
         self.reporter.event("starting", waiting_for=self.rendezvous.missing())
@@ -178,6 +179,7 @@ class Oracle:
             total_steps=self._total_steps(dataset),
             with_keys=any(t.wishes for t in trainers),
         )
+        self.rendezvous.begun = True
         write_whole(self._memory, msgspec.msgpack.encode(self._topology))
         for peer in self.peers:
             self.listener.send(peer, self._topology)
@@ -341,9 +343,11 @@ class Oracle:
                 log.warning("ignored an unexpected %s", type(message).__name__)
 
     def _register(self, peer: bytes, hello: Hello) -> None:
-        refused = check_hello(hello, job=self.job.metadata.name, attempt=self.attempt) or self.rendezvous.register(
-            hello
-        )
+        refused = check_hello(hello, job=self.job.metadata.name, attempt=self.attempt)
+        if refused is None and peer not in self.peers and (lost := self.rendezvous.rows_lost(hello)) is not None:
+            self.listener.send(peer, lost)
+            raise PeerLost(f"oracle: {lost.reason}")
+        refused = refused or self.rendezvous.register(hello)
         if refused is not None:
             log.warning("refused %s %s: %s", hello.role, hello.index, refused.reason)
             self.listener.send(peer, refused)

@@ -1,0 +1,60 @@
+"""Who may join a job, and who must not come back empty-handed."""
+
+from typing import Any
+
+import pytest
+
+from bagpipe.errors import ExitCode
+from bagpipe.net.messages import Hello
+from bagpipe.oracle.rendezvous import Rendezvous
+
+
+def hello(role: str, index: int, **more: Any) -> Hello:
+    return Hello(job="job", attempt=0, role=role, index=index, endpoint=f"tcp://{role}:{index}", **more)
+
+
+def complete() -> Rendezvous:
+    meeting = Rendezvous(num_servers=1, num_trainers=2)
+    for one in (hello("trainer", 1), hello("server", 0, fresh=True), hello("trainer", 0)):
+        assert meeting.register(one) is None
+    return meeting
+
+
+def test_complete_once_everybody_came_in_any_order() -> None:
+    """Addresses are listed by index, whatever the order of arrival."""
+    meeting = Rendezvous(num_servers=1, num_trainers=2)
+    meeting.register(hello("trainer", 1))
+    assert not meeting.complete and meeting.missing() == "server 0, trainer 0"
+    meeting = complete()
+    assert meeting.complete and meeting.missing() == "none"
+    assert meeting.trainer_endpoints() == ("tcp://trainer:0", "tcp://trainer:1")
+
+
+@pytest.mark.parametrize(("role", "index"), [("trainer", 2), ("server", 1), ("oracle", 0)])
+def test_roles_that_the_job_does_not_have_are_refused(role: str, index: int) -> None:
+    """A stray role is told what the job consists of."""
+    refused = complete().register(hello(role, index))
+    assert (
+        refused is not None
+        and "1 servers and 2 trainers" in refused.reason
+        and refused.exit_code == ExitCode.BAD_CONFIG
+    )
+
+
+def test_a_place_is_taken_by_one_process() -> None:
+    """The same address may register again, another one may not."""
+    meeting = complete()
+    assert meeting.register(hello("trainer", 1)) is None
+    other = Hello(job="job", attempt=0, role="trainer", index=1, endpoint="tcp://elsewhere:1")
+    refused = meeting.register(other)
+    assert refused is not None and refused.exit_code == ExitCode.TRANSIENT
+
+
+def test_a_server_that_lost_its_rows_ends_the_attempt() -> None:
+    """Before training begins nothing can be lost; afterwards only a server with its files is welcome."""
+    meeting = complete()
+    assert meeting.rows_lost(hello("server", 0, fresh=True)) is None
+    meeting.begun = True
+    assert meeting.rows_lost(hello("server", 0)) is None
+    refused = meeting.rows_lost(hello("server", 0, fresh=True))
+    assert refused is not None and refused.exit_code == ExitCode.TRANSIENT
