@@ -22,6 +22,7 @@ from bagpipe.net.messages import (
     Pong,
     Refused,
     Rows,
+    SendAgain,
     SnapshotFiles,
     SnapshotStatus,
     WriteBack,
@@ -200,10 +201,14 @@ class EmbeddingClient:
         for shard in self._shards:
             again = shard.connection.reconnected() or now - shard.asked > RETRY_SECONDS
             if again and (shard.fetches or shard.write_backs):
-                for message, arrays in shard.write_backs:
-                    self._send(shard, message, arrays)
-                for part in shard.fetches.values():
-                    self._send(shard, part.request, [part.keys])
+                self._send_again(shard)
+
+    def _send_again(self, shard: _Shard) -> None:
+        """Everything unanswered, write-backs in their order: a shard takes no step before the one before it."""
+        for message, arrays in shard.write_backs:
+            self._send(shard, message, arrays)
+        for part in shard.fetches.values():
+            self._send(shard, part.request, [part.keys])
 
     def _send(self, shard: _Shard, message: Message, arrays: list[Any]) -> None:
         shard.asked = time.monotonic()
@@ -218,6 +223,8 @@ class EmbeddingClient:
             case Written():
                 while shard.write_backs and shard.write_backs[0][0].step <= message.step:
                     shard.write_backs.popleft()
+            case SendAgain():
+                self._send_again(shard)
             case SnapshotFiles():
                 self._snapshots[message.step, number] = message
             case Refused():

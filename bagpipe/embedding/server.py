@@ -41,6 +41,7 @@ from bagpipe.net.messages import (
     Pong,
     Refused,
     Rows,
+    SendAgain,
     SnapshotFiles,
     SnapshotStatus,
     Topology,
@@ -237,12 +238,14 @@ class EmbeddingServer:
             self.listener.send(peer, Refused(reason=str(error), exit_code=ExitCode.SOFTWARE))
 
     def _write_back(self, peer: bytes, message: WriteBack, arrays: list[Any]) -> None:
-        """Apply, or hold back for a snapshot; acknowledged when it is in the tables, not before."""
-        if self.shard.marks.is_new(message.rank, message.step):
-            what = _WriteBack(peer, message, list(zip(arrays[0::2], arrays[1::2], strict=True)))
-            self.gate.write_back(message.rank, message.step, checkpoint=message.checkpoint, what=what)
-        else:
-            self.listener.send(peer, Written(step=int(self.shard.marks.steps[message.rank])))
+        """Acknowledged when it is in the tables, not before (`_apply`); what is missing is asked for."""
+        what = _WriteBack(peer, message, list(zip(arrays[0::2], arrays[1::2], strict=True)))
+        arrival = self.gate.write_back(message.rank, message.step, checkpoint=message.checkpoint, what=what)
+        written = int(self.shard.marks.steps[message.rank])
+        if arrival == "old":
+            self.listener.send(peer, Written(step=written))
+        elif arrival == "gap":
+            self.listener.send(peer, SendAgain(after=written))
 
     def _apply(self, what: "_WriteBack") -> None:
         running = self.snapshot if self.snapshot is not None and self.snapshot.running else None

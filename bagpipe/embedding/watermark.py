@@ -45,10 +45,6 @@ class Watermarks:
     def snapshot_due(self, step: int | None) -> None:
         self._due[0] = _NONE if step is None else step
 
-    def is_new(self, rank: int, step: int) -> bool:
-        """False for a write-back that was applied before and is being sent again."""
-        return step > int(self.steps[rank])
-
     def advance(self, rank: int, step: int) -> None:
         self.steps[rank] = step
 

@@ -199,6 +199,12 @@ class Written(Message, kw_only=True):
     step: int
 
 
+class SendAgain(Message, kw_only=True):
+    """Write-backs beyond step `after` are missing here: they went down with an earlier process."""
+
+    after: int
+
+
 class SnapshotStatus(Message, kw_only=True):
     """Rank 0 asks whether this shard's snapshot of `step` is on disk."""
 
