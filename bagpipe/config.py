@@ -209,7 +209,7 @@ class TransportConfig(_Section):
     step_seconds: Annotated[float, Meta(gt=0, description="Longest time in which some trainer must finish a step.")] = 300.0
     startup_seconds: Annotated[float, Meta(gt=0, description="Longest wait for every role to appear and the data to be prepared.")] = 600.0
     dead_peer_seconds: Annotated[float, Meta(gt=0, description="A connected peer that is silent this long is dead.")] = 10.0
-    security: Annotated[Literal["plain", "curve"], Meta(description="curve: authenticated and encrypted with keys from `$BAGPIPE_CURVE_DIR`.")] = "plain"
+    security: Annotated[Literal["auto", "plain", "curve"], Meta(description="curve: authenticated and encrypted with the job's keys, 1.7 CPU seconds a GB; auto: curve on a cluster and wherever `$BAGPIPE_CURVE_DIR` names keys.")] = "auto"
 
 
 class JobSpec(_Section, kw_only=True):
