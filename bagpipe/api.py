@@ -16,22 +16,32 @@ next batch is asked for, or on `close`: so after the last batch too, and nothing
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from bagpipe.cache.lookup import gather_rows
-from bagpipe.config import DataConfig, Job, JobSpec, Metadata, RowOptimizer, TrainerConfig
+from bagpipe.cache.ids import BatchIds
+from bagpipe.cache.lookup import SparseEmbeddings, gather_rows
+from bagpipe.config import (
+    DataConfig,
+    DenseOptimizer,
+    Job,
+    JobSpec,
+    Metadata,
+    ModelConfig,
+    RowOptimizer,
+    TrainerConfig,
+)
 from bagpipe.errors import ConfigError
-from bagpipe.net.messages import Finished, Wishes
-from bagpipe.plan import GroupPlan
-from bagpipe.tables import WidthGroup
+from bagpipe.net.interfaces import address_of, address_towards
+from bagpipe.net.messages import Finished, Topology, Wishes
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import Step, open_pipeline
@@ -52,6 +62,26 @@ class BatchDict(TypedDict):
     """`[B, L]` float32."""
 
 
+@dataclass(frozen=True, slots=True)
+class StepFigures:
+    """What the cache did for one batch. Counts are rows of this trainer, times are seconds."""
+
+    plans_ahead: int
+    """Batches after this one whose plans had arrived."""
+    fetched: int
+    written_back: int
+    exchanged_now: int
+    """Gradients and values to and from other trainers that the next batch needed."""
+    exchanged_later: int
+    """Values that travelled under the next batch's compute."""
+    begin_seconds: float
+    """All of bringing the rows in: waiting for plan and rows, taking in what came late, gathering."""
+    finish_seconds: float
+    """All of updating the rows, exchange and write-back included."""
+    waits: dict[str, float]
+    """Seconds waited, by what for: plan, fetch, gradients, values, write_back."""
+
+
 def init_cache(
     *,
     lookahead_value: int = 200,
@@ -70,12 +100,15 @@ def init_cache(
     logger: logging.Logger = log,
     job: str = "bagpipe",
     attempt: int = 0,
+    steps: int | None = None,
+    model: ModelConfig | None = None,
+    dense_optimizer: DenseOptimizer | None = None,
 ) -> "BagCache":
     """Join a running job as a trainer; returns once every role is there.
 
     Args:
         lookahead_value: batches the oracle looks ahead. The oracle's own setting holds; a different
-            value here is logged.
+            value here is logged. 1 is the original's word for no cache at all.
         emb_size: width of every embedding table.
         ln_emb: rows of each table; empty: as the job says.
         cache_size: rows this trainer may hold; never exceeded.
@@ -90,6 +123,10 @@ def init_cache(
         trainer_world_size: number of trainers; None: `world_size - 2`, one oracle and one server.
         ragged: accepted, without effect: the data tells whether features have several lookups.
         job, attempt: the oracle's.
+        steps: batches that this loop will take; the job ends after them, with a checkpoint. None: as the
+            oracle's job says.
+        model, dense_optimizer: what the dense part is and is trained with, for the checkpoint: it lets
+            `bagpipe evaluate` rebuild it. None: not told.
 
     Raises:
         ConfigError: an argument is wrong or disagrees with the job.
@@ -106,6 +143,9 @@ def init_cache(
         cache_rows=cache_size,
         lookahead=lookahead_value,
         optimizer=row_optimizer(emb_optim, emb_optim_params or {}),
+        steps=steps,
+        model=model,
+        dense_optimizer=dense_optimizer,
     )
     described = Job(
         metadata=Metadata(name=job), spec=JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers))
@@ -159,7 +199,10 @@ class BagCache:
     def __init__(
         self, job: Job, wishes: Wishes, *, device: torch.device, rank: int, attempt: int, logger: logging.Logger
     ) -> None:
-        self._batch: _Batch | None = None
+        self._step: Step | None = None
+        self._ids: BatchIds | None = None
+        self._figures: StepFigures | None = None
+        self._begin_seconds = 0.0
         self._loss: float | None = None
         self._stack = ExitStack()
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
@@ -167,7 +210,7 @@ class BagCache:
         joined = join(
             job,
             oracle=f"tcp://{host}:{port}",
-            bind=os.environ.get("BAGPIPE_BIND", "tcp://127.0.0.1:0"),
+            bind=os.environ.get("BAGPIPE_BIND") or f"tcp://{own_address(host, int(port))}:0",
             advertise=None,
             rank=rank,
             attempt=attempt,
@@ -183,7 +226,7 @@ class BagCache:
             self._stack.close()
             raise
         used = self._members.topology.spec.lookahead
-        if used != wishes.lookahead:
+        if used != wishes.lookahead and (used, wishes.lookahead) != (0, 1):
             logger.info("lookahead_value %d has no effect: the oracle looks %s batches ahead", wishes.lookahead, used)
 
     def __enter__(self) -> Self:
@@ -210,6 +253,30 @@ class BagCache:
             raise StopIteration("no more batches: the run's steps or epochs are done")
         return batch
 
+    @property
+    def topology(self) -> Topology:
+        """What the oracle told this trainer: tables, the job with every `auto` resolved, numbers of features."""
+        return self._members.topology
+
+    @property
+    def figures(self) -> StepFigures | None:
+        """What the cache did for the batch that was finished last."""
+        return self._figures
+
+    @property
+    def slice_weight(self) -> float:
+        """Factor of this slice's mean loss that makes the mean over trainers that of the global batch.
+
+        It is 1 but for a short batch that trainers cannot share evenly.
+        """
+        plan = self._current("slice_weight").plan
+        return int(plan.dense_BF.shape[0]) * self._members.world_size / plan.num_examples
+
+    def embeddings(self) -> SparseEmbeddings:
+        """The current batch's embeddings as `bagpipe.models` take them: pooled, by feature."""
+        step = self._current("embeddings")
+        return SparseEmbeddings.of(self.topology.layout, step.rows, step.plan.groups)
+
     def get_emb(self, ls_i: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
         """Embeddings of a batch's ids, connected to the rows for backward.
 
@@ -220,11 +287,11 @@ class BagCache:
         Raises:
             ConfigError: an id is not in this batch, or there are more lists than tables.
         """
-        if self._batch is None:
-            raise ConfigError("get_emb: there is no current batch; call next_batch first")
-        indices = self._batch.local_indices(ls_i)
+        step = self._current("get_emb")
+        assert self._ids is not None
+        indices = self._ids.local_indices(ls_i)
         # One lookup for all tables: each would sum a gradient as large as all of the batch's rows.
-        found_ND = gather_rows(self._batch.step.rows[0], np.concatenate([i.reshape(-1) for i in indices]))
+        found_ND = gather_rows(step.rows[0], np.concatenate([i.reshape(-1) for i in indices]))
         parts = torch.split(found_ND, [i.size for i in indices])
         return [part.view(*index.shape, -1) for part, index in zip(parts, indices, strict=True)]
 
@@ -242,9 +309,11 @@ class BagCache:
 
     def finish_batch(self) -> None:
         """Update the rows of the current batch now; `next_batch` and `close` do it otherwise."""
-        if self._batch is not None:
-            step, self._batch = self._batch.step, None
+        if self._step is not None:
+            step, self._step = self._step, None
+            begun = time.perf_counter()
             self._pipeline.finish(step, self._loss)
+            self._figures = _figures(step, self._pipeline.plans_ahead, self._begin_seconds, time.perf_counter() - begun)
             self._loss = None
             if step.plan.checkpoint:
                 self._checkpointer.begin(step.plan)
@@ -259,6 +328,7 @@ class BagCache:
 
     def _advance(self) -> BatchDict | None:
         self.finish_batch()
+        begun = time.perf_counter()
         step = self._pipeline.next()
         while step is not None and not step.plan.training:
             # Evaluation needs a model, which only the caller has; the rows are read and that is all.
@@ -268,67 +338,39 @@ class BagCache:
             self._checkpointer.close()
             self._members.oracle.send(Finished(rank=self._members.rank))
             return None
-        self._batch = _Batch(step, self._members.topology.layout.groups[0])
+        self._step, self._begin_seconds = step, time.perf_counter() - begun
+        self._ids = BatchIds(step.plan.groups[0], self._members.topology.layout.groups[0])
         return {
             "dense_x": torch.from_numpy(np.array(step.plan.dense_BF)),
-            "sparse_vector": self._batch.ids,
+            "sparse_vector": self._ids.ids,
             "target": torch.from_numpy(np.array(step.plan.labels_BL)),
         }
 
+    def _current(self, what: str) -> Step:
+        if self._step is None:
+            raise ConfigError(f"{what}: there is no current batch; call next_batch first")
+        return self._step
 
-class _Batch:
-    """The current step, and how its ids map to the rows at hand."""
 
-    def __init__(self, step: Step, group: WidthGroup) -> None:
-        self.step, self._group = step, group
-        self._plan: GroupPlan = step.plan.groups[0]
-        self._offsets = np.array(
-            [at for table, at in zip(group.tables, group.offsets, strict=True) for _ in table.feature_names], np.int64
-        )
-        keys_N = self._plan.keys_K[self._plan.inverse_N]
-        ids = [c - at for c, at in zip(self._columns(keys_N), self._offsets, strict=True)]
-        self.ids: torch.Tensor | list[torch.Tensor]
-        if self._plan.lengths_BT is None:
-            self.ids = torch.from_numpy(np.stack(ids))
-        else:
-            self.ids = [torch.from_numpy(i) for i in ids]
+def own_address(host: str, port: int) -> str:
+    """Where this process listens for rows: on `TP_SOCKET_IFNAME`'s interface, else the one towards the oracle."""
+    interface = os.environ.get("TP_SOCKET_IFNAME")
+    return address_of(interface, "TP_SOCKET_IFNAME") if interface else address_towards(host, port)
 
-    def local_indices(self, ids: "torch.Tensor | Sequence[Any]") -> list[npt.NDArray[np.int64]]:
-        """Where the rows of these ids lie among the step's distinct rows, feature by feature."""
-        if ids is self.ids:
-            return self._columns(self._plan.inverse_N.astype(np.int64))
-        if len(ids) > self._offsets.size:
-            raise ConfigError(f"get_emb: {len(ids)} lists of ids for {self._offsets.size} sparse features")
-        order = np.argsort(self._plan.keys_K)
-        return [self._search(feature, np.asarray(wanted, np.int64), order) for feature, wanted in enumerate(ids)]
 
-    def _columns(self, values_N: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        """Per-lookup values feature by feature: `[B]`, or `[B, k]` where bags have k lookups each."""
-        lengths = self._plan.lengths_BT
-        if lengths is None:
-            return list(np.ascontiguousarray(values_N.reshape(-1, self._offsets.size).T))
-        ends = np.concatenate(([0], lengths.reshape(-1).cumsum()))
-        columns = []
-        for feature, name in enumerate(self._group.feature_names):
-            k = int(lengths[0, feature]) if lengths.shape[0] else 0
-            if (lengths[:, feature] != k).any():
-                raise ConfigError(
-                    f"feature {name} has bags of different lengths in one batch, and this API's ids are rectangular; "
-                    "pad them in the data, or train a model of your own with `bagpipe run`"
-                )
-            starts = ends[np.arange(lengths.shape[0]) * self._offsets.size + feature]
-            columns.append(values_N[starts[:, None] + np.arange(k)])
-        return columns
-
-    def _search(self, feature: int, ids: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        keys_K, wanted = self._plan.keys_K, ids + self._offsets[feature]
-        at = np.minimum(np.searchsorted(keys_K, wanted, sorter=order), keys_K.size - 1)
-        local = order[at]
-        if not np.array_equal(keys_K[local], wanted):
-            strange = ids[keys_K[local] != wanted].reshape(-1)[0]
-            name = self._group.feature_names[feature]
-            raise ConfigError(
-                f"get_emb: id {strange} of feature {name} is not in this batch; pass ids of the current one"
-            )
-        found: npt.NDArray[np.int64] = local.astype(np.int64, copy=False)
-        return found
+def _figures(step: Step, plans_ahead: int, begin_seconds: float, finish_seconds: float) -> StepFigures:
+    groups = step.plan.groups
+    transfers = [t for g in groups for t in (g.send, g.receive)]
+    now = [lists for g in groups for lists in (g.grad_send, g.grad_recv)]
+    now += [lists for t in transfers for lists in (t.eager_values, t.eager_records)]
+    later = [lists for t in transfers for lists in (t.deferred_values, t.deferred_records)]
+    return StepFigures(
+        plans_ahead=plans_ahead,
+        fetched=sum(g.fetch_keys.size for g in groups),
+        written_back=sum(g.evict_keys.size for g in groups),
+        exchanged_now=sum(lists.values.size for lists in now),
+        exchanged_later=sum(lists.values.size for lists in later),
+        begin_seconds=begin_seconds,
+        finish_seconds=finish_seconds,
+        waits=step.waits,
+    )

@@ -13,7 +13,7 @@ from bagpipe.config import JobSpec
 from bagpipe.embedding.record import record_width
 from bagpipe.errors import ConfigError
 from bagpipe.net.messages import Wishes
-from bagpipe.tables import TableLayout
+from bagpipe.tables import Table, TableLayout
 
 DEFAULT_LOOKAHEAD = 200
 """The paper's setting: beyond it, Criteo's fetch rate hardly falls."""
@@ -91,8 +91,26 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> JobSp
     embedding = spec.embedding
     if first.optimizer is not None:
         embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)
-    rows = min(w.cache_rows for w in wishes)
-    return msgspec.structs.replace(spec, embedding=embedding, cache_rows=rows)
+    steps = [n for n in (spec.steps, *(w.steps for w in wishes)) if n is not None]
+    return msgspec.structs.replace(
+        spec,
+        embedding=embedding,
+        cache_rows=min(w.cache_rows for w in wishes),
+        steps=min(steps, default=None),
+        model=first.model or spec.model,
+        optimizer=first.dense_optimizer or spec.optimizer,
+    )
+
+
+def adopt_width(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> tuple[JobSpec, TableLayout]:
+    """The job and its tables, as wide as the first trainer says: for an oracle that was not told a width."""
+    if not wishes:
+        return spec, layout
+    wide = [msgspec.structs.replace(t, embedding_dim=wishes[0].embedding_dim) for t in layout.tables]
+    tables: tuple[Table, ...] = tuple(wide) if spec.embedding.tables else ()
+    dim = spec.embedding.dim if tables else wishes[0].embedding_dim
+    embedding = msgspec.structs.replace(spec.embedding, tables=tables, dim=dim)
+    return msgspec.structs.replace(spec, embedding=embedding), TableLayout.of(wide)
 
 
 def _divide(total: int, weights: Sequence[int]) -> tuple[int, ...]:
