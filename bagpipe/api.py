@@ -40,7 +40,7 @@ from bagpipe.config import (
     TrainerConfig,
 )
 from bagpipe.errors import ConfigError
-from bagpipe.net.interfaces import address_of, address_towards
+from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import Finished, Topology, Wishes
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
@@ -210,7 +210,7 @@ class BagCache:
         joined = join(
             job,
             oracle=f"tcp://{host}:{port}",
-            bind=os.environ.get("BAGPIPE_BIND") or f"tcp://{own_address(host, int(port))}:0",
+            bind=os.environ.get("BAGPIPE_BIND") or f"tcp://{listening_address(host, int(port))}:0",
             advertise=None,
             rank=rank,
             attempt=attempt,
@@ -350,12 +350,6 @@ class BagCache:
         if self._step is None:
             raise ConfigError(f"{what}: there is no current batch; call next_batch first")
         return self._step
-
-
-def own_address(host: str, port: int) -> str:
-    """Where this process listens for rows: on `TP_SOCKET_IFNAME`'s interface, else the one towards the oracle."""
-    interface = os.environ.get("TP_SOCKET_IFNAME")
-    return address_of(interface, "TP_SOCKET_IFNAME") if interface else address_towards(host, port)
 
 
 def _figures(step: Step, plans_ahead: int, begin_seconds: float, finish_seconds: float) -> StepFigures:
