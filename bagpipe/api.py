@@ -63,23 +63,31 @@ class BatchDict(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class StepFigures:
-    """What the cache did for one batch. Counts are rows of this trainer, times are seconds."""
+class Begun:
+    """What bringing in a batch's rows took. Counts are rows of this trainer, times are seconds."""
 
     plans_ahead: int
-    """Batches after this one whose plans had arrived."""
+    """Batches after this one whose plans have arrived."""
     fetched: int
+    waited: float
+    """For the plan, and for rows from the servers."""
+    taken_in: float
+    """The rest: values that came late from other trainers, and gathering."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What updating a batch's rows took, exchange with other trainers and write-back included."""
+
     written_back: int
     exchanged_now: int
-    """Gradients and values to and from other trainers that the next batch needed."""
+    """Gradients and values to and from other trainers that the next batch needs."""
     exchanged_later: int
-    """Values that travelled under the next batch's compute."""
-    begin_seconds: float
-    """All of bringing the rows in: waiting for plan and rows, taking in what came late, gathering."""
-    finish_seconds: float
-    """All of updating the rows, exchange and write-back included."""
-    waits: dict[str, float]
-    """Seconds waited, by what for: plan, fetch, gradients, values, write_back."""
+    """Values that travel under the next batch's compute."""
+    synced: float
+    """Seconds waited for gradients and values of other trainers."""
+    updated: float
+    """Seconds of everything else but handing rows to the servers."""
 
 
 def init_cache(
@@ -201,8 +209,8 @@ class BagCache:
     ) -> None:
         self._step: Step | None = None
         self._ids: BatchIds | None = None
-        self._figures: StepFigures | None = None
-        self._begin_seconds = 0.0
+        self._begun: Begun | None = None
+        self._ended: Ended | None = None
         self._loss: float | None = None
         self._stack = ExitStack()
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
@@ -259,9 +267,19 @@ class BagCache:
         return self._members.topology
 
     @property
-    def figures(self) -> StepFigures | None:
-        """What the cache did for the batch that was finished last."""
-        return self._figures
+    def begun(self) -> Begun | None:
+        """What bringing in the current batch took."""
+        return self._begun
+
+    @property
+    def ended(self) -> Ended | None:
+        """What updating the rows of the batch before took."""
+        return self._ended
+
+    @property
+    def first_example(self) -> int:
+        """Place of this slice's first example in the global batch."""
+        return self._current("first_example").plan.first_example
 
     @property
     def slice_weight(self) -> float:
@@ -313,7 +331,7 @@ class BagCache:
             step, self._step = self._step, None
             begun = time.perf_counter()
             self._pipeline.finish(step, self._loss)
-            self._figures = _figures(step, self._pipeline.plans_ahead, self._begin_seconds, time.perf_counter() - begun)
+            self._ended = _ended(step, time.perf_counter() - begun)
             self._loss = None
             if step.plan.checkpoint:
                 self._checkpointer.begin(step.plan)
@@ -338,7 +356,8 @@ class BagCache:
             self._checkpointer.close()
             self._members.oracle.send(Finished(rank=self._members.rank))
             return None
-        self._step, self._begin_seconds = step, time.perf_counter() - begun
+        self._step = step
+        self._begun = _begun(step, self._pipeline.plans_ahead, time.perf_counter() - begun)
         self._ids = BatchIds(step.plan.groups[0], self._members.topology.layout.groups[0])
         return {
             "dense_x": torch.from_numpy(np.array(step.plan.dense_BF)),
@@ -352,19 +371,23 @@ class BagCache:
         return self._step
 
 
-def _figures(step: Step, plans_ahead: int, begin_seconds: float, finish_seconds: float) -> StepFigures:
-    groups = step.plan.groups
-    transfers = [t for g in groups for t in (g.send, g.receive)]
-    now = [lists for g in groups for lists in (g.grad_send, g.grad_recv)]
+def _begun(step: Step, plans_ahead: int, seconds: float) -> Begun:
+    waited = step.waits.get("plan", 0.0) + step.waits.get("fetch", 0.0)
+    fetched = sum(group.fetch_keys.size for group in step.plan.groups)
+    return Begun(plans_ahead, fetched, waited, max(seconds - waited, 0.0))
+
+
+def _ended(step: Step, seconds: float) -> Ended:
+    groups, waits = step.plan.groups, step.waits
+    transfers = [transfer for group in groups for transfer in (group.send, group.receive)]
+    now = [lists for group in groups for lists in (group.grad_send, group.grad_recv)]
     now += [lists for t in transfers for lists in (t.eager_values, t.eager_records)]
     later = [lists for t in transfers for lists in (t.deferred_values, t.deferred_records)]
-    return StepFigures(
-        plans_ahead=plans_ahead,
-        fetched=sum(g.fetch_keys.size for g in groups),
-        written_back=sum(g.evict_keys.size for g in groups),
+    synced = waits.get("gradients", 0.0) + waits.get("values", 0.0)
+    return Ended(
+        written_back=sum(group.evict_keys.size for group in groups),
         exchanged_now=sum(lists.values.size for lists in now),
         exchanged_later=sum(lists.values.size for lists in later),
-        begin_seconds=begin_seconds,
-        finish_seconds=finish_seconds,
-        waits=step.waits,
+        synced=synced,
+        updated=max(seconds - synced - waits.get("write_back", 0.0), 0.0),
     )

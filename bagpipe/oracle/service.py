@@ -38,7 +38,7 @@ from bagpipe.net.messages import (
 )
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
-from bagpipe.oracle.auto import Resolved, adopt_width, grant, resolve
+from bagpipe.oracle.auto import Resolved, Widths, adopt_widths, grant, resolve
 from bagpipe.oracle.outbox import Outbox
 from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
@@ -62,11 +62,11 @@ def run_oracle(
     checkpoint: Path | None,
     stop: Callable[[], bool],
     echo: TextIO | None = None,
-    width_from_trainers: bool = False,
+    widths: Widths | None = None,
 ) -> None:
     """Run one attempt of a job to its end; `echo` gets a copy of every progress record.
 
-    With `width_from_trainers` tables are as wide as the trainers' `init_cache` says.
+    With `widths` the job's own widths only tell which tables share one: the trainers' `emb_size` gives them all.
 
     Raises:
         Stopped: the trainers were asked to stop and a checkpoint was planned.
@@ -75,7 +75,7 @@ def run_oracle(
     """
     with Context(job.spec.transport) as context, context.listen(bind) as listener:
         reporter = Reporter(run_dir, world_size=job.spec.trainers.replicas, log_every=job.spec.log_every, echo=echo)
-        oracle = Oracle(job, listener, reporter, run_dir, attempt, checkpoint, stop, width_from_trainers)
+        oracle = Oracle(job, listener, reporter, run_dir, attempt, checkpoint, stop, widths)
         try:
             oracle.run()
         except BagpipeError as error:
@@ -97,9 +97,9 @@ class Oracle:
         attempt: int,
         checkpoint: Path | None,
         stop: Callable[[], bool],
-        width_from_trainers: bool = False,
+        widths: Widths | None = None,
     ) -> None:
-        self.width_from_trainers = width_from_trainers
+        self.widths = widths
         self.job, self.spec, self.attempt, self.checkpoint = job, job.spec, attempt, checkpoint
         self.listener, self.reporter, self.run_dir, self.stop = listener, reporter, run_dir, stop
         self.rendezvous = Rendezvous(job.spec.servers.replicas, job.spec.trainers.replicas)
@@ -168,9 +168,9 @@ class Oracle:
                 )
         trainers = list(self.rendezvous.trainers.values())
         wishes, layout = [t.wishes for t in trainers if t.wishes], dataset.layout
-        if self.width_from_trainers:
-            self.spec, layout = adopt_width(self.spec, layout, wishes)
-        self.spec = grant(self.spec, layout, wishes)
+        if self.widths is not None:
+            self.spec, layout = adopt_widths(self.spec, layout, wishes, self.widths)
+        self.spec = grant(self.spec, layout, wishes, adopted=self.widths is not None)
         resolved = resolve(self.spec, layout, [t.cache_bytes for t in trainers])
         self._topology = Topology(
             servers=self.rendezvous.server_endpoints(),

@@ -12,11 +12,14 @@ import msgspec
 from bagpipe.cli.role import CHECKPOINTS, stop_flag
 from bagpipe.config import DataConfig, EmbeddingConfig, Job, JobSpec, ServerConfig, TrainerConfig
 from bagpipe.configrules import check_rules
+from bagpipe.data.caserlines import FEATURES as CASER_FEATURES
+from bagpipe.data.caserlines import looks_like_caser
 from bagpipe.data.files import find_files
 from bagpipe.data.formats import detect_format, open_raw
 from bagpipe.data.prepared import read_info
 from bagpipe.errors import ConfigError
 from bagpipe.net.interfaces import ROWS_INTERFACE, address_of, resolved
+from bagpipe.oracle.auto import Widths
 from bagpipe.oracle.service import run_oracle
 from bagpipe.oracle.summary import write_summary
 from bagpipe.paper.flags import (
@@ -126,7 +129,7 @@ def run(argv: Sequence[str], home: Path) -> None:
             attempt=0,
             checkpoint=None,
             stop=stop,
-            width_from_trainers=True,
+            widths=widths_of(job.spec.embedding.tables),
         )
     write_summary(run_dir / "summary.json", job, run_dir, run_dir / CHECKPOINTS)
     print(f"done: {run_dir}")
@@ -145,12 +148,10 @@ def job_of(arguments: argparse.Namespace) -> Job:
             f"--mini-batch-size {arguments.mini_batch_size} is the global batch, which {trainers} trainers share "
             "equally; give a multiple of their number"
         )
-    data = DataConfig(path=data_path(arguments), readers=arguments.dataset_multi_num or 0)
+    data, tables = describe_data(arguments)
     spec = JobSpec(
         data=data,
-        embedding=EmbeddingConfig(
-            tables=tables_of(data, table_sizes(arguments)), gradient_reduction=arguments.embedding_grad_reduction
-        ),
+        embedding=EmbeddingConfig(tables=tables, gradient_reduction=arguments.embedding_grad_reduction),
         batch_size=arguments.mini_batch_size,
         steps=arguments.stop_iter,
         lookahead=0 if arguments.lookahead_value <= 1 else arguments.lookahead_value,
@@ -175,39 +176,59 @@ def data_path(arguments: argparse.Namespace) -> str | tuple[str, ...]:
     return os.path.join(path, "part_*.txt") if os.path.exists(os.path.join(path, "part_0.txt")) else path
 
 
-def tables_of(data: DataConfig, sizes: tuple[int, ...] | None) -> tuple[Table, ...]:
-    """A table for each feature of the data, of the given sizes.
+def describe_data(arguments: argparse.Namespace) -> tuple[DataConfig, tuple[Table, ...]]:
+    """The data, and a table for each of its features.
 
-    Their width is a stand-in: the trainers' holds.
+    A table's width is a stand-in that only tells it from tables of another width: the trainers' holds.
 
     Raises:
-        ConfigError: not as many sizes as features.
+        ConfigError: not as many sizes as tables.
+        DataError: there is no data.
     """
+    data = DataConfig(path=data_path(arguments), readers=arguments.dataset_multi_num or 0)
     files = find_files(data.path)
     found = detect_format(files, data.format)
+    sizes = table_sizes(arguments)
+    if found == "criteo-json" and looks_like_caser(files[0]):
+        data = msgspec.structs.replace(data, format="caser-json")
+        return data, _caser_tables(files[0].name, sizes)
     if found == "parquet":
         info = read_info(files[0])
-        names, jagged = list(info.feature_names), info.jagged
+        names = info.feature_names
         sizes = sizes or tuple(t.num_embeddings for t in info.tables)
     else:
-        schema = open_raw(data, found, files, 0).schema
-        names, jagged = [f.name for f in schema.features], schema.jagged
+        names = tuple(f.name for f in open_raw(data, found, files, 0).schema.features)
     if sizes is None and len(names) == len(KAGGLE_TABLES):
         sizes = KAGGLE_TABLES
     if sizes is None or len(sizes) != len(names):
-        known = "none" if sizes is None else str(len(sizes))
-        raise ConfigError(
-            f"{files[0].name} has {len(names)} sparse features, but {known} table sizes were given; "
-            "give one for each with --emb-info-file or --ln-emb"
-        )
-    # A ragged feature is a sequence: its rows are handed out one by one, as the original did.
-    pooling = "none" if jagged else "sum"
-    return tuple(
-        msgspec.convert(
-            {"name": n, "numEmbeddings": s, "embeddingDim": 1, "featureNames": (n,), "pooling": pooling}, Table
-        )
-        for n, s in zip(names, sizes, strict=True)
+        raise _wrong_sizes(files[0].name, len(names), sizes)
+    return data, tuple(Table(n, s, 1, (n,)) for n, s in zip(names, sizes, strict=True))
+
+
+def _caser_tables(name: str, sizes: tuple[int, ...] | None) -> tuple[Table, ...]:
+    """Users and items as the file of sizes has them, and the items that are scored (`bagpipe.models.caser`)."""
+    if sizes is None or len(sizes) != 2:
+        raise _wrong_sizes(name, 2, sizes)
+    users, items = sizes
+    user, history, candidates = CASER_FEATURES
+    return (
+        Table("users", users, 1, (user,)),
+        Table("items", items, 1, (history,), "none"),
+        Table("candidates", items, 3, (candidates,), "none"),
     )
+
+
+def _wrong_sizes(name: str, tables: int, sizes: tuple[int, ...] | None) -> ConfigError:
+    given = "none was" if sizes is None else f"{len(sizes)} were"
+    return ConfigError(
+        f"{name} needs the sizes of {tables} tables, but {given} given; "
+        "give one for each with --emb-info-file or --ln-emb"
+    )
+
+
+def widths_of(tables: Sequence[Table]) -> Widths:
+    """From the trainers' width to each table's: a candidate of Caser has weights twice as wide, and a bias."""
+    return lambda dim: [dim if table.embedding_dim == 1 else 2 * dim + 1 for table in tables]
 
 
 def _address(master_ip: str) -> str:

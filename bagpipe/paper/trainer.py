@@ -140,7 +140,7 @@ class _Training:
         batch = next(self.batches, None)
         self.clock.mark("Next Batch Time")
         if batch is not None:
-            self.log.begin(number, self.cache.figures, self.cache.topology.layout.groups[0].embedding_dim)
+            self.log.begin(number, self.cache)
         return batch
 
     def _step(self, batch: BatchDict, number: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bagpipe.api import StepFigures
+from bagpipe.api import BagCache
 from bagpipe.errors import StorageError
 from bagpipe.workerlog import log_name
 
@@ -88,18 +88,26 @@ class WorkerLogger:
     def say(self, line: object) -> None:
         self._log.info("%s", line)
 
-    def begin(self, number: int, before: StepFigures | None, dim: int) -> None:
-        """Iteration `number` has its batch; `before` is what the cache did for the one before."""
-        ahead = before.plans_ahead if before is not None else 0
+    def begin(self, number: int, cache: BagCache) -> None:
+        """Iteration `number` has its batch. Its `Next Batch Time` held what is told here."""
+        begun, ended, layout = cache.begun, cache.ended, cache.topology.layout
+        ahead = begun.plans_ahead if begun is not None else 0
         self.say(f"prefetch queue size {ahead}")
         # Rows are requested as soon as their plan is here, so the two queues are one.
         self.say(f"prefetch_completed_signal queue size {ahead}")
         self.say(f"Iter cleanup {max(number - 1, 0)}")
         self.say(f"Current Iter {number}")
-        if before is not None:
-            self.say(f"Sync Now Shape {torch.Size([before.exchanged_now, dim])}")
-            self.say(f"Sync Later Shape {torch.Size([before.exchanged_later, dim])}")
-            self._cache(number, before)
+        if begun is not None:
+            self._time("Cache Waiting Time", begun.waited * 1e3)
+        if ended is None or begun is None:
+            return
+        dim = layout.groups[0].embedding_dim
+        self.say(f"Sync Now Shape {torch.Size([ended.exchanged_now, dim])}")
+        self.say(f"Sync Later Shape {torch.Size([ended.exchanged_later, dim])}")
+        self._time("Sync Now Time", ended.synced * 1e3)
+        self._time("Sparse Optim Time", ended.updated * 1e3)
+        if number > 1:
+            self._time("Sync Overlap Time", begun.taken_in * 1e3)
 
     def iteration(self, number: int, loss: float, clock: Clock) -> None:
         """Iteration `number` is done."""
@@ -121,18 +129,6 @@ class WorkerLogger:
 
     def close(self) -> None:
         logging.shutdown()
-
-    def _cache(self, number: int, before: StepFigures) -> None:
-        """Where `Next Batch Time` went: to finishing the batch before, and to waiting for this one's rows."""
-        waits = before.waits
-        now = waits.get("gradients", 0.0) + waits.get("values", 0.0)
-        written = waits.get("write_back", 0.0)
-        begun = before.begin_seconds - waits.get("plan", 0.0) - waits.get("fetch", 0.0)
-        self._time("Cache Waiting Time", (waits.get("plan", 0.0) + waits.get("fetch", 0.0)) * 1e3)
-        self._time("Sync Now Time", now * 1e3)
-        self._time("Sparse Optim Time", max(before.finish_seconds - now - written, 0.0) * 1e3)
-        if number > 1:
-            self._time("Sync Overlap Time", max(begun, 0.0) * 1e3)
 
     def _time(self, name: str, milliseconds: float) -> None:
         self.say(f"{name}: {milliseconds}ms")
