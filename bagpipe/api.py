@@ -35,11 +35,11 @@ from bagpipe.config import (
     Job,
     JobSpec,
     Metadata,
-    ModelConfig,
     RowOptimizer,
     TrainerConfig,
 )
 from bagpipe.errors import ConfigError
+from bagpipe.modelconfig import ModelConfig
 from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import Finished, Topology, Wishes
 from bagpipe.trainer.checkpointer import Checkpointer

@@ -10,7 +10,8 @@ from typing import Literal
 import msgspec
 
 from bagpipe.batch import Cursor
-from bagpipe.config import DenseOptimizer, JobSpec, ModelConfig, RowOptimizer
+from bagpipe.config import DenseOptimizer, JobSpec, RowOptimizer
+from bagpipe.modelconfig import ModelConfig
 from bagpipe.tables import TableLayout
 
 PROTOCOL_VERSION = 1

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.nn import functional
 
 from bagpipe.api import BagCache, BatchDict, init_cache
 from bagpipe.errors import ConfigError, PeerLost
 from bagpipe.models.base import build_model
+from bagpipe.models.layers import step_setter
+from bagpipe.models.loss import loss_of
 from bagpipe.net.interfaces import resolved
 from bagpipe.paper.flags import DENSE_PORT, Parser, add_master, add_tables, check_worker_id, replicas, table_sizes
 from bagpipe.paper.kinds import Kind
@@ -32,7 +33,7 @@ JOIN_SECONDS = 600.0
 def parser(kind: Kind) -> Parser:
     """The flags of one trainer."""
     made = Parser(f"Train {kind.title}: one of several trainers.")
-    made.add_argument("--emb-size", type=int, default=kind.emb_size, help="width of every embedding table")
+    made.add_argument("--emb-size", type=int, default=kind.emb_size, help="width of an embedding")
     made.add_argument(
         "--lookahead-value", "--lookahead-val", type=int, default=200, help="as the oracle's, which holds"
     )
@@ -77,10 +78,11 @@ def run(argv: Sequence[str], kind: Kind) -> None:
     log.say(arguments)
     os.environ["MASTER_ADDR"] = resolved(arguments.master_ip)
     os.environ["MASTER_PORT"] = str(arguments.master_port)
+    sizes = table_sizes(arguments)
     cache = init_cache(
         lookahead_value=arguments.lookahead_value,
-        emb_size=arguments.emb_size,
-        ln_emb=table_sizes(arguments) or (),
+        emb_size=kind.row_width(arguments.emb_size),
+        ln_emb=kind.tables(sizes) if sizes else (),
         cache_size=arguments.cache_size,
         emb_optim=torch.optim.SGD,
         emb_optim_params={"lr": arguments.learning_rate},
@@ -118,12 +120,13 @@ class _Training:
         spec = topology.spec
         kind.check(arguments, topology.num_dense)
         self.cache, self.log, self.device = cache, log, torch.device(arguments.device)
-        self.rank, self.mse = arguments.dist_worker_id, getattr(arguments, "loss_function", "bce") == "mse"
+        self.rank = arguments.dist_worker_id
         model = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
         self.model = model.to(self.device)
         self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
         cache.attach(self.model, self.optimizer)
         self.parallel = wrap_dense(self.model, group)
+        self.loss, self.set_step = loss_of(self.model, spec.model), step_setter(self.model, spec.seed)
         self.clock = Clock(self.device if arguments.precise_times else None)
         self.batches = iter(cache)
 
@@ -146,10 +149,11 @@ class _Training:
     def _step(self, batch: BatchDict, number: int) -> None:
         labels = batch["target"].to(self.device)
         dense = batch["dense_x"].to(self.device)
+        self.set_step(number, self.cache.first_example)
         self.clock.mark("Next Batch Time")
         embeddings = self.cache.embeddings()
         self.clock.mark("Get Emb Time")
-        loss = self._loss(self.parallel(dense, embeddings), labels)
+        loss = self.loss(self.parallel(dense, embeddings), labels)
         self.clock.mark("Forward Time")
         with dense_reduction(self.rank, number):
             torch.autograd.backward(loss * self.cache.slice_weight)
@@ -160,14 +164,6 @@ class _Training:
         self.clock.mark("Dense Optim Time")
         self.cache.report_loss(told)
         self.log.iteration(number, told, self.clock)
-
-    def _loss(self, logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
-        """Mean over this trainer's slice; an empty slice of a short batch takes part with a zero loss."""
-        if labels_BL.shape[0] == 0:
-            return logits_BL.sum() * 0.0
-        if self.mse:
-            return functional.mse_loss(torch.sigmoid(logits_BL), labels_BL)
-        return functional.binary_cross_entropy_with_logits(logits_BL, labels_BL)
 
 
 @contextmanager
