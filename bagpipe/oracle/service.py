@@ -36,6 +36,7 @@ from bagpipe.net.messages import (
     Topology,
     Wait,
 )
+from bagpipe.net.register import refusal
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
 from bagpipe.oracle.auto import Resolved, Widths, adopt_widths, grant, resolve
@@ -347,6 +348,8 @@ class Oracle:
                 self.finished.add(message.rank)
             case Stop():
                 self._stop()
+            case Refused() if peer in self.peers:
+                raise refusal(message)
             case _:
                 log.warning("ignored an unexpected %s", type(message).__name__)
 

@@ -101,14 +101,13 @@ class Artifact:
         assert logs and len({len(log) for log in logs}) == 1
         return [sum(values) / len(values) for values in zip(*logs, strict=True)]
 
-    def assert_exact(self, data: str, losses: Sequence[float], **changes: object) -> None:
+    def assert_exact(self, data: str | tuple[str, ...], losses: Sequence[float], **changes: object) -> None:
         """Losses, rows and dense weights are those of training without a cache, bit for bit."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            expected = reference_of(
-                self.checkpoint, data_path=str(self.home.parent / data), work_dir=self.home, **changes
-            )
+            where = data if isinstance(data, tuple) else str(self.home.parent / data)
+            expected = reference_of(self.checkpoint, data_path=where, work_dir=self.home, **changes)
         finally:
             torch.set_num_threads(threads)
         assert list(losses) == expected.losses
@@ -158,18 +157,35 @@ def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def fgcnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """parsed_train.txt and emb_table_info.txt, by `bagpipe data prepare` from a log in Criteo's format."""
-    folder = tmp_path_factory.mktemp("fgcnn")
+def criteo_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log in Criteo's format; rare values are clicked more often."""
+    path = tmp_path_factory.mktemp("criteo") / "train.txt"
     draw = random.Random(1)
-    lines = []
-    for _ in range(600):
-        label = draw.random() < 0.25
-        numbers = [int(draw.expovariate(0.1)) for _ in range(13)]
-        values = [f"{int(draw.paretovariate(0.7)) % (10 + 3 * t):08x}" for t in range(26)]
-        lines.append("\t".join(map(str, [int(label), *numbers, *values])))
-    (folder / "train.txt").write_text("\n".join(lines) + "\n")
-    return prepared(folder / "train.txt", folder / "data", "fgcnn-json")
+    with path.open("w") as file:
+        for _ in range(600):
+            numbers = [int(draw.expovariate(0.1)) for _ in range(13)]
+            values = [int(draw.paretovariate(0.7)) % (10 + 3 * table) for table in range(26)]
+            label = int(draw.random() < (0.15 if values[0] < 3 else 0.6))
+            file.write("\t".join([str(label), *map(str, numbers), *(f"{value:08x}" for value in values)]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def fgcnn(criteo_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """parsed_train.txt and emb_table_info.txt, by `bagpipe data prepare`."""
+    return prepared(criteo_log, tmp_path_factory.mktemp("fgcnn") / "data", "fgcnn-json")
+
+
+@pytest.fixture(scope="session")
+def criteo(criteo_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """kaggle_criteo_weekly.txt and emb_table_info.txt, by `bagpipe data prepare`."""
+    return prepared(criteo_log, tmp_path_factory.mktemp("criteo") / "data", "kaggle-json")
+
+
+@pytest.fixture(scope="session")
+def criteo_parts(criteo_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in three part files."""
+    return prepared(criteo_log, tmp_path_factory.mktemp("parts") / "data", "kaggle-json", "--parts", "3")
 
 
 @pytest.fixture(scope="session")
@@ -187,9 +203,9 @@ def caser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepared(folder / "ratings.tsv", folder / "data", "caser-json")
 
 
-def prepared(raw: Path, out: Path, kind: str) -> Path:
+def prepared(raw: Path, out: Path, kind: str, *more: str) -> Path:
     subprocess.run(
-        [sys.executable, "-m", "bagpipe", "data", "prepare", str(raw), str(out), "--format", kind],
+        [sys.executable, "-m", "bagpipe", "data", "prepare", str(raw), str(out), "--format", kind, *more],
         check=True,
         timeout=SECONDS,
         capture_output=True,
