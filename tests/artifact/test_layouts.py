@@ -12,6 +12,7 @@ TRAINER = (
     "python {} --worker-id {} --dist-worker-id {} --dist-master-ip 127.0.0.1 --cache-size 20000 --master-ip 127.0.0.1"
 )
 ORACLE = "python oracle_cacher.py --master-ip 127.0.0.1 --emb-info-file ../../emb_table_info.txt"
+RATE = "--learning-rate 0.05"
 DATA = "--processed-csv ../../kaggle_criteo_weekly.txt"
 SERVER = "python embedding_server.py --master-ip 127.0.0.1"
 
@@ -20,9 +21,9 @@ SERVER = "python embedding_server.py --master-ip 127.0.0.1"
 def test_two_servers_and_any_ranks(artifact: Any, criteo: Path, losses_fall: Falls) -> None:
     """Wide & Deep at one trainer: the oracle is neither first nor last, servers share the tables around it."""
     artifact.place(criteo, sizes_at=("../../emb_table_info.txt",))
-    world = "--world-size 4"
+    world, trainer = "--world-size 4", TRAINER.format("trainer_wdn_main.py", 2, 0)
     commands = [
-        f"{TRAINER.format('trainer_wdn_main.py', 2, 0)} {world} --world-size-trainers 1 --dense-size 13 --stop-iter 20",
+        f"{trainer} {world} --world-size-trainers 1 --dense-size 13 {RATE} --stop-iter 60",
         f"{SERVER} {world} --worker-id 3",
         f"{SERVER} {world} --worker-id 0",
         f"{ORACLE} {world} --worker-id 1 --world-size-trainers 1 --mini-batch-size 32 {DATA}",
@@ -40,9 +41,9 @@ def test_the_launchers_ranks_and_part_files(artifact: Any, criteo_parts: Path, l
     """Deep & Cross in the layout of the original's launcher, data in part files, an iteration limit at the oracle."""
     artifact.place(criteo_parts, sizes_at=("../../emb_table_info.txt",))
     world = "--world-size 4 --world-size-trainers 2"
-    trainer = f"{TRAINER.format('trainer_dcn_main.py', '{}', '{}')} {world}"
+    trainer = f"{TRAINER.format('trainer_dcn_main.py', '{}', '{}')} {world} {RATE}"
     commands = [
-        f"{ORACLE} {world} --mini-batch-size 32 --stop-iter 12 --processed-csv ../.. --dataset-multi-num 3",
+        f"{ORACLE} {world} --mini-batch-size 32 --stop-iter 40 --processed-csv ../.. --dataset-multi-num 3",
         f"{SERVER} --world-size 4 --worker-id 1",
         *(trainer.format(2 + rank, rank) for rank in range(2)),
     ]
@@ -50,7 +51,7 @@ def test_the_launchers_ranks_and_part_files(artifact: Any, criteo_parts: Path, l
     assert ended.codes == [0] * 4, ended.outputs
     assert "global batch 32: 16 examples at each of 2 trainers" in ended.outputs[0]
     losses = artifact.losses()
-    assert len(losses) == 12 and losses_fall(losses)
+    assert len(losses) == 40 and losses_fall(losses)
     parts = tuple(str(artifact.home.parent / f"part_{i}.txt") for i in range(3))
     artifact.assert_exact(parts, losses)
 
