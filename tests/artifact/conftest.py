@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,8 @@ class Artifact:
     home: Path
     port: int = field(default_factory=free_port)
     dense_port: int = field(default_factory=free_port)
+    nodes: dict[str, str] = field(default_factory=dict)
+    """Network namespaces by address, where the roles are on machines of their own."""
 
     @property
     def examples(self) -> Path:
@@ -74,8 +76,10 @@ class Artifact:
 
         A flag that the command has gets another value, one that it lacks is added.
         """
-        command = re.sub(r"\b10\.10\.1\.\d\b", "127.0.0.1", command)
-        command = re.sub(r"IFNAME=\S+", "IFNAME=lo", command).replace("cuda:0", "cpu")
+        command = command.replace("cuda:0", "cpu")
+        if not self.nodes:
+            command = re.sub(r"\b10\.10\.1\.\d\b", "127.0.0.1", command)
+            command = re.sub(r"IFNAME=\S+", "IFNAME=lo", command)
         for name, value in flags.items():
             flag = "--" + name.replace("_", "-")
             command, known = re.subn(rf"({flag}[ =])(\"[^\"]*\"|\S+)", rf"\g<1>{value}", command)
@@ -84,7 +88,9 @@ class Artifact:
         return command
 
     def ports(self, command: str) -> str:
-        """A free port instead of 18000 and 9988, so that jobs may run side by side."""
+        """On one machine a free port instead of 18000 and 9988, so that jobs may run side by side."""
+        if self.nodes:
+            return command
         dense = f" --master-port-ccom {self.dense_port}" if "trainer_" in command else ""
         return f"{command} --master-port {self.port}{dense}"
 
@@ -120,13 +126,21 @@ class Artifact:
         folder = self.home / FOLDERS.get(words[at + 1], "examples")
         environment = os.environ | {"OMP_NUM_THREADS": "1"} | settings
         return subprocess.Popen(
-            [sys.executable, *words[at + 1 :]],
+            [*self._machine(command), sys.executable, *words[at + 1 :]],
             cwd=folder,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def _machine(self, command: str) -> list[str]:
+        """Trainers 0 and 1 are on node0 and node1, everybody else on node2, as in the document."""
+        if not self.nodes:
+            return []
+        rank = re.search(r"--dist-worker-id (\d)", command)
+        address = {"0": "10.10.1.2", "1": "10.10.1.3"}[rank[1]] if rank else "10.10.1.1"
+        return ["ip", "netns", "exec", self.nodes[address]]
 
 
 def falls(losses: Sequence[float]) -> bool:
@@ -140,6 +154,38 @@ def artifact(tmp_path: Path) -> Artifact:
     home = tmp_path / "bagpipe" / "artifact"
     shutil.copytree(ROOT / "artifact", home, ignore=shutil.ignore_patterns("runs", "__pycache__", "*.log"))
     return Artifact(home)
+
+
+@pytest.fixture
+def machines() -> Iterator[dict[str, str]]:
+    """The document's three nodes as network namespaces on one switch: namespace by address."""
+    prefix = f"bpart{os.getpid()}"
+    nodes = {f"10.10.1.{number}": f"{prefix}-{number}" for number in (2, 3, 1)}
+    made = [f"{prefix}-hub", *nodes.values()]
+
+    def ip(*words: str) -> None:
+        done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20, check=False)
+        if done.returncode:
+            pytest.skip(f"this machine makes no network namespaces: ip {' '.join(words)}: {done.stderr.strip()}")
+
+    if shutil.which("ip") is None:
+        pytest.skip("this machine makes no network namespaces: it has no ip command")
+    try:
+        for name in made:
+            ip("netns", "add", name)
+        ip("-n", made[0], "link", "add", "switch", "type", "bridge")
+        ip("-n", made[0], "link", "set", "switch", "up")
+        for address, name in nodes.items():
+            port = f"to{address[-1]}"
+            ip("link", "add", "enp94s0f0", "netns", name, "type", "veth", "peer", "name", port, "netns", made[0])
+            ip("-n", made[0], "link", "set", port, "master", "switch", "up")
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", "enp94s0f0")
+            for interface in ("enp94s0f0", "lo"):
+                ip("-n", name, "link", "set", interface, "up")
+        yield nodes
+    finally:
+        for name in made:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, timeout=20, check=False)
 
 
 @pytest.fixture(scope="session")
