@@ -36,8 +36,8 @@ class DataConfig(_Section):
 
     path: Annotated[str | tuple[str, ...], Meta(description="File, list, folder, glob, or object-store URL. Empty with format `synthetic`.")] = ()
     format: Annotated[
-        Literal["auto", "criteo-tsv", "criteo-json", "avazu-csv", "parquet", "synthetic"],
-        Meta(description="Input format; auto: by name and first line."),
+        Literal["auto", "criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic"],
+        Meta(description="Input format; auto: by name and first line, but for caser-json."),
     ] = "auto"
     test_fraction: Annotated[float, Meta(ge=0, lt=1, description="The last part of the examples, in file order, kept for evaluation.")] = 0.0
     encoding: Annotated[

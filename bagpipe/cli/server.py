@@ -33,8 +33,6 @@ def server(
             bind=bind,
             advertise=advertise,
             shard=shard,
-            num_servers=spec.servers.replicas,
-            num_trainers=spec.trainers.replicas,
             job=loaded.metadata.name,
             attempt=attempt,
             data_dir=run_dir / "servers" / str(shard),

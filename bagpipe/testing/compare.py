@@ -1,5 +1,8 @@
 """Where does a run differ from the uncached reference? Nowhere, to the bit (contract X1)."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import safetensors.numpy
 
@@ -20,9 +23,14 @@ def differences(run: ThreadedRun, expected: ReferenceRun) -> list[str]:
     newest = newest_complete(run.run_dir / "checkpoints")
     if newest is None:
         raise CheckpointError(f"{run.run_dir}: expected a complete checkpoint, found none")
-    found = [] if run.losses == list(expected.losses) else ["losses"]
-    rows = rows_of(open_checkpoint(newest))
-    dense = safetensors.numpy.load_file(newest / "dense.safetensors")
+    return checkpoint_differences(newest, run.losses, expected)
+
+
+def checkpoint_differences(directory: Path, losses: Sequence[float], expected: ReferenceRun) -> list[str]:
+    """The same of a run that left a checkpoint and told its losses."""
+    found = [] if list(losses) == list(expected.losses) else ["losses"]
+    rows = rows_of(open_checkpoint(directory))
+    dense = safetensors.numpy.load_file(directory / "dense.safetensors")
     found += [f"row {name}" for name in sorted(rows.keys() ^ expected.records.keys())]
     for name, record in expected.records.items():
         if name in rows and np.asarray(record).tobytes() != rows[name].tobytes():
