@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import gather_rows
 from bagpipe.config import DataConfig, Job, JobSpec, Metadata, RowOptimizer, TrainerConfig
 from bagpipe.errors import ConfigError
@@ -270,9 +271,9 @@ class BagCache:
             return None
         self._batch = _Batch(step, self._members.topology.layout.groups[0])
         return {
-            "dense_x": torch.from_numpy(np.array(step.plan.dense_BF)),
+            "dense_x": aligned(step.plan.dense_BF),
             "sparse_vector": self._batch.ids,
-            "target": torch.from_numpy(np.array(step.plan.labels_BL)),
+            "target": aligned(step.plan.labels_BL),
         }
 
 

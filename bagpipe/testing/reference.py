@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional
 
 from bagpipe.batch import Batch, Floats, Keys, SparseBlock
+from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings
 from bagpipe.config import JobSpec, RowOptimizer
 from bagpipe.embedding.initial import initial_rows, row_scale
@@ -85,8 +86,8 @@ def _backward(model: nn.Module, share: Batch, tables: list["_Rows"], num_example
         for rows, leaf, k, block in zip(tables, leaves, keys, share.sparse, strict=True)
     ]
     model.zero_grad()
-    logits = model(torch.from_numpy(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
-    labels = torch.from_numpy(share.labels_BL)
+    logits = model(aligned(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
+    labels = aligned(share.labels_BL)
     loss = functional.binary_cross_entropy_with_logits(logits, labels) if len(labels) else logits.sum() * 0.0
     # The mean of the slices' means, weighted by their sizes, is the mean of the global batch.
     (loss * (share.num_examples * world_size / num_examples)).backward()
