@@ -16,23 +16,33 @@ next batch is asked for, or on `close`: so after the last batch too, and nothing
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from bagpipe.cache.aligned import aligned
-from bagpipe.cache.lookup import gather_rows
-from bagpipe.config import DataConfig, Job, JobSpec, Metadata, RowOptimizer, TrainerConfig
+from bagpipe.cache.ids import BatchIds
+from bagpipe.cache.lookup import SparseEmbeddings, gather_rows
+from bagpipe.config import (
+    DataConfig,
+    DenseOptimizer,
+    Job,
+    JobSpec,
+    Metadata,
+    RowOptimizer,
+    TrainerConfig,
+)
 from bagpipe.errors import ConfigError
-from bagpipe.net.messages import Finished, Wishes
-from bagpipe.plan import GroupPlan
-from bagpipe.tables import WidthGroup
+from bagpipe.modelconfig import ModelConfig
+from bagpipe.net.interfaces import listening_address
+from bagpipe.net.messages import Finished, Topology, Wishes
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import Step, open_pipeline
@@ -53,6 +63,34 @@ class BatchDict(TypedDict):
     """`[B, L]` float32."""
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What bringing in a batch's rows took. Counts are rows of this trainer, times are seconds."""
+
+    plans_ahead: int
+    """Batches after this one whose plans have arrived."""
+    fetched: int
+    waited: float
+    """For the plan, and for rows from the servers."""
+    taken_in: float
+    """The rest: values that came late from other trainers, and gathering."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What updating a batch's rows took, exchange with other trainers and write-back included."""
+
+    written_back: int
+    exchanged_now: int
+    """Gradients and values to and from other trainers that the next batch needs."""
+    exchanged_later: int
+    """Values that travel under the next batch's compute."""
+    synced: float
+    """Seconds waited for gradients and values of other trainers."""
+    updated: float
+    """Seconds of everything else but handing rows to the servers."""
+
+
 def init_cache(
     *,
     lookahead_value: int = 200,
@@ -71,12 +109,15 @@ def init_cache(
     logger: logging.Logger = log,
     job: str = "bagpipe",
     attempt: int = 0,
+    steps: int | None = None,
+    model: ModelConfig | None = None,
+    dense_optimizer: DenseOptimizer | None = None,
 ) -> "BagCache":
     """Join a running job as a trainer; returns once every role is there.
 
     Args:
         lookahead_value: batches the oracle looks ahead. The oracle's own setting holds; a different
-            value here is logged.
+            value here is logged. 1 is the original's word for no cache at all.
         emb_size: width of every embedding table.
         ln_emb: rows of each table; empty: as the job says.
         cache_size: rows this trainer may hold; never exceeded.
@@ -91,6 +132,10 @@ def init_cache(
         trainer_world_size: number of trainers; None: `world_size - 2`, one oracle and one server.
         ragged: accepted, without effect: the data tells whether features have several lookups.
         job, attempt: the oracle's.
+        steps: batches that this loop will take; the job ends after them, with a checkpoint. None: as the
+            oracle's job says.
+        model, dense_optimizer: what the dense part is and is trained with, for the checkpoint: it lets
+            `bagpipe evaluate` rebuild it. None: not told.
 
     Raises:
         ConfigError: an argument is wrong or disagrees with the job.
@@ -107,6 +152,9 @@ def init_cache(
         cache_rows=cache_size,
         lookahead=lookahead_value,
         optimizer=row_optimizer(emb_optim, emb_optim_params or {}),
+        steps=steps,
+        model=model,
+        dense_optimizer=dense_optimizer,
     )
     described = Job(
         metadata=Metadata(name=job), spec=JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers))
@@ -160,7 +208,10 @@ class BagCache:
     def __init__(
         self, job: Job, wishes: Wishes, *, device: torch.device, rank: int, attempt: int, logger: logging.Logger
     ) -> None:
-        self._batch: _Batch | None = None
+        self._step: Step | None = None
+        self._ids: BatchIds | None = None
+        self._begun: Begun | None = None
+        self._ended: Ended | None = None
         self._loss: float | None = None
         self._stack = ExitStack()
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
@@ -168,7 +219,7 @@ class BagCache:
         joined = join(
             job,
             oracle=f"tcp://{host}:{port}",
-            bind=os.environ.get("BAGPIPE_BIND", "tcp://127.0.0.1:0"),
+            bind=os.environ.get("BAGPIPE_BIND") or f"tcp://{listening_address(host, int(port))}:0",
             advertise=None,
             rank=rank,
             attempt=attempt,
@@ -184,7 +235,7 @@ class BagCache:
             self._stack.close()
             raise
         used = self._members.topology.spec.lookahead
-        if used != wishes.lookahead:
+        if used != wishes.lookahead and (used, wishes.lookahead) != (0, 1):
             logger.info("lookahead_value %d has no effect: the oracle looks %s batches ahead", wishes.lookahead, used)
 
     def __enter__(self) -> Self:
@@ -211,6 +262,40 @@ class BagCache:
             raise StopIteration("no more batches: the run's steps or epochs are done")
         return batch
 
+    @property
+    def topology(self) -> Topology:
+        """What the oracle told this trainer: tables, the job with every `auto` resolved, numbers of features."""
+        return self._members.topology
+
+    @property
+    def begun(self) -> Begun | None:
+        """What bringing in the current batch took."""
+        return self._begun
+
+    @property
+    def ended(self) -> Ended | None:
+        """What updating the rows of the batch before took."""
+        return self._ended
+
+    @property
+    def first_example(self) -> int:
+        """Place of this slice's first example in the global batch."""
+        return self._current("first_example").plan.first_example
+
+    @property
+    def slice_weight(self) -> float:
+        """Factor of this slice's mean loss that makes the mean over trainers that of the global batch.
+
+        It is 1 but for a short batch that trainers cannot share evenly.
+        """
+        plan = self._current("slice_weight").plan
+        return int(plan.dense_BF.shape[0]) * self._members.world_size / plan.num_examples
+
+    def embeddings(self) -> SparseEmbeddings:
+        """The current batch's embeddings as `bagpipe.models` take them: pooled, by feature."""
+        step = self._current("embeddings")
+        return SparseEmbeddings.of(self.topology.layout, step.rows, step.plan.groups)
+
     def get_emb(self, ls_i: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
         """Embeddings of a batch's ids, connected to the rows for backward.
 
@@ -221,11 +306,11 @@ class BagCache:
         Raises:
             ConfigError: an id is not in this batch, or there are more lists than tables.
         """
-        if self._batch is None:
-            raise ConfigError("get_emb: there is no current batch; call next_batch first")
-        indices = self._batch.local_indices(ls_i)
+        step = self._current("get_emb")
+        assert self._ids is not None
+        indices = self._ids.local_indices(ls_i)
         # One lookup for all tables: each would sum a gradient as large as all of the batch's rows.
-        found_ND = gather_rows(self._batch.step.rows[0], np.concatenate([i.reshape(-1) for i in indices]))
+        found_ND = gather_rows(step.rows[0], np.concatenate([i.reshape(-1) for i in indices]))
         parts = torch.split(found_ND, [i.size for i in indices])
         return [part.view(*index.shape, -1) for part, index in zip(parts, indices, strict=True)]
 
@@ -243,9 +328,11 @@ class BagCache:
 
     def finish_batch(self) -> None:
         """Update the rows of the current batch now; `next_batch` and `close` do it otherwise."""
-        if self._batch is not None:
-            step, self._batch = self._batch.step, None
+        if self._step is not None:
+            step, self._step = self._step, None
+            begun = time.perf_counter()
             self._pipeline.finish(step, self._loss)
+            self._ended = _ended(step, time.perf_counter() - begun)
             self._loss = None
             if step.plan.checkpoint:
                 self._checkpointer.begin(step.plan)
@@ -260,6 +347,7 @@ class BagCache:
 
     def _advance(self) -> BatchDict | None:
         self.finish_batch()
+        begun = time.perf_counter()
         step = self._pipeline.next()
         while step is not None and not step.plan.training:
             # Evaluation needs a model, which only the caller has; the rows are read and that is all.
@@ -269,67 +357,38 @@ class BagCache:
             self._checkpointer.close()
             self._members.oracle.send(Finished(rank=self._members.rank))
             return None
-        self._batch = _Batch(step, self._members.topology.layout.groups[0])
+        self._step = step
+        self._begun = _begun(step, self._pipeline.plans_ahead, time.perf_counter() - begun)
+        self._ids = BatchIds(step.plan.groups[0], self._members.topology.layout.groups[0])
         return {
             "dense_x": aligned(step.plan.dense_BF),
-            "sparse_vector": self._batch.ids,
+            "sparse_vector": self._ids.ids,
             "target": aligned(step.plan.labels_BL),
         }
 
+    def _current(self, what: str) -> Step:
+        if self._step is None:
+            raise ConfigError(f"{what}: there is no current batch; call next_batch first")
+        return self._step
 
-class _Batch:
-    """The current step, and how its ids map to the rows at hand."""
 
-    def __init__(self, step: Step, group: WidthGroup) -> None:
-        self.step, self._group = step, group
-        self._plan: GroupPlan = step.plan.groups[0]
-        self._offsets = np.array(
-            [at for table, at in zip(group.tables, group.offsets, strict=True) for _ in table.feature_names], np.int64
-        )
-        keys_N = self._plan.keys_K[self._plan.inverse_N]
-        ids = [c - at for c, at in zip(self._columns(keys_N), self._offsets, strict=True)]
-        self.ids: torch.Tensor | list[torch.Tensor]
-        if self._plan.lengths_BT is None:
-            self.ids = torch.from_numpy(np.stack(ids))
-        else:
-            self.ids = [torch.from_numpy(i) for i in ids]
+def _begun(step: Step, plans_ahead: int, seconds: float) -> Begun:
+    waited = step.waits.get("plan", 0.0) + step.waits.get("fetch", 0.0)
+    fetched = sum(group.fetch_keys.size for group in step.plan.groups)
+    return Begun(plans_ahead, fetched, waited, max(seconds - waited, 0.0))
 
-    def local_indices(self, ids: "torch.Tensor | Sequence[Any]") -> list[npt.NDArray[np.int64]]:
-        """Where the rows of these ids lie among the step's distinct rows, feature by feature."""
-        if ids is self.ids:
-            return self._columns(self._plan.inverse_N.astype(np.int64))
-        if len(ids) > self._offsets.size:
-            raise ConfigError(f"get_emb: {len(ids)} lists of ids for {self._offsets.size} sparse features")
-        order = np.argsort(self._plan.keys_K)
-        return [self._search(feature, np.asarray(wanted, np.int64), order) for feature, wanted in enumerate(ids)]
 
-    def _columns(self, values_N: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-        """Per-lookup values feature by feature: `[B]`, or `[B, k]` where bags have k lookups each."""
-        lengths = self._plan.lengths_BT
-        if lengths is None:
-            return list(np.ascontiguousarray(values_N.reshape(-1, self._offsets.size).T))
-        ends = np.concatenate(([0], lengths.reshape(-1).cumsum()))
-        columns = []
-        for feature, name in enumerate(self._group.feature_names):
-            k = int(lengths[0, feature]) if lengths.shape[0] else 0
-            if (lengths[:, feature] != k).any():
-                raise ConfigError(
-                    f"feature {name} has bags of different lengths in one batch, and this API's ids are rectangular; "
-                    "pad them in the data, or train a model of your own with `bagpipe run`"
-                )
-            starts = ends[np.arange(lengths.shape[0]) * self._offsets.size + feature]
-            columns.append(values_N[starts[:, None] + np.arange(k)])
-        return columns
-
-    def _search(self, feature: int, ids: npt.NDArray[np.int64], order: npt.NDArray[np.intp]) -> npt.NDArray[np.int64]:
-        keys_K, wanted = self._plan.keys_K, ids + self._offsets[feature]
-        at = np.minimum(np.searchsorted(keys_K, wanted, sorter=order), keys_K.size - 1)
-        local = order[at]
-        if not np.array_equal(keys_K[local], wanted):
-            strange = ids[keys_K[local] != wanted].reshape(-1)[0]
-            name = self._group.feature_names[feature]
-            raise ConfigError(
-                f"get_emb: id {strange} of feature {name} is not in this batch; pass ids of the current one"
-            )
-        found: npt.NDArray[np.int64] = local.astype(np.int64, copy=False)
-        return found
+def _ended(step: Step, seconds: float) -> Ended:
+    groups, waits = step.plan.groups, step.waits
+    transfers = [transfer for group in groups for transfer in (group.send, group.receive)]
+    now = [lists for group in groups for lists in (group.grad_send, group.grad_recv)]
+    now += [lists for t in transfers for lists in (t.eager_values, t.eager_records)]
+    later = [lists for t in transfers for lists in (t.deferred_values, t.deferred_records)]
+    synced = waits.get("gradients", 0.0) + waits.get("values", 0.0)
+    return Ended(
+        written_back=sum(group.evict_keys.size for group in groups),
+        exchanged_now=sum(lists.values.size for lists in now),
+        exchanged_later=sum(lists.values.size for lists in later),
+        synced=synced,
+        updated=max(seconds - synced - waits.get("write_back", 0.0), 0.0),
+    )

@@ -1,37 +1,76 @@
 #!/usr/bin/env bash
-# End-to-end tests from nothing: a cluster (the plain kit given by $KIT, else kind), images built and loaded,
-# the chart installed, tests run, everything taken away again. KEEP=1 leaves the cluster up.
+# End-to-end tests from nothing: a cluster, images built and loaded, the chart installed, tests run, everything taken
+# away again. KEEP=1 leaves the cluster up.
+#
+#   KIT=path      the cluster's script: `plain` (processes) or `kind` by what its `up` takes; none: kind and Docker
+#   BUILDER=path  builds and saves images as `docker build` and `docker save` do
+#   ARGS=...      further arguments for pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."
-: "${PYTHON:=python3}" "${BUILDER:=docker}" "${KIT:=}"
+: "${PYTHON:=python3}" "${BUILDER:=docker}" "${KIT:=}" "${ARGS:=}"
 work=$(mktemp -d)
 names=(bagpipe-server:0.1.0 bagpipe-trainer:0.1.0 bagpipe-operator:0.1.0 bagpipe-standin:3)
+finish() { [ -n "${KEEP:-}" ] || down || true; rm -rf "$work"; }
+say() { echo "== $(date +%T) $*"; }
 
-if [ -n "$KIT" ]; then
+kueue=
+if [ -n "$KIT" ] && "$KIT" up --help | grep -q apiserver-arg; then
   KIT=$(realpath "$KIT")
-  "$KIT" up
+  down() { "$KIT" down; }
+  load() { "$BUILDER" save "$1" "$work/image.tar"; "$KIT" load "$work/image.tar" >/dev/null; rm -f "$work/image.tar"; }
+  trap finish EXIT
+  "$KIT" down 2>/dev/null || true
+  cp tools/e2e-audit.yaml "$work/audit.yaml"
+  "$KIT" up --apiserver-arg=--audit-policy-file="$work/audit.yaml" --apiserver-arg=--audit-log-path="$work/audit.log" \
+    --apiserver-arg=--audit-log-mode=blocking
   eval "$("$KIT" env)"
-  export BAGPIPE_E2E_KIT=$KIT
+  export BAGPIPE_E2E_MACHINES="kit $KIT" BAGPIPE_E2E_AUDIT=$work/audit.log
+  kueue=1
+elif [ -n "$KIT" ]; then
+  KIT=$(realpath "$KIT")
   down() { "$KIT" down; }
   load() { "$BUILDER" save "$1" "$work/image.tar"; "$KIT" load "$work/image.tar"; rm -f "$work/image.tar"; }
+  trap finish EXIT
+  "$KIT" up
+  eval "$("$KIT" env)"
+  export BAGPIPE_E2E_MACHINES=kind BAGPIPE_E2E_NO_NETPOL=1
 else
-  kind create cluster --name bagpipe-e2e --kubeconfig "$work/kubeconfig" --wait 120s
-  export KUBECONFIG=$work/kubeconfig
+  for tool in kind docker kubectl helm; do
+    command -v "$tool" >/dev/null || { echo "error: make e2e needs $tool (or KIT=, a script that brings a cluster up)" >&2; exit 1; }
+  done
   down() { kind delete cluster --name bagpipe-e2e; }
   load() { kind load docker-image --name bagpipe-e2e "$1"; }
+  trap finish EXIT
+  kind create cluster --name bagpipe-e2e --config tools/e2e-kind.yaml --kubeconfig "$work/kubeconfig" --wait 120s
+  export KUBECONFIG=$work/kubeconfig BAGPIPE_E2E_MACHINES=kind
 fi
-finish() { [ -n "${KEEP:-}" ] || down; rm -rf "$work"; }
-trap finish EXIT
 
+say "images"
+[ "$BUILDER" = docker ] || "$BUILDER" up  # An engine of its own.
 make images BUILDER="$BUILDER"
 for name in "${names[@]}"; do load "$name"; done
+
+say "chart"
 kubectl create namespace bagpipe-system
 kubectl label namespace bagpipe-system pod-security.kubernetes.io/enforce=restricted
 helm install bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=3 --wait --timeout 120s
 helm test bagpipe --namespace bagpipe-system --timeout 90s
-CI=${CI:-true} BAGPIPE_E2E_PYTHON=$PYTHON "$PYTHON" -m pytest -q tests/e2e
-kubectl delete bagpipejobs --all --all-namespaces
+
+say "tests"
+export BAGPIPE_E2E_PYTHON=$PYTHON
+# shellcheck disable=SC2086
+"$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py tests/e2e $ARGS
+
+if [ -n "$kueue" ] && [ -z "$ARGS" ]; then
+  say "Kueue"
+  "$KIT" addon kueue
+  helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=3,kueue.enabled=true --wait --timeout 120s
+  "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used
+fi
+
+say "uninstalling"
+kubectl delete bagpipejobs --all --all-namespaces --wait
 helm uninstall bagpipe --namespace bagpipe-system --wait
 kubectl delete crd bagpipejobs.bagpipe.dev
-left=$(kubectl get clusterroles,clusterrolebindings -o name | grep bagpipe || true)
-[ -z "$left" ] || { echo "left behind: $left" >&2; exit 1; }
+tools/e2e_leftovers.sh
+say "nothing of Bagpipe is left in the cluster"

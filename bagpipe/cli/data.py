@@ -1,28 +1,76 @@
-"""`bagpipe data prepare|describe`: raw logs to Parquet, and what is in them."""
+"""`bagpipe data prepare|describe`: raw logs to Parquet or to the paper's files, and what is in them."""
 
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bagpipe.cli.options import JobFile, Overrides
 
+if TYPE_CHECKING:
+    from bagpipe.config import JobSpec
+
 app = typer.Typer(help="Prepare and describe training data.", no_args_is_help=True)
+
+JOB_SUFFIXES = (".yaml", ".yml")
 
 
 @app.command("prepare")
 def prepare(
-    job: JobFile,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write Parquet to.", show_default=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="JOB", help="Job file, or the raw logs themselves.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.", show_default=False)],
     overrides: Overrides = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    kind: Annotated[
+        Literal["parquet", "kaggle-json", "fgcnn-json", "caser-json"],
+        typer.Option("--format", help="Parquet, or one of the paper's text formats with its emb_table_info.txt."),
+    ] = "parquet",
+    parts: Annotated[
+        int | None,
+        typer.Option("--parts", min=1, help="Text formats: cut into so many files part_0.txt, ...", show_default=False),
+    ] = None,
+    sequence: Annotated[int, typer.Option("--sequence", min=1, help="caser-json: items of a sequence.")] = 10,
+    targets: Annotated[int, typer.Option("--targets", min=1, help="caser-json: items to predict.")] = 3,
+    negatives: Annotated[int, typer.Option("--negatives", min=1, help="caser-json: items not seen.")] = 3,
 ) -> None:
-    """Turn the job's raw logs into Parquet with row numbers, bins and table sizes; memory stays small."""
-    from bagpipe.configfile import load_job
+    """Turn raw logs into Parquet with row numbers, bins and table sizes, or into the paper's own files."""
+    spec = _spec(source, overrides or ())
+    if kind == "parquet":
+        _parquet(spec, out, overwrite=overwrite)
+        return
+    from bagpipe.data.paper_formats import FILE_NAMES, Sequences, write_paper_format
+
+    written = write_paper_format(
+        spec.data,
+        kind,
+        out,
+        seed=spec.seed,
+        parts=parts,
+        sequences=Sequences(sequence, targets, negatives),
+        overwrite=overwrite,
+    )
+    name = FILE_NAMES[kind] if parts is None else f"part_0.txt to part_{parts - 1}.txt"
+    typer.echo(f"{out / name}: {written.examples:,} examples, {len(written.table_sizes)} tables")
+
+
+def _spec(source: Path, overrides: Sequence[str]) -> "JobSpec":
+    """A job file's, or that of a job over these raw logs."""
+    from bagpipe.configfile import load_job, parse_job
+
+    if source.suffix in JOB_SUFFIXES:
+        return load_job(source, overrides).spec
+    # JSON is YAML, and quotes any path.
+    return parse_job(json.dumps({"spec": {"data": {"path": str(source)}}}), str(source), overrides).spec
+
+
+def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool) -> None:
     from bagpipe.data.prepare import prepare as write
 
-    spec = load_job(job, overrides or ()).spec
     prepared = write(
         spec.data,
         out,

@@ -14,6 +14,7 @@ import typer
 
 from bagpipe.cli import checkpoint, data, evaluate, experiment, export, job, oracle, plan, run, server, trainer, version
 from bagpipe.errors import BagpipeError, ExitCode
+from bagpipe.kernels import unpack_kernels
 
 INTERRUPTED = 130
 # typer is built on click, its own copy or the installed one; either way this is the class it raises.
@@ -48,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run_command(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
+    unpack_kernels()
     try:
         result = typer.main.get_command(app)(list(argv), prog_name="bagpipe", standalone_mode=False)
         return result if isinstance(result, int) else ExitCode.DONE

@@ -42,6 +42,13 @@ def stop_flag() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def until_stopped(stop: Callable[[], bool]) -> None:
+    """Nothing left to do but to be there until SIGTERM comes; for a supervisor that restarts whatever ends."""
+    pause = threading.Event()
+    while not stop():
+        pause.wait(0.2)
+
+
 def load_role(job_file: Path, run_dir: Path) -> Job:
     """The job, and a run directory that exists.
 

@@ -15,9 +15,12 @@ def server(
     attempt: Attempt = 0,
     bind: Bind = ANY_LOCAL,
     advertise: Advertise = None,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="When the job is done, wait for SIGTERM: a StatefulSet would start it again.")
+    ] = False,
 ) -> None:
     """Serve one shard of the embedding tables for one attempt of a job."""
-    from bagpipe.cli.role import check_index, checkpoint_root, load_role, log_to_stderr, stop_flag
+    from bagpipe.cli.role import check_index, checkpoint_root, load_role, log_to_stderr, stop_flag, until_stopped
     from bagpipe.embedding.server import run_server
 
     log_to_stderr(f"server {shard}")
@@ -30,8 +33,6 @@ def server(
             bind=bind,
             advertise=advertise,
             shard=shard,
-            num_servers=spec.servers.replicas,
-            num_trainers=spec.trainers.replicas,
             job=loaded.metadata.name,
             attempt=attempt,
             data_dir=run_dir / "servers" / str(shard),
@@ -40,3 +41,5 @@ def server(
             transport=spec.transport,
             stop=stop,
         )
+        if stay:
+            until_stopped(stop)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bagpipe.config import DataConfig
+from bagpipe.data.caserlines import CaserLines
 from bagpipe.data.files import InputFile, read_head
 from bagpipe.data.jsonlines import JsonLines
 from bagpipe.data.prepared import PreparedInfo
@@ -17,7 +18,7 @@ from bagpipe.data.synthetic import SyntheticLogs
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
 
-Format = Literal["criteo-tsv", "criteo-json", "avazu-csv", "parquet", "synthetic"]
+Format = Literal["criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic"]
 Encoding = Literal["hash", "vocabulary", "ids"]
 PARQUET_MAGIC = b"PAR1"
 _EXPECTED = "expected text, or Parquet made by `bagpipe data prepare`"
@@ -98,6 +99,8 @@ def open_raw(data: DataConfig, found: Format, files: tuple[InputFile, ...], seed
         return AvazuText.open(files, skip_bad=skip)
     if found == "criteo-json":
         return JsonLines.open(files, skip_bad=skip)
+    if found == "caser-json":
+        return CaserLines.open(files, skip_bad=skip)
     return SyntheticLogs(data.synthetic, seed)
 
 

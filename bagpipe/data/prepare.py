@@ -72,7 +72,7 @@ def prepare(
     if found == "parquet":
         raise ConfigError(f"{files[0].name}: prepared already; name the raw logs in data.path")
     raw = open_raw(data, found, files, seed)
-    with _replacing(out) as folder:
+    with replacing(out) as folder:
         result = _Preparation(data, found, raw, tuple(tables), progress or (lambda stage, fraction: None)).write(folder)
     return Prepared(out, result[0], result[1])
 
@@ -273,7 +273,7 @@ def _writing(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
+def replacing(out: Path) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its name if the body succeeds, and vanishes if not."""
     temporary: Path | None = None
     try:

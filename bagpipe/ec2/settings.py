@@ -72,8 +72,7 @@ def launch_config(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> La
         ConfigError: names the field and the remedy.
     """
     kinds: dict[str, Callable[[Any], Any]] = {
-        field.name: type(field.default)  # type: ignore[misc]
-        for field in dataclasses.fields(LaunchConfig)
+        field.name: type(field.default) for field in dataclasses.fields(LaunchConfig)
     }
     values = dict(given)
     for override in overrides:

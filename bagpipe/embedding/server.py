@@ -66,19 +66,26 @@ def run_server(
     bind: str,
     advertise: str | None,
     shard: int,
-    num_servers: int,
-    num_trainers: int,
     job: str,
     attempt: int,
     data_dir: Path,
     storage: Literal["file", "memory"],
-    checkpoint_dir: Path,
+    checkpoint_dir: Path | None,
     transport: TransportConfig,
     stop: Callable[[], bool],
+    by_worker_id: bool = False,
+    accept: Callable[[Topology], None] = lambda topology: None,
 ) -> None:
     """Serve one shard for one attempt.
 
+    Args:
+        shard: number of this shard; with `by_worker_id` any number that differs from the other servers':
+            the oracle counts the shards in that order.
+        checkpoint_dir: None: where the oracle says.
+        accept: looks at the topology before anything is served; raises what it does not like.
+
     Raises:
+        ConfigError: `accept` refused.
         PeerLost: the oracle is gone, or the job did not begin in time.
         CheckpointError: the checkpoint cannot be loaded.
         StorageError: the disk is full.
@@ -89,21 +96,30 @@ def run_server(
         endpoint = advertise or listener.endpoint
         kept = data_dir if storage == "file" else None
         fresh = kept is None or not holds_rows(kept, job=job, attempt=attempt)
-        hello = Hello(job=job, attempt=attempt, role="server", index=shard, endpoint=endpoint, fresh=fresh)
+        hello = Hello(
+            job=job,
+            attempt=attempt,
+            role="server",
+            index=shard,
+            by_worker_id=by_worker_id,
+            endpoint=endpoint,
+            fresh=fresh,
+        )
         topology = register(to_oracle, hello, startup_seconds=transport.startup_seconds, stop=stop)
+        accept(topology)
         held = Shard.open(
             topology,
             Header(
                 job=job,
                 attempt=attempt,
-                shard=shard,
-                num_shards=num_servers,
-                num_trainers=num_trainers,
+                shard=topology.servers.index(endpoint) if by_worker_id else shard,
+                num_shards=len(topology.servers),
+                num_trainers=len(topology.trainers),
                 record_widths=_record_widths(topology),
                 layout_digest=layout_digest(topology.layout),
             ),
             directory=kept,
-            checkpoint_dir=checkpoint_dir,
+            checkpoint_dir=checkpoint_dir or Path(topology.checkpoint_dir),
         )
         server = EmbeddingServer(held, listener, to_oracle, structs.replace(hello, fresh=False), transport)
         try:

@@ -10,7 +10,8 @@ from typing import Literal
 import msgspec
 
 from bagpipe.batch import Cursor
-from bagpipe.config import JobSpec, RowOptimizer
+from bagpipe.config import DenseOptimizer, JobSpec, RowOptimizer
+from bagpipe.modelconfig import ModelConfig
 from bagpipe.tables import TableLayout
 
 PROTOCOL_VERSION = 1
@@ -31,6 +32,8 @@ class Hello(Message, kw_only=True):
     role: Role
     index: int
     """Shard of a server, rank of a trainer."""
+    by_worker_id: bool = False
+    """Servers: `index` is a number that only orders them; the oracle counts the shards."""
     endpoint: str = ""
     """Where this role listens, as others reach it."""
     dense_endpoint: str = ""
@@ -53,6 +56,11 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     cache_rows: int
     lookahead: int
     optimizer: RowOptimizer | None
+    steps: int | None = None
+    """Batches the caller will take; None: as the job says."""
+    model: ModelConfig | None = None
+    dense_optimizer: DenseOptimizer | None = None
+    """What the caller trains the dense part with, for whoever loads the checkpoint; None: not told."""
 
 
 class Refused(Message, kw_only=True):

@@ -60,7 +60,7 @@ class Context:
 
     def __init__(self, transport: TransportConfig) -> None:
         self.transport = transport
-        self._keys = CurveKeys.load(_curve_dir()) if transport.security == "curve" else None
+        self._keys = _keys(transport)
         self._zmq = zmq.Context()
         self._open: list[Listener | Connection] = []
         self._guard = self._keys.guard(self._zmq) if self._keys is not None else None
@@ -123,11 +123,13 @@ class Context:
         return socket
 
 
-def _curve_dir() -> Path:
+def _keys(transport: TransportConfig) -> CurveKeys | None:
     directory = os.environ.get(CURVE_DIR)
+    if transport.security == "plain" or (transport.security == "auto" and not directory):
+        return None
     if not directory:
         raise ConfigError(f"spec.transport.security is curve, but ${CURVE_DIR} is not set; point it at the job's keys")
-    return Path(directory)
+    return CurveKeys.load(Path(directory))
 
 
 class _Socket:

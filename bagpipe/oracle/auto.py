@@ -4,7 +4,7 @@ The choice never changes results (contract X1), only speed and memory.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -14,6 +14,9 @@ from bagpipe.embedding.record import record_width
 from bagpipe.errors import ConfigError
 from bagpipe.net.messages import Wishes
 from bagpipe.tables import TableLayout
+
+Widths = Callable[[int], Sequence[int]]
+"""The width of every table, in the job's order, given the trainers' `emb_size`."""
 
 DEFAULT_LOOKAHEAD = 200
 """The paper's setting: beyond it, Criteo's fetch rate hardly falls."""
@@ -61,11 +64,11 @@ def resolve(spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int]) -> R
     return Resolved(lookahead, shares, "cacheRows as given, divided over widths by their number of features")
 
 
-def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> JobSpec:
+def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], *, adopted: bool = False) -> JobSpec:
     """Complete the job with what `init_cache` was called with.
 
     The caller's optimizer and cache size replace the job's; tables must agree, because data and
-    servers follow the job. The oracle's own lookahead holds.
+    servers follow the job. The oracle's own lookahead holds. With `adopted` widths are theirs already.
 
     Raises:
         ConfigError: trainers disagree with each other or with the job's tables.
@@ -73,7 +76,7 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> JobSp
     if not wishes:
         return spec
     first = wishes[0]
-    if len(layout.groups) != 1:
+    if len(layout.groups) != 1 and not adopted:
         raise ConfigError("init_cache: the job's tables differ in width, but this API has one emb_size")
     if any(w.optimizer != first.optimizer for w in wishes):
         raise ConfigError("init_cache: trainers passed different emb_optim or emb_optim_params; pass the same on each")
@@ -84,15 +87,36 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes]) -> JobSp
             raise ConfigError(
                 f"init_cache: ln_emb is {list(wish.table_sizes)}, but the job's tables have {list(sizes)} rows"
             )
-        if dims != {wish.embedding_dim}:
+        if wish.embedding_dim != first.embedding_dim or (dims != {wish.embedding_dim} and not adopted):
             raise ConfigError(
                 f"init_cache: emb_size is {wish.embedding_dim}, but the job's tables have width {sorted(dims)}"
             )
     embedding = spec.embedding
     if first.optimizer is not None:
         embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)
-    rows = min(w.cache_rows for w in wishes)
-    return msgspec.structs.replace(spec, embedding=embedding, cache_rows=rows)
+    steps = [n for n in (spec.steps, *(w.steps for w in wishes)) if n is not None]
+    return msgspec.structs.replace(
+        spec,
+        embedding=embedding,
+        cache_rows=min(w.cache_rows for w in wishes),
+        steps=min(steps, default=None),
+        model=first.model or spec.model,
+        optimizer=first.dense_optimizer or spec.optimizer,
+    )
+
+
+def adopt_widths(
+    spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], widths: Widths
+) -> tuple[JobSpec, TableLayout]:
+    """The job and its tables, as wide as the first trainer says: for an oracle that was not told a width."""
+    if not wishes:
+        return spec, layout
+    wide = [
+        msgspec.structs.replace(table, embedding_dim=width)
+        for table, width in zip(layout.tables, widths(wishes[0].embedding_dim), strict=True)
+    ]
+    embedding = msgspec.structs.replace(spec.embedding, tables=tuple(wide))
+    return msgspec.structs.replace(spec, embedding=embedding), TableLayout.of(wide)
 
 
 def _divide(total: int, weights: Sequence[int]) -> tuple[int, ...]:

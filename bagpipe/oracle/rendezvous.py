@@ -35,13 +35,15 @@ class Rendezvous:
         places, count = (
             (self.servers, self.num_servers) if hello.role == "server" else (self.trainers, self.num_trainers)
         )
-        if hello.role not in ("server", "trainer") or not 0 <= hello.index < count:
+        known = places.get(hello.index)
+        # Servers that do not know their shard are numbered in the order of their worker ids.
+        room = (known is not None or len(places) < count) if hello.by_worker_id else hello.index < count
+        if hello.role not in ("server", "trainer") or hello.index < 0 or not room:
             return Refused(
                 reason=f"{hello.role} {hello.index} registered, but the job has {self.num_servers} servers and "
                 f"{self.num_trainers} trainers; start each role with the job file of this job",
                 exit_code=ExitCode.BAD_CONFIG,
             )
-        known = places.get(hello.index)
         if known is not None and known.endpoint != hello.endpoint:
             return Refused(
                 reason=f"{hello.role} {hello.index} is already registered at {known.endpoint}; "
@@ -66,12 +68,15 @@ class Rendezvous:
 
     def missing(self) -> str:
         """The roles not seen yet, for people."""
-        names = [f"server {i}" for i in range(self.num_servers) if i not in self.servers]
+        if any(hello.by_worker_id for hello in self.servers.values()):
+            names = ["a server"] * (self.num_servers - len(self.servers))
+        else:
+            names = [f"server {i}" for i in range(self.num_servers) if i not in self.servers]
         names += [f"trainer {i}" for i in range(self.num_trainers) if i not in self.trainers]
         return ", ".join(names) or "none"
 
     def server_endpoints(self) -> tuple[str, ...]:
-        return tuple(self.servers[i].endpoint for i in range(self.num_servers))
+        return tuple(hello.endpoint for _, hello in sorted(self.servers.items()))
 
     def trainer_endpoints(self) -> tuple[str, ...]:
         return tuple(self.trainers[i].endpoint for i in range(self.num_trainers))

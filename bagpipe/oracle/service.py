@@ -38,7 +38,7 @@ from bagpipe.net.messages import (
 )
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
-from bagpipe.oracle.auto import Resolved, grant, resolve
+from bagpipe.oracle.auto import Resolved, Widths, adopt_widths, grant, resolve
 from bagpipe.oracle.outbox import Outbox
 from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
@@ -62,8 +62,11 @@ def run_oracle(
     checkpoint: Path | None,
     stop: Callable[[], bool],
     echo: TextIO | None = None,
+    widths: Widths | None = None,
 ) -> None:
     """Run one attempt of a job to its end; `echo` gets a copy of every progress record.
+
+    With `widths` the job's own widths only tell which tables share one: the trainers' `emb_size` gives them all.
 
     Raises:
         Stopped: the trainers were asked to stop and a checkpoint was planned.
@@ -72,7 +75,7 @@ def run_oracle(
     """
     with Context(job.spec.transport) as context, context.listen(bind) as listener:
         reporter = Reporter(run_dir, world_size=job.spec.trainers.replicas, log_every=job.spec.log_every, echo=echo)
-        oracle = Oracle(job, listener, reporter, run_dir, attempt, checkpoint, stop)
+        oracle = Oracle(job, listener, reporter, run_dir, attempt, checkpoint, stop, widths)
         try:
             oracle.run()
         except BagpipeError as error:
@@ -94,7 +97,9 @@ class Oracle:
         attempt: int,
         checkpoint: Path | None,
         stop: Callable[[], bool],
+        widths: Widths | None = None,
     ) -> None:
+        self.widths = widths
         self.job, self.spec, self.attempt, self.checkpoint = job, job.spec, attempt, checkpoint
         self.listener, self.reporter, self.run_dir, self.stop = listener, reporter, run_dir, stop
         self.rendezvous = Rendezvous(job.spec.servers.replicas, job.spec.trainers.replicas)
@@ -162,13 +167,16 @@ class Oracle:
                     f"{self.spec.transport.startup_seconds:g} s; look at their logs"
                 )
         trainers = list(self.rendezvous.trainers.values())
-        self.spec = grant(self.spec, dataset.layout, [t.wishes for t in trainers if t.wishes])
-        resolved = resolve(self.spec, dataset.layout, [t.cache_bytes for t in trainers])
+        wishes, layout = [t.wishes for t in trainers if t.wishes], dataset.layout
+        if self.widths is not None:
+            self.spec, layout = adopt_widths(self.spec, layout, wishes, self.widths)
+        self.spec = grant(self.spec, layout, wishes, adopted=self.widths is not None)
+        resolved = resolve(self.spec, layout, [t.cache_bytes for t in trainers])
         self._topology = Topology(
             servers=self.rendezvous.server_endpoints(),
             trainers=self.rendezvous.trainer_endpoints(),
             dense_endpoint=self.rendezvous.trainers[0].dense_endpoint,
-            layout=dataset.layout,
+            layout=layout,
             spec=msgspec.structs.replace(self.spec, lookahead=resolved.lookahead),
             num_dense=dataset.num_dense,
             num_labels=dataset.num_labels,

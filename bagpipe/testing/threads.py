@@ -85,8 +85,6 @@ def run_in_threads(
             bind="tcp://127.0.0.1:0",
             advertise=None,
             shard=shard,
-            num_servers=spec.servers.replicas,
-            num_trainers=spec.trainers.replicas,
             job=job.metadata.name,
             attempt=attempt,
             data_dir=run_dir / "servers" / str(shard),

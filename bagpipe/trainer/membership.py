@@ -34,7 +34,7 @@ class Membership:
     servers: EmbeddingClient
     peers: PeerExchange
     process_group: dist.ProcessGroup | None
-    """None with one trainer: there is nothing to reduce."""
+    """None with one trainer, which has nothing to reduce, and for the Python API."""
 
     @property
     def world_size(self) -> int:
@@ -60,7 +60,8 @@ def join(
         listener = stack.enter_context(context.listen(bind))
         to_oracle = stack.enter_context(context.connect(oracle, peer="oracle"))
         endpoint = advertise or listener.endpoint
-        store = _dense_store(job, rank, endpoint)
+        # Who uses the Python API brings a process group of their own.
+        store = _dense_store(job, rank, endpoint) if wishes is None else None
         hello = Hello(
             job=job.metadata.name,
             attempt=attempt,
@@ -102,7 +103,7 @@ def join(
             peers=PeerExchange(
                 listener, peers, rank=rank, attempt=attempt, deadline_seconds=job.spec.transport.step_seconds
             ),
-            process_group=_process_group(topology, store, rank, device, job),
+            process_group=_process_group(topology, store, rank, device, job) if wishes is None else None,
         )
 
 

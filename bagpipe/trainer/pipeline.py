@@ -106,6 +106,11 @@ class StepPipeline:
         self.next_step += 1
         return step
 
+    @property
+    def plans_ahead(self) -> int:
+        """Steps not begun whose plans have arrived."""
+        return len(self._plans)
+
     def _ask_for_plans(self) -> None:
         step = self.next_step + len(self._plans)
         self.oracle.send(NeedPlans(rank=self.rank, step=step, credit=self.depth + 1, done=self._finished))

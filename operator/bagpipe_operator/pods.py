@@ -141,7 +141,8 @@ def argv(job: Job, role: Role, attempt: int) -> list[str]:
     where = ["--oracle", names.oracle_address(job.name, job.namespace)]
     where += ["--advertise", names.advertised(job.name, job.namespace, role, attempt)]
     index = ["--shard", "$(POD_INDEX)"] if role is Role.SERVER else ["--rank", "$(JOB_COMPLETION_INDEX)"]
-    return [role.value, *common, *where, *index, *number]
+    stay = ["--stay"] if role is Role.SERVER else []  # The StatefulSet restarts what ends, also what ended well.
+    return [role.value, *common, *where, *index, *number, *stay]
 
 
 def _image(role: Role, section: Raw, profile: Profile, settings: Settings) -> str:
@@ -167,7 +168,7 @@ def _field(path: str) -> dict[str, Any]:
 
 
 def uses_curve(job: Job) -> bool:
-    return bool((job.spec.get("transport") or {}).get("security", "plain") == "curve")
+    return bool((job.spec.get("transport") or {}).get("security", "auto") != "plain")
 
 
 def _shm_size(role: Role, section: Raw, profile: Profile) -> str | None:

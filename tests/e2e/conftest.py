@@ -1,18 +1,25 @@
 """End-to-end tests: any cluster that `$KUBECONFIG` names, with the chart installed and the images loaded.
 
 `make e2e` brings a cluster up and sets the environment:
-    BAGPIPE_E2E_STANDIN   image of tests/e2e/standin (stands in for the roles where the operator alone is tested)
-    BAGPIPE_E2E_SERVER, BAGPIPE_E2E_TRAINER   the real images
-    BAGPIPE_E2E_KIT       the plain cluster's script, for tests that stop nodes and the API server
-Without a cluster these tests are skipped; under CI=true that is a failure.
+    BAGPIPE_E2E_PYTHON    interpreter with bagpipe[trainer,cluster]: the local run that clusters are compared with
+    BAGPIPE_E2E_MACHINES  how its machines are stopped: `kit PATH` (the plain cluster's script) or `kind`
+    BAGPIPE_E2E_AUDIT     the API server's audit log, JSON lines, where it writes one (tools/e2e-audit.yaml)
+    BAGPIPE_E2E_KUEUE     1 once Kueue is installed and `kueue.enabled` is set in the chart
+    BAGPIPE_E2E_IMAGES    prefix and tag of the images, default `bagpipe-{}:0.1.0`
+Without a cluster these tests are skipped; under CI=true that is a failure, and so is every other skip.
 """
 
+import contextlib
+import datetime as dt
 import json
 import os
 import subprocess
+import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +27,10 @@ import yaml
 
 Raw = dict[str, Any]
 SYSTEM = "bagpipe-system"
+SAMPLES = Path(__file__).parent.parent.parent / "manifests" / "samples"
+STANDIN = "bagpipe-standin:3"
+STEPS = 2000
+MANIFESTS = "/etc/kubernetes/manifests"
 
 
 class Kube:
@@ -105,7 +116,7 @@ def standin(name: str, **spec: Any) -> Raw:
         **spec.pop("env", {}),
     }
     roles = {
-        "image": os.environ.get("BAGPIPE_E2E_STANDIN", "bagpipe-standin:3"),
+        "image": STANDIN,
         "terminationGracePeriodSeconds": 5,
         "env": [{"name": k, "value": str(v)} for k, v in env.items()],
         **spec.pop("allRoles", {}),
@@ -120,6 +131,99 @@ def standin(name: str, **spec: Any) -> Raw:
         **spec,
     }
     return {"apiVersion": "bagpipe.dev/v1alpha1", "kind": "BagpipeJob", "metadata": {"name": name}, "spec": body}
+
+
+def real(**spec: Any) -> Raw:
+    """The checkpointed sample on the real images, named `j`, long enough to be disturbed; its rows die with a pod."""
+    body: Raw = yaml.safe_load((SAMPLES / "checkpointed.yaml").read_text())
+    body["metadata"]["name"] = "j"
+    body["spec"] |= {"steps": STEPS, "logEvery": 50, "servers": {"replicas": 2}}
+    body["spec"]["checkpoint"] |= {"every": 200}
+    body["spec"]["runPolicy"] = {"nodeLostSeconds": 5, "backoffLimit": 3}
+    body["spec"]["allRoles"] = {"terminationGracePeriodSeconds": 20}
+    body["spec"] |= spec
+    return body
+
+
+def trained_here(body: Raw, directory: Path) -> Raw:
+    """`bagpipe run` of the same document on this machine; `export` holds the model as plain tensors."""
+    file = directory / "job.yaml"
+    file.write_text(yaml.safe_dump(body))
+    bagpipe = [os.environ.get("BAGPIPE_E2E_PYTHON", sys.executable), "-m", "bagpipe"]
+    run_dir = directory / "run"
+    command = [*bagpipe, "run", str(file), "--run-dir", str(run_dir)]
+    command += ["--set", f"spec.checkpoint.path={directory / 'checkpoints'}"]
+    subprocess.run(command, check=True, timeout=500, capture_output=True)
+    subprocess.run([*bagpipe, "export", str(run_dir), str(directory / "export")], check=True, capture_output=True)
+    summary: Raw = json.loads((run_dir / "summary.json").read_text())
+    return summary | {"export": str(directory / "export")}
+
+
+class Watcher(threading.Thread):
+    """Looks for two living trainers of one rank, all the time."""
+
+    def __init__(self, kube: Kube, name: str) -> None:
+        super().__init__(daemon=True)
+        self.kube, self.name, self.over = kube, name, threading.Event()
+        self.seen: list[list[str]] = []
+
+    def run(self) -> None:
+        while not self.over.wait(0.3):
+            try:
+                pods = self.kube.pods(self.name, "trainer")
+            except (AssertionError, subprocess.TimeoutExpired):  # The API server may be away.
+                continue
+            ranks: dict[str, list[str]] = {}
+            for pod in pods:
+                if pod["status"]["phase"] in ("Succeeded", "Failed"):
+                    continue
+                rank = pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]
+                ranks.setdefault(rank, []).append(pod["metadata"]["name"])
+            self.seen += [names for names in ranks.values() if len(names) > 1]
+
+
+class Machines:
+    """The cluster's machines, where we may stop them: the plain cluster's script, or kind's containers."""
+
+    def __init__(self, how: str) -> None:
+        self.how, _, self.script = how.partition(" ")
+
+    def _run(self, *command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout
+
+    def _plain(self, *args: str) -> str:
+        return self._run(self.script, *args)
+
+    def stop_node(self, node: str) -> None:
+        self._plain("stop-node", node) if self.how == "kit" else self._run("docker", "kill", node)
+
+    def start_node(self, node: str) -> None:
+        self._plain("start-node", node) if self.how == "kit" else self._run("docker", "start", node)
+
+    def stop_api_server(self) -> None:
+        self._plain("stop", "kube-apiserver") if self.how == "kit" else self._manifest(MANIFESTS, "/")
+
+    def start_api_server(self) -> None:
+        self._plain("start", "kube-apiserver") if self.how == "kit" else self._manifest(
+            "/", "/etc/kubernetes/manifests"
+        )
+
+    def _manifest(self, here: str, there: str) -> None:
+        """A static pod lives as long as its file lies in the kubelet's folder."""
+        found = self._run(
+            "docker", "ps", "--filter", "label=io.x-k8s.kind.role=control-plane", "--format", "{{.Names}}"
+        )
+        name = "kube-apiserver.yaml"
+        self._run("docker", "exec", found.split()[0], "mv", f"{here}/{name}", f"{there}/{name}")
+
+    def kill_container(self, pod: Raw) -> None:
+        """SIGKILL for the pod's main process."""
+        container = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
+        kill = ("ctr", "-n", "k8s.io", "task", "kill", "-s", "SIGKILL", container)
+        node = pod["spec"]["nodeName"]
+        self._plain("shell", node, *kill) if self.how == "kit" else self._run("docker", "exec", node, *kill)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -150,21 +254,171 @@ def kube() -> Iterator[Kube]:
     result.run("delete", "namespace", result.namespace, "--wait=false")
 
 
-@pytest.fixture
-def job() -> Callable[..., Raw]:
-    return standin
+@pytest.fixture(scope="session")
+def pinned(_cluster: None) -> Raw:
+    """Settings for all roles where no volume is shared between nodes: they stay on one."""
+    if subprocess.run(["kubectl", "get", "storageclass", "shared"], capture_output=True, check=False).returncode == 0:
+        return {}
+    nodes = json.loads(
+        subprocess.run(["kubectl", "get", "nodes", "-o", "json"], capture_output=True, check=True).stdout
+    )
+    name = next(n["metadata"]["name"] for n in nodes["items"] if not (n["spec"].get("taints") or ()))
+    return {"nodeSelector": {"kubernetes.io/hostname": name}}
+
+
+def _placed(body: Raw, pinned: Raw) -> Raw:
+    if pinned:
+        body["spec"]["allRoles"] = {**body["spec"].get("allRoles", {}), **pinned}
+        if "volumeClaim" in body["spec"].get("checkpoint", {}):
+            body["spec"]["checkpoint"]["volumeClaim"] = {"size": "1Gi"}
+    return body
 
 
 @pytest.fixture
-def kit() -> Callable[..., str]:
-    """The plain cluster's script: stops nodes and processes."""
-    script = os.environ.get("BAGPIPE_E2E_KIT")
-    if not script:
-        pytest.skip("needs the plain cluster's script (BAGPIPE_E2E_KIT): a kubeconfig alone stops no node")
+def job(pinned: Raw) -> Callable[..., Raw]:
+    """Documents of stand-ins."""
+    return lambda name, **spec: _placed(standin(name, **spec), pinned)
 
-    def run(*args: str) -> str:
-        done = subprocess.run([script, *args], capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
-    return run
+@pytest.fixture
+def real_job(pinned: Raw) -> Callable[..., Raw]:
+    """Documents for the real images."""
+    return lambda **spec: _placed(real(**spec), pinned)
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> Raw:
+    """What `bagpipe run` makes of `real_job()` here."""
+    return trained_here(real(), tmp_path_factory.mktemp("here"))
+
+
+@pytest.fixture
+def started(kube: Kube, real_job: Callable[..., Raw], expected: Raw) -> Iterator[Callable[..., Kube]]:
+    """Starts the real job and returns at step 300; it is watched for double ranks until the end."""
+    watchers: list[Watcher] = []
+
+    def start(**spec: Any) -> Kube:
+        kube.apply(real_job(**spec))
+        watchers.append(Watcher(kube, "j"))
+        watchers[-1].start()
+        kube.until("step 300", lambda: kube.status("j").get("progress", {}).get("step", 0) >= 300, 200)
+        return kube
+
+    yield start
+    for watcher in watchers:
+        watcher.over.set()
+        watcher.join()
+        assert watcher.seen == []
+
+
+@pytest.fixture
+def complete(kube: Kube, expected: Raw) -> Callable[..., Raw]:
+    """Waits for the real job's end: the same loss, evaluation and model as here, to the bit."""
+
+    def check(seconds: float = 240) -> Raw:
+        status = kube.wait("j", "Complete", seconds)
+        for what in ("modelDigest", "loss", "evaluation", "steps"):
+            assert status["summary"][what] == expected[what], what
+        return status
+
+    return check
+
+
+@pytest.fixture
+def machines() -> Machines:
+    """The cluster's machines: a kubeconfig alone stops none."""
+    how = os.environ.get("BAGPIPE_E2E_MACHINES")
+    if not how:
+        pytest.skip("needs the cluster's machines (BAGPIPE_E2E_MACHINES): a kubeconfig alone stops none")
+    return Machines(how)
+
+
+@pytest.fixture
+def two_nodes(pinned: Raw) -> None:
+    """For what moves pods from node to node."""
+    if pinned:
+        pytest.skip("needs a storage class `shared`: checkpoints here are tied to one node")
+
+
+class Operators:
+    """The operator's pods, found by their labels."""
+
+    namespace, label = SYSTEM, "app.kubernetes.io/name=bagpipe-operator"
+
+    def __init__(self, kube: Kube) -> None:
+        self._kube = kube
+
+    def pods(self) -> list[Raw]:
+        listed = self._kube.get("pods", "-l", self.label, namespace=SYSTEM)["items"]
+        return [p for p in listed if "deletionTimestamp" not in p["metadata"]]
+
+    def leader(self) -> str | None:
+        """Name of the pod that holds the lease."""
+        held = self._kube.get("leases", namespace=SYSTEM)["items"][0]["spec"].get("holderIdentity", "")
+        return next((n for n in (p["metadata"]["name"] for p in self.pods()) if held.startswith(n)), None)
+
+    def read(self, code: str) -> str:
+        """What a line of Python prints in the leader's container."""
+        leader = self._kube.until("a leader", self.leader)
+        return self._kube.run("exec", leader, "--", "python3", "-c", code, namespace=SYSTEM)
+
+    @contextlib.contextmanager
+    def down(self) -> Iterator[None]:
+        """No operator at all, for a while."""
+        self._scale(0)
+        try:
+            self._kube.until("the operator is down", lambda: not self._all())
+            yield
+        finally:
+            self._scale(2)
+
+    def _all(self) -> list[Raw]:
+        return list(self._kube.get("pods", "-l", self.label, namespace=SYSTEM)["items"])
+
+    def _scale(self, replicas: int) -> None:
+        name = self._kube.get("deployments", namespace=SYSTEM)["items"][0]["metadata"]["name"]
+        self._kube.run("scale", "deployment", name, f"--replicas={replicas}", namespace=SYSTEM)
+
+
+@pytest.fixture
+def operators(kube: Kube) -> Operators:
+    """The operator's own pods."""
+    return Operators(kube)
+
+
+def audited(since: float = 0.0) -> list[Raw]:
+    """Entries of the API server's audit log, of requests about objects, received at or after `since` (Unix time)."""
+    path = os.environ.get("BAGPIPE_E2E_AUDIT")
+    if not path:
+        pytest.skip("needs the API server's audit log (BAGPIPE_E2E_AUDIT)")
+    entries = []
+    for line in Path(path).read_text().splitlines():
+        entry = json.loads(line)
+        if "objectRef" in entry and moment(entry) >= since:
+            entries.append(entry)
+    return entries
+
+
+def moment(entry: Raw, key: str = "requestReceivedTimestamp") -> float:
+    return dt.datetime.fromisoformat(entry[key]).timestamp()
+
+
+@pytest.fixture
+def audit() -> Callable[..., list[Raw]]:
+    """Reads the audit log."""
+    return audited
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What looks back on everything that was done comes last."""
+    items.sort(key=lambda item: "last" in {m.name for m in item.iter_markers()})
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Under CI=true a test that skips itself has failed: nothing is left out silently."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.skipped and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI=true: {report.longrepr}"

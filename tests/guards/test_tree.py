@@ -45,6 +45,7 @@ def test_tests_are_no_packages() -> None:
         ("bagpipe.embedding.server, bagpipe.cli.server, bagpipe.cli.role", "torch"),
         ("bagpipe.cli.main", "torch numba numpy pyarrow zmq"),
         ("bagpipe.local.run", "torch"),
+        ("bagpipe.paper.oracle, bagpipe.paper.server, bagpipe.paper.log_parser", "torch"),
     ],
 )
 def test_light_processes_stay_light(modules: str, banned: str) -> None:

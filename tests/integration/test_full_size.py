@@ -36,8 +36,8 @@ import sys
 from pathlib import Path
 from bagpipe.config import TransportConfig
 from bagpipe.embedding.server import run_server
-run_server(oracle=sys.argv[1], bind="tcp://127.0.0.1:0", advertise=None, shard=int(sys.argv[2]), num_servers=2,
-           num_trainers=1, job="full", attempt=0, data_dir=Path(sys.argv[3]), storage="memory",
+run_server(oracle=sys.argv[1], bind="tcp://127.0.0.1:0", advertise=None, shard=int(sys.argv[2]),
+           job="full", attempt=0, data_dir=Path(sys.argv[3]), storage="memory",
            checkpoint_dir=Path(sys.argv[3]), transport=TransportConfig(), stop=lambda: False)
 assert "torch" not in sys.modules
 """

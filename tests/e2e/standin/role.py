@@ -140,6 +140,7 @@ def main() -> None:
     for name in ("attempt", "shard", "rank"):
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--echo-metrics", action="store_true")
+    parser.add_argument("--stay", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, stop)
     document = Path(options.job).read_text()

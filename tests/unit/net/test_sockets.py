@@ -128,6 +128,23 @@ def test_curve_admits_only_the_jobs_key(tmp_path: Path, monkeypatch: pytest.Monk
         stranger.close(0)
 
 
+def test_auto_takes_keys_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: zmq.Context) -> None:
+    """`security: auto` admits no plain stranger where the job has keys, and needs none where it has not."""
+    CurveKeys.create(tmp_path)
+    monkeypatch.setenv(CURVE_DIR, str(tmp_path))
+    with Context(TransportConfig()) as context:
+        listener = context.listen("tcp://127.0.0.1:0")
+        stranger = outside.socket(zmq.DEALER)
+        stranger.connect(listener.endpoint)
+        stranger.send_multipart([b"let me in"])
+        context.connect(listener.endpoint, peer="server").send(Ping())
+        assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+        stranger.close(0)
+    monkeypatch.delenv(CURVE_DIR)
+    with Context(TransportConfig()) as context:
+        context.connect(context.listen("tcp://127.0.0.1:0").endpoint, peer="server")
+
+
 def test_missing_keys_are_a_config_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Security without keys says where they were expected."""
     monkeypatch.setenv(CURVE_DIR, str(tmp_path))

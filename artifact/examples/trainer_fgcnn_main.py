@@ -1,0 +1,10 @@
+"""Train FGCNN (docs/artifact.md)."""
+
+import sys
+
+from bagpipe.paper.flags import exit_with
+from bagpipe.paper.kinds import FGCNN
+from bagpipe.paper.trainer import run
+
+if __name__ == "__main__":
+    exit_with(lambda: run(sys.argv[1:], FGCNN))

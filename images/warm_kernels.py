@@ -1,0 +1,62 @@
+"""Compile the kernels of an image while it is built, so that no pod waits half a minute for it.
+
+Runs a tiny job; in an image without torch, the planner over that job and a shard by itself. The results
+lie in `$NUMBA_CACHE_DIR`; `bagpipe/kernels.py` hands them to the processes of a pod.
+"""
+
+import importlib.util
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from bagpipe.cli.main import run_command
+from bagpipe.config import RowOptimizer
+from bagpipe.embedding.initial import Newborn
+from bagpipe.embedding.shard import RowStore
+from bagpipe.embedding.snapshot import Snapshot
+from bagpipe.tables import Table, TableLayout
+
+JOB = """
+apiVersion: bagpipe.dev/v1alpha1
+kind: BagpipeJob
+metadata: {name: warm}
+spec:
+  model: {name: dlrm, bottomMlp: [8], overMlp: [8]}
+  data: {format: synthetic, testFraction: 0.1, synthetic: {examples: 2000, tableSizes: [100, 200]}}
+  embedding: {dim: 8, optimizer: {name: adagrad, lr: 0.02}}
+  batchSize: 64
+  checkpoint: {every: 10}
+  servers: {replicas: 2}
+  trainers: {replicas: 2}
+"""
+
+
+def shard(directory: Path) -> None:
+    """Reads, births, writes and a snapshot of one shard."""
+    optimizer = RowOptimizer()
+    (group,) = TableLayout.of([Table("t", 100, 8, ("t",))]).groups
+    for place in (directory, None):
+        newborn = Newborn(group, seed=0, init_scale=None)
+        store = RowStore(group, optimizer, newborn, shard=0, num_shards=2, directory=place)
+        keys = np.arange(0, 100, 2, dtype=np.int64)
+        records, _ = store.read(keys, keys.size)
+        store.write(keys, records)
+        snapshot = Snapshot(0, (store,), directory / f"snapshot-{place is None}", "shard")
+        snapshot.before_write(0, store.positions(keys[:5]))
+        snapshot.wait(60)
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "job.yaml"
+        file.write_text(JOB, encoding="utf-8")
+        if importlib.util.find_spec("torch"):
+            return run_command(["run", str(file), "--run-dir", str(Path(scratch) / "run")])
+        shard(Path(scratch))
+        return run_command(["plan", str(file)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

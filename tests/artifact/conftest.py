@@ -1,0 +1,197 @@
+"""A copy of `artifact/` in a folder of its own, its data beside it, and its commands as processes."""
+
+import os
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config import DataConfig, SyntheticConfig
+from bagpipe.data.paper_formats import write_paper_format
+from bagpipe.paper.flags import KAGGLE_TABLES
+from bagpipe.testing.compare import differences, reference_of
+from bagpipe.testing.threads import free_port
+from bagpipe.workerlog import read_log
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 150
+FOLDERS = {"embedding_server.py": "EmbServer", "oracle_cacher.py": "OracleCacher"}
+"""Where the seed document types a command; everything else in `examples`."""
+
+
+@dataclass
+class Ended:
+    """A job's processes after their end."""
+
+    outputs: list[str]
+    codes: list[int]
+
+
+@dataclass
+class Artifact:
+    """`artifact/` copied to `home`; the data lies where the commands' paths lead."""
+
+    home: Path
+    port: int = field(default_factory=free_port)
+    dense_port: int = field(default_factory=free_port)
+
+    @property
+    def examples(self) -> Path:
+        return self.home / "examples"
+
+    def place(self, folder: Path, *, sizes_at: Sequence[str]) -> None:
+        """Put a prepared folder's data at `../../` of a role's folder, and its sizes at the places given."""
+        for file in folder.iterdir():
+            if file.name != "emb_table_info.txt":
+                shutil.copy(file, self.home.parent / file.name)
+        for place in sizes_at:
+            shutil.copy(folder / "emb_table_info.txt", self.examples / place)
+
+    def type(self, commands: Sequence[str]) -> Ended:
+        """Type every command, in its folder, at once; wait until all have ended by themselves."""
+        with ExitStack() as stack:
+            processes = [stack.enter_context(self._started(command)) for command in commands]
+            try:
+                outputs = [p.communicate(timeout=SECONDS)[0] for p in processes]
+            finally:
+                for process in processes:
+                    process.kill()
+            return Ended(outputs, [p.returncode for p in processes])
+
+    def scaled(self, command: str, **flags: object) -> str:
+        """The command for this machine: its addresses and interfaces, no GPU, smaller numbers.
+
+        A flag that the command has gets another value, one that it lacks is added.
+        """
+        command = re.sub(r"\b10\.10\.1\.\d\b", "127.0.0.1", command)
+        command = re.sub(r"IFNAME=\S+", "IFNAME=lo", command).replace("cuda:0", "cpu")
+        for name, value in flags.items():
+            flag = "--" + name.replace("_", "-")
+            command, known = re.subn(rf"({flag}[ =])(\"[^\"]*\"|\S+)", rf"\g<1>{value}", command)
+            if not known:
+                command += f" {flag} {value}"
+        return command
+
+    def ports(self, command: str) -> str:
+        """A free port instead of 18000 and 9988, so that jobs may run side by side."""
+        dense = f" --master-port-ccom {self.dense_port}" if "trainer_" in command else ""
+        return f"{command} --master-port {self.port}{dense}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The model that the only run has saved."""
+        (run,) = (self.home / "runs").iterdir()
+        newest = newest_complete(run / "checkpoints")
+        assert newest is not None, "no model was saved"
+        return newest
+
+    def losses(self) -> list[float]:
+        """Of each iteration, the mean over the trainers' logs."""
+        logs = [read_log(path).losses for path in sorted(self.examples.glob("training_worker_*.log"))]
+        assert logs and len({len(log) for log in logs}) == 1
+        return [sum(values) / len(values) for values in zip(*logs, strict=True)]
+
+    def assert_exact(self, data: str, losses: Sequence[float], **changes: object) -> None:
+        """Losses, rows and dense weights are those of training without a cache, bit for bit."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            expected = reference_of(
+                self.checkpoint, data_path=str(self.home.parent / data), work_dir=self.home, **changes
+            )
+        finally:
+            torch.set_num_threads(threads)
+        assert list(losses) == expected.losses
+        assert differences(self.checkpoint, expected) == []
+
+    def _started(self, command: str) -> "subprocess.Popen[str]":
+        words = shlex.split(command)
+        at = words.index("python")
+        settings = dict(word.split("=", 1) for word in words[:at])
+        folder = self.home / FOLDERS.get(words[at + 1], "examples")
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | settings
+        return subprocess.Popen(
+            [sys.executable, *words[at + 1 :]],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+
+def falls(losses: Sequence[float]) -> bool:
+    """The last quarter is below the first."""
+    quarter = max(1, len(losses) // 4)
+    return sum(losses[-quarter:]) < sum(losses[:quarter])
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    home = tmp_path / "bagpipe" / "artifact"
+    shutil.copytree(ROOT / "artifact", home, ignore=shutil.ignore_patterns("runs", "__pycache__", "*.log"))
+    return Artifact(home)
+
+
+@pytest.fixture(scope="session")
+def losses_fall() -> Callable[[Sequence[float]], bool]:
+    return falls
+
+
+@pytest.fixture(scope="session")
+def kaggle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """kaggle_criteo_weekly.txt with ids all over the 26 full-size tables."""
+    out = tmp_path_factory.mktemp("kaggle") / "data"
+    synthetic = SyntheticConfig(examples=2000, table_sizes=KAGGLE_TABLES)
+    write_paper_format(DataConfig(format="synthetic", synthetic=synthetic), "kaggle-json", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def fgcnn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """parsed_train.txt and emb_table_info.txt, by `bagpipe data prepare` from a log in Criteo's format."""
+    folder = tmp_path_factory.mktemp("fgcnn")
+    draw = random.Random(1)
+    lines = []
+    for _ in range(600):
+        label = draw.random() < 0.25
+        numbers = [int(draw.expovariate(0.1)) for _ in range(13)]
+        values = [f"{int(draw.paretovariate(0.7)) % (10 + 3 * t):08x}" for t in range(26)]
+        lines.append("\t".join(map(str, [int(label), *numbers, *values])))
+    (folder / "train.txt").write_text("\n".join(lines) + "\n")
+    return prepared(folder / "train.txt", folder / "data", "fgcnn-json")
+
+
+@pytest.fixture(scope="session")
+def caser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """parsed_caser.txt and emb_table_info.txt, from ratings in MovieLens' format: users go round in circles."""
+    folder = tmp_path_factory.mktemp("caser")
+    draw = random.Random(2)
+    lines = []
+    for user in range(40):
+        item = draw.randrange(60)
+        for second in range(20):
+            item = (item + 1 + (draw.random() < 0.2)) % 60
+            lines.append(f"{user}\t{item}\t{draw.randrange(1, 6)}\t{1000 + second}")
+    (folder / "ratings.tsv").write_text("\n".join(lines) + "\n")
+    return prepared(folder / "ratings.tsv", folder / "data", "caser-json")
+
+
+def prepared(raw: Path, out: Path, kind: str) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "bagpipe", "data", "prepare", str(raw), str(out), "--format", kind],
+        check=True,
+        timeout=SECONDS,
+        capture_output=True,
+    )
+    return out
