@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Several jobs one after another, and one table of them.", no_args_is_help=True)
 INTERRUPTED = 130
 WARM_UP_STEPS = 5
+SEQUENCES, SMALL_SEQUENCES = "caser.jsonl", 20_000
 
 
 @app.command("six-models")
@@ -86,11 +87,15 @@ def six_models(
         return
     now = datetime.now()
     name = experiment or f"six-{now:%m%d-%H%M%S}"
+    directory = out or Path("runs") / f"six-models-{now:%Y%m%d-%H%M%S}"
+    generated = {}
+    if local and jobs is None and size == "small" and "caser" in documents:
+        generated = {SEQUENCES: suite.small_sequences(SMALL_SEQUENCES)}
+        documents["caser"]["spec"]["data"]["path"] = str(directory / SEQUENCES)
     planned = suite.cases(documents, variants.split(","), overrides or (), name)
     if local:
-        check_here(planned)
+        check_here(planned, {str(directory / name) for name in generated})
     measured = [_torchrec(torchrec_log, planned)] if torchrec_log else []
-    directory = out or Path("runs") / f"six-models-{now:%Y%m%d-%H%M%S}"
     runner = _runner(name, local=local, keep=keep, timeout=job_timeout, namespace=namespace, context=context)
     try:
         rows = run_experiment(
@@ -102,6 +107,7 @@ def six_models(
             skip=skip,
             conditions=condition or (),
             measured=measured,
+            generated=generated,
         )
     except Interrupted as stopped:
         typer.echo(f"{stopped}; the table of what was measured is in {directory}", err=True)

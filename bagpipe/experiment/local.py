@@ -1,6 +1,7 @@
 """Jobs of an experiment as processes on this machine: `bagpipe run`, one after another."""
 
 import shutil
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 from bagpipe.configfile import dump_job
@@ -57,8 +58,11 @@ class LocalRunner:
             shutil.rmtree(directory / name, ignore_errors=True)
 
 
-def check_here(planned: tuple[Case, ...]) -> None:
+def check_here(planned: Iterable[Case], generated: Container[str]) -> None:
     """Local runs need every data file here; a missing one is found before anything has run.
+
+    Args:
+        generated: paths that the experiment makes itself.
 
     Raises:
         ConfigError: names the first that is missing.
@@ -66,7 +70,13 @@ def check_here(planned: tuple[Case, ...]) -> None:
     for case in planned:
         path = case.job.spec.data.path
         for one in (path,) if isinstance(path, str) else path:
-            if one and "://" not in one and not any(c in one for c in "*?[") and not Path(one).expanduser().exists():
+            if (
+                one
+                and one not in generated
+                and "://" not in one
+                and not any(c in one for c in "*?[")
+                and not Path(one).expanduser().exists()
+            ):
                 raise ConfigError(
                     f"{case.name}: spec.data.path: {one}: no such file; --set spec.data.path=... names it"
                 )

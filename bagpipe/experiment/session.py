@@ -5,10 +5,10 @@ or fails. A job that fails is a row of the table, and the others still run.
 """
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Protocol
 
 from bagpipe.errors import BagpipeError, ConfigError, StorageError
@@ -49,24 +49,29 @@ def run_experiment(
     skip: int,
     conditions: Sequence[str] = (),
     measured: Sequence[Row] = (),
+    generated: Mapping[str, Iterable[str]] = MappingProxyType({}),
 ) -> tuple[Row, ...]:
     """Run every case; returns the rows, which are also in `out` as table.md, table.csv, table.json and table.svg.
 
     Args:
         skip: steps at the beginning of each run that do not count.
         measured: rows that come from elsewhere (the TorchRec baseline's).
+        generated: data files to write into `out` first, by name; their lines.
 
     Raises:
         Interrupted: with the table of what had been measured written.
         ConfigError: `out` holds another experiment.
     """
     _prepare(out)
+    for name, lines in generated.items():
+        with (out / name).open("w", encoding="utf-8") as file:
+            file.writelines(lines)
     rows: list[Row] = list(measured)
     with signals_interrupt():
         try:
             for case in warm_ups:
                 note(f"warming up: {case.name}")
-                runner.run(case, out / case.name)
+                _warm_up(case, runner, out, note)
             for case in planned:
                 note(f"running {case.name}")
                 rows.append(_row(case, runner, out, skip))
@@ -107,6 +112,13 @@ def _row(case: Case, runner: Runner, out: Path, skip: int) -> Row:
     except BagpipeError as error:
         problem = f"failed: {' '.join(str(error).splitlines())}"
     return Row(case.model, case.variant, spec.batch_size, spec.trainers.replicas, found, problem)
+
+
+def _warm_up(case: Case, runner: Runner, out: Path, note: Note) -> None:
+    try:
+        runner.run(case, out / case.name)
+    except BagpipeError as error:
+        note(f"  failed, the figures may show a cold start: {' '.join(str(error).splitlines())}")
 
 
 def _said(row: Row) -> str:

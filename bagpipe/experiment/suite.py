@@ -5,7 +5,8 @@ plain SGD 0.01, 8 trainers, one server); `small` is the same on generated data, 
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,8 @@ LABEL = "bagpipe.dev/experiment"
 """On every job that an experiment submits; its value is the experiment's own."""
 
 Document = dict[str, Any]
+SMALL_USERS, SMALL_ITEMS = 3000, 2000
+"""Rows of the small Caser's tables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,22 @@ def job_document(model: str, scale: Scale) -> Document:
         raise ConfigError(f"--models: expected some of {', '.join(MODELS)}, found {model!r}")
     spec: Document = copy.deepcopy(_PAPER if scale == "paper" else _SMALL)
     for section, value in {**_EVERY_SCALE[model], **(_PAPER_DATA if scale == "paper" else _SMALL_DATA)[model]}.items():
-        spec[section] = {**spec.get(section, {}), **copy.deepcopy(value)} if isinstance(value, dict) else value
+        # What is made of several keys is replaced as a whole: half of one is no setting.
+        spec[section] = copy.deepcopy(value)
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": f"six-{model}"}, "spec": spec}
+
+
+def small_sequences(examples: int, seed: int = 7) -> Iterator[str]:
+    """Lines of the small Caser's data: a user, ten items of the past, three that came next, three that did not."""
+    import random
+
+    draw = random.Random(seed)
+    for _ in range(examples):
+        # Popularity falls with the square: the first tenth of the items takes a third of the visits.
+        items = [int(SMALL_ITEMS * draw.random() ** 2) for _ in range(13)]
+        others = [draw.randrange(SMALL_ITEMS) for _ in range(3)]
+        record = {"label": items[10:], "dense": others, "sparse": [[draw.randrange(SMALL_USERS)], items[:10]]}
+        yield json.dumps(record, separators=(",", ":")) + "\n"
 
 
 def read_document(path: Path) -> Document:
@@ -166,23 +183,52 @@ _EVERY_SCALE: dict[str, Document] = {
     "fgcnn": {"model": {"name": "fgcnn"}},
     "caser": {"model": {"name": "caser"}, "optimizer": {"name": "adam", "lr": 0.001, "weightDecay": 1e-6}},
 }
+
+
+def _caser_tables(users: int, items: int, dim: int) -> Document:
+    """The items' output weights are a table as well: as wide as user and state together, and a bias."""
+    history, out = {"pooling": "none", "featureNames": ["history"]}, {"pooling": "none", "featureNames": ["candidates"]}
+    tables = [
+        {"name": "users", "numEmbeddings": users, "embeddingDim": dim, "featureNames": ["user"]},
+        {"name": "items", "numEmbeddings": items, "embeddingDim": dim, **history},
+        {"name": "itemsOut", "numEmbeddings": items, "embeddingDim": 2 * dim + 1, **out},
+    ]
+    return {"tables": tables, "optimizer": _SGD}
+
+
 _CRITEO = {"data": {"path": "/data/kaggle_criteo_weekly.txt", "format": "criteo-json"}}
 _PAPER_DATA: dict[str, Document] = {
     "dlrm": _CRITEO,
     "wdl": _CRITEO,
     "dcn": _CRITEO,
     "deepfm": _CRITEO,
-    "fgcnn": {"data": {"path": "/data/parsed_train.txt", "format": "criteo-json"}, "batchSize": 8192,
-              "cacheRows": 8_000_000},
-    "caser": {"data": {"path": "/data/parsed_caser.txt", "format": "criteo-json"}, "batchSize": 512,
-              "cacheRows": 500_000},
-}  # fmt: skip
+    "fgcnn": {
+        "data": {"path": "/data/parsed_train.txt", "format": "criteo-json"},
+        "batchSize": 8192,
+        "cacheRows": 8_000_000,
+    },
+    "caser": {
+        "data": {"path": "/data/parsed_caser.txt", "format": "caser-json"},
+        "embedding": _caser_tables(71_177, 36_902, 50),
+        "batchSize": 512,
+        "cacheRows": 500_000,
+    },
+}
 _CLICKS = {"data": {"format": "synthetic", "synthetic": {"examples": 61_440}}}
 _SMALL_DATA: dict[str, Document] = {
     "dlrm": _CLICKS,
     "wdl": _CLICKS,
     "dcn": _CLICKS,
     "deepfm": _CLICKS,
-    "fgcnn": _CLICKS,
-    "caser": _CLICKS,
+    # 13 tables more, as Criteo's integer features have when they are looked up.
+    "fgcnn": {
+        "data": {"format": "synthetic", "synthetic": {"examples": 61_440, "tableSizes": [1000] * 13 + [20_000] * 26}},
+        "model": {"name": "fgcnn", "overMlp": [512, 256]},
+        "batchSize": 256,
+    },
+    "caser": {
+        "data": {"path": "caser.jsonl", "format": "caser-json"},
+        "embedding": _caser_tables(SMALL_USERS, SMALL_ITEMS, 16),
+        "batchSize": 256,
+    },
 }
