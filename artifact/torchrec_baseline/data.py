@@ -1,4 +1,4 @@
-"""Batches of the paper's JSON lines for one rank of the baseline: the very examples that Bagpipe's trainer of that rank gets.
+"""Batches of the paper's JSON lines for one rank of the baseline: just what Bagpipe gives to that rank.
 
 Global batch s is examples s x G .. (s + 1) x G - 1 of the file, which is repeated as needed; rank r takes the r-th
 contiguous share. Everything is parsed before the clock starts, as the original baseline did.
@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 
-def read_batches(path: Path, *, batch_size: int, rank: int, world_size: int, count: int) -> list[tuple[torch.Tensor, ...]]:
+def read_batches(
+    path: Path, *, batch_size: int, rank: int, world_size: int, count: int
+) -> list[tuple[torch.Tensor, ...]]:
     """`count` batches of dense `[B, F]`, ids `[B, T]` and labels `[B]`."""
     wanted = batch_size * world_size
     lines = _endless(path)

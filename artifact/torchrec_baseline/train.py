@@ -7,7 +7,7 @@ It needs TorchRec's environment (setup.sh) and nothing of Bagpipe. The log ends 
 """
 
 import argparse
-import datetime
+import datetime as dt
 import logging
 import os
 import statistics
@@ -24,6 +24,8 @@ from torchrec.models.dlrm import DLRM, DLRMTrain
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.keyed import KeyedOptimizerWrapper
 
+log = logging.getLogger()
+"""The root, as in the original's logs."""
 KAGGLE_TABLES = (
     *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
     *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
@@ -53,22 +55,22 @@ def main() -> None:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.iter <= arguments.warm_up:
         raise SystemExit(f"error: --iter {arguments.iter}: expected more than --warm-up {arguments.warm_up}")
-    now = f"{datetime.datetime.now():%H:%M_%B_%d_%Y}"
-    log = arguments.log_dir / f"training_worker_{rank}_{now}_{arguments.logging_prefix}_torchrec.log"
-    logging.basicConfig(filename=log, level=logging.INFO, format="%(levelname)s:root:%(message)s")
-    logging.info(arguments)
+    now = f"{dt.datetime.now():%H:%M_%B_%d_%Y}"
+    path = arguments.log_dir / f"training_worker_{rank}_{now}_{arguments.logging_prefix}_torchrec.log"
+    logging.basicConfig(filename=path, level=logging.INFO, format="%(levelname)s:%(name)s:%(message)s")
+    log.info(arguments)
     device = torch.device(arguments.device, *([int(os.environ.get("LOCAL_RANK", "0"))] * (arguments.device == "cuda")))
     if device.type == "cuda":
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(1)
     backend = arguments.backend or ("nccl" if device.type == "cuda" else "gloo")
-    dist.init_process_group(backend, timeout=datetime.timedelta(minutes=10))
+    dist.init_process_group(backend, timeout=dt.timedelta(minutes=10))
     try:
         train(arguments, rank, world, device)
     finally:
         dist.destroy_process_group()
-    print(f"log: {log}")
+    print(f"log: {path}")
 
 
 def table_sizes(arguments: argparse.Namespace) -> tuple[int, ...]:
@@ -93,9 +95,7 @@ def build(arguments: argparse.Namespace, sizes: tuple[int, ...], device: torch.d
     ]
     embeddings = EmbeddingBagCollection(tables=tables, device=torch.device("meta"))
     model = DLRMTrain(DLRM(embeddings, bottom[0], bottom[1:], top, dense_device=device))
-    apply_optimizer_in_backward(
-        torch.optim.SGD, model.model.sparse_arch.parameters(), {"lr": arguments.learning_rate}
-    )
+    apply_optimizer_in_backward(torch.optim.SGD, model.model.sparse_arch.parameters(), {"lr": arguments.learning_rate})
     return DistributedModelParallel(module=model, device=device)
 
 
@@ -123,17 +123,17 @@ def train(arguments: argparse.Namespace, rank: int, world: int, device: torch.de
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append((time.perf_counter() - begun) * 1000.0)
-        logging.info("Current Iter: %d", number)
-        logging.info("Loss: %s", float(loss.sum()))
-        logging.info("Iteration Time: %.3fms", times[-1])
+        log.info("Current Iter: %d", number)
+        log.info("Loss: %s", float(loss.sum()))
+        log.info("Iteration Time: %.3fms", times[-1])
     counted = times[arguments.warm_up :]
     total, mean = len(counted), statistics.mean(counted)
-    logging.info("Total Time of %d iterations: %.3fms", total, sum(counted))
-    logging.info(
+    log.info("Total Time of %d iterations: %.3fms", total, sum(counted))
+    log.info(
         "For a total of %d iterations, torchrec takes on average %.3f ms with batch size of %d",
         total, mean, arguments.batch_size,
     )  # fmt: skip
-    logging.info("Standard deviation: %.3f ms", statistics.stdev(counted) if total > 1 else 0.0)
+    log.info("Standard deviation: %.3f ms", statistics.stdev(counted) if total > 1 else 0.0)
     if rank == 0:
         print(f"For a total of {total} iterations, torchrec takes on average {mean:.3f} ms")
 
