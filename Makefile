@@ -68,7 +68,7 @@ $(STAMP): pyproject.toml requirements/constraints.txt $(wildcard operator/pyproj
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/install-venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c requirements/constraints.txt $(TORCH)
-	@$(PIP) install -c requirements/constraints.txt -e '.[trainer,dev,cluster]' $(OPERATOR)
+	@$(PIP) install -c requirements/constraints.txt -e '.[trainer,dev,cluster,ec2]' $(OPERATOR)
 	@touch $@
 
 -include make/e2e.mk

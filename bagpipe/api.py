@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bagpipe.cache.aligned import aligned
 from bagpipe.cache.ids import BatchIds
 from bagpipe.cache.lookup import SparseEmbeddings, gather_rows
 from bagpipe.config import (
@@ -382,9 +383,9 @@ class BagCache:
         self._begun = _begun(step, self._pipeline.plans_ahead, time.perf_counter() - begun)
         self._ids = BatchIds(step.plan.groups[0], self._members.topology.layout.groups[0])
         return {
-            "dense_x": torch.from_numpy(np.array(step.plan.dense_BF)),
+            "dense_x": aligned(step.plan.dense_BF),
             "sparse_vector": self._ids.ids,
-            "target": torch.from_numpy(np.array(step.plan.labels_BL)),
+            "target": aligned(step.plan.labels_BL),
         }
 
     def _current(self, what: str) -> Step:

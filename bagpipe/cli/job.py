@@ -1,7 +1,8 @@
 """`bagpipe job ...`: BagpipeJobs on a cluster, for people who would rather not remember kubectl's flags."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -41,7 +42,7 @@ def submit(
     made = client.submit(job, tuple(overrides or ()), name=name)
     print(made, flush=True)
     if wait:
-        _finish(client.wait(made, on_change=_show()))
+        _finish(client.wait(made, on_change=progress_printer()))
 
 
 @app.command("list")
@@ -94,7 +95,7 @@ def wait(
     context: Context = None,
 ) -> None:
     """Stay until a job has ended, showing progress; exit code 0 only if it is complete."""
-    _finish(_client(namespace, context).wait(name, timeout_seconds=timeout, on_change=_show()))
+    _finish(_client(namespace, context).wait(name, timeout_seconds=timeout, on_change=progress_printer()))
 
 
 @app.command("logs")
@@ -161,7 +162,7 @@ def _line(view: "JobView") -> str:
     return "  ".join(parts)
 
 
-def _show() -> Any:
+def progress_printer() -> Callable[["JobView"], None]:
     """Prints a line whenever it says something new."""
     last = ""
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import typer
 
-from bagpipe.cli import checkpoint, data, evaluate, export, job, oracle, plan, run, server, trainer, version
+from bagpipe.cli import checkpoint, data, evaluate, experiment, export, job, oracle, plan, run, server, trainer, version
 from bagpipe.errors import BagpipeError, ExitCode
 from bagpipe.kernels import unpack_kernels
 
@@ -35,6 +35,7 @@ app.command("export")(export.export)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(data.app, name="data")
 app.add_typer(job.app, name="job")
+app.add_typer(experiment.app, name="experiment")
 app.command("oracle", rich_help_panel="Roles (started by `run` and on a cluster)")(oracle.oracle)
 app.command("server", rich_help_panel="Roles (started by `run` and on a cluster)")(server.server)
 app.command("trainer", rich_help_panel="Roles (started by `run` and on a cluster)")(trainer.trainer)

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from bagpipe.batch import Batch, Floats, Keys, SparseBlock
+from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings
 from bagpipe.config import JobSpec, RowOptimizer
 from bagpipe.embedding.initial import initial_rows, row_scale
@@ -114,8 +115,8 @@ def _backward(
         for rows, leaf, k, block in zip(tables, leaves, keys, share.sparse, strict=True)
     ]
     model.zero_grad()
-    logits = model(torch.from_numpy(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
-    loss = loss_function(logits, torch.from_numpy(share.labels_BL))
+    logits = model(aligned(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
+    loss = loss_function(logits, aligned(share.labels_BL))
     # The mean of the slices' means, weighted by their sizes, is the mean of the global batch.
     (loss * (share.num_examples * world_size / num_examples)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
     dense = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]

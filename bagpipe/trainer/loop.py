@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config import Job
 from bagpipe.errors import Stopped
@@ -110,10 +111,10 @@ class Trainer:
 
     def _forward(self, step: Step, model: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         plan = step.plan
-        dense_BF = torch.from_numpy(plan.dense_BF).to(self.device)
+        dense_BF = aligned(plan.dense_BF).to(self.device)
         sparse = SparseEmbeddings.of(self.layout, step.rows, plan.groups)
         logits_BL = (model or self.parallel)(dense_BF, sparse)
-        return logits_BL, torch.from_numpy(plan.labels_BL).to(self.device)
+        return logits_BL, aligned(plan.labels_BL).to(self.device)
 
     def _pass_on_stop(self) -> None:
         """SIGTERM ends a run through the plan, so that all trainers stop after the same step.

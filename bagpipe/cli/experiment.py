@@ -1,0 +1,162 @@
+"""`bagpipe experiment ...`: the paper's six models one after another, and one table of them."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bagpipe.cli.options import Overrides
+
+if TYPE_CHECKING:
+    from bagpipe.experiment.session import Runner
+    from bagpipe.experiment.suite import Case
+    from bagpipe.experiment.table import Row
+
+app = typer.Typer(help="Several jobs one after another, and one table of them.", no_args_is_help=True)
+INTERRUPTED = 130
+WARM_UP_STEPS = 5
+SEQUENCES, SMALL_SEQUENCES = "caser.jsonl", 20_000
+
+
+@app.command("six-models")
+def six_models(
+    local: Annotated[bool, typer.Option("--local", help="Run here, as processes, instead of on a cluster.")] = False,
+    models: Annotated[
+        str | None,
+        typer.Option("--models", help="Some of dlrm,wdl,dcn,deepfm,fgcnn,caser; none: all.", show_default=False),
+    ] = None,
+    variants: Annotated[str, typer.Option("--variants", help="With the cache, without it (lookahead 0), or both.")] = (
+        "cached,uncached"
+    ),
+    scale: Annotated[
+        Literal["paper", "small"] | None,
+        typer.Option(
+            "--scale",
+            help="The paper's sizes on its data sets, or small ones on generated data; none: small with --local.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        Path | None,
+        typer.Option("--jobs", help="Folder of job files to run instead: MODEL.yaml each.", show_default=False),
+    ] = None,
+    overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where logs and tables go; default: runs/six-models-<time>.")
+    ] = None,
+    skip: Annotated[int, typer.Option("--skip", min=0, help="Steps at the start of each run that do not count.")] = 10,
+    warm: Annotated[
+        bool, typer.Option("--warm/--no-warm", help="First a short run on each data set, which reads all of it.")
+    ] = True,
+    torchrec_log: Annotated[
+        Path | None,
+        typer.Option("--torchrec-log", help="Log of the TorchRec baseline, for its row.", show_default=False),
+    ] = None,
+    condition: Annotated[
+        list[str] | None, typer.Option("--condition", help="A line above the table, e.g. the links' speed; repeatable.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave jobs on the cluster, checkpoints on the disk.")] = False,
+    job_timeout: Annotated[
+        float, typer.Option("--job-timeout", min=1, help="On a cluster: longest time for one job, in seconds.")
+    ] = 7200,
+    experiment: Annotated[
+        str | None, typer.Option("--name", help="First part of the jobs' names; default: six-<time>.")
+    ] = None,
+    write_jobs: Annotated[
+        Path | None, typer.Option("--write-jobs", help="Only write the job files to this folder.", show_default=False)
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace.", show_default=False)] = None,
+    context: Annotated[
+        str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)
+    ] = None,
+) -> None:
+    """Train the paper's six models, each with the cache and without, and write one table and one picture."""
+    from bagpipe.experiment import suite
+    from bagpipe.experiment.local import check_here
+    from bagpipe.experiment.session import Interrupted, run_experiment
+
+    chosen = tuple(models.split(",")) if models else suite.MODELS
+    size = scale or ("small" if local else "paper")
+    if jobs is None:
+        documents = {model: suite.job_document(model, size) for model in chosen}
+    else:
+        documents = {model: suite.read_document(jobs / f"{model}.yaml") for model in chosen}
+    if write_jobs is not None:
+        _write(documents, write_jobs)
+        return
+    now = datetime.now()
+    name = experiment or f"six-{now:%m%d-%H%M%S}"
+    directory = out or Path("runs") / f"six-models-{now:%Y%m%d-%H%M%S}"
+    generated = {}
+    if local and jobs is None and size == "small" and "caser" in documents:
+        generated = {SEQUENCES: suite.small_sequences(SMALL_SEQUENCES)}
+        documents["caser"]["spec"]["data"]["path"] = str(directory / SEQUENCES)
+    planned = suite.cases(documents, variants.split(","), overrides or (), name)
+    if local:
+        check_here(planned, {str(directory / name) for name in generated})
+    measured = [_torchrec(torchrec_log, planned)] if torchrec_log else []
+    runner = _runner(name, local=local, keep=keep, timeout=job_timeout, namespace=namespace, context=context)
+    try:
+        rows = run_experiment(
+            planned,
+            suite.warm_ups(planned, WARM_UP_STEPS) if warm else (),
+            runner,
+            directory,
+            _note,
+            skip=skip,
+            conditions=condition or (),
+            measured=measured,
+            generated=generated,
+        )
+    except Interrupted as stopped:
+        typer.echo(f"{stopped}; the table of what was measured is in {directory}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    typer.echo((directory / "table.md").read_text(encoding="utf-8"), nl=False)
+    typer.echo(f"tables and logs are in {directory}")
+    if any(row.problem for row in rows):
+        raise typer.Exit(70)
+
+
+def _runner(
+    name: str, *, local: bool, keep: bool, timeout: float, namespace: str | None, context: str | None
+) -> "Runner":
+    if local:
+        from rich.console import Console
+
+        from bagpipe.experiment.local import LocalRunner
+        from bagpipe.local.progress import view_for
+
+        return LocalRunner(view_for(Console()), keep=keep)
+    from bagpipe.cli.job import progress_printer
+    from bagpipe.cluster import BagpipeClient
+    from bagpipe.experiment.remote import ClusterRunner
+
+    client = BagpipeClient(namespace, context=context)
+    return ClusterRunner(client, name, _note, keep=keep, timeout_seconds=timeout, on_change=progress_printer())
+
+
+def _torchrec(log: Path, planned: "tuple[Case, ...]") -> "Row":
+    from bagpipe.errors import ConfigError
+    from bagpipe.experiment.measure import torchrec_timing
+    from bagpipe.experiment.table import Row
+
+    if not log.is_file():
+        raise ConfigError(f"--torchrec-log {log}: no such file; artifact/torchrec_baseline makes it")
+    spec = next((c.job.spec for c in planned if c.model == "dlrm"), None)
+    if spec is None:
+        raise ConfigError("--torchrec-log: the baseline trains DLRM; have dlrm among --models")
+    timing = torchrec_timing(log.read_text(encoding="utf-8", errors="replace"))
+    return Row("dlrm", "torchrec", spec.batch_size, spec.trainers.replicas, timing)
+
+
+def _write(documents: "dict[str, dict[str, object]]", folder: Path) -> None:
+    import yaml
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for model, document in documents.items():
+        (folder / f"{model}.yaml").write_text(yaml.safe_dump(document, sort_keys=False, width=110), encoding="utf-8")
+
+
+def _note(message: str) -> None:
+    typer.echo(message)

@@ -1,0 +1,179 @@
+"""Commands and files on a machine, through ssh.
+
+All of ssh is in `Ssh`: how a command reaches a machine, and under which address machines reach each other.
+Files go through the same door, as a command's input and output.
+"""
+
+import io
+import shlex
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol
+
+from bagpipe.ec2.machines import Machine
+from bagpipe.ec2.settings import LaunchConfig
+from bagpipe.errors import BagpipeError, ExitCode
+
+POLL_SECONDS = 0.2
+COPY_SECONDS = 600.0
+
+
+class RemoteError(BagpipeError):
+    """A command on a machine failed or took too long."""
+
+    exit_code = ExitCode.TRANSIENT
+
+
+class Door(Protocol):
+    """How to get into a machine."""
+
+    def argv(self, machine: Machine, command: str) -> Sequence[str]:
+        """A local command line that runs a shell command in the machine's home."""
+
+    def address(self, machine: Machine) -> str:
+        """Where other machines find it."""
+
+
+class Ssh:
+    """The ordinary door."""
+
+    def __init__(self, config: LaunchConfig, known_hosts: Path) -> None:
+        self._config, self._known_hosts = config, known_hosts
+
+    def argv(self, machine: Machine, command: str) -> Sequence[str]:
+        options = {
+            "BatchMode": "yes",
+            "ConnectTimeout": "10",
+            "ServerAliveInterval": "15",
+            "ServerAliveCountMax": "8",
+            # New machines have new keys: they are learnt at the first contact, and held to during the run.
+            "StrictHostKeyChecking": "accept-new",
+            "UserKnownHostsFile": str(self._known_hosts),
+            "LogLevel": "ERROR",
+        }
+        flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        key = str(Path(self._config.key_path).expanduser())
+        target = f"{self._config.ssh_username}@{machine.public_ip}"
+        return ["ssh", "-i", key, *flags, target, f"bash -lc {shlex.quote(command)}"]
+
+    def address(self, machine: Machine) -> str:
+        return machine.private_ip
+
+
+@dataclass(slots=True)
+class Running:
+    """A command that was started."""
+
+    what: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Remote:
+    """What the launcher does with machines."""
+
+    def __init__(self, door: Door, logs: Path) -> None:
+        self._door, self._logs = door, logs
+        self._started: list[Running] = []
+
+    def address(self, machine: Machine) -> str:
+        return self._door.address(machine)
+
+    def start(self, machine: Machine, command: str, log: str) -> Running:
+        """Start a command; what it says goes to a file here."""
+        path = self._logs / f"{log}.log"
+        with path.open("ab") as file:
+            process = subprocess.Popen(
+                self._door.argv(machine, command), stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT
+            )
+        running = Running(f"{log} on {machine.name}", process, path)
+        self._started.append(running)
+        return running
+
+    def finish(self, running: Iterable[Running], seconds: float, what: str) -> None:
+        """Wait until all have ended well.
+
+        Raises:
+            RemoteError: one failed (its last words are told), or the time is over.
+        """
+        waiting, end, pause = list(running), time.monotonic() + seconds, threading.Event()
+        while waiting:
+            for one in list(waiting):
+                code = one.process.poll()
+                if code:
+                    raise RemoteError(f"{one.what}: exit code {code}: {_last_words(one.log)} (log: {one.log})")
+                if code == 0:
+                    waiting.remove(one)
+            if waiting and time.monotonic() >= end:
+                raise RemoteError(f"{what}: not done after {seconds:g} s; still running: {waiting[0].what}")
+            if waiting:
+                pause.wait(POLL_SECONDS)
+
+    def until_ready(self, machines: Sequence[Machine], seconds: float) -> None:
+        """Wait until every machine answers.
+
+        Raises:
+            RemoteError: one does not in time.
+        """
+        end, pause = time.monotonic() + seconds, threading.Event()
+        for machine in machines:
+            while True:
+                probe = self.start(machine, "true", f"{machine.name}-ready")
+                try:
+                    self.finish([probe], 30.0, "answer")
+                    break
+                except RemoteError as error:
+                    if time.monotonic() >= end:
+                        raise RemoteError(f"{machine.name} does not answer after {seconds:g} s: {error}") from None
+                    pause.wait(POLL_SECONDS * 10)
+
+    def put(self, machine: Machine, content: bytes, name: str) -> None:
+        """Write a file in the machine's home."""
+        self._piped(machine, f"cat > {shlex.quote(name)}", content)
+
+    def fetch(self, machine: Machine, pattern: str, folder: Path) -> list[Path]:
+        """Copy files here by a glob; returns them, none if there are none."""
+        # A glob that matches nothing stays a word, and tar must not fail for it.
+        listed = f'for f in {pattern}; do [ -f "$f" ] && printf \'%s\\0\' "$f"; done; true'
+        archive = self._piped(machine, f"({listed}) | tar cf - --null -T -", b"")
+        found = []
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            for member in tar.getmembers():
+                content: IO[bytes] | None = tar.extractfile(member)
+                if content is None:
+                    continue
+                target = folder / Path(member.name).name
+                target.write_bytes(content.read())
+                found.append(target)
+        return sorted(found)
+
+    def close(self) -> None:
+        """Let go of every command; their machines are about to vanish."""
+        for running in self._started:
+            running.stop()
+
+    def _piped(self, machine: Machine, command: str, content: bytes) -> bytes:
+        try:
+            done = subprocess.run(
+                self._door.argv(machine, command), input=content, capture_output=True, timeout=COPY_SECONDS, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise RemoteError(f"{machine.name}: copying took more than {COPY_SECONDS:g} s") from None
+        if done.returncode:
+            raise RemoteError(f"{machine.name}: {done.stderr.decode(errors='replace').strip()}")
+        return done.stdout
+
+
+def _last_words(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
