@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from bagpipe.cache.cache import HostCache
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config import RowOptimizer
