@@ -12,8 +12,8 @@ everything that leaves is copied out before anything that arrives is copied in):
 3. gradients of rows owned elsewhere go to their owners (`grad_send`), others' arrive (`grad_recv`);
 4. the owner sums in rank order, scales, and updates the rows in `update_K`;
 5. new values leave (`send`), evicted rows are copied out for their servers (`evict_*`);
-6. values from other owners arrive (`receive`): eager ones before the next step, deferred ones before
-   the step after it; at a checkpoint, all of them, and then `flush_*` is copied out too.
+6. values from other owners arrive (`receive`): eager ones before the next step reads its rows, deferred ones
+   before the step after it does; at a checkpoint, all of them, and then `flush_*` is copied out too.
 """
 
 from collections.abc import Sequence

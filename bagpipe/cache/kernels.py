@@ -103,6 +103,17 @@ def accumulate(acc_KD: Any, index: Any, rows: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
+def accumulate_gathered(acc_UD: Any, rows: Any, index_U: Any) -> None:
+    """`acc_UD[i] += rows[index_U[i]]`."""
+    width = rows.shape[1]
+    for i in range(index_U.shape[0]):
+        _prefetch_row(rows, index_U, i + AHEAD, width)
+        source, target = rows[index_U[i]], acc_UD[i]
+        for j in range(width):
+            target[j] += source[j]
+
+
+@njit(cache=True, nogil=True)
 def scale_(rows: Any, factor: Any) -> None:
     """`rows *= factor`, in place."""
     for i in range(rows.shape[0]):

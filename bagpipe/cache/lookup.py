@@ -16,8 +16,9 @@ Shapes: `B` examples, `T` features of a width group, `P` of them pooled, `J` loo
 `N` lookups, `K` distinct rows, `D` embedding_dim.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -177,26 +178,44 @@ class GroupEmbeddings:
 class SparseEmbeddings:
     """What a model receives for its sparse features: pooled embeddings, or jagged rows where a table
     has pooling "none". Knows nothing of caches, plans or trainers.
+
+    Rows may still be on their way (`later`): the first question for them waits. A model that does first
+    what needs no rows hides that wait.
     """
 
-    def __init__(self, groups: Sequence[GroupEmbeddings], num_examples: int) -> None:
-        self._groups = tuple(groups)
+    def __init__(
+        self,
+        groups: Sequence[GroupEmbeddings] | Callable[[], Sequence[GroupEmbeddings]],
+        num_examples: int,
+        names: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        """Of groups at hand, or of a function that makes them when they are first asked for (`names`: theirs)."""
         self.num_examples = num_examples
-        self._where = {name: (g, t) for g, group in enumerate(self._groups) for t, name in enumerate(group.names)}
+        self._make = groups if callable(groups) else lambda: groups
+        self._names = [group.names for group in self._groups] if names is None else names
+
+    @cached_property
+    def _groups(self) -> tuple[GroupEmbeddings, ...]:
+        return tuple(self._make())
+
+    @cached_property
+    def _where(self) -> dict[str, tuple[int, int]]:
+        return {name: (g, t) for g, names in enumerate(self._names) for t, name in enumerate(names)}
 
     def __repr__(self) -> str:
         return f"SparseEmbeddings(examples={self.num_examples}, features={len(self._where)})"
 
     @classmethod
-    def of(
+    def later(
         cls,
         layout: TableLayout,
-        rows: Sequence[torch.Tensor],
+        rows: Callable[[], Sequence[torch.Tensor]],
         plans: Sequence[GroupPlan],
+        num_examples: int,
     ) -> Self:
-        """Look a step's rows up: `rows[g]` are the weights of `plans[g].slots_K`, in that order."""
+        """A step's rows, looked up when the model first asks: `rows()[g]` are the weights of `plans[g].slots_K`."""
         lookups = [(p.inverse_N, p.lengths_BT) for p in plans]
-        return cls.of_lookups(layout, rows, lookups)
+        return cls(lambda: _look_up(layout, rows(), lookups), num_examples, [g.feature_names for g in layout.groups])
 
     @classmethod
     def of_lookups(
@@ -205,15 +224,11 @@ class SparseEmbeddings:
         rows: Sequence[torch.Tensor],
         lookups: Sequence[tuple[npt.NDArray[Any], Lengths | None]],
     ) -> Self:
-        """As `of`, from (inverse_N, lengths_BT) of each width group."""
-        groups, num_examples = [], 0
-        for group, rows_KD, (inverse_N, lengths_BT) in zip(layout.groups, rows, lookups, strict=True):
-            names = group.feature_names
-            pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
-            num_examples = inverse_N.size // len(names) if lengths_BT is None else lengths_BT.shape[0]
-            pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, pooling)
-            groups.append(GroupEmbeddings(names, pooling, pooled, jagged, lengths_BT))
-        return cls(groups, num_examples)
+        """Look rows up by (inverse_N, lengths_BT) of each width group."""
+        num_examples = 0
+        for group, (inverse_N, lengths_BT) in zip(layout.groups, lookups, strict=True):
+            num_examples = inverse_N.size // len(group.feature_names) if lengths_BT is None else lengths_BT.shape[0]
+        return cls(_look_up(layout, rows, lookups), num_examples)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -266,6 +281,19 @@ class SparseEmbeddings:
             raise ConfigError(f"expected one of the features {', '.join(self.features)}, found {feature!r}")
         group, t = self._where[feature]
         return self._groups[group], t
+
+
+def _look_up(
+    layout: TableLayout,
+    rows: Sequence[torch.Tensor],
+    lookups: Sequence[tuple[npt.NDArray[Any], Lengths | None]],
+) -> list[GroupEmbeddings]:
+    groups = []
+    for group, rows_KD, (inverse_N, lengths_BT) in zip(layout.groups, rows, lookups, strict=True):
+        pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
+        pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, pooling)
+        groups.append(GroupEmbeddings(group.feature_names, pooling, pooled, jagged, lengths_BT))
+    return groups
 
 
 def _padded(jagged_JD: torch.Tensor, lengths_BU: Lengths, column: int) -> Jagged:

@@ -131,13 +131,13 @@ class DLRM(nn.Module):
         self.over_arch = OverArch(num_inputs, over_mlp, num_labels)
 
     def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
-        sparse_BTD = sparse.stacked()
         if self.dense_arch is None:
             # Nothing stands for the dense part, so the over arch sees the embeddings themselves.
-            vectors_BCD, beside = sparse_BTD, sparse_BTD.flatten(1)
+            vectors_BCD = sparse.stacked()
+            beside = vectors_BCD.flatten(1)
         else:
-            beside = self.dense_arch(dense_BF)
-            vectors_BCD = torch.cat([beside.unsqueeze(1), sparse_BTD], dim=1)
+            beside = self.dense_arch(dense_BF)  # First: the rows are on their way meanwhile.
+            vectors_BCD = torch.cat([beside.unsqueeze(1), sparse.stacked()], dim=1)
         if self.interaction_arch is None:
             inputs = vectors_BCD.flatten(1)
         else:

@@ -94,9 +94,10 @@ class Trainer:
         # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
         with dense_reduction(self.members.rank, plan.step):
             (loss * (examples * self.members.world_size / plan.num_examples)).backward()
+        # Rows first: others wait for their new values, which travel under the dense update.
+        self.pipeline.finish(step, float(loss.detach()))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
-        self.pipeline.finish(step, float(loss.detach()))
         if plan.checkpoint:
             self.checkpointer.begin(plan)
         self.checkpointer.poll()
@@ -112,7 +113,7 @@ class Trainer:
     def _forward(self, step: Step, model: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         plan = step.plan
         dense_BF = aligned(plan.dense_BF).to(self.device)
-        sparse = SparseEmbeddings.of(self.layout, step.rows, plan.groups)
+        sparse = SparseEmbeddings.later(self.layout, lambda: step.rows, plan.groups, plan.dense_BF.shape[0])
         logits_BL = (model or self.parallel)(dense_BF, sparse)
         return logits_BL, aligned(plan.labels_BL).to(self.device)
 

@@ -1,15 +1,17 @@
 """The data plane of one trainer: what happens to rows in a step, in the order that `plan.py` gives.
 
-`next` brings a step's rows into the cache; `finish` sends its gradients, updates the rows this trainer
-owns, passes their new values on and writes back what leaves. Nothing here decides: every list of rows
-comes from the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
+`next` takes the step's plan; its rows are brought into the cache when the model first reads them, so that
+whatever a model does before (DLRM's bottom MLP) runs while they travel. Their gradients leave for their
+owners as soon as the backward pass has made them, under the rest of it. `finish` updates the rows this
+trainer owns, passes their new values on and writes back what leaves. Nothing here decides: every list of
+rows comes from the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
 """
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +19,12 @@ import torch
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.cache.cache import EmbeddingCache, create_cache
-from bagpipe.cache.optimizers import accumulate
+from bagpipe.cache.optimizers import accumulate, accumulate_gathered, gather, scale_
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
 from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, StepDone
 from bagpipe.net.sockets import Connection
-from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
+from bagpipe.plan import BatchPlan, GroupPlan, Indices, PeerLists, Transfer
 from bagpipe.planwire import unpack_plan
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.membership import Membership
@@ -33,10 +35,21 @@ class Step:
     """One step in progress: its plan, its rows, and how long it waited for what."""
 
     plan: BatchPlan
-    rows: tuple[torch.Tensor, ...]
-    """Weights of the distinct rows `[K, D]` of each width group; leaves whose `.grad` backward fills."""
     started: float
-    waits: dict[str, float] = field(default_factory=dict)
+    waits: dict[str, float]
+    _bring: Callable[["Step"], tuple[torch.Tensor, ...]]
+    _rows: tuple[torch.Tensor, ...] | None = None
+    gradients_sent: bool = False
+
+    @property
+    def rows(self) -> tuple[torch.Tensor, ...]:
+        """Weights of the distinct rows `[K, D]` of each width group; leaves whose `.grad` backward fills.
+
+        The first to ask waits for them.
+        """
+        if self._rows is None:
+            self._rows = self._bring(self)
+        return self._rows
 
     @contextmanager
     def waiting_for(self, what: str) -> Iterator[None]:
@@ -80,6 +93,7 @@ class StepPipeline:
         self._plans: deque[BatchPlan] = deque()
         self._ended = False
         self._asked_to_fetch = first_step
+        self._eager: BatchPlan | None = None
         self._deferred: deque[BatchPlan] = deque()
         self._finished = first_step - 1
         self._ask_for_plans()
@@ -87,22 +101,19 @@ class StepPipeline:
     # ── begin ─────────────────────────────────────────────────────────────────────────────────────
 
     def next(self) -> Step | None:
-        """The next step with its rows in the cache, or None after the last one."""
+        """The next step, or None after the last one. Its rows are awaited when they are first asked for."""
         started = time.perf_counter()
         waits: dict[str, float] = {}
         self._await_plan()
         waits["plan"] = time.perf_counter() - started
         if not self._plans:
+            self._receive_eager()
             self._receive_deferred(before=self.next_step)
             self.servers.settle(self.next_step - 1)
             return None
         plan = self._plans.popleft()
-        step = Step(plan, (), started, waits)
+        step = Step(plan, started, waits, self._bring_rows)
         self._request_rows([plan, *self._plans])
-        self._receive_deferred(before=plan.step - 1)
-        with step.waiting_for("fetch"):
-            self._load(plan)
-        step.rows = tuple(c.weights(g.slots_K) for c, g in zip(self.caches, plan.groups, strict=True))
         self.next_step += 1
         return step
 
@@ -110,6 +121,32 @@ class StepPipeline:
     def plans_ahead(self) -> int:
         """Steps not begun whose plans have arrived."""
         return len(self._plans)
+
+    def _bring_rows(self, step: Step) -> tuple[torch.Tensor, ...]:
+        """Everything this step reads, into the cache and out of it again as one leaf for each width group."""
+        plan = step.plan
+        with step.waiting_for("values"):
+            self._receive_eager()
+            self._receive_deferred(before=plan.step - 1)
+        with step.waiting_for("fetch"):
+            self._load(plan)
+        rows = tuple(c.weights(g.slots_K) for c, g in zip(self.caches, plan.groups, strict=True))
+        if plan.training and self.world_size > 1:
+            self._send_gradients_when_made(step, rows)
+        return rows
+
+    def _send_gradients_when_made(self, step: Step, rows: Sequence[torch.Tensor]) -> None:
+        """When the last group has its gradient. A group that the loss does not reach gets none: `finish` sees to it."""
+        missing = len(rows)
+
+        def made(_: torch.Tensor) -> None:
+            nonlocal missing
+            missing -= 1
+            if not missing:
+                self._send_gradients(step, [_gradient(r) for r in rows])
+
+        for leaf in rows:
+            leaf.register_post_accumulate_grad_hook(made)  # type: ignore[no-untyped-call]
 
     def _ask_for_plans(self) -> None:
         step = self.next_step + len(self._plans)
@@ -173,18 +210,18 @@ class StepPipeline:
         """After backward: exchange gradients, update, pass values on, write back, report."""
         plan = step.plan
         gradients = [_gradient(rows) for rows in step.rows]
-        self._send_gradients(plan, gradients)
+        self._send_gradients(step, gradients)
         with step.waiting_for("gradients"):
             summed = self._sum_gradients(plan, gradients)
         for cache, part, total in zip(self.caches, plan.groups, summed, strict=True):
             cache.update(part.slots_K[part.update_K], total, plan.step)
         self._send_values(plan)
         leaving = [(p.evict_keys, c.take_records(p.evict_slots)) for c, p in self._parts(plan)]
-        with step.waiting_for("values"):
-            self._receive(plan, "eager")
+        self._eager = plan
         self._deferred.append(plan)
         if plan.checkpoint:
             with step.waiting_for("values"):
+                self._receive_eager()
                 self._receive_deferred(before=plan.step + 1)
             leaving = [
                 _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)
@@ -216,30 +253,35 @@ class StepPipeline:
     def _others(self) -> Iterator[int]:
         return (rank for rank in range(self.world_size) if rank != self.rank)
 
-    def _send_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
+    def _send_gradients(self, step: Step, gradients: Sequence[Floats]) -> None:
+        """To the rows' owners, once a step."""
+        plan, sent, step.gradients_sent = step.plan, step.gradients_sent, True
+        if sent:
+            return
         for peer in self._others():
             lists = [part.grad_send[peer] for part in plan.groups]
             if any(index.size for index in lists):
-                rows = [g[index] for g, index in zip(gradients, lists, strict=True)]
+                rows = [_picked(g, index) for g, index in zip(gradients, lists, strict=True)]
                 self.peers.send(peer, plan.step, "gradients", rows)
 
     def _sum_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> list[Floats]:
         """Gradients of the rows owned here, `[update_K.size, D]`: summed in rank order, then scaled."""
+        owned = [p.update_K for p in plan.groups]
         if self.world_size == 1:
-            return [g[p.update_K] for g, p in zip(gradients, plan.groups, strict=True)]
-        totals = [np.zeros_like(g) for g in gradients]
+            return [_picked(g, index) for g, index in zip(gradients, owned, strict=True)]
+        totals = [np.zeros((index.size, g.shape[1]), np.float32) for g, index in zip(gradients, owned, strict=True)]
+        places = [_places(index, g.shape[0]) for g, index in zip(gradients, owned, strict=True)]
         for source in range(self.world_size):
             if source == self.rank:
-                parts = [(p.update_K, g[p.update_K]) for p, g in zip(plan.groups, gradients, strict=True)]
+                for total, gradient, index in zip(totals, gradients, owned, strict=True):
+                    accumulate_gathered(total, gradient, index)
             elif any(p.grad_recv[source].size for p in plan.groups):
-                rows = self.peers.receive(source, plan.step, "gradients")
-                parts = [(p.grad_recv[source], r) for p, r in zip(plan.groups, rows, strict=True)]
-            else:
-                continue
-            for total, (index, rows_of_source) in zip(totals, parts, strict=True):
-                accumulate(total, index, rows_of_source)
-        scale = np.float32(self.gradient_scale)
-        return [total[p.update_K] * scale for total, p in zip(totals, plan.groups, strict=True)]
+                rows_of_source = self.peers.receive(source, plan.step, "gradients")
+                for total, place, part, rows in zip(totals, places, plan.groups, rows_of_source, strict=True):
+                    accumulate(total, place[part.grad_recv[source]], rows)
+        for total in totals:
+            scale_(total, np.float32(self.gradient_scale))
+        return totals
 
     def _send_values(self, plan: BatchPlan) -> None:
         kinds: tuple[Literal["eager"], Literal["deferred"]] = ("eager", "deferred")
@@ -260,6 +302,12 @@ class StepPipeline:
                 for cache, (values, records) in zip(self.caches, lists, strict=True):
                     cache.store_values(values[peer], next(arrays))
                     cache.store_records(records[peer], next(arrays))
+
+    def _receive_eager(self) -> None:
+        """What the last step's owners sent for this one: their slots were given out when that step ended."""
+        if self._eager is not None:
+            plan, self._eager = self._eager, None
+            self._receive(plan, "eager")
 
     def _receive_deferred(self, *, before: int) -> None:
         """Deferred rows of steps below `before`: their slots were given out when those steps ended."""
@@ -298,6 +346,20 @@ def _gradient(rows: torch.Tensor) -> Floats:
         return np.zeros(tuple(rows.shape), np.float32)
     array: Floats = rows.grad.detach().cpu().numpy()
     return array
+
+
+def _picked(rows_KD: Floats, index: Indices) -> Floats:
+    """`rows_KD[index]`, twice as fast."""
+    out = np.empty((index.size, rows_KD.shape[1]), np.float32)
+    gather(rows_KD, index, rows_KD.shape[1], out)
+    return out
+
+
+def _places(index_U: Indices, num_rows: int) -> Indices:
+    """Inverse of a list of distinct local indices; meaningless elsewhere."""
+    place = np.empty(num_rows, np.int32)
+    place[index_U] = np.arange(index_U.size, dtype=np.int32)
+    return place
 
 
 def _lists(transfer: Transfer, kind: Literal["eager", "deferred"]) -> tuple[PeerLists, PeerLists]:

@@ -1,0 +1,89 @@
+"""When rows are awaited and when their gradients leave: inside the model's own forward and backward pass."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bagpipe.cache.cache import HostCache
+from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.config import RowOptimizer
+from bagpipe.models.dlrm import DLRM
+from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
+from bagpipe.tables import Table, TableLayout
+from bagpipe.trainer.pipeline import Step, StepPipeline
+
+LAYOUT = TableLayout.of([Table("a", 10, 4, ("a",)), Table("b", 10, 4, ("b",))])
+NOBODY = PeerLists.of([[], []])
+STAYS = Transfer(NOBODY, NOBODY, NOBODY, NOBODY)
+
+
+@dataclass
+class Diary:
+    """Stands for the network, and notes what happened in which order."""
+
+    events: list[str] = field(default_factory=list)
+
+    def send(self, peer: int, step: int, kind: str, arrays: Any) -> None:
+        self.events.append(f"{kind} to {peer}")
+
+    def collect(self, step: int, group: int) -> tuple[Any, Any]:
+        self.events.append("rows awaited")
+        return np.ones((4, 4), np.float32), np.zeros((0, 4), np.float32)
+
+
+@pytest.fixture
+def step() -> tuple[Step, Diary]:
+    """Rank 0's step 0 of two trainers: four rows fetched, the gradients of two of them owed to rank 1."""
+    part = GroupPlan(
+        slots_K=np.arange(4, dtype=np.int32),
+        inverse_N=np.array([0, 1, 2, 3], np.uint16),
+        lengths_BT=None,
+        fetch_keys=np.array([0, 10, 1, 11]),
+        fetch_slots=np.arange(4, dtype=np.int32),
+        num_fetch_records=4,
+        fetch_after=-1,
+        grad_send=PeerLists.of([[], [1, 2]]),
+        grad_recv=NOBODY,
+        update_K=np.array([0, 3], np.int32),
+        send=STAYS,
+        receive=STAYS,
+        evict_keys=np.zeros(0, np.int64),
+        evict_slots=np.zeros(0, np.int32),
+        flush_keys=np.zeros(0, np.int64),
+        flush_slots=np.zeros(0, np.int32),
+        keys_K=np.zeros(0, np.int64),
+    )
+    plan = BatchPlan(0, 0, 4, 0, None, True, False, np.ones((2, 3), np.float32), np.ones((2, 1), np.float32), (part,))  # type: ignore[arg-type]  # no cursor is read
+    diary = Diary()
+    pipeline = StepPipeline.__new__(StepPipeline)
+    pipeline.rank, pipeline.world_size = 0, 2
+    pipeline.peers = pipeline.servers = diary  # type: ignore[assignment]
+    pipeline.caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
+    pipeline._eager, pipeline._deferred = None, []  # type: ignore[assignment]
+    return Step(plan, 0.0, {}, pipeline._bring_rows), diary
+
+
+def test_the_bottom_mlp_runs_before_rows_are_awaited_and_gradients_leave_before_its_backward(
+    step: tuple[Step, Diary],
+) -> None:
+    """DLRM: dense forward, then rows; row gradients are on their way before the dense part's backward is done."""
+    current, diary = step
+    model = DLRM(LAYOUT, num_dense=3, bottom_mlp=(5,), over_mlp=(5,))
+    assert model.dense_arch is not None
+    model.dense_arch.register_forward_hook(lambda *_: diary.events.append("dense forward"))
+    first = next(model.dense_arch.parameters())
+    first.register_post_accumulate_grad_hook(lambda _: diary.events.append("dense backward done"))
+    sparse = SparseEmbeddings.later(LAYOUT, lambda: current.rows, current.plan.groups, 2)
+    model(torch.from_numpy(current.plan.dense_BF), sparse).sum().backward()
+    assert diary.events == ["dense forward", "rows awaited", "gradients to 1", "dense backward done"]
+    assert "fetch" in current.waits
+
+
+def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diary]) -> None:
+    """Without a backward pass over the rows, nothing left early; `finish` finds it unsent."""
+    current, diary = step
+    assert current.rows[0].shape == (4, 4)
+    assert diary.events == ["rows awaited"] and not current.gradients_sent
