@@ -1,13 +1,16 @@
 """One measurement: start every role on its link, wait for the steps, count time, CPU and bytes, end everything.
 
 Times are the contender's own; CPU comes from the kernel's clock of each process, bytes from the links. Both are
-read twice, after the warm-up and after the last measured step. Whatever was started is ended, whatever happens.
+read twice, after the warm-up and after the last measured step. `others_cores` is how many cores something else kept
+busy meanwhile (the kernel's network threads and this program are a few hundredths of it): it tells a disturbed
+measurement. Whatever was started is ended, whatever happens.
 """
 
 import json
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -15,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bagpipe.local.process import LAUNCHER
 from peers.contender import Contender
 from peers.contenders.ours import Ours
 from peers.links import INTERFACE, Links
 from peers.setting import Setting
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.1
 START_SECONDS = 90.0
 STEP_SECONDS = 20.0
 LAST_WORDS = 600
@@ -35,7 +39,10 @@ class Snapshot:
     """The state of the counters after some step."""
 
     step: int
+    clock: float
     cpu_seconds: dict[str, float]
+    busy_seconds: float
+    """Of all cores together, whoever kept them busy."""
     bytes_by_role: dict[str, tuple[int, int]]
 
 
@@ -67,11 +74,14 @@ def summarize(setting: Setting, seconds: list[float], first: Snapshot, last: Sna
         for role, ends in last.bytes_by_role.items()
     }
     ranked = sorted(seconds)
+    ours = sum(last.cpu_seconds.values()) - sum(first.cpu_seconds.values())
+    others = (last.busy_seconds - first.busy_seconds - ours) / (last.clock - first.clock)
     return {
         "setting": setting.to_json(),
         "ms": round(1e3 * statistics.median(seconds), 2),
         "mean_ms": round(1e3 * statistics.fmean(seconds), 2),
         "p90_ms": round(1e3 * ranked[int(0.9 * (len(ranked) - 1))], 2),
+        "others_cores": round(others, 3),
         "cpu_ms": {role: round(ms, 2) for role, ms in cpu.items()},
         "bytes": {role: {"sent": sent, "received": received} for role, (sent, received) in moved.items()},
     }
@@ -87,13 +97,16 @@ def _start(
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "NUMBA_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),
         # Both libraries otherwise listen where the machine's name points to.
         "GLOO_SOCKET_IFNAME": INTERFACE,
         "TP_SOCKET_IFNAME": INTERFACE,
     }
     children = {}
     for role in roles:
-        command = links.inside(role, contender.command(setting, role, addresses, directory))
+        # The launcher has the kernel end the role when this program dies, however it dies.
+        launcher = [sys.executable, "-S", "-E", str(LAUNCHER), str(os.getpid())]
+        command = [*launcher, *links.inside(role, contender.command(setting, role, addresses, directory))]
         output = stack.enter_context(_log(directory, role).open("wb"))
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
         stack.callback(_end, child)
@@ -124,7 +137,8 @@ def _wait(
         seen = len(contender.step_seconds(setting, directory))
         if seen >= step:
             cpu = {role: cpu_seconds(child.pid) for role, child in children.items()}
-            return Snapshot(seen, cpu, {role: links.counters()[role] for role in children})
+            busy, counted = busy_seconds(), links.counters()
+            return Snapshot(seen, time.monotonic(), cpu, busy, {role: counted[role] for role in children})
         now = time.monotonic()
         if seen > done:
             done, changed = seen, now
@@ -146,3 +160,10 @@ def _last_words(directory: Path, children: dict[str, subprocess.Popen[bytes]]) -
 def cpu_seconds(pid: int) -> float:
     """CPU time of a running process with all its threads: the kernel's clock of that process."""
     return time.clock_gettime((~pid << 3) | 2)
+
+
+def busy_seconds() -> float:
+    """CPU time that this machine has spent on anything but waiting, all cores together; stolen time counts."""
+    fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    user, nice, system, _idle, _waiting, interrupt, soft_interrupt, steal = fields
+    return (user + nice + system + interrupt + soft_interrupt + steal) / os.sysconf("SC_CLK_TCK")

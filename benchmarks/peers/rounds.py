@@ -1,0 +1,117 @@
+"""Interleaved rounds: in each, every contender runs once on every kind of link, one after the other.
+
+A machine that is busy for a minute then harms one round of everybody, not every round of one. Each record is
+appended as soon as it is there, so that rounds can be added later and nothing is lost by a crash.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from peers.contender import Contender
+from peers.contenders import CONTENDERS
+from peers.links import Links, LinksError, missing_capability
+from peers.measure import MeasurementError, measure
+from peers.setting import Setting
+
+PEER_WARMUP = 6
+SETTLED = 10
+"""Steps after a full lookahead until a cache is in its usual state."""
+CHECKS = 3
+DISTURBED_CORES = 0.25
+"""A measurement during which others used more of the machine is repeated, and left out of tables."""
+VARIED = ("batch", "dim", "alpha", "lookahead", "cache_rows")
+
+
+def run(asked: argparse.Namespace, cache: Path) -> int:
+    """Measure everything asked for; the exit code is 1 if something could not be measured."""
+    reason = missing_capability()
+    if reason is not None:
+        print(f"error: no links can be made here: {reason}", file=sys.stderr)
+        return 1
+    unknown = set(asked.contenders or ()) - set(CONTENDERS)
+    if unknown:
+        print(f"error: no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}", file=sys.stderr)
+        return 1
+    chosen = [CONTENDERS[name] for name in asked.contenders or CONTENDERS]
+    asked.records.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    with asked.records.open("a", encoding="utf-8") as records:
+        for round_number in range(asked.rounds):
+            for record in _round(asked, chosen, cache):
+                failures += "error" in record
+                record |= {"round": round_number, "time": round(time.time()), "note": asked.note, "machine": machine()}
+                records.write(json.dumps(record) + "\n")
+                records.flush()
+                _show(record)
+    return 1 if failures else 0
+
+
+def _round(asked: argparse.Namespace, chosen: list[Contender], cache: Path) -> Iterator[dict[str, Any]]:
+    for trainers in asked.trainers:
+        roles = ["oracle", *(f"server {i}" for i in range(asked.servers)), *(f"trainer {i}" for i in range(trainers))]
+        for gbit in asked.rates:
+            with Links(roles, gbit) as links:
+                checked = _checked(links)
+                for contender in chosen:
+                    setting = setting_of(asked, contender, gbit, trainers)
+                    for _ in range(asked.retries + 1):
+                        record = _measured(contender, setting, links, cache) | {"links": checked}
+                        yield record
+                        if record.get("others_cores", 0.0) <= DISTURBED_CORES:
+                            break
+
+
+def _measured(contender: Contender, setting: Setting, links: Links, cache: Path) -> dict[str, Any]:
+    try:
+        return measure(contender, setting, links, cache)
+    except MeasurementError as error:
+        return {"setting": setting.to_json(), "error": str(error)}
+
+
+def setting_of(asked: argparse.Namespace, contender: Contender, gbit: float | None, trainers: int) -> Setting:
+    """This contender's setting: the workload's, with what was asked to differ."""
+    varied = {name: getattr(asked, name) for name in VARIED if getattr(asked, name) is not None}
+    setting = Setting(contender.name, gbit, trainers, asked.servers, steps=asked.steps, **varied)
+    warmup = setting.lookahead + SETTLED if contender.looks_ahead else PEER_WARMUP
+    return Setting(**setting.to_json() | {"warmup": warmup})
+
+
+def _checked(links: Links) -> list[dict[str, Any]]:
+    """The links' own measurement; another process may disturb it once or twice."""
+    for left in reversed(range(CHECKS)):
+        try:
+            return links.check()
+        except LinksError:
+            if not left:
+                raise
+    raise AssertionError
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran, without its name."""
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "kernel": platform.release().split("-")[0],
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "torchrec": version("torchrec"),
+    }
+
+
+def _show(record: dict[str, Any]) -> None:
+    setting = record["setting"]
+    link = "unlimited" if setting["gbit"] is None else f"{setting['gbit']:g} Gbit/s"
+    found = f"{record['ms']:8.1f} ms, others {record['others_cores']:.2f} cores" if "ms" in record else f"failed: {record['error']}"
+    print(f"{link:>12s}  {setting['trainers']} trainers  {setting['contender']:20s} {found}", flush=True)
