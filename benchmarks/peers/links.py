@@ -116,12 +116,7 @@ class Links:
         Raises:
             LinksError: a direction is slower or faster than stated.
         """
-        found = []
-        for first in range(0, len(self.roles) - 1, 2):
-            found.append(self._check_pair(self.roles[first], self.roles[first + 1]))
-        if len(self.roles) % 2 and len(self.roles) > 1:
-            found.append(self._check_pair(self.roles[0], self.roles[-1]))
-        return found
+        return [self._check_pair(first, second) for first, second in neighbours(self.roles)]
 
     # ── below ────────────────────────────────────────────────────────────────────────────────────
 
@@ -177,6 +172,12 @@ class Links:
         gbits = [size * 8 / 1e9 / float(out) for out, _ in spoken]
         judge(f"{first} and {second}", gbits, self.gbit)
         return {"between": [first, second], "gbit": [round(g, 4) for g in gbits]}
+
+
+def neighbours(roles: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs in which every role takes part; an odd last one talks to the first."""
+    pairs = list(zip(roles[::2], roles[1::2], strict=False))
+    return [*pairs, (roles[0], roles[-1])] if len(roles) % 2 and len(roles) > 1 else pairs
 
 
 def judge(who: str, measured: Sequence[float], stated: float | None) -> None:

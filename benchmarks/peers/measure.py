@@ -62,6 +62,8 @@ def measure(contender: Contender, setting: Setting, links: Links, cache: Path) -
         record = summarize(setting, seconds, first, last)
         if isinstance(contender, Ours):
             record["waits_ms"] = contender.waits(directory, setting.warmup)
+            if contender.looks_ahead:
+                record["planned"] = contender.planned(setting)
         return record
 
 

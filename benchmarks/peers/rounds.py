@@ -20,13 +20,12 @@ from peers.contenders import CONTENDERS
 from peers.links import Links, LinksError, missing_capability
 from peers.measure import MeasurementError, measure
 from peers.setting import Setting
+from peers.summary import is_disturbed
 
 PEER_WARMUP = 6
 SETTLED = 10
 """Steps after a full lookahead until a cache is in its usual state."""
 CHECKS = 3
-DISTURBED_CORES = 0.25
-"""A measurement during which others used more of the machine is repeated, and left out of tables."""
 VARIED = ("batch", "dim", "alpha", "lookahead", "cache_rows")
 
 
@@ -65,7 +64,7 @@ def _round(asked: argparse.Namespace, chosen: list[Contender], cache: Path) -> I
                     for _ in range(asked.retries + 1):
                         record = _measured(contender, setting, links, cache) | {"links": checked}
                         yield record
-                        if record.get("others_cores", 0.0) <= DISTURBED_CORES:
+                        if not is_disturbed(record):
                             break
 
 
@@ -97,7 +96,11 @@ def _checked(links: Links) -> list[dict[str, Any]]:
 
 def machine() -> dict[str, Any]:
     """Where this ran, without its name."""
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if "model name" in line
+    ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": names[0] if names else platform.machine(),
@@ -113,5 +116,9 @@ def machine() -> dict[str, Any]:
 def _show(record: dict[str, Any]) -> None:
     setting = record["setting"]
     link = "unlimited" if setting["gbit"] is None else f"{setting['gbit']:g} Gbit/s"
-    found = f"{record['ms']:8.1f} ms, others {record['others_cores']:.2f} cores" if "ms" in record else f"failed: {record['error']}"
+    found = (
+        f"{record['ms']:8.1f} ms, others {record['others_cores']:.2f} cores"
+        if "ms" in record
+        else f"failed: {record['error']}"
+    )
     print(f"{link:>12s}  {setting['trainers']} trainers  {setting['contender']:20s} {found}", flush=True)

@@ -88,7 +88,7 @@ class Worker:
         made = []
         for step in range(self.setting.last_step + 2):
             part = workload.global_batch(self.setting, step).part(self.number, self.world)
-            tensors = (part.dense_BF, part.rows_TB, part.keys_BT(), part.labels_B1)
+            tensors = (part.dense_BF, part.rows_TB, part.keys(), part.labels_B1)
             made.append(Slice(step, *map(torch.from_numpy, tensors)))
         return made
 

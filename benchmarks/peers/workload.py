@@ -40,7 +40,7 @@ class Batch:
     """Row within its table."""
     labels_B1: npt.NDArray[np.float32]
 
-    def keys_BT(self) -> npt.NDArray[np.int64]:
+    def keys(self) -> npt.NDArray[np.int64]:
         """Row among all tables, example by example."""
         return np.ascontiguousarray((self.rows_TB + OFFSETS[:, None]).T)
 

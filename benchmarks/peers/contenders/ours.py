@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from bagpipe.data.prepared import VERSION, PreparedInfo, PreparedTable, Recipe
 from peers import workload
 from peers.contender import METRICS, trainers_and_servers, whole_lines
+from peers.planned import planned_bytes
 from peers.setting import Setting
 
 PORT = 29_510
@@ -38,6 +39,16 @@ class Ours:
         self._data = cache / f"stream-{_digest(setting)}"
         if not (self._data / "tables.json").exists():
             write_stream(setting, self._data)
+        if self.looks_ahead:
+            self.planned(setting)
+
+    def planned(self, setting: Setting) -> dict[str, int]:
+        """The planner's own lower bound of bytes; computed once for a stream, before any clock starts."""
+        shape = (setting.dim, setting.lookahead, setting.cache_rows, setting.servers)
+        file = self._data.with_suffix(f".planned-{hashlib.sha256(repr(shape).encode()).hexdigest()[:8]}.json")
+        if not file.exists():
+            file.write_text(json.dumps(planned_bytes(setting, self._data)))
+        return json.loads(file.read_text())
 
     def command(self, setting: Setting, role: str, addresses: Mapping[str, str], directory: Path) -> list[str]:
         job = directory / "job.json"

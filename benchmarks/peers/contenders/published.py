@@ -84,7 +84,7 @@ def run(worker: Worker) -> None:
     worker.join_trainers()
     setting = worker.setting
     depth = max(1, min(DEPTH, setting.lookahead // 2))
-    stream = [workload.global_batch(setting, step).keys_BT() for step in range(setting.stream_steps)]
+    stream = [workload.global_batch(setting, step).keys() for step in range(setting.stream_steps)]
     plans, slots = plan_replication(
         stream,
         rank=worker.number,

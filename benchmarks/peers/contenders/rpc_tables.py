@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 
 import torch
-import torch.distributed.rpc as rpc
+from torch.distributed import rpc
 
 from peers import workload
 from peers.worker import DEADLINE, RPC_PORT, Worker
