@@ -7,7 +7,9 @@ TORCHREC := torchrec==1.8.0
 TORCHREC_NEEDS := fbgemm-gpu-cpu==1.8.0 pyre-extensions==0.0.32 tensordict==0.15.3 torchmetrics==1.0.3 tqdm psutil
 PEERS_RUN = PYTHONPATH=benchmarks OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PEERS)/bin/python -m peers
 
-.PHONY: bench-peers bench-peers-quick bench-peers-table
+SWEEPS := lookahead cache batch dim skew trainers bandwidth
+
+.PHONY: bench-peers bench-peers-quick bench-peers-table $(SWEEPS:%=sweep-%)
 
 bench-peers: $(PEERS_STAMP)  ## Ours and every peer on rate-limited links, interleaved (root, Linux; FLAGS=--help)
 	@$(PEERS_RUN) run $(FLAGS)
@@ -19,6 +21,9 @@ bench-peers-quick: $(PEERS_STAMP)  ## A few minutes of it: two rates, few steps
 
 bench-peers-table: $(PEERS_STAMP)  ## The table and the plot again, from what was measured
 	@$(PEERS_RUN) table $(FLAGS)
+
+$(SWEEPS:%=sweep-%): sweep-%: $(PEERS_STAMP)
+	@$(PEERS_RUN) sweep $* $(FLAGS)
 
 $(PEERS_STAMP): make/peers.mk
 	@echo "setting up $(PEERS) (once)"

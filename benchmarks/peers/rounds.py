@@ -10,12 +10,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from peers.contender import Contender
 from peers.contenders import CONTENDERS
 from peers.links import Links, LinksError, missing_capability
 from peers.measure import MeasurementError, measure
@@ -26,61 +27,66 @@ PEER_WARMUP = 6
 SETTLED = 10
 """Steps after a full lookahead until a cache is in its usual state."""
 CHECKS = 3
-VARIED = ("batch", "dim", "alpha", "lookahead", "cache_rows")
 
 
 def run(asked: argparse.Namespace, cache: Path) -> int:
     """Measure everything asked for; the exit code is 1 if something could not be measured."""
-    reason = missing_capability()
-    if reason is not None:
-        print(f"error: no links can be made here: {reason}", file=sys.stderr)
-        return 1
     unknown = set(asked.contenders or ()) - set(CONTENDERS)
     if unknown:
         print(f"error: no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}", file=sys.stderr)
         return 1
-    chosen = [CONTENDERS[name] for name in asked.contenders or CONTENDERS]
+    settings = [
+        Setting(name, gbit, trainers, steps=asked.steps)
+        for trainers in asked.trainers
+        for gbit in asked.rates
+        for name in asked.contenders or CONTENDERS
+    ]
+    return measure_rounds(settings, asked, cache)
+
+
+def measure_rounds(settings: Sequence[Setting], asked: argparse.Namespace, cache: Path) -> int:
+    """Measure every setting once a round; settings that share links stand together."""
+    reason = missing_capability()
+    if reason is not None:
+        print(f"error: no links can be made here: {reason}", file=sys.stderr)
+        return 1
     asked.records.parent.mkdir(parents=True, exist_ok=True)
-    failures = 0
+    failures, about = 0, {"note": asked.note, "machine": machine()}
     with asked.records.open("a", encoding="utf-8") as records:
-        for round_number in range(asked.rounds):
-            for record in _round(asked, chosen, cache):
+        for number in range(asked.rounds):
+            for record in _round(settings, asked.retries, cache):
                 failures += "error" in record
-                record |= {"round": round_number, "time": round(time.time()), "note": asked.note, "machine": machine()}
+                record |= {"round": number, "time": round(time.time())} | about
                 records.write(json.dumps(record) + "\n")
                 records.flush()
                 _show(record)
     return 1 if failures else 0
 
 
-def _round(asked: argparse.Namespace, chosen: list[Contender], cache: Path) -> Iterator[dict[str, Any]]:
-    for trainers in asked.trainers:
-        roles = ["oracle", *(f"server {i}" for i in range(asked.servers)), *(f"trainer {i}" for i in range(trainers))]
-        for gbit in asked.rates:
-            with Links(roles, gbit) as links:
-                checked = _checked(links)
-                for contender in chosen:
-                    setting = setting_of(asked, contender, gbit, trainers)
-                    for _ in range(asked.retries + 1):
-                        record = _measured(contender, setting, links, cache) | {"links": checked}
-                        yield record
-                        if not is_disturbed(record):
-                            break
+def _round(settings: Sequence[Setting], retries: int, cache: Path) -> Iterator[dict[str, Any]]:
+    for (gbit, trainers, servers), same in groupby(settings, lambda s: (s.gbit, s.trainers, s.servers)):
+        roles = ["oracle", *(f"server {i}" for i in range(servers)), *(f"trainer {i}" for i in range(trainers))]
+        with Links(roles, gbit) as links:
+            checked = _checked(links)
+            for setting in same:
+                for _ in range(retries + 1):
+                    record = _measured(warmed(setting), links, cache) | {"links": checked}
+                    yield record
+                    if not is_disturbed(record):
+                        break
 
 
-def _measured(contender: Contender, setting: Setting, links: Links, cache: Path) -> dict[str, Any]:
+def _measured(setting: Setting, links: Links, cache: Path) -> dict[str, Any]:
     try:
-        return measure(contender, setting, links, cache)
+        return measure(CONTENDERS[setting.contender], setting, links, cache)
     except MeasurementError as error:
         return {"setting": setting.to_json(), "error": str(error)}
 
 
-def setting_of(asked: argparse.Namespace, contender: Contender, gbit: float | None, trainers: int) -> Setting:
-    """This contender's setting: the workload's, with what was asked to differ."""
-    varied = {name: getattr(asked, name) for name in VARIED if getattr(asked, name) is not None}
-    setting = Setting(contender.name, gbit, trainers, asked.servers, steps=asked.steps, **varied)
-    warmup = setting.lookahead + SETTLED if contender.looks_ahead else PEER_WARMUP
-    return Setting(**setting.to_json() | {"warmup": warmup})
+def warmed(setting: Setting) -> Setting:
+    """The same with as many steps before the measurement as this contender needs."""
+    looks_ahead = CONTENDERS[setting.contender].looks_ahead
+    return replace(setting, warmup=setting.lookahead + SETTLED if looks_ahead else PEER_WARMUP)
 
 
 def _checked(links: Links) -> list[dict[str, Any]]:

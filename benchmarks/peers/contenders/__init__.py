@@ -7,7 +7,7 @@ CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
         Peer("bound", "bound: same model, no row travels", "bound"),
-        Ours("ours", "Bagpipe, lookahead 100", cached=True),
+        Ours("ours", "Bagpipe", cached=True),
         Ours("ours-uncached", "Bagpipe without its cache", cached=False),
         Peer("torchrec-table", "TorchRec, table-wise", "torchrec_"),
         Peer("torchrec-row", "TorchRec, row-wise", "torchrec_"),

@@ -9,6 +9,7 @@ from peers.measure import summarize as measured
 from peers.report import markdown
 from peers.setting import Setting
 from peers.summary import summarize
+from peers.sweep import SWEEPS, lines_of, settings_of
 from peers.targets import verdicts
 
 MACHINE = {
@@ -95,3 +96,14 @@ def test_every_role_takes_part_in_a_check() -> None:
 def test_a_bucket_holds_the_largest_packets_and_little_more() -> None:
     assert burst_bytes(0.25) == 131_072
     assert burst_bytes(10.0) == 2_500_000
+
+
+def test_a_sweep_varies_one_setting_and_compares_with_lines_that_stand() -> None:
+    points = settings_of("lookahead", 0.25, 10)
+    assert [p.lookahead for p in points if p.contender == "ours"] == list(SWEEPS["lookahead"][1])
+    assert sum(p.contender == "bound" for p in points) == 1
+    dims = settings_of("dim", 0.25, 10)
+    assert sorted({p.dim for p in dims if p.contender == "bound"}) == [16, 48, 128]
+    records = [_record("bound", 100), _record("ours", 150)]
+    lines = lines_of("lookahead", records)
+    assert lines == {"bound": [(v, 100) for v in SWEEPS["lookahead"][1]], "ours": [(100, 150)]}
