@@ -67,16 +67,16 @@ def verdicts(rows: Mapping[Key, Mapping[str, Any]]) -> list[Verdict]:
     def _judge(
         measure: str, limit: float | Callable[[Medians], float], value: Callable[[Medians], float], *, least: bool
     ) -> None:
-        medians = Medians(rows)
+        medians, sign = Medians(rows), ">=" if least else "<="
         try:
             wanted = limit(medians) if callable(limit) else limit
             ratio = value(medians)
         except KeyError:
-            found.append(Verdict(measure, "" if callable(limit) else f"{limit:g}", None, None, disturbed=False))
+            found.append(Verdict(measure, "" if callable(limit) else f"{sign} {limit:.2f}", None, None, disturbed=False))
             return
         hit = ratio >= wanted if least else ratio <= wanted
         disturbed = any(rows[key].get("disturbed") for key in medians.used)
-        found.append(Verdict(measure, f"{'>=' if least else '<='} {wanted:.2f}", round(ratio, 3), hit, disturbed))
+        found.append(Verdict(measure, f"{sign} {wanted:.2f}", round(ratio, 3), hit, disturbed))
 
     at_most("step over the bound, 1 Gbit/s", 1.10, lambda m: m.ms("ours", 1.0) / m.ms("bound", 1.0))
     for gbit in (0.5, 0.25):
