@@ -25,8 +25,8 @@ from peers.links import INTERFACE, Links
 from peers.setting import Setting
 
 POLL_SECONDS = 0.1
-START_SECONDS = 90.0
-STEP_SECONDS = 20.0
+START_SECONDS = 180.0
+STEP_SECONDS = 60.0
 LAST_WORDS = 600
 
 

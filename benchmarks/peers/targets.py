@@ -72,7 +72,8 @@ def verdicts(rows: Mapping[Key, Mapping[str, Any]]) -> list[Verdict]:
             wanted = limit(medians) if callable(limit) else limit
             ratio = value(medians)
         except KeyError:
-            found.append(Verdict(measure, "" if callable(limit) else f"{sign} {limit:.2f}", None, None, disturbed=False))
+            target = "" if callable(limit) else f"{sign} {limit:.2f}"
+            found.append(Verdict(measure, target, None, None, disturbed=False))
             return
         hit = ratio >= wanted if least else ratio <= wanted
         disturbed = any(rows[key].get("disturbed") for key in medians.used)
