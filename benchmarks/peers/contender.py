@@ -1,9 +1,9 @@
 """The one interface of all contenders: which roles it needs, and how each is started."""
 
 import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -64,12 +64,12 @@ class Peer:
         return [sys.executable, "-m", f"peers.contenders.{self._module}", str(directory), kind, number]
 
     def step_seconds(self, setting: Setting, directory: Path) -> list[float]:
-        """Trainers are synchronous: a step takes what it takes the slowest."""
+        """From the last trainer's end of a step to the last trainer's end of the next."""
         files = [directory / f"{METRICS}.{rank}" for rank in range(setting.trainers)]
         if not all(file.exists() for file in files):
             return []
-        each = [[json.loads(line)["seconds"] for line in whole_lines(file)] for file in files]
-        return [statistics.fmean(seconds) for seconds in zip(*each, strict=False)]
+        each = [[json.loads(line)["at"] for line in whole_lines(file)] for file in files]
+        return [after - before for before, after in pairwise(map(max, zip(*each, strict=False)))]
 
 
 def whole_lines(file: Path) -> list[str]:

@@ -20,11 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 from bagpipe.models.dlrm import DLRM
 from bagpipe.tables import Table, TableLayout
 from peers import workload
+from peers.contender import METRICS
 from peers.setting import Setting
 
 DEADLINE = timedelta(seconds=120)
 GROUP_PORT, RPC_PORT = 29_501, 29_502
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +93,16 @@ class Worker:
         return made
 
     def train(self, run_step: Callable[[Slice], None]) -> None:
-        """Every step once; trainer 0 notes how long each took."""
+        """Every step once; notes when each began or ended, by the clock that all processes share."""
         slices = self.slices
         if self.world > 1:
             dist.barrier()
         with (self.directory / f"{METRICS}.{self.number}").open("w") as notes:
-            begun = time.perf_counter()
+            notes.write(json.dumps({"step": 0, "at": time.monotonic()}) + "\n")
             for part in slices:
                 run_step(part)
-                now = time.perf_counter()
-                notes.write(json.dumps({"step": part.step + 1, "seconds": now - begun}) + "\n")
+                notes.write(json.dumps({"step": part.step + 1, "at": time.monotonic()}) + "\n")
                 notes.flush()
-                begun = now
 
 
 def main(run: Callable[[Worker], None]) -> None:

@@ -1,8 +1,11 @@
 """Do the benchmark's tables follow from its records: medians, disturbed rounds, targets hit and missed?"""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from peers.contenders import CONTENDERS
 from peers.links import LinksError, burst_bytes, judge, neighbours
 from peers.measure import Snapshot
 from peers.measure import summarize as measured
@@ -107,3 +110,11 @@ def test_a_sweep_varies_one_setting_and_compares_with_lines_that_stand() -> None
     records = [_record("bound", 100), _record("ours", 150)]
     lines = lines_of("lookahead", records)
     assert lines == {"bound": [(v, 100) for v in SWEEPS["lookahead"][1]], "ours": [(100, 150)]}
+
+
+def test_a_step_lasts_from_the_last_trainers_end_to_the_next(tmp_path: Path) -> None:
+    for rank, ends in enumerate(((0.0, 1.0, 2.5), (0.1, 1.2, 2.0))):
+        lines = "".join(json.dumps({"step": step, "at": at}) + "\n" for step, at in enumerate(ends))
+        (tmp_path / f"metrics.jsonl.{rank}").write_text(lines + '{"step": 3, "a')
+    found = CONTENDERS["bound"].step_seconds(Setting("bound", 1.0), tmp_path)
+    assert found == pytest.approx([1.1, 1.3])
