@@ -1,0 +1,1 @@
+"""Bagpipe beside its peers: the same work on the same rate-limited links (`make bench-peers`)."""

@@ -1,0 +1,56 @@
+"""From records to medians: one row for each contender, rate and number of trainers."""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from peers.targets import Key
+
+DISTURBED_CORES = 0.25
+"""A measurement during which others used more of the machine is repeated, and left out of tables."""
+
+
+def is_disturbed(record: Mapping[str, Any]) -> bool:
+    """Whether somebody else used the machine meanwhile."""
+    return bool(record.get("others_cores", 0.0) > DISTURBED_CORES)
+
+
+def summarize(records: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, Any]]:
+    """Medians over the rounds, with their spread.
+
+    Times come from undisturbed rounds. Where there is none, the least disturbed one stands in and is marked.
+    CPU and bytes of a process do not depend on others, so they are medians over all rounds.
+    """
+    groups: dict[Key, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if "ms" in record:
+            setting = record["setting"]
+            groups.setdefault((setting["contender"], setting["gbit"], setting["trainers"]), []).append(record)
+    return {key: _row(key, found) for key, found in groups.items()}
+
+
+def _row(key: Key, found: list[Mapping[str, Any]]) -> dict[str, Any]:
+    calm = [r for r in found if not is_disturbed(r)]
+    timed = calm or [min(found, key=lambda r: r["others_cores"])]
+    times = [r["ms"] for r in timed]
+    trainers = [f"trainer {rank}" for rank in range(key[2])]
+    row: dict[str, Any] = {
+        "ms": round(statistics.median(times), 1),
+        "least_ms": min(times),
+        "most_ms": max(times),
+        "rounds": len(timed),
+        "left_out": len(found) - len(timed),
+        "disturbed": not calm,
+        "others_cores": round(statistics.median(r["others_cores"] for r in timed), 2),
+        "cpu": round(statistics.median(sum(r["cpu_ms"].values()) / key[2] for r in found), 1),
+        "cpu_by_role": {k: round(statistics.median(r["cpu_ms"][k] for r in found), 1) for k in found[0]["cpu_ms"]},
+    }
+    for way in ("sent", "received"):
+        row[way] = round(statistics.median(statistics.fmean(r["bytes"][t][way] for t in trainers) for r in found))
+        planned = [r["planned"][way] for r in found if "planned" in r]
+        if planned:
+            row[f"planned_{way}"] = planned[0]
+    waits = [r["waits_ms"] for r in timed if "waits_ms" in r]
+    if waits:
+        row["waits_ms"] = {k: round(statistics.median(w.get(k, 0.0) for w in waits), 1) for k in waits[0]}
+    return row

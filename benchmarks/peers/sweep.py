@@ -1,0 +1,85 @@
+"""One setting varied, all else as in the comparison: ours, a parameter server and the bound over it, as a plot.
+
+The lookahead's and the cache's sweep change only ours; the others are measured once, as lines to compare with.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from peers.contenders import CONTENDERS
+from peers.rounds import measure_rounds
+from peers.setting import Setting
+from peers.summary import is_disturbed
+
+CONTENDING = ("bound", "ours", "rpc-unique")
+SWEEPS: Mapping[str, tuple[str, Sequence[Any]]] = {
+    "lookahead": ("lookahead", (5, 10, 25, 50, 100, 200)),
+    "cache": ("cache_rows", (20_000, 40_000, 80_000, 160_000)),
+    "batch": ("batch", (512, 1024, 2048, 4096)),
+    "dim": ("dim", (16, 48, 128)),
+    "skew": ("alpha", (0.7, 0.9, 1.05, 1.2)),
+    "trainers": ("trainers", (1, 2, 4)),
+    "bandwidth": ("gbit", (0.25, 0.5, 1.0, 2.0, 4.0)),
+}
+"""What is varied, and its values."""
+OURS_ALONE = ("lookahead", "cache")
+
+
+def run_sweep(asked: argparse.Namespace, cache: Path) -> int:
+    """Measure the sweep, then draw all of its records."""
+    code = measure_rounds(settings_of(asked.name, asked.gbit, asked.steps), asked, cache)
+    if code == 0:
+        draw(asked.name, asked.records)
+    return code
+
+
+def settings_of(name: str, gbit: float | None, steps: int) -> list[Setting]:
+    """Every point of every line."""
+    field, values = SWEEPS[name]
+    base = Setting("bound", gbit, steps=steps)
+    points = []
+    for number, value in enumerate(values):
+        for contender in CONTENDING:
+            if contender == "ours" or name not in OURS_ALONE or number == 0:
+                varied = {field: value} if contender == "ours" or name not in OURS_ALONE else {}
+                points.append(replace(base, contender=contender, **varied))
+    return points
+
+
+def lines_of(name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Median ms a step over the varied value, by contender; disturbed records only where there are no others."""
+    field, values = SWEEPS[name]
+    found: dict[str, list[tuple[float, float]]] = {}
+    for contender in CONTENDING:
+        constant = contender != "ours" and name in OURS_ALONE
+        for value in values:
+            same = [r for r in records if "ms" in r and r["setting"]["contender"] == contender]
+            same = same if constant else [r for r in same if r["setting"][field] == value]
+            calm = [r["ms"] for r in same if not is_disturbed(r)] or [r["ms"] for r in same]
+            if calm:
+                found.setdefault(contender, []).append((value, statistics.median(calm)))
+    return found
+
+
+def draw(name: str, records_file: Path) -> None:
+    """The plot beside the records."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    records = [json.loads(line) for line in records_file.read_text(encoding="utf-8").splitlines() if line]
+    figure, panel = plt.subplots(figsize=(7, 5))
+    for contender, points in lines_of(name, records).items():
+        panel.plot(*zip(*points, strict=True), marker="o", label=CONTENDERS[contender].label)
+    panel.set(xlabel=SWEEPS[name][0].replace("_", " "), ylabel="ms a step", ylim=(0, None))
+    panel.grid(visible=True, alpha=0.3)
+    panel.legend()
+    figure.tight_layout()
+    figure.savefig(records_file.with_suffix(".png"), dpi=90, metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,120 @@
+"""Do the benchmark's tables follow from its records: medians, disturbed rounds, targets hit and missed?"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peers.contenders import CONTENDERS
+from peers.links import LinksError, burst_bytes, judge, neighbours
+from peers.measure import Snapshot
+from peers.measure import summarize as measured
+from peers.report import markdown
+from peers.setting import Setting
+from peers.summary import summarize
+from peers.sweep import SWEEPS, lines_of, settings_of
+from peers.targets import verdicts
+
+MACHINE = {
+    "cpu": "A CPU", "cores": 2, "memory_gib": 24, "kernel": "6.1", "python": "3.11", "torch": "2", "torchrec": "1",
+}  # fmt: skip
+
+
+def _record(contender: str, ms: float, *, gbit: float | None = 1.0, others: float = 0.0, sent: int = 2_000_000) -> Any:
+    moved = {"sent": sent, "received": sent}
+    record = {
+        "setting": Setting(contender, gbit).to_json(),
+        "ms": ms,
+        "others_cores": others,
+        "cpu_ms": {"trainer 0": ms / 2, "trainer 1": ms / 2},
+        "bytes": {"trainer 0": moved, "trainer 1": moved},
+        "machine": MACHINE,
+    }
+    if contender == "ours":
+        record |= {"planned": {"sent": 1_000_000, "received": 1_000_000}, "waits_ms": {"fetch": 1.5}}
+    return record
+
+
+def test_medians_leave_disturbed_rounds_out() -> None:
+    rows = summarize([_record("ours", 100), _record("ours", 120), _record("ours", 110), _record("ours", 900, others=1)])
+    row = rows["ours", 1.0, 2]
+    assert (row["ms"], row["least_ms"], row["most_ms"]) == (110, 100, 120)
+    assert (row["rounds"], row["left_out"], row["disturbed"]) == (3, 1, False)
+
+
+def test_without_a_calm_round_the_least_disturbed_one_is_shown_and_marked() -> None:
+    records = [_record("ours", 300, others=0.9), _record("ours", 200, others=0.4)]
+    rows = summarize(records)
+    assert (rows["ours", 1.0, 2]["ms"], rows["ours", 1.0, 2]["disturbed"]) == (200, True)
+    assert "| ~200 |" in markdown(rows, verdicts(rows), records)
+
+
+def test_targets_are_hit_missed_or_not_measured() -> None:
+    records = [
+        _record("bound", 100),
+        _record("ours", 108, sent=3_100_000),
+        _record("torchrec-table", 300, sent=12_000_000),
+        _record("torchrec-row", 400),
+        _record("rpc-unique", 130),
+    ]
+    found = {v.measure: v for v in verdicts(summarize(records))}
+    over = found["step over the bound, 1 Gbit/s"]
+    assert (over.found, over.hit) == (1.08, True)
+    best = found["TorchRec's best as it runs / ours, 1 Gbit/s"]
+    assert (best.found, best.hit) == (pytest.approx(300 / 108, abs=1e-3), True)
+    # 10 MB beyond the bound's at 1 Gbit/s: 80 ms more than the bound.
+    duplex = found["TorchRec on a full-duplex wire (computed) / ours, 1 Gbit/s"]
+    assert (duplex.found, duplex.hit) == (pytest.approx(180 / 108, abs=1e-3), True)
+    server = found["unique-id parameter server / ours, 1 Gbit/s"]
+    assert (server.found, server.hit) == (pytest.approx(130 / 108, abs=1e-3), False)
+    assert found["step over the bound, 0.5 Gbit/s"].hit is None
+    moved = found["bytes of rows on a trainer's link over the planner's own"]
+    assert (moved.found, moved.hit) == (pytest.approx(1.1), True)
+
+
+def test_counters_become_figures_of_one_step() -> None:
+    first = Snapshot(10, 5.0, {"trainer 0": 1.0}, 2.0, {"trainer 0": (1000, 0)})
+    last = Snapshot(20, 7.0, {"trainer 0": 2.0}, 3.5, {"trainer 0": (6000, 500)})
+    record = measured(Setting("ours", 1.0), [0.1, 0.3, 0.2], first, last)
+    assert (record["ms"], record["cpu_ms"]) == (200.0, {"trainer 0": 100.0})
+    assert record["bytes"] == {"trainer 0": {"sent": 500, "received": 50}}
+    assert record["others_cores"] == 0.25
+
+
+def test_links_that_are_not_what_they_claim_are_refused() -> None:
+    judge("a and b", [0.95, 0.96], 1.0)
+    judge("a and b", [3.0, 9.0], None)
+    with pytest.raises(LinksError, match=r"expected 1 Gbit/s in both directions at once .* found 0.950 and 0.480"):
+        judge("a and b", [0.95, 0.48], 1.0)
+    with pytest.raises(LinksError, match=r"found 0\.950 and 1\.200"):
+        judge("a and b", [0.95, 1.2], 1.0)
+
+
+def test_every_role_takes_part_in_a_check() -> None:
+    assert neighbours(["a", "b", "c", "d"]) == [("a", "b"), ("c", "d")]
+    assert neighbours(["a", "b", "c"]) == [("a", "b"), ("a", "c")]
+    assert neighbours(["a"]) == []
+
+
+def test_a_bucket_holds_the_largest_packets_and_little_more() -> None:
+    assert burst_bytes(0.25) == 131_072
+    assert burst_bytes(10.0) == 2_500_000
+
+
+def test_a_sweep_varies_one_setting_and_compares_with_lines_that_stand() -> None:
+    points = settings_of("lookahead", 0.25, 10)
+    assert [p.lookahead for p in points if p.contender == "ours"] == list(SWEEPS["lookahead"][1])
+    assert sum(p.contender == "bound" for p in points) == 1
+    dims = settings_of("dim", 0.25, 10)
+    assert sorted({p.dim for p in dims if p.contender == "bound"}) == [16, 48, 128]
+    records = [_record("bound", 100), _record("ours", 150)]
+    lines = lines_of("lookahead", records)
+    assert lines == {"bound": [(v, 100) for v in SWEEPS["lookahead"][1]], "ours": [(100, 150)]}
+
+
+def test_a_step_lasts_from_the_last_trainers_end_to_the_next(tmp_path: Path) -> None:
+    for rank, ends in enumerate(((0.0, 1.0, 2.5), (0.1, 1.2, 2.0))):
+        lines = "".join(json.dumps({"step": step, "at": at}) + "\n" for step, at in enumerate(ends))
+        (tmp_path / f"metrics.jsonl.{rank}").write_text(lines + '{"step": 3, "a')
+    found = CONTENDERS["bound"].step_seconds(Setting("bound", 1.0), tmp_path)
+    assert found == pytest.approx([1.1, 1.3])
