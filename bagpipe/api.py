@@ -295,7 +295,8 @@ class BagCache:
     def embeddings(self) -> SparseEmbeddings:
         """The current batch's embeddings as `bagpipe.models` take them: pooled, by feature."""
         step = self._current("embeddings")
-        return SparseEmbeddings.of(self.topology.layout, step.rows, step.plan.groups)
+        examples = step.plan.dense_BF.shape[0]
+        return SparseEmbeddings.later(self.topology.layout, lambda: step.rows, step.plan.groups, examples)
 
     def get_emb(self, ls_i: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
         """Embeddings of a batch's ids, connected to the rows for backward.

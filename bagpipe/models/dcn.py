@@ -64,9 +64,11 @@ class DeepAndCross(nn.Module):
         self.over_arch = OverArch(width, over_mlp, num_labels)
 
     def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
-        x0_BX = sparse.concatenated()
-        if self.dense_arch is not None:
-            x0_BX = torch.cat([self.dense_arch(dense_BF), x0_BX], dim=1)
+        if self.dense_arch is None:
+            x0_BX = sparse.concatenated()
+        else:
+            dense_BD = self.dense_arch(dense_BF)  # First: the rows are on their way meanwhile.
+            x0_BX = torch.cat([dense_BD, sparse.concatenated()], dim=1)
         logits_BL: torch.Tensor = self.over_arch(self.cross_net(x0_BX))
         return logits_BL
 

@@ -40,6 +40,7 @@ from bagpipe.net.register import refusal
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
 from bagpipe.oracle.auto import Resolved, Widths, adopt_widths, grant, resolve
+from bagpipe.oracle.extent import check_first, check_trainers, total_steps
 from bagpipe.oracle.outbox import Outbox
 from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
@@ -149,7 +150,8 @@ class Oracle:
 
     def _assemble(self, dataset: Dataset, start: "_Start") -> Resolved:
         """Wait for every role, then tell all of them the topology."""
-        self._check_examples(dataset)
+        if dataset.num_train_examples is not None:
+            check_trainers(self.spec, dataset.num_train_examples)
         if (known := self._recall()) is not None:
             self._topology = known
             self.rendezvous.begun = True
@@ -185,7 +187,7 @@ class Oracle:
             checkpoint=str(self.checkpoint) if self.checkpoint else None,
             checkpoint_dir=self.spec.checkpoint.path or str(self.run_dir / "checkpoints"),
             first_step=start.step,
-            total_steps=self._total_steps(dataset),
+            total_steps=total_steps(self.spec, dataset.num_train_examples),
             with_keys=any(t.wishes for t in trainers),
         )
         self.rendezvous.begun = True
@@ -212,41 +214,11 @@ class Oracle:
         self.restarted = True
         return found
 
-    def _check_examples(self, dataset: Dataset) -> None:
-        if dataset.num_train_examples is not None:
-            self._check_trainers(dataset.num_train_examples)
-
-    def _check_trainers(self, examples: int) -> None:
-        """`batchSize` is at least the number of trainers, so a batch below it is all there is."""
-        trainers = self.spec.trainers.replicas
-        if examples < trainers:
-            raise ConfigError(
-                f"spec.trainers.replicas: {trainers} trainers for {examples} training examples; use at most {examples}"
-            )
-
-    def _check_first(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Where the number of examples was not known: an epoch's first batch is short only if it has them all."""
-        first = next(batches, None)
-        if first is None:
-            return
-        self._check_trainers(first.num_examples)
-        yield first
-        yield from batches
-
-    def _total_steps(self, dataset: Dataset) -> int | None:
-        """Steps of the whole run where that can be known beforehand."""
-        if self.spec.steps is not None:
-            return self.spec.steps
-        if dataset.num_train_examples is None:
-            return None
-        full, rest = divmod(dataset.num_train_examples, self.spec.batch_size)
-        return (full + (rest > 0 and not self.spec.data.drop_last)) * (self.spec.epochs or 1)
-
     # ── training and evaluation ───────────────────────────────────────────────────────────────────
 
     def _train(self, dataset: Dataset, resolved: Resolved, start: "_Start") -> int:
         """Stream every training plan; returns the number of steps trained since step 0."""
-        total = self._total_steps(dataset)
+        total = total_steps(self.spec, dataset.num_train_examples)
         self.schedule = TrainingSchedule(
             dataset.layout,
             world_size=len(self._topology.trainers),
@@ -263,7 +235,7 @@ class Oracle:
         if total is None or start.step < total:
             batches = dataset.train_batches(self.spec.batch_size, start=start.cursor, epochs=epochs)
             if start.cursor.position == 0:
-                batches = self._check_first(batches)
+                batches = check_first(self.spec, batches)
         self._stream(self.schedule.plans(batches), first_step=start.step)
         if self.schedule.step == 0:
             raise ConfigError("spec.data: no batch to train on; with dropLast, batchSize must not exceed the examples")
