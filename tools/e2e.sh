@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 : "${PYTHON:=python3}" "${BUILDER:=docker}" "${KIT:=}" "${ARGS:=}"
 work=$(mktemp -d)
 names=(bagpipe-server:0.1.0 bagpipe-trainer:0.1.0 bagpipe-operator:0.1.0 bagpipe-standin:3)
-finish() { [ -n "${KEEP:-}" ] || down || true; rm -rf "$work"; }
+finish() { [ -n "${KEEP:-}" ] || { down || true; rm -rf "$work"; }; }  # A kept cluster reads its audit policy again.
 say() { echo "== $(date +%T) $*"; }
 
 kueue=

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import yaml
 from torch import nn
 
 from bagpipe.configfile import load_job
@@ -93,6 +94,15 @@ def test_evaluate_agrees_to_the_last_digit(demo: tuple[Path, str]) -> None:
     run_dir, _ = demo
     printed = bagpipe("evaluate", str(run_dir), "--json", "--set", "servers.replicas=3", "--set", "trainers.replicas=1")
     assert json.loads(printed) == summary_of(run_dir)["evaluation"]
+
+
+def test_checkpoints_are_found_where_the_job_keeps_them(demo: tuple[Path, str], tmp_path: Path) -> None:
+    """A run directory stands for its checkpoints, also where `checkpoint.path` puts them elsewhere."""
+    run_dir, _ = demo
+    job = yaml.safe_load((run_dir / "job.yaml").read_text())
+    job["spec"]["checkpoint"]["path"] = str(run_dir / "checkpoints")
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    assert str(run_dir / "checkpoints") in bagpipe("checkpoint", "ls", str(tmp_path))
 
 
 class PlainDLRM(nn.Module):
