@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from bagpipe.config import DataConfig, DenseOptimizer, EmbeddingConfig, Job, JobSpec, ModelConfig, RowOptimizer
+from bagpipe.config import DataConfig, DenseOptimizer, EmbeddingConfig, Job, JobSpec, RowOptimizer
 from bagpipe.errors import ConfigError
+from bagpipe.modelconfig import MODEL_SETTINGS, OWN_LOSS, ModelConfig
 
 Finding = tuple[str, str]
 """A dotted field and what is wrong with it, remedy included."""
@@ -52,10 +53,20 @@ def _without_effect(prefix: str, section: msgspec.Struct, names: Iterable[str], 
 
 
 def _model(model: ModelConfig) -> Iterator[Finding]:
+    every = dict.fromkeys(name for names in MODEL_SETTINGS.values() for name in names)
     if model.entrypoint is None:
+        if model.name in MODEL_SETTINGS:
+            own = MODEL_SETTINGS[model.name]
+            useless = [name for name in every if name not in own] + ["loss"] * (model.name in OWN_LOSS)
+            because = f"on {model.name}, which has {', '.join(own)}"
+            yield from _without_effect("spec.model", model, useless, because)
+        if model.interaction == "cat":
+            yield from _without_effect(
+                "spec.model", model, ("interactionItself",), "with interaction cat; it needs dot"
+            )
         return
     because = "with entrypoint (a model of your own takes its settings from args)"
-    yield from _without_effect("spec.model", model, ("name", "bottomMlp", "overMlp"), because)
+    yield from _without_effect("spec.model", model, ("name", *every), because)
     module, _, name = model.entrypoint.partition(":")
     if not module or not name:
         yield "spec.model.entrypoint", f"expected package.module:Class, found {model.entrypoint!r}"

@@ -3,7 +3,8 @@
 A model is an `nn.Module` with `forward(dense_BF, sparse) -> logits_BL`; `sparse` is a
 `bagpipe.cache.lookup.SparseEmbeddings`. It receives embeddings and knows nothing of caching. Its class
 is called as `Class(layout=..., num_dense=..., num_labels=..., **arguments)`; parameters of that name are
-passed only if it declares them, and the rest come from the job.
+passed only if it declares them, and the rest come from the job. A model may have a method
+`loss(logits_BL, labels_BL)`, see `bagpipe.models.loss`.
 """
 
 import difflib
@@ -16,14 +17,17 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from bagpipe.config import ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.modelconfig import MODEL_SETTINGS, ModelConfig
 from bagpipe.tables import TableLayout
 
 ModelClass = TypeVar("ModelClass", bound=Callable[..., nn.Module])
 
 _DRAWING = threading.Lock()
 """torch draws first weights from the process's one generator: models are built one at a time."""
+
+_SHIPPED = {name: f"bagpipe.models.{name}" for name in MODEL_SETTINGS}
+"""Modules of the models that come with Bagpipe, imported when one is asked for."""
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {}
 """Registered models by name. Filled by decorators while modules are imported, read afterwards."""
@@ -37,6 +41,9 @@ def register_model(name: str) -> Callable[[ModelClass], ModelClass]:
     """
 
     def register(model: ModelClass) -> ModelClass:
+        shipped = _SHIPPED.get(name, model.__module__)
+        if shipped != model.__module__:
+            raise ConfigError(f"register_model: {name!r} is taken by {shipped}; choose another name")
         known = _MODELS.setdefault(name, model)
         if known is not model and _origin(known) != _origin(model):
             raise ConfigError(f"register_model: {name!r} is taken by {_origin(known)}; choose another name")
@@ -69,12 +76,14 @@ def _find(config: ModelConfig) -> tuple[str, Callable[..., nn.Module]]:
     """Where the model was named, for messages, and the model."""
     if config.entrypoint is not None:
         return f"model.entrypoint {config.entrypoint}", _import(config.entrypoint)
-    import_module("bagpipe.models.dlrm")
+    if config.name in _SHIPPED:
+        import_module(_SHIPPED[config.name])
     if config.name in _MODELS:
         return f"model.name {config.name}", _MODELS[config.name]
-    near = difflib.get_close_matches(config.name, _MODELS, 1)
+    names = sorted(_MODELS.keys() | _SHIPPED.keys())
+    near = difflib.get_close_matches(config.name, names, 1)
     hint = f"did you mean {near[0]!r}?" if near else "or give model.entrypoint"
-    known = ", ".join(sorted(_MODELS))
+    known = ", ".join(names)
     raise ConfigError(f"model.name: expected one of {known}, found {config.name!r}; {hint}")
 
 
@@ -100,8 +109,13 @@ def _arguments(config: ModelConfig, where: str, model: Callable[..., nn.Module],
     """The job's arguments, and of what is offered everything that the model declares."""
     parameters = inspect.signature(model).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if config.entrypoint is None:
-        offered |= {"bottom_mlp": config.bottom_mlp, "over_mlp": config.over_mlp}
+    chosen = _settings(config)
+    for name in chosen:
+        if name not in parameters and not takes_any:
+            raise ConfigError(
+                f"{where}: it has no setting {name}; it takes {', '.join(parameters) or 'none'}; remove it"
+            )
+    offered |= chosen
     declared = {name: value for name, value in offered.items() if name in parameters or takes_any}
     for name in config.args:
         if name in offered:
@@ -115,6 +129,13 @@ def _arguments(config: ModelConfig, where: str, model: Callable[..., nn.Module],
     except TypeError as error:
         raise ConfigError(f"{where}: {error}; set it in model.args") from error
     return {**declared, **config.args}
+
+
+def _settings(config: ModelConfig) -> dict[str, Any]:
+    """The typed settings that the job gives; what it leaves out is the model's own default."""
+    own = ("name", "entrypoint", "args", "loss")
+    values = {field: getattr(config, field) for field in config.__struct_fields__ if field not in own}
+    return {field: value for field, value in values.items() if value is not None}
 
 
 def _origin(model: Callable[..., nn.Module]) -> str:

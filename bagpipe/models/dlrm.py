@@ -7,17 +7,16 @@ Shapes: `B` examples, `F` dense features, `T` sparse features, `D` embedding_dim
 `C` = T + 1 interacting vectors (T without dense features).
 """
 
-import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
 from bagpipe.cache.lookup import SparseEmbeddings
-from bagpipe.errors import ConfigError
 from bagpipe.models.base import register_model
+from bagpipe.models.layers import mlp, width_and_features
 from bagpipe.tables import TableLayout
 
 
@@ -26,7 +25,7 @@ class DenseArch(nn.Module):
 
     def __init__(self, num_dense: int, widths: Sequence[int]) -> None:
         super().__init__()
-        self.layers = _mlp(num_dense, widths, last_is_linear=False)
+        self.layers = mlp(num_dense, widths, last_is_linear=False)
 
     def forward(self, dense_BF: torch.Tensor) -> torch.Tensor:
         out_BD: torch.Tensor = self.layers(dense_BF)
@@ -34,14 +33,15 @@ class DenseArch(nn.Module):
 
 
 class InteractionArch(nn.Module):
-    """Dot products of all pairs of vectors: the strictly lower triangle, row by row."""
+    """Dot products of all pairs of vectors: the lower triangle, row by row; its diagonal if `itself`."""
 
     pairs: torch.Tensor
     pair_of: torch.Tensor
 
-    def __init__(self, num_vectors: int) -> None:
+    def __init__(self, num_vectors: int, *, itself: bool = False) -> None:
         super().__init__()
-        row, column = torch.tril_indices(num_vectors, num_vectors, offset=-1)
+        self.itself = itself
+        row, column = torch.tril_indices(num_vectors, num_vectors, offset=0 if itself else -1)
         pairs = row * num_vectors + column
         pair_of = torch.full((num_vectors * num_vectors,), pairs.numel())
         pair_of[pairs] = pair_of[column * num_vectors + row] = torch.arange(pairs.numel())
@@ -54,6 +54,8 @@ class InteractionArch(nn.Module):
         return self.pairs.numel()
 
     def forward(self, vectors_BCD: torch.Tensor) -> torch.Tensor:
+        if self.itself:  # rare, and its gradient has a factor 2 on the diagonal: torch's own
+            return torch.bmm(vectors_BCD, vectors_BCD.transpose(1, 2)).flatten(1).index_select(1, self.pairs)
         products: torch.Tensor = _Interaction.apply(vectors_BCD, self.pairs, self.pair_of)  # type: ignore[no-untyped-call]
         return products
 
@@ -85,7 +87,7 @@ class OverArch(nn.Module):
 
     def __init__(self, num_inputs: int, widths: Sequence[int], num_labels: int) -> None:
         super().__init__()
-        self.layers = _mlp(num_inputs, (*widths, num_labels), last_is_linear=True)
+        self.layers = mlp(num_inputs, (*widths, num_labels), last_is_linear=True)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         logits_BL: torch.Tensor = self.layers(inputs)
@@ -94,11 +96,13 @@ class OverArch(nn.Module):
 
 @register_model("dlrm")
 class DLRM(nn.Module):
-    """The whole model. It has no dropout: a run's random state would have to be part of every checkpoint.
+    """The whole model.
 
     Args:
         bottom_mlp: widths of the dense arch; the embedding's width is appended.
         over_mlp: widths of the over arch; the labels' number is appended.
+        interaction: dot products of all pairs of vectors, or the vectors side by side.
+        interaction_itself: also each vector's product with itself.
 
     Raises:
         ConfigError: tables of several widths or without pooling.
@@ -111,12 +115,19 @@ class DLRM(nn.Module):
         num_labels: int = 1,
         bottom_mlp: Sequence[int] = (512, 256),
         over_mlp: Sequence[int] = (512, 256),
+        interaction: Literal["dot", "cat"] = "dot",
+        interaction_itself: bool = False,
     ) -> None:
         super().__init__()
-        dim, num_features = _width_and_features(layout)
+        dim, num_features = width_and_features(layout, "dlrm")
         self.dense_arch = DenseArch(num_dense, (*bottom_mlp, dim)) if num_dense else None
-        self.interaction_arch = InteractionArch(num_features + (1 if num_dense else 0))
-        num_inputs = self.interaction_arch.num_pairs + (dim if num_dense else dim * num_features)
+        num_vectors = num_features + (1 if num_dense else 0)
+        self.interaction_arch = (
+            InteractionArch(num_vectors, itself=interaction_itself) if interaction == "dot" else None
+        )
+        num_inputs = dim * num_vectors
+        if self.interaction_arch is not None:
+            num_inputs = self.interaction_arch.num_pairs + (dim if num_dense else dim * num_features)
         self.over_arch = OverArch(num_inputs, over_mlp, num_labels)
 
     def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
@@ -127,39 +138,9 @@ class DLRM(nn.Module):
         else:
             beside = self.dense_arch(dense_BF)
             vectors_BCD = torch.cat([beside.unsqueeze(1), sparse_BTD], dim=1)
-        logits_BL: torch.Tensor = self.over_arch(torch.cat([beside, self.interaction_arch(vectors_BCD)], dim=1))
+        if self.interaction_arch is None:
+            inputs = vectors_BCD.flatten(1)
+        else:
+            inputs = torch.cat([beside, self.interaction_arch(vectors_BCD)], dim=1)
+        logits_BL: torch.Tensor = self.over_arch(inputs)
         return logits_BL
-
-
-def _width_and_features(layout: TableLayout) -> tuple[int, int]:
-    widths = sorted({t.embedding_dim for t in layout.tables})
-    if len(widths) != 1:
-        found = ", ".join(map(str, widths)) or "no tables"
-        raise ConfigError(
-            f"model dlrm: expected tables of one width, because vectors of different widths have no dot product; "
-            f"found {found}; give all tables one embeddingDim or use a model of your own (model.entrypoint)"
-        )
-    for table in layout.tables:
-        if table.pooling == "none":
-            raise ConfigError(
-                f'model dlrm: expected pooling "sum" or "mean", found "none" for table {table.name}; '
-                "change its pooling or use a model of your own (model.entrypoint)"
-            )
-    return widths[0], sum(len(t.feature_names) for t in layout.tables)
-
-
-def _mlp(num_inputs: int, widths: Sequence[int], *, last_is_linear: bool) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for number, width in enumerate(widths):
-        layers.append(_linear(num_inputs, width))
-        if not last_is_linear or number < len(widths) - 1:
-            layers.append(nn.ReLU())
-        num_inputs = width
-    return nn.Sequential(*layers)
-
-
-def _linear(num_inputs: int, num_outputs: int) -> nn.Linear:
-    layer = nn.Linear(num_inputs, num_outputs)
-    nn.init.normal_(layer.weight, 0.0, math.sqrt(2.0 / (num_inputs + num_outputs)))
-    nn.init.normal_(layer.bias, 0.0, math.sqrt(1.0 / num_outputs))
-    return layer

@@ -3,7 +3,8 @@
 For each step: take every row of the step from its table, forward and backward on each rank's slice, sum
 row gradients in rank order, update, put the rows back. One process, plain torch (`embedding_bag`,
 `torch.optim` on sparse gradients), a dict for tables: slow and obvious on purpose, and none of the
-code it judges. What it shares with a run is the birth of rows, the model and how a job names its dense optimizer.
+code it judges. What it shares with a run is the birth of rows, the model with its loss and
+dropout, and how a job names its dense optimizer.
 
 torch leaves one thing open: `coalesce` adds the gradients of a row that was looked up more than twice
 in the order of an unstable sort. Here they are added in the order of the batch.
@@ -23,6 +24,8 @@ from bagpipe.config import JobSpec, RowOptimizer
 from bagpipe.embedding.initial import initial_rows, row_scale
 from bagpipe.embedding.record import set_initial_state, state_width
 from bagpipe.models.base import build_model
+from bagpipe.models.layers import step_setter
+from bagpipe.models.loss import Loss, loss_of
 from bagpipe.tables import TableLayout, WidthGroup
 from bagpipe.trainer.dense import dense_optimizer
 
@@ -51,11 +54,15 @@ def train_reference(
     """Train on `batches` with `world_size` virtual trainers that share one model and one set of tables."""
     model = build_model(spec.model, layout, num_dense, num_labels, spec.seed)
     optimizer = dense_optimizer(spec.optimizer, model.parameters())
+    loss, set_step = loss_of(model, spec.model), step_setter(model, spec.seed)
     tables = [_Rows(group, spec) for group in layout.groups]
     losses = []
     for step, batch in enumerate(batches):
         shares = [_share(batch, rank, world_size) for rank in range(world_size)]
-        results = [_backward(model, share, tables, batch.num_examples, world_size) for share in shares]
+        results = []
+        for rank, share in _each_rank(model, shares):
+            set_step(step, rank * batch.num_examples // world_size)
+            results.append(_backward(model, loss, share, tables, batch.num_examples, world_size))
         _reduce_dense(model, results)
         optimizer.step()
         for number, rows in enumerate(tables):
@@ -77,7 +84,29 @@ class _Result:
     """By key, for each width group."""
 
 
-def _backward(model: nn.Module, share: Batch, tables: list["_Rows"], num_examples: int, world_size: int) -> _Result:
+def _each_rank(model: nn.Module, shares: list[Batch]) -> Iterator[tuple[int, Batch]]:
+    """Ranks in turn. What training changes beside weights (running means) is the same for all of them at the
+    beginning, and rank 0's is what remains.
+    """
+    saved = model.state_dict().keys()
+    buffers = [buffer for name, buffer in model.named_buffers() if name in saved]
+    before = [buffer.clone() for buffer in buffers]
+    for rank, share in enumerate(shares):
+        yield rank, share
+        if rank == 0:
+            after = [buffer.clone() for buffer in buffers]
+        _load(buffers, before)
+    _load(buffers, after)
+
+
+def _load(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+    for buffer, value in zip(buffers, values, strict=True):
+        buffer.copy_(value)
+
+
+def _backward(
+    model: nn.Module, loss_function: Loss, share: Batch, tables: list["_Rows"], num_examples: int, world_size: int
+) -> _Result:
     keys = [np.unique(block.keys_N) for block in share.sparse]
     leaves = [rows.weights(k).requires_grad_() for rows, k in zip(tables, keys, strict=True)]
     embeddings = [
@@ -86,10 +115,9 @@ def _backward(model: nn.Module, share: Batch, tables: list["_Rows"], num_example
     ]
     model.zero_grad()
     logits = model(torch.from_numpy(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
-    labels = torch.from_numpy(share.labels_BL)
-    loss = functional.binary_cross_entropy_with_logits(logits, labels) if len(labels) else logits.sum() * 0.0
+    loss = loss_function(logits, torch.from_numpy(share.labels_BL))
     # The mean of the slices' means, weighted by their sizes, is the mean of the global batch.
-    (loss * (share.num_examples * world_size / num_examples)).backward()
+    (loss * (share.num_examples * world_size / num_examples)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
     dense = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
     rows_grads = [
         dict(zip(k.tolist(), _in_batch_order(leaf), strict=True)) for k, leaf in zip(keys, leaves, strict=True)

@@ -58,6 +58,23 @@ def wrap_dense(model: nn.Module, process_group: dist.ProcessGroup | None) -> nn.
     return parallel
 
 
+def share_buffers(model: nn.Module, process_group: dist.ProcessGroup | None) -> None:
+    """Give every rank the buffers of rank 0, as DDP does before a training step: all evaluate one model.
+
+    Raises:
+        PeerLost: a peer is gone or silent.
+    """
+    if process_group is None or process_group.size() == 1:
+        return
+    saved = model.state_dict().keys()
+    buffers = [buffer for name, buffer in model.named_buffers() if name in saved]
+    try:
+        for buffer in buffers:
+            process_group.broadcast([buffer]).wait()
+    except RuntimeError as error:
+        raise PeerLost(f"buffers were not shared before evaluation: {str(error).splitlines()[0]}") from error
+
+
 @contextmanager
 def dense_reduction(rank: int, step: int) -> Iterator[None]:
     """Around a backward pass: a broken or silent peer becomes PeerLost; other errors stay as they are."""

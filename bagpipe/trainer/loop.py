@@ -11,9 +11,11 @@ from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config import Job
 from bagpipe.errors import Stopped
 from bagpipe.models.base import build_model
+from bagpipe.models.layers import step_setter
+from bagpipe.models.loss import loss_of
 from bagpipe.net.messages import Finished, Stop
 from bagpipe.trainer.checkpointer import Checkpointer
-from bagpipe.trainer.dense import dense_optimizer, dense_reduction, wrap_dense
+from bagpipe.trainer.dense import dense_optimizer, dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import Step, open_pipeline
 
@@ -66,7 +68,8 @@ class Trainer:
         self.checkpointer.restore()
         self.parallel = wrap_dense(self.model, members.process_group)
         self.pipeline = open_pipeline(members, device)
-        self.loss_function = nn.BCEWithLogitsLoss()
+        self.loss = loss_of(self.model, spec.model)
+        self.set_step = step_setter(self.model, spec.seed)
 
     def run(self) -> None:
         while (step := self.pipeline.next()) is not None:
@@ -83,8 +86,9 @@ class Trainer:
     def train(self, step: Step) -> None:
         """One step, as in the paper: forward, backward, dense update, then the rows'."""
         plan = step.plan
+        self.set_step(plan.step, self.members.rank * plan.num_examples // self.members.world_size)
         logits, labels = self._forward(step)
-        loss = self._loss(logits, labels)
+        loss = self.loss(logits, labels)
         examples = plan.dense_BF.shape[0]
         # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
         with dense_reduction(self.members.rank, plan.step):
@@ -97,8 +101,10 @@ class Trainer:
         self.checkpointer.poll()
 
     def evaluate(self, step: Step) -> None:
-        with torch.no_grad():
+        if self.model.training:
+            share_buffers(self.model, self.members.process_group)
             self.model.eval()
+        with torch.no_grad():
             logits, _ = self._forward(step, self.model)
         self.pipeline.finish_evaluation(step, logits.cpu().numpy())
 
@@ -108,13 +114,6 @@ class Trainer:
         sparse = SparseEmbeddings.of(self.layout, step.rows, plan.groups)
         logits_BL = (model or self.parallel)(dense_BF, sparse)
         return logits_BL, torch.from_numpy(plan.labels_BL).to(self.device)
-
-    def _loss(self, logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
-        """Mean over the slice; an empty slice of a short batch takes part with a zero loss."""
-        if labels_BL.shape[0] == 0:
-            return logits_BL.sum() * 0.0
-        loss: torch.Tensor = self.loss_function(logits_BL, labels_BL)
-        return loss
 
     def _pass_on_stop(self) -> None:
         """SIGTERM ends a run through the plan, so that all trainers stop after the same step.

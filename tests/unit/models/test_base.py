@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from bagpipe.config import ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.modelconfig import ModelConfig
 from bagpipe.models.base import build_model, register_model
 from bagpipe.models.dlrm import DLRM
 from bagpipe.tables import Table, TableLayout
@@ -79,14 +79,17 @@ def test_registered_models_are_found_by_name() -> None:
             self.num_dense = num_dense
 
     assert build(ModelConfig(name="test-known")).num_dense == 3
-    with pytest.raises(ConfigError, match=r"'dlrm' is taken by .*DLRM"):
+    with pytest.raises(ConfigError, match=r"'dlrm' is taken by bagpipe.models.dlrm"):
         register_model("dlrm")(Known)
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"name": "dlmr"}, "model.name: expected one of dlrm.*found 'dlmr'; did you mean 'dlrm'"),
+        (
+            {"name": "dlmr"},
+            "expected one of caser, dcn, deepfm, dlrm, fgcnn,.*found 'dlmr'; did you mean 'dlrm'",
+        ),
         ({"name": "zzz"}, "found 'zzz'; or give model.entrypoint"),
         ({"entrypoint": "user_towers"}, "expected `package.module:Class`"),
         ({"entrypoint": "no_such_package.x:Y"}, "cannot import 'no_such_package.x'.*PYTHONPATH"),

@@ -1,0 +1,41 @@
+"""What a model is trained for: its own `loss`, or the job's."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bagpipe.errors import ConfigError
+from bagpipe.modelconfig import ModelConfig
+
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""(logits_BL, labels_BL) to a scalar: the mean over the examples."""
+
+
+def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
+    """The loss of a slice of a batch. A model that has a method `loss(logits_BL, labels_BL)` brings its own.
+
+    It must be a mean over examples: slices are weighted by their sizes to give the global batch's mean.
+    An empty slice of a short batch takes part with a zero loss.
+
+    Raises:
+        ConfigError: the job chooses a loss and the model has its own.
+    """
+    own = getattr(model, "loss", None)
+    if callable(own) and config.loss is not None:
+        raise ConfigError(f"model.loss: {config.loss}: this model has a loss of its own; remove the setting")
+    chosen: Loss = own if callable(own) else _squared_error if config.loss == "mse" else _cross_entropy
+
+    def loss(logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+        return chosen(logits_BL, labels_BL) if labels_BL.shape[0] else logits_BL.sum() * 0.0
+
+    return loss
+
+
+def _cross_entropy(logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+    return functional.binary_cross_entropy_with_logits(logits_BL, labels_BL)
+
+
+def _squared_error(logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+    return functional.mse_loss(torch.sigmoid(logits_BL), labels_BL)
