@@ -14,8 +14,7 @@ from torch.nn import functional as F  # noqa: N812  # torch's usual name
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.errors import ConfigError
 from bagpipe.modelconfig import MODEL_SETTINGS, OWN_LOSS, ModelConfig
-from bagpipe.models.base import build_model
-from bagpipe.models.base import _find as find_model  # noqa: PLC2701  # the class behind a name
+from bagpipe.models.base import build_model, find_model
 from bagpipe.tables import Table, TableLayout
 
 BATCH, DENSE, DIM, FEATURES = 13, 5, 4, 6
