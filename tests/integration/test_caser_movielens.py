@@ -4,6 +4,7 @@ The plain one has four `nn.Embedding` tables and convolutions as the paper draws
 weights and dropout masks. Here on the first users; all of them are the four commands of `examples/caser_movielens.py`.
 """
 
+import itertools
 import json
 import lzma
 import subprocess
@@ -78,11 +79,11 @@ def run(*command: str) -> str:
 
 
 def batches(path: Path, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for first in range(0, len(lines), size):
-        part = lines[first : first + size]
-        columns = [torch.tensor([x["sparse"][n] for x in part]) for n in range(3)]
-        yield columns[0].squeeze(1), columns[1], columns[2], torch.tensor([x["label"] for x in part], dtype=torch.float)
+    with path.open() as file:
+        while part := [json.loads(line) for line in itertools.islice(file, size)]:
+            columns = [torch.tensor([x["sparse"][n] for x in part]) for n in range(3)]
+            labels = torch.tensor([x["label"] for x in part], dtype=torch.float)
+            yield columns[0].squeeze(1), columns[1], columns[2], labels
 
 
 def train_plain(path: Path) -> tuple[list[float], PlainCaser]:
