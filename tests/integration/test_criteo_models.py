@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data" / "criteo-kaggle-137k.tsv.xz"
-AUC, LOG_LOSS = 0.757, 0.491
+AUC, LOG_LOSS = 0.757, 0.492
 
 pytestmark = [
     pytest.mark.real_data,
