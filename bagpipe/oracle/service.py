@@ -19,7 +19,7 @@ import numpy as np
 
 from bagpipe.batch import Batch, Cursor, Floats
 from bagpipe.checkpoint.store import open_checkpoint
-from bagpipe.config import Job, JobSpec
+from bagpipe.config import Job
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
 from bagpipe.evaluation import evaluate
@@ -65,9 +65,7 @@ def run_oracle(
     echo: TextIO | None = None,
     widths: Widths | None = None,
 ) -> None:
-    """Run one attempt of a job to its end; `echo` gets a copy of every progress record.
-
-    With `widths` the job's own widths only tell which tables share one: the trainers' `emb_size` gives them all.
+    """Run one attempt of a job to its end; `echo` gets a copy of every progress record; `widths`: see `grant`.
 
     Raises:
         Stopped: the trainers were asked to stop and a checkpoint was planned.
