@@ -168,6 +168,9 @@ def job_of(arguments: argparse.Namespace) -> Job:
 def data_path(arguments: argparse.Namespace) -> str | tuple[str, ...]:
     """The file, or the folder's part files: the first so many, or all; a folder without any is read whole."""
     path: str = arguments.processed_csv
+    if "://" not in path:
+        # The checkpoint names its data, and is evaluated from another folder.
+        path = os.path.abspath(path)
     if not os.path.isdir(path):
         return path
     if arguments.dataset_multi_num:
