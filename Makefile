@@ -72,3 +72,4 @@ $(STAMP): pyproject.toml requirements/constraints.txt $(wildcard operator/pyproj
 	@touch $@
 
 -include make/e2e.mk
+-include make/experiments.mk

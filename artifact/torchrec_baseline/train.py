@@ -119,7 +119,7 @@ def train(arguments: argparse.Namespace, rank: int, world: int, device: torch.de
     times = []
     for number in range(arguments.iter):
         begun = time.perf_counter()
-        loss, _ = pipeline.progress(batches)
+        loss = pipeline.progress(batches)[0]  # then logits and labels
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append((time.perf_counter() - begun) * 1000.0)
