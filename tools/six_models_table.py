@@ -2,7 +2,7 @@
 
     tools/limited.sh 1gbit python tools/six_models_table.py runs/table --torchrec /path/to/torchrec/bin/python
 
-`make six-models-table` calls it. What is given after `--` goes to `bagpipe experiment six-models`.
+`make six-models-table` calls it. Options that it does not know go to `bagpipe experiment six-models`.
 """
 
 import argparse
@@ -49,8 +49,9 @@ def parse() -> argparse.Namespace:
     )
     made.add_argument("--links", default="loopback, not limited", help="words for the table: how fast the network was")
     made.add_argument("--steps", type=int, default=60, help="iterations of each run")
-    made.add_argument("rest", nargs="*", help="after `--`: more for `bagpipe experiment six-models`")
-    return made.parse_args()
+    arguments, arguments_of_the_experiment = made.parse_known_args()
+    arguments.rest = arguments_of_the_experiment
+    return arguments
 
 
 def table_sizes() -> list[int]:
