@@ -39,10 +39,10 @@ from bagpipe.config import (
     RowOptimizer,
     TrainerConfig,
 )
-from bagpipe.errors import ConfigError
+from bagpipe.errors import ConfigError, ExitCode
 from bagpipe.modelconfig import ModelConfig
 from bagpipe.net.interfaces import listening_address
-from bagpipe.net.messages import Finished, Topology, Wishes
+from bagpipe.net.messages import Finished, Refused, Topology, Wishes
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import Step, open_pipeline
@@ -213,6 +213,7 @@ class BagCache:
         self._begun: Begun | None = None
         self._ended: Ended | None = None
         self._loss: float | None = None
+        self._over = False
         self._stack = ExitStack()
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
         port = os.environ.get("MASTER_PORT", str(DEFAULT_PORT))
@@ -339,11 +340,31 @@ class BagCache:
             self._checkpointer.poll()
 
     def close(self) -> None:
-        """Apply the last update, write back, leave the job. Closing again does nothing."""
+        """Apply the last update, write back, leave the job. Closing again does nothing.
+
+        Before the end of the data this ends the job for everybody, and its model is not saved: say with
+        `init_cache(steps=...)` how many batches the loop takes.
+        """
         try:
             self.finish_batch()
+            self._leave()
         finally:
             self._stack.close()
+
+    def _leave(self) -> None:
+        """Nobody must wait for a trainer that is gone."""
+        done, total = self._pipeline.next_step, self._members.topology.total_steps
+        if not self._over and total is not None and done >= total:
+            self._advance()
+        if self._over:
+            return
+        self._over = True
+        reason = (
+            f"trainer {self._members.rank} left after {done} batches, before the job's end; "
+            f"for a loop of {done} batches pass steps={done} to init_cache"
+        )
+        log.warning("%s; the model is not saved", reason)
+        self._members.oracle.send(Refused(reason=reason, exit_code=ExitCode.BAD_CONFIG))
 
     def _advance(self) -> BatchDict | None:
         self.finish_batch()
@@ -354,6 +375,7 @@ class BagCache:
             self._pipeline.finish_evaluation(step, np.zeros(step.plan.dense_BF.shape[0], np.float32))
             step = self._pipeline.next()
         if step is None:
+            self._over = True
             self._checkpointer.close()
             self._members.oracle.send(Finished(rank=self._members.rank))
             return None

@@ -59,6 +59,7 @@ helm test bagpipe --namespace bagpipe-system --timeout 90s
 say "tests"
 export BAGPIPE_E2E_PYTHON=$PYTHON
 # shellcheck disable=SC2086
+[ -n "$ARGS" ] || "$PYTHON" -m pytest -q tests/chart  # helm is at hand now
 "$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py tests/e2e $ARGS
 
 if [ -n "$kueue" ] && [ -z "$ARGS" ]; then

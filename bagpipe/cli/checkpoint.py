@@ -22,10 +22,14 @@ def _complete(where: Path) -> list[Path]:
         CheckpointError: there is none.
     """
     from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
-    from bagpipe.cli.role import CHECKPOINTS
+    from bagpipe.cli.role import checkpoint_root
+    from bagpipe.configfile import load_job
     from bagpipe.errors import CheckpointError
+    from bagpipe.local.rundir import JOB_FILE
 
-    found = list_checkpoints(where) or list_checkpoints(where / CHECKPOINTS)
+    found = list_checkpoints(where)
+    if not found and (where / JOB_FILE).is_file():  # A run keeps them where its job says.
+        found = list_checkpoints(checkpoint_root(load_job(where / JOB_FILE), where))
     if found:
         return found
     if not where.exists():

@@ -31,7 +31,7 @@ from bagpipe.embedding.shard_files import (
 )
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.embedding.watermark import Watermarks
-from bagpipe.errors import ExitCode, PeerLost, Stopped, StorageError, WireError
+from bagpipe.errors import ConfigError, ExitCode, PeerLost, Stopped, StorageError, WireError
 from bagpipe.net.messages import (
     Fetch,
     Hello,
@@ -106,7 +106,12 @@ def run_server(
             fresh=fresh,
         )
         topology = register(to_oracle, hello, startup_seconds=transport.startup_seconds, stop=stop)
-        accept(topology)
+        try:
+            accept(topology)
+        except ConfigError as error:
+            # Told to the oracle, which tells everybody: nobody waits for a server that will not come.
+            to_oracle.send(Refused(reason=str(error), exit_code=error.exit_code))
+            raise
         held = Shard.open(
             topology,
             Header(

@@ -12,6 +12,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import torch
@@ -22,6 +23,9 @@ from bagpipe.modelconfig import MODEL_SETTINGS, ModelConfig
 from bagpipe.tables import TableLayout
 
 ModelClass = TypeVar("ModelClass", bound=Callable[..., nn.Module])
+
+ENTRY_POINTS = "bagpipe.models"
+"""Group under which an installed package lists the modules that register its models."""
 
 _DRAWING = threading.Lock()
 """torch draws first weights from the process's one generator: models are built one at a time."""
@@ -62,7 +66,7 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
     Raises:
         ConfigError: unknown model, an entrypoint that cannot be imported, or arguments that do not fit.
     """
-    where, model = _find(config)
+    where, model = find_model(config)
     arguments = _arguments(config, where, model, layout=layout, num_dense=num_dense, num_labels=num_labels)
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -72,12 +76,14 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
     return built
 
 
-def _find(config: ModelConfig) -> tuple[str, Callable[..., nn.Module]]:
+def find_model(config: ModelConfig) -> tuple[str, Callable[..., nn.Module]]:
     """Where the model was named, for messages, and the model."""
     if config.entrypoint is not None:
         return f"model.entrypoint {config.entrypoint}", _import(config.entrypoint)
     if config.name in _SHIPPED:
         import_module(_SHIPPED[config.name])
+    elif config.name not in _MODELS:
+        _import_installed()
     if config.name in _MODELS:
         return f"model.name {config.name}", _MODELS[config.name]
     names = sorted(_MODELS.keys() | _SHIPPED.keys())
@@ -85,6 +91,19 @@ def _find(config: ModelConfig) -> tuple[str, Callable[..., nn.Module]]:
     hint = f"did you mean {near[0]!r}?" if near else "or give model.entrypoint"
     known = ", ".join(names)
     raise ConfigError(f"model.name: expected one of {known}, found {config.name!r}; {hint}")
+
+
+def _import_installed() -> None:
+    """Import what installed packages name under the entry point group `bagpipe.models`; their decorators run."""
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except (ImportError, AttributeError) as error:
+            where = f"package {point.dist.name}, " if point.dist else ""
+            raise ConfigError(
+                f"model.name: {where}entry point {point.name} = {point.value!r} of group {ENTRY_POINTS} cannot be "
+                f"imported ({error}); repair or remove the package"
+            ) from error
 
 
 def _import(entrypoint: str) -> Callable[..., nn.Module]:

@@ -98,7 +98,8 @@ def kept_units(
     """`[num_examples, num_units]` booleans, each true with probability 1 - p: a hash of its place, not a stream."""
     begin = first_example * num_units
     place = torch.arange(begin, begin + num_examples * num_units, device=device)
-    return _mixed(place * _signed(_STRIDE) + _signed(key)).bitwise_and_(0xFFFFFF) >= round(p * (1 << 24))
+    kept = _mixed(place * _signed(_STRIDE) + _signed(key)).bitwise_and_(0xFFFFFF) >= round(p * (1 << 24))
+    return kept.view(num_examples, num_units)
 
 
 def step_setter(model: nn.Module, seed: int) -> Callable[[int, int], None]:

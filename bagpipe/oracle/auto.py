@@ -64,19 +64,30 @@ def resolve(spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int]) -> R
     return Resolved(lookahead, shares, "cacheRows as given, divided over widths by their number of features")
 
 
-def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], *, adopted: bool = False) -> JobSpec:
-    """Complete the job with what `init_cache` was called with.
+def fixed_lookahead(spec: JobSpec) -> int:
+    """Of a resolved job: `auto` is gone."""
+    assert spec.lookahead != "auto"
+    return spec.lookahead
+
+
+def grant(
+    spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], widths: Widths | None = None
+) -> tuple[JobSpec, TableLayout]:
+    """Complete the job with what `init_cache` was called with; also the tables, as wide as they will be.
 
     The caller's optimizer and cache size replace the job's; tables must agree, because data and
-    servers follow the job. The oracle's own lookahead holds. With `adopted` widths are theirs already.
+    servers follow the job. The oracle's own lookahead holds. With `widths` the job's own only tell which
+    tables share one, and the trainers' `emb_size` gives them all: for an oracle that was not told a width.
 
     Raises:
         ConfigError: trainers disagree with each other or with the job's tables.
     """
     if not wishes:
-        return spec
+        return spec, layout
     first = wishes[0]
-    if len(layout.groups) != 1 and not adopted:
+    if widths is not None:
+        spec, layout = _adopt(spec, layout, widths(first.embedding_dim))
+    if len(layout.groups) != 1 and widths is None:
         raise ConfigError("init_cache: the job's tables differ in width, but this API has one emb_size")
     if any(w.optimizer != first.optimizer for w in wishes):
         raise ConfigError("init_cache: trainers passed different emb_optim or emb_optim_params; pass the same on each")
@@ -87,7 +98,7 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], *, adopt
             raise ConfigError(
                 f"init_cache: ln_emb is {list(wish.table_sizes)}, but the job's tables have {list(sizes)} rows"
             )
-        if wish.embedding_dim != first.embedding_dim or (dims != {wish.embedding_dim} and not adopted):
+        if wish.embedding_dim != first.embedding_dim or (dims != {wish.embedding_dim} and widths is None):
             raise ConfigError(
                 f"init_cache: emb_size is {wish.embedding_dim}, but the job's tables have width {sorted(dims)}"
             )
@@ -95,7 +106,7 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], *, adopt
     if first.optimizer is not None:
         embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)
     steps = [n for n in (spec.steps, *(w.steps for w in wishes)) if n is not None]
-    return msgspec.structs.replace(
+    granted = msgspec.structs.replace(
         spec,
         embedding=embedding,
         cache_rows=min(w.cache_rows for w in wishes),
@@ -103,20 +114,15 @@ def grant(spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], *, adopt
         model=first.model or spec.model,
         optimizer=first.dense_optimizer or spec.optimizer,
     )
+    return granted, layout
 
 
-def adopt_widths(
-    spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], widths: Widths
-) -> tuple[JobSpec, TableLayout]:
-    """The job and its tables, as wide as the first trainer says: for an oracle that was not told a width."""
-    if not wishes:
-        return spec, layout
-    wide = [
-        msgspec.structs.replace(table, embedding_dim=width)
-        for table, width in zip(layout.tables, widths(wishes[0].embedding_dim), strict=True)
-    ]
-    embedding = msgspec.structs.replace(spec.embedding, tables=tuple(wide))
-    return msgspec.structs.replace(spec, embedding=embedding), TableLayout.of(wide)
+def _adopt(spec: JobSpec, layout: TableLayout, dims: Sequence[int]) -> tuple[JobSpec, TableLayout]:
+    tables = tuple(
+        msgspec.structs.replace(table, embedding_dim=dim) for table, dim in zip(layout.tables, dims, strict=True)
+    )
+    embedding = msgspec.structs.replace(spec.embedding, tables=tables)
+    return msgspec.structs.replace(spec, embedding=embedding), TableLayout.of(tables)
 
 
 def _divide(total: int, weights: Sequence[int]) -> tuple[int, ...]:

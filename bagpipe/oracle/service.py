@@ -19,7 +19,7 @@ import numpy as np
 
 from bagpipe.batch import Batch, Cursor, Floats
 from bagpipe.checkpoint.store import open_checkpoint
-from bagpipe.config import Job, JobSpec
+from bagpipe.config import Job
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
 from bagpipe.evaluation import evaluate
@@ -36,9 +36,10 @@ from bagpipe.net.messages import (
     Topology,
     Wait,
 )
+from bagpipe.net.register import refusal
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
-from bagpipe.oracle.auto import Resolved, Widths, adopt_widths, grant, resolve
+from bagpipe.oracle.auto import Resolved, Widths, fixed_lookahead, grant, resolve
 from bagpipe.oracle.outbox import Outbox
 from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
@@ -64,9 +65,7 @@ def run_oracle(
     echo: TextIO | None = None,
     widths: Widths | None = None,
 ) -> None:
-    """Run one attempt of a job to its end; `echo` gets a copy of every progress record.
-
-    With `widths` the job's own widths only tell which tables share one: the trainers' `emb_size` gives them all.
+    """Run one attempt of a job to its end; `echo` gets a copy of every progress record; `widths`: see `grant`.
 
     Raises:
         Stopped: the trainers were asked to stop and a checkpoint was planned.
@@ -153,7 +152,7 @@ class Oracle:
             self._topology = known
             self.rendezvous.begun = True
             self.spec = known.spec
-            return Resolved(_lookahead(known.spec), known.slots, "as before the oracle was restarted")
+            return Resolved(fixed_lookahead(known.spec), known.slots, "as before the oracle was restarted")
         self.reporter.event("starting", waiting_for=self.rendezvous.missing())
         deadline = time.monotonic() + self.spec.transport.startup_seconds
         while not self.rendezvous.complete:
@@ -167,10 +166,8 @@ class Oracle:
                     f"{self.spec.transport.startup_seconds:g} s; look at their logs"
                 )
         trainers = list(self.rendezvous.trainers.values())
-        wishes, layout = [t.wishes for t in trainers if t.wishes], dataset.layout
-        if self.widths is not None:
-            self.spec, layout = adopt_widths(self.spec, layout, wishes, self.widths)
-        self.spec = grant(self.spec, layout, wishes, adopted=self.widths is not None)
+        wishes = [t.wishes for t in trainers if t.wishes]
+        self.spec, layout = grant(self.spec, dataset.layout, wishes, self.widths)
         resolved = resolve(self.spec, layout, [t.cache_bytes for t in trainers])
         self._topology = Topology(
             servers=self.rendezvous.server_endpoints(),
@@ -347,6 +344,8 @@ class Oracle:
                 self.finished.add(message.rank)
             case Stop():
                 self._stop()
+            case Refused() if peer in self.peers:
+                raise refusal(message)
             case _:
                 log.warning("ignored an unexpected %s", type(message).__name__)
 
@@ -440,12 +439,6 @@ class Oracle:
         distinct = sum(p.stats.distinct_rows for p in self.schedule.planners)
         fetched = sum(p.stats.fetched_rows for p in self.schedule.planners)
         return 1.0 - fetched / distinct if distinct else 0.0
-
-
-def _lookahead(spec: JobSpec) -> int:
-    """Of a resolved job: `auto` is gone."""
-    assert spec.lookahead != "auto"
-    return spec.lookahead
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,9 +34,7 @@ def parser(kind: Kind) -> Parser:
     """The flags of one trainer."""
     made = Parser(f"Train {kind.title}: one of several trainers.")
     made.add_argument("--emb-size", type=int, default=kind.emb_size, help="width of an embedding")
-    made.add_argument(
-        "--lookahead-value", "--lookahead-val", type=int, default=200, help="as the oracle's, which holds"
-    )
+    made.add_argument("--lookahead-value", type=int, default=200, help="as the oracle's, which holds")
     made.add_argument("--device", default="cpu", help="cpu or cuda:k")
     made.add_argument("--cache-size", type=int, required=True, help="rows this trainer may hold; never exceeded")
     made.add_argument("--worker-id", type=int, required=True, help="this role's number among all roles; any layout")

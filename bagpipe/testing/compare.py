@@ -1,22 +1,49 @@
-"""A checkpoint beside the uncached reference: is every row and every weight the same, to the bit?"""
+"""Where does a run differ from the uncached reference? Nowhere, to the bit (contract X1)."""
 
-import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import safetensors.numpy
 
 from bagpipe.batch import Floats
-from bagpipe.checkpoint.digest import DENSE_WEIGHTS, sorted_rows
-from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
-from bagpipe.config import JobSpec
-from bagpipe.data.dataset import open_dataset
-from bagpipe.testing.reference import ReferenceRun, train_reference
+from bagpipe.checkpoint.digest import sorted_rows
+from bagpipe.checkpoint.store import Checkpoint, newest_complete, open_checkpoint
+from bagpipe.errors import CheckpointError
+from bagpipe.testing.reference import ReferenceRun
+from bagpipe.testing.threads import ThreadedRun
+
+
+def differences(run: ThreadedRun, expected: ReferenceRun) -> list[str]:
+    """Names of what differs: losses, rows with their state (all that were touched), dense weights and buffers.
+
+    Raises:
+        CheckpointError: the run left no complete checkpoint.
+    """
+    newest = newest_complete(run.run_dir / "checkpoints")
+    if newest is None:
+        raise CheckpointError(f"{run.run_dir}: expected a complete checkpoint, found none")
+    return checkpoint_differences(newest, run.losses, expected)
+
+
+def checkpoint_differences(directory: Path, losses: Sequence[float], expected: ReferenceRun) -> list[str]:
+    """The same of a run that left a checkpoint and told its losses."""
+    found = [] if list(losses) == list(expected.losses) else ["losses"]
+    rows = rows_of(open_checkpoint(directory))
+    dense = safetensors.numpy.load_file(directory / "dense.safetensors")
+    found += [f"row {name}" for name in sorted(rows.keys() ^ expected.records.keys())]
+    for name, record in expected.records.items():
+        if name in rows and np.asarray(record).tobytes() != rows[name].tobytes():
+            found.append(f"row {name}")
+    found += [f"dense {name}" for name in sorted(dense.keys() ^ expected.dense.keys())]
+    for key, weights in expected.dense.items():
+        if key in dense and weights.numpy().tobytes() != dense[key].tobytes():
+            found.append(f"dense {key}")
+    return found
 
 
 def rows_of(checkpoint: Checkpoint) -> dict[tuple[str, int], Floats]:
-    """Every record, by table and row."""
+    """Every record of a checkpoint, by table and row."""
     found = {}
     for number, group in enumerate(checkpoint.manifest.layout.groups):
         for keys, records in sorted_rows(checkpoint, number):
@@ -24,39 +51,3 @@ def rows_of(checkpoint: Checkpoint) -> dict[tuple[str, int], Floats]:
             for at, key, record in zip(member.tolist(), keys.tolist(), records, strict=True):
                 found[group.tables[at].name, key - group.offsets[at]] = record
     return found
-
-
-def reference_of(
-    directory: Path, *, data_path: str | tuple[str, ...], work_dir: Path, **changes: object
-) -> ReferenceRun:
-    """Train what a checkpoint describes again, without a cache.
-
-    Args:
-        data_path: where its data lies, seen from here.
-        changes: settings of the spec that the checkpoint does not know.
-    """
-    manifest = open_checkpoint(directory).manifest
-    spec: JobSpec = msgspec.structs.replace(
-        manifest.spec, data=msgspec.structs.replace(manifest.spec.data, path=data_path), **changes
-    )
-    dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=work_dir)
-    batches = dataset.train_batches(spec.batch_size)
-    return train_reference(
-        itertools.islice(batches, manifest.step),
-        dataset.layout,
-        spec,
-        num_dense=dataset.num_dense,
-        num_labels=dataset.num_labels,
-        world_size=manifest.num_trainers,
-    )
-
-
-def differences(directory: Path, expected: ReferenceRun) -> list[str]:
-    """Names of rows and dense weights that differ in any bit, or that only one of the two has."""
-    rows = rows_of(open_checkpoint(directory))
-    dense = safetensors.numpy.load_file(directory / DENSE_WEIGHTS)
-    found = {f"{table} row {row}": record.tobytes() for (table, row), record in rows.items()}
-    found |= {name: weights.tobytes() for name, weights in dense.items()}
-    wanted = {f"{table} row {row}": np.asarray(r).tobytes() for (table, row), r in expected.records.items()}
-    wanted |= {name: weights.numpy().tobytes() for name, weights in expected.dense.items()}
-    return sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))

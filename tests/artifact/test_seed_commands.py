@@ -122,6 +122,15 @@ def test_dlrm(artifact: Any, kaggle: Path, losses_fall: Callable[[Sequence[float
 
 
 @pytest.mark.timeout(240)
+def test_dlrm_on_three_machines(artifact: Any, kaggle: Path, machines: dict[str, str]) -> None:
+    """The same on the document's three nodes, with its addresses, interface and ports as they stand there."""
+    artifact.place(kaggle, sizes_at=())
+    artifact.nodes = machines
+    run(artifact, "dlrm", steps=6, batch=64)
+    artifact.assert_exact("kaggle_criteo_weekly.txt", artifact.losses())
+
+
+@pytest.mark.timeout(240)
 def test_simple(artifact: Any, kaggle: Path, losses_fall: Callable[[Sequence[float]], bool]) -> None:
     """trainer_simple.py, a model of one's own in the API's loop: it ends without killing anybody, and is saved."""
     artifact.place(kaggle, sizes_at=())

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
-import safetensors.numpy
 
-from bagpipe.checkpoint.digest import sorted_rows
-from bagpipe.checkpoint.store import newest_complete, open_checkpoint
+from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config import Job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.net.delay import DELAY_SECONDS
+from bagpipe.testing.compare import differences
 from bagpipe.testing.reference import ReferenceRun, train_reference
 from bagpipe.testing.threads import ThreadedRun, run_in_threads
 
@@ -143,36 +142,9 @@ def reference(trainers: int, optimizer: str, jagged: bool) -> ReferenceRun:
     return train_reference(batches, data.layout, job.spec, num_dense=data.num_dense, world_size=trainers)
 
 
-def rows_of(run: ThreadedRun) -> dict[tuple[str, int], np.ndarray]:
-    """Every record of the run's last checkpoint, by table and row."""
-    newest = newest_complete(run.run_dir / "checkpoints")
-    assert newest is not None
-    checkpoint = open_checkpoint(newest)
-    found = {}
-    for number, group in enumerate(checkpoint.manifest.layout.groups):
-        for keys, records in sorted_rows(checkpoint, number):
-            member = np.searchsorted(group.offsets, keys, side="right") - 1
-            for at, key, record in zip(member.tolist(), keys.tolist(), records, strict=True):
-                found[group.tables[at].name, key - group.offsets[at]] = record
-    return found
-
-
-def dense_of(run: ThreadedRun) -> dict[str, np.ndarray]:
-    newest = newest_complete(run.run_dir / "checkpoints")
-    assert newest is not None
-    return dict(safetensors.numpy.load_file(newest / "dense.safetensors"))
-
-
 def assert_equal(run: ThreadedRun, expected: ReferenceRun) -> None:
     """Losses, rows with their state, and dense weights, bit for bit."""
-    assert run.losses == list(expected.losses)
-    rows = rows_of(run)
-    assert rows.keys() == expected.records.keys()
-    for name, record in expected.records.items():
-        assert np.asarray(record).tobytes() == rows[name].tobytes(), name
-    dense = dense_of(run)
-    for name, weights in expected.dense.items():
-        assert weights.numpy().tobytes() == dense[name].tobytes(), name
+    assert differences(run, expected) == []
 
 
 @pytest.mark.parametrize("setting", covering(), ids=lambda s: "-".join(map(str, s)))

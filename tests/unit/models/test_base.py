@@ -83,6 +83,29 @@ def test_registered_models_are_found_by_name() -> None:
         register_model("dlrm")(Known)
 
 
+@pytest.mark.parametrize(("module", "found"), [("user_registry", True), ("user_nothing", False)])
+def test_an_installed_package_brings_models_by_name(
+    module: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module under the entry point group `bagpipe.models` is imported when its name is asked for."""
+    (tmp_path / "user_registry.py").write_text(
+        "from bagpipe.models.base import register_model\n"
+        + SOURCE.replace("class T", '@register_model("tower")\nclass T')
+    )
+    metadata = tmp_path / "user_models-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: user-models\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(f"[bagpipe.models]\ntower = {module}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    if found:
+        assert build(ModelConfig(name="tower", args={"width": 4})).seen == (2, 4, 1)
+    else:
+        with pytest.raises(
+            ConfigError, match=r"package user-models, entry point tower = 'user_nothing'.*cannot be imported"
+        ):
+            build(ModelConfig(name="towers"))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

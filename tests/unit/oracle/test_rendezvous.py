@@ -58,3 +58,14 @@ def test_a_server_that_lost_its_rows_ends_the_attempt() -> None:
     assert meeting.rows_lost(hello("server", 0)) is None
     refused = meeting.rows_lost(hello("server", 0, fresh=True))
     assert refused is not None and refused.exit_code == ExitCode.TRANSIENT
+
+
+def test_servers_known_by_worker_id_are_numbered_in_that_order() -> None:
+    """Any ids, around those of the others; one too many is refused."""
+    meeting = Rendezvous(num_servers=2, num_trainers=1)
+    assert meeting.register(hello("server", 7, by_worker_id=True)) is None
+    assert meeting.missing() == "a server, trainer 0"
+    assert meeting.register(hello("server", 0, by_worker_id=True)) is None
+    assert meeting.register(hello("server", 7, by_worker_id=True)) is None
+    assert meeting.register(hello("server", 3, by_worker_id=True)) is not None
+    assert meeting.server_endpoints() == ("tcp://server:0", "tcp://server:7")

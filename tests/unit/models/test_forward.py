@@ -1,0 +1,223 @@
+"""Every shipped model scores as an independent forward pass in plain PyTorch, written from its definition."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  # torch's usual name
+
+from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.errors import ConfigError
+from bagpipe.modelconfig import MODEL_SETTINGS, OWN_LOSS, ModelConfig
+from bagpipe.models.base import build_model, find_model
+from bagpipe.tables import Table, TableLayout
+
+BATCH, DENSE, DIM, FEATURES = 13, 5, 4, 6
+Weights = dict[str, torch.Tensor]
+Plain = Callable[[Weights, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def layout(dim: int = DIM, features: int = FEATURES) -> TableLayout:
+    return TableLayout.of([Table(f"t{i}", 9, dim, (f"t{i}",)) for i in range(features)])
+
+
+def looked_up(num_examples: int = BATCH) -> tuple[SparseEmbeddings, torch.Tensor]:
+    """What a model receives, and the same as a plain `[B, T, D]` tensor."""
+    inverse = np.random.default_rng(0).integers(0, 40, num_examples * FEATURES).astype(np.int32)
+    rows = torch.randn(40, DIM, generator=torch.Generator().manual_seed(1))
+    plain = rows[torch.from_numpy(inverse).long()].view(num_examples, FEATURES, DIM)
+    return SparseEmbeddings.of_lookups(layout(), [rows], [(inverse, None)]), plain
+
+
+def build(name: str, **settings: Any) -> nn.Module:
+    return build_model(ModelConfig(name=name, **settings), layout(), DENSE, 1, seed=8)
+
+
+def mlp(w: Weights, prefix: str, x: torch.Tensor, *, last_is_linear: bool) -> torch.Tensor:
+    numbers = sorted({int(k.removeprefix(prefix).split(".")[0]) for k in w if k.startswith(prefix)})
+    for n in numbers:
+        x = x @ w[f"{prefix}{n}.weight"].T + w[f"{prefix}{n}.bias"]
+        x = x if last_is_linear and n == numbers[-1] else x.clamp(min=0)
+    return x
+
+
+def dots(vectors: torch.Tensor, *, itself: bool = False) -> torch.Tensor:
+    c = vectors.shape[1]
+    pairs = [(vectors[:, i] * vectors[:, j]).sum(1) for i in range(c) for j in range(i + itself)]
+    return torch.stack(pairs, dim=1)
+
+
+def dlrm_itself(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    bottom = mlp(w, "dense_arch.layers.", dense, last_is_linear=False)
+    products = dots(torch.cat([bottom[:, None], emb], 1), itself=True)
+    return mlp(w, "over_arch.layers.", torch.cat([bottom, products], 1), last_is_linear=True)
+
+
+def dlrm_cat(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    bottom = mlp(w, "dense_arch.layers.", dense, last_is_linear=False)
+    return mlp(w, "over_arch.layers.", torch.cat([bottom, *emb.unbind(1)], 1), last_is_linear=True)
+
+
+def wdl(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    deep = mlp(w, "deep.", dense, last_is_linear=False)
+    return torch.cat([*emb.unbind(1), deep], 1) @ w["wide.weight"].T + w["wide.bias"]
+
+
+def wdl_all(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    deep = mlp(w, "deep.", torch.cat([dense, *emb.unbind(1)], 1), last_is_linear=False)
+    return torch.cat([*emb.unbind(1), deep], 1) @ w["wide.weight"].T + w["wide.bias"]
+
+
+def dcn(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    x0 = torch.cat([mlp(w, "dense_arch.layers.", dense, last_is_linear=False), *emb.unbind(1)], 1)
+    x = x0
+    for n in range(2):
+        matrix = w[f"cross_net.up.{n}.weight"] @ w[f"cross_net.down.{n}.weight"]
+        x = x0 * (x @ matrix.T + w[f"cross_net.up.{n}.bias"]) + x
+    return mlp(w, "over_arch.layers.", x, last_is_linear=True)
+
+
+def normalised(w: Weights, prefix: str, x: torch.Tensor, *, training: bool) -> torch.Tensor:
+    over = [d for d in range(x.dim()) if d != 1]
+    shape = [1, -1] + [1] * (x.dim() - 2)
+    mean = x.mean(over) if training else w[f"{prefix}running_mean"]
+    variance = x.var(over, unbiased=False) if training else w[f"{prefix}running_var"]
+    x = (x - mean.view(shape)) / (variance.view(shape) + 1e-5).sqrt()
+    return x * w[f"{prefix}weight"].view(shape) + w[f"{prefix}bias"].view(shape)
+
+
+def deepfm(w: Weights, _dense: torch.Tensor, emb: torch.Tensor, *, training: bool = True) -> torch.Tensor:
+    first, factors = emb[:, :, 0], emb[:, :, 1:]
+    x = torch.cat(factors.unbind(1), 1)
+    for n in (0, 4):
+        x = x @ w[f"deep.{n}.weight"].T + w[f"deep.{n}.bias"]
+        x = normalised(w, f"deep.{n + 1}.", x, training=training).clamp(min=0)
+    deep = x @ w["deep.8.weight"].T + w["deep.8.bias"]
+    return w["bias"] + first.sum(1, keepdim=True) + dots(factors).sum(1, keepdim=True) + deep
+
+
+def fgcnn(w: Weights, _dense: torch.Tensor, emb: torch.Tensor, *, training: bool = True) -> torch.Tensor:
+    maps, vectors = emb[:, None], [emb]
+    for n in range(2):
+        kernel = w[f"generation.{n}.conv.weight"]
+        maps = F.conv2d(maps, kernel, w[f"generation.{n}.conv.bias"], padding=(3, 0))
+        maps = torch.tanh(normalised(w, f"generation.{n}.norm.", maps, training=training))
+        # Largest of two neighbours; an odd last one stands alone.
+        maps = torch.stack([maps[:, :, h : h + 2].amax(2) for h in range(0, maps.shape[2], 2)], dim=2)
+        new = maps.flatten(1) @ w[f"generation.{n}.recombine.weight"].T + w[f"generation.{n}.recombine.bias"]
+        vectors.append(torch.tanh(new).view(len(emb), -1, DIM))
+    every = torch.cat(vectors, 1)
+    return mlp(w, "over_arch.layers.", torch.cat([dots(every), every.flatten(1)], 1), last_is_linear=True)
+
+
+CASES: dict[str, tuple[str, dict[str, Any], Plain]] = {
+    "dlrm-itself": ("dlrm", {"bottom_mlp": (7,), "over_mlp": (6, 3), "interaction_itself": True}, dlrm_itself),
+    "dlrm-cat": ("dlrm", {"bottom_mlp": (7,), "over_mlp": (6, 3), "interaction": "cat"}, dlrm_cat),
+    "wdl": ("wdl", {"bottom_mlp": (7, 6)}, wdl),
+    "wdl-all": ("wdl", {"bottom_mlp": (7, 6), "deep_inputs": "all"}, wdl_all),
+    "dcn": ("dcn", {"bottom_mlp": (7,), "over_mlp": (6, 5), "cross_rank": 2}, dcn),
+    "deepfm": ("deepfm", {"over_mlp": (7, 6), "dropout": 0.0}, deepfm),
+    "fgcnn": ("fgcnn", {"over_mlp": (9,), "filter_range": "0-1"}, fgcnn),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scores_and_gradients_are_those_of_plain_pytorch(case: str) -> None:
+    """Same weights, same logits, and the same gradient for every weight."""
+    name, settings, plain = CASES[case]
+    model = build(name, **settings)
+    weights = {k: v.detach().clone().requires_grad_(v.is_floating_point()) for k, v in model.state_dict().items()}
+    sparse, emb = looked_up()
+    dense = torch.randn(BATCH, DENSE)
+    logits, expected = model(dense, sparse), plain(weights, dense, emb)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    upstream = torch.randn(BATCH, 1)
+    logits.backward(upstream)
+    expected.backward(upstream)
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, weights[key].grad, rtol=1e-3, atol=1e-4, msg=key)
+
+
+@pytest.mark.parametrize("case", ["deepfm", "fgcnn"])
+def test_evaluation_uses_running_statistics(case: str) -> None:
+    """After a step of training, `eval()` normalises by what was collected, not by the batch."""
+    name, settings, plain = CASES[case]
+    model = build(name, **settings)
+    sparse, emb = looked_up()
+    model(torch.randn(BATCH, DENSE), sparse)
+    model.eval()
+    expected = plain(model.state_dict(), emb, emb, training=False)  # type: ignore[call-arg]
+    torch.testing.assert_close(model(emb, sparse), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, plain(model.state_dict(), emb, emb), atol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("num_examples", [0, 1])
+def test_a_slice_of_no_or_one_example_trains(case: str, num_examples: int) -> None:
+    """A short last batch may leave a trainer next to nothing; that is no error, and every weight has a gradient."""
+    name, settings, _ = CASES[case]
+    model = build(name, **settings)
+    sparse, _ = looked_up(num_examples)
+    logits = model(torch.randn(num_examples, DENSE), sparse)
+    logits.sum().backward()
+    assert logits.shape == (num_examples, 1)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert all(b.isfinite().all() for b in model.buffers())
+
+
+@pytest.mark.parametrize("name", MODEL_SETTINGS)
+def test_every_setting_is_an_argument_of_its_model(name: str) -> None:
+    """The list by which the job file is checked is what the class takes, by the same names."""
+    _, model = find_model(ModelConfig(name=name))
+    fields = {f.encode_name: f.name for f in msgspec.structs.fields(ModelConfig)}
+    offered = {"layout", "num_dense", "num_labels"}
+    assert {fields[s] for s in MODEL_SETTINGS[name]} == set(inspect.signature(model).parameters) - offered
+    assert hasattr(model, "loss") == (name in OWN_LOSS)
+
+
+ORIGINAL: dict[str, tuple[dict[str, Any], int, float]] = {
+    "dlrm": ({"bottom_mlp": (1024, 1024, 512, 256, 64), "over_mlp": (1024, 512, 256)}, 26, 2.81e6),
+    "wdl": ({}, 26, 0.137e6),
+    "dcn": ({}, 26, 2.72e6),
+    "fgcnn": ({}, 39, 96.6e6),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINAL)
+def test_sizes_are_the_originals(name: str) -> None:
+    """At embedding width 48 and its own settings, each model has as many dense weights as the original."""
+    settings, features, expected = ORIGINAL[name]
+    _, model = find_model(ModelConfig(name=name))
+    given = {"layout": layout(48, features), "num_dense": 13, **settings}
+    with torch.device("meta"):
+        built = model(**{k: v for k, v in given.items() if k in inspect.signature(model).parameters})
+    assert sum(p.numel() for p in built.parameters()) == pytest.approx(expected, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("fgcnn", {"filter_range": "5-2"}, "expected filterRange as first-last within 0-8, found '5-2'"),
+        ("fgcnn", {"filter_range": "7-9"}, "found '7-9'"),
+        ("fgcnn", {"conv_kernel": 4}, "odd convKernel, found 4; use 5"),
+        ("dlrm", {"cross_rank": 4}, "model.name dlrm: it has no setting cross_rank"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
+    """One line with the remedy."""
+    with pytest.raises(ConfigError, match=message):
+        build(name, **settings)
+
+
+def test_literals_of_the_job_are_those_of_the_models() -> None:
+    """What the file may say is what the class distinguishes."""
+    for name, setting in (("dlrm", "interaction"), ("wdl", "deep_inputs")):
+        _, model = find_model(ModelConfig(name=name))
+        own = inspect.get_annotations(model.__init__, eval_str=True)[setting]  # type: ignore[misc]
+        job = inspect.get_annotations(ModelConfig, eval_str=True)[setting]
+        assert set(get_args(own)) == set(get_args(get_args(get_args(job)[0])[0]))

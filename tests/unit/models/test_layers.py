@@ -1,0 +1,78 @@
+"""Dropout whose masks depend on the place alone; losses by the job's choice."""
+
+import pytest
+import torch
+from torch import nn
+
+from bagpipe.errors import ConfigError
+from bagpipe.modelconfig import ModelConfig
+from bagpipe.models.layers import Dropout, step_setter
+from bagpipe.models.loss import loss_of
+
+UNITS = 300
+
+
+def two_layers(p: float = 0.3) -> tuple[nn.Sequential, Dropout, Dropout]:
+    first, second = Dropout(p), Dropout(p)
+    return nn.Sequential(first, nn.ReLU(), second), first, second
+
+
+def masks(seed: int, step: int, first_example: int, num_examples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    model, first, second = two_layers()
+    step_setter(model, seed)(step, first_example)
+    ones = torch.ones(num_examples, UNITS)
+    return first(ones), second(ones)
+
+
+def test_a_mask_keeps_its_share_and_the_mean() -> None:
+    """A share p of the units is zero, the others are divided by 1 - p; every unit and example is hit alike."""
+    mask, _ = masks(1, 0, 0, 2000)
+    assert mask.unique().tolist() == pytest.approx([0.0, 1 / 0.7])
+    assert float((mask == 0).float().mean()) == pytest.approx(0.3, abs=0.003)
+    assert (mask == 0).float().mean(0).sub(0.3).abs().max() < 0.06
+    assert (mask == 0).float().mean(1).sub(0.3).abs().max() < 0.15
+    neighbours = ((mask[:, 1:] == 0) & (mask[:, :-1] == 0)).float().mean()
+    assert float(neighbours) == pytest.approx(0.09, abs=0.003)
+
+
+def test_slices_of_a_batch_have_the_masks_of_the_whole() -> None:
+    """Trainers drop what one trainer would have dropped."""
+    whole, _ = masks(4, 9, 0, 10)
+    parts = [masks(4, 9, first, count)[0] for first, count in ((0, 3), (3, 3), (6, 4))]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_masks_change_with_seed_step_and_layer() -> None:
+    """Nothing is dropped twice for the same reason, and the same place always gives the same mask."""
+    first, second = masks(4, 9, 0, 50)
+    others = [second, masks(5, 9, 0, 50)[0], masks(4, 10, 0, 50)[0], masks(4, 9, 50, 50)[0]]
+    for other in others:
+        assert float(((first == 0) & (other == 0)).float().mean()) == pytest.approx(0.09, abs=0.01)
+    assert torch.equal(first, masks(4, 9, 0, 50)[0])
+
+
+def test_evaluation_drops_nothing() -> None:
+    """Outside training, and with p = 0, inputs pass unchanged."""
+    ones = torch.ones(4, 7, 2)
+    assert Dropout(0.5).eval()(ones) is ones
+    assert Dropout(0.0)(ones) is ones
+    assert Dropout(0.5)(ones).shape == ones.shape
+
+
+def test_the_job_chooses_the_loss() -> None:
+    """Cross-entropy by default, squared error of the probability with `mse`, the model's own where it has one."""
+    logits, labels = torch.tensor([[0.3], [-2.0]]), torch.tensor([[1.0], [0.0]])
+    s = torch.sigmoid(logits)
+    entropy = -(labels * s.log() + (1 - labels) * (1 - s).log()).mean()
+    plain, squared = loss_of(nn.Identity(), ModelConfig()), loss_of(nn.Identity(), ModelConfig(loss="mse"))
+    torch.testing.assert_close(plain(logits, labels), entropy)
+    torch.testing.assert_close(squared(logits, labels), (s - labels).square().mean())
+    assert float(plain(logits[:0], labels[:0])) == 0.0
+
+    class Own(nn.Module):
+        def loss(self, logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+            return (logits_BL - labels_BL).abs().mean()
+
+    torch.testing.assert_close(loss_of(Own(), ModelConfig())(logits, labels), (logits - labels).abs().mean())
+    with pytest.raises(ConfigError, match=r"model\.loss: mse: this model has a loss of its own"):
+        loss_of(Own(), ModelConfig(loss="mse"))
