@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("model", ["dcn", "deepfm"])
+@pytest.mark.parametrize("model", ["dcn", "wdl"])
 def test_the_recipe_reaches_its_figures(model: str, tmp_path: Path) -> None:
     """AUC and log loss on the last tenth, after one pass over the rest."""
     recipe = f"examples/criteo-kaggle-{model}.yaml"
