@@ -11,6 +11,7 @@ import msgspec
 
 from bagpipe.cli.role import CHECKPOINTS, stop_flag
 from bagpipe.config import DataConfig, EmbeddingConfig, Job, JobSpec, ServerConfig, TrainerConfig
+from bagpipe.configfile import dump_job
 from bagpipe.configrules import check_rules
 from bagpipe.data.caserlines import FEATURES as CASER_FEATURES
 from bagpipe.data.caserlines import looks_like_caser
@@ -18,6 +19,8 @@ from bagpipe.data.files import find_files
 from bagpipe.data.formats import detect_format, open_raw
 from bagpipe.data.prepared import read_info
 from bagpipe.errors import ConfigError
+from bagpipe.files import write_whole
+from bagpipe.local.rundir import JOB_FILE
 from bagpipe.net.interfaces import ROWS_INTERFACE, address_of, resolved
 from bagpipe.oracle.auto import Widths
 from bagpipe.oracle.service import run_oracle
@@ -119,6 +122,8 @@ def run(argv: Sequence[str], home: Path) -> None:
     run_dir = arguments.run_dir or home / "runs" / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{arguments.master_port}"
     run_dir = run_dir.resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
+    # With its job in it, `bagpipe evaluate` and the others take the folder for that of any run.
+    write_whole(run_dir / JOB_FILE, dump_job(job).encode())
     each = job.spec.batch_size / job.spec.trainers.replicas
     print(f"global batch {job.spec.batch_size}: {each:g} examples at each of {job.spec.trainers.replicas} trainers")
     with stop_flag() as stop:
@@ -168,6 +173,9 @@ def job_of(arguments: argparse.Namespace) -> Job:
 def data_path(arguments: argparse.Namespace) -> str | tuple[str, ...]:
     """The file, or the folder's part files: the first so many, or all; a folder without any is read whole."""
     path: str = arguments.processed_csv
+    if "://" not in path:
+        # The checkpoint names its data, and is evaluated from another folder.
+        path = os.path.abspath(path)
     if not os.path.isdir(path):
         return path
     if arguments.dataset_multi_num:

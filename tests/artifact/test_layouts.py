@@ -1,6 +1,9 @@
 """The trainers that the seed document does not type: any ranks, several servers, part folders, one trainer."""
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ def test_two_servers_and_any_ranks(artifact: Any, criteo: Path, losses_fall: Fal
 
 @pytest.mark.timeout(240)
 def test_the_launchers_ranks_and_part_files(artifact: Any, criteo_parts: Path, losses_fall: Falls) -> None:
-    """Deep & Cross in the layout of the original's launcher, data in part files, an iteration limit at the oracle."""
+    """Deep & Cross in the original launcher's layout, data in part files, the oracle's iterations; then evaluated."""
     artifact.place(criteo_parts, sizes_at=("../../emb_table_info.txt",))
     world = "--world-size 4 --world-size-trainers 2"
     trainer = f"{TRAINER.format('trainer_dcn_main.py', '{}', '{}')} {world} {RATE}"
@@ -52,6 +55,15 @@ def test_the_launchers_ranks_and_part_files(artifact: Any, criteo_parts: Path, l
     assert "global batch 32: 16 examples at each of 2 trainers" in ended.outputs[0]
     losses = artifact.losses()
     assert len(losses) == 40 and losses_fall(losses)
+    (run_dir,) = (artifact.home / "runs").iterdir()
+    scored = subprocess.run(
+        [sys.executable, "-m", "bagpipe", "evaluate", str(run_dir), "--json", "--set", "data.testFraction=0.5"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    assert json.loads(scored.stdout)["examples"] == 300
     parts = tuple(str(artifact.home.parent / f"part_{i}.txt") for i in range(3))
     artifact.assert_exact(parts, losses)
 
