@@ -71,4 +71,4 @@ $(STAMP): pyproject.toml requirements/constraints.txt $(wildcard operator/pyproj
 	@$(PIP) install -c requirements/constraints.txt -e '.[trainer,dev,cluster,ec2]' $(OPERATOR)
 	@touch $@
 
--include make/e2e.mk make/peers.mk
+-include make/e2e.mk make/experiments.mk make/peers.mk

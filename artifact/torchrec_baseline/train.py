@@ -57,7 +57,7 @@ def main() -> None:
         raise SystemExit(f"error: --iter {arguments.iter}: expected more than --warm-up {arguments.warm_up}")
     now = f"{dt.datetime.now():%H:%M_%B_%d_%Y}"
     path = arguments.log_dir / f"training_worker_{rank}_{now}_{arguments.logging_prefix}_torchrec.log"
-    logging.basicConfig(filename=path, level=logging.INFO, format="%(levelname)s:%(name)s:%(message)s")
+    logging.basicConfig(filename=path, level=logging.INFO, format="%(levelname)s:%(name)s:%(message)s", force=True)
     log.info(arguments)
     device = torch.device(arguments.device, *([int(os.environ.get("LOCAL_RANK", "0"))] * (arguments.device == "cuda")))
     if device.type == "cuda":
@@ -119,7 +119,7 @@ def train(arguments: argparse.Namespace, rank: int, world: int, device: torch.de
     times = []
     for number in range(arguments.iter):
         begun = time.perf_counter()
-        loss, _ = pipeline.progress(batches)
+        loss = pipeline.progress(batches)[0]  # then logits and labels
         if device.type == "cuda":
             torch.cuda.synchronize()
         times.append((time.perf_counter() - begun) * 1000.0)

@@ -74,6 +74,20 @@ def small_sequences(examples: int, seed: int = 7) -> Iterator[str]:
         yield json.dumps(record, separators=(",", ":")) + "\n"
 
 
+def small_clicks(examples: int, sizes: Sequence[int], seed: int = 7) -> Iterator[str]:
+    """JSON lines of clicks with learnable labels, for systems that cannot read our generator's."""
+    import random
+
+    draw = random.Random(seed)
+    taste = [draw.gauss(0.0, 1.0) for _ in range(1009)]
+    for _ in range(examples):
+        # log-uniform ranks: a few rows take most of the lookups, as in real click logs
+        ids = [int(size ** draw.random()) - 1 for size in sizes]
+        label = float(sum(taste[(31 * table + row) % 1009] for table, row in enumerate(ids)) > 0)
+        dense = [round(draw.random(), 3) for _ in range(13)]
+        yield json.dumps({"label": label, "dense": dense, "sparse": ids}, separators=(",", ":")) + "\n"
+
+
 def read_document(path: Path) -> Document:
     """A job file as it stands, checked.
 
