@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peers.contenders import CONTENDERS
+from peers.registry import CONTENDERS
 from peers.summary import DISTURBED_CORES, summarize
 from peers.targets import Key, Verdict, verdicts
 
