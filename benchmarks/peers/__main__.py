@@ -10,7 +10,7 @@ from peers.sweep import SWEEPS, run_sweep
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
 CACHE = HERE.parents[1] / "runs" / "peers"
-USUAL = {"rates": [1.0, 0.5, 0.25, None], "rounds": 3, "steps": 30}
+USUAL = {"rates": [None, 10.0, 1.0, 0.5, 0.25], "rounds": 3, "steps": 30}
 QUICK = {"rates": [1.0, 0.25], "rounds": 1, "steps": 10}
 
 
@@ -37,6 +37,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         parser_.add_argument("--retries", type=int, default=2, help="times a disturbed measurement is repeated at once")
         parser_.add_argument("--note", default="", help="kept with every record, e.g. the state of the code")
     table = commands.add_parser("table", help="one JSON, one Markdown table and one plot from the records")
+    table.add_argument("--notes", nargs="+", help="only records with one of these notes")
     for parser_ in (run, table, sweep):
         parser_.add_argument("--records", type=Path, help="file of records; default: in benchmarks/results/")
     return parser.parse_args(argv)
@@ -51,7 +52,7 @@ def main() -> int:
     if asked.command == "table":
         from peers.report import write
 
-        print(write(asked.records))
+        print(write(asked.records, asked.notes))
         return 0
     defaults = QUICK if getattr(asked, "quick", False) else USUAL
     for name, value in defaults.items():

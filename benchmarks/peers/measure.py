@@ -99,7 +99,7 @@ def _start(
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "NUMBA_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))),
         # Both libraries otherwise listen where the machine's name points to.
         "GLOO_SOCKET_IFNAME": INTERFACE,
         "TP_SOCKET_IFNAME": INTERFACE,

@@ -5,17 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peers.contenders import CONTENDERS
+from peers.registry import CONTENDERS
 from peers.summary import DISTURBED_CORES, summarize
 from peers.targets import Key, Verdict, verdicts
 
 Rows = Mapping[Key, Mapping[str, Any]]
 
 
-def write(records_file: Path) -> str:
+def write(records_file: Path, notes: Sequence[str] | None = None) -> str:
     """Write `<records>.json`, `.md` and `.png`; returns the Markdown."""
     records = [json.loads(line) for line in records_file.read_text(encoding="utf-8").splitlines() if line]
-    records = [r for r in records if is_standard(r)]
+    records = [r for r in records if is_standard(r) and (notes is None or r["note"] in notes)]
     rows = summarize(records)
     found = verdicts(rows)
     page = markdown(rows, found, records)

@@ -17,9 +17,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from peers.contenders import CONTENDERS
 from peers.links import Links, LinksError, missing_capability
 from peers.measure import MeasurementError, measure
+from peers.registry import CONTENDERS
 from peers.setting import Setting
 from peers.summary import is_disturbed
 
@@ -67,8 +67,14 @@ def _round(settings: Sequence[Setting], retries: int, cache: Path) -> Iterator[d
     for (gbit, trainers, servers), same in groupby(settings, lambda s: (s.gbit, s.trainers, s.servers)):
         roles = ["oracle", *(f"server {i}" for i in range(servers)), *(f"trainer {i}" for i in range(trainers))]
         with Links(roles, gbit) as links:
-            checked = _checked(links)
-            for setting in same:
+            group = list(same)
+            try:
+                checked = _checked(links)
+            except LinksError as error:
+                # This machine may be too slow for one rate; the others are measured all the same.
+                yield {"setting": group[0].to_json(), "error": str(error)}
+                continue
+            for setting in group:
                 for _ in range(retries + 1):
                     record = _measured(warmed(setting), links, cache) | {"links": checked}
                     yield record

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from peers.contenders import CONTENDERS
+from peers.registry import CONTENDERS
 from peers.rounds import measure_rounds
 from peers.setting import Setting
 from peers.summary import is_disturbed

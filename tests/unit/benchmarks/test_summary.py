@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from peers.contenders import CONTENDERS
 from peers.links import LinksError, burst_bytes, judge, neighbours
 from peers.measure import Snapshot
 from peers.measure import summarize as measured
+from peers.registry import CONTENDERS
 from peers.report import markdown
 from peers.setting import Setting
 from peers.summary import summarize
