@@ -97,7 +97,9 @@ def _targets(found: Sequence[Verdict]) -> Iterator[str]:
     yield "| measure | target | found | |"
     yield "|---|---|---|---|"
     for v in found:
-        word = "not measured" if v.hit is None else "hit" if v.hit else "**missed**"
+        word = "hit" if v.hit else "**missed**"
+        if v.hit is None:
+            word = "undecided: disturbed" if v.disturbed else "not measured"
         shown = "" if v.found is None else f"{'~' if v.disturbed else ''}{v.found:.2f}"
         yield f"| {v.measure} | {v.target} | {shown} | {word} |"
 

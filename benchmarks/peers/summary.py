@@ -19,7 +19,7 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, Any]]
     """Medians over the rounds, with their spread.
 
     Times come from undisturbed rounds. Where there is none, the least disturbed one stands in and is marked.
-    CPU and bytes of a process do not depend on others, so they are medians over all rounds.
+    So does CPU: others take the caches away. Bytes do not depend on them and are medians over all rounds.
     """
     groups: dict[Key, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -42,8 +42,8 @@ def _row(key: Key, found: list[Mapping[str, Any]]) -> dict[str, Any]:
         "left_out": len(found) - len(timed),
         "disturbed": not calm,
         "others_cores": round(statistics.median(r["others_cores"] for r in timed), 2),
-        "cpu": round(statistics.median(sum(r["cpu_ms"].values()) / key[2] for r in found), 1),
-        "cpu_by_role": {k: round(statistics.median(r["cpu_ms"][k] for r in found), 1) for k in found[0]["cpu_ms"]},
+        "cpu": round(statistics.median(sum(r["cpu_ms"].values()) / key[2] for r in timed), 1),
+        "cpu_by_role": {k: round(statistics.median(r["cpu_ms"][k] for r in timed), 1) for k in timed[0]["cpu_ms"]},
     }
     for way in ("sent", "received"):
         row[way] = round(statistics.median(statistics.fmean(r["bytes"][t][way] for t in trainers) for r in found))

@@ -19,6 +19,7 @@ class Verdict:
     found: float | None
     """None: not measured."""
     hit: bool | None
+    """None as well where a time or CPU comes from disturbed rounds only: those decide nothing."""
     disturbed: bool
 
 
@@ -27,10 +28,11 @@ class Medians:
 
     def __init__(self, rows: Mapping[Key, Mapping[str, Any]]) -> None:
         self.rows = rows
-        self.used: set[Key] = set()
+        self.disturbed = False
+        """Whether a figure that others can disturb came from a row without one calm round."""
 
     def ms(self, contender: str, gbit: float | None, trainers: int = 2) -> float:
-        return float(self._row(contender, gbit, trainers)["ms"])
+        return self.trainer(contender, gbit, "ms", trainers)
 
     def best(self, names: tuple[str, ...], gbit: float | None, trainers: int = 2) -> float:
         """The fastest of those that were measured."""
@@ -40,13 +42,14 @@ class Medians:
         return min(found)
 
     def trainer(self, contender: str, gbit: float | None, what: str, trainers: int = 2) -> float:
-        return float(self._row(contender, gbit, trainers)[what])
+        row = self._row(contender, gbit, trainers)
+        if what in ("ms", "cpu") and row.get("disturbed"):
+            self.disturbed = True
+        return float(row[what])
 
     def _row(self, contender: str, gbit: float | None, trainers: int) -> Mapping[str, Any]:
         key = (contender, gbit, trainers)
-        row = self.rows[key]
-        self.used.add(key)
-        return row
+        return self.rows[key]
 
 
 def milliseconds(size: float, gbit: float) -> float:
@@ -75,9 +78,8 @@ def verdicts(rows: Mapping[Key, Mapping[str, Any]]) -> list[Verdict]:
             target = "" if callable(limit) else f"{sign} {limit:.2f}"
             found.append(Verdict(measure, target, None, None, disturbed=False))
             return
-        hit = ratio >= wanted if least else ratio <= wanted
-        disturbed = any(rows[key].get("disturbed") for key in medians.used)
-        found.append(Verdict(measure, f"{sign} {wanted:.2f}", round(ratio, 3), hit, disturbed))
+        hit = None if medians.disturbed else ratio >= wanted if least else ratio <= wanted
+        found.append(Verdict(measure, f"{sign} {wanted:.2f}", round(ratio, 3), hit, medians.disturbed))
 
     at_most("step over the bound, 1 Gbit/s", 1.10, lambda m: m.ms("ours", 1.0) / m.ms("bound", 1.0))
     for gbit in (0.5, 0.25):

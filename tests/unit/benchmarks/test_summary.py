@@ -49,6 +49,16 @@ def test_without_a_calm_round_the_least_disturbed_one_is_shown_and_marked() -> N
     assert "| ~200 |" in markdown(rows, verdicts(rows), records)
 
 
+def test_disturbed_times_decide_no_target_but_bytes_do() -> None:
+    records = [_record("bound", 100), _record("ours", 300, others=0.9, sent=3_100_000)]
+    rows = summarize(records)
+    found = {v.measure: v for v in verdicts(rows)}
+    over = found["step over the bound, 1 Gbit/s"]
+    assert (over.found, over.hit, over.disturbed) == (3.0, None, True)
+    assert "| ~3.00 | undecided: disturbed |" in markdown(rows, verdicts(rows), records)
+    assert found["bytes of rows on a trainer's link over the planner's own"].hit
+
+
 def test_targets_are_hit_missed_or_not_measured() -> None:
     records = [
         _record("bound", 100),
