@@ -13,7 +13,7 @@ from bagpipe.cli.options import JobFile, Overrides
 if TYPE_CHECKING:
     from bagpipe.config import JobSpec
     from bagpipe.data.dataset import Dataset
-    from bagpipe.oracle.estimate import Estimate, Suggestion
+    from bagpipe.oracle.estimate import Estimate, Speed, Suggestion
 
 TRIED = (10, 50, 200)
 """Lookaheads compared where none is given."""
@@ -31,10 +31,10 @@ def plan(
     ] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to plan, from the beginning of the data.")] = 400,
     gigabits: Annotated[
-        float, typer.Option("--gbit", help="Bandwidth of each machine's link, in Gbit/s, for the step time.")
+        float, typer.Option("--gbit", min=0.001, help="Bandwidth of each machine's link, in Gbit/s, for the step time.")
     ] = 10.0,
     compute_ms: Annotated[
-        float, typer.Option("--compute-ms", help="Time of forward and backward of one step, in ms.")
+        float, typer.Option("--compute-ms", min=0.0, help="Time of forward and backward of one step, in ms.")
     ] = 20.0,
 ) -> None:
     """Print hit rate, rows and bytes per step and link for several lookaheads, and suggest a setting."""
@@ -50,12 +50,13 @@ def plan(
         dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=Path(folder))
         tried = _lookaheads(spec, lookaheads or ())
         estimates = [_estimate(spec, dataset, world, ahead, steps) for ahead in _watched(tried)]
-        from bagpipe.oracle.estimate import suggest
+        from bagpipe.oracle.estimate import Speed, suggest
 
+        speed = Speed(compute_seconds=compute_ms / 1e3, bytes_per_second=gigabits * 1e9 / 8)
         limit = spec.cache_rows if isinstance(spec.cache_rows, int) else None
-        suggestion = suggest(estimates, dataset.layout, max_cache_rows=limit)
+        suggestion = suggest(estimates, dataset.layout, speed, max_cache_rows=limit)
         own = _own(spec, dataset, world, steps) if limit else None
-    for line in report_lines(estimates, suggestion, own, compute_ms / 1e3, gigabits * 1e9 / 8):
+    for line in report_lines(estimates, suggestion, own, speed):
         typer.echo(line)
 
 
@@ -103,8 +104,7 @@ def report_lines(
     estimates: Sequence["Estimate"],
     suggestion: "Suggestion",
     own: "Estimate | None",
-    compute_seconds: float,
-    bytes_per_second: float,
+    speed: "Speed",
 ) -> Iterator[str]:
     """The table that is printed."""
     first = estimates[0]
@@ -118,7 +118,7 @@ def report_lines(
     )
 
     def row(name: str, e: "Estimate") -> str:
-        step = e.step_seconds(compute_seconds=compute_seconds, bytes_per_second=bytes_per_second)
+        step = speed.step_seconds(e)
         critical = e.bytes.gradients + e.bytes.eager
         megabytes = (e.bytes.fetch, e.bytes.write_back, e.peer_bytes, critical, e.bytes.plans)
         shown = [f"{b / 1e6:{width}.2f}" for b, width in zip(megabytes, (8, 8, 8, 9, 7), strict=True)]
@@ -130,7 +130,9 @@ def report_lines(
         yield row(f"{own.lookahead} as set", own)
         if own.shortened_steps:
             yield f"as set, the cache is too small for the lookahead at {own.shortened_steps} of {own.steps} steps"
-    uncached = first.uncached_step_seconds(compute_seconds=compute_seconds, bytes_per_second=bytes_per_second)
+    uncached = first.uncached_step_seconds(
+        compute_seconds=speed.compute_seconds, bytes_per_second=speed.bytes_per_second
+    )
     moved = f"{first.uncached_bytes / 1e6:8.2f} MB fetched and written"
     yield f"{'no cache':>12s} {0:9.2%} {sum(first.least_rows):11,d} {moved:<44s} {uncached * 1e3:6.1f} ms"
     yield f"a trainer's cache must hold at least {sum(first.least_rows):,d} rows (one step)"

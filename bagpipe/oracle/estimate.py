@@ -19,7 +19,7 @@ from bagpipe.tables import TableLayout
 KEY_BYTES = 8
 FLOAT_BYTES = 4
 NEAR_BEST = 1.05
-"""Server traffic within this factor of the least is not worth more memory."""
+"""Step time, or server traffic, within this factor of the least is not worth more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,20 @@ class Estimate:
     def uncached_step_seconds(self, *, compute_seconds: float, bytes_per_second: float) -> float:
         """The same without a cache: every row is fetched before a step and written back after it."""
         return compute_seconds + self.uncached_bytes / min(self.world_size, self.num_servers) / bytes_per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What a step is timed against (`Estimate.step_seconds`)."""
+
+    compute_seconds: float
+    """Forward and backward of one step."""
+    bytes_per_second: float
+    """Each machine's link."""
+
+    def step_seconds(self, e: Estimate) -> float:
+        """Predicted time of one step with this setting."""
+        return e.step_seconds(compute_seconds=self.compute_seconds, bytes_per_second=self.bytes_per_second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +190,17 @@ def sweep(
     )
 
 
-def suggest(estimates: Sequence[Estimate], layout: TableLayout, *, max_cache_rows: int | None = None) -> Suggestion:
-    """The shortest lookahead whose server traffic is near the least, and the cache that keeps it whole.
+def suggest(
+    estimates: Sequence[Estimate], layout: TableLayout, speed: Speed, *, max_cache_rows: int | None = None
+) -> Suggestion:
+    """The shortest lookahead whose step time and server traffic are near the least, and the cache for it.
+
+    Where the network does not matter every lookahead takes the same time; then traffic alone decides.
+    Time comes first: traffic is compared only among the fast ones.
 
     Args:
         estimates: of one dataset and number of trainers, made without a limit on cache rows.
+        speed: what the step times are predicted for.
         max_cache_rows: `cacheRows` that a trainer can afford; None: any.
     """
     needs = [(cache_rows_for(e.peak_rows, layout), e) for e in estimates]
@@ -193,13 +213,16 @@ def suggest(estimates: Sequence[Estimate], layout: TableLayout, *, max_cache_row
             f"with {max_cache_rows} the planner shortens it where it must"
         )
         return Suggestion(shortest.lookahead, max_cache_rows, reason)
-    least = min(e.server_bytes for _, e in affordable)
+    fastest = min(speed.step_seconds(e) for _, e in affordable)
+    fast = [pair for pair in affordable if speed.step_seconds(pair[1]) <= NEAR_BEST * fastest]
+    least = min(e.server_bytes for _, e in fast)
     rows, chosen = min(
-        (pair for pair in affordable if pair[1].server_bytes <= NEAR_BEST * least), key=lambda pair: pair[1].lookahead
+        (pair for pair in fast if pair[1].server_bytes <= NEAR_BEST * least), key=lambda pair: pair[1].lookahead
     )
     reason = (
-        f"lookahead {chosen.lookahead} moves {chosen.server_bytes / 1e6:.3g} MB a step through the servers, within "
-        f"{NEAR_BEST - 1:.0%} of the least of those tried; {rows} rows keep all of it in every trainer's cache"
+        f"lookahead {chosen.lookahead} is predicted to take {speed.step_seconds(chosen) * 1e3:.3g} ms a step, within "
+        f"{NEAR_BEST - 1:.0%} of the fastest of those tried, and moves {chosen.server_bytes / 1e6:.3g} MB through the "
+        f"servers; {rows} rows keep all of it in every trainer's cache"
     )
     return Suggestion(chosen.lookahead, rows, reason)
 

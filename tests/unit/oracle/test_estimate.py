@@ -1,5 +1,7 @@
 """`bagpipe plan` in numbers: exact on cases small enough to count by hand, consistent on larger ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from bagpipe.batch import Batch, Cursor, SparseBlock
 from bagpipe.config import RowOptimizer
 from bagpipe.errors import ConfigError
-from bagpipe.oracle.estimate import Estimate, cache_rows_for, estimate, suggest, sweep
+from bagpipe.oracle.estimate import Estimate, LinkBytes, Speed, cache_rows_for, estimate, suggest, sweep
 from bagpipe.oracle.planner import GroupPlanner
 from bagpipe.oracle.schedule import TrainingSchedule
 from bagpipe.planwire import pack_plan, plan_bytes
@@ -16,6 +18,8 @@ from bagpipe.tables import Table, TableLayout
 
 SGD = RowOptimizer(name="sgd")
 ADAGRAD = RowOptimizer(name="adagrad")
+FREE_NETWORK = Speed(compute_seconds=1.0, bytes_per_second=1e12)
+"""Every lookahead takes the same time: traffic decides."""
 ONE_TABLE = TableLayout.of([Table("a", 40, 4, ("a",))])
 
 
@@ -123,16 +127,42 @@ def test_the_shortest_lookahead_near_the_least_traffic_is_suggested() -> None:
         optimizer=SGD,
     )
     assert [e.lookahead for e in table] == [1, 3, 8]
-    chosen = suggest(table, ONE_TABLE)
+    chosen = suggest(table, ONE_TABLE, FREE_NETWORK)
     assert (chosen.lookahead, chosen.cache_rows) == (3, table[1].peak_rows[0])
     assert "lookahead 3" in chosen.reason
-    tight = suggest(table, ONE_TABLE, max_cache_rows=4)
+    tight = suggest(table, ONE_TABLE, FREE_NETWORK, max_cache_rows=4)
     assert tight.lookahead == 1
-    tiny = suggest(table, ONE_TABLE, max_cache_rows=3)
+    tiny = suggest(table, ONE_TABLE, FREE_NETWORK, max_cache_rows=3)
     assert (tiny.lookahead, tiny.cache_rows) == (1, table[0].peak_rows[0])
-    none = suggest(table[1:], ONE_TABLE, max_cache_rows=3)
+    none = suggest(table[1:], ONE_TABLE, FREE_NETWORK, max_cache_rows=3)
     assert (none.lookahead, none.cache_rows) == (3, 3)
     assert "shortens" in none.reason
+
+
+def test_a_suggestion_is_fast_on_every_link() -> None:
+    """On simulated links, slow or fast, it takes at most a tenth longer than the best of the sweep."""
+    rng = np.random.default_rng(3)
+    steps = [np.minimum(rng.zipf(1.2, 64) - 1, 39).tolist() for _ in range(40)]
+    for world_size in (1, 2, 4):
+        lookaheads = (0, 1, 2, 5, 10, 20)
+        table = [of(steps, world_size=world_size, lookahead=ahead) for ahead in lookaheads]
+        for bytes_per_second in (1e2, 1e3, 1e4, 1e5, 1e6):
+            for compute_seconds in (0.0, 0.01, 0.1, 1.0):
+                speed = Speed(compute_seconds=compute_seconds, bytes_per_second=bytes_per_second)
+                chosen = suggest(table, ONE_TABLE, speed)
+                taken = speed.step_seconds(table[lookaheads.index(chosen.lookahead)])
+                assert taken <= 1.1 * min(speed.step_seconds(e) for e in table)
+
+
+def test_time_comes_before_traffic() -> None:
+    """A longer view may spare the servers and yet cost time between trainers: then it is not suggested."""
+    calm = of([[1, 2], [2, 3], [1, 3]], lookahead=1)
+    nothing = LinkBytes(*[0.0] * 7)
+    short = replace(calm, lookahead=1, bytes=replace(nothing, fetch=100.0))
+    long = replace(calm, lookahead=9, bytes=replace(nothing, gradients=100.0))
+    slow_compute = Speed(compute_seconds=100.0, bytes_per_second=1.0)
+    assert suggest([short, long], ONE_TABLE, slow_compute).lookahead == 1
+    assert suggest([short, long], ONE_TABLE, FREE_NETWORK).lookahead == 9
 
 
 def test_cache_rows_are_enough_for_every_width() -> None:
