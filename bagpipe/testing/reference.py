@@ -29,6 +29,7 @@ from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
 from bagpipe.tables import TableLayout, WidthGroup
 from bagpipe.trainer.dense import dense_optimizer
+from bagpipe.trainer.loop import num_threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,21 @@ def train_reference(
     num_labels: int = 1,
     world_size: int = 1,
 ) -> ReferenceRun:
-    """Train on `batches` with `world_size` virtual trainers that share one model and one set of tables."""
+    """Train on `batches` with `world_size` virtual trainers that share one model and one set of tables.
+
+    With as many torch threads as each trainer has, whatever this process used before.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads(spec, world_size))
+    try:
+        return _train(batches, layout, spec, num_dense, num_labels, world_size)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train(
+    batches: Iterable[Batch], layout: TableLayout, spec: JobSpec, num_dense: int, num_labels: int, world_size: int
+) -> ReferenceRun:
     model = build_model(spec.model, layout, num_dense, num_labels, spec.seed)
     optimizer = dense_optimizer(spec.optimizer, model.parameters())
     loss, set_step = loss_of(model, spec.model), step_setter(model, spec.seed)

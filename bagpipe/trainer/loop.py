@@ -9,7 +9,7 @@ from torch import nn
 
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
-from bagpipe.config import Job
+from bagpipe.config import Job, JobSpec
 from bagpipe.errors import Stopped
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
@@ -40,11 +40,16 @@ def run_trainer(
         PeerLost: another role died or fell silent.
     """
     device = choose_device(job, rank)
-    torch.set_num_threads(job.spec.trainers.threads or max(1, (os.cpu_count() or 1) // job.spec.trainers.replicas))
+    torch.set_num_threads(num_threads(job.spec, job.spec.trainers.replicas))
     with join(
         job, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, device=device, stop=stop
     ) as members:
         Trainer(members, device, stop).run()
+
+
+def num_threads(spec: JobSpec, world_size: int) -> int:
+    """torch threads of one trainer; sums inside matrix products depend on it."""
+    return spec.trainers.threads or max(1, (os.cpu_count() or 1) // world_size)
 
 
 def choose_device(job: Job, rank: int) -> torch.device:

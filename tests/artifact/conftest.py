@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config import DataConfig, SyntheticConfig
@@ -110,13 +109,8 @@ class Artifact:
 
     def assert_exact(self, data: str | tuple[str, ...], losses: Sequence[float], **changes: object) -> None:
         """Losses, rows and dense weights are those of training without a cache, bit for bit."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            where = data if isinstance(data, tuple) else str(self.home.parent / data)
-            expected = reference_of(self.checkpoint, data_path=where, work_dir=self.home, **changes)
-        finally:
-            torch.set_num_threads(threads)
+        where = data if isinstance(data, tuple) else str(self.home.parent / data)
+        expected = reference_of(self.checkpoint, data_path=where, work_dir=self.home, **changes)
         assert checkpoint_differences(self.checkpoint, losses, expected) == []
 
     def _started(self, command: str) -> "subprocess.Popen[str]":

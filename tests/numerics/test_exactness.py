@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config import Job
@@ -154,6 +155,20 @@ def test_equals_the_uncached_reference(setting: Setting, tmp_path: Path) -> None
     assert_equal(run, reference(setting.trainers, setting.optimizer, setting.jagged))
     if setting.cache == "barely":
         assert run.report["plan"]["peakRows"] == [barely(setting)]
+
+
+def test_the_reference_has_the_trainers_threads() -> None:
+    """Sums in matrix products depend on the threads: it takes the job's number, and gives the process its own back."""
+    before = torch.get_num_threads()
+    expected = reference.__wrapped__(2, "momentum", False)
+    try:
+        torch.set_num_threads(3)
+        again = reference.__wrapped__(2, "momentum", False)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert again.losses == expected.losses
+    assert all(again.dense[name].equal(weights) for name, weights in expected.dense.items())
 
 
 @pytest.mark.parametrize("trial", range(3))
