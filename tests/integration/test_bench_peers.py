@@ -20,11 +20,15 @@ needs_links = pytest.mark.skipif(REASON is not None, reason=f"no links can be ma
 @needs_links
 @pytest.mark.slow
 @pytest.mark.timeout(400)
+DENSE_BYTES = 4 * 494_449
+"""The workload's dense weights, sent once a step as gradients by each of two trainers."""
+
+
 @pytest.mark.parametrize("name", ["bound", "ours", "rpc-unique", "published"])
 def test_a_contender_is_measured(name: str, tmp_path: Path) -> None:
     """Two trainers at 1 Gbit/s; dense gradients alone are about 2 MB a step and trainer, rows come on top."""
     contender = CONTENDERS[name]
-    setting = Setting(name, 1.0, batch=128, lookahead=6, warmup=8, steps=4)
+    setting = Setting(name, 1.0, batch=128, lookahead=6, warmup=8, steps=8)
     with Links(contender.roles(setting), setting.gbit) as links:
         record = measure(contender, setting, links, tmp_path)
     assert record["ms"] > 0
@@ -32,7 +36,8 @@ def test_a_contender_is_measured(name: str, tmp_path: Path) -> None:
     assert all(ms > 0 for role, ms in record["cpu_ms"].items() if role.startswith("trainer"))
     for rank in range(2):
         sent = record["bytes"][f"trainer {rank}"]["sent"]
-        assert 1.9e6 < sent < (2.2e6 if name == "bound" else 4e6)
+        # The counters are read at moments, not at the ends of steps: up to a part of one of the eight steps may be missing.
+        assert 0.9 * DENSE_BYTES < sent < (1.12 * DENSE_BYTES if name == "bound" else 2 * DENSE_BYTES)
     if name == "ours":
         assert set(record["waits_ms"]) >= {"fetch", "plan"}
         assert record["planned"]["sent"] > 0
