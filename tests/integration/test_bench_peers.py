@@ -17,13 +17,13 @@ REASON = missing_capability()
 needs_links = pytest.mark.skipif(REASON is not None, reason=f"no links can be made here: {REASON}")
 
 
-@needs_links
-@pytest.mark.slow
-@pytest.mark.timeout(400)
 DENSE_BYTES = 4 * 494_449
 """The workload's dense weights, sent once a step as gradients by each of two trainers."""
 
 
+@needs_links
+@pytest.mark.slow
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["bound", "ours", "rpc-unique", "published"])
 def test_a_contender_is_measured(name: str, tmp_path: Path) -> None:
     """Two trainers at 1 Gbit/s; dense gradients alone are about 2 MB a step and trainer, rows come on top."""
@@ -36,7 +36,7 @@ def test_a_contender_is_measured(name: str, tmp_path: Path) -> None:
     assert all(ms > 0 for role, ms in record["cpu_ms"].items() if role.startswith("trainer"))
     for rank in range(2):
         sent = record["bytes"][f"trainer {rank}"]["sent"]
-        # The counters are read at moments, not at the ends of steps: up to a part of one of the eight steps may be missing.
+        # Counters are read at moments, not at the ends of steps: a part of one of the eight may be missing.
         assert 0.9 * DENSE_BYTES < sent < (1.12 * DENSE_BYTES if name == "bound" else 2 * DENSE_BYTES)
     if name == "ours":
         assert set(record["waits_ms"]) >= {"fetch", "plan"}
