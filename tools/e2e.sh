@@ -53,7 +53,7 @@ for name in "${names[@]}"; do load "$name"; done
 say "chart"
 kubectl create namespace bagpipe-system
 kubectl label namespace bagpipe-system pod-security.kubernetes.io/enforce=restricted
-helm install bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=3 --wait --timeout 120s
+helm install bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=1 --wait --timeout 120s
 helm test bagpipe --namespace bagpipe-system --timeout 90s
 
 say "tests"
@@ -65,7 +65,7 @@ export BAGPIPE_E2E_PYTHON=$PYTHON
 if [ -n "$kueue" ] && [ -z "$ARGS" ]; then
   say "Kueue"
   "$KIT" addon kueue
-  helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=3,kueue.enabled=true --wait --timeout 120s
+  helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=1,kueue.enabled=true --wait --timeout 120s
   "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used
 fi
 

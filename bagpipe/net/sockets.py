@@ -32,6 +32,9 @@ Array = npt.NDArray[Any]
 CURVE_DIR = "BAGPIPE_CURVE_DIR"
 LINGER_SECONDS = 5.0
 """How long a closing socket may take to hand over what was sent."""
+CONNECT_SECONDS = 2.0
+"""How long one try to connect may take. A pod that was replaced has a new address, and its old one answers nothing: the
+name is looked up again with the next try, not after the kernel's two minutes."""
 
 
 def check_hello(hello: Hello, *, job: str, attempt: int) -> Refused | None:
@@ -118,6 +121,7 @@ class Context:
         socket.setsockopt(zmq.LINGER, int(LINGER_SECONDS * 1000))
         socket.setsockopt(zmq.HEARTBEAT_IVL, max(100, dead // 5))
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, dead)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, int(CONNECT_SECONDS * 1000))
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         return socket

@@ -271,6 +271,17 @@ def test_lost_node_frees_its_pods_by_force(world):
     assert not any(p["spec"].get("nodeName") == "dead" for p in w.live_pods("trainer"))
 
 
+def test_a_pod_that_was_never_scheduled_has_no_node_to_look_at(world):
+    """Such a pod is waited for like any other, but no node is asked about it."""
+    w = world({"runPolicy": {"nodeLostSeconds": 30}}).run()
+    w.slow_deletion = True
+    w.pod("trainer", 1)["spec"].pop("nodeName", None)
+    w.end(w.pod("trainer", 0), 75)
+    w.settle()
+    w.after(61)
+    assert "" not in w.looked_at and w.live_pods("trainer")
+
+
 def test_reachable_node_is_waited_for(world):
     """However late a pod is, on a node that is there it is never removed by force."""
     w = world().run()

@@ -29,7 +29,9 @@ Raw = dict[str, Any]
 SYSTEM = "bagpipe-system"
 SAMPLES = Path(__file__).parent.parent.parent / "manifests" / "samples"
 STANDIN = "bagpipe-standin:3"
-STEPS = 2000
+STEPS = 1000
+DISTURBED = 200
+"""The step at which something happens to a job: two checkpoints in, long before its end."""
 MANIFESTS = "/etc/kubernetes/manifests"
 
 
@@ -137,10 +139,10 @@ def real(**spec: Any) -> Raw:
     """The checkpointed sample on the real images, named `j`, long enough to be disturbed; its rows die with a pod."""
     body: Raw = yaml.safe_load((SAMPLES / "checkpointed.yaml").read_text())
     body["metadata"]["name"] = "j"
-    body["spec"] |= {"steps": STEPS, "logEvery": 50, "servers": {"replicas": 2}}
-    body["spec"]["checkpoint"] |= {"every": 200}
+    body["spec"] |= {"steps": STEPS, "logEvery": 25, "servers": {"replicas": 2}}
+    body["spec"]["checkpoint"] |= {"every": 100}
     body["spec"]["runPolicy"] = {"nodeLostSeconds": 5, "backoffLimit": 3}
-    body["spec"]["allRoles"] = {"terminationGracePeriodSeconds": 20}
+    body["spec"]["allRoles"] = {"terminationGracePeriodSeconds": 10}
     body["spec"] |= spec
     return body
 
@@ -294,14 +296,15 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Raw:
 
 @pytest.fixture
 def started(kube: Kube, real_job: Callable[..., Raw], expected: Raw) -> Iterator[Callable[..., Kube]]:
-    """Starts the real job and returns at step 300; it is watched for double ranks until the end."""
+    """Starts the real job and returns at step `DISTURBED`; it is watched for double ranks until the end."""
     watchers: list[Watcher] = []
 
     def start(**spec: Any) -> Kube:
         kube.apply(real_job(**spec))
         watchers.append(Watcher(kube, "j"))
         watchers[-1].start()
-        kube.until("step 300", lambda: kube.status("j").get("progress", {}).get("step", 0) >= 300, 200)
+        step = f"step {DISTURBED}"
+        kube.until(step, lambda: kube.status("j").get("progress", {}).get("step", 0) >= DISTURBED, 200)
         return kube
 
     yield start
@@ -309,6 +312,12 @@ def started(kube: Kube, real_job: Callable[..., Raw], expected: Raw) -> Iterator
         watcher.over.set()
         watcher.join()
         assert watcher.seen == []
+
+
+@pytest.fixture(scope="session")
+def disturbed_at() -> int:
+    """The step that `started` returns at."""
+    return DISTURBED
 
 
 @pytest.fixture

@@ -65,7 +65,8 @@ def overdue(
             else:
                 again.append(when)
         else:
-            nodes.add(pod.node)
+            if pod.node:  # One that was never scheduled has none.
+                nodes.add(pod.node)
             again.append(now + dt.timedelta(seconds=5))
     return tuple(force), frozenset(nodes), min(again, default=None)
 

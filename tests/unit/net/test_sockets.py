@@ -1,5 +1,7 @@
 """Sockets deliver, notice dead peers, and keep strangers out."""
 
+import contextlib
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import zmq
 
 from bagpipe.config import TransportConfig
 from bagpipe.errors import ConfigError, PeerLost
+from bagpipe.net import sockets
 from bagpipe.net.curve import CurveKeys
 from bagpipe.net.messages import PROTOCOL_VERSION, Fetch, Hello, Ping, Pong
 from bagpipe.net.sockets import CURVE_DIR, Context, check_hello
@@ -62,6 +65,23 @@ def test_a_dead_peer_is_noticed_long_before_the_deadline(context: Context) -> No
     with pytest.raises(PeerLost, match="is gone"):
         connection.receive(30, waiting_for="rows", step=1)
     assert time.monotonic() - begun < 5
+
+
+def test_an_address_that_answers_nothing_is_given_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try to connect ends in seconds, so that a replaced pod's name is looked up again."""
+    monkeypatch.setattr(sockets, "CONNECT_SECONDS", 0.2)
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # A full queue drops what comes next, as an address without a pod does.
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        tries = stack.enter_context(context._socket(zmq.DEALER))
+        monitor = stack.enter_context(tries.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED))
+        tries.connect(f"tcp://127.0.0.1:{full.getsockname()[1]}")
+        for _ in range(2):
+            assert monitor.poll(5000)
+            monitor.recv_multipart()
 
 
 def test_malformed_messages_are_dropped(context: Context, outside: zmq.Context) -> None:
