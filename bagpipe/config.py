@@ -209,7 +209,7 @@ class JobSpec(_Section, kw_only=True):
     epochs: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Passes over the training part; none: 1, or what `steps` needs.")] = None
     lookahead: Annotated[
         Annotated[int, Meta(ge=0)] | Literal["auto"],
-        Meta(description="Future batches the oracle sees; 0: no cache (every row fetched and written back at every step)."),
+        Meta(description="Future batches the oracle sees; 0: no cache (every row fetched and written back at every step). auto: by the first batches, the shortest that fetches hardly more than 200."),
     ] = "auto"
     cache_rows: Annotated[
         Annotated[int, Meta(ge=1)] | Literal["auto"],

@@ -55,9 +55,11 @@ def plan(
         speed = Speed(compute_seconds=compute_ms / 1e3, bytes_per_second=gigabits * 1e9 / 8)
         limit = spec.cache_rows if isinstance(spec.cache_rows, int) else None
         suggestion = suggest(estimates, dataset.layout, speed, max_cache_rows=limit)
-        own = _own(spec, dataset, world, steps) if limit else None
+        choice = _auto(spec, dataset)
+        own = _own(spec, dataset, world, steps, choice) if limit else None
     for line in report_lines(estimates, suggestion, own, speed):
         typer.echo(line)
+    typer.echo(f"a run would take {choice[1]}")
 
 
 def _lookaheads(spec: "JobSpec", asked: Sequence[int]) -> list[int]:
@@ -92,11 +94,22 @@ def _estimate(
     )
 
 
-def _own(spec: "JobSpec", dataset: "Dataset", world: int, steps: int) -> "Estimate":
+def _auto(spec: "JobSpec", dataset: "Dataset") -> tuple[int, str]:
+    """What a run of the job takes for its lookahead, by the same look at its first batches."""
+    from bagpipe.oracle.auto import choose_lookahead, look_at, oracle_bytes
+    from bagpipe.oracle.reuse import peek
+
+    if isinstance(spec.lookahead, int):
+        return spec.lookahead, f"lookahead {spec.lookahead} as given"
+    first, _ = peek(dataset.train_batches(spec.batch_size, epochs=1), max_bytes=oracle_bytes())
+    return choose_lookahead(look_at(first[: spec.steps], spec, dataset.layout), oracle_bytes())
+
+
+def _own(spec: "JobSpec", dataset: "Dataset", world: int, steps: int, choice: tuple[int, str]) -> "Estimate":
     """The job's own setting, its cache limit included."""
     from bagpipe.oracle.auto import resolve
 
-    resolved = resolve(spec, dataset.layout, [0])
+    resolved = resolve(spec, dataset.layout, [0], choice)
     return _estimate(spec, dataset, world, resolved.lookahead, steps, resolved.slots)
 
 

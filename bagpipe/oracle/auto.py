@@ -9,10 +9,13 @@ from dataclasses import dataclass
 
 import msgspec
 
+from bagpipe.batch import Batch
 from bagpipe.config import JobSpec
 from bagpipe.embedding.record import record_width
 from bagpipe.errors import ConfigError
 from bagpipe.net.messages import Wishes
+from bagpipe.oracle.estimate import FLOAT_BYTES, KEY_BYTES
+from bagpipe.oracle.reuse import Reuse, measure_reuse
 from bagpipe.tables import TableLayout
 
 Widths = Callable[[int], Sequence[int]]
@@ -20,6 +23,13 @@ Widths = Callable[[int], Sequence[int]]
 
 DEFAULT_LOOKAHEAD = 200
 """The paper's setting: beyond it, Criteo's fetch rate hardly falls."""
+LOOKAHEADS = (8, 16, 25, 50, 100, DEFAULT_LOOKAHEAD)
+"""What `auto` chooses from."""
+NEAR_LEAST = 1.05
+"""Fetching within this factor of the least is not worth more memory. What is fetched is a part of what a step
+moves and waits for, so at any bandwidth and speed of compute a step takes at most so much longer."""
+VIEW_SHARE = 0.25
+"""Of the oracle's memory, for batches that were read and not yet trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +44,65 @@ class Resolved:
 
 def host_cache_bytes(trainers_here: int) -> int:
     """A quarter of this machine's available memory, shared by its trainers."""
-    pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return pages // 4 // trainers_here
+    return _available_bytes() // 4 // trainers_here
 
 
-def resolve(spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int]) -> Resolved:
+def _available_bytes() -> int:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def oracle_bytes() -> int:
+    """What the oracle may use for batches in view."""
+    return int(_available_bytes() * VIEW_SHARE)
+
+
+def choose_lookahead(reuse: Reuse, view_bytes: int) -> tuple[int, str]:
+    """The shortest lookahead that fetches hardly more than the longest, and why.
+
+    Args:
+        reuse: from the job's first batches; its lookaheads are compared over the same last batches of them.
+        view_bytes: memory for batches in view.
+    """
+    judged = [n for n in LOOKAHEADS if n * 5 <= reuse.steps * 4]
+    if not judged:
+        return DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}, more than the {reuse.steps} batches there are"
+    room = view_bytes // max(reuse.batch_bytes, 1)
+    fitting = [n for n in judged if n <= room] or judged[:1]
+    fetched = {n: reuse.fetched_bytes(n, since=judged[-1]) for n in judged}
+    least = fetched[fitting[-1]]
+    chosen = next(n for n in fitting if fetched[n] <= NEAR_LEAST * least)
+    others = ", ".join(f"{n}: {fetched[n] / 1e6:.3g}" for n in judged)
+    reason = (
+        f"lookahead auto: {chosen}, the shortest that fetches within {NEAR_LEAST - 1:.0%} of the least "
+        f"(MB a step by the first {reuse.steps} batches: {others})"
+    )
+    if len(fitting) < len(judged):
+        reason += f"; {view_bytes >> 20} MiB of the oracle's memory hold {room} batches"
+    return chosen, reason
+
+
+def look_at(batches: Sequence[Batch], spec: JobSpec, layout: TableLayout) -> Reuse:
+    """How soon the job's rows are used again, by its first batches."""
+    dims = [group.embedding_dim for group in layout.groups]
+    return measure_reuse(batches, [KEY_BYTES + FLOAT_BYTES * record_width(spec.embedding.optimizer, d) for d in dims])
+
+
+def resolve(
+    spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int], choice: tuple[int, str] | None = None
+) -> Resolved:
     """Fix lookahead and slots.
 
     Args:
         cache_bytes: memory each trainer offers for its cache; the smallest one counts.
+        choice: for `lookahead: auto`, from `choose_lookahead`; the default without it.
 
     Raises:
         ConfigError: `cacheRows` is fewer than the width groups.
     """
-    lookahead = DEFAULT_LOOKAHEAD if spec.lookahead == "auto" else spec.lookahead
+    if spec.lookahead == "auto":
+        lookahead, why = choice or (DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}")
+    else:
+        lookahead, why = spec.lookahead, f"lookahead {spec.lookahead} as given"
     groups = layout.groups
     lookups = [len(g.feature_names) for g in groups]
     if spec.cache_rows == "auto":
@@ -55,13 +110,13 @@ def resolve(spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int]) -> R
         widths = [4 * record_width(spec.embedding.optimizer, g.embedding_dim) for g in groups]
         rows = [budget * n // sum(lookups) // width for n, width in zip(lookups, widths, strict=True)]
         slots = tuple(max(1, min(r, g.num_rows)) for r, g in zip(rows, groups, strict=True))
-        return Resolved(lookahead, slots, f"cacheRows auto: within {budget >> 20} MiB of memory on each trainer")
+        return Resolved(lookahead, slots, f"{why}; cacheRows auto: within {budget >> 20} MiB of memory on each trainer")
     if spec.cache_rows < len(groups):
         raise ConfigError(
             f"spec.cacheRows: {spec.cache_rows} rows cannot serve {len(groups)} embedding widths; raise it"
         )
     shares = _divide(spec.cache_rows, lookups)
-    return Resolved(lookahead, shares, "cacheRows as given, divided over widths by their number of features")
+    return Resolved(lookahead, shares, f"{why}; cacheRows as given, divided over widths by their number of features")
 
 
 def fixed_lookahead(spec: JobSpec) -> int:

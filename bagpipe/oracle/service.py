@@ -6,6 +6,7 @@ a trainer's credit reaches), and how far are we (`StepDone`, collected into `met
 here imports torch.
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -39,11 +40,21 @@ from bagpipe.net.messages import (
 from bagpipe.net.register import refusal
 from bagpipe.net.sockets import Context, Listener, check_hello
 from bagpipe.net.wire import encode
-from bagpipe.oracle.auto import Resolved, Widths, fixed_lookahead, grant, resolve
+from bagpipe.oracle.auto import (
+    Resolved,
+    Widths,
+    choose_lookahead,
+    fixed_lookahead,
+    grant,
+    look_at,
+    oracle_bytes,
+    resolve,
+)
 from bagpipe.oracle.extent import check_first, check_trainers, total_steps
 from bagpipe.oracle.outbox import Outbox
 from bagpipe.oracle.rendezvous import Rendezvous
 from bagpipe.oracle.report import Reporter
+from bagpipe.oracle.reuse import peek
 from bagpipe.oracle.schedule import EvaluationSchedule, TrainingSchedule
 from bagpipe.plan import BatchPlan
 from bagpipe.planwire import pack_plan
@@ -114,10 +125,10 @@ class Oracle:
 
     def run(self) -> None:
         start = self._start()
-        dataset = self._open_dataset()
-        resolved = self._assemble(dataset, start)
+        dataset, batches, choice = self._meanwhile(lambda: self._open(start))
+        resolved = self._assemble(dataset, start, choice)
         self.reporter.event("training", first_step=start.step, lookahead=resolved.lookahead, slots=resolved.slots)
-        trained = self._train(dataset, resolved, start)
+        trained = self._train(dataset, batches, resolved, start)
         evaluation = None
         if self.spec.evaluate and not self.stop_asked and dataset.num_test_examples:
             self.reporter.event("evaluating", step=trained)
@@ -135,21 +146,36 @@ class Oracle:
         manifest = open_checkpoint(self.checkpoint).manifest
         return _Start(manifest.step, manifest.cursor)
 
-    def _open_dataset(self) -> Dataset:
-        """Prepare the data on a thread, so that roles are answered meanwhile."""
+    def _meanwhile(self, prepare: Callable[[], Any]) -> Any:
+        """Run this on a thread, so that roles are answered meanwhile."""
         self.reporter.event("preparing")
         with ThreadPoolExecutor(1) as pool:
-            opening = pool.submit(
-                open_dataset, self.spec.data, self.spec.embedding, seed=self.spec.seed, work_dir=self.run_dir / "data"
-            )
-            while not opening.done():
+            preparing = pool.submit(prepare)
+            while not preparing.done():
                 self._handle(POLL_SECONDS / 10)
-            return opening.result()
+            return preparing.result()
 
-    def _assemble(self, dataset: Dataset, start: "_Start") -> Resolved:
-        """Wait for every role, then tell all of them the topology."""
+    def _open(self, start: "_Start") -> tuple[Dataset, Iterator[Batch], tuple[int, str] | None]:
+        """The prepared data, its batches from `start` on, and the lookahead by the first of them if that is `auto`."""
+        spec = self.spec
+        dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=self.run_dir / "data")
         if dataset.num_train_examples is not None:
-            check_trainers(self.spec, dataset.num_train_examples)
+            check_trainers(spec, dataset.num_train_examples)
+        batches: Iterator[Batch] = iter(())
+        total = total_steps(spec, dataset.num_train_examples)
+        if total is None or start.step < total:
+            epochs = spec.epochs if spec.epochs or spec.steps else 1
+            batches = dataset.train_batches(spec.batch_size, start=start.cursor, epochs=epochs)
+            if start.cursor.position == 0:
+                batches = check_first(spec, batches)
+        if spec.lookahead != "auto" or self._memory.exists():
+            return dataset, batches, None
+        room = oracle_bytes()
+        first, batches = peek(itertools.islice(batches, total and total - start.step), max_bytes=room)
+        return dataset, batches, choose_lookahead(look_at(first, spec, dataset.layout), room)
+
+    def _assemble(self, dataset: Dataset, start: "_Start", choice: tuple[int, str] | None) -> Resolved:
+        """Wait for every role, then tell all of them the topology."""
         if (known := self._recall()) is not None:
             self._topology = known
             self.rendezvous.begun = True
@@ -170,7 +196,7 @@ class Oracle:
         trainers = list(self.rendezvous.trainers.values())
         wishes = [t.wishes for t in trainers if t.wishes]
         self.spec, layout = grant(self.spec, dataset.layout, wishes, self.widths)
-        resolved = resolve(self.spec, layout, [t.cache_bytes for t in trainers])
+        resolved = resolve(self.spec, layout, [t.cache_bytes for t in trainers], choice)
         self._topology = Topology(
             servers=self.rendezvous.server_endpoints(),
             trainers=self.rendezvous.trainer_endpoints(),
@@ -212,7 +238,7 @@ class Oracle:
 
     # ── training and evaluation ───────────────────────────────────────────────────────────────────
 
-    def _train(self, dataset: Dataset, resolved: Resolved, start: "_Start") -> int:
+    def _train(self, dataset: Dataset, batches: Iterator[Batch], resolved: Resolved, start: "_Start") -> int:
         """Stream every training plan; returns the number of steps trained since step 0."""
         total = total_steps(self.spec, dataset.num_train_examples)
         self.schedule = TrainingSchedule(
@@ -226,12 +252,6 @@ class Oracle:
             with_keys=self._topology.with_keys,
         )
         self.reporter.start_training(start.step, total)
-        epochs = self.spec.epochs if self.spec.epochs or self.spec.steps else 1
-        batches: Iterator[Batch] = iter(())
-        if total is None or start.step < total:
-            batches = dataset.train_batches(self.spec.batch_size, start=start.cursor, epochs=epochs)
-            if start.cursor.position == 0:
-                batches = check_first(self.spec, batches)
         self._stream(self.schedule.plans(batches), first_step=start.step)
         if self.schedule.step == 0:
             raise ConfigError("spec.data: no batch to train on; with dropLast, batchSize must not exceed the examples")

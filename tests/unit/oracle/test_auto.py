@@ -1,0 +1,127 @@
+"""`lookahead: auto` reads how soon rows are used again, and is never far from the best of a sweep."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from bagpipe.batch import Batch, Cursor, SparseBlock
+from bagpipe.config import DataConfig, JobSpec, RowOptimizer
+from bagpipe.oracle.auto import DEFAULT_LOOKAHEAD, LOOKAHEADS, choose_lookahead, look_at, resolve
+from bagpipe.oracle.estimate import sweep
+from bagpipe.oracle.reuse import SAMPLE_BATCHES, measure_reuse, peek
+from bagpipe.tables import Table, TableLayout
+
+PLENTY = 1 << 40
+LAYOUT = TableLayout.of([Table("a", 20_000, 16, ("a",)), Table("b", 300, 16, ("b",)), Table("c", 9_000, 4, ("c",))])
+
+
+def stream(kind: str, steps: int, size: int = 32) -> list[Batch]:
+    """Batches whose rows come back at once, soon, late, or never."""
+    rng = np.random.default_rng(3)
+    made = []
+    for step in range(steps):
+        blocks = []
+        for group in LAYOUT.groups:
+            shape = (size, len(group.feature_names))
+            if kind == "skewed":
+                rows = rng.zipf(1.2, shape)
+            elif kind == "uniform":
+                rows = rng.integers(0, group.num_rows, shape)
+            elif kind == "cyclic":  # Every row comes back after 60 batches.
+                rows = (np.arange(size)[:, None] + size * (step % 60)) * np.ones(shape, np.int64)
+            else:  # Every row is used once, or once an age.
+                rows = np.arange(shape[0] * shape[1]).reshape(shape) + shape[0] * shape[1] * step
+            blocks.append(SparseBlock((rows % group.num_rows).astype(np.int64).ravel()))
+        cursor = Cursor(0, step * size)
+        empty = np.zeros((size, 1), np.float32)
+        made.append(Batch(cursor, cursor, empty, empty, tuple(blocks)))
+    return made
+
+
+def job(lookahead: int | str = "auto") -> JobSpec:
+    return JobSpec(data=DataConfig(format="synthetic"), lookahead=lookahead)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, 5, 20])
+def test_what_would_be_fetched_is_counted(lookahead: int) -> None:
+    """With every row followed: exactly the rows whose last use lies further back."""
+    batches = stream("skewed", 40)
+    reuse = measure_reuse(batches, [20, 72])
+    cost = 0
+    for group, row in enumerate((20, 72)):
+        used = [set(b.sparse[group].keys_N.tolist()) for b in batches]
+        for at in range(20, 40):
+            cost += row * len(used[at] - set().union(*used[at - lookahead : at]))
+    assert reuse.share == 1.0
+    assert reuse.fetched_bytes(lookahead, since=20) == pytest.approx(cost / 20)
+
+
+def test_a_sample_of_rows_tells_the_same() -> None:
+    """A tenth of the lookups is enough to know the traffic within a few percent."""
+    batches = stream("uniform", 200, size=256)
+    lookups = sum(b.keys_N.size for batch in batches for b in batch.sparse)
+    whole, part = (measure_reuse(batches, [20, 72], lookups=n) for n in (lookups, lookups // 10))
+    assert part.at_U.size < whole.at_U.size / 5
+    for lookahead in (1, 8, 50, 150):
+        expected = whole.fetched_bytes(lookahead, since=150)
+        assert part.fetched_bytes(lookahead, since=150) == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("kind", ["skewed", "uniform", "cyclic", "once"])
+def test_never_far_from_the_best_of_a_sweep(kind: str, world_size: int) -> None:
+    """On simulated links of any bandwidth, with compute of any speed: at most 10 % beyond the fastest lookahead."""
+    spec = job()
+    batches = stream(kind, 300)
+    chosen, reason = choose_lookahead(look_at(batches[:SAMPLE_BATCHES], spec, LAYOUT), PLENTY)
+    assert f"auto: {chosen}," in reason
+    tried = sweep(
+        lambda: batches,
+        LAYOUT,
+        {0, 1, 2, 4, chosen, *LOOKAHEADS},
+        world_size=world_size,
+        num_servers=2,
+        cache_rows=[None, None],
+        optimizer=RowOptimizer(),
+    )
+    ours = next(e for e in tried if e.lookahead == chosen)
+    for compute, bandwidth in itertools.product((0.0, 1e-4, 1e-3, 1e-2), (1e5, 1e6, 1e7, 1e8)):
+        times = [e.step_seconds(compute_seconds=compute, bytes_per_second=bandwidth) for e in tried]
+        took = ours.step_seconds(compute_seconds=compute, bytes_per_second=bandwidth)
+        assert took <= 1.10 * min(times), (compute, bandwidth)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("cyclic", 100), ("once", 8), ("skewed", 200)])
+def test_no_longer_than_it_pays(kind: str, expected: int) -> None:
+    """Rows that come back after 60 batches need 100 in view; rows that never do need none."""
+    reuse = look_at(stream(kind, SAMPLE_BATCHES), job(), LAYOUT)
+    assert choose_lookahead(reuse, PLENTY)[0] == expected
+
+
+def test_a_short_job_is_seen_whole() -> None:
+    """Fewer batches than the shortest choice can be judged by."""
+    chosen, reason = choose_lookahead(look_at(stream("skewed", 5), job(), LAYOUT), PLENTY)
+    assert chosen == DEFAULT_LOOKAHEAD and "5 batches there are" in reason
+
+
+def test_the_oracle_has_room_for_what_it_sees() -> None:
+    """Where memory holds 30 batches, at most 25 are in view, and the reason says so."""
+    reuse = look_at(stream("skewed", SAMPLE_BATCHES), job(), LAYOUT)
+    chosen, reason = choose_lookahead(reuse, 30 * reuse.batch_bytes)
+    assert chosen == 25 and "hold 30 batches" in reason
+
+
+def test_peeking_loses_no_batch() -> None:
+    """What was looked at is trained on all the same, in order."""
+    batches = stream("once", 20)
+    seen, again = peek(iter(batches), max_bytes=5 * 1000)
+    assert 0 < len(seen) < 20 and list(again) == batches
+    seen, again = peek(iter(batches), max_bytes=PLENTY)
+    assert seen == batches and list(again) == batches
+
+
+def test_a_given_lookahead_is_taken() -> None:
+    """What the user says holds, and is told as such."""
+    resolved = resolve(job(lookahead=7), LAYOUT, [1 << 20])
+    assert resolved.lookahead == 7 and "7 as given" in resolved.reason
