@@ -122,10 +122,12 @@ def bagpipe_commands(
 
 def torchrec_commands(work: Workload, config: LaunchConfig, *, trainers: Sequence[str], number: int) -> Commands:
     """One process a machine, started by torchrun; its batch size is a machine's share (16,384 / 8 = 2,048)."""
+    info = ["--emb-info-file", f"{config.data_dir}/{work.table_info}"] if work.table_info else []
     flags = [
         *("--batch-size", str(work.batch // len(trainers)), "--iter", str(work.iterations)),
         *("--dataset", f"{config.data_dir}/{work.data}", "--device", config.device.partition(":")[0]),
         *("--backend", config.dist_backend, "--logging-prefix", log_prefix(work, config, number), *work.flags),
+        *info,
     ]
     lines = []
     for rank in range(len(trainers)):

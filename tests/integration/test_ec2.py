@@ -3,6 +3,7 @@
 A machine is a directory, and its commands run there.
 """
 
+import dataclasses
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from bagpipe.ec2 import machines
+from bagpipe.ec2 import launcher, machines
 from bagpipe.ec2.launcher import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,9 +77,10 @@ def launch(ec2, tmp_path):
         "setup": "mkdir -p bagpipe && tar xzf bagpipe.tar.gz -C bagpipe",
     }  # fmt: skip
 
-    def run(*argv: str, **more) -> int:
-        out = ["--out", str(tmp_path / "out")]
-        return main({**cfg, **more}, [*out, *argv], door=lambda config, logs: Directories(tmp_path / "machines"))
+    def run(*argv: str, torchrec: bool = False, **more) -> int:
+        argv = ("--out", str(tmp_path / "out"), *argv)
+        door = Directories(tmp_path / "machines")
+        return main({**cfg, **more}, argv, torchrec=torchrec, door=lambda config, logs: door)
 
     return run
 
@@ -134,6 +136,22 @@ def test_from_nothing_to_a_table_and_back_to_nothing(launch, ec2, tmp_path, caps
     assert all(re.fullmatch(pattern.format(rank), name) for rank, name in enumerate(logs))
     [row] = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
     assert (row["model"], row["system"], row["timing"]["steps"] + row["timing"]["skipped"]) == ("dlrm", "cached", 16)
+    assert row["timing"]["mean_ms"] > 0
+
+
+@pytest.mark.skipif("TORCHREC_PYTHON" not in os.environ, reason="needs TorchRec's environment: TORCHREC_PYTHON")
+def test_the_torchrec_baseline_on_two_machines(launch, ec2, tmp_path, capsys, monkeypatch):
+    """Trainers only, started by torchrun as on EC2; the table has TorchRec's time, and the machines are gone."""
+    write_data(tmp_path / "data")
+    (tmp_path / "data" / "tables.txt").write_text("3\n" * 26)
+    small = dataclasses.replace(launcher.TORCHREC, table_info="tables.txt", flags=())
+    monkeypatch.setattr(launcher, "TORCHREC", small)
+    code = launch("--iterations", "20", "--batch-size", "32", torchrec=True, python=os.environ["TORCHREC_PYTHON"])
+    said = capsys.readouterr()
+    assert code == 0, said.out + said.err
+    assert nothing_left(ec2)
+    [row] = json.loads((tmp_path / "out" / "table.json").read_text())["rows"]
+    assert (row["model"], row["system"], row["trainers"]) == ("dlrm", "torchrec", 2)
     assert row["timing"]["mean_ms"] > 0
 
 
