@@ -332,9 +332,9 @@ class BagCache:
         """Update the rows of the current batch now; `next_batch` and `close` do it otherwise."""
         if self._step is not None:
             step, self._step = self._step, None
-            begun = time.perf_counter()
+            begun, in_backward = time.perf_counter(), step.exchange_seconds
             self._pipeline.finish(step, self._loss)
-            self._ended = _ended(step, time.perf_counter() - begun)
+            self._ended = _ended(step, in_backward + time.perf_counter() - begun)
             self._loss = None
             if step.plan.checkpoint:
                 self._checkpointer.begin(step.plan)
@@ -360,6 +360,7 @@ class BagCache:
         if self._over:
             return
         self._over = True
+        self._pipeline.send_rest()
         reason = (
             f"trainer {self._members.rank} left after {done} batches, before the job's end; "
             f"for a loop of {done} batches pass steps={done} to init_cache"
@@ -407,11 +408,11 @@ def _ended(step: Step, seconds: float) -> Ended:
     now = [lists for group in groups for lists in (group.grad_send, group.grad_recv)]
     now += [lists for t in transfers for lists in (t.eager_values, t.eager_records)]
     later = [lists for t in transfers for lists in (t.deferred_values, t.deferred_records)]
-    synced = waits.get("gradients", 0.0) + waits.get("values", 0.0)
+    synced = sum(waits.get(name, 0.0) for name in ("gradients", "eager", "deferred"))
     return Ended(
         written_back=sum(group.evict_keys.size for group in groups),
         exchanged_now=sum(lists.values.size for lists in now),
         exchanged_later=sum(lists.values.size for lists in later),
         synced=synced,
-        updated=max(seconds - synced - waits.get("write_back", 0.0), 0.0),
+        updated=max(seconds - waits.get("gradients", 0.0), 0.0),
     )

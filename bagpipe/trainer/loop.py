@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable
 
 import torch
@@ -99,7 +100,8 @@ class Trainer:
         # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
         with dense_reduction(self.members.rank, plan.step):
             (loss * (examples * self.members.world_size / plan.num_examples)).backward()
-        # Rows first: others wait for their new values, which travel under the dense update.
+        if step.exchanged is not None:
+            step.waits["dense"] = time.perf_counter() - step.exchanged
         self.pipeline.finish(step, float(loss.detach()))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)

@@ -2,9 +2,11 @@
 
 `next` takes the step's plan; its rows are brought into the cache when the model first reads them, so that
 whatever a model does before (DLRM's bottom MLP) runs while they travel. Their gradients leave for their
-owners as soon as the backward pass has made them, under the rest of it. `finish` updates the rows this
-trainer owns, passes their new values on and writes back what leaves. Nothing here decides: every list of
-rows comes from the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
+owners as soon as the backward pass has made them, under the rest of it. Where it ends, and before it waits
+for the dense all-reduce, the rows this trainer owns are updated and the values that the next step needs go
+out. What nobody waits for (rows that leave, deferred values, the report) goes out after what the next step
+needs has come in: on a slow link each byte delays those behind it. Nothing here decides: every list of rows
+comes from the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
 """
 
 import time
@@ -12,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, S
 from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan, Indices, PeerLists, Transfer
 from bagpipe.planwire import unpack_plan
-from bagpipe.trainer.exchange import PeerExchange
+from bagpipe.trainer.exchange import Kind, PeerExchange
 from bagpipe.trainer.membership import Membership
 
 
@@ -40,6 +42,10 @@ class Step:
     _bring: Callable[["Step"], tuple[torch.Tensor, ...]]
     _rows: tuple[torch.Tensor, ...] | None = None
     gradients_sent: bool = False
+    exchanged: float | None = None
+    """When the rows were updated, by `time.perf_counter`."""
+    exchange_seconds: float = 0.0
+    """What that took, with the wait for gradients; at more than one trainer it is a part of the backward pass."""
 
     @property
     def rows(self) -> tuple[torch.Tensor, ...]:
@@ -58,6 +64,17 @@ class Step:
             yield
         finally:
             self.waits[what] = self.waits.get(what, 0.0) + time.perf_counter() - begun
+
+
+@dataclass(slots=True)
+class _Rest:
+    """What a finished step still has to send, and nobody waits for yet."""
+
+    step: Step
+    loss: float | None
+    seconds: float
+    leaving: list[tuple[Keys, Floats]]
+    deferred: list[tuple[int, list[Floats]]]
 
 
 class StepPipeline:
@@ -96,6 +113,7 @@ class StepPipeline:
         self._eager: BatchPlan | None = None
         self._deferred: deque[BatchPlan] = deque()
         self._finished = first_step - 1
+        self._rest: _Rest | None = None
         self._ask_for_plans()
 
     # ── begin ─────────────────────────────────────────────────────────────────────────────────────
@@ -107,13 +125,14 @@ class StepPipeline:
         self._await_plan()
         waits["plan"] = time.perf_counter() - started
         if not self._plans:
+            self.send_rest()
             self._receive_eager()
             self._receive_deferred(before=self.next_step)
             self.servers.settle(self.next_step - 1)
             return None
         plan = self._plans.popleft()
         step = Step(plan, started, waits, self._bring_rows)
-        self._request_rows([plan, *self._plans])
+        self._request_rows([plan])
         self.next_step += 1
         return step
 
@@ -125,18 +144,26 @@ class StepPipeline:
     def _bring_rows(self, step: Step) -> tuple[torch.Tensor, ...]:
         """Everything this step reads, into the cache and out of it again as one leaf for each width group."""
         plan = step.plan
-        with step.waiting_for("values"):
+        with step.waiting_for("eager"):
             self._receive_eager()
+        with step.waiting_for("deferred"):
             self._receive_deferred(before=plan.step - 1)
         with step.waiting_for("fetch"):
             self._load(plan)
+        self.send_rest()
+        self._request_rows(self._plans)
         rows = tuple(c.weights(g.slots_K) for c, g in zip(self.caches, plan.groups, strict=True))
         if plan.training and self.world_size > 1:
-            self._send_gradients_when_made(step, rows)
+            self._exchange_when_made(step, rows)
         return rows
 
-    def _send_gradients_when_made(self, step: Step, rows: Sequence[torch.Tensor]) -> None:
-        """When the last group has its gradient. A group that the loss does not reach gets none: `finish` sees to it."""
+    def _exchange_when_made(self, step: Step, rows: Sequence[torch.Tensor]) -> None:
+        """Send once the last group has its gradient, exchange once backward has nothing left to compute.
+
+        Autograd runs its callbacks in the order they were asked for: ours before DDP's, which waits for the dense
+        all-reduce, if the rows' gradients come before the last of the dense ones. A group that the loss does not
+        reach gets none: `finish` sees to it.
+        """
         missing = len(rows)
 
         def made(_: torch.Tensor) -> None:
@@ -144,6 +171,8 @@ class StepPipeline:
             missing -= 1
             if not missing:
                 self._send_gradients(step, [_gradient(r) for r in rows])
+                at_the_end: Any = torch.autograd.Variable._execution_engine  # noqa: SLF001  # as FSDP and DDP do
+                at_the_end.queue_callback(lambda: self._exchange(step))
 
         for leaf in rows:
             leaf.register_post_accumulate_grad_hook(made)  # type: ignore[no-untyped-call]
@@ -164,6 +193,7 @@ class StepPipeline:
                 self._take_plan(*received)
             if self._plans or self._ended:
                 return
+            self.send_rest()
             if self.oracle.lost or time.monotonic() > limit:
                 why = "it is gone" if self.oracle.lost else f"nothing came for {self.deadline_seconds:g} s"
                 raise PeerLost(
@@ -207,34 +237,62 @@ class StepPipeline:
     # ── finish ────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self, step: Step, loss: float | None) -> None:
-        """After backward: exchange gradients, update, pass values on, write back, report."""
+        """After backward: take out of the cache what leaves it; a checkpoint is written back at once."""
         plan = step.plan
+        self._exchange(step)
+        leaving = [(p.evict_keys, c.take_records(p.evict_slots)) for c, p in self._parts(plan)]
+        rest = _Rest(step, loss, time.perf_counter() - step.started, leaving, self._taken(plan, "deferred"))
+        self._eager = plan
+        self._deferred.append(plan)
+        if plan.checkpoint:
+            self._send_deferred(rest)
+            with step.waiting_for("deferred"):
+                self._receive_eager()
+                self._receive_deferred(before=plan.step + 1)
+            rest.leaving = [
+                _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)
+            ]
+        self._rest = rest
+        if plan.checkpoint:
+            self.send_rest()
+
+    def _exchange(self, step: Step) -> None:
+        """Gradients to the rows' owners, the update of the rows owned here, their values to the next step's users."""
+        if step.exchanged is not None:
+            return
+        plan, begun = step.plan, time.perf_counter()
         gradients = [_gradient(rows) for rows in step.rows]
         self._send_gradients(step, gradients)
         with step.waiting_for("gradients"):
             summed = self._sum_gradients(plan, gradients)
         for cache, part, total in zip(self.caches, plan.groups, summed, strict=True):
             cache.update(part.slots_K[part.update_K], total, plan.step)
-        self._send_values(plan)
-        leaving = [(p.evict_keys, c.take_records(p.evict_slots)) for c, p in self._parts(plan)]
-        self._eager = plan
-        self._deferred.append(plan)
-        if plan.checkpoint:
-            with step.waiting_for("values"):
-                self._receive_eager()
-                self._receive_deferred(before=plan.step + 1)
-            leaving = [
-                _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)
-            ]
-        with step.waiting_for("write_back"):
-            self.servers.write_back(plan.step, leaving, checkpoint=plan.checkpoint)
-        self._report(step, loss)
+        for peer, arrays in self._taken(plan, "eager"):
+            self.peers.send(peer, plan.step, "eager", arrays)
+        step.exchanged = time.perf_counter()
+        step.exchange_seconds = step.exchanged - begun
+
+    def send_rest(self) -> None:
+        """Send what the last finished step left for later: deferred values, rows that leave, the report."""
+        if self._rest is None:
+            return
+        rest, self._rest = self._rest, None
+        self._send_deferred(rest)
+        plan = rest.step.plan
+        with rest.step.waiting_for("write_back"):
+            self.servers.write_back(plan.step, rest.leaving, checkpoint=plan.checkpoint)
+        self._report(rest.step, rest.loss, rest.seconds)
+
+    def _send_deferred(self, rest: _Rest) -> None:
+        for peer, arrays in rest.deferred:
+            self.peers.send(peer, rest.step.plan.step, "deferred", arrays)
+        rest.deferred = []
 
     def finish_evaluation(self, step: Step, logits: Floats) -> None:
         """After a forward pass of the test part: hand the logits to the oracle."""
-        self._report(step, 0.0, [np.ascontiguousarray(logits, np.float32)])
+        self._report(step, 0.0, time.perf_counter() - step.started, [np.ascontiguousarray(logits, np.float32)])
 
-    def _report(self, step: Step, loss: float | None, arrays: Sequence[Floats] = ()) -> None:
+    def _report(self, step: Step, loss: float | None, seconds: float, arrays: Sequence[Floats] = ()) -> None:
         plan = step.plan
         self._finished = plan.step
         done = StepDone(
@@ -242,7 +300,7 @@ class StepPipeline:
             step=plan.step,
             loss=loss,
             num_examples=plan.dense_BF.shape[0],
-            seconds=time.perf_counter() - step.started,
+            seconds=seconds,
             waits=step.waits,
         )
         self.oracle.send(done, arrays)
@@ -283,18 +341,19 @@ class StepPipeline:
             scale_(total, np.float32(self.gradient_scale))
         return totals
 
-    def _send_values(self, plan: BatchPlan) -> None:
-        kinds: tuple[Literal["eager"], Literal["deferred"]] = ("eager", "deferred")
-        for kind in kinds:
-            for peer in self._others():
-                lists = [_lists(p.send, kind) for p in plan.groups]
-                if any(v[peer].size or r[peer].size for v, r in lists):
-                    arrays: list[Floats] = []
-                    for cache, (values, records) in zip(self.caches, lists, strict=True):
-                        arrays += [cache.take_values(values[peer]), cache.take_records(records[peer])]
-                    self.peers.send(peer, plan.step, kind, arrays)
+    def _taken(self, plan: BatchPlan, kind: Kind) -> list[tuple[int, list[Floats]]]:
+        """Copies of what goes to each peer."""
+        parcels = []
+        for peer in self._others():
+            lists = [_lists(p.send, kind) for p in plan.groups]
+            if any(v[peer].size or r[peer].size for v, r in lists):
+                arrays: list[Floats] = []
+                for cache, (values, records) in zip(self.caches, lists, strict=True):
+                    arrays += [cache.take_values(values[peer]), cache.take_records(records[peer])]
+                parcels.append((peer, arrays))
+        return parcels
 
-    def _receive(self, plan: BatchPlan, kind: Literal["eager", "deferred"]) -> None:
+    def _receive(self, plan: BatchPlan, kind: Kind) -> None:
         for peer in self._others():
             lists = [_lists(p.receive, kind) for p in plan.groups]
             if any(v[peer].size or r[peer].size for v, r in lists):
@@ -362,7 +421,7 @@ def _places(index_U: Indices, num_rows: int) -> Indices:
     return place
 
 
-def _lists(transfer: Transfer, kind: Literal["eager", "deferred"]) -> tuple[PeerLists, PeerLists]:
+def _lists(transfer: Transfer, kind: Kind) -> tuple[PeerLists, PeerLists]:
     """(values, records) that are eager or deferred."""
     if kind == "eager":
         return transfer.eager_values, transfer.eager_records

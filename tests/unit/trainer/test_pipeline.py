@@ -1,5 +1,7 @@
 """When rows are awaited and when their gradients leave: inside the model's own forward and backward pass."""
 
+import dataclasses
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,10 +35,13 @@ class Diary:
         self.events.append("rows awaited")
         return np.ones((4, 4), np.float32), np.zeros((0, 4), np.float32)
 
+    def write_back(self, step: int, groups: Any, *, checkpoint: bool) -> None:
+        self.events.append(f"step {step} written back")
+
 
 @pytest.fixture
-def step() -> tuple[Step, Diary]:
-    """Rank 0's step 0 of two trainers: four rows fetched, the gradients of two of them owed to rank 1."""
+def step() -> tuple[Step, Diary, StepPipeline]:
+    """Rank 0's step 0 of two trainers: four rows fetched, gradients of two owed to rank 1, new values of two others."""
     part = GroupPlan(
         slots_K=np.arange(4, dtype=np.int32),
         inverse_N=np.array([0, 1, 2, 3], np.uint16),
@@ -48,7 +53,7 @@ def step() -> tuple[Step, Diary]:
         grad_send=PeerLists.of([[], [1, 2]]),
         grad_recv=NOBODY,
         update_K=np.array([0, 3], np.int32),
-        send=STAYS,
+        send=Transfer(PeerLists.of([[], [0]]), NOBODY, PeerLists.of([[], [3]]), NOBODY),
         receive=STAYS,
         evict_keys=np.zeros(0, np.int64),
         evict_slots=np.zeros(0, np.int32),
@@ -63,27 +68,55 @@ def step() -> tuple[Step, Diary]:
     pipeline.peers = pipeline.servers = diary  # type: ignore[assignment]
     pipeline.caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
     pipeline._eager, pipeline._deferred = None, []  # type: ignore[assignment]
-    return Step(plan, 0.0, {}, pipeline._bring_rows), diary
+    pipeline._rest, pipeline._plans = None, []  # type: ignore[assignment]
+    pipeline.gradient_scale = 0.5
+    pipeline._report = lambda *_: diary.events.append("reported")  # type: ignore[method-assign]
+    return Step(plan, 0.0, {}, pipeline._bring_rows), diary, pipeline
 
 
-def test_the_bottom_mlp_runs_before_rows_are_awaited_and_gradients_leave_before_its_backward(
-    step: tuple[Step, Diary],
-) -> None:
-    """DLRM: dense forward, then rows; row gradients are on their way before the dense part's backward is done."""
-    current, diary = step
+def trained(step: Step, diary: Diary) -> None:
+    """Forward and backward of a DLRM."""
     model = DLRM(LAYOUT, num_dense=3, bottom_mlp=(5,), over_mlp=(5,))
     assert model.dense_arch is not None
     model.dense_arch.register_forward_hook(lambda *_: diary.events.append("dense forward"))
     first = next(model.dense_arch.parameters())
     first.register_post_accumulate_grad_hook(lambda _: diary.events.append("dense backward done"))
-    sparse = SparseEmbeddings.later(LAYOUT, lambda: current.rows, current.plan.groups, 2)
-    model(torch.from_numpy(current.plan.dense_BF), sparse).sum().backward()
-    assert diary.events == ["dense forward", "rows awaited", "gradients to 1", "dense backward done"]
-    assert "fetch" in current.waits
+    sparse = SparseEmbeddings.later(LAYOUT, lambda: step.rows, step.plan.groups, 2)
+    model(torch.from_numpy(step.plan.dense_BF), sparse).sum().backward()
 
 
-def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diary]) -> None:
+def test_rows_travel_under_the_dense_part(step: tuple[Step, Diary, StepPipeline]) -> None:
+    """DLRM: dense forward, then rows; row gradients are on their way before the dense part's backward is done, and new
+    values before backward returns: under DDP it waits for the dense all-reduce there.
+    """
+    current, diary, _ = step
+    trained(current, diary)
+    assert diary.events == ["dense forward", "rows awaited", "gradients to 1", "dense backward done", "eager to 1"]
+    assert {"fetch", "eager", "deferred", "gradients"} <= current.waits.keys()
+
+
+def test_what_nobody_waits_for_goes_out_after_the_next_steps_rows_have_come(
+    step: tuple[Step, Diary, StepPipeline],
+) -> None:
+    """Deferred values, rows that leave and the report: held back by `finish`, sent once and in this order."""
+    current, diary, pipeline = step
+    trained(current, diary)
+    diary.events.clear()
+    pipeline._deferred = deque()
+    pipeline.finish(current, 0.5)
+    assert diary.events == []
+    following = Step(dataclasses.replace(current.plan, step=1), 0.0, {}, pipeline._bring_rows)
+    assert following.rows[0].shape == (4, 4)
+    assert diary.events == ["rows awaited", "deferred to 1", "step 0 written back", "reported"]
+    pipeline.send_rest()
+    assert len(diary.events) == 4
+
+
+def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diary, StepPipeline]) -> None:
     """Without a backward pass over the rows, nothing left early; `finish` finds it unsent."""
-    current, diary = step
+    current, diary, pipeline = step
     assert current.rows[0].shape == (4, 4)
     assert diary.events == ["rows awaited"] and not current.gradients_sent
+    pipeline._deferred = deque()
+    pipeline.finish(current, None)
+    assert diary.events == ["rows awaited", "gradients to 1", "eager to 1"]
