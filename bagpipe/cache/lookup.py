@@ -192,11 +192,16 @@ class SparseEmbeddings:
         """Of groups at hand, or of a function that makes them when they are first asked for (`names`: theirs)."""
         self.num_examples = num_examples
         self._make = groups if callable(groups) else lambda: groups
+        self._made: tuple[GroupEmbeddings, ...] | None = None
         self._names = [group.names for group in self._groups] if names is None else names
 
-    @cached_property
+    @property
     def _groups(self) -> tuple[GroupEmbeddings, ...]:
-        return tuple(self._make())
+        # Not a `cached_property`: until Python 3.12 it holds one lock for all objects, here while it waits for rows
+        # that another trainer in this process may have to send.
+        if self._made is None:
+            self._made = tuple(self._make())
+        return self._made
 
     @cached_property
     def _where(self) -> dict[str, tuple[int, int]]:

@@ -144,6 +144,8 @@ class StepPipeline:
     def _bring_rows(self, step: Step) -> tuple[torch.Tensor, ...]:
         """Everything this step reads, into the cache and out of it again as one leaf for each width group."""
         plan = step.plan
+        if self._rest is not None and _needs_write_back(plan, self._rest.step.plan.step):
+            self.send_rest()
         with step.waiting_for("eager"):
             self._receive_eager()
         with step.waiting_for("deferred"):
@@ -397,6 +399,11 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
         gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
         deadline_seconds=spec.transport.step_seconds,
     )
+
+
+def _needs_write_back(plan: BatchPlan, step: int) -> bool:
+    """Whether a fetch of `plan` waits for the write-back of `step`: without a cache, that of the step before."""
+    return any(part.fetch_keys.size and part.fetch_after >= step for part in plan.groups)
 
 
 def _gradient(rows: torch.Tensor) -> Floats:

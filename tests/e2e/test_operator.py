@@ -219,7 +219,7 @@ def test_permissions_are_exactly_what_was_used(kube, audit):
     for entry in audit():
         if entry["user"]["username"] == ACCOUNT and entry["objectRef"]["resource"] != "selfsubjectaccessreviews":
             what = entry["objectRef"]
-            assert entry["annotations"]["authorization.k8s.io/decision"] == "allow", entry["requestURI"]
+            # Refused ones count too: an API server that has just started refuses everybody until it has read its roles.
             resource = "/".join(filter(None, (what["resource"], what.get("subresource"))))
             used.add((what.get("apiGroup", ""), resource, entry["verb"]))
             if entry["verb"] == "patch" and entry["responseStatus"]["code"] == 201:  # An apply that made it.
