@@ -12,6 +12,7 @@ from types import FrameType
 from bagpipe.config import Job
 from bagpipe.configfile import load_job
 from bagpipe.errors import ConfigError, StorageError
+from bagpipe.heap import keep_freed_memory
 
 CHECKPOINTS = "checkpoints"
 
@@ -56,6 +57,7 @@ def load_role(job_file: Path, run_dir: Path) -> Job:
         ConfigError: the job file is wrong.
         StorageError: the run directory cannot be made.
     """
+    keep_freed_memory()
     job = load_job(job_file)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
