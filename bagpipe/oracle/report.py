@@ -8,10 +8,31 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from bagpipe.files import write_whole
 from bagpipe.net.messages import StepDone
+
+LAST_LOSS = "last-loss.json"
+"""Beside the checkpoints: the loss of the last step, for an attempt that finds nothing left to train."""
+
+
+def keep_loss(checkpoints: Path, step: int, loss: float | None) -> None:
+    """Note the loss of the step before `step`, where this process may write to the checkpoints' directory."""
+    if loss is not None and checkpoints.is_dir():
+        with suppress(OSError):  # A job that is trained must not fail for a note.
+            write_whole(checkpoints / LAST_LOSS, json.dumps({"step": step, "loss": loss}).encode())
+
+
+def kept_loss(checkpoints: Path, step: int) -> float | None:
+    """The loss noted for this step, if any."""
+    try:
+        found = json.loads((checkpoints / LAST_LOSS).read_bytes())
+        return float(found["loss"]) if found["step"] == step else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class Reporter:

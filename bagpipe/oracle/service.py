@@ -53,7 +53,7 @@ from bagpipe.oracle.auto import (
 from bagpipe.oracle.extent import check_first, check_trainers, total_steps
 from bagpipe.oracle.outbox import Outbox
 from bagpipe.oracle.rendezvous import Rendezvous
-from bagpipe.oracle.report import Reporter
+from bagpipe.oracle.report import Reporter, keep_loss, kept_loss
 from bagpipe.oracle.reuse import peek
 from bagpipe.oracle.schedule import EvaluationSchedule, TrainingSchedule
 from bagpipe.plan import BatchPlan
@@ -144,6 +144,7 @@ class Oracle:
         if self.checkpoint is None:
             return _Start(0, Cursor())
         manifest = open_checkpoint(self.checkpoint).manifest
+        self.reporter.loss = kept_loss(self.checkpoint.parent, manifest.step)
         return _Start(manifest.step, manifest.cursor)
 
     def _meanwhile(self, prepare: Callable[[], Any]) -> Any:
@@ -399,6 +400,7 @@ class Oracle:
     def _report(self, dataset: Dataset, resolved: Resolved, trained: int, evaluation: dict[str, Any] | None) -> None:
         assert self.schedule is not None
         stats = [planner.stats for planner in self.schedule.planners]
+        keep_loss(Path(self._topology.checkpoint_dir), trained, self.reporter.loss)
         self.reporter.finish(
             {
                 "steps": trained,
