@@ -3,12 +3,12 @@
 The choice never changes results (contract X1), only speed and memory.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from bagpipe.available import available_bytes
 from bagpipe.batch import Batch
 from bagpipe.config import JobSpec
 from bagpipe.embedding.record import record_width
@@ -43,17 +43,13 @@ class Resolved:
 
 
 def host_cache_bytes(trainers_here: int) -> int:
-    """A quarter of this machine's available memory, shared by its trainers."""
-    return _available_bytes() // 4 // trainers_here
-
-
-def _available_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """A quarter of the available memory, shared by the trainers of this machine."""
+    return available_bytes() // 4 // trainers_here
 
 
 def oracle_bytes() -> int:
     """What the oracle may use for batches in view."""
-    return int(_available_bytes() * VIEW_SHARE)
+    return int(available_bytes() * VIEW_SHARE)
 
 
 def choose_lookahead(reuse: Reuse, view_bytes: int) -> tuple[int, str]:

@@ -91,7 +91,7 @@ def measure_reuse(batches: Sequence[Batch], row_bytes: Sequence[int], *, lookups
 def _uses(batches: Iterable[Keys], share: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Batch and gap of every use of the followed rows of one width group."""
     below = np.uint64(min(share * 2**64, 2**64 - 1))
-    marked = []
+    marked = [np.zeros(0, np.int64)]
     for at, keys in enumerate(batches):
         followed = keys if share == 1.0 else keys[keys.astype(np.uint64) * _HASH < below]
         marked.append(followed * SAMPLE_BATCHES + at)

@@ -105,6 +105,12 @@ def test_a_short_job_is_seen_whole() -> None:
     assert chosen == DEFAULT_LOOKAHEAD and "5 batches there are" in reason
 
 
+def test_nothing_is_left_to_train() -> None:
+    """An attempt that was killed after its last step looks at no batch."""
+    chosen, reason = choose_lookahead(look_at([], job(), LAYOUT), PLENTY)
+    assert chosen == DEFAULT_LOOKAHEAD and "0 batches there are" in reason
+
+
 def test_the_oracle_has_room_for_what_it_sees() -> None:
     """Where memory holds 30 batches, at most 25 are in view, and the reason says so."""
     reuse = look_at(stream("skewed", SAMPLE_BATCHES), job(), LAYOUT)
