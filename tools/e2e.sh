@@ -66,7 +66,7 @@ if [ -n "$kueue" ] && [ -z "$ARGS" ]; then
   say "Kueue"
   "$KIT" addon kueue
   helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=1,kueue.enabled=true --wait --timeout 120s
-  "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used
+  BAGPIPE_E2E_KUEUE=1 "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used
 fi
 
 say "uninstalling"
