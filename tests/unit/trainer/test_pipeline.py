@@ -1,6 +1,8 @@
 """When rows are awaited and when their gradients leave: inside the model's own forward and backward pass."""
 
 import dataclasses
+import gc
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,6 +112,20 @@ def test_what_nobody_waits_for_goes_out_after_the_next_steps_rows_have_come(
     assert diary.events == ["rows awaited", "deferred to 1", "step 0 written back", "reported"]
     pipeline.send_rest()
     assert len(diary.events) == 4
+
+
+def test_a_finished_step_lets_its_rows_go(step: tuple[Step, Diary, StepPipeline]) -> None:
+    """At once, not when Python next looks for cycles: thousands of steps pass before it does."""
+    current, diary, pipeline = step
+    gc.disable()
+    try:
+        trained(current, diary)
+        rows = weakref.ref(current.rows[0])
+        pipeline._deferred = deque()
+        pipeline.finish(current, 0.5)
+        assert rows() is None
+    finally:
+        gc.enable()
 
 
 def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diary, StepPipeline]) -> None:
