@@ -10,7 +10,7 @@ everything that leaves is copied out before anything that arrives is copied in):
 1. the rows in `fetch_keys` (requested earlier) are written to `fetch_slots`;
 2. `slots_K` are gathered, `inverse_N` spreads them over the lookups, forward and backward run;
 3. gradients of rows owned elsewhere go to their owners (`grad_send`), others' arrive (`grad_recv`);
-4. the owner sums in rank order, scales, and updates the rows in `update_K`;
+4. the owner sums in rank order, scales, and updates the rows it owns (`owned`);
 5. new values leave (`send`), evicted rows are copied out for their servers (`evict_*`);
 6. values from other owners arrive (`receive`): eager ones before the next step reads its rows, deferred ones
    before the step after it does; at a checkpoint, all of them, and then `flush_*` is copied out too.
@@ -80,8 +80,6 @@ class GroupPlan:
     """Local indices of rows whose gradients go to each owner."""
     grad_recv: PeerLists
     """Local indices of rows owned here for which each rank sends a gradient."""
-    update_K: Indices
-    """Local indices of the rows this trainer owns in this step."""
     send: Transfer
     receive: Transfer
     evict_keys: Keys
@@ -92,6 +90,12 @@ class GroupPlan:
     """Checkpoint steps only: rows that stay are also written back, once everything has arrived."""
     keys_K: Keys
     """Key of each distinct row; empty unless the trainer asked for it (`Hello.wishes`)."""
+
+    def owned(self) -> Indices:
+        """Local indices of the rows this trainer owns in this step: those whose gradients stay here. Ascending."""
+        stays = np.ones(self.slots_K.size, np.bool_)
+        stays[self.grad_send.values] = False
+        return np.flatnonzero(stays).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)

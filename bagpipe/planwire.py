@@ -105,7 +105,7 @@ def plan_bytes(frames: Sequence[Array]) -> int:
 def _narrow(group: GroupPlan) -> list[npt.NDArray[np.int32]]:
     """A group's int32 arrays, in the order of the wire (`_unpack_group` reads the same order)."""
     lengths = _NO_LENGTHS if group.lengths_BT is None else group.lengths_BT.reshape(-1)
-    arrays = [group.slots_K, lengths, group.fetch_slots, group.update_K, group.evict_slots, group.flush_slots]
+    arrays = [group.slots_K, lengths, group.fetch_slots, group.evict_slots, group.flush_slots]
     for lists in (group.grad_send, group.grad_recv, *_lists(group.send), *_lists(group.receive)):
         arrays += (lists.offsets, lists.values)
     return arrays
@@ -119,7 +119,7 @@ def _lists(transfer: Transfer) -> list[PeerLists]:
     return [getattr(transfer, name) for name in _TRANSFERS]
 
 
-_NUM_NARROW = 6 + 2 * (2 + 2 * len(_TRANSFERS))
+_NUM_NARROW = 5 + 2 * (2 + 2 * len(_TRANSFERS))
 _NUM_WIDE = 4
 
 
@@ -131,7 +131,7 @@ def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], example
         raise WireError(f"{where}: expected {_NUM_NARROW + _NUM_WIDE} lengths, found {len(header.sizes)}")
     narrow = _cut(_typed(frames[1], np.int32, 1, where), header.sizes[:_NUM_NARROW], where)
     wide = _cut(_typed(frames[2], np.int64, 1, where), header.sizes[_NUM_NARROW:], where)
-    slots, lengths, fetch_slots, update, evict_slots, flush_slots = narrow[:6]
+    slots, lengths, fetch_slots, evict_slots, flush_slots = narrow[:5]
     fetch_keys, evict_keys, flush_keys, row_keys = wide
     paired = ((fetch_keys, fetch_slots), (evict_keys, evict_slots), (flush_keys, flush_slots))
     if any(keys.size != slots.size for keys, slots in paired):
@@ -140,7 +140,7 @@ def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], example
         raise WireError(f"{where}: {row_keys.size} keys for {slots.size} rows")
     if not 0 <= header.num_fetch_records <= fetch_keys.size:
         raise WireError(f"{where}: {header.num_fetch_records} records among {fetch_keys.size} fetched rows")
-    lists = [_peer_lists(narrow[i], narrow[i + 1], where) for i in range(6, _NUM_NARROW, 2)]
+    lists = [_peer_lists(narrow[i], narrow[i + 1], where) for i in range(5, _NUM_NARROW, 2)]
     if len({part.offsets.size for part in lists}) != 1:
         raise WireError(f"{where}: lists for different numbers of trainers: {[x.offsets.size - 1 for x in lists]}")
     return GroupPlan(
@@ -153,7 +153,6 @@ def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], example
         fetch_after=header.fetch_after,
         grad_send=lists[0],
         grad_recv=lists[1],
-        update_K=update,
         send=Transfer(*lists[2:6]),
         receive=Transfer(*lists[6:10]),
         evict_keys=evict_keys,

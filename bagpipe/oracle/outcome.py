@@ -44,11 +44,9 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """Flat by rank: the step's slots, rows updated, rows evicted."""
+    """Flat by rank: the step's slots, rows evicted."""
 
     slots: Int32s
-    update: Int32s
-    num_update: Int64s
     evict_keys: Keys
     evict_slots: Int32s
     num_evict: Int64s
@@ -57,8 +55,6 @@ class Left:
     def empty(cls, total: int, world: int) -> "Left":
         return cls(
             slots=np.empty(total, np.int32),
-            update=np.empty(total, np.int32),
-            num_update=np.zeros(world, np.int64),
             evict_keys=np.empty(total, np.int64),
             evict_slots=np.empty(total, np.int32),
             num_evict=np.zeros(world, np.int64),
@@ -138,7 +134,6 @@ class Outcome:
             fetch_after=int(fetched.after[rank]),
             grad_send=self.gradients.sent(rank, 0),
             grad_recv=self.gradients.received(rank, 0),
-            update_K=left.update[begin : begin + int(left.num_update[rank])],
             send=Transfer(*(self.transfers.sent(rank, kind) for kind in range(4))),
             receive=Transfer(*(self.transfers.received(rank, kind) for kind in range(4))),
             evict_keys=left.evict_keys[begin:evicted],

@@ -165,7 +165,7 @@ def keep_nearest(first, step, links, uses, room, by_distance, keep):  # type: ig
 @njit(cache=True, nogil=True)
 def settle_rows(  # type: ignore[no-untyped-def]
     release, move, keep, first, count, step, records, links, entry_keys, uses, locals_, tail,
-    free, width, num_free, num_fresh, offsets, slots, update, num_update, evict_keys, evict_slots, num_evict,
+    free, width, num_free, num_fresh, offsets, slots, evict_keys, evict_slots, num_evict,
     gradients, gradient_counts, transfers, transfer_counts, held,
 ):  # fmt: skip
     """What becomes of each row after its update: gradients, write-backs, transfers, slots.
@@ -211,9 +211,6 @@ def settle_rows(  # type: ignore[no-untyped-def]
         local = load(locals_, (home - FIRST) >> 1)
         if release:
             base = load(offsets, owner)
-            updated = load(num_update, owner)
-            store(update, base + updated, local)
-            store(num_update, owner, updated + 1)
             if number == 1:
                 store(slots, base + local, slot)
             if not kept:

@@ -246,9 +246,9 @@ class GroupPlanner:
             result: tuple[int, int] = kernels.settle_rows(
                 release, move, keep, batch.first_entry, batch.num_entries, batch.step, window.records, window.links,
                 window.entry_keys, window.uses, window.locals, window.tail, self._free.reshape(-1),
-                self._free.shape[1], self._num_free, self._num_fresh, offsets, out.slots, out.update, out.num_update,
-                out.evict_keys, out.evict_slots, out.num_evict, self._gradients, gradient_counts,
-                self._transfers, transfer_counts, held.reshape(-1),
+                self._free.shape[1], self._num_free, self._num_fresh, offsets, out.slots, out.evict_keys,
+                out.evict_slots, out.num_evict, self._gradients, gradient_counts, self._transfers, transfer_counts,
+                held.reshape(-1),
             )  # fmt: skip
             return result
 

@@ -154,8 +154,7 @@ class Trainer:
 
     def update(self, plan: GroupPlan, arrived: dict[int, list[int]]) -> None:
         """`arrived[rank]` are the gradients that rank sent here."""
-        parts = {local: {self.rank: self.gradients[local]} for local in plan.update_K.tolist()}
-        assert len(parts) == plan.update_K.size
+        parts = {local: {self.rank: self.gradients[local]} for local in plan.owned().tolist()}
         for rank, values in arrived.items():
             for local, value in zip(plan.grad_recv[rank].tolist(), values, strict=True):
                 parts[local][rank] = value

@@ -274,10 +274,11 @@ class StepPipeline:
         plan, begun = step.plan, time.perf_counter()
         gradients = [_gradient(rows) for rows in step.rows]
         self._send_gradients(step, gradients)
+        owned = [part.owned() for part in plan.groups]
         with step.waiting_for("gradients"):
-            summed = self._sum_gradients(plan, gradients)
-        for cache, part, total in zip(self.caches, plan.groups, summed, strict=True):
-            cache.update(part.slots_K[part.update_K], total, plan.step)
+            summed = self._sum_gradients(plan, gradients, owned)
+        for cache, part, index, total in zip(self.caches, plan.groups, owned, summed, strict=True):
+            cache.update(part.slots_K[index], total, plan.step)
         for peer, arrays in self._taken(plan, "eager"):
             self.peers.send(peer, plan.step, "eager", arrays)
         step.exchanged = time.perf_counter()
@@ -333,9 +334,8 @@ class StepPipeline:
                 rows = [_picked(g, index) for g, index in zip(gradients, lists, strict=True)]
                 self.peers.send(peer, plan.step, "gradients", rows)
 
-    def _sum_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> list[Floats]:
-        """Gradients of the rows owned here, `[update_K.size, D]`: summed in rank order, then scaled."""
-        owned = [p.update_K for p in plan.groups]
+    def _sum_gradients(self, plan: BatchPlan, gradients: Sequence[Floats], owned: Sequence[Indices]) -> list[Floats]:
+        """Gradients of the rows owned here, `[owned.size, D]`: summed in rank order, then scaled."""
         if self.world_size == 1:
             return [_picked(g, index) for g, index in zip(gradients, owned, strict=True)]
         totals = [np.zeros((index.size, g.shape[1]), np.float32) for g, index in zip(gradients, owned, strict=True)]

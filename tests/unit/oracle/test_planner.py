@@ -84,7 +84,7 @@ def test_every_row_has_one_owner(stream: Stream) -> None:
     for step, plans in enumerate(stream.plans(stream.planner())):
         shares = [set(share) for share in stream.steps[step]]
         rows = set().union(*shares)
-        assert sum(plan.update_K.size for plan in plans) == len(rows)
+        assert sum(plan.owned().size for plan in plans) == len(rows)
         sent = sum(plan.grad_send.values.size for plan in plans)
         assert sent == sum(len(s) for s in shares) - len(rows)
         assert sent == sum(plan.grad_recv.values.size for plan in plans)

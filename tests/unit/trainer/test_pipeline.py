@@ -54,7 +54,6 @@ def step() -> tuple[Step, Diary, StepPipeline]:
         fetch_after=-1,
         grad_send=PeerLists.of([[], [1, 2]]),
         grad_recv=NOBODY,
-        update_K=np.array([0, 3], np.int32),
         send=Transfer(PeerLists.of([[], [0]]), NOBODY, PeerLists.of([[], [3]]), NOBODY),
         receive=STAYS,
         evict_keys=np.zeros(0, np.int64),
