@@ -60,6 +60,11 @@ class PeerExchange:
                 raise PeerLost(f"trainer {self._rank}: waited for {kind} of trainer {peer} at step {step}; {why}")
         return self._arrived.pop(key)
 
+    def arrived(self, peer: int, step: int, kind: Kind) -> bool:
+        """Whether `receive` would return at once."""
+        self._poll(0.0)
+        return (step, kind, peer) in self._arrived
+
     def _poll(self, timeout_seconds: float) -> None:
         for _, message, arrays in self._listener.poll(timeout_seconds):
             if isinstance(message, Exchange) and message.attempt == self._attempt:

@@ -4,9 +4,9 @@
 whatever a model does before (DLRM's bottom MLP) runs while they travel. Their gradients leave for their
 owners as soon as the backward pass has made them, under the rest of it. Where it ends, and before it waits
 for the dense all-reduce, the rows this trainer owns are updated and the values that the next step needs go
-out. What nobody waits for (rows that leave, deferred values, the report) goes out after what the next step
-needs has come in: on a slow link each byte delays those behind it. Nothing here decides: every list of rows
-comes from the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
+out. What nobody waits for (rows that leave, deferred values, the report) goes out once what the next step needs
+has come in: on a slow link each byte delays those behind it. Nothing here decides: every list of rows comes from
+the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
 """
 
 import time
@@ -264,8 +264,9 @@ class StepPipeline:
                 _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)
             ]
         self._rest = rest
-        if plan.checkpoint:
+        if plan.checkpoint or self._eager_here():
             self.send_rest()
+            self._request_rows(self._plans)
 
     def _exchange(self, step: Step) -> None:
         """Gradients to the rows' owners, the update of the rows owned here, their values to the next step's users."""
@@ -366,12 +367,20 @@ class StepPipeline:
 
     def _receive(self, plan: BatchPlan, kind: Kind) -> None:
         for peer in self._others():
-            lists = [_lists(p.receive, kind) for p in plan.groups]
-            if any(v[peer].size or r[peer].size for v, r in lists):
+            if _any_rows(plan, peer, kind):
+                lists = [_lists(p.receive, kind) for p in plan.groups]
                 arrays = iter(self.peers.receive(peer, plan.step, kind))
                 for cache, (values, records) in zip(self.caches, lists, strict=True):
                     cache.store_values(values[peer], next(arrays))
                     cache.store_records(records[peer], next(arrays))
+
+    def _eager_here(self) -> bool:
+        """Whether the next step's values have come already, so that nothing delays them any more."""
+        plan = self._eager
+        if plan is None:
+            return True
+        senders = [peer for peer in self._others() if _any_rows(plan, peer, "eager")]
+        return all(self.peers.arrived(peer, plan.step, "eager") for peer in senders)
 
     def _receive_eager(self) -> None:
         """What the last step's owners sent for this one: their slots were given out when that step ended."""
@@ -442,6 +451,12 @@ def _lists(transfer: Transfer, kind: Kind) -> tuple[PeerLists, PeerLists]:
     if kind == "eager":
         return transfer.eager_values, transfer.eager_records
     return transfer.deferred_values, transfer.deferred_records
+
+
+def _any_rows(plan: BatchPlan, peer: int, kind: Kind) -> bool:
+    """Whether `peer` sends any in this step."""
+    lists = (rows for part in plan.groups for rows in _lists(part.receive, kind))
+    return any(rows[peer].size for rows in lists)
 
 
 def _joined(first: tuple[Keys, Floats], second: tuple[Keys, Floats]) -> tuple[Keys, Floats]:

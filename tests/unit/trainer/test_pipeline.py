@@ -21,7 +21,6 @@ from bagpipe.trainer.pipeline import Step, StepPipeline
 
 LAYOUT = TableLayout.of([Table("a", 10, 4, ("a",)), Table("b", 10, 4, ("b",))])
 NOBODY = PeerLists.of([[], []])
-STAYS = Transfer(NOBODY, NOBODY, NOBODY, NOBODY)
 
 
 @dataclass
@@ -29,9 +28,18 @@ class Diary:
     """Stands for the network, and notes what happened in which order."""
 
     events: list[str] = field(default_factory=list)
+    here: bool = False
+    """Whether the other trainer's values have come."""
+
+    def arrived(self, peer: int, step: int, kind: str) -> bool:
+        return self.here
 
     def send(self, peer: int, step: int, kind: str, arrays: Any) -> None:
         self.events.append(f"{kind} to {peer}")
+
+    def receive(self, peer: int, step: int, kind: str) -> list[Any]:
+        self.events.append(f"{kind} awaited")
+        return [np.ones((1, 4), np.float32), np.zeros((0, 4), np.float32)]
 
     def collect(self, step: int, group: int) -> tuple[Any, Any]:
         self.events.append("rows awaited")
@@ -43,7 +51,9 @@ class Diary:
 
 @pytest.fixture
 def step() -> tuple[Step, Diary, StepPipeline]:
-    """Rank 0's step 0 of two trainers: four rows fetched, gradients of two owed to rank 1, new values of two others."""
+    """Rank 0's step 0 of two trainers: four rows fetched, gradients of two owed to rank 1, new values of two others
+    sent, of one received.
+    """
     part = GroupPlan(
         slots_K=np.arange(4, dtype=np.int32),
         inverse_N=np.array([0, 1, 2, 3], np.uint16),
@@ -55,7 +65,7 @@ def step() -> tuple[Step, Diary, StepPipeline]:
         grad_send=PeerLists.of([[], [1, 2]]),
         grad_recv=NOBODY,
         send=Transfer(PeerLists.of([[], [0]]), NOBODY, PeerLists.of([[], [3]]), NOBODY),
-        receive=STAYS,
+        receive=Transfer(PeerLists.of([[], [2]]), NOBODY, NOBODY, NOBODY),
         evict_keys=np.zeros(0, np.int64),
         evict_slots=np.zeros(0, np.int32),
         flush_keys=np.zeros(0, np.int64),
@@ -108,9 +118,20 @@ def test_what_nobody_waits_for_goes_out_after_the_next_steps_rows_have_come(
     assert diary.events == []
     following = Step(dataclasses.replace(current.plan, step=1), 0.0, {}, pipeline._bring_rows)
     assert following.rows[0].shape == (4, 4)
-    assert diary.events == ["rows awaited", "deferred to 1", "step 0 written back", "reported"]
+    assert diary.events == ["eager awaited", "rows awaited", "deferred to 1", "step 0 written back", "reported"]
     pipeline.send_rest()
-    assert len(diary.events) == 4
+    assert len(diary.events) == 5
+
+
+def test_with_the_next_values_at_hand_the_rest_goes_out_at_once(step: tuple[Step, Diary, StepPipeline]) -> None:
+    """While the optimizer and the next dense forward run, the link would else be idle."""
+    current, diary, pipeline = step
+    trained(current, diary)
+    diary.events.clear()
+    diary.here = True
+    pipeline._deferred = deque()
+    pipeline.finish(current, 0.5)
+    assert diary.events == ["deferred to 1", "step 0 written back", "reported"]
 
 
 def test_a_finished_step_lets_its_rows_go(step: tuple[Step, Diary, StepPipeline]) -> None:
