@@ -45,7 +45,8 @@ from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import Finished, Refused, Topology, Wishes
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
-from bagpipe.trainer.pipeline import Step, open_pipeline
+from bagpipe.trainer.pipeline import open_pipeline
+from bagpipe.trainer.step import Step
 
 log = logging.getLogger(__name__)
 

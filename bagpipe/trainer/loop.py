@@ -19,7 +19,8 @@ from bagpipe.net.messages import Finished, Stop
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense import dense_optimizer, dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.membership import Membership, join
-from bagpipe.trainer.pipeline import Step, open_pipeline
+from bagpipe.trainer.pipeline import open_pipeline
+from bagpipe.trainer.step import Step
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,7 @@ the plan. The class does no arithmetic beyond the sum of row gradients in rank o
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,59 +28,7 @@ from bagpipe.plan import BatchPlan, GroupPlan, Indices, PeerLists, Transfer
 from bagpipe.planwire import unpack_plan
 from bagpipe.trainer.exchange import Kind, PeerExchange
 from bagpipe.trainer.membership import Membership
-
-
-@dataclass(slots=True)
-class Step:
-    """One step in progress: its plan, its rows, and how long it waited for what."""
-
-    plan: BatchPlan
-    started: float
-    waits: dict[str, float]
-    _bring: Callable[["Step"], tuple[torch.Tensor, ...]]
-    _rows: tuple[torch.Tensor, ...] | None = None
-    gradients_sent: bool = False
-    exchanged: float | None = None
-    """When the rows were updated, by `time.perf_counter`."""
-    exchange_seconds: float = 0.0
-    """What that took, with the wait for gradients; at more than one trainer it is a part of the backward pass."""
-
-    @property
-    def rows(self) -> tuple[torch.Tensor, ...]:
-        """Weights of the distinct rows `[K, D]` of each width group; leaves whose `.grad` backward fills.
-
-        The first to ask waits for them.
-        """
-        if self._rows is None:
-            self._rows = self._bring(self)
-        return self._rows
-
-    def release(self) -> None:
-        """Let go of the rows; nothing asks for them any more.
-
-        Their hooks refer to the step and it to them: until Python looks for cycles, each step would keep its rows and
-        their gradients, some 8 MiB on the peers' workload, and every new one would be on pages fresh from the kernel.
-        """
-        self._rows = ()
-
-    @contextmanager
-    def waiting_for(self, what: str) -> Iterator[None]:
-        begun = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.waits[what] = self.waits.get(what, 0.0) + time.perf_counter() - begun
-
-
-@dataclass(slots=True)
-class _Rest:
-    """What a finished step still has to send, and nobody waits for yet."""
-
-    step: Step
-    loss: float | None
-    seconds: float
-    leaving: list[tuple[Keys, Floats]]
-    deferred: list[tuple[int, list[Floats]]]
+from bagpipe.trainer.step import Rest, Step
 
 
 class StepPipeline:
@@ -121,7 +67,7 @@ class StepPipeline:
         self._eager: BatchPlan | None = None
         self._deferred: deque[BatchPlan] = deque()
         self._finished = first_step - 1
-        self._rest: _Rest | None = None
+        self._rest: Rest | None = None
         self._ask_for_plans()
 
     # ── begin ─────────────────────────────────────────────────────────────────────────────────────
@@ -252,7 +198,7 @@ class StepPipeline:
         self._exchange(step)
         step.release()
         leaving = [(p.evict_keys, c.take_records(p.evict_slots)) for c, p in self._parts(plan)]
-        rest = _Rest(step, loss, time.perf_counter() - step.started, leaving, self._taken(plan, "deferred"))
+        rest = Rest(step, loss, time.perf_counter() - step.started, leaving, self._taken(plan, "deferred"))
         self._eager = plan
         self._deferred.append(plan)
         if plan.checkpoint:
@@ -296,7 +242,7 @@ class StepPipeline:
             self.servers.write_back(plan.step, rest.leaving, checkpoint=plan.checkpoint)
         self._report(rest.step, rest.loss, rest.seconds)
 
-    def _send_deferred(self, rest: _Rest) -> None:
+    def _send_deferred(self, rest: Rest) -> None:
         for peer, arrays in rest.deferred:
             self.peers.send(peer, rest.step.plan.step, "deferred", arrays)
         rest.deferred = []

@@ -17,7 +17,8 @@ from bagpipe.config import RowOptimizer
 from bagpipe.models.dlrm import DLRM
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 from bagpipe.tables import Table, TableLayout
-from bagpipe.trainer.pipeline import Step, StepPipeline
+from bagpipe.trainer.pipeline import StepPipeline
+from bagpipe.trainer.step import Step
 
 LAYOUT = TableLayout.of([Table("a", 10, 4, ("a",)), Table("b", 10, 4, ("b",))])
 NOBODY = PeerLists.of([[], []])
