@@ -26,9 +26,11 @@ demo: $(STAMP)  ## Train on generated click logs (or DATA=path/to/train.txt, a C
 	@$(BIN)/bagpipe run examples/demo.yaml $(DEMO_DATA)
 
 test: lint types imports  ## Everything: checks, then every test that this machine can run
+	@echo "running every test that this machine can run, about ten minutes"
 	@$(PYTEST) -m "not e2e"
 
 lint: $(STAMP)  ## Style and formatting
+	@echo "checking style"
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 
@@ -37,9 +39,11 @@ format: $(STAMP)  ## Repair what `lint` can repair by itself
 	@$(BIN)/ruff format --quiet .
 
 types: $(STAMP)  ## Types (mypy, strict)
+	@echo "checking types"
 	@$(BIN)/mypy --no-error-summary
 
 imports: $(STAMP)  ## Who may import whom
+	@echo "checking imports"
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 
 unit: $(STAMP)  ## Tests of each part alone, and the guards
@@ -64,7 +68,7 @@ clean:  ## Remove .venv, runs and caches
 $(STAMP): pyproject.toml requirements/constraints.txt $(wildcard operator/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: Python 3.11 or newer is needed as $(PYTHON); name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "setting up $(VENV) (once)"
+	@echo "setting up $(VENV), once, about two minutes: torch, then Bagpipe and its packages"
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/install-venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c requirements/constraints.txt $(TORCH)

@@ -11,7 +11,7 @@ from bagpipe.oracle.window_kernels import AHEAD, FIRST, HOLDER, NUMBER
 
 
 @njit(cache=True, nogil=True, inline="always")
-def pick(key, number):  # type: ignore[no-untyped-def]
+def pick(key, number):
     """One of so many users, spread evenly over keys and reproducible: the top bits of a mixed key."""
     x = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
     x ^= x >> np.uint64(32)
@@ -20,7 +20,7 @@ def pick(key, number):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def take_slot(rank, free, width, num_free, num_fresh):  # type: ignore[no-untyped-def]
+def take_slot(rank, free, width, num_free, num_fresh):
     """The most recently released slot, else one never used: the touched part of a cache stays small."""
     left = load(num_free, rank) - 1
     if left >= 0:
@@ -32,7 +32,7 @@ def take_slot(rank, free, width, num_free, num_fresh):  # type: ignore[no-untype
 
 
 @njit(cache=True, nogil=True, inline="always")
-def give_slot(rank, slot, free, width, num_free, really):  # type: ignore[no-untyped-def]
+def give_slot(rank, slot, free, width, num_free, really):
     """Release a slot (`really` 1) or change nothing that counts (0), without a branch."""
     left = load(num_free, rank)
     store(free, rank * width + left, slot)
@@ -40,7 +40,7 @@ def give_slot(rank, slot, free, width, num_free, really):  # type: ignore[no-unt
 
 
 @njit(cache=True, nogil=True, inline="always")
-def append(rows, counts, total, number, there, here, really):  # type: ignore[no-untyped-def]
+def append(rows, counts, total, number, there, here, really):
     """Put a row of list `number` at the end (`really` 1), or where the next will be (0)."""
     store(rows, 3 * total, number)
     store(rows, 3 * total + 1, there)
@@ -49,12 +49,12 @@ def append(rows, counts, total, number, there, here, really):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True, inline="always")
-def count_one(counts, at):  # type: ignore[no-untyped-def]
+def count_one(counts, at):
     store(counts, at, load(counts, at) + 1)
 
 
 @njit(cache=True, nogil=True)
-def fetch_rows(  # type: ignore[no-untyped-def]
+def fetch_rows(
     first, count, records, entry_keys, uses, free, width, num_free, num_fresh,
     offsets, record_keys, record_slots, num_records, value_keys, value_slots, num_values, after,
 ):  # fmt: skip
@@ -88,7 +88,7 @@ def fetch_rows(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def count_next(first, count, step, links, uses, candidates):  # type: ignore[no-untyped-def]
+def count_next(first, count, step, links, uses, candidates):
     """`candidates[rank, d]`: rows that rank would hold from now until their next use, d steps ahead."""
     mask = (links.shape[0] >> 1) - 1
     for i in range(count):
@@ -101,7 +101,7 @@ def count_next(first, count, step, links, uses, candidates):  # type: ignore[no-
 
 
 @njit(cache=True, nogil=True)
-def sort_by_distance(first, count, step, links, counts, out):  # type: ignore[no-untyped-def]
+def sort_by_distance(first, count, step, links, counts, out):
     """Counting sort of the batch's rows that have a next use by its step; `out` lists row numbers."""
     mask = (links.shape[0] >> 1) - 1
     for i in range(count):
@@ -119,7 +119,7 @@ def sort_by_distance(first, count, step, links, counts, out):  # type: ignore[no
 
 
 @njit(cache=True, nogil=True)
-def keep_nearest(first, step, links, uses, room, by_distance, keep):  # type: ignore[no-untyped-def]
+def keep_nearest(first, step, links, uses, room, by_distance, keep):
     """Keep the rows whose next use is nearest, as long as every future step still fits (Belady).
 
     `room[rank, d]` is what the step d ahead leaves free of the rank's slots. `by_distance` lists the
@@ -163,7 +163,7 @@ def keep_nearest(first, step, links, uses, room, by_distance, keep):  # type: ig
 
 
 @njit(cache=True, nogil=True)
-def settle_rows(  # type: ignore[no-untyped-def]
+def settle_rows(
     release, move, keep, first, count, step, records, links, entry_keys, uses, locals_, tail,
     free, width, num_free, num_fresh, offsets, slots, evict_keys, evict_slots, num_evict,
     gradients, gradient_counts, transfers, transfer_counts, held,
@@ -283,7 +283,7 @@ def settle_rows(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def group_lists(rows, count, counts, kinds, world, sent, sent_offsets, received, received_offsets, starts):  # type: ignore[no-untyped-def]
+def group_lists(rows, count, counts, kinds, world, sent, sent_offsets, received, received_offsets, starts):
     """Stable counting sort of `count` rows (list, value there, value here) into lists for both ends.
 
     List number = (kind * world + source) * world + destination. `sent` lists what leaves, ordered by

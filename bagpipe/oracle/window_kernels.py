@@ -38,13 +38,13 @@ AHEAD = 24  # lookups or rows between asking for a line and using it
 
 
 @njit(cache=True, nogil=True, inline="always")
-def record_length(number):  # type: ignore[no-untyped-def]
+def record_length(number):
     """Places of a record of so many uses: a multiple of four."""
     return (FIRST + 2 * number + 3) & ~3
 
 
 @njit(cache=True, nogil=True)
-def number_rows(  # type: ignore[no-untyped-def]
+def number_rows(
     keys, bounds, num_rows, tail, first, mask,
     inverse, latest, previous, row_keys, first_local, more_rows, more_local, sizes,
 ):  # fmt: skip
@@ -103,7 +103,7 @@ def number_rows(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def enter_rows(  # type: ignore[no-untyped-def]
+def enter_rows(
     first, count, step, records, links, entry_keys, uses, locals_, position,
     previous, row_keys, first_local, more_rows, more_local, sizes, fill,
 ):  # fmt: skip
@@ -161,7 +161,7 @@ def enter_rows(  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def resident_rows(first, end, records, entry_keys, uses, keys, slots, ranks):  # type: ignore[no-untyped-def]
+def resident_rows(first, end, records, entry_keys, uses, keys, slots, ranks):
     """Every row now held by a cache, with its owner and slot: what a checkpoint must also save."""
     mask = records.shape[0] - 1
     found = 0
@@ -179,7 +179,7 @@ def resident_rows(first, end, records, entry_keys, uses, keys, slots, ranks):  #
 
 
 @njit(cache=True, nogil=True)
-def grow_entries(records, links, entry_keys, low, high, wide_records, wide_links, wide_keys, tail):  # type: ignore[no-untyped-def]
+def grow_entries(records, links, entry_keys, low, high, wide_records, wide_links, wide_keys, tail):
     """Copy the living entries into wider rings and renumber what points to them."""
     mask = records.shape[0] - 1
     wide_mask = wide_records.shape[0] - 1
@@ -195,7 +195,7 @@ def grow_entries(records, links, entry_keys, low, high, wide_records, wide_links
 
 
 @njit(cache=True, nogil=True)
-def move_uses(firsts, records, links, uses, locals_, wide, wide_locals):  # type: ignore[no-untyped-def]
+def move_uses(firsts, records, links, uses, locals_, wide, wide_locals):
     """Copy the records of the batches that begin at entries `firsts` (and the end) into a wider ring.
 
     The new position of a record is left in the old one's HOLDER for the link that leads to it.

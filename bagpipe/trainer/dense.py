@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bagpipe.config import DenseOptimizer
 from bagpipe.errors import CheckpointError, PeerLost
+from bagpipe.trainer.backward import at_the_end
 
 WEIGHTS = "dense.safetensors"
 OPTIMIZER_TENSORS = "dense_optimizer.safetensors"
@@ -135,8 +136,7 @@ class RankOrderReducer:
         # `padded` is kept because the exchange reads it until its work is done.
         self._pending.append((future, buffer.numel(), parts, work, padded))
         if bucket.is_last():
-            at_the_end: Any = torch.autograd.Variable._execution_engine  # noqa: SLF001  # as FSDP and DDP do
-            at_the_end.queue_callback(self._gather)
+            at_the_end(self._gather)
         return future
 
     def _gather(self) -> None:

@@ -26,6 +26,7 @@ from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, S
 from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan, Indices, PeerLists, Transfer
 from bagpipe.planwire import unpack_plan
+from bagpipe.trainer.backward import at_the_end
 from bagpipe.trainer.exchange import Kind, PeerExchange
 from bagpipe.trainer.membership import Membership
 from bagpipe.trainer.step import Rest, Step
@@ -127,8 +128,7 @@ class StepPipeline:
             missing -= 1
             if not missing:
                 self._send_gradients(step, [_gradient(r) for r in step.rows])
-                at_the_end: Any = torch.autograd.Variable._execution_engine  # noqa: SLF001  # as FSDP and DDP do
-                at_the_end.queue_callback(lambda: self._exchange(step))
+                at_the_end(lambda: self._exchange(step))
 
         for leaf in rows:
             leaf.register_post_accumulate_grad_hook(made)  # type: ignore[no-untyped-call]
@@ -304,7 +304,7 @@ class StepPipeline:
         parcels = []
         for peer in self._others():
             lists = [_lists(p.send, kind) for p in plan.groups]
-            if any(v[peer].size or r[peer].size for v, r in lists):
+            if _any_rows(lists, peer):
                 arrays: list[Floats] = []
                 for cache, (values, records) in zip(self.caches, lists, strict=True):
                     arrays += [cache.take_values(values[peer]), cache.take_records(records[peer])]
@@ -313,8 +313,8 @@ class StepPipeline:
 
     def _receive(self, plan: BatchPlan, kind: Kind) -> None:
         for peer in self._others():
-            if _any_rows(plan, peer, kind):
-                lists = [_lists(p.receive, kind) for p in plan.groups]
+            lists = [_lists(p.receive, kind) for p in plan.groups]
+            if _any_rows(lists, peer):
                 arrays = iter(self.peers.receive(peer, plan.step, kind))
                 for cache, (values, records) in zip(self.caches, lists, strict=True):
                     cache.store_values(values[peer], next(arrays))
@@ -325,7 +325,8 @@ class StepPipeline:
         plan = self._eager
         if plan is None:
             return True
-        senders = [peer for peer in self._others() if _any_rows(plan, peer, "eager")]
+        lists = [_lists(part.receive, "eager") for part in plan.groups]
+        senders = [peer for peer in self._others() if _any_rows(lists, peer)]
         return all(self.peers.arrived(peer, plan.step, "eager") for peer in senders)
 
     def _receive_eager(self) -> None:
@@ -399,10 +400,9 @@ def _lists(transfer: Transfer, kind: Kind) -> tuple[PeerLists, PeerLists]:
     return transfer.deferred_values, transfer.deferred_records
 
 
-def _any_rows(plan: BatchPlan, peer: int, kind: Kind) -> bool:
-    """Whether `peer` sends any in this step."""
-    lists = (rows for part in plan.groups for rows in _lists(part.receive, kind))
-    return any(rows[peer].size for rows in lists)
+def _any_rows(lists: Sequence[tuple[PeerLists, PeerLists]], peer: int) -> bool:
+    """Whether any width group's (values, records) have rows for, or from, this trainer."""
+    return any(values[peer].size or records[peer].size for values, records in lists)
 
 
 def _joined(first: tuple[Keys, Floats], second: tuple[Keys, Floats]) -> tuple[Keys, Floats]:
