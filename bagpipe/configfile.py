@@ -54,8 +54,21 @@ def parse_job(text: str, source: str, overrides: Sequence[str] = ()) -> Job:
 
 
 def dump_job(job: Job) -> str:
-    """The job as YAML, every setting written out; `parse_job` gives back an equal job."""
-    return yaml.safe_dump(msgspec.to_builtins(job), sort_keys=False, allow_unicode=True, width=110)
+    """The job as YAML, every setting that has a value; `parse_job` gives back an equal job, and an API server takes it.
+
+    No null stands for a missing value: the API server finds it in no enum, nullable or not.
+    """
+    return yaml.safe_dump(_plain(job), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _plain(value: Any) -> Any:
+    """A setting as YAML has it. What the user wrote in Kubernetes' own terms keeps its nulls."""
+    if isinstance(value, msgspec.Struct):
+        fields = ((f, getattr(value, f.name)) for f in msgspec.structs.fields(value))
+        return {f.encode_name: _plain(v) for f, v in fields if v is not None or f.default is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return msgspec.to_builtins(value)
 
 
 def parse_override(text: str) -> tuple[Path_, Any]:

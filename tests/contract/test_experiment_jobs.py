@@ -19,7 +19,8 @@ KINDS = {"string": str, "integer": int, "boolean": bool, "object": dict, "array"
 def complaints(value: Any, schema: dict, path: str) -> list[str]:
     """What a structural schema has against a value: unknown keys, types, null, enums, bounds, patterns."""
     if value is None:
-        return [] if schema.get("nullable") else [f"{path}: null"]
+        # The API server looks for it among the words even where it is allowed.
+        return [] if schema.get("nullable") and "enum" not in schema else [f"{path}: null"]
     if schema.get("x-kubernetes-int-or-string"):
         return [] if isinstance(value, int | str) else [f"{path}: {value!r}"]
     kind = schema.get("type")

@@ -16,7 +16,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bagpipe.data.prepared import VERSION, PreparedInfo, PreparedTable, Recipe
+from bagpipe.data.prepared import ROW_GROUP, VERSION, PreparedInfo, PreparedTable, Recipe
 from peers import workload
 from peers.contender import METRICS, trainers_and_servers, whole_lines
 from peers.planned import planned_bytes
@@ -106,7 +106,7 @@ class Ours:
 
 
 def write_stream(setting: Setting, folder: Path) -> None:
-    """The setting's whole stream as prepared Parquet."""
+    """The setting's whole stream as prepared Parquet, in row groups as `bagpipe data prepare` writes them."""
     tables = tuple(PreparedTable(f"C{i}", n, (f"C{i}",)) for i, n in enumerate(workload.TABLE_ROWS, 1))
     dense = tuple(f"I{i}" for i in range(1, workload.NUM_DENSE + 1))
     info = PreparedInfo(VERSION, 1, dense, False, tables, Recipe("benchmark", "ids", 1, 1, "none", 0.0, "fail"))
@@ -115,16 +115,20 @@ def write_stream(setting: Setting, folder: Path) -> None:
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     with pq.ParquetWriter(draft / "part-00000.parquet", schema, compression="NONE", use_dictionary=False) as writer:
+        held: list[pa.Table] = []
         for step in range(setting.stream_steps):
             batch = workload.global_batch(setting, step)
             columns = [batch.labels_B1[:, 0], *batch.dense_BF.T, *batch.rows_TB]
             arrays = [pa.array(c).cast(f.type) for c, f in zip(columns, schema, strict=True)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            held.append(pa.Table.from_arrays(arrays, schema=schema))
+            if sum(table.num_rows for table in held) >= ROW_GROUP or step == setting.stream_steps - 1:
+                writer.write_table(pa.concat_tables(held).combine_chunks(), row_group_size=ROW_GROUP)
+                held = []
     (draft / "tables.json").write_bytes(msgspec.json.encode(info))
     draft.rename(folder)
 
 
 def _digest(setting: Setting) -> str:
     """Of what the stream depends on."""
-    shape = (setting.trainers, setting.batch, setting.alpha, setting.seed, setting.stream_steps)
+    shape = (ROW_GROUP, setting.trainers, setting.batch, setting.alpha, setting.seed, setting.stream_steps)
     return hashlib.sha256(repr(shape).encode()).hexdigest()[:12]
