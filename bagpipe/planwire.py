@@ -2,11 +2,11 @@
 
 A plan has dozens of short arrays for each width group; a frame for each would cost more than its
 bytes. So each group's arrays are concatenated by element type: keys (int64) into one frame, slots,
-indices and offsets (int32) into another; `inverse_N`, the largest, is a frame of its own and copied
-nowhere. The header gives the length of every array in the order of `_narrow` and `_wide` below, so
-that the receiver cuts views out of the frames without copying.
+indices and offsets (int32) into another, both in as few bits as they need (`bitpacking.py`); `inverse_N`, the
+largest and narrow already, is a frame of its own and copied nowhere. The header gives the length of every array
+in the order of `_narrow` and `_wide` below, so that the receiver cuts views out of what it unpacked.
 
-Frames: dense_BF, labels_BL, then for each group inverse_N, int32s, keys.
+Frames: dense_BF, labels_BL, then for each group inverse_N, packed int32s, packed keys.
 
 Every length is checked against the frames before it is used. What the arrays *say* is the oracle's
 word: the planner's invariants are tested there, not paid for at every trainer and step.
@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from bagpipe.bitpacking import WORD_BITS, pack, unpack
 from bagpipe.errors import WireError
 from bagpipe.net import messages
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 
 Array = npt.NDArray[Any]
 Scalar = TypeVar("Scalar", bound=np.generic)
+Number = TypeVar("Number", np.int32, np.int64)
 
 FRAMES_BEFORE = 2
 FRAMES_OF_GROUP = 3
@@ -38,15 +40,19 @@ def pack_plan(plan: BatchPlan) -> tuple[messages.Plan, list[Array]]:
     groups = []
     for group in plan.groups:
         narrow, wide = _narrow(group), _wide(group)
+        narrow_bits, narrow_words = pack(np.concatenate(narrow))
+        wide_bits, wide_words = pack(np.concatenate(wide))
         groups.append(
             messages.GroupHeader(
                 num_fetch_records=group.num_fetch_records,
                 fetch_after=group.fetch_after,
                 num_features=None if group.lengths_BT is None else group.lengths_BT.shape[1],
                 sizes=tuple(a.size for a in narrow) + tuple(a.size for a in wide),
+                narrow_bits=narrow_bits,
+                wide_bits=wide_bits,
             )
         )
-        frames += (np.ascontiguousarray(group.inverse_N), np.concatenate(narrow), np.concatenate(wide))
+        frames += (np.ascontiguousarray(group.inverse_N), narrow_words, wide_words)
     header = messages.Plan(
         step=plan.step,
         rank=plan.rank,
@@ -61,7 +67,7 @@ def pack_plan(plan: BatchPlan) -> tuple[messages.Plan, list[Array]]:
 
 
 def unpack_plan(message: messages.Plan, arrays: Sequence[Array]) -> BatchPlan:
-    """The plan that `pack_plan` packed; its arrays are views of the frames.
+    """The plan that `pack_plan` packed.
 
     Raises:
         WireError: frames and header do not describe one plan.
@@ -129,8 +135,8 @@ def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], example
         raise WireError(f"{where}: expected local indices as uint16 or int32, found {inverse.dtype} {inverse.shape}")
     if len(header.sizes) != _NUM_NARROW + _NUM_WIDE:
         raise WireError(f"{where}: expected {_NUM_NARROW + _NUM_WIDE} lengths, found {len(header.sizes)}")
-    narrow = _cut(_typed(frames[1], np.int32, 1, where), header.sizes[:_NUM_NARROW], where)
-    wide = _cut(_typed(frames[2], np.int64, 1, where), header.sizes[_NUM_NARROW:], where)
+    narrow = _cut(frames[1], header.narrow_bits, np.int32, header.sizes[:_NUM_NARROW], where)
+    wide = _cut(frames[2], header.wide_bits, np.int64, header.sizes[_NUM_NARROW:], where)
     slots, lengths, fetch_slots, evict_slots, flush_slots = narrow[:5]
     fetch_keys, evict_keys, flush_keys, row_keys = wide
     paired = ((fetch_keys, fetch_slots), (evict_keys, evict_slots), (flush_keys, flush_slots))
@@ -169,13 +175,20 @@ def _typed(array: Array, dtype: type[Scalar], ndim: int, where: str) -> npt.NDAr
     return array
 
 
-def _cut(frame: npt.NDArray[Scalar], sizes: Sequence[int], where: str) -> list[npt.NDArray[Scalar]]:
+def _cut(frame: Array, bits: int, dtype: type[Number], sizes: Sequence[int], where: str) -> list[npt.NDArray[Number]]:
     """Consecutive views of the given lengths, which must fill the frame exactly."""
-    if min(sizes) < 0 or sum(sizes) != frame.size:
-        raise WireError(f"{where}: lengths {tuple(sizes)} do not add up to the frame's {frame.size} elements")
+    words = _typed(frame, np.int64, 1, where)
+    # Checked before memory is reserved: a number takes at least a bit.
+    if min(sizes) < 0 or sum(sizes) > WORD_BITS * words.size:
+        raise WireError(f"{where}: lengths {tuple(sizes)} do not add up to the frame's {words.size} words")
+    numbers = np.empty(sum(sizes), dtype)
+    try:
+        unpack(words, bits, numbers)
+    except WireError as error:
+        raise WireError(f"{where}: {error}") from None
     views, at = [], 0
     for size in sizes:
-        views.append(frame[at : at + size])
+        views.append(numbers[at : at + size])
         at += size
     return views
 

@@ -6,6 +6,7 @@ gathered weights of a step to the model as a leaf tensor. The cache knows no key
 sockets.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,10 +14,30 @@ import numpy.typing as npt
 import torch
 
 from bagpipe.batch import Floats
-from bagpipe.cache.optimizers import RowUpdater, gather, scatter
+from bagpipe.cache.optimizers import RowUpdater, gather, gather_sums, scatter
 from bagpipe.config import RowOptimizer
 from bagpipe.embedding.record import record_width
-from bagpipe.plan import Slots
+from bagpipe.plan import Indices, Slots
+
+BLOCK_ROWS = 1024
+"""Rows updated at a time: few enough for their gradients to stay in the processor's cache on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """How a row's gradient follows from its sum over `num_trainers`."""
+
+    num_trainers: int
+    mean: bool
+
+    @property
+    def scale(self) -> np.float32:
+        return np.float32(1.0 / self.num_trainers if self.mean else 1.0)
+
+    @property
+    def zero(self) -> np.float32:
+        """What a sum begins with: 0, or nothing to add to (-0.0 changes no number) where one trainer is all."""
+        return np.float32(0.0 if self.num_trainers > 1 else -0.0)
 
 
 class EmbeddingCache(Protocol):
@@ -40,8 +61,12 @@ class EmbeddingCache(Protocol):
     def take_values(self, slots: Slots) -> Floats:
         """Copies of weights `[K, D]`."""
 
-    def update(self, slots: Slots, gradients_KD: Floats | torch.Tensor, step: int) -> None:
-        """Apply the row optimizer with the gradients of `step`; slots are distinct."""
+    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, share: Share, step: int) -> None:
+        """Apply the row optimizer to the rows at these slots, which are distinct.
+
+        Args:
+            sums_KD: each row's gradients of `step` summed over trainers; those of the slots are `sums_KD[index_U]`.
+        """
 
 
 def create_cache(num_slots: int, embedding_dim: int, optimizer: RowOptimizer, device: torch.device) -> EmbeddingCache:
@@ -59,6 +84,7 @@ class HostCache:
         self.record_width = record_width(optimizer, embedding_dim)
         self._slab = np.zeros((num_slots, self.record_width), np.float32)
         self._updater = RowUpdater(optimizer, embedding_dim)
+        self._block = np.empty((BLOCK_ROWS, embedding_dim), np.float32)
 
     def __repr__(self) -> str:
         return f"HostCache(slots={self._slab.shape[0]}, dim={self.embedding_dim}, record={self.record_width})"
@@ -83,8 +109,12 @@ class HostCache:
         gather(self._slab, slots, width, out)
         return out
 
-    def update(self, slots: Slots, gradients_KD: Floats | torch.Tensor, step: int) -> None:
-        self._updater.apply(self._slab, slots, np.asarray(gradients_KD), step)
+    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, share: Share, step: int) -> None:
+        for at in range(0, slots_U.size, BLOCK_ROWS):
+            part = slice(at, at + BLOCK_ROWS)
+            gradients = self._block[: slots_U[part].size]
+            gather_sums(sums_KD, index_U[part], share.zero, share.scale, gradients)
+            self._updater.apply(self._slab, slots_U[part], gradients, step)
 
 
 class DeviceCache:
@@ -133,9 +163,10 @@ class DeviceCache:
         taken: Floats = self._slab[self._to_device(slots), :width].cpu().numpy()
         return taken
 
-    def update(self, slots: Slots, gradients_KD: Floats | torch.Tensor, step: int) -> None:
-        gradients = gradients_KD if isinstance(gradients_KD, torch.Tensor) else self._to_device(gradients_KD)
-        self._updater.apply(self._slab, self._to_device(slots), gradients, step)
+    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, share: Share, step: int) -> None:
+        gradients = np.empty((index_U.size, self.embedding_dim), np.float32)
+        gather_sums(sums_KD, index_U, share.zero, share.scale, gradients)
+        self._updater.apply(self._slab, self._to_device(slots_U), self._to_device(gradients), step)
 
     def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """Through pinned memory, on the side stream; the default stream waits for it, the host does not."""

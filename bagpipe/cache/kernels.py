@@ -103,23 +103,14 @@ def accumulate(acc_KD: Any, index: Any, rows: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def accumulate_gathered(acc_UD: Any, rows: Any, index_U: Any) -> None:
-    """`acc_UD[i] += rows[index_U[i]]`."""
-    width = rows.shape[1]
-    for i in range(index_U.shape[0]):
-        _prefetch_row(rows, index_U, i + AHEAD, width)
-        source, target = rows[index_U[i]], acc_UD[i]
+def gather_sums(rows_KD: Any, index: Any, zero: Any, scale: Any, out: Any) -> None:
+    """`out[i] = (rows_KD[index[i]] + zero) * scale`, each operation rounded."""
+    width = rows_KD.shape[1]
+    for i in range(index.shape[0]):
+        _prefetch_row(rows_KD, index, i + AHEAD, width)
+        source, target = rows_KD[index[i]], out[i]
         for j in range(width):
-            target[j] += source[j]
-
-
-@njit(cache=True, nogil=True)
-def scale_(rows: Any, factor: Any) -> None:
-    """`rows *= factor`, in place."""
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        for j in range(row.shape[0]):
-            row[j] *= factor
+            target[j] = (source[j] + zero) * scale
 
 
 # ── row optimizers: the slab's rows are [weights | state] ─────────────────────────────────────────

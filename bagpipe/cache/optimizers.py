@@ -34,11 +34,11 @@ import torch
 
 from bagpipe.batch import Floats
 from bagpipe.cache import kernels
-from bagpipe.cache.kernels import accumulate, accumulate_gathered, gather, scale_, scatter
+from bagpipe.cache.kernels import accumulate, gather, gather_sums, scatter
 from bagpipe.config import RowOptimizer
 from bagpipe.embedding.record import record_width
 
-__all__ = ["RowUpdater", "accumulate", "accumulate_gathered", "gather", "scale_", "scatter"]
+__all__ = ["RowUpdater", "accumulate", "gather", "gather_sums", "scatter"]
 
 BLOCK_ROWS = 512
 """Rows whose state is copied out at a time: few enough to stay in the processor's cache between loops."""

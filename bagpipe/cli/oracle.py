@@ -30,11 +30,12 @@ def oracle(
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
     from bagpipe.checkpoint.store import newest_complete
-    from bagpipe.cli.role import checkpoint_root, load_role, log_to_stderr, stop_flag
+    from bagpipe.cli.role import checkpoint_root, load_role, log_to_stderr, stop_flag, yield_to_trainers
     from bagpipe.oracle.service import run_oracle
     from bagpipe.oracle.summary import write_summary
 
     log_to_stderr("oracle")
+    yield_to_trainers()
     loaded = load_role(job, run_dir)
     start = (
         newest_complete(checkpoint_root(loaded, run_dir)) if checkpoint == "auto" else checkpoint and Path(checkpoint)

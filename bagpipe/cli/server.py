@@ -20,10 +20,19 @@ def server(
     ] = False,
 ) -> None:
     """Serve one shard of the embedding tables for one attempt of a job."""
-    from bagpipe.cli.role import check_index, checkpoint_root, load_role, log_to_stderr, stop_flag, until_stopped
+    from bagpipe.cli.role import (
+        check_index,
+        checkpoint_root,
+        load_role,
+        log_to_stderr,
+        stop_flag,
+        until_stopped,
+        yield_to_trainers,
+    )
     from bagpipe.embedding.server import run_server
 
     log_to_stderr(f"server {shard}")
+    yield_to_trainers()
     loaded = load_role(job, run_dir)
     spec = loaded.spec
     check_index("shard", shard, spec.servers.replicas)

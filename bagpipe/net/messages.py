@@ -14,7 +14,7 @@ from bagpipe.config import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.modelconfig import ModelConfig
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Role = Literal["oracle", "server", "trainer"]
 
@@ -131,6 +131,10 @@ class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Columns of `lengths_BT`, or None where it is None."""
     sizes: tuple[int, ...]
     """Length of every array of the group, in the order of `planwire.py`."""
+    narrow_bits: int
+    """Bits of each number in the frame of slots, indices and offsets."""
+    wide_bits: int
+    """Bits of each key."""
 
 
 class NoMorePlans(Message, kw_only=True):

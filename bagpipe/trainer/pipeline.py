@@ -2,11 +2,12 @@
 
 `next` takes the step's plan; its rows are brought into the cache when the model first reads them, so that
 whatever a model does before (DLRM's bottom MLP) runs while they travel. Their gradients leave for their
-owners as soon as the backward pass has made them, under the rest of it. Where it ends, and before it waits
-for the dense all-reduce, the rows this trainer owns are updated and the values that the next step needs go
-out. What nobody waits for (rows that leave, deferred values, the report) goes out once what the next step needs
-has come in: on a slow link each byte delays those behind it. Nothing here decides: every list of rows comes from
-the plan. The class does no arithmetic beyond the sum of row gradients in rank order.
+owners as soon as the backward pass has made them, under the rest of it. Where it ends, and while the dense
+all-reduce is under way, the rows this trainer owns are updated. On a slow link each byte delays those behind it,
+so what is left goes out in the order in which it is waited for: the values that the next step needs once the dense
+gradients have passed (dense weights are needed at its beginning, rows a little later), and what nobody waits for
+(rows that leave, deferred values, the report) once those values have come in. Nothing here decides: every list
+of rows comes from the plan. Nothing here does arithmetic: `sums.py` adds gradients, the cache updates rows.
 """
 
 import time
@@ -18,8 +19,8 @@ import numpy as np
 import torch
 
 from bagpipe.batch import Floats, Keys
-from bagpipe.cache.cache import EmbeddingCache, create_cache
-from bagpipe.cache.optimizers import accumulate, accumulate_gathered, gather, scale_
+from bagpipe.cache.cache import EmbeddingCache, Share, create_cache
+from bagpipe.cache.optimizers import gather
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
 from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, StepDone
@@ -30,6 +31,7 @@ from bagpipe.trainer.backward import at_the_end
 from bagpipe.trainer.exchange import Kind, PeerExchange
 from bagpipe.trainer.membership import Membership
 from bagpipe.trainer.step import Rest, Step
+from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
 
 class StepPipeline:
@@ -38,7 +40,7 @@ class StepPipeline:
     Args:
         caches: one for each width group.
         depth: steps ahead for which rows are requested.
-        gradient_scale: factor on the summed row gradients (1 / world_size for the mean).
+        share: what a summed row gradient is scaled by.
     """
 
     def __init__(
@@ -53,12 +55,12 @@ class StepPipeline:
         caches: Sequence[EmbeddingCache],
         first_step: int,
         depth: int,
-        gradient_scale: float,
+        share: Share,
         deadline_seconds: float,
     ) -> None:
         self.rank, self.world_size, self.depth, self.hello = rank, world_size, depth, hello
         self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
-        self.gradient_scale, self.deadline_seconds = gradient_scale, deadline_seconds
+        self.share, self.deadline_seconds = share, deadline_seconds
         self.next_step = first_step
         self.stopped = False
         """The oracle ended the run because it was asked to stop."""
@@ -101,12 +103,13 @@ class StepPipeline:
         plan = step.plan
         if self._rest is not None and _needs_write_back(plan, self._rest.step.plan.step):
             self.send_rest()
-        with step.waiting_for("eager"):
-            self._receive_eager()
         with step.waiting_for("deferred"):
             self._receive_deferred(before=plan.step - 1)
         with step.waiting_for("fetch"):
             self._load(plan)
+        # Sent last, so awaited last.
+        with step.waiting_for("eager"):
+            self._receive_eager()
         self.send_rest()
         self._request_rows(self._plans)
         rows = tuple(c.weights(g.slots_K) for c, g in zip(self.caches, plan.groups, strict=True))
@@ -193,12 +196,13 @@ class StepPipeline:
     # ── finish ────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self, step: Step, loss: float | None) -> None:
-        """After backward: take out of the cache what leaves it; a checkpoint is written back at once."""
+        """After backward: send the next step's values; a checkpoint is written back at once."""
         plan = step.plan
         self._exchange(step)
+        for peer, arrays in step.eager:
+            self.peers.send(peer, plan.step, "eager", arrays)
         step.release()
-        leaving = [(p.evict_keys, c.take_records(p.evict_slots)) for c, p in self._parts(plan)]
-        rest = Rest(step, loss, time.perf_counter() - step.started, leaving, self._taken(plan, "deferred"))
+        rest = Rest(step, loss, time.perf_counter() - step.started)
         self._eager = plan
         self._deferred.append(plan)
         if plan.checkpoint:
@@ -206,8 +210,8 @@ class StepPipeline:
             with step.waiting_for("deferred"):
                 self._receive_eager()
                 self._receive_deferred(before=plan.step + 1)
-            rest.leaving = [
-                _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(leaving, self._parts(plan), strict=True)
+            step.leaving = [
+                _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(step.leaving, self._parts(plan), strict=True)
             ]
         self._rest = rest
         if plan.checkpoint or self._eager_here():
@@ -215,19 +219,20 @@ class StepPipeline:
             self._request_rows(self._plans)
 
     def _exchange(self, step: Step) -> None:
-        """Gradients to the rows' owners, the update of the rows owned here, their values to the next step's users."""
+        """Gradients to the rows' owners, the update of the rows owned here, their values for the next step's users."""
         if step.exchanged is not None:
             return
         plan, begun = step.plan, time.perf_counter()
         gradients = [_gradient(rows) for rows in step.rows]
         self._send_gradients(step, gradients)
-        owned = [part.owned() for part in plan.groups]
         with step.waiting_for("gradients"):
-            summed = self._sum_gradients(plan, gradients, owned)
-        for cache, part, index, total in zip(self.caches, plan.groups, owned, summed, strict=True):
-            cache.update(part.slots_K[index], total, plan.step)
-        for peer, arrays in self._taken(plan, "eager"):
-            self.peers.send(peer, plan.step, "eager", arrays)
+            self._add_gradients(plan, gradients)
+        for cache, part, sums in zip(self.caches, plan.groups, gradients, strict=True):
+            index = part.owned()
+            cache.update(part.slots_K[index], sums, index, self.share, plan.step)
+        # Copied under the dense all-reduce: nothing changes these rows any more, and `finish` has only to send.
+        step.eager, step.deferred = self._taken(plan, "eager"), self._taken(plan, "deferred")
+        step.leaving = [(part.evict_keys, c.take_records(part.evict_slots)) for c, part in self._parts(plan)]
         step.exchanged = time.perf_counter()
         step.exchange_seconds = step.exchanged - begun
 
@@ -239,13 +244,13 @@ class StepPipeline:
         self._send_deferred(rest)
         plan = rest.step.plan
         with rest.step.waiting_for("write_back"):
-            self.servers.write_back(plan.step, rest.leaving, checkpoint=plan.checkpoint)
+            self.servers.write_back(plan.step, rest.step.leaving, checkpoint=plan.checkpoint)
         self._report(rest.step, rest.loss, rest.seconds)
 
     def _send_deferred(self, rest: Rest) -> None:
-        for peer, arrays in rest.deferred:
+        deferred, rest.step.deferred = rest.step.deferred, []
+        for peer, arrays in deferred:
             self.peers.send(peer, rest.step.plan.step, "deferred", arrays)
-        rest.deferred = []
 
     def finish_evaluation(self, step: Step, logits: Floats) -> None:
         """After a forward pass of the test part: hand the logits to the oracle."""
@@ -281,23 +286,16 @@ class StepPipeline:
                 rows = [_picked(g, index) for g, index in zip(gradients, lists, strict=True)]
                 self.peers.send(peer, plan.step, "gradients", rows)
 
-    def _sum_gradients(self, plan: BatchPlan, gradients: Sequence[Floats], owned: Sequence[Indices]) -> list[Floats]:
-        """Gradients of the rows owned here, `[owned.size, D]`: summed in rank order, then scaled."""
-        if self.world_size == 1:
-            return [_picked(g, index) for g, index in zip(gradients, owned, strict=True)]
-        totals = [np.zeros((index.size, g.shape[1]), np.float32) for g, index in zip(gradients, owned, strict=True)]
-        places = [_places(index, g.shape[0]) for g, index in zip(gradients, owned, strict=True)]
-        for source in range(self.world_size):
-            if source == self.rank:
-                for total, gradient, index in zip(totals, gradients, owned, strict=True):
-                    accumulate_gathered(total, gradient, index)
-            elif any(p.grad_recv[source].size for p in plan.groups):
-                rows_of_source = self.peers.receive(source, plan.step, "gradients")
-                for total, place, part, rows in zip(totals, places, plan.groups, rows_of_source, strict=True):
-                    accumulate(total, place[part.grad_recv[source]], rows)
-        for total in totals:
-            scale_(total, np.float32(self.gradient_scale))
-        return totals
+    def _add_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
+        """The other trainers' gradients of rows owned here, to this trainer's own."""
+        received = {
+            source: self.peers.receive(source, plan.step, "gradients")
+            for source in self._others()
+            if any(part.grad_recv[source].size for part in plan.groups)
+        }
+        for number, (part, own) in enumerate(zip(plan.groups, gradients, strict=True)):
+            others = [Contribution(source, part.grad_recv[source], rows[number]) for source, rows in received.items()]
+            add_in_rank_order(own, self.rank, others)
 
     def _taken(self, plan: BatchPlan, kind: Kind) -> list[tuple[int, list[Floats]]]:
         """Copies of what goes to each peer."""
@@ -361,7 +359,7 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
         ],
         first_step=topology.first_step,
         depth=spec.prefetch_depth,
-        gradient_scale=1.0 / members.world_size if spec.embedding.gradient_reduction == "mean" else 1.0,
+        share=Share(members.world_size, mean=spec.embedding.gradient_reduction == "mean"),
         deadline_seconds=spec.transport.step_seconds,
     )
 
@@ -384,13 +382,6 @@ def _picked(rows_KD: Floats, index: Indices) -> Floats:
     out = np.empty((index.size, rows_KD.shape[1]), np.float32)
     gather(rows_KD, index, rows_KD.shape[1], out)
     return out
-
-
-def _places(index_U: Indices, num_rows: int) -> Indices:
-    """Inverse of a list of distinct local indices; meaningless elsewhere."""
-    place = np.empty(num_rows, np.int32)
-    place[index_U] = np.arange(index_U.size, dtype=np.int32)
-    return place
 
 
 def _lists(transfer: Transfer, kind: Kind) -> tuple[PeerLists, PeerLists]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -21,6 +21,12 @@ class Step:
     _bring: Callable[["Step"], tuple[torch.Tensor, ...]]
     _rows: tuple[torch.Tensor, ...] | None = None
     gradients_sent: bool = False
+    eager: list[tuple[int, list[Floats]]] = field(default_factory=list)
+    """Copies of updated rows: what goes to each peer for the next step."""
+    deferred: list[tuple[int, list[Floats]]] = field(default_factory=list)
+    """The same for later steps."""
+    leaving: list[tuple[Keys, Floats]] = field(default_factory=list)
+    """Of each width group: what goes back to the servers."""
     exchanged: float | None = None
     """When the rows were updated, by `time.perf_counter`."""
     exchange_seconds: float = 0.0
@@ -60,5 +66,3 @@ class Rest:
     step: Step
     loss: float | None
     seconds: float
-    leaving: list[tuple[Keys, Floats]]
-    deferred: list[tuple[int, list[Floats]]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bagpipe.cache.optimizers import RowUpdater, accumulate, gather, scale_, scatter
+from bagpipe.cache.optimizers import RowUpdater, accumulate, gather, gather_sums, scatter
 from bagpipe.config import RowOptimizer
 from bagpipe.embedding.record import initial_state, record_width
 
@@ -194,5 +194,12 @@ def test_accumulate_adds_repeated_rows_in_order() -> None:
     rows = np.array([[1e8], [1.0], [-1e8], [1.0]], np.float32)
     accumulate(acc, np.array([2, 2, 2, 0], np.int32), rows)
     assert acc[:, 0].tolist() == [1.0, 0.0, 0.0]
-    scale_(acc, np.float32(0.5))
-    assert acc[:, 0].tolist() == [0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("zero", "expected"), [(0.0, [0.5, 0.0, -2.0]), (-0.0, [0.5, -0.0, -2.0])])
+def test_sums_are_scaled_and_begin_with_what_they_are_told(zero: float, expected: list[float]) -> None:
+    """From 0 there is no negative zero; -0.0 leaves every number as it is."""
+    rows, out = np.array([[-4.0], [-0.0], [1.0]], np.float32), np.empty((3, 1), np.float32)
+    gather_sums(rows, np.array([2, 1, 0], np.int32), np.float32(zero), np.float32(0.5), out)
+    np.testing.assert_array_equal(out[:, 0], np.array(expected, np.float32))
+    np.testing.assert_array_equal(np.signbit(out[:, 0]), np.signbit(np.array(expected, np.float32)))
