@@ -6,6 +6,8 @@ the oracle says that the job is over. Nothing here imports torch.
 """
 
 import logging
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,8 +208,14 @@ class EmbeddingServer:
             PeerLost, ConfigError, DataError: the oracle is gone or gave up.
             Stopped: asked to stop; rows stay on disk.
         """
-        while not self._over():
-            wait([self.listener, self.oracle], POLL_SECONDS)
+        looked = -math.inf
+        while True:
+            ready = wait([self.listener, self.oracle], POLL_SECONDS)
+            # Rows are asked for many times a second; whether the oracle is still there, not as often.
+            if self.oracle in ready or time.monotonic() - looked > POLL_SECONDS:
+                looked = time.monotonic()
+                if self._over():
+                    break
             for peer, message, arrays in self.listener.poll(0.0):
                 self.peers.add(peer)
                 self._handle(peer, message, arrays)

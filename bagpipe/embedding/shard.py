@@ -174,10 +174,14 @@ class RowStore:
         old = self.count
         new = _place(where, old, self.capacity)
         self._reserve(new)
-        _write(self.records, where, records_KR)
         if new > old:
+            fresh = where >= old  # in the order of their positions
+            self._records_storage.write(4 * self.record_width * old, records_KR[fresh])
+            _write(self.records, where[~fresh], records_KR[~fresh])
             self._count[0] = new
             _enter(keys, self._num_shards, where, old, self._index, self.row_keys)
+        else:
+            _write(self.records, where, records_KR)
 
     def _reserve(self, rows: int) -> None:
         if rows > self._reserved:
