@@ -44,7 +44,7 @@ class Storage:
         To a file's pages for the first time this is several times cheaper than to store into the mapping, where the
         kernel looks each page up, finds a hole, and clears what is overwritten at once.
         """
-        data = memoryview(rows).cast("B")
+        data = rows.data.cast("B")
         if self._fd < 0:
             self.map[offset : offset + len(data)] = data
             return
