@@ -33,8 +33,8 @@ CURVE_DIR = "BAGPIPE_CURVE_DIR"
 LINGER_SECONDS = 5.0
 """How long a closing socket may take to hand over what was sent."""
 COPIED_BYTES = 1 << 20
-"""Frames up to this size are copied when they are sent. Without a copy, a thread of the interpreter must be woken to let
-go of each: at 0.5 MiB that costs more, and takes the processor from the one that computes."""
+"""Frames up to this size are copied when they are sent. Without a copy, a thread of the interpreter must be woken to
+let go of each: at 0.5 MiB that costs more, and takes the processor from the one that computes."""
 CONNECT_SECONDS = 2.0
 """How long one try to connect may take. A pod that was replaced has a new address, and its old one answers nothing: the
 name is looked up again with the next try, not after the kernel's two minutes."""
