@@ -14,6 +14,7 @@ Saved state is safetensors and JSON; nothing that is loaded can run code.
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +109,20 @@ def _average_two(
 class RankOrderReducer:
     """A DDP communication hook for three or more ranks.
 
-    Parts are exchanged as soon as a bucket is full, under the rest of the backward pass; the sums are
-    gathered when it has nothing left to compute and before DDP waits for them. Ranks start collectives
-    in the same order, because DDP reduces buckets by index and everything else happens at the end.
+    Parts are exchanged as soon as a bucket is full, under the rest of the backward pass. When that has nothing left to
+    compute, the sums start to be gathered; rows are exchanged meanwhile, and DDP gets its gradients last (callbacks run
+    in the order they were asked for). Ranks start collectives in the same order, because DDP reduces buckets by index
+    and everything else happens at the end.
     """
 
     def __init__(self, group: dist.ProcessGroup) -> None:
         self._group, self._world = group, group.size()
-        self._pending: list[tuple[torch.futures.Future[torch.Tensor], int, torch.Tensor, dist.Work, torch.Tensor]] = []
+        self._exchanging: list[_Bucket] = []
+        self._gathering: list[_Bucket] = []
 
     def __repr__(self) -> str:
-        return f"RankOrderReducer(world={self._world}, pending={len(self._pending)})"
+        under_way = len(self._exchanging) + len(self._gathering)
+        return f"RankOrderReducer(world={self._world}, pending={under_way})"
 
     def reduce(
         self,
@@ -133,26 +137,43 @@ class RankOrderReducer:
         work = self._group.alltoall_base(parts, padded, [], [])
         devices = [] if buffer.device.type == "cpu" else [buffer.device]
         future: torch.futures.Future[torch.Tensor] = torch.futures.Future(devices=devices)
-        # `padded` is kept because the exchange reads it until its work is done.
-        self._pending.append((future, buffer.numel(), parts, work, padded))
-        if bucket.is_last():
+        self._exchanging.append(_Bucket(future, buffer.numel(), padded, parts, work))
+        if bucket.index() == 0:
             at_the_end(self._gather)
+        if bucket.is_last():
+            at_the_end(self._hand_over)
         return future
 
     def _gather(self) -> None:
-        gathering = []
-        pending, self._pending = self._pending, []
-        for future, count, parts, work, padded in pending:
-            work.wait()
-            total, *others = parts.view(self._world, -1)
+        """Sum this rank's part of every bucket and send it to the others."""
+        self._gathering, self._exchanging = self._exchanging, []
+        for bucket in self._gathering:
+            bucket.work.wait()
+            total, *others = bucket.parts.view(self._world, -1)
             for other in others:
                 total.add_(other)
             total.div_(self._world)
-            work = self._group.allgather([list(padded.view(self._world, -1))], [total])
-            gathering.append((future, count, padded, total, work))
-        for future, count, full, _, work in gathering:
-            work.wait()
-            future.set_result(full[:count])
+            bucket.work = self._group.allgather([list(bucket.padded.view(self._world, -1))], [total])
+
+    def _hand_over(self) -> None:
+        gathering, self._gathering = self._gathering, []
+        for bucket in gathering:
+            bucket.work.wait()
+            bucket.future.set_result(bucket.padded[: bucket.count])
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """Gradients under way. The tensors are kept because a collective reads and writes them until its work is done."""
+
+    future: torch.futures.Future[torch.Tensor]
+    count: int
+    """Numbers in the bucket, without the padding."""
+    padded: torch.Tensor
+    """First this rank's gradients, in the end everybody's sums."""
+    parts: torch.Tensor
+    """This rank's part, from every rank."""
+    work: dist.Work
 
 
 # ── optimizer ─────────────────────────────────────────────────────────────────────────────────────

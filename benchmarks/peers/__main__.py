@@ -28,6 +28,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     run.add_argument("--contenders", nargs="+", help="names; default: all")
     run.add_argument("--trainers", nargs="+", type=int, default=[2])
     run.add_argument("--quick", action="store_true", help=f"defaults of {QUICK}")
+    run.add_argument("--clicks", type=Path, help="a Criteo TSV file: its examples instead of the Zipf stream")
     sweep = commands.add_parser("sweep", help="ours, a parameter server and the bound over one setting; a plot")
     sweep.add_argument("name", choices=sorted(SWEEPS))
     sweep.add_argument("--gbit", type=rate, default=0.25, help="the links' rate")

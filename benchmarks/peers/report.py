@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from peers.clicks import LOOKAHEAD
 from peers.registry import CONTENDERS
 from peers.summary import DISTURBED_CORES, summarize
 from peers.targets import Key, Verdict, verdicts
@@ -15,15 +16,16 @@ Rows = Mapping[Key, Mapping[str, Any]]
 def write(records_file: Path, notes: Sequence[str] | None = None) -> str:
     """Write `<records>.json`, `.md` and `.png`; returns the Markdown."""
     records = [json.loads(line) for line in records_file.read_text(encoding="utf-8").splitlines() if line]
-    records = [r for r in records if is_standard(r) and (notes is None or r["note"] in notes)]
-    rows = summarize(records)
+    noted = [r for r in records if notes is None or r["note"] in notes]
+    records = [r for r in noted if is_standard(r)]
+    rows, real = summarize(records), summarize(r for r in noted if is_standard(r, real=True))
     found = verdicts(rows)
-    page = markdown(rows, found, records)
+    page = markdown(rows, found, records, real)
     records_file.with_suffix(".md").write_text(page, encoding="utf-8")
-    table = [{"contender": n, "gbit": g, "trainers": t} | dict(row) for (n, g, t), row in sorted_rows(rows)]
     whole = {
         "machine": records[-1]["machine"] if records else {},
-        "rows": table,
+        "rows": _listed(rows),
+        "real_examples": _listed(real),
         "targets": [
             {"measure": v.measure, "target": v.target, "found": v.found, "hit": v.hit, "disturbed": v.disturbed}
             for v in found
@@ -34,11 +36,16 @@ def write(records_file: Path, notes: Sequence[str] | None = None) -> str:
     return page
 
 
-def is_standard(record: Mapping[str, Any]) -> bool:
-    """The comparison's own workload, not a sweep's."""
+def _listed(rows: Rows) -> list[dict[str, Any]]:
+    return [{"contender": n, "gbit": g, "trainers": t} | dict(row) for (n, g, t), row in sorted_rows(rows)]
+
+
+def is_standard(record: Mapping[str, Any], *, real: bool = False) -> bool:
+    """The comparison's own workload, not a sweep's; or the same on real examples."""
     setting = record["setting"]
-    usual = {"batch": 2048, "dim": 48, "alpha": 1.05, "lookahead": 100, "cache_rows": None, "servers": 2}
-    return all(setting[name] == value for name, value in usual.items())
+    usual = {"batch": 2048, "dim": 48, "alpha": 1.05, "cache_rows": None, "servers": 2}
+    usual["lookahead"] = LOOKAHEAD if real else 100
+    return (setting.get("clicks") is not None) == real and all(setting[name] == value for name, value in usual.items())
 
 
 def sorted_rows(rows: Rows) -> list[tuple[Key, Mapping[str, Any]]]:
@@ -47,11 +54,23 @@ def sorted_rows(rows: Rows) -> list[tuple[Key, Mapping[str, Any]]]:
     return sorted(rows.items(), key=lambda item: (item[0][2], -(item[0][1] or 1e9), order.index(item[0][0])))
 
 
-def markdown(rows: Rows, found: Sequence[Verdict], records: Sequence[Mapping[str, Any]]) -> str:
-    """The page."""
+def markdown(
+    rows: Rows, found: Sequence[Verdict], records: Sequence[Mapping[str, Any]], real: Rows | None = None
+) -> str:
+    """The page; `real`: what was measured on real examples."""
     lines = ["# Bagpipe and its peers on rate-limited links", "", *_introduction(records), ""]
     for trainers in sorted({key[2] for key in rows}):
         lines += [f"## {trainers} trainers: ms a step", "", *_times(rows, trainers), ""]
+    for trainers in sorted({key[2] for key in real or ()}):
+        assert real is not None
+        lines += [
+            f"## Real examples, {trainers} trainers: ms a step",
+            "",
+            *_about_real(),
+            "",
+            *_times(real, trainers),
+            "",
+        ]
     lines += ["## Targets", "", *_targets(found), "", "## CPU and bytes of a step", "", *_costs(rows), ""]
     lines += ["## What ours waits for", "", *_waits(rows), ""]
     return "\n".join(lines)
@@ -71,6 +90,11 @@ def _introduction(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "every role behind a full-duplex link of its own, checked with both directions flowing at once."
     yield f"Medians of interleaved rounds (least to most). Rounds in which others used over {DISTURBED_CORES} cores are"
     yield "left out; `~` marks a cell that has only such rounds: its least disturbed one is shown, and proves little."
+
+
+def _about_real() -> Iterator[str]:
+    yield f"A Criteo file (`--clicks FILE`) instead of the stream, hashed into the same tables, lookahead {LOOKAHEAD}:"
+    yield "it comes back after a few dozen steps, and no lookahead sees it twice."
 
 
 def _times(rows: Rows, trainers: int) -> Iterator[str]:

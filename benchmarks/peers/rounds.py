@@ -17,11 +17,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from peers.clicks import LOOKAHEAD, prepare
 from peers.links import Links, LinksError, missing_capability
 from peers.measure import MeasurementError, measure
 from peers.registry import CONTENDERS
 from peers.setting import Setting
 from peers.summary import is_disturbed
+from peers.workload import TABLE_ROWS
 
 PEER_WARMUP = 6
 SETTLED = 10
@@ -35,8 +37,9 @@ def run(asked: argparse.Namespace, cache: Path) -> int:
     if unknown:
         print(f"error: no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}", file=sys.stderr)
         return 1
+    real = {"clicks": prepare(asked.clicks, TABLE_ROWS), "lookahead": LOOKAHEAD} if asked.clicks else {}
     settings = [
-        Setting(name, gbit, trainers, steps=asked.steps)
+        Setting(name, gbit, trainers, steps=asked.steps, **real)
         for trainers in asked.trainers
         for gbit in asked.rates
         for name in asked.contenders or CONTENDERS

@@ -27,6 +27,8 @@ class Setting:
     steps: int = 30
     lr: float = 0.01
     seed: int = 1
+    clicks: str | None = None
+    """Name of the examples that are repeated (`clicks.py`); None: a Zipf stream."""
 
     @property
     def last_step(self) -> int:

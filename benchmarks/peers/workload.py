@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from peers import clicks
 from peers.setting import Setting
 
 CRITEO_KAGGLE_ROWS = (
@@ -53,6 +54,9 @@ class Batch:
 
 def global_batch(setting: Setting, step: int) -> Batch:
     """The examples of one step, trainer by trainer."""
+    if setting.clicks is not None:
+        found = clicks.load(setting.clicks).batch(step, setting.batch * setting.trainers)
+        return Batch(found.dense_NF, found.rows_TN.astype(np.int64), found.labels_N1)
     draw = np.random.Generator(np.random.Philox(key=[setting.seed, step]))
     size = setting.batch * setting.trainers
     rows_TB = np.empty((len(TABLE_ROWS), size), np.int64)

@@ -130,5 +130,13 @@ def write_stream(setting: Setting, folder: Path) -> None:
 
 def _digest(setting: Setting) -> str:
     """Of what the stream depends on."""
-    shape = (ROW_GROUP, setting.trainers, setting.batch, setting.alpha, setting.seed, setting.stream_steps)
+    shape = (
+        ROW_GROUP,
+        setting.trainers,
+        setting.batch,
+        setting.alpha,
+        setting.seed,
+        setting.stream_steps,
+        setting.clicks,
+    )
     return hashlib.sha256(repr(shape).encode()).hexdigest()[:12]

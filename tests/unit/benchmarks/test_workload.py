@@ -1,8 +1,10 @@
 """Is the stream of the benchmark against peers what it says: skewed, scattered, repeatable, cut by trainers?"""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from peers import workload
+from peers import clicks, workload
 from peers.setting import Setting
 
 SETTING = Setting("any", None, trainers=2, batch=512)
@@ -65,3 +67,17 @@ def test_scattering_splits_frequent_rows_over_halves_of_a_table() -> None:
     """Row-wise tables must not put all frequent rows on one trainer."""
     hot = workload.scattered(np.arange(1000), 1_013_122, table=2)
     assert 0.4 < np.mean(hot < 1_013_122 // 2) < 0.6
+
+
+def test_real_examples_come_back_in_their_order(tmp_path, monkeypatch) -> None:
+    """A Criteo file, hashed into the comparison's tables: every step the next examples, after the last the first."""
+    lines = ["\t".join(["1", *map(str, range(13)), *(f"{i}-{n}" for i in range(26))]) for n in range(5)]
+    file = tmp_path / "few.tsv"
+    file.write_text("\n".join(lines) + "\n")
+    monkeypatch.setattr(clicks, "CACHE", tmp_path)
+    setting = replace(SETTING, batch=4, trainers=1, clicks=clicks.prepare(file, workload.TABLE_ROWS))
+    first, second = workload.global_batch(setting, 0), workload.global_batch(setting, 1)
+    assert (first.rows_TB < np.array(workload.TABLE_ROWS)[:, None]).all()
+    assert first.rows_TB.shape == (26, 4) and first.dense_BF.shape == (4, 13)
+    assert np.array_equal(second.rows_TB[:, 1:], first.rows_TB[:, :3])
+    assert not np.array_equal(second.rows_TB[:, 0], first.rows_TB[:, 0])
