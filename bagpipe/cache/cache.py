@@ -14,18 +14,15 @@ import numpy.typing as npt
 import torch
 
 from bagpipe.batch import Floats
-from bagpipe.cache.optimizers import RowUpdater, gather, gather_sums, scatter
+from bagpipe.cache.optimizers import BLOCK_ROWS, RowUpdater, gather, gather_sums, scatter
 from bagpipe.config import RowOptimizer
 from bagpipe.embedding.record import record_width
 from bagpipe.plan import Indices, Slots
 
-BLOCK_ROWS = 1024
-"""Rows updated at a time: few enough for their gradients to stay in the processor's cache on the way."""
-
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """How a row's gradient follows from its sum over `num_trainers`."""
+class Reduction:
+    """How a row's gradient follows from its sum over `num_trainers` (`embedding.gradientReduction`)."""
 
     num_trainers: int
     mean: bool
@@ -61,7 +58,7 @@ class EmbeddingCache(Protocol):
     def take_values(self, slots: Slots) -> Floats:
         """Copies of weights `[K, D]`."""
 
-    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, share: Share, step: int) -> None:
+    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int) -> None:
         """Apply the row optimizer to the rows at these slots, which are distinct.
 
         Args:
@@ -109,11 +106,11 @@ class HostCache:
         gather(self._slab, slots, width, out)
         return out
 
-    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, share: Share, step: int) -> None:
+    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int) -> None:
         for at in range(0, slots_U.size, BLOCK_ROWS):
             part = slice(at, at + BLOCK_ROWS)
             gradients = self._block[: slots_U[part].size]
-            gather_sums(sums_KD, index_U[part], share.zero, share.scale, gradients)
+            gather_sums(sums_KD, index_U[part], reduction.zero, reduction.scale, gradients)
             self._updater.apply(self._slab, slots_U[part], gradients, step)
 
 
@@ -131,7 +128,7 @@ class DeviceCache:
         self._device = device
         self._slab = torch.zeros((num_slots, self.record_width), device=device)
         self._updater = RowUpdater(optimizer, embedding_dim)
-        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has not annotated it
 
     def __repr__(self) -> str:
         return f"DeviceCache({self._device}, slots={self._slab.shape[0]}, record={self.record_width})"
@@ -163,9 +160,9 @@ class DeviceCache:
         taken: Floats = self._slab[self._to_device(slots), :width].cpu().numpy()
         return taken
 
-    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, share: Share, step: int) -> None:
+    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int) -> None:
         gradients = np.empty((index_U.size, self.embedding_dim), np.float32)
-        gather_sums(sums_KD, index_U, share.zero, share.scale, gradients)
+        gather_sums(sums_KD, index_U, reduction.zero, reduction.scale, gradients)
         self._updater.apply(self._slab, self._to_device(slots_U), self._to_device(gradients), step)
 
     def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:

@@ -68,7 +68,7 @@ def lookup(
     if rows_KD.device.type != "cpu":
         return _lookup_torch(rows_KD, inverse_N, lengths_BT, pooling_T)
     kinds = np.array([POOLINGS[p] for p in pooling_T], np.int32)
-    pooled, jagged = _Lookup.apply(rows_KD, inverse_N, lengths_BT, kinds)  # type: ignore[no-untyped-call]
+    pooled, jagged = _Lookup.apply(rows_KD, inverse_N, lengths_BT, kinds)  # type: ignore[no-untyped-call]  # torch has not annotated it
     return pooled, jagged
 
 

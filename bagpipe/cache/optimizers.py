@@ -38,10 +38,10 @@ from bagpipe.cache.kernels import accumulate, gather, gather_sums, scatter
 from bagpipe.config import RowOptimizer
 from bagpipe.embedding.record import record_width
 
-__all__ = ["RowUpdater", "accumulate", "gather", "gather_sums", "scatter"]
+__all__ = ["BLOCK_ROWS", "RowUpdater", "accumulate", "gather", "gather_sums", "scatter"]
 
 BLOCK_ROWS = 512
-"""Rows whose state is copied out at a time: few enough to stay in the processor's cache between loops."""
+"""Rows updated at a time: few enough for copies of their state and gradients to stay in the processor's cache."""
 
 LearningRate = Callable[[int], float]
 

@@ -56,7 +56,7 @@ class InteractionArch(nn.Module):
     def forward(self, vectors_BCD: torch.Tensor) -> torch.Tensor:
         if self.itself:  # rare, and its gradient has a factor 2 on the diagonal: torch's own
             return torch.bmm(vectors_BCD, vectors_BCD.transpose(1, 2)).flatten(1).index_select(1, self.pairs)
-        products: torch.Tensor = _Interaction.apply(vectors_BCD, self.pairs, self.pair_of)  # type: ignore[no-untyped-call]
+        products: torch.Tensor = _Interaction.apply(vectors_BCD, self.pairs, self.pair_of)  # type: ignore[no-untyped-call]  # torch has not annotated it
         return products
 
 

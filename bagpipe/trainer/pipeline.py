@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from bagpipe.batch import Floats, Keys
-from bagpipe.cache.cache import EmbeddingCache, Share, create_cache
+from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.cache.optimizers import gather
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
@@ -30,7 +30,7 @@ from bagpipe.planwire import unpack_plan
 from bagpipe.trainer.backward import at_the_end
 from bagpipe.trainer.exchange import Kind, PeerExchange
 from bagpipe.trainer.membership import Membership
-from bagpipe.trainer.step import Rest, Step
+from bagpipe.trainer.step import Step
 from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
 
@@ -40,7 +40,7 @@ class StepPipeline:
     Args:
         caches: one for each width group.
         depth: steps ahead for which rows are requested.
-        share: what a summed row gradient is scaled by.
+        reduction: from a row's summed gradient to the one it is updated with.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class StepPipeline:
         caches: Sequence[EmbeddingCache],
         first_step: int,
         depth: int,
-        share: Share,
+        reduction: Reduction,
         deadline_seconds: float,
     ) -> None:
         self.rank, self.world_size, self.depth, self.hello = rank, world_size, depth, hello
         self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
-        self.share, self.deadline_seconds = share, deadline_seconds
+        self.reduction, self.deadline_seconds = reduction, deadline_seconds
         self.next_step = first_step
         self.stopped = False
         """The oracle ended the run because it was asked to stop."""
@@ -70,7 +70,8 @@ class StepPipeline:
         self._eager: BatchPlan | None = None
         self._deferred: deque[BatchPlan] = deque()
         self._finished = first_step - 1
-        self._rest: Rest | None = None
+        self._rest: Step | None = None
+        """The last finished step, until what nobody waits for is sent."""
         self._ask_for_plans()
 
     # ── begin ─────────────────────────────────────────────────────────────────────────────────────
@@ -101,7 +102,7 @@ class StepPipeline:
     def _bring_rows(self, step: Step) -> tuple[torch.Tensor, ...]:
         """Everything this step reads, into the cache and out of it again as one leaf for each width group."""
         plan = step.plan
-        if self._rest is not None and _needs_write_back(plan, self._rest.step.plan.step):
+        if self._rest is not None and _needs_write_back(plan, self._rest.plan.step):
             self.send_rest()
         with step.waiting_for("deferred"):
             self._receive_deferred(before=plan.step - 1)
@@ -134,7 +135,7 @@ class StepPipeline:
                 at_the_end(lambda: self._exchange(step))
 
         for leaf in rows:
-            leaf.register_post_accumulate_grad_hook(made)  # type: ignore[no-untyped-call]
+            leaf.register_post_accumulate_grad_hook(made)  # type: ignore[no-untyped-call]  # torch has not annotated it
 
     def _ask_for_plans(self) -> None:
         step = self.next_step + len(self._plans)
@@ -202,18 +203,18 @@ class StepPipeline:
         for peer, arrays in step.eager:
             self.peers.send(peer, plan.step, "eager", arrays)
         step.release()
-        rest = Rest(step, loss, time.perf_counter() - step.started)
+        step.loss, step.seconds = loss, time.perf_counter() - step.started
         self._eager = plan
         self._deferred.append(plan)
         if plan.checkpoint:
-            self._send_deferred(rest)
+            self._send_deferred(step)
             with step.waiting_for("deferred"):
                 self._receive_eager()
                 self._receive_deferred(before=plan.step + 1)
             step.leaving = [
                 _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(step.leaving, self._parts(plan), strict=True)
             ]
-        self._rest = rest
+        self._rest = step
         if plan.checkpoint or self._eager_here():
             self.send_rest()
             self._request_rows(self._plans)
@@ -229,7 +230,7 @@ class StepPipeline:
             self._add_gradients(plan, gradients)
         for cache, part, sums in zip(self.caches, plan.groups, gradients, strict=True):
             index = part.owned()
-            cache.update(part.slots_K[index], sums, index, self.share, plan.step)
+            cache.update(part.slots_K[index], sums, index, self.reduction, plan.step)
         # Copied under the dense all-reduce: nothing changes these rows any more, and `finish` has only to send.
         step.eager, step.deferred = self._taken(plan, "eager"), self._taken(plan, "deferred")
         step.leaving = [(part.evict_keys, c.take_records(part.evict_slots)) for c, part in self._parts(plan)]
@@ -240,17 +241,18 @@ class StepPipeline:
         """Send what the last finished step left for later: deferred values, rows that leave, the report."""
         if self._rest is None:
             return
-        rest, self._rest = self._rest, None
-        self._send_deferred(rest)
-        plan = rest.step.plan
-        with rest.step.waiting_for("write_back"):
-            self.servers.write_back(plan.step, rest.step.leaving, checkpoint=plan.checkpoint)
-        self._report(rest.step, rest.loss, rest.seconds)
+        step, self._rest = self._rest, None
+        self._send_deferred(step)
+        plan = step.plan
+        with step.waiting_for("write_back"):
+            self.servers.write_back(plan.step, step.leaving, checkpoint=plan.checkpoint)
+        self._report(step, step.loss, step.seconds)
 
-    def _send_deferred(self, rest: Rest) -> None:
-        deferred, rest.step.deferred = rest.step.deferred, []
+    def _send_deferred(self, step: Step) -> None:
+        """Once: a checkpoint sends them ahead of the rest."""
+        deferred, step.deferred = step.deferred, []
         for peer, arrays in deferred:
-            self.peers.send(peer, rest.step.plan.step, "deferred", arrays)
+            self.peers.send(peer, step.plan.step, "deferred", arrays)
 
     def finish_evaluation(self, step: Step, logits: Floats) -> None:
         """After a forward pass of the test part: hand the logits to the oracle."""
@@ -359,7 +361,7 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
         ],
         first_step=topology.first_step,
         depth=spec.prefetch_depth,
-        share=Share(members.world_size, mean=spec.embedding.gradient_reduction == "mean"),
+        reduction=Reduction(members.world_size, mean=spec.embedding.gradient_reduction == "mean"),
         deadline_seconds=spec.transport.step_seconds,
     )
 

@@ -31,6 +31,9 @@ class Step:
     """When the rows were updated, by `time.perf_counter`."""
     exchange_seconds: float = 0.0
     """What that took, with the wait for gradients; at more than one trainer it is a part of the backward pass."""
+    loss: float | None = None
+    seconds: float = 0.0
+    """From its begin to the end of its backward pass."""
 
     @property
     def rows(self) -> tuple[torch.Tensor, ...]:
@@ -57,12 +60,3 @@ class Step:
             yield
         finally:
             self.waits[what] = self.waits.get(what, 0.0) + time.perf_counter() - begun
-
-
-@dataclass(slots=True)
-class Rest:
-    """What a finished step still has to send, and nobody waits for yet."""
-
-    step: Step
-    loss: float | None
-    seconds: float

@@ -5,11 +5,11 @@ import signal
 import sys
 from pathlib import Path
 
+from peers.clicks import CACHE
 from peers.sweep import SWEEPS, run_sweep
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-CACHE = HERE.parents[1] / "runs" / "peers"
 USUAL = {"rates": [None, 10.0, 1.0, 0.5, 0.25], "rounds": 3, "steps": 30}
 QUICK = {"rates": [1.0, 0.25], "rounds": 1, "steps": 10}
 

@@ -5,7 +5,6 @@ real training set allows: with real examples it is `LOOKAHEAD`, half of the 137,
 """
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +15,9 @@ from bagpipe.data.dataset import open_dataset
 from bagpipe.tables import Table
 
 CACHE = Path(__file__).parents[2] / "runs" / "peers"
+"""What all measurements share, made once."""
 LOOKAHEAD = 16
 BATCH = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Clicks:
-    """Every example of a file, in its order. `rows_TN`: row within its table."""
-
-    rows_TN: npt.NDArray[np.int32]
-    dense_NF: npt.NDArray[np.float32]
-    labels_N1: npt.NDArray[np.float32]
-
-    def batch(self, step: int, size: int) -> "Clicks":
-        """The examples of one step; after the last comes the first."""
-        wanted = (step * size + np.arange(size)) % len(self.labels_N1)
-        return Clicks(self.rows_TN[:, wanted], self.dense_NF[wanted], self.labels_N1[wanted])
 
 
 def prepare(file: Path, table_rows: tuple[int, ...]) -> str:
@@ -54,7 +40,7 @@ def prepare(file: Path, table_rows: tuple[int, ...]) -> str:
     CACHE.mkdir(parents=True, exist_ok=True)
     np.savez(
         CACHE / f"{name}.npz",
-        rows_TN=np.ascontiguousarray((keys_NT - offsets).T, np.int32),
+        rows_TN=np.ascontiguousarray((keys_NT - offsets).T),
         dense_NF=np.concatenate([b.dense_BF for b in batches]),
         labels_N1=np.concatenate([b.labels_BL for b in batches]),
     )
@@ -62,7 +48,7 @@ def prepare(file: Path, table_rows: tuple[int, ...]) -> str:
 
 
 @functools.cache
-def load(name: str) -> Clicks:
-    """What `prepare` kept."""
+def load(name: str) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """What `prepare` kept, example by example: `rows_TN` (row within its table), `dense_NF`, `labels_N1`."""
     with np.load(CACHE / f"{name}.npz") as found:
-        return Clicks(found["rows_TN"], found["dense_NF"], found["labels_N1"])
+        return found["rows_TN"], found["dense_NF"], found["labels_N1"]

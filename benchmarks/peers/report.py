@@ -60,17 +60,11 @@ def markdown(
     """The page; `real`: what was measured on real examples."""
     lines = ["# Bagpipe and its peers on rate-limited links", "", *_introduction(records), ""]
     for trainers in sorted({key[2] for key in rows}):
-        lines += [f"## {trainers} trainers: ms a step", "", *_times(rows, trainers), ""]
-    for trainers in sorted({key[2] for key in real or ()}):
-        assert real is not None
-        lines += [
-            f"## Real examples, {trainers} trainers: ms a step",
-            "",
-            *_about_real(),
-            "",
-            *_times(real, trainers),
-            "",
-        ]
+        lines += [f"## {_trainers(trainers)}: ms a step", "", *_times(rows, trainers), ""]
+    real = real or {}
+    for trainers in sorted({key[2] for key in real}):
+        title = f"## Real examples, {_trainers(trainers)}: ms a step"
+        lines += [title, "", *_about_real(), "", *_times(real, trainers), ""]
     lines += ["## Targets", "", *_targets(found), "", "## CPU and bytes of a step", "", *_costs(rows), ""]
     lines += ["## What ours waits for", "", *_waits(rows), ""]
     return "\n".join(lines)
@@ -90,6 +84,10 @@ def _introduction(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "every role behind a full-duplex link of its own, checked with both directions flowing at once."
     yield f"Medians of interleaved rounds (least to most). Rounds in which others used over {DISTURBED_CORES} cores are"
     yield "left out; `~` marks a cell that has only such rounds: its least disturbed one is shown, and proves little."
+
+
+def _trainers(count: int) -> str:
+    return "1 trainer" if count == 1 else f"{count} trainers"
 
 
 def _about_real() -> Iterator[str]:
@@ -167,7 +165,7 @@ def plot(rows: Rows, target: Path) -> None:
                     *zip(*points, strict=True), marker="o", label=contender.label, zorder=3 if own else 2, **style
                 )
         panel.set(xscale="log", yscale="log", xlabel="link, Gbit/s in each direction", ylabel="ms a step")
-        panel.set_title(f"{trainers} trainers")
+        panel.set_title(_trainers(trainers))
         panel.grid(visible=True, which="both", alpha=0.3)
         panel.legend(fontsize=8)
     figure.tight_layout()

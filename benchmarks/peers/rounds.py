@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from bagpipe.errors import BagpipeError
 from peers.clicks import LOOKAHEAD, prepare
 from peers.links import Links, LinksError, missing_capability
 from peers.measure import MeasurementError, measure
@@ -37,7 +38,11 @@ def run(asked: argparse.Namespace, cache: Path) -> int:
     if unknown:
         print(f"error: no contender {', '.join(sorted(unknown))}; there are {', '.join(CONTENDERS)}", file=sys.stderr)
         return 1
-    real = {"clicks": prepare(asked.clicks, TABLE_ROWS), "lookahead": LOOKAHEAD} if asked.clicks else {}
+    try:
+        real = {"clicks": prepare(asked.clicks, TABLE_ROWS), "lookahead": LOOKAHEAD} if asked.clicks else {}
+    except BagpipeError as error:
+        print(f"error: --clicks: {error}", file=sys.stderr)
+        return 1
     settings = [
         Setting(name, gbit, trainers, steps=asked.steps, **real)
         for trainers in asked.trainers

@@ -54,11 +54,12 @@ class Batch:
 
 def global_batch(setting: Setting, step: int) -> Batch:
     """The examples of one step, trainer by trainer."""
-    if setting.clicks is not None:
-        found = clicks.load(setting.clicks).batch(step, setting.batch * setting.trainers)
-        return Batch(found.dense_NF, found.rows_TN.astype(np.int64), found.labels_N1)
-    draw = np.random.Generator(np.random.Philox(key=[setting.seed, step]))
     size = setting.batch * setting.trainers
+    if setting.clicks is not None:
+        rows_TN, dense_NF, labels_N1 = clicks.load(setting.clicks)
+        wanted = np.arange(step * size, (step + 1) * size) % len(labels_N1)
+        return Batch(dense_NF[wanted], rows_TN[:, wanted], labels_N1[wanted])
+    draw = np.random.Generator(np.random.Philox(key=[setting.seed, step]))
     rows_TB = np.empty((len(TABLE_ROWS), size), np.int64)
     for table, num_rows in enumerate(TABLE_ROWS):
         rows_TB[table] = scattered(zipf_ranks(draw.random(size), num_rows, setting.alpha), num_rows, table)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from bagpipe.cache.cache import HostCache, Share
+from bagpipe.cache.cache import HostCache, Reduction
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config import RowOptimizer
 from bagpipe.models.dlrm import DLRM
@@ -81,7 +81,7 @@ def step() -> tuple[Step, Diary, StepPipeline]:
     pipeline.caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
     pipeline._eager, pipeline._deferred = None, []  # type: ignore[assignment]
     pipeline._rest, pipeline._plans = None, []  # type: ignore[assignment]
-    pipeline.share = Share(2, mean=True)
+    pipeline.reduction = Reduction(2, mean=True)
     pipeline._report = lambda *_: diary.events.append("reported")  # type: ignore[method-assign]
     return Step(plan, 0.0, {}, pipeline._bring_rows), diary, pipeline
 

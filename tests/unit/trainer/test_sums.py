@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.cache.cache import HostCache, Share
+from bagpipe.cache.cache import HostCache, Reduction
 from bagpipe.config import RowOptimizer
 from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
@@ -44,7 +44,7 @@ def test_an_update_takes_the_scaled_sums_of_the_rows_it_names(num_rows: int) -> 
     slots = rng.permutation(2 * num_rows)[:num_rows].astype(np.int32)
     index = rng.permutation(3 * num_rows)[:num_rows].astype(np.int32)
     sums = rng.random((3 * num_rows, 4), np.float32)
-    cache.update(slots, sums, index, Share(4, mean=True), 0)
+    cache.update(slots, sums, index, Reduction(4, mean=True), 0)
     expected = np.zeros((2 * num_rows, 4), np.float32)
     expected[slots] -= np.float32(0.5) * (sums[index] * np.float32(0.25))
     np.testing.assert_array_equal(cache.take_values(np.arange(2 * num_rows, dtype=np.int32)), expected)
