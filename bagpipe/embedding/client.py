@@ -7,7 +7,7 @@ fetches and write-backs are idempotent, so an answer that comes twice is ignored
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,7 @@ class EmbeddingClient:
     Args:
         connections: one for each shard, in order.
         widths: (record width, embedding_dim) of each width group.
+        packed: whether floats are worth packing at present.
     """
 
     def __init__(
@@ -80,9 +81,11 @@ class EmbeddingClient:
         rank: int,
         widths: Sequence[tuple[int, int]],
         deadline_seconds: float,
+        packed: Callable[[], bool],
     ) -> None:
         self._shards = [_Shard(c) for c in connections]
         self._rank, self._widths, self._deadline = rank, tuple(widths), deadline_seconds
+        self._packed = packed
         self._requests: dict[tuple[int, int], _Request] = {}
         self._snapshots: dict[tuple[int, int], SnapshotFiles] = {}
 
@@ -103,7 +106,9 @@ class EmbeddingClient:
         for number, (index, part) in enumerate(self._split(keys)):
             if index.size:
                 wanted = int(np.searchsorted(index, num_records))
-                message = Fetch(rank=self._rank, step=step, group=group, after=after, num_records=wanted)
+                message = Fetch(
+                    rank=self._rank, step=step, group=group, after=after, num_records=wanted, packed=self._packed()
+                )
                 request.missing.add(number)
                 shard = self._shards[number]
                 shard.fetches[step, group] = _Part(message, part, index)
@@ -212,7 +217,7 @@ class EmbeddingClient:
 
     def _send(self, shard: _Shard, message: Message, arrays: list[Any]) -> None:
         shard.asked = time.monotonic()
-        shard.connection.send(message, arrays)
+        shard.connection.send(message, arrays, packed=self._packed())
 
     def _accept(self, number: int, message: Message, arrays: list[Any]) -> None:
         shard = self._shards[number]

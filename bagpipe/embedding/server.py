@@ -290,7 +290,12 @@ class EmbeddingServer:
     def _answer(self, what: "_Fetch") -> None:
         store = self.shard.stores[what.message.group]
         records, values = store.read(what.keys, what.message.num_records)
-        self.listener.send(what.peer, Rows(step=what.message.step, group=what.message.group), [records, values])
+        self.listener.send(
+            what.peer,
+            Rows(step=what.message.step, group=what.message.group),
+            [records, values],
+            packed=what.message.packed,
+        )
 
     def _begin_snapshot(self, step: int) -> None:
         if self.snapshot is not None:

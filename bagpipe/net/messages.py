@@ -14,7 +14,7 @@ from bagpipe.config import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.modelconfig import ModelConfig
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 Role = Literal["oracle", "server", "trainer"]
 
@@ -184,6 +184,8 @@ class Fetch(Message, kw_only=True):
     group: int
     after: int
     num_records: int
+    packed: bool = False
+    """Whether the answer's floats are worth packing."""
 
 
 class Rows(Message, kw_only=True):
@@ -255,11 +257,13 @@ class Pong(Message, kw_only=True):
 
 
 class Exchange(Message, kw_only=True):
-    """Rows or gradients of one step from one trainer; one array for each width group follows
-    (two for `values`: values, then records).
+    """What one trainer tells another in a step. One array for each width group follows with row gradients, two (values,
+    then records) with eager and deferred rows; one array, a part of a DDP bucket, with dense gradients and their means.
     """
 
     attempt: int
     step: int
     source: int
-    kind: Literal["gradients", "eager", "deferred"]
+    kind: Literal["gradients", "eager", "deferred", "dense", "dense_means"]
+    bucket: int = 0
+    """DDP's number of it, where the array is of a bucket."""

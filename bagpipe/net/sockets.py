@@ -192,9 +192,9 @@ class Listener(_Socket):
                 continue
             arrived.append((peer.bytes, message, arrays))
 
-    def send(self, peer: bytes, message: Message, arrays: Sequence[Array] = ()) -> bool:
-        """Send to a peer that has spoken before; False if it is gone."""
-        return self.send_frames(peer, encode(message, arrays))
+    def send(self, peer: bytes, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> bool:
+        """Send to a peer that has spoken before, floats packed or not; False if it is gone."""
+        return self.send_frames(peer, encode(message, arrays, packed=packed))
 
     def send_frames(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         self._delay()
@@ -256,8 +256,8 @@ class Connection(_Socket):
                     f"{self.peer} at {self.endpoint} refused our key; every role needs the job's own keys"
                 )
 
-    def send(self, message: Message, arrays: Sequence[Array] = ()) -> None:
-        """Queue a message; returns at once. Arrays must not change until they are on the wire.
+    def send(self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> None:
+        """Queue a message, its floats packed or not; returns at once. Arrays must not change until on the wire.
 
         Raises:
             ConfigError: the peer refused our key.
@@ -265,7 +265,7 @@ class Connection(_Socket):
         """
         self._delay()
         try:
-            self.socket.send_multipart(encode(message, arrays), zmq.DONTWAIT, copy=False)
+            self.socket.send_multipart(encode(message, arrays, packed=packed), zmq.DONTWAIT, copy=False)
         except zmq.Again:
             self._watch()
             raise PeerLost(f"cannot send {type(message).__name__} to {self.peer}: {self.endpoint} is gone") from None

@@ -2,7 +2,8 @@
 
 A message is a list of frames: one msgpack header, then the raw bytes of its arrays. The header holds
 the message and, for each array, its element type and shape; an array longer than `FRAME_BYTES` lies
-in several frames, because large frames cost the transport two to three times as much per byte.
+in several frames, because large frames cost the transport two to three times as much per byte. Arrays of
+floats may be packed (`floatpacking.py`); the header says how long they are then.
 Nothing is unpickled, only listed element types exist, and every length is checked before it is used.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.errors import WireError
+from bagpipe.floatpacking import pack, unpack
 from bagpipe.net import messages
 from bagpipe.net.messages import Message
 
@@ -38,9 +40,11 @@ _MESSAGE_TYPES = tuple(
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
-    """Element type code and shape of each array, beside the message's own bytes."""
+    """Of each array the element type code, the shape, and the bytes it is packed in (0: it is not), beside the
+    message's own bytes.
+    """
 
-    arrays: tuple[tuple[int, tuple[int, ...]], ...]
+    arrays: tuple[tuple[int, tuple[int, ...], int], ...]
     message: msgspec.Raw
 
 
@@ -49,20 +53,24 @@ _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(functools.reduce(operator.or_, _MESSAGE_TYPES))
 
 
-def encode(message: Message, arrays: Sequence[Array] = ()) -> list[Frame]:
-    """The frames of a message. Contiguous arrays are not copied, so they must not change until sent."""
+def encode(message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> list[Frame]:
+    """The frames of a message. Contiguous arrays are not copied, so they must not change until sent.
+
+    Args:
+        packed: pack arrays of float32 where that makes them shorter.
+    """
     tight = [np.ascontiguousarray(a) for a in arrays]
-    envelope = _Envelope(tuple((_CODE_OF[a.dtype], a.shape) for a in tight), msgspec.Raw(_encoder.encode(message)))
-    frames: list[Frame] = [_encoder.encode(envelope)]
-    for array in tight:
-        if array.nbytes:
-            whole = array.reshape(-1).view(np.uint8).data
-            frames += [whole[at : at + FRAME_BYTES] for at in range(0, array.nbytes, FRAME_BYTES)]
+    small = [pack(a) if packed and a.dtype == np.float32 else None for a in tight]
+    about = tuple((_CODE_OF[a.dtype], a.shape, 0 if s is None else s.size) for a, s in zip(tight, small, strict=True))
+    frames: list[Frame] = [_encoder.encode(_Envelope(about, msgspec.Raw(_encoder.encode(message))))]
+    for array, short in zip(tight, small, strict=True):
+        whole = array.reshape(-1).view(np.uint8).data if short is None else short.data
+        frames += [whole[at : at + FRAME_BYTES] for at in range(0, len(whole), FRAME_BYTES)]
     return frames
 
 
 def decode(frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Message, list[Array]]:
-    """The message and its arrays (read-only views where an array lies in one frame).
+    """The message and its arrays (read-only views where an array lies in one frame and is not packed).
 
     Raises:
         WireError: the frames are not one whole message of this protocol.
@@ -77,17 +85,24 @@ def decode(frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES) -> 
     rest = iter(frames[1:])
     total = 0
     arrays = []
-    for code, shape in envelope.arrays:
-        if not 0 <= code < len(DTYPES) or any(n < 0 for n in shape):
+    for code, shape, packed_bytes in envelope.arrays:
+        if not 0 <= code < len(DTYPES) or any(n < 0 for n in shape) or packed_bytes < 0 or (packed_bytes and code):
             raise WireError(f"{type(message).__name__}: array of unknown element type {code} or shape {shape}")
         num_bytes = prod(shape) * DTYPES[code].itemsize
         total += num_bytes
         if total > limit_bytes:
             raise WireError(f"{type(message).__name__}: arrays of {total} bytes exceed the limit of {limit_bytes}")
-        arrays.append(_join(rest, num_bytes, type(message).__name__).view(DTYPES[code]).reshape(shape))
+        found = _join(rest, packed_bytes or num_bytes, type(message).__name__)
+        arrays.append(_unpacked(found, shape) if packed_bytes else found.view(DTYPES[code]).reshape(shape))
     if next(rest, None) is not None:
         raise WireError(f"{type(message).__name__}: frames follow the last array")
     return message, arrays
+
+
+def _unpacked(packed: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Array:
+    values = np.empty(shape, np.float32)
+    unpack(packed, values)
+    return values
 
 
 def _join(frames: Iterable[Frame], num_bytes: int, what: str) -> npt.NDArray[np.uint8]:

@@ -1,11 +1,11 @@
-"""What trainers tell each other in a step: gradients to owners, new values and records to next users.
+"""What trainers tell each other in a step: row gradients to owners, new rows to next users, dense gradients to all.
 
 Both ends know from the plan who sends what and how much of it, so there is no size exchange and no
 acknowledgement: a message is awaited exactly where the plan lists rows for it.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from bagpipe.batch import Floats
@@ -13,7 +13,7 @@ from bagpipe.errors import PeerLost
 from bagpipe.net.messages import Exchange
 from bagpipe.net.sockets import Connection, Listener
 
-Kind = Literal["gradients", "eager", "deferred"]
+Kind = Literal["gradients", "eager", "deferred", "dense", "dense_means"]
 
 
 class PeerExchange:
@@ -21,6 +21,7 @@ class PeerExchange:
 
     Args:
         connections: to each rank's listener; own place None.
+        packed: whether floats are worth packing at present.
     """
 
     def __init__(
@@ -31,24 +32,27 @@ class PeerExchange:
         rank: int,
         attempt: int,
         deadline_seconds: float,
+        packed: Callable[[], bool],
     ) -> None:
         self._listener, self._connections = listener, connections
         self._rank, self._attempt, self._deadline = rank, attempt, deadline_seconds
-        self._arrived: dict[tuple[int, Kind, int], list[Floats]] = {}
+        self._packed = packed
+        self._arrived: dict[tuple[int, Kind, int, int], list[Floats]] = {}
 
-    def send(self, peer: int, step: int, kind: Kind, arrays: Sequence[Floats]) -> None:
+    def send(self, peer: int, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0) -> None:
         """Hand rows to the network; returns at once. The arrays must not change afterwards."""
         connection = self._connections[peer]
         assert connection is not None
-        connection.send(Exchange(attempt=self._attempt, step=step, source=self._rank, kind=kind), arrays)
+        message = Exchange(attempt=self._attempt, step=step, source=self._rank, kind=kind, bucket=bucket)
+        connection.send(message, arrays, packed=self._packed())
 
-    def receive(self, peer: int, step: int, kind: Kind) -> list[Floats]:
+    def receive(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> list[Floats]:
         """The arrays that `peer` sent for this step.
 
         Raises:
             PeerLost: nothing came within the deadline, or the connection to the peer is gone.
         """
-        key = (step, kind, peer)
+        key = (step, kind, peer, bucket)
         limit = time.monotonic() + self._deadline
         self._poll(0.0)
         while key not in self._arrived:
@@ -60,12 +64,12 @@ class PeerExchange:
                 raise PeerLost(f"trainer {self._rank}: waited for {kind} of trainer {peer} at step {step}; {why}")
         return self._arrived.pop(key)
 
-    def arrived(self, peer: int, step: int, kind: Kind) -> bool:
+    def arrived(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> bool:
         """Whether `receive` would return at once."""
         self._poll(0.0)
-        return (step, kind, peer) in self._arrived
+        return (step, kind, peer, bucket) in self._arrived
 
     def _poll(self, timeout_seconds: float) -> None:
         for _, message, arrays in self._listener.poll(timeout_seconds):
             if isinstance(message, Exchange) and message.attempt == self._attempt:
-                self._arrived[message.step, message.kind, message.source] = arrays
+                self._arrived[message.step, message.kind, message.source, message.bucket] = arrays

@@ -17,9 +17,11 @@ from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import loss_of
 from bagpipe.net.messages import Finished, Stop
 from bagpipe.trainer.checkpointer import Checkpointer
-from bagpipe.trainer.dense import dense_optimizer, dense_reduction, share_buffers, wrap_dense
+from bagpipe.trainer.dense import dense_optimizer
 from bagpipe.trainer.membership import Membership, join
+from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import open_pipeline
+from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.step import Step
 
 log = logging.getLogger(__name__)
@@ -74,7 +76,7 @@ class Trainer:
         self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
         self.checkpointer = Checkpointer(members, self.model, self.optimizer)
         self.checkpointer.restore()
-        self.parallel = wrap_dense(self.model, members.process_group)
+        self.parallel = wrap_dense(self.model, members.process_group, _reducer(members, device))
         self.pipeline = open_pipeline(members, device)
         self.loss = loss_of(self.model, spec.model)
         self.set_step = step_setter(self.model, spec.seed)
@@ -132,3 +134,15 @@ class Trainer:
         """
         if self.stop():
             self.members.oracle.send(Stop(rank=self.members.rank))
+
+
+def _reducer(members: Membership, device: torch.device) -> PeerReducer | None:
+    """Gradients on a GPU stay there, and are reduced in the process group."""
+    if device.type != "cpu":
+        return None
+    return PeerReducer(
+        members.peers,
+        rank=members.rank,
+        world_size=members.world_size,
+        first_step=members.topology.first_step,
+    )

@@ -17,8 +17,9 @@ from bagpipe.embedding.record import record_width
 from bagpipe.net.messages import Hello, Topology, Wishes
 from bagpipe.net.register import register
 from bagpipe.net.sockets import Connection, Context
-from bagpipe.oracle.auto import host_cache_bytes
+from bagpipe.oracle.auto import fixed_lookahead, host_cache_bytes
 from bagpipe.trainer.exchange import PeerExchange
+from bagpipe.trainer.packing import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Membership:
     oracle: Connection
     servers: EmbeddingClient
     peers: PeerExchange
+    packing: Packing
+    """Of everything this trainer sends, or has servers send."""
     process_group: dist.ProcessGroup | None
     """None with one trainer, which has nothing to reduce, and for the Python API."""
 
@@ -84,6 +87,7 @@ def join(
         greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)
         for server in servers:
             server.send(greeting)
+        packing = Packing(topology.spec.transport.pack_floats, fixed_lookahead(topology.spec))
         yield Membership(
             job=job,
             rank=rank,
@@ -99,10 +103,17 @@ def join(
                     for g in topology.layout.groups
                 ],
                 deadline_seconds=job.spec.transport.deadline_seconds,
+                packed=lambda: packing.on,
             ),
             peers=PeerExchange(
-                listener, peers, rank=rank, attempt=attempt, deadline_seconds=job.spec.transport.step_seconds
+                listener,
+                peers,
+                rank=rank,
+                attempt=attempt,
+                deadline_seconds=job.spec.transport.step_seconds,
+                packed=lambda: packing.on,
             ),
+            packing=packing,
             process_group=_process_group(topology, store, rank, device, job) if wishes is None else None,
         )
 

@@ -4,12 +4,13 @@
 whatever a model does before (DLRM's bottom MLP) runs while they travel. Their gradients leave for their
 owners as soon as the backward pass has made them, under the rest of it. Where it ends, and while the dense
 all-reduce is under way, the rows this trainer owns are updated. On a slow link each byte delays those behind it,
-so what is left goes out in the order in which it is waited for: the values that the next step needs once the dense
-gradients have passed (dense weights are needed at its beginning, rows a little later), and what nobody waits for
+so what is left goes out in the order in which it is waited for: the values that the next step needs behind the dense
+gradients (dense weights are needed at its beginning, rows a little later), and what nobody waits for
 (rows that leave, deferred values, the report) once those values have come in. Nothing here decides: every list
 of rows comes from the plan. Nothing here does arithmetic: `sums.py` adds gradients, the cache updates rows.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,8 +31,11 @@ from bagpipe.planwire import unpack_plan
 from bagpipe.trainer.backward import at_the_end
 from bagpipe.trainer.exchange import Kind, PeerExchange
 from bagpipe.trainer.membership import Membership
+from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.step import Step
 from bagpipe.trainer.sums import Contribution, add_in_rank_order
+
+log = logging.getLogger(__name__)
 
 
 class StepPipeline:
@@ -41,6 +45,7 @@ class StepPipeline:
         caches: one for each width group.
         depth: steps ahead for which rows are requested.
         reduction: from a row's summed gradient to the one it is updated with.
+        packing: told how long each step took.
     """
 
     def __init__(
@@ -56,11 +61,12 @@ class StepPipeline:
         first_step: int,
         depth: int,
         reduction: Reduction,
+        packing: Packing,
         deadline_seconds: float,
     ) -> None:
         self.rank, self.world_size, self.depth, self.hello = rank, world_size, depth, hello
         self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
-        self.reduction, self.deadline_seconds = reduction, deadline_seconds
+        self.reduction, self.packing, self.deadline_seconds = reduction, packing, deadline_seconds
         self.next_step = first_step
         self.stopped = False
         """The oracle ended the run because it was asked to stop."""
@@ -70,6 +76,8 @@ class StepPipeline:
         self._eager: BatchPlan | None = None
         self._deferred: deque[BatchPlan] = deque()
         self._finished = first_step - 1
+        self._ended_at: float | None = None
+        """When the last step was finished, by `time.perf_counter`."""
         self._rest: Step | None = None
         """The last finished step, until what nobody waits for is sent."""
         self._ask_for_plans()
@@ -197,13 +205,13 @@ class StepPipeline:
     # ── finish ────────────────────────────────────────────────────────────────────────────────────
 
     def finish(self, step: Step, loss: float | None) -> None:
-        """After backward: send the next step's values; a checkpoint is written back at once."""
+        """After backward; a checkpoint is written back at once."""
         plan = step.plan
         self._exchange(step)
-        for peer, arrays in step.eager:
-            self.peers.send(peer, plan.step, "eager", arrays)
         step.release()
-        step.loss, step.seconds = loss, time.perf_counter() - step.started
+        now = time.perf_counter()
+        step.loss, step.seconds = loss, now - step.started
+        self._time_step(now)
         self._eager = plan
         self._deferred.append(plan)
         if plan.checkpoint:
@@ -219,6 +227,11 @@ class StepPipeline:
             self.send_rest()
             self._request_rows(self._plans)
 
+    def _time_step(self, now: float) -> None:
+        ended, self._ended_at = self._ended_at, now
+        if ended is not None and (why := self.packing.step_took(now - ended)) is not None:
+            log.info("trainer %d: %s", self.rank, why)
+
     def _exchange(self, step: Step) -> None:
         """Gradients to the rows' owners, the update of the rows owned here, their values for the next step's users."""
         if step.exchanged is not None:
@@ -231,8 +244,11 @@ class StepPipeline:
         for cache, part, sums in zip(self.caches, plan.groups, gradients, strict=True):
             index = part.owned()
             cache.update(part.slots_K[index], sums, index, self.reduction, plan.step)
-        # Copied under the dense all-reduce: nothing changes these rows any more, and `finish` has only to send.
-        step.eager, step.deferred = self._taken(plan, "eager"), self._taken(plan, "deferred")
+        # Behind the dense gradients, which are on their way already: a connection keeps its order.
+        for peer, arrays in self._taken(plan, "eager"):
+            self.peers.send(peer, plan.step, "eager", arrays)
+        # Copied under the dense all-reduce: nothing changes these rows any more.
+        step.deferred = self._taken(plan, "deferred")
         step.leaving = [(part.evict_keys, c.take_records(part.evict_slots)) for c, part in self._parts(plan)]
         step.exchanged = time.perf_counter()
         step.exchange_seconds = step.exchanged - begun
@@ -362,6 +378,7 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
         first_step=topology.first_step,
         depth=spec.prefetch_depth,
         reduction=Reduction(members.world_size, mean=spec.embedding.gradient_reduction == "mean"),
+        packing=members.packing,
         deadline_seconds=spec.transport.step_seconds,
     )
 

@@ -21,10 +21,8 @@ class Step:
     _bring: Callable[["Step"], tuple[torch.Tensor, ...]]
     _rows: tuple[torch.Tensor, ...] | None = None
     gradients_sent: bool = False
-    eager: list[tuple[int, list[Floats]]] = field(default_factory=list)
-    """Copies of updated rows: what goes to each peer for the next step."""
     deferred: list[tuple[int, list[Floats]]] = field(default_factory=list)
-    """The same for later steps."""
+    """Copies of updated rows: what goes to each peer for steps after the next."""
     leaving: list[tuple[Keys, Floats]] = field(default_factory=list)
     """Of each width group: what goes back to the servers."""
     exchanged: float | None = None

@@ -50,6 +50,7 @@ class Setting(NamedTuple):
     lookahead: int
     cache: str
     depth: int
+    pack_floats: str
 
 
 AXES = Setting(
@@ -60,6 +61,7 @@ AXES = Setting(
     lookahead=(0, 1, 2, 8, 64, BEYOND),  # type: ignore[arg-type]
     cache=("barely", "ample"),  # type: ignore[arg-type]
     depth=(1, 4),  # type: ignore[arg-type]
+    pack_floats=("never", "always", "auto"),  # type: ignore[arg-type]
 )
 
 
@@ -102,6 +104,7 @@ def job_of(setting: Setting, **more: Any) -> Job:
         "lookahead": setting.lookahead,
         "cacheRows": "auto" if setting.cache == "ample" else barely(setting),
         "prefetchDepth": setting.depth,
+        "transport": {"packFloats": setting.pack_floats},
         "seed": 5,
         "logEvery": 1,
         "servers": {"replicas": setting.servers, "storage": "memory"},
@@ -136,7 +139,7 @@ def dataset_of(job: Job) -> Any:
 
 @cache
 def reference(trainers: int, optimizer: str, jagged: bool) -> ReferenceRun:
-    setting = Setting(trainers, optimizer, jagged, 1, 0, "ample", 1)
+    setting = Setting(trainers, optimizer, jagged, 1, 0, "ample", 1, "never")
     job = job_of(setting)
     data = dataset_of(job)
     batches = itertools.islice(data.train_batches(BATCH), 30)
@@ -175,7 +178,9 @@ def test_the_reference_has_the_trainers_threads() -> None:
 def test_any_timing(trial: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every message held back for a random time, nothing changes (X1)."""
     monkeypatch.setenv(DELAY_SECONDS, "0.02")
-    setting = Setting(3, ("adagrad", "adam", "momentum")[trial], True, 1 + trial, (2, 8, 64)[trial], "barely", 4)
+    setting = Setting(
+        3, ("adagrad", "adam", "momentum")[trial], True, 1 + trial, (2, 8, 64)[trial], "barely", 4, "always"
+    )
     run = run_in_threads(job_of(setting, checkpoint={"every": 7}), tmp_path / "run")
     assert_equal(run, reference(3, setting.optimizer, True))
 
@@ -190,7 +195,7 @@ def test_trainers_differ_by_rounding_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("servers", "resumed_servers", "trainers"), [(3, 1, 2), (3, 2, 1), (1, 3, 3)])
 def test_resumed_runs_end_the_same(servers: int, resumed_servers: int, trainers: int, tmp_path: Path) -> None:
     """A checkpoint of 3 servers loads on 1 and on 2, and training goes on as if nothing had happened (X3)."""
-    setting = Setting(trainers, "adam", True, servers, 8, "ample", 4)
+    setting = Setting(trainers, "adam", True, servers, 8, "ample", 4, "auto")
     run_in_threads(job_of(setting, steps=17, checkpoint={"every": 10}), tmp_path / "run")
     resumed = setting._replace(servers=resumed_servers)
     checkpoint = newest_complete(tmp_path / "run" / "checkpoints")

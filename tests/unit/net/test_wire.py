@@ -32,6 +32,23 @@ def test_round_trip(sent: list[np.ndarray], frame_bytes: int) -> None:
     assert [(a.dtype, a.shape, a.tobytes()) for a in received] == [(a.dtype, a.shape, a.tobytes()) for a in sent]
 
 
+@pytest.mark.parametrize("frame_bytes", [100, 8 << 20])
+def test_floats_arrive_to_the_bit_in_fewer_bytes(frame_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed where that is shorter: numbers near each other, but not noise, and not other types."""
+    monkeypatch.setattr(wire, "FRAME_BYTES", frame_bytes)
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((40, 16)).astype(np.float32)
+    noise = rng.integers(0, 2**32, 640, dtype=np.uint32).view(np.float32)
+    sent = [np.arange(640), rows, noise, rows.astype(np.float64), np.zeros((0, 16), np.float32)]
+    plain, packed = encode(FETCH, sent), encode(FETCH, sent, packed=True)
+    assert sum(map(len, packed[1:])) < sum(map(len, plain[1:])) - rows.nbytes // 10
+    _, received = decode([bytes(f) for f in packed])
+    assert [(a.dtype, a.shape, a.tobytes()) for a in received] == [(a.dtype, a.shape, a.tobytes()) for a in sent]
+    # Nor does what is cut off, or of another shape, become floats.
+    with pytest.raises(WireError):
+        decode([bytes(f) for f in packed[:-1]])
+
+
 def test_large_arrays_are_split() -> None:
     """No frame exceeds FRAME_BYTES."""
     frames = encode(FETCH, [np.zeros(5_000_000, np.float32)])
