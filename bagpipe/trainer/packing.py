@@ -19,8 +19,8 @@ BLOCK = 8
 TRIAL = len(ORDER) * BLOCK
 SETTLING = 3
 """Steps at the start of a block that do not count: the link still carries bytes of the block before."""
-CLEARLY = 0.97
-"""Packing must take this much of the time without it: other jobs may have use for the processors it takes."""
+CLEARLY = 0.95
+"""Packing must take this much of the time without it at most: times are noisy, and it takes processors from others."""
 AGAIN = 2000
 """Steps until the next trial: links change."""
 

@@ -7,7 +7,8 @@ CONTENDERS: dict[str, Contender] = {
     contender.name: contender
     for contender in (
         Peer("bound", "bound: same model, no row travels", "bound"),
-        Ours("ours", "Bagpipe", cached=True),
+        Ours("ours", "Bagpipe"),
+        Ours("ours-auto", "Bagpipe, lookahead and cache auto", automatic=True),
         Ours("ours-uncached", "Bagpipe without its cache", cached=False),
         Peer("torchrec-table", "TorchRec, table-wise", "torchrec_"),
         Peer("torchrec-row", "TorchRec, row-wise", "torchrec_"),
@@ -18,3 +19,5 @@ CONTENDERS: dict[str, Contender] = {
         Peer("published", "published policy: replicate, all-reduce", "published", servers=True, looks_ahead=True),
     )
 }
+COMPARED = tuple(name for name in CONTENDERS if name != "ours-auto")
+"""In the table; what chooses its settings itself belongs beside a sweep of them."""

@@ -21,7 +21,7 @@ from bagpipe.errors import BagpipeError
 from peers.clicks import LOOKAHEAD, prepare
 from peers.links import Links, LinksError, missing_capability
 from peers.measure import MeasurementError, measure
-from peers.registry import CONTENDERS
+from peers.registry import COMPARED, CONTENDERS
 from peers.setting import Setting
 from peers.summary import is_disturbed
 from peers.workload import TABLE_ROWS
@@ -47,7 +47,7 @@ def run(asked: argparse.Namespace, cache: Path) -> int:
         Setting(name, gbit, trainers, steps=asked.steps, **real)
         for trainers in asked.trainers
         for gbit in asked.rates
-        for name in asked.contenders or CONTENDERS
+        for name in asked.contenders or COMPARED
     ]
     return measure_rounds(settings, asked, cache)
 

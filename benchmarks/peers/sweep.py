@@ -1,6 +1,7 @@
 """One setting varied, all else as in the comparison: ours, a parameter server and the bound over it, as a plot.
 
-The lookahead's and the cache's sweep change only ours; the others are measured once, as lines to compare with.
+The lookahead's and the cache's sweep change only ours; the others are measured once, as lines to compare with. One of
+them is ours as it chooses both itself.
 """
 
 import argparse
@@ -28,6 +29,8 @@ SWEEPS: Mapping[str, tuple[str, Sequence[Any]]] = {
 }
 """What is varied, and its values."""
 OURS_ALONE = ("lookahead", "cache")
+LONGEST = 200
+"""Lookahead up to which `auto` may choose."""
 
 
 def run_sweep(asked: argparse.Namespace, cache: Path) -> int:
@@ -48,6 +51,8 @@ def settings_of(name: str, gbit: float | None, steps: int) -> list[Setting]:
             if contender == "ours" or name not in OURS_ALONE or number == 0:
                 varied = {field: value} if contender == "ours" or name not in OURS_ALONE else {}
                 points.append(replace(base, contender=contender, **varied))
+    if name in OURS_ALONE:
+        points.append(replace(base, contender="ours-auto", lookahead=LONGEST))
     return points
 
 
@@ -55,7 +60,7 @@ def lines_of(name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[
     """Median ms a step over the varied value, by contender; disturbed records only where there are no others."""
     field, values = SWEEPS[name]
     found: dict[str, list[tuple[float, float]]] = {}
-    for contender in CONTENDING:
+    for contender in (*CONTENDING, "ours-auto"):
         constant = contender != "ours" and name in OURS_ALONE
         for value in values:
             same = [r for r in records if "ms" in r and r["setting"]["contender"] == contender]

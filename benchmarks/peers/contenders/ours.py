@@ -2,6 +2,7 @@
 
 It reads the stream as prepared Parquet, so its oracle pays for reading, planning and sending examples; peers
 have theirs in memory. `ours-uncached` is the same with lookahead 0: every row fetched and written back each step.
+`ours-auto` chooses lookahead and cache itself; a setting's lookahead is the longest it may choose.
 """
 
 import hashlib
@@ -28,8 +29,8 @@ PORT = 29_510
 class Ours:
     """Our system, cached or not."""
 
-    def __init__(self, name: str, label: str, *, cached: bool) -> None:
-        self.name, self.label, self.looks_ahead = name, label, cached
+    def __init__(self, name: str, label: str, *, cached: bool = True, automatic: bool = False) -> None:
+        self.name, self.label, self.looks_ahead, self._automatic = name, label, cached, automatic
         self._data = Path()
 
     def roles(self, setting: Setting) -> Sequence[str]:
@@ -90,7 +91,7 @@ class Ours:
             "optimizer": {"name": "sgd", "lr": setting.lr},
             "batchSize": setting.batch * setting.trainers,
             "steps": setting.stream_steps,
-            "lookahead": setting.lookahead if self.looks_ahead else 0,
+            "lookahead": "auto" if self._automatic else setting.lookahead if self.looks_ahead else 0,
             "logEvery": 1,
             "servers": {"replicas": setting.servers},
             "trainers": {"replicas": setting.trainers, "device": "cpu", "threads": 1},

@@ -115,11 +115,18 @@ def test_a_sweep_varies_one_setting_and_compares_with_lines_that_stand() -> None
     points = settings_of("lookahead", 0.25, 10)
     assert [p.lookahead for p in points if p.contender == "ours"] == list(SWEEPS["lookahead"][1])
     assert sum(p.contender == "bound" for p in points) == 1
+    assert [p.contender for p in points].count("ours-auto") == 1
     dims = settings_of("dim", 0.25, 10)
     assert sorted({p.dim for p in dims if p.contender == "bound"}) == [16, 48, 128]
-    records = [_record("bound", 100), _record("ours", 150)]
+    assert "ours-auto" not in {p.contender for p in dims}
+    records = [_record("bound", 100), _record("ours", 150), _record("ours-auto", 140)]
     lines = lines_of("lookahead", records)
-    assert lines == {"bound": [(v, 100) for v in SWEEPS["lookahead"][1]], "ours": [(100, 150)]}
+    every = SWEEPS["lookahead"][1]
+    assert lines == {
+        "bound": [(v, 100) for v in every],
+        "ours": [(100, 150)],
+        "ours-auto": [(v, 140) for v in every],
+    }
 
 
 def test_a_step_lasts_from_the_last_trainers_end_to_the_next(tmp_path: Path) -> None:
