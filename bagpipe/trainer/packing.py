@@ -14,12 +14,12 @@ LATEST = 200
 """The first trial begins when caches are full, which takes a lookahead, but within so many steps."""
 ORDER = (False, True, True, False)
 """With packing or without, block after block; what drifts slowly meanwhile cancels out."""
-BLOCK = 8
+BLOCK = 12
 """Steps in a row."""
 TRIAL = len(ORDER) * BLOCK
 SETTLING = 3
 """Steps at the start of a block that do not count: the link still carries bytes of the block before."""
-CLEARLY = 0.95
+CLEARLY = 0.97
 """Packing must take this much of the time without it at most: times are noisy, and it takes processors from others."""
 AGAIN = 2000
 """Steps until the next trial: links change."""
