@@ -17,6 +17,8 @@ from bagpipe.tables import Table
 API_VERSION = "bagpipe.dev/v1alpha1"
 KIND = "BagpipeJob"
 
+PackFloats = Literal["auto", "always", "never"]
+
 
 class SyntheticConfig(_Section):
     """The seeded click-log generator: learnable labels, Criteo's skew."""
@@ -195,7 +197,7 @@ class TransportConfig(_Section):
     startup_seconds: Annotated[float, Meta(gt=0, description="Longest wait for every role to appear and the data to be prepared.")] = 600.0
     dead_peer_seconds: Annotated[float, Meta(gt=0, description="A connected peer that is silent this long is dead.")] = 10.0
     security: Annotated[Literal["auto", "plain", "curve"], Meta(description="curve: authenticated and encrypted with the job's keys, 1.7 CPU seconds a GB; auto: curve on a cluster and wherever `$BAGPIPE_CURVE_DIR` names keys.")] = "auto"
-    pack_floats: Annotated[Literal["auto", "always", "never"], Meta(description="Send rows and gradients in a seventh fewer bytes, to the bit, for a nanosecond or two of CPU a float at both ends: pays on slow links. auto: steps are timed with and without it, and what is faster stays.")] = "auto"
+    pack_floats: Annotated[PackFloats, Meta(description="Send rows and gradients in a seventh fewer bytes, to the bit, for a nanosecond or two of CPU a float at both ends: pays on slow links. auto: steps are timed with and without it, and what is faster stays.")] = "auto"
 
 
 class JobSpec(_Section, kw_only=True):

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from bagpipe.batch import Floats
 from bagpipe.errors import WireError
 
 BLOCK = 64
@@ -24,7 +25,6 @@ ZERO, FAR = 14, 15
 """Codes from here on are not distances: plus zero, and an exponent more than 13 below the block's."""
 
 Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 
 
 def pack(values: Floats) -> Bytes | None:

@@ -72,7 +72,7 @@ def measure(batch_size: int, lookahead: int, trainers: int, steps: int, warm_up:
     for step in range(lookahead + warm_up + steps):
         lookups = Lookups(zipf_batch(rng, batch_size), examples * len(CRITEO_KAGGLE), (None,) * trainers)
         cpu_begin = time.thread_time()
-        push, _ = timed(lambda lookups=lookups: planner.push(lookups))  # type: ignore[misc]
+        push, _ = timed(lambda lookups=lookups: planner.push(lookups))  # type: ignore[misc]  # a default's type is not inferred
         if step < lookahead:
             continue
         plan, groups = timed(planner.plan)
@@ -84,7 +84,7 @@ def measure(batch_size: int, lookahead: int, trainers: int, steps: int, warm_up:
             )
             for rank, group in enumerate(groups)
         ]  # fmt: skip
-        pack, packed = timed(lambda plans=plans: [pack_plan(p)[1] for p in plans])  # type: ignore[misc]
+        pack, packed = timed(lambda plans=plans: [pack_plan(p)[1] for p in plans])  # type: ignore[misc]  # a default's type is not inferred
         if step >= lookahead + warm_up:
             for name, seconds in (("push", push), ("plan", plan), ("pack", pack)):
                 phases[name].append(seconds)

@@ -256,8 +256,13 @@ class Connection(_Socket):
                     f"{self.peer} at {self.endpoint} refused our key; every role needs the job's own keys"
                 )
 
-    def send(self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> None:
-        """Queue a message, its floats packed or not; returns at once. Arrays must not change until on the wire.
+    def send(
+        self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False, copied: bool = False
+    ) -> None:
+        """Queue a message, its floats packed or not; returns at once.
+
+        Args:
+            copied: arrays may change afterwards; else not until they are on the wire.
 
         Raises:
             ConfigError: the peer refused our key.
@@ -265,7 +270,7 @@ class Connection(_Socket):
         """
         self._delay()
         try:
-            self.socket.send_multipart(encode(message, arrays, packed=packed), zmq.DONTWAIT, copy=False)
+            self.socket.send_multipart(encode(message, arrays, packed=packed), zmq.DONTWAIT, copy=copied)
         except zmq.Again:
             self._watch()
             raise PeerLost(f"cannot send {type(message).__name__} to {self.peer}: {self.endpoint} is gone") from None

@@ -177,7 +177,7 @@ def _in_batch_order(leaf: torch.Tensor) -> torch.Tensor:
     if leaf.grad is None:
         return torch.zeros_like(total)
     # The public accessors ask for a coalesced gradient, whose sums have been taken already.
-    indices, values = leaf.grad._indices()[0], leaf.grad._values()  # noqa: SLF001
+    indices, values = leaf.grad._indices()[0], leaf.grad._values()  # noqa: SLF001  # see above
     for index, value in zip(indices.tolist(), values, strict=True):
         total[index] += value
     return total

@@ -11,5 +11,5 @@ def at_the_end(callback: Callable[[], None]) -> None:
 
     Torch has no public name for it; its own DDP and FSDP ask the engine too.
     """
-    engine: Any = torch.autograd.Variable._execution_engine  # noqa: SLF001
+    engine: Any = torch.autograd.Variable._execution_engine  # noqa: SLF001  # it has no public name
     engine.queue_callback(callback)

@@ -39,12 +39,14 @@ class PeerExchange:
         self._packed = packed
         self._arrived: dict[tuple[int, Kind, int, int], list[Floats]] = {}
 
-    def send(self, peer: int, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0) -> None:
-        """Hand rows to the network; returns at once. The arrays must not change afterwards."""
+    def send(
+        self, peer: int, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0, *, copied: bool = False
+    ) -> None:
+        """Hand arrays to the network; returns at once. They must not change afterwards unless they are `copied`."""
         connection = self._connections[peer]
         assert connection is not None
         message = Exchange(attempt=self._attempt, step=step, source=self._rank, kind=kind, bucket=bucket)
-        connection.send(message, arrays, packed=self._packed())
+        connection.send(message, arrays, packed=self._packed(), copied=copied)
 
     def receive(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> list[Floats]:
         """The arrays that `peer` sent for this step.

@@ -167,6 +167,6 @@ def _process_group(
         kind = dist.ProcessGroup.BackendType.GLOO
         backend = dist.ProcessGroupGloo(PrefixStore("dense", store), rank, world, _timeout(job))
     # torch has no public way to a group outside its registry; these two are what `new_group` itself calls.
-    group._set_default_backend(kind)  # noqa: SLF001
-    group._register_backend(device, kind, backend)  # noqa: SLF001
+    group._set_default_backend(kind)  # noqa: SLF001  # see above
+    group._register_backend(device, kind, backend)  # noqa: SLF001  # see above
     return group

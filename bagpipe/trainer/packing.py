@@ -6,9 +6,8 @@ trainers of an attempt count the same steps, so they try at the same time; resul
 """
 
 from statistics import median
-from typing import Literal
 
-PackFloats = Literal["auto", "always", "never"]
+from bagpipe.config import PackFloats
 
 LATEST = 200
 """The first trial begins when caches are full, which takes a lookahead, but within so many steps."""

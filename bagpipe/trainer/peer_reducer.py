@@ -40,8 +40,8 @@ class PeerReducer:
         """Send the bucket's gradients; DDP gets their mean where the backward pass ends."""
         begun = _Bucket(bucket.index(), bucket.buffer(), self._world if self._shared else 1)
         for peer in self._others:
-            # A copy: a slow peer may get it only after the next backward pass has filled the bucket anew.
-            self._peers.send(peer, self._step, "dense", [begun.own[begun.part(peer)].copy()], begun.index)
+            # Copied: a slow peer may get it only after the next backward pass has filled the bucket anew.
+            self._peers.send(peer, self._step, "dense", [begun.own[begun.part(peer)]], begun.index, copied=True)
         self._unsummed.append(begun)
         while self._unsummed and self._has_arrived(self._unsummed[0]):
             self._sum(self._unsummed.pop(0))
