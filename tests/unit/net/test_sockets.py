@@ -45,6 +45,20 @@ def test_request_and_answer(context: Context) -> None:
     assert connection.receive(5, waiting_for="pong", step=None)[0] == Pong()
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_copied_may_change_before_it_is_sent(context: Context, packed: bool) -> None:
+    """A large array that is overwritten while its peer is not even there arrives as it was."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    connection = context.connect(address, peer="trainer 1")
+    gradients = np.linspace(0.5, 1, sockets.COPIED_BYTES, dtype=np.float32)
+    before = gradients.copy()
+    connection.send(FETCH, [gradients], packed=packed, copied=True)
+    gradients[:] = 7
+    ((_, _, arrays),) = context.listen(address).poll(10)
+    assert np.array_equal(arrays[0], before)
+
+
 def test_silence_ends_in_an_error_that_says_what_was_awaited(context: Context) -> None:
     """A wait ends at its deadline and names peer, matter and step."""
     listener = context.listen("tcp://127.0.0.1:0")
