@@ -256,13 +256,15 @@ class Connection(_Socket):
                     f"{self.peer} at {self.endpoint} refused our key; every role needs the job's own keys"
                 )
 
-    def send(
-        self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False, copied: bool = False
-    ) -> None:
-        """Queue a message, its floats packed or not; returns at once.
+    def send(self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> None:
+        """`send_frames` of a message, its floats packed or not."""
+        self.send_frames(encode(message, arrays, packed=packed))
+
+    def send_frames(self, frames: Sequence[Frame], *, copied: bool = False) -> None:
+        """Queue an encoded message; returns at once.
 
         Args:
-            copied: arrays may change afterwards; else not until they are on the wire.
+            copied: the arrays in it may change afterwards; else not until they are on the wire.
 
         Raises:
             ConfigError: the peer refused our key.
@@ -270,10 +272,10 @@ class Connection(_Socket):
         """
         self._delay()
         try:
-            self.socket.send_multipart(encode(message, arrays, packed=packed), zmq.DONTWAIT, copy=copied)
+            self.socket.send_multipart(frames, zmq.DONTWAIT, copy=copied)
         except zmq.Again:
             self._watch()
-            raise PeerLost(f"cannot send {type(message).__name__} to {self.peer}: {self.endpoint} is gone") from None
+            raise PeerLost(f"cannot send a message to {self.peer}: {self.endpoint} is gone") from None
 
     def poll(self, timeout_seconds: float) -> bool:
         """Whether a message is there, waiting at most so long."""

@@ -12,6 +12,7 @@ from bagpipe.batch import Floats
 from bagpipe.errors import PeerLost
 from bagpipe.net.messages import Exchange
 from bagpipe.net.sockets import Connection, Listener
+from bagpipe.net.wire import Frame, encode
 
 Kind = Literal["gradients", "eager", "deferred", "dense", "dense_means"]
 
@@ -45,8 +46,14 @@ class PeerExchange:
         """Hand arrays to the network; returns at once. They must not change afterwards unless they are `copied`."""
         connection = self._connections[peer]
         assert connection is not None
-        message = Exchange(attempt=self._attempt, step=step, source=self._rank, kind=kind, bucket=bucket)
-        connection.send(message, arrays, packed=self._packed(), copied=copied)
+        connection.send_frames(self._encoded(step, kind, arrays, bucket), copied=copied)
+
+    def send_to_all(self, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0) -> None:
+        """The same to every other trainer, packed once."""
+        frames = self._encoded(step, kind, arrays, bucket)
+        for connection in self._connections:
+            if connection is not None:
+                connection.send_frames(frames)
 
     def receive(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> list[Floats]:
         """The arrays that `peer` sent for this step.
@@ -70,6 +77,10 @@ class PeerExchange:
         """Whether `receive` would return at once."""
         self._poll(0.0)
         return (step, kind, peer, bucket) in self._arrived
+
+    def _encoded(self, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int) -> list[Frame]:
+        message = Exchange(attempt=self._attempt, step=step, source=self._rank, kind=kind, bucket=bucket)
+        return encode(message, arrays, packed=self._packed())
 
     def _poll(self, timeout_seconds: float) -> None:
         for _, message, arrays in self._listener.poll(timeout_seconds):

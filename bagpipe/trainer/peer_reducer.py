@@ -3,7 +3,7 @@
 A DDP communication hook. Two ranks send each other whole buckets and both add (a + b = b + a): the bytes of an
 all-reduce in one trip instead of two. More than two send each rank its part of every bucket, which it sums in rank
 order and sends to all. Rows travel on the same connections, and a connection keeps its order: what is sent first is
-not delayed by what is sent later (docs/decisions/0012). Half the work of gloo, which moves each byte once more.
+not delayed by what is sent later (docs/decisions/0012).
 """
 
 import numpy as np
@@ -72,8 +72,7 @@ class PeerReducer:
             np.add(total, gradient, out=total)
         np.divide(total, np.float32(self._world), out=total)
         if self._shared:
-            for peer in self._others:
-                self._peers.send(peer, self._step, "dense_means", [total], bucket.index)
+            self._peers.send_to_all(self._step, "dense_means", [total], bucket.index)
         self._summed.append(bucket)
 
     def _hand_over(self) -> None:

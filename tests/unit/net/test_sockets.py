@@ -16,6 +16,7 @@ from bagpipe.net import sockets
 from bagpipe.net.curve import CurveKeys
 from bagpipe.net.messages import PROTOCOL_VERSION, Fetch, Hello, Ping, Pong
 from bagpipe.net.sockets import CURVE_DIR, Context, check_hello
+from bagpipe.net.wire import encode
 
 FAST = TransportConfig(dead_peer_seconds=0.5)
 FETCH = Fetch(rank=0, step=1, group=0, after=-1, num_records=2)
@@ -53,7 +54,7 @@ def test_what_is_copied_may_change_before_it_is_sent(context: Context, packed: b
     connection = context.connect(address, peer="trainer 1")
     gradients = np.linspace(0.5, 1, sockets.COPIED_BYTES, dtype=np.float32)
     before = gradients.copy()
-    connection.send(FETCH, [gradients], packed=packed, copied=True)
+    connection.send_frames(encode(FETCH, [gradients], packed=packed), copied=True)
     gradients[:] = 7
     ((_, _, arrays),) = context.listen(address).poll(10)
     assert np.array_equal(arrays[0], before)
