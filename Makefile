@@ -18,7 +18,7 @@ PYTEST := $(BIN)/python -m pytest -q
 .PHONY: help install demo test lint types imports unit numerics integration bench docs format clean
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 install: $(STAMP)  ## Create .venv with everything in it; the second time this takes no time
 

@@ -9,7 +9,7 @@ PEERS_RUN = PYTHONPATH=benchmarks OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PEERS)
 
 SWEEPS := lookahead cache batch dim skew trainers bandwidth
 
-.PHONY: bench-peers bench-peers-quick bench-peers-table $(SWEEPS:%=sweep-%)
+.PHONY: bench-peers bench-peers-quick bench-peers-table sweeps $(SWEEPS:%=sweep-%)
 
 bench-peers: $(PEERS_STAMP)  ## Ours and every peer on rate-limited links, interleaved (root, Linux; FLAGS=--help)
 	@$(PEERS_RUN) run $(FLAGS)
@@ -21,6 +21,8 @@ bench-peers-quick: $(PEERS_STAMP)  ## A few minutes of it: two rates, few steps
 
 bench-peers-table: $(PEERS_STAMP)  ## The table and the plot again, from what was measured
 	@$(PEERS_RUN) table $(FLAGS)
+
+sweeps: $(SWEEPS:%=sweep-%)  ## One setting varied at a time, as plots; or one of them: sweep-lookahead, -cache, -batch, ...
 
 $(SWEEPS:%=sweep-%): sweep-%: $(PEERS_STAMP)
 	@$(PEERS_RUN) sweep $* $(FLAGS)

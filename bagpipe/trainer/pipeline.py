@@ -8,6 +8,7 @@ so what is left goes out in the order in which it is waited for: the values that
 gradients (dense weights are needed at its beginning, rows a little later), and what nobody waits for
 (rows that leave, deferred values, the report) once those values have come in. Nothing here decides: every list
 of rows comes from the plan. Nothing here does arithmetic: `sums.py` adds gradients, the cache updates rows.
+What travels between trainers is `coherence.py`'s.
 """
 
 import logging
@@ -21,19 +22,17 @@ import torch
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
-from bagpipe.cache.optimizers import gather
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
 from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, StepDone
 from bagpipe.net.sockets import Connection
-from bagpipe.plan import BatchPlan, GroupPlan, Indices, PeerLists, Transfer
+from bagpipe.plan import BatchPlan, GroupPlan
 from bagpipe.planwire import unpack_plan
 from bagpipe.trainer.backward import at_the_end
-from bagpipe.trainer.exchange import Kind, PeerExchange
+from bagpipe.trainer.coherence import Coherence
 from bagpipe.trainer.membership import Membership
 from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.step import Step
-from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,8 @@ class StepPipeline:
         hello: Hello,
         oracle: Connection,
         servers: EmbeddingClient,
-        peers: PeerExchange,
         caches: Sequence[EmbeddingCache],
+        coherence: Coherence,
         first_step: int,
         depth: int,
         reduction: Reduction,
@@ -65,7 +64,7 @@ class StepPipeline:
         deadline_seconds: float,
     ) -> None:
         self.rank, self.world_size, self.depth, self.hello = rank, world_size, depth, hello
-        self.oracle, self.servers, self.peers, self.caches = oracle, servers, peers, tuple(caches)
+        self.oracle, self.servers, self.caches, self.coherence = oracle, servers, tuple(caches), coherence
         self.reduction, self.packing, self.deadline_seconds = reduction, packing, deadline_seconds
         self.next_step = first_step
         self.stopped = False
@@ -73,8 +72,6 @@ class StepPipeline:
         self._plans: deque[BatchPlan] = deque()
         self._ended = False
         self._asked_to_fetch = first_step
-        self._eager: BatchPlan | None = None
-        self._deferred: deque[BatchPlan] = deque()
         self._finished = first_step - 1
         self._ended_at: float | None = None
         """When the last step was finished, by `time.perf_counter`."""
@@ -92,8 +89,8 @@ class StepPipeline:
         waits["plan"] = time.perf_counter() - started
         if not self._plans:
             self.send_rest()
-            self._receive_eager()
-            self._receive_deferred(before=self.next_step)
+            self.coherence.receive_eager()
+            self.coherence.receive_deferred(before=self.next_step)
             self.servers.settle(self.next_step - 1)
             return None
         plan = self._plans.popleft()
@@ -113,12 +110,12 @@ class StepPipeline:
         if self._rest is not None and _needs_write_back(plan, self._rest.plan.step):
             self.send_rest()
         with step.waiting_for("deferred"):
-            self._receive_deferred(before=plan.step - 1)
+            self.coherence.receive_deferred(before=plan.step - 1)
         with step.waiting_for("fetch"):
             self._load(plan)
         # Sent last, so awaited last.
         with step.waiting_for("eager"):
-            self._receive_eager()
+            self.coherence.receive_eager()
         self.send_rest()
         self._request_rows(self._plans)
         rows = tuple(c.weights(g.slots_K) for c, g in zip(self.caches, plan.groups, strict=True))
@@ -212,18 +209,17 @@ class StepPipeline:
         now = time.perf_counter()
         step.loss, step.seconds = loss, now - step.started
         self._time_step(now)
-        self._eager = plan
-        self._deferred.append(plan)
+        self.coherence.expect(plan)
         if plan.checkpoint:
             self._send_deferred(step)
             with step.waiting_for("deferred"):
-                self._receive_eager()
-                self._receive_deferred(before=plan.step + 1)
+                self.coherence.receive_eager()
+                self.coherence.receive_deferred(before=plan.step + 1)
             step.leaving = [
                 _joined(kept, self._flush(c, p)) for kept, (c, p) in zip(step.leaving, self._parts(plan), strict=True)
             ]
         self._rest = step
-        if plan.checkpoint or self._eager_here():
+        if plan.checkpoint or self.coherence.eager_here():
             self.send_rest()
             self._request_rows(self._plans)
 
@@ -240,15 +236,14 @@ class StepPipeline:
         gradients = [_gradient(rows) for rows in step.rows]
         self._send_gradients(step, gradients)
         with step.waiting_for("gradients"):
-            self._add_gradients(plan, gradients)
+            self.coherence.add_gradients(plan, gradients)
         for cache, part, sums in zip(self.caches, plan.groups, gradients, strict=True):
             index = part.owned()
             cache.update(part.slots_K[index], sums, index, self.reduction, plan.step)
         # Behind the dense gradients, which are on their way already: a connection keeps its order.
-        for peer, arrays in self._taken(plan, "eager"):
-            self.peers.send(peer, plan.step, "eager", arrays)
+        self.coherence.send(plan.step, "eager", self.coherence.take(plan, "eager"))
         # Copied under the dense all-reduce: nothing changes these rows any more.
-        step.deferred = self._taken(plan, "deferred")
+        step.deferred = self.coherence.take(plan, "deferred")
         step.leaving = [(part.evict_keys, c.take_records(part.evict_slots)) for c, part in self._parts(plan)]
         step.exchanged = time.perf_counter()
         step.exchange_seconds = step.exchanged - begun
@@ -267,8 +262,7 @@ class StepPipeline:
     def _send_deferred(self, step: Step) -> None:
         """Once: a checkpoint sends them ahead of the rest."""
         deferred, step.deferred = step.deferred, []
-        for peer, arrays in deferred:
-            self.peers.send(peer, step.plan.step, "deferred", arrays)
+        self.coherence.send(step.plan.step, "deferred", deferred)
 
     def finish_evaluation(self, step: Step, logits: Floats) -> None:
         """After a forward pass of the test part: hand the logits to the oracle."""
@@ -290,71 +284,11 @@ class StepPipeline:
     def _parts(self, plan: BatchPlan) -> Iterator[tuple[EmbeddingCache, GroupPlan]]:
         return zip(self.caches, plan.groups, strict=True)
 
-    def _others(self) -> Iterator[int]:
-        return (rank for rank in range(self.world_size) if rank != self.rank)
-
     def _send_gradients(self, step: Step, gradients: Sequence[Floats]) -> None:
         """To the rows' owners, once a step."""
-        plan, sent, step.gradients_sent = step.plan, step.gradients_sent, True
-        if sent:
-            return
-        for peer in self._others():
-            lists = [part.grad_send[peer] for part in plan.groups]
-            if any(index.size for index in lists):
-                rows = [_picked(g, index) for g, index in zip(gradients, lists, strict=True)]
-                self.peers.send(peer, plan.step, "gradients", rows)
-
-    def _add_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
-        """The other trainers' gradients of rows owned here, to this trainer's own."""
-        received = {
-            source: self.peers.receive(source, plan.step, "gradients")
-            for source in self._others()
-            if any(part.grad_recv[source].size for part in plan.groups)
-        }
-        for number, (part, own) in enumerate(zip(plan.groups, gradients, strict=True)):
-            others = [Contribution(source, part.grad_recv[source], rows[number]) for source, rows in received.items()]
-            add_in_rank_order(own, self.rank, others)
-
-    def _taken(self, plan: BatchPlan, kind: Kind) -> list[tuple[int, list[Floats]]]:
-        """Copies of what goes to each peer."""
-        parcels = []
-        for peer in self._others():
-            lists = [_lists(p.send, kind) for p in plan.groups]
-            if _any_rows(lists, peer):
-                arrays: list[Floats] = []
-                for cache, (values, records) in zip(self.caches, lists, strict=True):
-                    arrays += [cache.take_values(values[peer]), cache.take_records(records[peer])]
-                parcels.append((peer, arrays))
-        return parcels
-
-    def _receive(self, plan: BatchPlan, kind: Kind) -> None:
-        for peer in self._others():
-            lists = [_lists(p.receive, kind) for p in plan.groups]
-            if _any_rows(lists, peer):
-                arrays = iter(self.peers.receive(peer, plan.step, kind))
-                for cache, (values, records) in zip(self.caches, lists, strict=True):
-                    cache.store_values(values[peer], next(arrays))
-                    cache.store_records(records[peer], next(arrays))
-
-    def _eager_here(self) -> bool:
-        """Whether the next step's values have come already, so that nothing delays them any more."""
-        plan = self._eager
-        if plan is None:
-            return True
-        lists = [_lists(part.receive, "eager") for part in plan.groups]
-        senders = [peer for peer in self._others() if _any_rows(lists, peer)]
-        return all(self.peers.arrived(peer, plan.step, "eager") for peer in senders)
-
-    def _receive_eager(self) -> None:
-        """What the last step's owners sent for this one: their slots were given out when that step ended."""
-        if self._eager is not None:
-            plan, self._eager = self._eager, None
-            self._receive(plan, "eager")
-
-    def _receive_deferred(self, *, before: int) -> None:
-        """Deferred rows of steps below `before`: their slots were given out when those steps ended."""
-        while self._deferred and self._deferred[0].step < before:
-            self._receive(self._deferred.popleft(), "deferred")
+        sent, step.gradients_sent = step.gradients_sent, True
+        if not sent:
+            self.coherence.send_gradients(step.plan, gradients)
 
     def _flush(self, cache: EmbeddingCache, part: GroupPlan) -> tuple[Keys, Floats]:
         return part.flush_keys, cache.take_records(part.flush_slots)
@@ -364,17 +298,18 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
     """The row pipeline of a trainer that has joined a job, with empty caches on `device`."""
     topology = members.topology
     spec = topology.spec
+    caches = [
+        create_cache(slots, group.embedding_dim, spec.embedding.optimizer, device)
+        for slots, group in zip(topology.slots, topology.layout.groups, strict=True)
+    ]
     return StepPipeline(
         rank=members.rank,
         world_size=members.world_size,
         hello=members.hello,
         oracle=members.oracle,
         servers=members.servers,
-        peers=members.peers,
-        caches=[
-            create_cache(slots, group.embedding_dim, spec.embedding.optimizer, device)
-            for slots, group in zip(topology.slots, topology.layout.groups, strict=True)
-        ],
+        caches=caches,
+        coherence=Coherence(members.peers, caches, rank=members.rank, world_size=members.world_size),
         first_step=topology.first_step,
         depth=spec.prefetch_depth,
         reduction=Reduction(members.world_size, mean=spec.embedding.gradient_reduction == "mean"),
@@ -394,25 +329,6 @@ def _gradient(rows: torch.Tensor) -> Floats:
         return np.zeros(tuple(rows.shape), np.float32)
     array: Floats = rows.grad.detach().cpu().numpy()
     return array
-
-
-def _picked(rows_KD: Floats, index: Indices) -> Floats:
-    """`rows_KD[index]`, twice as fast."""
-    out = np.empty((index.size, rows_KD.shape[1]), np.float32)
-    gather(rows_KD, index, rows_KD.shape[1], out)
-    return out
-
-
-def _lists(transfer: Transfer, kind: Kind) -> tuple[PeerLists, PeerLists]:
-    """(values, records) that are eager or deferred."""
-    if kind == "eager":
-        return transfer.eager_values, transfer.eager_records
-    return transfer.deferred_values, transfer.deferred_records
-
-
-def _any_rows(lists: Sequence[tuple[PeerLists, PeerLists]], peer: int) -> bool:
-    """Whether any width group's (values, records) have rows for, or from, this trainer."""
-    return any(values[peer].size or records[peer].size for values, records in lists)
 
 
 def _joined(first: tuple[Keys, Floats], second: tuple[Keys, Floats]) -> tuple[Keys, Floats]:

@@ -1,4 +1,4 @@
-"""One setting varied, all else as in the comparison: ours, a parameter server and the bound over it, as a plot.
+"""One setting varied, all else as in the comparison: ours, a parameter server and the bound over it, as two plots.
 
 The lookahead's and the cache's sweep change only ours; the others are measured once, as lines to compare with. One of
 them is ours as it chooses both itself.
@@ -7,7 +7,7 @@ them is ours as it chooses both itself.
 import argparse
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,16 @@ SWEEPS: Mapping[str, tuple[str, Sequence[Any]]] = {
     "bandwidth": ("gbit", (0.25, 0.5, 1.0, 2.0, 4.0)),
 }
 """What is varied, and its values."""
+UNITS = {
+    "lookahead": "lookahead, steps",
+    "cache_rows": "cache, rows a trainer",
+    "batch": "batch, examples a trainer",
+    "dim": "embedding dim, floats",
+    "alpha": "skew, Zipf exponent",
+    "trainers": "trainers",
+    "gbit": "link, Gbit/s in each direction",
+}
+"""An axis's label."""
 OURS_ALONE = ("lookahead", "cache")
 LONGEST = 200
 """Lookahead up to which `auto` may choose."""
@@ -56,8 +66,21 @@ def settings_of(name: str, gbit: float | None, steps: int) -> list[Setting]:
     return points
 
 
-def lines_of(name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Median ms a step over the varied value, by contender; disturbed records only where there are no others."""
+def step_ms(record: Mapping[str, Any]) -> float:
+    """Of one measurement."""
+    return float(record["ms"])
+
+
+def busier_mb(record: Mapping[str, Any]) -> float:
+    """MB a step in the busier direction of a trainer's link, headers included; the trainers' mean."""
+    trainers = range(record["setting"]["trainers"])
+    return statistics.fmean(max(record["bytes"][f"trainer {rank}"].values()) for rank in trainers) / 1e6
+
+
+def lines_of(
+    name: str, records: Sequence[Mapping[str, Any]], figure: Callable[[Mapping[str, Any]], float] = step_ms
+) -> dict[str, list[tuple[float, float]]]:
+    """Median figure over the varied value, by contender; disturbed records only where there are no others."""
     field, values = SWEEPS[name]
     found: dict[str, list[tuple[float, float]]] = {}
     for contender in (*CONTENDING, "ours-auto"):
@@ -65,26 +88,39 @@ def lines_of(name: str, records: Sequence[Mapping[str, Any]]) -> dict[str, list[
         for value in values:
             same = [r for r in records if "ms" in r and r["setting"]["contender"] == contender]
             same = same if constant else [r for r in same if r["setting"][field] == value]
-            calm = [r["ms"] for r in same if not is_disturbed(r)] or [r["ms"] for r in same]
+            calm = [figure(r) for r in same if not is_disturbed(r)] or [figure(r) for r in same]
             if calm:
                 found.setdefault(contender, []).append((value, statistics.median(calm)))
     return found
 
 
 def draw(name: str, records_file: Path) -> None:
-    """The plot beside the records."""
+    """The plots beside the records: time and bytes of a step."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
     records = [json.loads(line) for line in records_file.read_text(encoding="utf-8").splitlines() if line]
-    figure, panel = plt.subplots(figsize=(7, 5))
-    for contender, points in lines_of(name, records).items():
-        panel.plot(*zip(*points, strict=True), marker="o", label=CONTENDERS[contender].label)
-    panel.set(xlabel=SWEEPS[name][0].replace("_", " "), ylabel="ms a step", ylim=(0, None))
-    panel.grid(visible=True, alpha=0.3)
-    panel.legend()
+    field, values = SWEEPS[name]
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.5))
+    for panel, value, label in (
+        (panels[0], step_ms, "ms a step"),
+        (panels[1], busier_mb, "MB a step on a trainer's link, busier direction"),
+    ):
+        for contender, points in lines_of(name, records, value).items():
+            style = "--" if contender in ("bound", "ours-auto") else "-"
+            panel.plot(*zip(*points, strict=True), style, marker="o", label=CONTENDERS[contender].label)
+        panel.set(xscale=_scale(values), xlabel=UNITS[field], ylabel=label, ylim=(0, None))
+        panel.set_xticks(values, [f"{v:g}" for v in values])
+        panel.minorticks_off()
+        panel.grid(visible=True, alpha=0.3)
+    panels[0].legend()
     figure.tight_layout()
-    figure.savefig(records_file.with_suffix(".png"), dpi=90, metadata={"Software": None})
+    figure.savefig(records_file.with_suffix(".png"), dpi=80, metadata={"Software": None})
     plt.close(figure)
+
+
+def _scale(values: Sequence[float]) -> str:
+    """Values that double lie evenly."""
+    return "log" if max(values) >= 4 * min(values) else "linear"

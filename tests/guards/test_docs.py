@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,15 @@ def test_the_readmes_commands_exist() -> None:
             assert all((ROOT / word).exists() for word in rest if "/" in word), rest
         else:
             assert command in (known if program == "bagpipe" else targets), (program, command)
+
+
+def test_make_help_lists_targets_with_what_they_do() -> None:
+    """A line for each target that says what it does, whichever file it is in."""
+    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    listed = [re.fullmatch(r"  make ([a-z0-9-]+) +\S.*", line) for line in shown.splitlines()]
+    files = [ROOT / "Makefile", *sorted((ROOT / "make").glob("*.mk"))]
+    said = re.findall(r"^([a-z0-9-]+):.*## ", "\n".join(f.read_text(encoding="utf-8") for f in files), re.MULTILINE)
+    assert sorted(m[1] if m else "" for m in listed) == sorted(said)
 
 
 def test_the_readmes_code_is_python() -> None:

@@ -12,7 +12,7 @@ from peers.registry import CONTENDERS
 from peers.report import markdown
 from peers.setting import Setting
 from peers.summary import summarize
-from peers.sweep import SWEEPS, lines_of, settings_of
+from peers.sweep import SWEEPS, busier_mb, lines_of, settings_of
 from peers.targets import verdicts
 
 MACHINE = {
@@ -127,6 +127,7 @@ def test_a_sweep_varies_one_setting_and_compares_with_lines_that_stand() -> None
         "ours": [(100, 150)],
         "ours-auto": [(v, 140) for v in every],
     }
+    assert lines_of("lookahead", records, busier_mb)["ours"] == [(100, 2.0)]
 
 
 def test_a_step_lasts_from_the_last_trainers_end_to_the_next(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import weakref
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +14,10 @@ from bagpipe.cache.cache import HostCache, Reduction
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config import RowOptimizer
 from bagpipe.models.dlrm import DLRM
+from bagpipe.net.messages import Hello, Message, StepDone
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 from bagpipe.tables import Table, TableLayout
+from bagpipe.trainer.coherence import Coherence
 from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.pipeline import StepPipeline
 from bagpipe.trainer.step import Step
@@ -32,6 +33,10 @@ class Diary:
     events: list[str] = field(default_factory=list)
     here: bool = False
     """Whether the other trainer's values have come."""
+
+    @property
+    def oracle(self) -> "Oracle":
+        return Oracle(self.events)
 
     def arrived(self, peer: int, step: int, kind: str) -> bool:
         return self.here
@@ -49,6 +54,17 @@ class Diary:
 
     def write_back(self, step: int, groups: Any, *, checkpoint: bool) -> None:
         self.events.append(f"step {step} written back")
+
+
+@dataclass
+class Oracle:
+    """Notes the reports that it gets."""
+
+    events: list[str]
+
+    def send(self, message: Message, arrays: Any = ()) -> None:
+        if isinstance(message, StepDone):
+            self.events.append("reported")
 
 
 @pytest.fixture
@@ -76,15 +92,21 @@ def step() -> tuple[Step, Diary, StepPipeline]:
     )
     plan = BatchPlan(0, 0, 4, 0, None, True, False, np.ones((2, 3), np.float32), np.ones((2, 1), np.float32), (part,))  # type: ignore[arg-type]  # no cursor is read
     diary = Diary()
-    pipeline = StepPipeline.__new__(StepPipeline)
-    pipeline.rank, pipeline.world_size = 0, 2
-    pipeline.peers = pipeline.servers = diary  # type: ignore[assignment]
-    pipeline.caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
-    pipeline._eager, pipeline._deferred = None, []  # type: ignore[assignment]
-    pipeline._rest, pipeline._plans = None, []  # type: ignore[assignment]
-    pipeline.packing, pipeline._ended_at = Packing("never", 0), None
-    pipeline.reduction = Reduction(2, mean=True)
-    pipeline._report = lambda *_: diary.events.append("reported")  # type: ignore[method-assign]
+    caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
+    pipeline = StepPipeline(
+        rank=0,
+        world_size=2,
+        hello=Hello(job="job", attempt=0, role="trainer", index=0),
+        oracle=diary.oracle,  # type: ignore[arg-type]
+        servers=diary,  # type: ignore[arg-type]
+        caches=caches,
+        coherence=Coherence(diary, caches, rank=0, world_size=2),  # type: ignore[arg-type]
+        first_step=0,
+        depth=0,
+        reduction=Reduction(2, mean=True),
+        packing=Packing("never", 0),
+        deadline_seconds=1.0,
+    )
     return Step(plan, 0.0, {}, pipeline._bring_rows), diary, pipeline
 
 
@@ -125,7 +147,6 @@ def test_what_nobody_waits_for_goes_out_after_the_next_steps_rows_have_come(
     current, diary, pipeline = step
     trained(current, diary)
     diary.events.clear()
-    pipeline._deferred = deque()
     pipeline.finish(current, 0.5)
     assert diary.events == []
     following = Step(dataclasses.replace(current.plan, step=1), 0.0, {}, pipeline._bring_rows)
@@ -141,7 +162,6 @@ def test_with_the_next_values_at_hand_the_rest_goes_out_at_once(step: tuple[Step
     trained(current, diary)
     diary.events.clear()
     diary.here = True
-    pipeline._deferred = deque()
     pipeline.finish(current, 0.5)
     assert diary.events == ["deferred to 1", "step 0 written back", "reported"]
 
@@ -153,7 +173,6 @@ def test_a_finished_step_lets_its_rows_go(step: tuple[Step, Diary, StepPipeline]
     try:
         trained(current, diary)
         rows = weakref.ref(current.rows[0])
-        pipeline._deferred = deque()
         pipeline.finish(current, 0.5)
         assert rows() is None
     finally:
@@ -165,6 +184,5 @@ def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diar
     current, diary, pipeline = step
     assert current.rows[0].shape == (4, 4)
     assert diary.events == ["rows awaited"] and not current.gradients_sent
-    pipeline._deferred = deque()
     pipeline.finish(current, None)
     assert diary.events == ["rows awaited", "gradients to 1", "eager to 1"]

@@ -1,0 +1,130 @@
+"""Rows on their way between trainers: the coherence that the oracle compiled into each step's plan.
+
+A row's gradients go to its owner. Its new value goes to whoever uses it next: eager for the very next step, deferred
+for later ones. Nothing here decides who that is, or when to send: the lists are the plan's, the order `pipeline.py`'s.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from bagpipe.batch import Floats
+from bagpipe.cache.cache import EmbeddingCache
+from bagpipe.cache.optimizers import gather
+from bagpipe.plan import BatchPlan, Indices, PeerLists, Transfer
+from bagpipe.trainer.exchange import Kind, PeerExchange
+from bagpipe.trainer.sums import Contribution, add_in_rank_order
+
+Parcel = tuple[int, list[Floats]]
+"""A trainer and the rows that go to it."""
+
+
+class Coherence:
+    """One trainer's side of it. Used by one thread.
+
+    Args:
+        caches: one for each width group.
+    """
+
+    def __init__(self, peers: PeerExchange, caches: Sequence[EmbeddingCache], *, rank: int, world_size: int) -> None:
+        self._peers, self._caches, self._rank = peers, tuple(caches), rank
+        self._others = [peer for peer in range(world_size) if peer != rank]
+        self._eager: BatchPlan | None = None
+        self._deferred: deque[BatchPlan] = deque()
+
+    def __repr__(self) -> str:
+        return f"Coherence(rank={self._rank}, eager={self._eager is not None}, deferred={len(self._deferred)})"
+
+    # ── gradients ─────────────────────────────────────────────────────────────────────────────────
+
+    def send_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
+        """To the owners of their rows; `gradients[g]` is `[K, D]` over the step's distinct rows of a width group."""
+        for peer in self._others:
+            lists = [part.grad_send[peer] for part in plan.groups]
+            if any(index.size for index in lists):
+                rows = [_picked(g, index) for g, index in zip(gradients, lists, strict=True)]
+                self._peers.send(peer, plan.step, "gradients", rows)
+
+    def add_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
+        """The others' gradients of rows owned here, to this trainer's own, in place."""
+        received = {
+            source: self._peers.receive(source, plan.step, "gradients")
+            for source in self._others
+            if any(part.grad_recv[source].size for part in plan.groups)
+        }
+        for number, (part, own) in enumerate(zip(plan.groups, gradients, strict=True)):
+            others = [Contribution(source, part.grad_recv[source], rows[number]) for source, rows in received.items()]
+            add_in_rank_order(own, self._rank, others)
+
+    # ── new values ────────────────────────────────────────────────────────────────────────────────
+
+    def take(self, plan: BatchPlan, kind: Kind) -> list[Parcel]:
+        """Copies of the updated rows that go to each other trainer."""
+        parcels = []
+        for peer in self._others:
+            lists = [_lists(part.send, kind) for part in plan.groups]
+            if _any_rows(lists, peer):
+                arrays: list[Floats] = []
+                for cache, (values, records) in zip(self._caches, lists, strict=True):
+                    arrays += [cache.take_values(values[peer]), cache.take_records(records[peer])]
+                parcels.append((peer, arrays))
+        return parcels
+
+    def send(self, step: int, kind: Kind, parcels: Sequence[Parcel]) -> None:
+        """What was taken after this step."""
+        for peer, arrays in parcels:
+            self._peers.send(peer, step, kind, arrays)
+
+    def expect(self, plan: BatchPlan) -> None:
+        """This step has ended: its plan lists the values that come in from now on."""
+        self._eager = plan
+        self._deferred.append(plan)
+
+    def eager_here(self) -> bool:
+        """Whether the next step's values have come already, so that nothing delays them any more."""
+        plan = self._eager
+        if plan is None:
+            return True
+        lists = [_lists(part.receive, "eager") for part in plan.groups]
+        senders = [peer for peer in self._others if _any_rows(lists, peer)]
+        return all(self._peers.arrived(peer, plan.step, "eager") for peer in senders)
+
+    def receive_eager(self) -> None:
+        """What the last step's owners sent for this one: their slots were given out when that step ended."""
+        if self._eager is not None:
+            plan, self._eager = self._eager, None
+            self._receive(plan, "eager")
+
+    def receive_deferred(self, *, before: int) -> None:
+        """Deferred rows of steps below `before`: their slots were given out when those steps ended."""
+        while self._deferred and self._deferred[0].step < before:
+            self._receive(self._deferred.popleft(), "deferred")
+
+    def _receive(self, plan: BatchPlan, kind: Kind) -> None:
+        for peer in self._others:
+            lists = [_lists(part.receive, kind) for part in plan.groups]
+            if _any_rows(lists, peer):
+                arrays = iter(self._peers.receive(peer, plan.step, kind))
+                for cache, (values, records) in zip(self._caches, lists, strict=True):
+                    cache.store_values(values[peer], next(arrays))
+                    cache.store_records(records[peer], next(arrays))
+
+
+def _picked(rows_KD: Floats, index: Indices) -> Floats:
+    """`rows_KD[index]`, twice as fast."""
+    out = np.empty((index.size, rows_KD.shape[1]), np.float32)
+    gather(rows_KD, index, rows_KD.shape[1], out)
+    return out
+
+
+def _lists(transfer: Transfer, kind: Kind) -> tuple[PeerLists, PeerLists]:
+    """(values, records) that are eager or deferred."""
+    if kind == "eager":
+        return transfer.eager_values, transfer.eager_records
+    return transfer.deferred_values, transfer.deferred_records
+
+
+def _any_rows(lists: Sequence[tuple[PeerLists, PeerLists]], peer: int) -> bool:
+    """Whether any width group's (values, records) have rows for, or from, this trainer."""
+    return any(values[peer].size or records[peer].size for values, records in lists)
