@@ -11,12 +11,14 @@ from bagpipe.config import PackFloats
 
 LATEST = 200
 """The first trial begins when caches are full, which takes a lookahead, but within so many steps."""
-ORDER = (False, True, True, False)
-"""With packing or without, block after block; what drifts slowly meanwhile cancels out."""
-BLOCK = 12
+ORDER = (False, True, True, False) * 4
+"""With packing or without, block after block. Neighbours make a pair: a machine that others slow down now and then
+slows both, and which comes first alternates.
+"""
+BLOCK = 6
 """Steps in a row."""
 TRIAL = len(ORDER) * BLOCK
-SETTLING = 3
+SETTLING = 2
 """Steps at the start of a block that do not count: the link still carries bytes of the block before."""
 CLEARLY = 0.97
 """Packing must take this much of the time without it at most: times are noisy, and it takes processors from others."""
@@ -36,7 +38,8 @@ class Packing:
         self._auto = setting == "auto"
         self._tried = -min(lookahead, LATEST) - 1
         """Steps of the trial that have ended; before it, how many are missing."""
-        self._times: dict[bool, list[float]] = {False: [], True: []}
+        self._times: list[float] = []
+        """Seconds of each step of the trial."""
 
     def __repr__(self) -> str:
         return f"Packing(on={self.on}, auto={self._auto}, tried={self._tried})"
@@ -46,8 +49,8 @@ class Packing:
         if not self._auto:
             return None
         ended, self._tried = self._tried, self._tried + 1
-        if 0 <= ended < TRIAL and ended % BLOCK >= SETTLING:
-            self._times[ORDER[ended // BLOCK]].append(seconds)
+        if 0 <= ended < TRIAL:
+            self._times.append(seconds)
         if self._tried == TRIAL:
             return self._choose()
         if self._tried == AGAIN:
@@ -57,10 +60,15 @@ class Packing:
         return None
 
     def _choose(self) -> str:
-        without, packed = median(self._times[False]), median(self._times[True])
-        self.on = packed < CLEARLY * without
-        self._times = {False: [], True: []}
+        times, self._times = self._times, []
+        block = [median(times[at + SETTLING : at + BLOCK]) for at in range(0, TRIAL, BLOCK)]
+        ratios = [
+            second / first if packed_second else first / second
+            for first, second, packed_second in zip(block[::2], block[1::2], ORDER[1::2], strict=True)
+        ]
+        ratio = median(ratios)
+        self.on = ratio < CLEARLY
         return (
-            f"packFloats auto: {'packed' if self.on else 'as they are'}; a step took {packed * 1000:.0f} ms "
-            f"with floats packed, {without * 1000:.0f} ms without"
+            f"packFloats auto: {'packed' if self.on else 'as they are'}; with floats packed a step took {ratio:.2f} of "
+            f"its time without ({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} trials)"
         )

@@ -27,7 +27,7 @@ from peers.summary import is_disturbed
 from peers.workload import TABLE_ROWS
 
 PEER_WARMUP = 6
-SETTLED = 56
+SETTLED = 104
 """Steps after a full lookahead until a cache is in its usual state, and sending floats packed has been tried."""
 CHECKS = 3
 
