@@ -118,6 +118,8 @@ class Oracle:
         self.outbox = Outbox(job.spec.trainers.replicas, keep_early=4 * job.spec.prefetch_depth + 16)
         self.logits: dict[int, dict[int, Floats]] = {}
         self.schedule: TrainingSchedule | None = None
+        self.topology: Topology | None = None
+        """Once every role is there."""
         self.finished: set[int] = set()
         self.restarted = False
         self.stop_asked = False
@@ -178,7 +180,7 @@ class Oracle:
     def _assemble(self, dataset: Dataset, start: "_Start", choice: tuple[int, str] | None) -> Resolved:
         """Wait for every role, then tell all of them the topology."""
         if (known := self._recall()) is not None:
-            self._topology = known
+            self.topology = known
             self.rendezvous.begun = True
             self.spec = known.spec
             return Resolved(fixed_lookahead(known.spec), known.slots, "as before the oracle was restarted")
@@ -198,7 +200,7 @@ class Oracle:
         wishes = [t.wishes for t in trainers if t.wishes]
         self.spec, layout = grant(self.spec, dataset.layout, wishes, self.widths)
         resolved = resolve(self.spec, layout, [t.cache_bytes for t in trainers], choice)
-        self._topology = Topology(
+        self.topology = Topology(
             servers=self.rendezvous.server_endpoints(),
             trainers=self.rendezvous.trainer_endpoints(),
             dense_endpoint=self.rendezvous.trainers[0].dense_endpoint,
@@ -214,9 +216,9 @@ class Oracle:
             with_keys=any(t.wishes for t in trainers),
         )
         self.rendezvous.begun = True
-        write_whole(self._memory, msgspec.msgpack.encode(self._topology))
+        write_whole(self._memory, msgspec.msgpack.encode(self.topology))
         for peer in self.peers:
-            self.listener.send(peer, self._topology)
+            self.listener.send(peer, self.topology)
         return resolved
 
     @property
@@ -241,16 +243,17 @@ class Oracle:
 
     def _train(self, dataset: Dataset, batches: Iterator[Batch], resolved: Resolved, start: "_Start") -> int:
         """Stream every training plan; returns the number of steps trained since step 0."""
+        assert self.topology is not None
         total = total_steps(self.spec, dataset.num_train_examples)
         self.schedule = TrainingSchedule(
             dataset.layout,
-            world_size=len(self._topology.trainers),
+            world_size=self.outbox.num_trainers,
             lookahead=resolved.lookahead,
             slots=resolved.slots,
             first_step=start.step,
             total_steps=total,
             checkpoint_every=self.spec.checkpoint.every,
-            with_keys=self._topology.with_keys,
+            with_keys=self.topology.with_keys,
         )
         self.reporter.start_training(start.step, total)
         self._stream(self.schedule.plans(batches), first_step=start.step)
@@ -262,7 +265,7 @@ class Oracle:
         """Stream the test part's plans and score the logits that come back."""
         schedule = EvaluationSchedule(
             dataset.layout,
-            world_size=len(self._topology.trainers),
+            world_size=self.outbox.num_trainers,
             lookahead=min(resolved.lookahead, 8),
             slots=resolved.slots,
             first_step=first_step,
@@ -353,8 +356,7 @@ class Oracle:
             self.listener.send(peer, refused)
             return
         self.peers[peer] = hello
-        topology = getattr(self, "_topology", None)
-        self.listener.send(peer, topology or Wait())
+        self.listener.send(peer, self.topology or Wait())
 
     def _step_done(self, message: StepDone, arrays: list[Any]) -> None:
         if not self.outbox.finished(message.rank, message.step):
@@ -398,9 +400,9 @@ class Oracle:
                 self.listener.send(peer, over)
 
     def _report(self, dataset: Dataset, resolved: Resolved, trained: int, evaluation: dict[str, Any] | None) -> None:
-        assert self.schedule is not None
+        assert self.schedule is not None and self.topology is not None
         stats = [planner.stats for planner in self.schedule.planners]
-        keep_loss(Path(self._topology.checkpoint_dir), trained, self.reporter.loss)
+        keep_loss(Path(self.topology.checkpoint_dir), trained, self.reporter.loss)
         self.reporter.finish(
             {
                 "steps": trained,

@@ -106,7 +106,7 @@ def draw(name: str, records_file: Path) -> None:
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.5))
     for panel, value, label in (
         (panels[0], step_ms, "ms a step"),
-        (panels[1], busier_mb, "MB a step on a trainer's link, busier direction"),
+        (panels[1], busier_mb, "MB a step on a trainer's link"),
     ):
         for contender, points in lines_of(name, records, value).items():
             style = "--" if contender in ("bound", "ours-auto") else "-"
