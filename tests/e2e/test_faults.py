@@ -95,7 +95,8 @@ def test_api_server_away(started, complete, machines):
     machines.stop_api_server()
     time.sleep(60)
     machines.start_api_server()
-    assert complete().get("attempt", 0) == 0
+    status = complete()
+    assert status.get("attempt", 0) == 0, status
 
 
 def test_suspended_and_resumed(started, complete, disturbed_at):
