@@ -1,13 +1,14 @@
 """What was measured as one JSON, one Markdown page and one plot, beside the records."""
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from peers.clicks import LOOKAHEAD
 from peers.registry import CONTENDERS
-from peers.summary import DISTURBED_CORES, summarize
+from peers.summary import DISTURBED_CORES, summarize, times_ours
 from peers.targets import Key, Verdict, verdicts
 
 Rows = Mapping[Key, Mapping[str, Any]]
@@ -65,6 +66,7 @@ def markdown(
     for trainers in sorted({key[2] for key in real}):
         title = f"## Real examples, {_trainers(trainers)}: ms a step"
         lines += [title, "", *_about_real(), "", *_times(real, trainers), ""]
+    lines += ["## Within a round: times ours", "", *_about_ratios(), "", *_ratios(times_ours(records)), ""]
     lines += ["## Targets", "", *_targets(found), "", "## CPU and bytes of a step", "", *_costs(rows), ""]
     lines += ["## What ours waits for", "", *_waits(rows), ""]
     return "\n".join(lines)
@@ -102,6 +104,28 @@ def _times(rows: Rows, trainers: int) -> Iterator[str]:
     for name, contender in CONTENDERS.items():
         if any((name, g, trainers) in rows for g in rates):
             yield f"| {contender.label} | " + " | ".join(_cell(rows.get((name, g, trainers))) for g in rates) + " |"
+
+
+def _about_ratios() -> Iterator[str]:
+    yield "A machine whose speed changes from one half hour to the next moves the medians above, but hardly the ratio"
+    yield "of two neighbours: the median over rounds (least to most) of each step time over ours in the same round."
+
+
+def _ratios(found: Mapping[Key, Sequence[float]]) -> Iterator[str]:
+    columns = sorted({key[1:] for key in found}, key=lambda c: (c[1], -(c[0] or 1e9)))
+    yield "| contender | " + " | ".join(f"{_trainers(t)}, {_link(g)}" for g, t in columns) + " |"
+    yield "|---|" + "---|" * len(columns)
+    for name, contender in CONTENDERS.items():
+        cells = [_ratio(found.get((name, *column), ())) for column in columns]
+        if any(cells):
+            yield f"| {contender.label} | " + " | ".join(cells) + " |"
+
+
+def _ratio(ratios: Sequence[float]) -> str:
+    if not ratios:
+        return ""
+    spread = f" ({min(ratios):.2f}-{max(ratios):.2f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.2f}{spread}"
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

@@ -9,6 +9,9 @@ from peers.targets import Key
 DISTURBED_CORES = 0.25
 """A measurement during which others used more of the machine is repeated, and left out of tables."""
 
+ROUND_SECONDS = 600
+"""What lies further apart was not measured in the same round of one rate."""
+
 
 def is_disturbed(record: Mapping[str, Any]) -> bool:
     """Whether somebody else used the machine meanwhile."""
@@ -27,6 +30,25 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, Any]]
             setting = record["setting"]
             groups.setdefault((setting["contender"], setting["gbit"], setting["trainers"]), []).append(record)
     return {key: _row(key, found) for key, found in groups.items()}
+
+
+def times_ours(records: Iterable[Mapping[str, Any]]) -> dict[Key, list[float]]:
+    """Each undisturbed step time over that of ours beside it in the same round: the nearest in time on the same links.
+
+    A machine that grows slower for half an hour moves medians over rounds, but hardly these.
+    """
+    calm = [r for r in records if "ms" in r and not is_disturbed(r)]
+    ours = [r for r in calm if r["setting"]["contender"] == "ours"]
+    found: dict[Key, list[float]] = {}
+    for record in calm:
+        setting = record["setting"]
+        beside = [r for r in ours if all(r["setting"][same] == setting[same] for same in ("gbit", "trainers"))]
+        nearest = min(beside, key=lambda r: abs(r["time"] - record["time"]), default=None)
+        if nearest is None or nearest is record or abs(nearest["time"] - record["time"]) > ROUND_SECONDS:
+            continue
+        key = setting["contender"], setting["gbit"], setting["trainers"]
+        found.setdefault(key, []).append(record["ms"] / nearest["ms"])
+    return found
 
 
 def _row(key: Key, found: list[Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from peers.measure import summarize as measured
 from peers.registry import CONTENDERS
 from peers.report import markdown
 from peers.setting import Setting
-from peers.summary import summarize
+from peers.summary import summarize, times_ours
 from peers.sweep import SWEEPS, busier_mb, lines_of, settings_of
 from peers.targets import verdicts
 
@@ -29,6 +29,7 @@ def _record(contender: str, ms: float, *, gbit: float | None = 1.0, others: floa
         "cpu_ms": {"trainer 0": ms / 2, "trainer 1": ms / 2},
         "bytes": {"trainer 0": moved, "trainer 1": moved},
         "machine": MACHINE,
+        "time": 0,
     }
     if contender == "ours":
         record |= {"planned": {"sent": 1_000_000, "received": 1_000_000}, "waits_ms": {"fetch": 1.5}}
@@ -40,6 +41,21 @@ def test_medians_leave_disturbed_rounds_out() -> None:
     row = rows["ours", 1.0, 2]
     assert (row["ms"], row["least_ms"], row["most_ms"]) == (110, 100, 120)
     assert (row["rounds"], row["left_out"], row["disturbed"]) == (3, 1, False)
+
+
+def test_ratios_are_of_neighbours_in_one_round() -> None:
+    """The nearest undisturbed step of ours on the same links, and none of another hour."""
+    records = [
+        _record("bound", 90) | {"time": 0},
+        _record("ours", 100) | {"time": 30},
+        _record("rpc-unique", 150) | {"time": 200},
+        _record("ours", 400, gbit=0.25) | {"time": 210},
+        _record("rpc-unique", 300, others=1) | {"time": 220},
+        _record("bound", 120) | {"time": 5000},
+        _record("ours", 200) | {"time": 5030},
+        _record("published", 500) | {"time": 9000},
+    ]
+    assert times_ours(records) == {("bound", 1.0, 2): [0.9, 0.6], ("rpc-unique", 1.0, 2): [1.5]}
 
 
 def test_without_a_calm_round_the_least_disturbed_one_is_shown_and_marked() -> None:
