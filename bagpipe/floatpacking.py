@@ -10,6 +10,7 @@ half of a block in the low bits, the second in the high bits), the blocks' expon
 everything that is not zero, and the exponents that fit no code.
 """
 
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,8 @@ def _num_bytes(count: int, zeros: int, far: int) -> int:
 
 
 def _split(packed: Bytes, count: int, zeros: int, far: int) -> list[Bytes]:
-    return np.split(packed, np.cumsum(_sizes(count, zeros, far))[:-1])
+    ends = accumulate(_sizes(count, zeros, far), initial=0)
+    return [packed[start:end] for start, end in pairwise(ends)]
 
 
 @njit(cache=True, nogil=True)
