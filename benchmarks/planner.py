@@ -11,7 +11,8 @@ import json
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ def memcpy_gb_per_s() -> float:
     return source.nbytes / seconds / 1e9
 
 
+def packed_arrays(plans: Sequence[BatchPlan]) -> list[list[Any]]:
+    """What travels to each trainer."""
+    return [pack_plan(plan)[1] for plan in plans]
+
+
 def timed(action: Callable[[], Any]) -> tuple[float, Any]:
     begin = time.perf_counter()
     result = action()
@@ -72,7 +78,7 @@ def measure(batch_size: int, lookahead: int, trainers: int, steps: int, warm_up:
     for step in range(lookahead + warm_up + steps):
         lookups = Lookups(zipf_batch(rng, batch_size), examples * len(CRITEO_KAGGLE), (None,) * trainers)
         cpu_begin = time.thread_time()
-        push, _ = timed(lambda lookups=lookups: planner.push(lookups))  # type: ignore[misc]  # a default's type is not inferred
+        push, _ = timed(partial(planner.push, lookups))
         if step < lookahead:
             continue
         plan, groups = timed(planner.plan)
@@ -84,7 +90,7 @@ def measure(batch_size: int, lookahead: int, trainers: int, steps: int, warm_up:
             )
             for rank, group in enumerate(groups)
         ]  # fmt: skip
-        pack, packed = timed(lambda plans=plans: [pack_plan(p)[1] for p in plans])  # type: ignore[misc]  # a default's type is not inferred
+        pack, packed = timed(partial(packed_arrays, plans))
         if step >= lookahead + warm_up:
             for name, seconds in (("push", push), ("plan", plan), ("pack", pack)):
                 phases[name].append(seconds)

@@ -103,7 +103,7 @@ def _records(dataset: Dataset, *, dense: bool) -> Iterator[bytes]:
     for batch in dataset.train_batches(_BLOCK, epochs=1):
         labels = batch.labels_BL[:, 0].tolist()
         values = batch.dense_BF.tolist() if dense else itertools.repeat([])
-        for label, numbers, ids in zip(labels, values, _ids(batch, dataset.layout)):  # noqa: B905  # one is endless
+        for label, numbers, ids in zip(labels, values, _ids(batch, dataset.layout), strict=False):  # one is endless
             yield msgspec.json.encode({"label": label, "dense": numbers, "sparse": ids})
 
 

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from peers.targets import Key
+from peers.targets import Key, WithinRounds
 
 DISTURBED_CORES = 0.25
 """A measurement during which others used more of the machine is repeated, and left out of tables."""
@@ -32,23 +32,30 @@ def summarize(records: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, Any]]
     return {key: _row(key, found) for key, found in groups.items()}
 
 
-def times_ours(records: Iterable[Mapping[str, Any]]) -> dict[Key, list[float]]:
-    """Each undisturbed step time over that of ours beside it in the same round: the nearest in time on the same links.
+def within_rounds(records: Iterable[Mapping[str, Any]]) -> WithinRounds:
+    """What each undisturbed measurement was beside ours in the same round: the nearest in time on the same links.
 
     A machine that grows slower for half an hour moves medians over rounds, but hardly these.
     """
     calm = [r for r in records if "ms" in r and not is_disturbed(r)]
     ours = [r for r in calm if r["setting"]["contender"] == "ours"]
-    found: dict[Key, list[float]] = {}
+    ratios: dict[Key, list[float]] = {}
+    cpu_beyond: dict[Key, list[float]] = {}
     for record in calm:
         setting = record["setting"]
-        beside = [r for r in ours if all(r["setting"][same] == setting[same] for same in ("gbit", "trainers"))]
-        nearest = min(beside, key=lambda r: abs(r["time"] - record["time"]), default=None)
-        if nearest is None or nearest is record or abs(nearest["time"] - record["time"]) > ROUND_SECONDS:
+        same_links = [r for r in ours if all(r["setting"][what] == setting[what] for what in ("gbit", "trainers"))]
+        beside = min(same_links, key=lambda r: abs(r["time"] - record["time"]), default=None)
+        if beside is None or beside is record or abs(beside["time"] - record["time"]) > ROUND_SECONDS:
             continue
         key = setting["contender"], setting["gbit"], setting["trainers"]
-        found.setdefault(key, []).append(record["ms"] / nearest["ms"])
-    return found
+        ratios.setdefault(key, []).append(record["ms"] / beside["ms"])
+        cpu_beyond.setdefault(key, []).append(_cpu_ms(beside) - _cpu_ms(record))
+    return WithinRounds(ratios, cpu_beyond)
+
+
+def _cpu_ms(record: Mapping[str, Any]) -> float:
+    """Of all roles, a trainer's share of it."""
+    return float(sum(record["cpu_ms"].values()) / record["setting"]["trainers"])
 
 
 def _row(key: Key, found: list[Mapping[str, Any]]) -> dict[str, Any]:
@@ -64,7 +71,7 @@ def _row(key: Key, found: list[Mapping[str, Any]]) -> dict[str, Any]:
         "left_out": len(found) - len(timed),
         "disturbed": not calm,
         "others_cores": round(statistics.median(r["others_cores"] for r in timed), 2),
-        "cpu": round(statistics.median(sum(r["cpu_ms"].values()) / key[2] for r in timed), 1),
+        "cpu": round(statistics.median(map(_cpu_ms, timed)), 1),
         "cpu_by_role": {k: round(statistics.median(r["cpu_ms"][k] for r in timed), 1) for k in timed[0]["cpu_ms"]},
     }
     for way in ("sent", "received"):

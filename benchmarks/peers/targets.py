@@ -1,8 +1,9 @@
-"""What must be shown, and whether it was: every target as a function of the medians."""
+"""What must be shown, and whether it was: every target as a function of medians and of ratios within rounds."""
 
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 Key = tuple[str, float | None, int]
 """Contender, Gbit/s, trainers."""
@@ -17,110 +18,166 @@ class Verdict:
     measure: str
     target: str
     found: float | None
-    """None: not measured."""
+    """By medians over all rounds; None: not measured."""
+    within: float | None
+    """By the median of comparisons within a round; None: not measured in one round, or not compared so."""
     hit: bool | None
-    """None as well where a time or CPU comes from disturbed rounds only: those decide nothing."""
+    """By both: medians of some contenders may come from more, and calmer, rounds than those of others.
+
+    None where nothing was measured, or only disturbed rounds have a time or CPU: those decide nothing.
+    """
     disturbed: bool
 
 
+class Comparison(Protocol):
+    """Others beside ours."""
+
+    def over_ours(self, names: tuple[str, ...], gbit: float | None, trainers: int = 2) -> float:
+        """Step time of the fastest of those that were measured over ours.
+
+        Raises:
+            KeyError: none was.
+        """
+        ...
+
+    def cpu_beyond_bound(self, gbit: float) -> float:
+        """CPU ms a step of all roles, a trainer's share of it, beyond forward, backward and the dense all-reduce."""
+        ...
+
+
 class Medians:
-    """Rows of the summary by key."""
+    """Over all rounds: rows of the summary by key."""
 
     def __init__(self, rows: Mapping[Key, Mapping[str, Any]]) -> None:
         self.rows = rows
         self.disturbed = False
         """Whether a figure that others can disturb came from a row without one calm round."""
 
-    def ms(self, contender: str, gbit: float | None, trainers: int = 2) -> float:
-        return self.trainer(contender, gbit, "ms", trainers)
-
-    def best(self, names: tuple[str, ...], gbit: float | None, trainers: int = 2) -> float:
-        """The fastest of those that were measured."""
+    def over_ours(self, names: tuple[str, ...], gbit: float | None, trainers: int = 2) -> float:
         found = [self.ms(name, gbit, trainers) for name in names if (name, gbit, trainers) in self.rows]
         if not found:
             raise KeyError(names)
-        return min(found)
+        return min(found) / self.ms("ours", gbit, trainers)
+
+    def cpu_beyond_bound(self, gbit: float) -> float:
+        return self.trainer("ours", gbit, "cpu") - self.trainer("bound", gbit, "cpu")
+
+    def ms(self, contender: str, gbit: float | None, trainers: int = 2) -> float:
+        return self.trainer(contender, gbit, "ms", trainers)
 
     def trainer(self, contender: str, gbit: float | None, what: str, trainers: int = 2) -> float:
-        row = self._row(contender, gbit, trainers)
+        row = self.rows[contender, gbit, trainers]
         if what in ("ms", "cpu") and row.get("disturbed"):
             self.disturbed = True
         return float(row[what])
 
-    def _row(self, contender: str, gbit: float | None, trainers: int) -> Mapping[str, Any]:
-        key = (contender, gbit, trainers)
-        return self.rows[key]
+
+@dataclass(frozen=True, slots=True)
+class WithinRounds:
+    """Within rounds: what was measured beside ours, by key."""
+
+    ratios: Mapping[Key, Sequence[float]]
+    """Step times over ours."""
+    cpu_beyond: Mapping[Key, Sequence[float]]
+    """Our CPU ms a step and trainer beyond theirs."""
+
+    def over_ours(self, names: tuple[str, ...], gbit: float | None, trainers: int = 2) -> float:
+        found = [self.ratios[name, gbit, trainers] for name in names if (name, gbit, trainers) in self.ratios]
+        if not found:
+            raise KeyError(names)
+        return min(map(statistics.median, found))
+
+    def cpu_beyond_bound(self, gbit: float) -> float:
+        return statistics.median(self.cpu_beyond["bound", gbit, 2])
 
 
-def milliseconds(size: float, gbit: float) -> float:
-    """Of `size` bytes on a link."""
-    return size * 8 / gbit / 1e6
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What must be shown; exactly one of `compared` and `figure` says how it is found."""
+
+    measure: str
+    limit: float | Callable[[Medians], float]
+    least: bool = True
+    """Whether it is a lower limit."""
+    compared: Callable[[Comparison], float] | None = None
+    figure: Callable[[Medians], float] | None = None
 
 
-def verdicts(rows: Mapping[Key, Mapping[str, Any]]) -> list[Verdict]:
-    """Every target, in the order of the issue that set them."""
-    found: list[Verdict] = []
-
-    def at_most(measure: str, limit: float | Callable[[Medians], float], value: Callable[[Medians], float]) -> None:
-        _judge(measure, limit, value, least=False)
-
-    def at_least(measure: str, limit: float, value: Callable[[Medians], float]) -> None:
-        _judge(measure, limit, value, least=True)
-
-    def _judge(
-        measure: str, limit: float | Callable[[Medians], float], value: Callable[[Medians], float], *, least: bool
-    ) -> None:
-        medians, sign = Medians(rows), ">=" if least else "<="
-        try:
-            wanted = limit(medians) if callable(limit) else limit
-            ratio = value(medians)
-        except KeyError:
-            target = "" if callable(limit) else f"{sign} {limit:.2f}"
-            found.append(Verdict(measure, target, None, None, disturbed=False))
-            return
-        hit = None if medians.disturbed else ratio >= wanted if least else ratio <= wanted
-        found.append(Verdict(measure, f"{sign} {wanted:.2f}", round(ratio, 3), hit, medians.disturbed))
-
-    at_most("step over the bound, 1 Gbit/s", 1.10, lambda m: m.ms("ours", 1.0) / m.ms("bound", 1.0))
-    for gbit in (0.5, 0.25):
-        at_most(
-            f"step over the bound, {gbit:g} Gbit/s",
-            lambda m, g=gbit: max(1.15, 1.1 * must_move_ms(m, g) / m.ms("bound", g)),
-            lambda m, g=gbit: m.ms("ours", g) / m.ms("bound", g),
-        )
+def targets() -> Iterator[Target]:
+    """All of them, in the order of the issue that set them."""
     three = (1.0, 0.5, 0.25)
+    yield Target("step over the bound, 1 Gbit/s", 1.10, least=False, compared=over_bound(1.0))
+    for gbit in (0.5, 0.25):
+        yield Target(f"step over the bound, {gbit:g} Gbit/s", may_take(gbit), least=False, compared=over_bound(gbit))
     for gbit, limit in zip(three, (2.0, 3.2, 5.0), strict=True):
-        at_least(
-            f"TorchRec's best as it runs / ours, {gbit:g} Gbit/s",
-            limit,
-            lambda m, g=gbit: m.best(TORCHREC, g) / m.ms("ours", g),
-        )
+        yield Target(f"TorchRec's best as it runs / ours, {gbit:g} Gbit/s", limit, compared=times_ours(TORCHREC, gbit))
     for gbit, limit in zip(three, (1.4, 2.0, 2.8), strict=True):
-        at_least(
-            f"TorchRec on a full-duplex wire (computed) / ours, {gbit:g} Gbit/s",
-            limit,
-            lambda m, g=gbit: full_duplex_ms(m, g) / m.ms("ours", g),
-        )
+        measure = f"TorchRec on a full-duplex wire (computed) / ours, {gbit:g} Gbit/s"
+        yield Target(measure, limit, figure=full_duplex_times_ours(gbit))
     for name, label, limits in (
         ("rpc-unique", "unique-id parameter server", (1.3, 1.7, 2.2)),
         ("ddp-sparse", "DDP with sparse gradients", (1.3, 1.4, 1.6)),
     ):
         for gbit, limit in zip(three, limits, strict=True):
-            at_least(f"{label} / ours, {gbit:g} Gbit/s", limit, lambda m, g=gbit, n=name: m.ms(n, g) / m.ms("ours", g))
-    at_least(
-        "4 trainers, 0.25 Gbit/s: TorchRec / ours", 3.3, lambda m: m.best(TORCHREC, 0.25, 4) / m.ms("ours", 0.25, 4)
-    )
-    at_least("the same: parameter server / ours", 2.1, lambda m: m.ms("rpc-unique", 0.25, 4) / m.ms("ours", 0.25, 4))
+            yield Target(f"{label} / ours, {gbit:g} Gbit/s", limit, compared=times_ours((name,), gbit))
+    yield Target("4 trainers, 0.25 Gbit/s: TorchRec / ours", 3.3, compared=times_ours(TORCHREC, 0.25, 4))
+    yield Target("the same: parameter server / ours", 2.1, compared=times_ours(("rpc-unique",), 0.25, 4))
     for trainers, limit in ((2, 1.5), (4, 2.0)):
-        at_least(
-            f"published policy / ours, 0.25 Gbit/s, {trainers} trainers",
-            limit,
-            lambda m, t=trainers: m.ms("published", 0.25, t) / m.ms("ours", 0.25, t),
-        )
-    at_least("unlimited: best peer / ours", 1.0, lambda m: m.best(PEERS, None) / m.ms("ours", None))
-    at_most("bytes of rows on a trainer's link over the planner's own", 1.2, bytes_over_plan)
-    at_most("CPU ms a step and trainer beyond the bound's, all roles", 12.0, cpu_beyond)
-    return found
+        measure = f"published policy / ours, 0.25 Gbit/s, {trainers} trainers"
+        yield Target(measure, limit, compared=times_ours(("published",), 0.25, trainers))
+    yield Target("unlimited: best peer / ours", 1.0, compared=times_ours(PEERS, None))
+    measure = "bytes of rows on a trainer's link over the planner's own"
+    yield Target(measure, 1.2, least=False, figure=bytes_over_plan)
+    yield Target("CPU ms a step and trainer beyond the bound's, all roles", 12.0, least=False, compared=cpu_beyond)
+
+
+def verdicts(rows: Mapping[Key, Mapping[str, Any]], within: WithinRounds) -> list[Verdict]:
+    """Every target and whether it was hit."""
+    return [_judged(target, Medians(rows), within) for target in targets()]
+
+
+def _judged(target: Target, medians: Medians, rounds: WithinRounds) -> Verdict:
+    sign = ">=" if target.least else "<="
+    try:
+        limit = target.limit(medians) if callable(target.limit) else target.limit
+        found = target.compared(medians) if target.compared else target.figure(medians) if target.figure else None
+    except KeyError:
+        wanted = "" if callable(target.limit) else f"{sign} {target.limit:.2f}"
+        return Verdict(target.measure, wanted, None, None, None, disturbed=False)
+    assert found is not None
+    try:
+        within = target.compared(rounds) if target.compared else None
+    except KeyError:
+        within = None
+    judged = [value >= limit if target.least else value <= limit for value in (found, within) if value is not None]
+    return Verdict(
+        target.measure,
+        f"{sign} {limit:.2f}",
+        round(found, 3),
+        None if within is None else round(within, 3),
+        None if medians.disturbed else all(judged),
+        medians.disturbed,
+    )
+
+
+def times_ours(names: tuple[str, ...], gbit: float | None, trainers: int = 2) -> Callable[[Comparison], float]:
+    """Step time of the fastest of these over ours."""
+    return lambda found: found.over_ours(names, gbit, trainers)
+
+
+def over_bound(gbit: float) -> Callable[[Comparison], float]:
+    """Our step time over the bound's."""
+    return lambda found: 1 / found.over_ours(("bound",), gbit)
+
+
+def may_take(gbit: float) -> Callable[[Medians], float]:
+    """Over the bound's step time: a little more, or what the bytes that must move take with a little more."""
+    return lambda m: max(1.15, 1.1 * must_move_ms(m, gbit) / m.ms("bound", gbit))
+
+
+def milliseconds(size: float, gbit: float) -> float:
+    """Of `size` bytes on a link."""
+    return size * 8 / gbit / 1e6
 
 
 def must_move_ms(m: Medians, gbit: float) -> float:
@@ -131,10 +188,14 @@ def must_move_ms(m: Medians, gbit: float) -> float:
     return milliseconds(busier, gbit)
 
 
-def full_duplex_ms(m: Medians, gbit: float) -> float:
-    """The bound, and TorchRec's exposed all-to-alls with both directions flowing at once."""
-    exposed = m.trainer("torchrec-table", gbit, "sent") - m.trainer("bound", gbit, "sent")
-    return m.ms("bound", gbit) + milliseconds(exposed, gbit)
+def full_duplex_times_ours(gbit: float) -> Callable[[Medians], float]:
+    """The bound, and TorchRec's exposed all-to-alls with both directions flowing at once, over our step time."""
+
+    def ratio(m: Medians) -> float:
+        exposed = m.trainer("torchrec-table", gbit, "sent") - m.trainer("bound", gbit, "sent")
+        return (m.ms("bound", gbit) + milliseconds(exposed, gbit)) / m.ms("ours", gbit)
+
+    return ratio
 
 
 def bytes_over_plan(m: Medians) -> float:
@@ -144,6 +205,6 @@ def bytes_over_plan(m: Medians) -> float:
     return moved / sum(m.trainer("ours", 1.0, f"planned_{way}") for way in ways)
 
 
-def cpu_beyond(m: Medians) -> float:
-    """CPU of all roles, a trainer's share of it, beyond forward, backward and the dense all-reduce."""
-    return m.trainer("ours", 1.0, "cpu") - m.trainer("bound", 1.0, "cpu")
+def cpu_beyond(found: Comparison) -> float:
+    """At the rate at which links matter least of those with a target."""
+    return found.cpu_beyond_bound(1.0)

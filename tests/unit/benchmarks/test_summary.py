@@ -11,13 +11,16 @@ from peers.measure import summarize as measured
 from peers.registry import CONTENDERS
 from peers.report import markdown
 from peers.setting import Setting
-from peers.summary import summarize, times_ours
+from peers.summary import summarize, within_rounds
 from peers.sweep import SWEEPS, busier_mb, lines_of, settings_of
-from peers.targets import verdicts
+from peers.targets import WithinRounds, verdicts
 
 MACHINE = {
     "cpu": "A CPU", "cores": 2, "memory_gib": 24, "kernel": "6.1", "python": "3.11", "torch": "2", "torchrec": "1",
 }  # fmt: skip
+
+NOTHING = WithinRounds({}, {})
+"""Nothing was measured in one round."""
 
 
 def _record(contender: str, ms: float, *, gbit: float | None = 1.0, others: float = 0.0, sent: int = 2_000_000) -> Any:
@@ -55,23 +58,23 @@ def test_ratios_are_of_neighbours_in_one_round() -> None:
         _record("ours", 200) | {"time": 5030},
         _record("published", 500) | {"time": 9000},
     ]
-    assert times_ours(records) == {("bound", 1.0, 2): [0.9, 0.6], ("rpc-unique", 1.0, 2): [1.5]}
+    assert within_rounds(records).ratios == {("bound", 1.0, 2): [0.9, 0.6], ("rpc-unique", 1.0, 2): [1.5]}
 
 
 def test_without_a_calm_round_the_least_disturbed_one_is_shown_and_marked() -> None:
     records = [_record("ours", 300, others=0.9), _record("ours", 200, others=0.4)]
     rows = summarize(records)
     assert (rows["ours", 1.0, 2]["ms"], rows["ours", 1.0, 2]["disturbed"]) == (200, True)
-    assert "| ~200 |" in markdown(rows, verdicts(rows), records)
+    assert "| ~200 |" in markdown(rows, verdicts(rows, NOTHING), records)
 
 
 def test_disturbed_times_decide_no_target_but_bytes_do() -> None:
     records = [_record("bound", 100), _record("ours", 300, others=0.9, sent=3_100_000)]
     rows = summarize(records)
-    found = {v.measure: v for v in verdicts(rows)}
+    found = {v.measure: v for v in verdicts(rows, NOTHING)}
     over = found["step over the bound, 1 Gbit/s"]
     assert (over.found, over.hit, over.disturbed) == (3.0, None, True)
-    assert "| ~3.00 | undecided: disturbed |" in markdown(rows, verdicts(rows), records)
+    assert "| ~3.00 |  | undecided: disturbed |" in markdown(rows, verdicts(rows, NOTHING), records)
     assert found["bytes of rows on a trainer's link over the planner's own"].hit
 
 
@@ -83,7 +86,7 @@ def test_targets_are_hit_missed_or_not_measured() -> None:
         _record("torchrec-row", 400),
         _record("rpc-unique", 130),
     ]
-    found = {v.measure: v for v in verdicts(summarize(records))}
+    found = {v.measure: v for v in verdicts(summarize(records), NOTHING)}
     over = found["step over the bound, 1 Gbit/s"]
     assert (over.found, over.hit) == (1.08, True)
     best = found["TorchRec's best as it runs / ours, 1 Gbit/s"]
@@ -96,6 +99,17 @@ def test_targets_are_hit_missed_or_not_measured() -> None:
     assert found["step over the bound, 0.5 Gbit/s"].hit is None
     moved = found["bytes of rows on a trainer's link over the planner's own"]
     assert (moved.found, moved.hit) == (pytest.approx(1.1), True)
+
+
+def test_a_target_is_hit_by_medians_and_within_rounds() -> None:
+    """Ours was measured in two calm hours more than its peer: the medians flatter it, the one shared round does not."""
+    shared = [_record("ours", 110) | {"time": 0}, _record("rpc-unique", 140) | {"time": 60}]
+    calm = [_record("ours", 100) | {"time": time} for time in (9000, 18000)]
+    records = [*shared, *calm]
+    found = {v.measure: v for v in verdicts(summarize(records), within_rounds(records))}
+    server = found["unique-id parameter server / ours, 1 Gbit/s"]
+    assert within_rounds(records).cpu_beyond == {("rpc-unique", 1.0, 2): [-15.0]}
+    assert (server.found, server.within, server.hit) == (1.4, pytest.approx(1.273, abs=1e-3), False)
 
 
 def test_counters_become_figures_of_one_step() -> None:
