@@ -91,8 +91,8 @@ def _ready(kube, node):
 
 def test_api_server_away(started, complete, machines):
     """The API server is away for a minute: the job goes on by itself, and the operator finds its way back."""
-    # With the usual patience: nodes are late to report after such an outage, and the five seconds of the other tests,
-    # which lose a node, would have Kubernetes evict what runs on the later one.
+    # With the usual patience: nodes were seen silent for 48 s after such an outage, and the five seconds of the other
+    # tests, which lose a node, let Kubernetes evict what runs on a node that reports later than another.
     started(runPolicy={"backoffLimit": 3})
     machines.stop_api_server()
     time.sleep(60)
