@@ -58,7 +58,7 @@ integration: $(STAMP)  ## Whole jobs as processes, bad input, crashes
 bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy
 	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python $$file; done
 
-docs: $(STAMP)  ## Generate docs/settings.md from bagpipe/config.py
+docs: $(STAMP)  ## Generate docs/settings.md from bagpipe/config/document.py
 	@$(BIN)/python -m bagpipe.cli.reference
 
 clean:  ## Remove .venv, runs and caches

@@ -30,7 +30,7 @@ from torch import nn
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.ids import BatchIds
 from bagpipe.cache.lookup import SparseEmbeddings, gather_rows
-from bagpipe.config import (
+from bagpipe.config.document import (
     DataConfig,
     DenseOptimizer,
     Job,
@@ -39,8 +39,8 @@ from bagpipe.config import (
     RowOptimizer,
     TrainerConfig,
 )
+from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError, ExitCode
-from bagpipe.modelconfig import ModelConfig
 from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import Finished, Refused, Topology, Wishes
 from bagpipe.trainer.checkpointer import Checkpointer

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bagpipe.config import DataConfig, EmbeddingConfig, SyntheticConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig, SyntheticConfig
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.prepare import prepare
 from bagpipe.data.raw import RawBlock

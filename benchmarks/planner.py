@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.batch import Cursor
-from bagpipe.oracle.planner import GroupPlanner, Lookups
+from bagpipe.net.plan_codec import pack_plan, plan_bytes
+from bagpipe.oracle.plan.planner import GroupPlanner, Lookups
 from bagpipe.plan import BatchPlan
-from bagpipe.planwire import pack_plan, plan_bytes
 
 # fmt: off
 CRITEO_KAGGLE = (

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from bagpipe.batch import Keys
-from bagpipe.config import RowOptimizer
-from bagpipe.embedding.initial import Newborn
+from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.shard import RowStore
+from bagpipe.rows.initial import Newborn
 from bagpipe.tables import Table, TableLayout
 
 REPEATS = 21

@@ -23,10 +23,10 @@ import safetensors.torch
 import torch
 
 from bagpipe.checkpoint.export import load_tables
-from bagpipe.config import ModelConfig
+from bagpipe.config.document import ModelConfig
+from bagpipe.metrics.ranking import Ranking, rank_users
 from bagpipe.models.base import build_model
 from bagpipe.models.caser import Caser
-from bagpipe.ranking import Ranking, rank_users
 from bagpipe.tables import Table, TableLayout
 
 HISTORY, POSITIVES, NEGATIVES = 5, 3, 3

@@ -1,7 +1,7 @@
 """Compile the kernels of an image while it is built, so that no pod waits half a minute for it.
 
 Runs a tiny job; in an image without torch, the planner over that job and a shard by itself. The results
-lie in `$NUMBA_CACHE_DIR`; `bagpipe/kernels.py` hands them to the processes of a pod.
+lie in `$NUMBA_CACHE_DIR`; `bagpipe/lowlevel/kernel_cache.py` hands them to the processes of a pod.
 """
 
 import importlib.util
@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from bagpipe.cli.main import run_command
-from bagpipe.config import RowOptimizer
-from bagpipe.embedding.initial import Newborn
+from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.shard import RowStore
 from bagpipe.embedding.snapshot import Snapshot
+from bagpipe.rows.initial import Newborn
 from bagpipe.tables import Table, TableLayout
 
 JOB = """

@@ -7,7 +7,7 @@ HELM_FLAGS ?= --set progressSeconds=3
 
 .PHONY: crd manifests chart-test images e2e e2e-up e2e-down
 
-crd: $(STAMP)  ## Generate the CRD from bagpipe/config.py
+crd: $(STAMP)  ## Generate the CRD from bagpipe/config/document.py
 	@$(BIN)/python tools/generate_crd.py
 
 manifests: crd  ## Render manifests/install.yaml from the chart

@@ -15,9 +15,9 @@ import torch
 
 from bagpipe.batch import Floats
 from bagpipe.cache.optimizers import BLOCK_ROWS, RowUpdater, gather, gather_sums, scatter
-from bagpipe.config import RowOptimizer
-from bagpipe.embedding.record import record_width
+from bagpipe.config.document import RowOptimizer
 from bagpipe.plan import Indices, Slots
+from bagpipe.rows.record import record_width
 
 
 @dataclass(frozen=True, slots=True)

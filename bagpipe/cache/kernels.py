@@ -13,54 +13,14 @@ zero keeps the compiler from vectorising them (three times slower).
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]  # llvmlite ships no types
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
-LLVM: Any = cgutils
-"""numba's code generation helpers, which carry no types."""
+from bagpipe.lowlevel.intrinsics import fused, prefetch_item
+
 AHEAD = 8
 """Rows between a prefetch and the use of its row."""
 LINE = 16
 """Floats in a cache line."""
-
-
-def _fused(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
-    signature = types.float32(types.float32, types.float32, types.float32)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fma(*arguments)
-
-    return signature, generate
-
-
-def _prefetch(typingctx: Any, array: Any, row: Any, column: Any) -> Any:
-    signature = types.void(array, types.int64, types.int64)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        struct = context.make_array(kind)(context, builder, arguments[0])
-        shape, strides = (LLVM.unpack_tuple(builder, part) for part in (struct.shape, struct.strides))
-        item = LLVM.get_item_pointer2(context, builder, struct.data, shape, strides, kind.layout, arguments[1:])
-        pointer = builder.bitcast(item, ir.IntType(8).as_pointer())
-        word = ir.IntType(32)
-        function = builder.module.declare_intrinsic(
-            "llvm.prefetch",
-            [pointer.type],
-            ir.FunctionType(ir.VoidType(), [pointer.type, word, word, word]),
-        )
-        builder.call(function, [pointer, word(0), word(3), word(1)])
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-# `Any`: numba's types describe how an intrinsic is written, not how compiled code calls it.
-fused: Any = intrinsic(_fused)
-"""a * b + c in float32 with a single rounding."""
-prefetch: Any = intrinsic(_prefetch)
-"""Ask for the cache line of an element (array, row, column); changes no value."""
 
 
 @njit(cache=True, nogil=True)
@@ -68,7 +28,7 @@ def _prefetch_row(slab: Any, index: Any, at: Any, width: Any) -> None:
     if at < index.shape[0]:
         row = np.int64(index[at])
         for column in range(0, width, LINE):
-            prefetch(slab, row, column)
+            prefetch_item(slab, row, column)
 
 
 @njit(cache=True, nogil=True)

@@ -35,8 +35,8 @@ import torch
 from bagpipe.batch import Floats
 from bagpipe.cache import kernels
 from bagpipe.cache.kernels import accumulate, gather, gather_sums, scatter
-from bagpipe.config import RowOptimizer
-from bagpipe.embedding.record import record_width
+from bagpipe.config.document import RowOptimizer
+from bagpipe.rows.record import record_width
 
 __all__ = ["BLOCK_ROWS", "RowUpdater", "accumulate", "gather", "gather_sums", "scatter"]
 

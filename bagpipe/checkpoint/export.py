@@ -13,9 +13,9 @@ import safetensors.numpy
 
 from bagpipe.checkpoint.digest import DENSE_WEIGHTS, sorted_rows
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
-from bagpipe.embedding.initial import Newborn
 from bagpipe.errors import CheckpointError, ConfigError
-from bagpipe.files import write_whole
+from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.rows.initial import Newborn
 from bagpipe.tables import TableLayout
 
 FILL_ROWS = 1 << 16

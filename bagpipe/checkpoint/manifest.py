@@ -3,7 +3,7 @@
 import msgspec
 
 from bagpipe.batch import Cursor
-from bagpipe.config import JobSpec
+from bagpipe.config.document import JobSpec
 from bagpipe.errors import CheckpointError
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.tables import Table, TableLayout

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
 from bagpipe.errors import CheckpointError
-from bagpipe.files import write_whole
+from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.messages import SnapshotFile
 
 _NAME = re.compile(r"step-(\d{8,})")

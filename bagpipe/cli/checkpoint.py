@@ -22,9 +22,9 @@ def _complete(where: Path) -> list[Path]:
         CheckpointError: there is none.
     """
     from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
-    from bagpipe.cli.role import checkpoint_root
-    from bagpipe.configfile import load_job
+    from bagpipe.config.load import load_job
     from bagpipe.errors import CheckpointError
+    from bagpipe.local.role_process import checkpoint_root
     from bagpipe.local.rundir import JOB_FILE
 
     found = list_checkpoints(where)

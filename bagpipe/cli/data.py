@@ -11,7 +11,7 @@ import typer
 from bagpipe.cli.options import JobFile, Overrides
 
 if TYPE_CHECKING:
-    from bagpipe.config import JobSpec
+    from bagpipe.config.document import JobSpec
 
 app = typer.Typer(help="Prepare and describe training data.", no_args_is_help=True)
 
@@ -60,7 +60,7 @@ def prepare(
 
 def _spec(source: Path, overrides: Sequence[str]) -> "JobSpec":
     """A job file's, or that of a job over these raw logs."""
-    from bagpipe.configfile import load_job, parse_job
+    from bagpipe.config.load import load_job, parse_job
 
     if source.suffix in JOB_SUFFIXES:
         return load_job(source, overrides).spec
@@ -92,7 +92,7 @@ def _progress(stage: str, done: float) -> None:
 @app.command("describe")
 def describe(job: JobFile, overrides: Overrides = None) -> None:
     """Read the job's data once and print rows, tables, skew and malformed lines."""
-    from bagpipe.configfile import load_job
+    from bagpipe.config.load import load_job
     from bagpipe.data.describe import describe as read
 
     spec = load_job(job, overrides or ()).spec

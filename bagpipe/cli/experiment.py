@@ -129,7 +129,7 @@ def _runner(
 
         return LocalRunner(view_for(Console()), keep=keep)
     from bagpipe.cli.job import progress_printer
-    from bagpipe.cluster import BagpipeClient
+    from bagpipe.client.jobs import BagpipeClient
     from bagpipe.experiment.remote import ClusterRunner
 
     client = BagpipeClient(namespace, context=context)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from bagpipe.cluster import BagpipeClient, JobView
+    from bagpipe.client.jobs import BagpipeClient, JobView
 
 app = typer.Typer(help="Submit and follow jobs on a Kubernetes cluster.", no_args_is_help=True)
 
@@ -19,7 +19,7 @@ Context = Annotated[str | None, typer.Option("--context", help="Context of the k
 
 
 def _client(namespace: str | None, context: str | None) -> "BagpipeClient":
-    from bagpipe.cluster import BagpipeClient
+    from bagpipe.client.jobs import BagpipeClient
 
     return BagpipeClient(namespace, context=context)
 

@@ -14,7 +14,7 @@ import typer
 
 from bagpipe.cli import checkpoint, data, evaluate, experiment, export, job, oracle, plan, run, server, trainer, version
 from bagpipe.errors import BagpipeError, ExitCode
-from bagpipe.kernels import unpack_kernels
+from bagpipe.lowlevel.kernel_cache import unpack_kernels
 
 INTERRUPTED = 130
 # typer is built on click, its own copy or the installed one; either way this is the class it raises.

@@ -30,9 +30,9 @@ def oracle(
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
     from bagpipe.checkpoint.store import newest_complete
-    from bagpipe.cli.role import checkpoint_root, load_role, log_to_stderr, stop_flag, yield_to_trainers
-    from bagpipe.oracle.service import run_oracle
-    from bagpipe.oracle.summary import write_summary
+    from bagpipe.local.role_process import checkpoint_root, load_role, log_to_stderr, stop_flag, yield_to_trainers
+    from bagpipe.oracle.service.main import run_oracle
+    from bagpipe.oracle.service.summary import write_summary
 
     log_to_stderr("oracle")
     yield_to_trainers()

@@ -11,9 +11,9 @@ import typer
 from bagpipe.cli.options import JobFile, Overrides
 
 if TYPE_CHECKING:
-    from bagpipe.config import JobSpec
+    from bagpipe.config.document import JobSpec
     from bagpipe.data.dataset import Dataset
-    from bagpipe.oracle.estimate import Estimate, Speed, Suggestion
+    from bagpipe.oracle.sizing.estimate import Estimate, Speed, Suggestion
 
 TRIED = (10, 50, 200)
 """Lookaheads compared where none is given."""
@@ -38,7 +38,7 @@ def plan(
     ] = 20.0,
 ) -> None:
     """Print hit rate, rows and bytes per step and link for several lookaheads, and suggest a setting."""
-    from bagpipe.configfile import load_job
+    from bagpipe.config.load import load_job
     from bagpipe.data.dataset import open_dataset
     from bagpipe.errors import ConfigError
 
@@ -50,7 +50,7 @@ def plan(
         dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=Path(folder))
         tried = _lookaheads(spec, lookaheads or ())
         estimates = [_estimate(spec, dataset, world, ahead, steps) for ahead in _watched(tried)]
-        from bagpipe.oracle.estimate import Speed, suggest
+        from bagpipe.oracle.sizing.estimate import Speed, suggest
 
         speed = Speed(compute_seconds=compute_ms / 1e3, bytes_per_second=gigabits * 1e9 / 8)
         limit = spec.cache_rows if isinstance(spec.cache_rows, int) else None
@@ -79,7 +79,7 @@ def _estimate(
 ) -> "Estimate":
     from itertools import islice
 
-    from bagpipe.oracle.estimate import estimate
+    from bagpipe.oracle.sizing.estimate import estimate
 
     epochs = spec.epochs if spec.epochs or spec.steps else 1
     batches = islice(dataset.train_batches(spec.batch_size, epochs=epochs), min(steps, spec.steps or steps))
@@ -96,8 +96,8 @@ def _estimate(
 
 def _auto(spec: "JobSpec", dataset: "Dataset") -> tuple[int, str]:
     """What a run of the job takes for its lookahead, by the same look at its first batches."""
-    from bagpipe.oracle.auto import choose_lookahead, look_at, oracle_bytes
-    from bagpipe.oracle.reuse import peek
+    from bagpipe.oracle.sizing.auto import choose_lookahead, look_at, oracle_bytes
+    from bagpipe.oracle.sizing.reuse import peek
 
     if isinstance(spec.lookahead, int):
         return spec.lookahead, f"lookahead {spec.lookahead} as given"
@@ -107,7 +107,7 @@ def _auto(spec: "JobSpec", dataset: "Dataset") -> tuple[int, str]:
 
 def _own(spec: "JobSpec", dataset: "Dataset", world: int, steps: int, choice: tuple[int, str]) -> "Estimate":
     """The job's own setting, its cache limit included."""
-    from bagpipe.oracle.auto import resolve
+    from bagpipe.oracle.sizing.auto import resolve
 
     resolved = resolve(spec, dataset.layout, [0], choice)
     return _estimate(spec, dataset, world, resolved.lookahead, steps, resolved.slots)

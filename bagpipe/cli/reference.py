@@ -1,4 +1,4 @@
-"""Writes `docs/settings.md`, the reference of the job document, from `bagpipe.config`.
+"""Writes `docs/settings.md`, the reference of the job document, from `bagpipe.config.document`.
 
 python -m bagpipe.cli.reference            write it
 python -m bagpipe.cli.reference --check    exit 1 if the file is not current
@@ -13,13 +13,13 @@ import msgspec
 import msgspec.inspect as inspection
 import yaml
 
-from bagpipe.config import Job
+from bagpipe.config.document import Job
 
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 HEAD = """# Settings
 
-Every key of the `BagpipeJob` document. Generated from `bagpipe/config.py` by `make docs`; do not edit.
+Every key of the `BagpipeJob` document. Generated from `bagpipe/config/document.py` by `make docs`; do not edit.
 
 `bagpipe run` and a cluster take the same document. Any setting can be overridden on the command line:
 `--set spec.batchSize=1024`; `spec.` may be left out, and lists take an index: `--set embedding.tables[0].name=item`.

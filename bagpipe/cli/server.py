@@ -20,7 +20,8 @@ def server(
     ] = False,
 ) -> None:
     """Serve one shard of the embedding tables for one attempt of a job."""
-    from bagpipe.cli.role import (
+    from bagpipe.embedding.server import run_server
+    from bagpipe.local.role_process import (
         check_index,
         checkpoint_root,
         load_role,
@@ -29,7 +30,6 @@ def server(
         until_stopped,
         yield_to_trainers,
     )
-    from bagpipe.embedding.server import run_server
 
     log_to_stderr(f"server {shard}")
     yield_to_trainers()

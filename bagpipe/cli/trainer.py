@@ -17,7 +17,7 @@ def trainer(
     advertise: Advertise = None,
 ) -> None:
     """Train one rank of one attempt of a job."""
-    from bagpipe.cli.role import check_index, load_role, log_to_stderr, stop_flag
+    from bagpipe.local.role_process import check_index, load_role, log_to_stderr, stop_flag
 
     log_to_stderr(f"trainer {rank}")
     loaded = load_role(job, run_dir)

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from bagpipe.batch import Batch, Cursor
-from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.encode import Encoder
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples

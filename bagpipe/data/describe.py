@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from bagpipe.batch import SparseBlock
-from bagpipe.config import DataConfig
+from bagpipe.config.document import DataConfig
 from bagpipe.data.encode import select
 from bagpipe.data.encoded import raw_blocks
 from bagpipe.data.files import InputFile, find_files

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bagpipe.config import DataConfig
+from bagpipe.config.document import DataConfig
 from bagpipe.data.caserlines import CaserLines
 from bagpipe.data.files import InputFile, read_head
 from bagpipe.data.jsonlines import JsonLines

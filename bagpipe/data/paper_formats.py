@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from bagpipe.batch import Batch
-from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.files import find_files
 from bagpipe.data.prepare import replacing

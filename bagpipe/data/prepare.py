@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bagpipe.config import DataConfig
+from bagpipe.config.document import DataConfig
 from bagpipe.data import encode_kernels
 from bagpipe.data.encode import Encoder
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples, count_values, largest_ids

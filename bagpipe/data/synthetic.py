@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from bagpipe.config import SyntheticConfig
+from bagpipe.config.document import SyntheticConfig
 from bagpipe.data.raw import RawBlock, RawFeature, RawSchema
 from bagpipe.data.text_kernels import mix
 

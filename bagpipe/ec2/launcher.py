@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bagpipe import workerlog
 from bagpipe.ec2.machines import Machine, Machines
 from bagpipe.ec2.remote import Door, Remote, Ssh
 from bagpipe.ec2.settings import LaunchConfig, launch_config
@@ -29,6 +28,7 @@ from bagpipe.errors import BagpipeError, ConfigError
 from bagpipe.experiment.measure import Timing
 from bagpipe.experiment.session import Interrupted, signals_interrupt, write_tables
 from bagpipe.experiment.table import Row, to_markdown
+from bagpipe.paper import log_format
 
 INTERRUPTED = 130
 CPU_ROLES = ("oracle", "server")
@@ -195,7 +195,7 @@ def _start_and_wait(
 def _measured(work: Workload, logs: Sequence[Path], trainers: int, *, torchrec: bool) -> Row:
     """The slowest trainer's time: an iteration is over when all have finished it."""
     system = "torchrec" if torchrec else "uncached" if work.lookahead == 1 else "cached"
-    timings = [workerlog.timing(workerlog.read_log(path), workerlog.WARM_UP) for path in logs]
+    timings = [log_format.timing(log_format.read_log(path), log_format.WARM_UP) for path in logs]
     slowest = max(timings, key=lambda t: t.mean_ms, default=None)
     if slowest is None:
         return Row(work.model, system, work.batch, trainers, None, "no trainer left a log")

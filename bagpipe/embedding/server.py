@@ -18,10 +18,8 @@ from msgspec import structs
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import check_same_job
 from bagpipe.checkpoint.store import directory_of, open_checkpoint
-from bagpipe.config import TransportConfig
+from bagpipe.config.document import TransportConfig
 from bagpipe.embedding.gate import Gate
-from bagpipe.embedding.initial import Newborn
-from bagpipe.embedding.record import record_width
 from bagpipe.embedding.shard import RowStore
 from bagpipe.embedding.shard_files import (
     Header,
@@ -52,6 +50,8 @@ from bagpipe.net.messages import (
 )
 from bagpipe.net.register import refusal, register
 from bagpipe.net.sockets import Connection, Context, Listener, check_hello, wait
+from bagpipe.rows.initial import Newborn
+from bagpipe.rows.record import record_width
 
 log = logging.getLogger(__name__)
 

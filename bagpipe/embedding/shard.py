@@ -19,12 +19,12 @@ import numpy.typing as npt
 from numba import njit
 
 from bagpipe.batch import Floats, Keys
-from bagpipe.config import RowOptimizer
-from bagpipe.embedding.initial import Newborn
-from bagpipe.embedding.record import record_width, set_initial_state
+from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.storage import Storage
 from bagpipe.errors import WireError
-from bagpipe.prefetch import prefetch_row, prefetch_rows
+from bagpipe.lowlevel.intrinsics import prefetch_lines, prefetch_row
+from bagpipe.rows.initial import Newborn
+from bagpipe.rows.record import record_width, set_initial_state
 from bagpipe.tables import WidthGroup
 
 RESERVE_ROWS = 1 << 14
@@ -53,7 +53,7 @@ def _read(records: Any, positions: Any, out: Any) -> None:
     width = out.shape[1]
     for i in range(positions.shape[0]):
         if i + AHEAD < positions.shape[0] and positions[i + AHEAD] >= 0:
-            prefetch_rows(records, positions[i + AHEAD], 3)
+            prefetch_lines(records, positions[i + AHEAD], 3)
         p = positions[i]
         if p >= 0:
             for j in range(width):
@@ -65,7 +65,7 @@ def _write(records: Any, positions: Any, rows: Any) -> None:
     width = rows.shape[1]
     for i in range(positions.shape[0]):
         if i + AHEAD < positions.shape[0]:
-            prefetch_rows(records, positions[i + AHEAD], 3)
+            prefetch_lines(records, positions[i + AHEAD], 3)
         p = positions[i]
         for j in range(width):
             records[p, j] = rows[i, j]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.embedding.storage import Storage
-from bagpipe.files import write_whole
+from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.tables import TableLayout
 
 

@@ -18,7 +18,7 @@ from numba import njit
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.embedding.shard import RowStore
-from bagpipe.files import write_whole
+from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.messages import SnapshotFile
 
 PART_BYTES = 32 << 20

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Container, Iterable
 from pathlib import Path
 
-from bagpipe.configfile import dump_job
+from bagpipe.config.load import dump_job
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 from bagpipe.experiment.session import Interrupted
 from bagpipe.experiment.suite import Case

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bagpipe.cluster import BagpipeClient, ClusterError, JobNotFound, JobView
-from bagpipe.configfile import dump_job
+from bagpipe.client.jobs import BagpipeClient, ClusterError, JobNotFound, JobView
+from bagpipe.config.load import dump_job
 from bagpipe.errors import BagpipeError
 from bagpipe.experiment.session import Note, signals_wait
 from bagpipe.experiment.suite import LABEL, Case

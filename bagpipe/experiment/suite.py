@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import yaml
 
-from bagpipe.config import API_VERSION, KIND, Job
-from bagpipe.configfile import parse_job
+from bagpipe.config.document import API_VERSION, KIND, Job
+from bagpipe.config.load import parse_job
 from bagpipe.errors import ConfigError
 
 Scale = Literal["paper", "small"]

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bagpipe.config import Job, JobSpec
+from bagpipe.config.document import Job, JobSpec
 from bagpipe.local.policy import RoleId
 
 LOOPBACK = "127.0.0.1"

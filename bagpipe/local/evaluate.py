@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from bagpipe.checkpoint.store import open_checkpoint
-from bagpipe.config import Job, Metadata
-from bagpipe.configfile import dump_job, parse_job
+from bagpipe.config.document import Job, Metadata
+from bagpipe.config.load import dump_job, parse_job
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 from bagpipe.local.progress import PlainView
 from bagpipe.local.run import absolute_paths

@@ -10,8 +10,8 @@ import msgspec
 
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.config import Job
-from bagpipe.configfile import load_job
+from bagpipe.config.document import Job
+from bagpipe.config.load import load_job
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode
 from bagpipe.local.commands import CommandBuilder
 from bagpipe.local.policy import HOPELESS

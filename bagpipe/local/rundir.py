@@ -19,8 +19,8 @@ from typing import Any, Self
 
 from bagpipe.checkpoint.manifest import changed_field
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.config import Job
-from bagpipe.configfile import dump_job, load_job
+from bagpipe.config.document import Job
+from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import ConfigError, StorageError
 
 JOB_FILE = "job.yaml"

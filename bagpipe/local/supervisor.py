@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.config import Job
+from bagpipe.config.document import Job
 from bagpipe.errors import ExitCode
 from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_commands, roles_of
 from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Observed, RestartAlone, RoleId, decide

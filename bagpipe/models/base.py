@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from bagpipe.config.model import MODEL_SETTINGS, ModelConfig
 from bagpipe.errors import ConfigError
-from bagpipe.modelconfig import MODEL_SETTINGS, ModelConfig
 from bagpipe.tables import TableLayout
 
 ModelClass = TypeVar("ModelClass", bound=Callable[..., nn.Module])

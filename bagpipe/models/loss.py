@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
-from bagpipe.modelconfig import ModelConfig
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(logits_BL, labels_BL) to a scalar: the mean over the examples."""

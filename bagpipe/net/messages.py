@@ -10,8 +10,8 @@ from typing import Literal
 import msgspec
 
 from bagpipe.batch import Cursor
-from bagpipe.config import DenseOptimizer, JobSpec, RowOptimizer
-from bagpipe.modelconfig import ModelConfig
+from bagpipe.config.document import DenseOptimizer, JobSpec, RowOptimizer
+from bagpipe.config.model import ModelConfig
 from bagpipe.tables import TableLayout
 
 PROTOCOL_VERSION = 3
@@ -112,7 +112,7 @@ class NeedPlans(Message, kw_only=True):
 
 
 class Plan(Message, kw_only=True):
-    """Header of a `BatchPlan`; its arrays follow in the order of `planwire.py`."""
+    """Header of a `BatchPlan`; its arrays follow in the order of `net/plan_codec.py`."""
 
     step: int
     rank: int
@@ -130,7 +130,7 @@ class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
     num_features: int | None
     """Columns of `lengths_BT`, or None where it is None."""
     sizes: tuple[int, ...]
-    """Length of every array of the group, in the order of `planwire.py`."""
+    """Length of every array of the group, in the order of `net/plan_codec.py`."""
     narrow_bits: int
     """Bits of each number in the frame of slots, indices and offsets."""
     wide_bits: int

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from bagpipe.config import TransportConfig
+from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError, ExitCode, PeerLost, WireError
 from bagpipe.net.curve import CurveKeys
 from bagpipe.net.delay import message_delay

@@ -3,7 +3,7 @@
 A message is a list of frames: one msgpack header, then the raw bytes of its arrays. The header holds
 the message and, for each array, its element type and shape; an array longer than `FRAME_BYTES` lies
 in several frames, because large frames cost the transport two to three times as much per byte. Arrays of
-floats may be packed (`floatpacking.py`); the header says how long they are then.
+floats may be packed (`net/pack_floats.py`); the header says how long they are then.
 Nothing is unpickled, only listed element types exist, and every length is checked before it is used.
 """
 
@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.errors import WireError
-from bagpipe.floatpacking import pack, unpack
 from bagpipe.net import messages
 from bagpipe.net.messages import Message
+from bagpipe.net.pack_floats import pack, unpack
 
 Array = npt.NDArray[Any]
 Frame = bytes | memoryview

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from bagpipe.workerlog import INSIDE, PARTS, Timing
+from bagpipe.paper.log_format import INSIDE, PARTS, Timing
 
 _COLOURS = {
     "Next Batch Time": "#4c72b0",

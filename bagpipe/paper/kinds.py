@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bagpipe.config import DenseOptimizer
+from bagpipe.config.document import DenseOptimizer
+from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
-from bagpipe.modelconfig import ModelConfig
 from bagpipe.paper.flags import Parser, widths
 
 BOTTOM = "13-1024-1024-512-256-64-48"

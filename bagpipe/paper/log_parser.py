@@ -6,7 +6,7 @@ from pathlib import Path
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.paper.breakdown import breakdown_svg
 from bagpipe.paper.flags import Parser
-from bagpipe.workerlog import WARM_UP, read_log, timing
+from bagpipe.paper.log_format import WARM_UP, read_log, timing
 
 
 def parser() -> Parser:

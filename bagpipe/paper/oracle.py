@@ -9,22 +9,22 @@ from pathlib import Path
 
 import msgspec
 
-from bagpipe.cli.role import CHECKPOINTS, stop_flag
-from bagpipe.config import DataConfig, EmbeddingConfig, Job, JobSpec, ServerConfig, TrainerConfig
-from bagpipe.configfile import dump_job
-from bagpipe.configrules import check_rules
+from bagpipe.config.document import DataConfig, EmbeddingConfig, Job, JobSpec, ServerConfig, TrainerConfig
+from bagpipe.config.load import dump_job
+from bagpipe.config.rules import check_rules
 from bagpipe.data.caserlines import FEATURES as CASER_FEATURES
 from bagpipe.data.caserlines import looks_like_caser
 from bagpipe.data.files import find_files
 from bagpipe.data.formats import detect_format, open_raw
 from bagpipe.data.prepared import read_info
 from bagpipe.errors import ConfigError
-from bagpipe.files import write_whole
+from bagpipe.local.role_process import CHECKPOINTS, stop_flag
 from bagpipe.local.rundir import JOB_FILE
+from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.interfaces import ROWS_INTERFACE, address_of, resolved
-from bagpipe.oracle.auto import Widths
-from bagpipe.oracle.service import run_oracle
-from bagpipe.oracle.summary import write_summary
+from bagpipe.oracle.service.main import run_oracle
+from bagpipe.oracle.service.summary import write_summary
+from bagpipe.oracle.sizing.auto import Widths
 from bagpipe.paper.flags import (
     KAGGLE_TABLES,
     Parser,

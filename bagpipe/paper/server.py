@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bagpipe.cli.role import stop_flag
-from bagpipe.config import Metadata, TransportConfig
+from bagpipe.config.document import Metadata, TransportConfig
 from bagpipe.embedding.server import run_server
 from bagpipe.errors import ConfigError
+from bagpipe.local.role_process import stop_flag
 from bagpipe.net.interfaces import listening_address, resolved
 from bagpipe.net.messages import Topology
 from bagpipe.paper.flags import Parser, add_master, add_tables, check_worker_id, table_sizes

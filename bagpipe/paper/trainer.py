@@ -23,7 +23,7 @@ from bagpipe.models.loss import loss_of
 from bagpipe.net.interfaces import resolved
 from bagpipe.paper.flags import DENSE_PORT, Parser, add_master, add_tables, check_worker_id, replicas, table_sizes
 from bagpipe.paper.kinds import Kind
-from bagpipe.paper.worker_log import Clock, WorkerLogger
+from bagpipe.paper.log_writer import Clock, WorkerLogger
 from bagpipe.trainer.dense import dense_optimizer
 from bagpipe.trainer.reduction import dense_reduction, wrap_dense
 

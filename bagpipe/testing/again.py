@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from bagpipe.checkpoint.store import open_checkpoint
-from bagpipe.config import JobSpec
+from bagpipe.config.document import JobSpec
 from bagpipe.data.dataset import open_dataset
 from bagpipe.testing.reference import ReferenceRun, train_reference
 

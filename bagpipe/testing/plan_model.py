@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bagpipe.oracle.planner import GroupPlanner, Lookups
+from bagpipe.oracle.plan.planner import GroupPlanner, Lookups
 from bagpipe.plan import GroupPlan, PeerLists
 
 PRIME = 1_000_003

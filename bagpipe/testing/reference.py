@@ -21,12 +21,12 @@ from torch.nn import functional
 from bagpipe.batch import Batch, Floats, Keys, SparseBlock
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings
-from bagpipe.config import JobSpec, RowOptimizer
-from bagpipe.embedding.initial import initial_rows, row_scale
-from bagpipe.embedding.record import set_initial_state, state_width
+from bagpipe.config.document import JobSpec, RowOptimizer
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
+from bagpipe.rows.initial import initial_rows, row_scale
+from bagpipe.rows.record import set_initial_state, state_width
 from bagpipe.tables import TableLayout, WidthGroup
 from bagpipe.trainer.dense import dense_optimizer
 from bagpipe.trainer.loop import num_threads

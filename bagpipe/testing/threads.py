@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bagpipe.config import Job
+from bagpipe.config.document import Job
 from bagpipe.embedding.server import run_server
 from bagpipe.errors import PeerLost
-from bagpipe.oracle.service import run_oracle
+from bagpipe.oracle.service.main import run_oracle
 from bagpipe.trainer.loop import run_trainer
 
 

@@ -16,10 +16,10 @@ from torch import nn
 
 from bagpipe.checkpoint.manifest import Manifest, changed_field
 from bagpipe.checkpoint.store import commit, describe_file, directory_of, open_checkpoint, prune
-from bagpipe.embedding.record import record_width
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.plan import BatchPlan
+from bagpipe.rows.record import record_width
 from bagpipe.trainer.dense import load_dense, save_dense
 from bagpipe.trainer.membership import Membership
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bagpipe.config import DenseOptimizer
+from bagpipe.config.document import DenseOptimizer
 from bagpipe.errors import CheckpointError
 
 WEIGHTS = "dense.safetensors"

@@ -10,7 +10,7 @@ from torch import nn
 
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
-from bagpipe.config import Job, JobSpec
+from bagpipe.config.document import Job, JobSpec
 from bagpipe.errors import Stopped
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter

@@ -11,13 +11,14 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from bagpipe.config import Job
+from bagpipe.config.document import Job
+from bagpipe.config.rules import fixed_lookahead
 from bagpipe.embedding.client import EmbeddingClient
-from bagpipe.embedding.record import record_width
+from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.net.messages import Hello, Topology, Wishes
 from bagpipe.net.register import register
 from bagpipe.net.sockets import Connection, Context
-from bagpipe.oracle.auto import fixed_lookahead, host_cache_bytes
+from bagpipe.rows.record import record_width
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.packing import Packing
 
@@ -122,7 +123,7 @@ def _cache_bytes(device: torch.device, trainers: int) -> int:
     """A quarter of the memory this trainer may count on."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 4
-    return host_cache_bytes(trainers)
+    return available_bytes() // 4 // trainers
 
 
 def _host(endpoint: str) -> str:

@@ -1,13 +1,13 @@
 """Whether floats are worth packing on this link: tried, not guessed. Pure: it takes times and gives a choice.
 
-Packing (`floatpacking.py`) saves a seventh of the bytes and costs some milliseconds of a step. Which of them counts
+Packing (`net/pack_floats.py`) saves a seventh of the bytes and costs some milliseconds of a step. Which of them counts
 depends on link, processors and model together, so steps are timed with and without it, and what is faster stays. All
 trainers of an attempt count the same steps, so they try at the same time; results do not depend on it at all.
 """
 
 from statistics import median
 
-from bagpipe.config import PackFloats
+from bagpipe.config.document import PackFloats
 
 LATEST = 200
 """The first trial begins when caches are full, which takes a lookahead, but within so many steps."""

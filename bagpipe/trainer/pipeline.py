@@ -25,9 +25,9 @@ from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
 from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, StepDone
+from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan
-from bagpipe.planwire import unpack_plan
 from bagpipe.trainer.backward import at_the_end
 from bagpipe.trainer.coherence import Coherence
 from bagpipe.trainer.membership import Membership

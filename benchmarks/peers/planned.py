@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from bagpipe.config import DataConfig, EmbeddingConfig, RowOptimizer
+from bagpipe.config.document import DataConfig, EmbeddingConfig, RowOptimizer
 from bagpipe.data.dataset import Dataset, open_dataset
-from bagpipe.oracle.estimate import Estimate, estimate
+from bagpipe.oracle.sizing.estimate import Estimate, estimate
 from peers.setting import Setting
 
 

@@ -29,7 +29,7 @@ def format_time(when: dt.datetime | None) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPolicy:
-    """`spec.runPolicy`; defaults and meaning are the library's (bagpipe/config.py), pinned by `tests/contract`."""
+    """`spec.runPolicy`; defaults and meaning are the library's (config/document.py), pinned by `tests/contract`."""
 
     backoff_limit: int = 3
     disruption_limit: int | None = None

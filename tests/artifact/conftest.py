@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.config import DataConfig, SyntheticConfig
+from bagpipe.config.document import DataConfig, SyntheticConfig
 from bagpipe.data.paper_formats import write_paper_format
 from bagpipe.paper.flags import KAGGLE_TABLES
+from bagpipe.paper.log_format import read_log
 from bagpipe.testing.again import reference_of
 from bagpipe.testing.compare import checkpoint_differences
 from bagpipe.testing.threads import free_port
-from bagpipe.workerlog import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 150

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from bagpipe.cache.lookup import SparseEmbeddings
-from bagpipe.config import DenseOptimizer
-from bagpipe.modelconfig import ModelConfig
+from bagpipe.config.document import DenseOptimizer
+from bagpipe.config.model import ModelConfig
 from bagpipe.models.base import register_model
+from bagpipe.paper.log_format import read_log
 from bagpipe.tables import TableLayout
-from bagpipe.workerlog import read_log
 
 SEED = Path(__file__).resolve().parents[3] / "shared" / "seed"
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.dataset import open_dataset
 from bagpipe.experiment.measure import torchrec_timing
 from bagpipe.experiment.suite import small_clicks
-from bagpipe.oracle.schedule import slice_bounds
+from bagpipe.oracle.plan.schedule import slice_bounds
+from bagpipe.paper.log_format import read_log, timing
 from bagpipe.tables import Table
-from bagpipe.workerlog import read_log, timing
 
 BASELINE = Path(__file__).resolve().parents[2] / "artifact" / "torchrec_baseline"
 SIZES = [50 + table for table in range(26)]

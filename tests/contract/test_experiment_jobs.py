@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bagpipe.configfile import dump_job
+from bagpipe.config.load import dump_job
 from bagpipe.experiment import suite
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import yaml
 import zmq
 
 from bagpipe.cli.main import app
-from bagpipe.config import API_VERSION, KIND, Metadata
-from bagpipe.config import RunPolicy as LibraryRunPolicy
-from bagpipe.configfile import load_job
+from bagpipe.config.document import API_VERSION, KIND, Metadata
+from bagpipe.config.document import RunPolicy as LibraryRunPolicy
+from bagpipe.config.load import load_job
 from bagpipe.errors import ExitCode
 from bagpipe.net.curve import CurveKeys
 from bagpipe.net.sockets import CURVE_DIR

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from bagpipe.cli.main import app
-from bagpipe.configfile import parse_job
+from bagpipe.config.load import parse_job
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

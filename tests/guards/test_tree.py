@@ -41,8 +41,8 @@ def test_tests_are_no_packages() -> None:
 @pytest.mark.parametrize(
     ("modules", "banned"),
     [
-        ("bagpipe.oracle.service, bagpipe.cli.oracle, bagpipe.cli.role", "torch"),
-        ("bagpipe.embedding.server, bagpipe.cli.server, bagpipe.cli.role", "torch"),
+        ("bagpipe.oracle.service.main, bagpipe.cli.oracle, bagpipe.local.role_process", "torch"),
+        ("bagpipe.embedding.server, bagpipe.cli.server, bagpipe.local.role_process", "torch"),
         ("bagpipe.cli.main", "torch numba numpy pyarrow zmq"),
         ("bagpipe.local.run", "torch"),
         ("bagpipe.paper.oracle, bagpipe.paper.server, bagpipe.paper.log_parser", "torch"),

@@ -19,11 +19,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812  # torch's usual name
 
-from bagpipe.configfile import load_job
-from bagpipe.embedding.initial import initial_rows
+from bagpipe.config.load import load_job
+from bagpipe.metrics.ranking import Ranking, rank_users
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import kept_units, step_setter
-from bagpipe.ranking import Ranking, rank_users
+from bagpipe.rows.initial import initial_rows
 from bagpipe.tables import TableLayout
 
 ROOT = Path(__file__).parents[2]

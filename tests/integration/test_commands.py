@@ -18,9 +18,9 @@ import torch
 import yaml
 from torch import nn
 
-from bagpipe.configfile import load_job
+from bagpipe.config.load import load_job
 from bagpipe.data.dataset import open_dataset
-from bagpipe.evaluation import evaluate
+from bagpipe.metrics.clicks import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.yaml"

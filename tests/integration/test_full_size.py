@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bagpipe.config import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer, ServerConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer, ServerConfig
 from bagpipe.net.messages import Fetch, Hello, NoMorePlans, Rows, Topology, WriteBack, Written
 from bagpipe.net.sockets import Context, Listener
 from bagpipe.tables import Table, TableLayout
@@ -34,7 +34,7 @@ SPEC = JobSpec(
 SERVER = """
 import sys
 from pathlib import Path
-from bagpipe.config import TransportConfig
+from bagpipe.config.document import TransportConfig
 from bagpipe.embedding.server import run_server
 run_server(oracle=sys.argv[1], bind="tcp://127.0.0.1:0", advertise=None, shard=int(sys.argv[2]),
            job="full", attempt=0, data_dir=Path(sys.argv[3]), storage="memory",

@@ -11,10 +11,10 @@ import torch
 
 from bagpipe.api import BagCache, init_cache
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
-from bagpipe.config import Job, TransportConfig
+from bagpipe.config.document import Job, TransportConfig
 from bagpipe.embedding.server import run_server
 from bagpipe.errors import BagpipeError, ConfigError
-from bagpipe.oracle.service import run_oracle
+from bagpipe.oracle.service.main import run_oracle
 from bagpipe.testing.threads import free_port
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from bagpipe.configfile import load_job
-from bagpipe.modelconfig import MODEL_SETTINGS
+from bagpipe.config.load import load_job
+from bagpipe.config.model import MODEL_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))

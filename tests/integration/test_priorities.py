@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe.cli.role import NICENESS
+from bagpipe.local.role_process import NICENESS
 
 SMALL = "{name: dlrm, bottomMlp: [8], overMlp: [8]}"
 SETTINGS = [f"model={SMALL}", "steps=100000", "logEvery=1", "trainers.replicas=2", "servers.replicas=2"]

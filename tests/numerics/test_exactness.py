@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.config import Job
+from bagpipe.config.document import Job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.net.delay import DELAY_SECONDS
 from bagpipe.testing.compare import differences

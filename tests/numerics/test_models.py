@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.config import Job
+from bagpipe.config.document import Job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.testing.compare import differences
 from bagpipe.testing.reference import ReferenceRun, train_reference

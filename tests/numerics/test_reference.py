@@ -9,9 +9,9 @@ from torch import nn
 
 from bagpipe.batch import Batch, Cursor, SparseBlock
 from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings
-from bagpipe.config import DataConfig, DenseOptimizer, EmbeddingConfig, JobSpec, ModelConfig, RowOptimizer
-from bagpipe.embedding.initial import initial_rows
+from bagpipe.config.document import DataConfig, DenseOptimizer, EmbeddingConfig, JobSpec, ModelConfig, RowOptimizer
 from bagpipe.models.base import build_model
+from bagpipe.rows.initial import initial_rows
 from bagpipe.tables import Table, TableLayout
 from bagpipe.testing.reference import ReferenceRun, train_reference
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bagpipe.cache.optimizers import RowUpdater, accumulate, gather, gather_sums, scatter
-from bagpipe.config import RowOptimizer
-from bagpipe.embedding.record import initial_state, record_width
+from bagpipe.config.document import RowOptimizer
+from bagpipe.rows.record import initial_state, record_width
 
 DIMS = (1, 2, 3, 7, 8, 16, 17, 31, 33, 48, 64, 100, 128)
 NUM_ROWS, NUM_STEPS = 90, 4

@@ -21,11 +21,11 @@ from bagpipe.checkpoint.store import (
     open_checkpoint,
     prune,
 )
-from bagpipe.config import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
-from bagpipe.embedding.initial import Newborn, initial_rows, row_scale
+from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
 from bagpipe.embedding.shard import RowStore
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.rows.initial import Newborn, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
 
 TABLES = (

@@ -4,7 +4,7 @@ import msgspec
 import msgspec.inspect as inspection
 
 from bagpipe.cli.reference import TARGET, render
-from bagpipe.config import Job
+from bagpipe.config.document import Job
 
 
 def test_docs_are_current() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bagpipe.batch import Batch
-from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.dataset import Dataset, open_dataset
 
 DEFAULT = EmbeddingConfig()

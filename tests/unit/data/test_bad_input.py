@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe.config import EmbeddingConfig
+from bagpipe.config.document import EmbeddingConfig
 from bagpipe.errors import ConfigError, DataError, ExitCode
 from bagpipe.tables import Table
 
@@ -172,7 +172,7 @@ def test_bad_json_lines_can_be_skipped(tmp_path, dataset):
 @pytest.mark.parametrize("prepared", [False, True], ids=["text", "parquet"])
 def test_an_id_out_of_range_names_line_table_value_and_size(shape, prepared, tmp_path, dataset):
     """Ids are checked against the job's own tables, from text and from prepared Parquet alike."""
-    from bagpipe.config import DataConfig
+    from bagpipe.config.document import DataConfig
     from bagpipe.data.prepare import prepare
 
     values = [[1, 2], [9, 2]] if shape == "plain" else [[[1, 1, 1], []], [[0, 9], [2]]]
@@ -233,7 +233,7 @@ def test_parquet_of_someone_else_is_refused(tmp_path, dataset):
 
 def test_a_damaged_prepared_part_is_named(tmp_path, dataset, criteo_file):
     """A part whose pages were overwritten ends in a DataError, not in wrong ids."""
-    from bagpipe.config import DataConfig
+    from bagpipe.config.document import DataConfig
     from bagpipe.data.prepare import prepare
 
     folder = prepare(DataConfig(path=str(criteo_file)), tmp_path / "out").folder

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from bagpipe.config import DataConfig
+from bagpipe.config.document import DataConfig
 from bagpipe.data.describe import describe
 from bagpipe.data.prepare import prepare
 

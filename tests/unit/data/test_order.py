@@ -94,7 +94,7 @@ FORMATS = ["text", "prepared", "ragged", "synthetic", "synthetic-multi"]
 @pytest.fixture
 def open_any(dataset, criteo_file, ragged_file):
     """A data set of each kind, with the given settings."""
-    from bagpipe.config import SyntheticConfig
+    from bagpipe.config.document import SyntheticConfig
 
     small = {"examples": 9000, "table_sizes": (5, 300), "num_dense": 2}
 

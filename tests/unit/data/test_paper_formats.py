@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.dataset import open_dataset
 from bagpipe.data.paper_formats import Sequences, write_paper_format
 from bagpipe.errors import ConfigError, DataError

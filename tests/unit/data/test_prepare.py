@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bagpipe.config import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data import prepare as module
 from bagpipe.data.prepare import prepare
 from bagpipe.errors import ConfigError
@@ -111,7 +111,7 @@ def test_a_full_disk_leaves_nothing(criteo_file, tmp_path):
     """A write that fails becomes StorageError (exit 75), and the folder beside is gone."""
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from bagpipe.config import DataConfig; from bagpipe.data.prepare import prepare\n"
+        "from bagpipe.config.document import DataConfig; from bagpipe.data.prepare import prepare\n"
         "from bagpipe.errors import StorageError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
         "try: prepare(DataConfig(path=sys.argv[1]), Path(sys.argv[2]))\n"

@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from bagpipe.config import SyntheticConfig
+from bagpipe.config.document import SyntheticConfig
 from bagpipe.data.synthetic import BLOCK, SyntheticLogs, table_sizes
-from bagpipe.evaluation import evaluate
+from bagpipe.metrics.clicks import evaluate
 
 
 def log(config, seed=7):

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.config import RowOptimizer
-from bagpipe.embedding.initial import Newborn, initial_rows, row_scale
+from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.shard import RowStore
 from bagpipe.errors import WireError
+from bagpipe.rows.initial import Newborn, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
 
 TABLES = (

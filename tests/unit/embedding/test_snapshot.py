@@ -8,11 +8,11 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.config import RowOptimizer
+from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding import snapshot as module
-from bagpipe.embedding.initial import Newborn
 from bagpipe.embedding.shard import RowStore
 from bagpipe.embedding.snapshot import FrozenRows, Snapshot
+from bagpipe.rows.initial import Newborn
 from bagpipe.tables import Table, TableLayout
 
 GROUP = TableLayout.of([Table(name="t", num_embeddings=64, embedding_dim=2, feature_names=("t",))]).groups[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bagpipe.configfile import load_job
+from bagpipe.config.load import load_job
 from bagpipe.experiment import suite
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe import cluster
 from bagpipe.cli.main import run_command
+from bagpipe.client import jobs as cluster
 from bagpipe.experiment.suite import LABEL, MODELS
 
 _spec = importlib.util.spec_from_file_location("experiment_api_server", Path(__file__).with_name("api_server.py"))

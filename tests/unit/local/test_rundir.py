@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from bagpipe.checkpoint.manifest import FILE_NAME
-from bagpipe.config import Job
-from bagpipe.configfile import load_job, parse_job
+from bagpipe.config.document import Job
+from bagpipe.config.load import load_job, parse_job
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.local.rundir import RunDir, default_path
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe.config import Job
-from bagpipe.configfile import parse_job
+from bagpipe.config.document import Job
+from bagpipe.config.load import parse_job
 from bagpipe.local.commands import Attempt, CommandBuilder
 from bagpipe.local.policy import RoleId
 from bagpipe.local.rundir import RunDir

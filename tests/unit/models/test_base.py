@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
-from bagpipe.modelconfig import ModelConfig
 from bagpipe.models.base import build_model, register_model
 from bagpipe.models.dlrm import DLRM
 from bagpipe.tables import Table, TableLayout

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812  # torch's usual name
 
 from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
 from bagpipe.errors import ConfigError
-from bagpipe.modelconfig import MODEL_SETTINGS, OWN_LOSS, ModelConfig
 from bagpipe.models.base import build_model, find_model
 from bagpipe.tables import Table, TableLayout
 

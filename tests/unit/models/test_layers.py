@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
-from bagpipe.modelconfig import ModelConfig
 from bagpipe.models.layers import Dropout, step_setter
 from bagpipe.models.loss import loss_of
 

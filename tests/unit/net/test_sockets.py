@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import zmq
 
-from bagpipe.config import TransportConfig
+from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError, PeerLost
 from bagpipe.net import sockets
 from bagpipe.net.curve import CurveKeys

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bagpipe.batch import Batch, Cursor, SparseBlock
-from bagpipe.config import DataConfig, JobSpec, RowOptimizer
-from bagpipe.oracle.auto import DEFAULT_LOOKAHEAD, LOOKAHEADS, choose_lookahead, look_at, resolve
-from bagpipe.oracle.estimate import sweep
-from bagpipe.oracle.reuse import SAMPLE_BATCHES, measure_reuse, peek
+from bagpipe.config.document import DataConfig, JobSpec, RowOptimizer
+from bagpipe.oracle.sizing.auto import DEFAULT_LOOKAHEAD, LOOKAHEADS, choose_lookahead, look_at, resolve
+from bagpipe.oracle.sizing.estimate import sweep
+from bagpipe.oracle.sizing.reuse import SAMPLE_BATCHES, measure_reuse, peek
 from bagpipe.tables import Table, TableLayout
 
 PLENTY = 1 << 40

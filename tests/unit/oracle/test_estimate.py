@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.batch import Batch, Cursor, SparseBlock
-from bagpipe.config import RowOptimizer
+from bagpipe.config.document import RowOptimizer
 from bagpipe.errors import ConfigError
-from bagpipe.oracle.estimate import Estimate, LinkBytes, Speed, cache_rows_for, estimate, suggest, sweep
-from bagpipe.oracle.planner import GroupPlanner
-from bagpipe.oracle.schedule import TrainingSchedule
-from bagpipe.planwire import pack_plan, plan_bytes
+from bagpipe.net.plan_codec import pack_plan, plan_bytes
+from bagpipe.oracle.plan.planner import GroupPlanner
+from bagpipe.oracle.plan.schedule import TrainingSchedule
+from bagpipe.oracle.sizing.estimate import Estimate, LinkBytes, Speed, cache_rows_for, estimate, suggest, sweep
 from bagpipe.tables import Table, TableLayout
 
 SGD = RowOptimizer(name="sgd")

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.oracle.outbox import Outbox
+from bagpipe.oracle.service.outbox import Outbox
 
 STEPS, CREDIT = 12, 3
 

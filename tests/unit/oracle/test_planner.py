@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.errors import ConfigError, PlanError
-from bagpipe.oracle.planner import GroupPlanner, Lookups
+from bagpipe.oracle.plan.planner import GroupPlanner, Lookups
 from bagpipe.plan import GroupPlan
 from bagpipe.testing.plan_model import Stream, make_stream, run_plans
 

@@ -6,7 +6,7 @@ import pytest
 
 from bagpipe.errors import ExitCode
 from bagpipe.net.messages import Hello
-from bagpipe.oracle.rendezvous import Rendezvous
+from bagpipe.oracle.service.rendezvous import Rendezvous
 
 
 def hello(role: str, index: int, **more: Any) -> Hello:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bagpipe.oracle.report import LAST_LOSS, keep_loss, kept_loss
+from bagpipe.oracle.service.report import LAST_LOSS, keep_loss, kept_loss
 
 
 def test_an_attempt_with_nothing_left_to_train_knows_the_loss(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from bagpipe.config import DenseOptimizer
+from bagpipe.config.document import DenseOptimizer
 from bagpipe.errors import CheckpointError
 from bagpipe.trainer.dense import dense_optimizer, load_dense, save_dense
 

@@ -12,7 +12,7 @@ import torch
 
 from bagpipe.cache.cache import HostCache, Reduction
 from bagpipe.cache.lookup import SparseEmbeddings
-from bagpipe.config import RowOptimizer
+from bagpipe.config.document import RowOptimizer
 from bagpipe.models.dlrm import DLRM
 from bagpipe.net.messages import Hello, Message, StepDone
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer

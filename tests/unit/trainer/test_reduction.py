@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from bagpipe.config import TransportConfig
+from bagpipe.config.document import TransportConfig
 from bagpipe.errors import PeerLost
 from bagpipe.net.sockets import Context, Listener
 from bagpipe.trainer.exchange import PeerExchange

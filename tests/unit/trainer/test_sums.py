@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.cache.cache import HostCache, Reduction
-from bagpipe.config import RowOptimizer
+from bagpipe.config.document import RowOptimizer
 from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
 VALUES = np.array([0.0, -0.0, 1e8, -1e8, 1.0, -1.0, 3e-8, 0.1, 1 / 3], np.float32)

@@ -1,0 +1,319 @@
+"""A client for BagpipeJobs on a cluster: what `bagpipe job ...` does, for Python.
+
+    client = BagpipeClient(namespace="ml")
+    name = client.submit("job.yaml")
+    job = client.wait(name, timeout_seconds=3600)
+    for line in client.logs(name, role="trainer", follow=True): ...
+
+It speaks to the API server alone, like kubectl, with the same credentials. Needs the extra `cluster`.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bagpipe.config.document import API_VERSION, KIND
+from bagpipe.config.load import dump_job, load_job
+from bagpipe.errors import BagpipeError, ConfigError, ExitCode
+
+GROUP, VERSION = API_VERSION.split("/")
+PLURAL = "bagpipejobs"
+ROLES = ("oracle", "server", "trainer")
+POLL_SECONDS = 1.0
+REQUEST_SECONDS = 30.0
+_TELLING = ("Failed", "Complete", "Suspended", "Restarting", "Running")
+_INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "apps.kubernetes.io/pod-index")
+
+
+class ClusterError(BagpipeError):
+    """The API server cannot be reached or refused; says what it said."""
+
+    exit_code = ExitCode.TRANSIENT
+
+
+class JobNotFound(ClusterError):
+    """There is no such job in this namespace."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+
+class JobFailed(ClusterError):
+    """The job ended without success; carries its view."""
+
+    def __init__(self, view: "JobView") -> None:
+        super().__init__(f"job {view.name} failed: {view.reason}: {view.message}")
+        self.view = view
+        self.exit_code = {"BadConfig": ExitCode.BAD_CONFIG, "BadData": ExitCode.BAD_DATA}.get(
+            view.reason, ExitCode.SOFTWARE
+        )
+
+
+class WaitTimeout(ClusterError):
+    """The deadline of a wait passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as the cluster shows it."""
+
+    name: str
+    namespace: str
+    phase: str
+    attempt: int
+    restarts: int
+    disruptions: int
+    progress: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    reason: str
+    """Of the condition that explains the phase."""
+    message: str
+    created: str
+    raw: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in ("Complete", "Failed")
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "JobView":
+        status = raw.get("status") or {}
+        conditions = {c["type"]: c for c in status.get("conditions", ())}
+        telling = [
+            conditions[k] for k in ("Failed", "Complete", "Suspended", "Restarting", "Running") if k in conditions
+        ]
+        why = next((c for c in telling if c["status"] == "True"), telling[-1] if telling else {})
+        return cls(
+            name=raw["metadata"]["name"],
+            namespace=raw["metadata"]["namespace"],
+            phase=status.get("phase", "Pending"),
+            attempt=status.get("attempt", 0),
+            restarts=status.get("restarts", 0),
+            disruptions=status.get("disruptions", 0),
+            progress=status.get("progress", {}),
+            summary=status.get("summary", {}),
+            reason=why.get("reason", ""),
+            message=why.get("message", ""),
+            created=raw["metadata"].get("creationTimestamp", ""),
+            raw=raw,
+        )
+
+
+class BagpipeClient:
+    """BagpipeJobs of one namespace."""
+
+    def __init__(self, namespace: str | None = None, *, context: str | None = None) -> None:
+        """Connects as kubectl does: `$KUBECONFIG`, else the pod's own account.
+
+        Raises:
+            ConfigError: the extra is not installed, or nothing says where the cluster is.
+        """
+        try:
+            import kubernetes
+        except ImportError:
+            raise ConfigError(
+                "`bagpipe job` needs the Kubernetes client: pip install 'bagpipe-train[cluster]'"
+            ) from None
+        api, found = _connect(kubernetes, context)
+        self.namespace = namespace or found
+        self._errors = kubernetes.client.exceptions.ApiException
+        self._jobs: Any = kubernetes.client.CustomObjectsApi(api)
+        self._core: Any = kubernetes.client.CoreV1Api(api)
+
+    # ── jobs ─────────────────────────────────────────────────────────────────────────────────────
+
+    def submit(self, job_file: str | Path, overrides: tuple[str, ...] = (), *, name: str | None = None) -> str:
+        """Check the file as `bagpipe run` does, then create the job; returns its name."""
+        import yaml
+
+        job = load_job(Path(job_file), overrides)
+        raw = (
+            yaml.safe_load(Path(job_file).read_text(encoding="utf-8"))
+            if not overrides
+            else yaml.safe_load(dump_job(job))
+        )
+        raw.setdefault("apiVersion", API_VERSION)
+        raw.setdefault("kind", KIND)
+        raw["metadata"] = {**(raw.get("metadata") or {}), "name": name or job.metadata.name}
+        raw["metadata"].pop("namespace", None)
+        with self._told(raw["metadata"]["name"]):
+            made = self._jobs.create_namespaced_custom_object(
+                *self._where(), body=raw, _request_timeout=REQUEST_SECONDS
+            )
+        return str(made["metadata"]["name"])
+
+    def get(self, name: str) -> JobView:
+        with self._told(name):
+            raw = self._jobs.get_namespaced_custom_object(*self._where(), name, _request_timeout=REQUEST_SECONDS)
+        return JobView.of(raw)
+
+    def list(self) -> "list[JobView]":
+        """By name."""
+        with self._told(PLURAL):
+            raw = self._jobs.list_namespaced_custom_object(*self._where(), _request_timeout=REQUEST_SECONDS)
+        return sorted((JobView.of(item) for item in raw["items"]), key=lambda view: view.name)
+
+    def suspend(self, name: str) -> None:
+        """Stop at a checkpoint and free every pod."""
+        self._patch(name, {"runPolicy": {"suspend": True}})
+
+    def resume(self, name: str) -> None:
+        """Go on from the last checkpoint."""
+        self._patch(name, {"runPolicy": {"suspend": False}})
+
+    def scale(self, name: str, trainers: int) -> None:
+        """Restart from a checkpoint with another number of trainers."""
+        self._patch(name, {"trainers": {"replicas": trainers}})
+
+    def delete(self, name: str) -> None:
+        with self._told(name):
+            self._jobs.delete_namespaced_custom_object(*self._where(), name, _request_timeout=REQUEST_SECONDS)
+
+    def wait(
+        self, name: str, *, timeout_seconds: float | None = None, on_change: Callable[[JobView], None] | None = None
+    ) -> JobView:
+        """Until the job is done; `on_change` sees every change on the way.
+
+        Raises:
+            JobFailed: it ended otherwise.
+            WaitTimeout: it did not end in time.
+        """
+        pause, last = threading.Event(), None
+        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while True:
+            view = self.get(name)
+            if on_change is not None and view.raw.get("status") != last:
+                last = view.raw.get("status")
+                on_change(view)
+            if view.phase == "Complete":
+                return view
+            if view.phase == "Failed":
+                raise JobFailed(view)
+            if end is not None and time.monotonic() >= end:
+                raise WaitTimeout(f"job {name} is {view.phase} after {timeout_seconds:g} s; {view.message}")
+            pause.wait(POLL_SECONDS)
+
+    # ── logs ─────────────────────────────────────────────────────────────────────────────────────
+
+    def logs(
+        self,
+        name: str,
+        *,
+        role: str = "oracle",
+        index: int = 0,
+        follow: bool = False,
+        tail: int | None = None,
+        previous: bool = False,
+    ) -> Iterator[str]:
+        """Lines of one process. Following waits for its pod, and goes on with the next when it is replaced."""
+        seen: set[tuple[str, int]] = set()
+        pause = threading.Event()
+        while True:
+            view = self.get(name)
+            pod = self._newest_pod(name, role, index, seen)
+            if pod is None and not follow:
+                if not seen:
+                    raise JobNotFound(f"job {name} has no pod of {role} {index} now; it is {view.phase}")
+                return
+            if pod is not None and _has_log(pod):
+                seen.add(_identity(pod))
+                yield from self._lines(pod["metadata"]["name"], follow=follow, tail=tail, previous=previous)
+                tail = None  # Only the first process is cut short.
+                if not follow:
+                    return
+            elif view.finished:
+                return
+            else:
+                pause.wait(POLL_SECONDS)
+
+    def _newest_pod(self, name: str, role: str, index: int, seen: set[tuple[str, int]]) -> dict[str, Any] | None:
+        selector = f"bagpipe.dev/job={name},bagpipe.dev/role={role}"
+        with self._told(name):
+            answer = self._core.list_namespaced_pod(
+                self.namespace, label_selector=selector, _preload_content=False, _request_timeout=REQUEST_SECONDS
+            )
+        pods = [p for p in json.loads(answer.data)["items"] if _index_of(p) == index and _identity(p) not in seen]
+        return max(pods, key=lambda p: int(p["metadata"]["labels"].get("bagpipe.dev/attempt", 0)), default=None)
+
+    def _lines(self, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[str]:
+        options: dict[str, Any] = {"container": "bagpipe", "follow": follow, "previous": previous}
+        if tail is not None:
+            options["tail_lines"] = tail
+        with self._told(pod):
+            answer = self._core.read_namespaced_pod_log(pod, self.namespace, _preload_content=False, **options)
+        rest = b""
+        for piece in answer.stream():
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from (line.decode(errors="replace") for line in whole)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    # ── below ────────────────────────────────────────────────────────────────────────────────────
+
+    def _where(self) -> tuple[str, str, str, str]:
+        return GROUP, VERSION, self.namespace, PLURAL
+
+    def _patch(self, name: str, spec: Mapping[str, Any]) -> None:
+        with self._told(name):
+            self._jobs.patch_namespaced_custom_object(
+                *self._where(), name, {"spec": spec}, _request_timeout=REQUEST_SECONDS
+            )
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        """The API server's errors as ours."""
+        import urllib3.exceptions
+
+        try:
+            yield
+        except self._errors as error:
+            message = _message(error)
+            if error.status == 404:
+                raise JobNotFound(f"{what}: not in namespace {self.namespace}: {message}") from None
+            if error.status in (400, 409, 422):
+                raise ConfigError(f"{what}: refused by the cluster: {message}") from None
+            raise ClusterError(f"{what}: the API server answered {error.status}: {message}") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise ClusterError(f"{what}: the API server cannot be reached: {error}") from None
+
+
+def _connect(kubernetes: Any, context: str | None) -> tuple[Any, str]:
+    """A client and the namespace that its credentials come with."""
+    account = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    try:
+        api = kubernetes.config.new_client_from_config(context=context)
+        _, active = kubernetes.config.list_kube_config_contexts()
+        return api, (active.get("context") or {}).get("namespace") or "default"
+    except kubernetes.config.ConfigException as error:
+        if not account.exists():
+            raise ConfigError(f"no cluster: {error}; set $KUBECONFIG") from None
+    kubernetes.config.load_incluster_config()
+    return kubernetes.client.ApiClient(), account.read_text().strip()
+
+
+def _message(error: Any) -> str:
+    try:
+        return str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        return str(error.reason)
+
+
+def _index_of(pod: Mapping[str, Any]) -> int:
+    labels = pod["metadata"]["labels"]
+    return int(next((labels[key] for key in _INDEX_LABELS if key in labels), 0))
+
+
+def _identity(pod: Mapping[str, Any]) -> tuple[str, int]:
+    """Which process: a server's is restarted in its pod."""
+    containers = pod["status"].get("containerStatuses") or [{}]
+    return pod["metadata"]["uid"], containers[0].get("restartCount", 0)
+
+
+def _has_log(pod: Mapping[str, Any]) -> bool:
+    containers = pod["status"].get("containerStatuses") or [{}]
+    state = containers[0].get("state") or {}
+    return "running" in state or "terminated" in state

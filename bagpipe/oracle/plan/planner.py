@@ -1,0 +1,325 @@
+"""The planner of one width group: lookups in, decisions out (paper section 3; design.md section 3).
+
+The planner sees `lookahead` batches beyond the step it plans. For that step it decides, for every
+row of the group and every trainer at once,
+
+* **residency**: a row is fetched when no cache holds it, kept while it is used again within the view,
+  and written back after its last use. Rows whose next use is nearest are kept first (Belady), and only
+  as long as every future step still fits into `cache_rows` of every trainer: under pressure the view
+  shortens by itself, it never overflows and never deadlocks (contract X6). A row once kept stays until
+  its next use, so that each later step is settled once; dropping it for a nearer one after all, as
+  Belady's optimum does, would save up to 30 % of the fetches of a cache that is far too small;
+* **coherence**: among the trainers that use a row in a step, one owns it. The others send it their
+  gradients, it updates, and sends the new value to the trainers that use the row next. Ownership stays
+  where it is while the owner uses the row; with it travels the optimizer state;
+* **slots**: assigned per trainer like registers. A slot is free as soon as its step is over, because
+  the trainer copies out everything that leaves before it copies in anything that arrives.
+
+**When a fetch may be answered.** Tables are read and written only by fetches and write-backs, so a
+fetch must see the write-back of the row's last eviction and of nothing later (nothing later exists:
+the row is not in any cache). The planner knows that eviction's step exactly, `fetch_after`; a server
+answers once every trainer's watermark has reached it. A row that comes back at the next step is never
+evicted, hence `fetch_after <= step - 2` and no trainer ever waits for a write-back that itself waits
+for that fetch. With `lookahead=0` nothing is kept: that is the uncached mode.
+
+The planner is pure: no clock, no socket, no randomness; the same batches give the same plans.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from bagpipe.errors import ConfigError, PlanError
+from bagpipe.oracle.plan import plan_kernels as kernels
+from bagpipe.oracle.plan.outcome import Fetched, Flushed, Left, Lists, Outcome
+from bagpipe.oracle.plan.window import Lookups, Pending, Window
+from bagpipe.plan import GroupPlan
+
+__all__ = ["GroupPlanner", "Lookups", "PlannerStats"]
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+UInt8s = npt.NDArray[np.uint8]
+
+_KEEP_ALL: UInt8s = np.zeros(0, np.uint8)
+
+
+@dataclass(slots=True)
+class PlannerStats:
+    """What the planner did so far; rows are summed over trainers unless said otherwise."""
+
+    steps: int = 0
+    lookups: int = 0
+    distinct_rows: int = 0
+    fetched_rows: int = 0
+    fetched_records: int = 0
+    """Of the fetched rows: those with optimizer state."""
+    updated_rows: int = 0
+    """Distinct rows of each step, whatever the number of their trainers."""
+    evicted_rows: int = 0
+    gradient_rows: int = 0
+    value_rows: int = 0
+    record_rows: int = 0
+    eager_rows: int = 0
+    """Of value and record rows: those the next step needs."""
+    eager_records: int = 0
+    shortened_steps: int = 0
+    """Steps at which a row used again within the lookahead did not fit and left."""
+    refused_rows: int = 0
+    shortest_view: int | None = None
+    """The nearest next use, in steps, of a row that had to leave."""
+    peak_rows: list[int] = field(default_factory=list)
+    """Most rows ever held, by trainer."""
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of distinct rows of a step that their trainer did not have to fetch from a server."""
+        return 1.0 - self.fetched_rows / self.distinct_rows if self.distinct_rows else 0.0
+
+
+class GroupPlanner:
+    """Plans one width group. Call `push` for each batch in order and `plan` once the view is full.
+
+    Args:
+        num_rows: rows of the group; keys are below it.
+        world_size: number of trainers.
+        lookahead: future batches in view (0: uncached).
+        cache_rows: slots of each trainer; None: as many as it takes.
+        first_step: step of the first batch pushed.
+    """
+
+    def __init__(
+        self, *, num_rows: int, world_size: int, lookahead: int, cache_rows: int | None = None, first_step: int = 0
+    ) -> None:
+        self.num_rows, self.world_size, self.lookahead = num_rows, world_size, lookahead
+        self.cache_rows = cache_rows
+        self.stats = PlannerStats(peak_rows=[0] * world_size)
+        self._next_push = self._next_plan = first_step
+        self._window = Window(num_rows, world_size)
+        self._free: Int32s = np.zeros((world_size, 1024), np.int32)
+        self._num_free: Int64s = np.zeros(world_size, np.int64)
+        self._num_fresh: Int64s = np.zeros(world_size, np.int64)
+        # Slots not free for newcomers, by step modulo the view and trainer: rows used in the step, and
+        # rows held across it without being used.
+        self._taken: Int64s = np.zeros((lookahead + 2, world_size), np.int64)
+        self._largest = _SlidingMaximum()
+        self._gradients: Int32s = np.empty(0, np.int32)
+        self._transfers: Int32s = np.empty(0, np.int32)
+
+    def __repr__(self) -> str:
+        held = (self._num_fresh - self._num_free).tolist()
+        return f"GroupPlanner(next_plan={self._next_plan}, next_push={self._next_push}, rows_held={held})"
+
+    @property
+    def pending(self) -> int:
+        """Batches pushed and not yet planned."""
+        return len(self._window.batches)
+
+    @property
+    def window_bytes(self) -> int:
+        """Memory of the batches in view; the tables cost 4 bytes a row beside it."""
+        return self._window.nbytes
+
+    def push(self, lookups: Lookups) -> None:
+        """Bring the next batch into view.
+
+        Raises:
+            ConfigError: a single step does not fit into `cache_rows`.
+            PlanError: a key is outside the group, or the view is full (call `plan` first).
+        """
+        step = self._next_push
+        if self.pending > self.lookahead:
+            raise PlanError(f"step {step}: {self.pending} batches wait already; plan the oldest first")
+        numbered = self._window.number(lookups, step)
+        self._check_fits(numbered.rows_of_rank)
+        self._window.enter(numbered, lookups, step)
+        self._taken[step % self._taken.shape[0]] += numbered.rows_of_rank
+        self._largest.push(step, int(numbered.rows_of_rank.max()))
+        self._next_push += 1
+
+    def _check_fits(self, rows_of_rank: Int64s) -> None:
+        if self.cache_rows is None or rows_of_rank.max(initial=0) <= self.cache_rows:
+            return
+        rank = int(rows_of_rank.argmax())
+        raise ConfigError(
+            f"spec.cacheRows: step {self._next_push} alone uses {int(rows_of_rank[rank])} distinct rows on trainer "
+            f"{rank}, but its cache holds {self.cache_rows}; raise cacheRows, lower batchSize or add trainers"
+        )
+
+    def plan(self, *, checkpoint: bool = False) -> tuple[GroupPlan, ...]:
+        """Decide the oldest batch in view; returns one `GroupPlan` for each trainer.
+
+        Call it with `lookahead` batches behind that one in view, or fewer at the end of the data.
+        """
+        if not self._window.batches:
+            raise PlanError(f"step {self._next_plan}: no batch is in view; push it first")
+        batch = self._window.batches[0]
+        offsets = np.zeros(self.world_size + 1, np.int64)
+        np.cumsum(batch.rows_of_rank, out=offsets[1:])
+        fetched = self._fetch(batch, offsets)
+        self._note_peak()
+        self._taken[batch.step % self._taken.shape[0]] = 0
+        keep, scarce = self._choose_kept(batch)
+        left, gradients, transfers = self._settle(batch, offsets, keep, scarce=scarce)
+        self._window.pop()
+        self._next_plan += 1
+        flushed = Flushed(*self._window.resident()) if checkpoint else None
+        self._count(batch, fetched, left, gradients, transfers)
+        return Outcome(batch, offsets, fetched, left, gradients, transfers, flushed).plans()
+
+    def _fetch(self, batch: Pending, offsets: Int64s) -> Fetched:
+        self._reserve_slots(batch.rows_of_rank)
+        out, window = Fetched.empty(int(offsets[-1]), self.world_size), self._window
+        kernels.fetch_rows(
+            batch.first_entry, batch.num_entries, window.records, window.entry_keys, window.uses,
+            self._free.reshape(-1), self._free.shape[1], self._num_free, self._num_fresh, offsets,
+            out.record_keys, out.record_slots, out.num_records, out.value_keys, out.value_slots, out.num_values,
+            out.after,
+        )  # fmt: skip
+        return out
+
+    def _reserve_slots(self, more: Int64s) -> None:
+        """The free list of a trainer is as long as the slots it ever used."""
+        need = int((self._num_fresh + more).max())
+        if need >= self._free.shape[1]:
+            wide = np.zeros((self.world_size, max(need + 1, 2 * self._free.shape[1])), np.int32)
+            wide[:, : self._free.shape[1]] = self._free
+            self._free = wide
+
+    def _note_peak(self) -> None:
+        for rank, rows in enumerate((self._num_fresh - self._num_free).tolist()):
+            self.stats.peak_rows[rank] = max(self.stats.peak_rows[rank], rows)
+            if self.cache_rows is not None and rows > self.cache_rows:
+                raise PlanError(f"step {self._next_plan}: trainer {rank} would hold {rows} rows of {self.cache_rows}")
+
+    def _choose_kept(self, batch: Pending) -> tuple[UInt8s, bool]:
+        """What stays after this step (empty: all that is used again), and whether slots are scarce.
+
+        Scarce: taking slots before all of the step's are free might take one too many.
+        """
+        first, count, step, window = batch.first_entry, batch.num_entries, batch.step, self._window
+        if self.cache_rows is None or self._ample(batch):
+            return _KEEP_ALL, False
+        candidates = np.zeros((self.world_size, self.lookahead + 2), np.int64)
+        kernels.count_next(first, count, step, window.links, window.uses, candidates)
+        room = self._room(step)
+        # Kept across the step d ahead: every candidate whose next use is later than that.
+        crossing = candidates[:, ::-1].cumsum(axis=1)[:, ::-1] - candidates
+        if (room[:, 1:] >= crossing[:, 1:]).all():
+            return _KEEP_ALL, True
+        counts = np.zeros(self.lookahead + 3, np.int64)
+        by_distance, keep = np.empty(count, np.int64), np.zeros(count, np.uint8)
+        kernels.sort_by_distance(first, count, step, window.links, counts, by_distance)
+        refused, nearest = kernels.keep_nearest(
+            first, step, window.links, window.uses, room, by_distance[: counts[self.lookahead + 1]], keep
+        )
+        stats = self.stats
+        stats.refused_rows += refused
+        stats.shortened_steps += refused > 0
+        if refused:
+            stats.shortest_view = min(nearest, stats.shortest_view or nearest)
+        return keep, True
+
+    def _ample(self, batch: Pending) -> bool:
+        """Cheap and sufficient: even if every row of the step moved to every trainer, all would fit."""
+        assert self.cache_rows is not None
+        held = int((self._num_fresh - self._num_free).max())
+        return held + batch.num_entries + self._largest.since(batch.step) <= self.cache_rows
+
+    def _room(self, step: int) -> Int64s:
+        """Slots that each step ahead leaves free, by trainer and distance."""
+        assert self.cache_rows is not None
+        ahead = (step + np.arange(self.lookahead + 2)) % self._taken.shape[0]
+        return np.ascontiguousarray((self.cache_rows - self._taken[ahead]).T)
+
+    def _settle(self, batch: Pending, offsets: Int64s, keep: UInt8s, *, scarce: bool) -> tuple[Left, Lists, Lists]:
+        total, world, window = int(offsets[-1]), self.world_size, self._window
+        out = Left.empty(total, world)
+        self._reserve_slots(np.full(world, batch.num_entries, np.int64))
+        self._reserve_lists(total - batch.num_entries, batch.num_entries * world)
+        gradient_counts, transfer_counts = np.zeros(world * world, np.int64), np.zeros(4 * world * world, np.int64)
+        held = np.zeros((world, self.lookahead + 2), np.int64)
+
+        def settle(release: bool, move: bool) -> tuple[int, int]:
+            result: tuple[int, int] = kernels.settle_rows(
+                release, move, keep, batch.first_entry, batch.num_entries, batch.step, window.records, window.links,
+                window.entry_keys, window.uses, window.locals, window.tail, self._free.reshape(-1),
+                self._free.shape[1], self._num_free, self._num_fresh, offsets, out.slots, out.evict_keys,
+                out.evict_slots, out.num_evict, self._gradients, gradient_counts, self._transfers, transfer_counts,
+                held.reshape(-1),
+            )  # fmt: skip
+            return result
+
+        if scarce:
+            num_gradients, _ = settle(True, False)
+            _, num_transfers = settle(False, True)
+        else:
+            num_gradients, num_transfers = settle(True, True)
+        self._note_held(batch.step, held)
+        return (
+            out,
+            Lists.of(self._gradients, num_gradients, gradient_counts, 1, world),
+            Lists.of(self._transfers, num_transfers, transfer_counts, 4, world),
+        )
+
+    def _reserve_lists(self, gradients: int, transfers: int) -> None:
+        """Every row may move to every trainer: 12 bytes each are reserved, and touched only as needed."""
+        if self._gradients.size < 3 * (gradients + 1):
+            self._gradients = np.empty(4 * (gradients + 1), np.int32)
+        if self._transfers.size < 3 * (transfers + 1):
+            self._transfers = np.empty(4 * (transfers + 1), np.int32)
+
+    def _note_held(self, step: int, held: Int64s) -> None:
+        """A row kept until distance d occupies its slot, unused, at every step in between."""
+        crossing = held[:, ::-1].cumsum(axis=1)[:, ::-1] - held
+        ahead = (step + np.arange(1, self.lookahead + 1)) % self._taken.shape[0]
+        self._taken[ahead] += crossing[:, 1:-1].T
+
+    def _count(self, batch: Pending, fetched: Fetched, left: Left, gradients: Lists, transfers: Lists) -> None:
+        stats, kinds = self.stats, transfers.counts.reshape(4, -1).sum(axis=1).tolist()
+        stats.steps += 1
+        stats.lookups += batch.inverse_N.size
+        stats.distinct_rows += int(batch.rows_of_rank.sum())
+        stats.fetched_rows += int(fetched.num_records.sum() + fetched.num_values.sum())
+        stats.fetched_records += int(fetched.num_records.sum())
+        stats.updated_rows += batch.num_entries
+        stats.evicted_rows += int(left.num_evict.sum())
+        stats.gradient_rows += int(gradients.counts.sum())
+        stats.value_rows += kinds[0] + kinds[2]
+        stats.record_rows += kinds[1] + kinds[3]
+        stats.eager_rows += kinds[0] + kinds[1]
+        stats.eager_records += kinds[1]
+
+    def check_invariants(self) -> None:
+        """Recompute from scratch what the planner believes: each slot has one row, occupancy adds up.
+
+        Raises:
+            PlanError: a slot is used twice, or free and used, or the counts differ.
+        """
+        used = self._window.slots_in_use()
+        for rank in range(self.world_size):
+            free = self._free[rank, : self._num_free[rank]].tolist()
+            fresh = int(self._num_fresh[rank])
+            if sorted(used[rank] + free) != list(range(fresh)):
+                raise PlanError(
+                    f"before step {self._next_plan}: trainer {rank} has {fresh} slots, used {used[rank]}, free {free}"
+                )
+
+
+class _SlidingMaximum:
+    """The largest value of the steps in view, in constant time: only values that can still win are kept."""
+
+    def __init__(self) -> None:
+        self._values: deque[tuple[int, int]] = deque()
+
+    def push(self, step: int, value: int) -> None:
+        while self._values and self._values[-1][1] <= value:
+            self._values.pop()
+        self._values.append((step, value))
+
+    def since(self, step: int) -> int:
+        while self._values[0][0] < step:
+            self._values.popleft()
+        return self._values[0][1]

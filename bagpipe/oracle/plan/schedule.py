@@ -1,0 +1,201 @@
+"""From batches to the plans of a whole run: which step is planned when, and which one checkpoints.
+
+Pure: takes an iterator of batches, yields one `BatchPlan` per trainer and step. A batch is cut into
+contiguous slices, rank r of W getting examples r*n//W to (r+1)*n//W, so a short last batch is shared
+as evenly as a full one.
+"""
+
+import dataclasses
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from bagpipe.batch import Batch, SparseBlock
+from bagpipe.oracle.plan.planner import GroupPlanner, Lookups
+from bagpipe.plan import BatchPlan, GroupPlan
+from bagpipe.tables import TableLayout
+
+
+def slice_bounds(num_examples: int, world_size: int) -> npt.NDArray[np.int64]:
+    """First example of each rank's slice, and the end: `[world_size + 1]`."""
+    return np.arange(world_size + 1, dtype=np.int64) * num_examples // world_size
+
+
+def slice_lookups(block: SparseBlock, examples: npt.NDArray[np.int64], num_features: int) -> Lookups:
+    """Cut one width group's lookups at the slice bounds `examples` (both are example-major)."""
+    if block.lengths_BT is None:
+        return Lookups(block.keys_N, examples * num_features, (None,) * (examples.size - 1))
+    ends = np.concatenate(([0], block.lengths_BT.sum(axis=1, dtype=np.int64).cumsum()))
+    lengths = tuple(block.lengths_BT[a:b] for a, b in itertools.pairwise(examples.tolist()))
+    return Lookups(block.keys_N, ends[examples], lengths)
+
+
+class TrainingSchedule:
+    """Plans for training, one tuple of per-rank `BatchPlan`s for each step.
+
+    Args:
+        slots: cache slots of each width group at every trainer.
+        total_steps: step at which to end, or None for the end of the batches.
+        checkpoint_every: steps between checkpoints (0: only after the last step).
+        with_keys: fill `GroupPlan.keys_K`.
+    """
+
+    def __init__(
+        self,
+        layout: TableLayout,
+        *,
+        world_size: int,
+        lookahead: int,
+        slots: Sequence[int | None],
+        first_step: int = 0,
+        total_steps: int | None = None,
+        checkpoint_every: int = 0,
+        with_keys: bool = False,
+    ) -> None:
+        self.layout, self.world_size, self.lookahead = layout, world_size, lookahead
+        self.step, self.total_steps, self.checkpoint_every = first_step, total_steps, checkpoint_every
+        self.with_keys = with_keys
+        self.stopping = False
+        """Set to end after a checkpoint at the next step planned."""
+        self.planners = [
+            GroupPlanner(
+                num_rows=group.num_rows,
+                world_size=world_size,
+                lookahead=lookahead,
+                cache_rows=rows,
+                first_step=first_step,
+            )
+            for group, rows in zip(layout.groups, slots, strict=True)
+        ]
+
+    def plans(self, batches: Iterable[Batch]) -> Iterator[tuple[BatchPlan, ...]]:
+        """Read ahead, plan, and end with a checkpoint whatever ends the run.
+
+        One batch more than the view is read, so that the last step is known when it is planned.
+        """
+        source = iter(batches)
+        view: deque[Batch] = deque()
+        following = self._read(source, pushed=self.step)
+        while following is not None or view:
+            while following is not None and len(view) <= self.lookahead:
+                self._push(following)
+                # The planner has what it needs of the lookups; only `with_keys` needs them once more.
+                view.append(following if self.with_keys else dataclasses.replace(following, sparse=()))
+                following = self._read(source, pushed=self.step + len(view))
+            last = self.stopping or (following is None and len(view) == 1)
+            due = self.checkpoint_every > 0 and (self.step + 1) % self.checkpoint_every == 0
+            yield self._plan(view.popleft(), checkpoint=last or due)
+            if last:
+                return
+
+    def _read(self, source: Iterator[Batch], *, pushed: int) -> Batch | None:
+        if self.total_steps is not None and pushed >= self.total_steps:
+            return None
+        return next(source, None)
+
+    def _push(self, batch: Batch) -> None:
+        examples = slice_bounds(batch.num_examples, self.world_size)
+        for group, block, planner in zip(self.layout.groups, batch.sparse, self.planners, strict=True):
+            planner.push(slice_lookups(block, examples, len(group.feature_names)))
+
+    def _plan(self, batch: Batch, *, checkpoint: bool) -> tuple[BatchPlan, ...]:
+        groups = [planner.plan(checkpoint=checkpoint) for planner in self.planners]
+        if self.with_keys:
+            groups = [add_keys(plans, block) for plans, block in zip(groups, batch.sparse, strict=True)]
+        plans = assemble(batch, self.step, groups, training=True, checkpoint=checkpoint)
+        self.step += 1
+        return plans
+
+
+class EvaluationSchedule:
+    """Plans for evaluation: every trainer reads for itself, nothing is updated or written back.
+
+    Without updates there is nothing to keep coherent, so each trainer has a planner of its own.
+    """
+
+    def __init__(
+        self, layout: TableLayout, *, world_size: int, lookahead: int, slots: Sequence[int | None], first_step: int
+    ) -> None:
+        self.layout, self.world_size, self.lookahead, self.step = layout, world_size, lookahead, first_step
+        self.fetch_after = first_step - 1
+        """Every row is read as the last training step left it."""
+        self.planners = [
+            [
+                GroupPlanner(
+                    num_rows=group.num_rows, world_size=1, lookahead=lookahead, cache_rows=rows, first_step=first_step
+                )
+                for _ in range(world_size)
+            ]
+            for group, rows in zip(layout.groups, slots, strict=True)
+        ]
+
+    def plans(self, batches: Iterable[Batch]) -> Iterator[tuple[BatchPlan, ...]]:
+        view: deque[Batch] = deque()
+        for batch in batches:
+            self._push(batch)
+            view.append(batch)
+            if len(view) > self.lookahead:
+                yield self._plan(view.popleft())
+        while view:
+            yield self._plan(view.popleft())
+
+    def _push(self, batch: Batch) -> None:
+        examples = slice_bounds(batch.num_examples, self.world_size)
+        for group, block, planners in zip(self.layout.groups, batch.sparse, self.planners, strict=True):
+            whole = slice_lookups(block, examples, len(group.feature_names))
+            for rank, planner in enumerate(planners):
+                begin, end = int(whole.bounds[rank]), int(whole.bounds[rank + 1])
+                planner.push(
+                    Lookups(whole.keys_N[begin:end], np.array([0, end - begin], np.int64), (whole.lengths[rank],))
+                )
+
+    def _plan(self, batch: Batch) -> tuple[BatchPlan, ...]:
+        groups = [
+            tuple(replace_after(planner.plan()[0], self.fetch_after) for planner in planners)
+            for planners in self.planners
+        ]
+        plans = assemble(batch, self.step, groups, training=False, checkpoint=False)
+        self.step += 1
+        return plans
+
+
+def replace_after(plan: GroupPlan, after: int) -> GroupPlan:
+    """The same plan with its fetches answered only once `after` has been written back."""
+    return dataclasses.replace(plan, fetch_after=after)
+
+
+def add_keys(plans: tuple[GroupPlan, ...], block: SparseBlock) -> tuple[GroupPlan, ...]:
+    """The same plans with the key of every distinct row, read off the lookups."""
+    keyed, begin = [], 0
+    for plan in plans:
+        keys_K = np.empty(plan.slots_K.size, np.int64)
+        keys_K[plan.inverse_N] = block.keys_N[begin : begin + plan.inverse_N.size]
+        keyed.append(dataclasses.replace(plan, keys_K=keys_K))
+        begin += plan.inverse_N.size
+    return tuple(keyed)
+
+
+def assemble(
+    batch: Batch, step: int, groups: Sequence[tuple[GroupPlan, ...]], *, training: bool, checkpoint: bool
+) -> tuple[BatchPlan, ...]:
+    """Put each rank's slice of the examples beside its decisions; `groups[g][r]` is rank r's share."""
+    world_size = len(groups[0])
+    bounds = slice_bounds(batch.num_examples, world_size).tolist()
+    return tuple(
+        BatchPlan(
+            step=step,
+            rank=rank,
+            num_examples=batch.num_examples,
+            first_example=bounds[rank],
+            end=batch.end,
+            training=training,
+            checkpoint=checkpoint,
+            dense_BF=batch.dense_BF[bounds[rank] : bounds[rank + 1]],
+            labels_BL=batch.labels_BL[bounds[rank] : bounds[rank + 1]],
+            groups=tuple(group[rank] for group in groups),
+        )
+        for rank in range(world_size)
+    )

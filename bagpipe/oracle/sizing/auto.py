@@ -1,0 +1,172 @@
+"""Chooses what the user left to `auto`: the lookahead and each width group's cache slots. Pure.
+
+The choice never changes results (contract X1), only speed and memory.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from bagpipe.batch import Batch
+from bagpipe.config.document import JobSpec
+from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.available_memory import available_bytes
+from bagpipe.net.messages import Wishes
+from bagpipe.oracle.sizing.estimate import FLOAT_BYTES, KEY_BYTES
+from bagpipe.oracle.sizing.reuse import Reuse, measure_reuse
+from bagpipe.rows.record import record_width
+from bagpipe.tables import TableLayout
+
+Widths = Callable[[int], Sequence[int]]
+"""The width of every table, in the job's order, given the trainers' `emb_size`."""
+
+DEFAULT_LOOKAHEAD = 200
+"""The paper's setting: beyond it, Criteo's fetch rate hardly falls."""
+LOOKAHEADS = (8, 16, 25, 50, 100, DEFAULT_LOOKAHEAD)
+"""What `auto` chooses from."""
+NEAR_LEAST = 1.05
+"""Fetching within this factor of the least is not worth more memory. What is fetched is a part of what a step
+moves and waits for, so at any bandwidth and speed of compute a step takes at most so much longer."""
+VIEW_SHARE = 0.25
+"""Of the oracle's memory, for batches that were read and not yet trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What was chosen, and why."""
+
+    lookahead: int
+    slots: tuple[int, ...]
+    """Cache slots of each width group."""
+    reason: str
+
+
+def oracle_bytes() -> int:
+    """What the oracle may use for batches in view."""
+    return int(available_bytes() * VIEW_SHARE)
+
+
+def choose_lookahead(reuse: Reuse, view_bytes: int) -> tuple[int, str]:
+    """The shortest lookahead that fetches hardly more than the longest, and why.
+
+    Args:
+        reuse: from the job's first batches; its lookaheads are compared over the same last batches of them.
+        view_bytes: memory for batches in view.
+    """
+    judged = [n for n in LOOKAHEADS if n * 5 <= reuse.steps * 4]
+    if not judged:
+        return DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}, more than the {reuse.steps} batches there are"
+    room = view_bytes // max(reuse.batch_bytes, 1)
+    fitting = [n for n in judged if n <= room] or judged[:1]
+    fetched = {n: reuse.fetched_bytes(n, since=judged[-1]) for n in judged}
+    least = fetched[fitting[-1]]
+    chosen = next(n for n in fitting if fetched[n] <= NEAR_LEAST * least)
+    others = ", ".join(f"{n}: {fetched[n] / 1e6:.3g}" for n in judged)
+    reason = (
+        f"lookahead auto: {chosen}, the shortest that fetches within {NEAR_LEAST - 1:.0%} of the least "
+        f"(MB a step by the first {reuse.steps} batches: {others})"
+    )
+    if len(fitting) < len(judged):
+        reason += f"; {view_bytes >> 20} MiB of the oracle's memory hold {room} batches"
+    return chosen, reason
+
+
+def look_at(batches: Sequence[Batch], spec: JobSpec, layout: TableLayout) -> Reuse:
+    """How soon the job's rows are used again, by its first batches."""
+    dims = [group.embedding_dim for group in layout.groups]
+    return measure_reuse(batches, [KEY_BYTES + FLOAT_BYTES * record_width(spec.embedding.optimizer, d) for d in dims])
+
+
+def resolve(
+    spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int], choice: tuple[int, str] | None = None
+) -> Resolved:
+    """Fix lookahead and slots.
+
+    Args:
+        cache_bytes: memory each trainer offers for its cache; the smallest one counts.
+        choice: for `lookahead: auto`, from `choose_lookahead`; the default without it.
+
+    Raises:
+        ConfigError: `cacheRows` is fewer than the width groups.
+    """
+    if spec.lookahead == "auto":
+        lookahead, why = choice or (DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}")
+    else:
+        lookahead, why = spec.lookahead, f"lookahead {spec.lookahead} as given"
+    groups = layout.groups
+    lookups = [len(g.feature_names) for g in groups]
+    if spec.cache_rows == "auto":
+        budget = min(cache_bytes)
+        widths = [4 * record_width(spec.embedding.optimizer, g.embedding_dim) for g in groups]
+        rows = [budget * n // sum(lookups) // width for n, width in zip(lookups, widths, strict=True)]
+        slots = tuple(max(1, min(r, g.num_rows)) for r, g in zip(rows, groups, strict=True))
+        return Resolved(lookahead, slots, f"{why}; cacheRows auto: within {budget >> 20} MiB of memory on each trainer")
+    if spec.cache_rows < len(groups):
+        raise ConfigError(
+            f"spec.cacheRows: {spec.cache_rows} rows cannot serve {len(groups)} embedding widths; raise it"
+        )
+    shares = _divide(spec.cache_rows, lookups)
+    return Resolved(lookahead, shares, f"{why}; cacheRows as given, divided over widths by their number of features")
+
+
+def grant(
+    spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], widths: Widths | None = None
+) -> tuple[JobSpec, TableLayout]:
+    """Complete the job with what `init_cache` was called with; also the tables, as wide as they will be.
+
+    The caller's optimizer and cache size replace the job's; tables must agree, because data and
+    servers follow the job. The oracle's own lookahead holds. With `widths` the job's own only tell which
+    tables share one, and the trainers' `emb_size` gives them all: for an oracle that was not told a width.
+
+    Raises:
+        ConfigError: trainers disagree with each other or with the job's tables.
+    """
+    if not wishes:
+        return spec, layout
+    first = wishes[0]
+    if widths is not None:
+        spec, layout = _adopt(spec, layout, widths(first.embedding_dim))
+    if len(layout.groups) != 1 and widths is None:
+        raise ConfigError("init_cache: the job's tables differ in width, but this API has one emb_size")
+    if any(w.optimizer != first.optimizer for w in wishes):
+        raise ConfigError("init_cache: trainers passed different emb_optim or emb_optim_params; pass the same on each")
+    sizes = tuple(t.num_embeddings for t in layout.tables)
+    dims = {t.embedding_dim for t in layout.tables}
+    for wish in wishes:
+        if wish.table_sizes and wish.table_sizes != sizes:
+            raise ConfigError(
+                f"init_cache: ln_emb is {list(wish.table_sizes)}, but the job's tables have {list(sizes)} rows"
+            )
+        if wish.embedding_dim != first.embedding_dim or (dims != {wish.embedding_dim} and widths is None):
+            raise ConfigError(
+                f"init_cache: emb_size is {wish.embedding_dim}, but the job's tables have width {sorted(dims)}"
+            )
+    embedding = spec.embedding
+    if first.optimizer is not None:
+        embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)
+    steps = [n for n in (spec.steps, *(w.steps for w in wishes)) if n is not None]
+    granted = msgspec.structs.replace(
+        spec,
+        embedding=embedding,
+        cache_rows=min(w.cache_rows for w in wishes),
+        steps=min(steps, default=None),
+        model=first.model or spec.model,
+        optimizer=first.dense_optimizer or spec.optimizer,
+    )
+    return granted, layout
+
+
+def _adopt(spec: JobSpec, layout: TableLayout, dims: Sequence[int]) -> tuple[JobSpec, TableLayout]:
+    tables = tuple(
+        msgspec.structs.replace(table, embedding_dim=dim) for table, dim in zip(layout.tables, dims, strict=True)
+    )
+    embedding = msgspec.structs.replace(spec.embedding, tables=tables)
+    return msgspec.structs.replace(spec, embedding=embedding), TableLayout.of(tables)
+
+
+def _divide(total: int, weights: Sequence[int]) -> tuple[int, ...]:
+    """Split `total` in proportion, at least 1 each, with nothing left over."""
+    shares = [max(1, total * w // sum(weights)) for w in weights]
+    shares[shares.index(max(shares))] += total - sum(shares)
+    return tuple(shares)
