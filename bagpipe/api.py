@@ -42,7 +42,7 @@ from bagpipe.config.document import (
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError, ExitCode
 from bagpipe.net.interfaces import listening_address
-from bagpipe.net.messages import Finished, Refused, Topology, Wishes
+from bagpipe.net.messages import Finished, InitCacheArguments, Refused, Topology
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import open_pipeline
@@ -147,7 +147,7 @@ def init_cache(
     trainers = trainer_world_size if trainer_world_size is not None else (world_size or 3) - 2
     if not 0 <= training_worker_id < trainers:
         raise ConfigError(f"init_cache: training_worker_id {training_worker_id} is not in 0..{trainers - 1}")
-    wishes = Wishes(
+    arguments = InitCacheArguments(
         table_sizes=tuple(ln_emb),
         embedding_dim=emb_size,
         cache_rows=cache_size,
@@ -161,7 +161,7 @@ def init_cache(
         metadata=Metadata(name=job), spec=JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers))
     )
     return BagCache(
-        described, wishes, device=torch.device(device), rank=training_worker_id, attempt=attempt, logger=logger
+        described, arguments, device=torch.device(device), rank=training_worker_id, attempt=attempt, logger=logger
     )
 
 
@@ -207,7 +207,14 @@ class BagCache:
     """One trainer's cache. `next_batch` and `get_emb` are the paper's; the rest is what it lacks."""
 
     def __init__(
-        self, job: Job, wishes: Wishes, *, device: torch.device, rank: int, attempt: int, logger: logging.Logger
+        self,
+        job: Job,
+        arguments: InitCacheArguments,
+        *,
+        device: torch.device,
+        rank: int,
+        attempt: int,
+        logger: logging.Logger,
     ) -> None:
         self._step: Step | None = None
         self._ids: BatchIds | None = None
@@ -227,7 +234,7 @@ class BagCache:
             attempt=attempt,
             device=device,
             stop=lambda: False,
-            wishes=wishes,
+            init_cache=arguments,
         )
         self._members: Membership = self._stack.enter_context(joined)
         try:
@@ -237,8 +244,10 @@ class BagCache:
             self._stack.close()
             raise
         used = self._members.topology.spec.lookahead
-        if used != wishes.lookahead and (used, wishes.lookahead) != (0, 1):
-            logger.info("lookahead_value %d has no effect: the oracle looks %s batches ahead", wishes.lookahead, used)
+        if used != arguments.lookahead and (used, arguments.lookahead) != (0, 1):
+            logger.info(
+                "lookahead_value %d has no effect: the oracle looks %s batches ahead", arguments.lookahead, used
+            )
 
     def __enter__(self) -> Self:
         return self

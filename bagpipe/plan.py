@@ -89,7 +89,7 @@ class GroupPlan:
     flush_slots: Slots
     """Checkpoint steps only: rows that stay are also written back, once everything has arrived."""
     keys_K: Keys
-    """Key of each distinct row; empty unless the trainer asked for it (`Hello.wishes`)."""
+    """Key of each distinct row; empty unless the trainer asked for it (`Hello.init_cache`)."""
 
     def owned(self) -> Indices:
         """Local indices of the rows this trainer owns in this step: those whose gradients stay here. Ascending."""

@@ -4,7 +4,9 @@ Rows nobody touched get their first values (`embedding.initial`), so an exported
 saw. Tables are written one at a time through a mapped file; memory does not grow with them.
 """
 
-import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,7 +16,8 @@ import safetensors.numpy
 from bagpipe.checkpoint.digest import DENSE_WEIGHTS, sorted_rows
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.errors import CheckpointError, ConfigError
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import make_folder, replacing_file, write_whole
+from bagpipe.lowlevel.strict_json import encode
 from bagpipe.rows.initial import Newborn
 from bagpipe.tables import TableLayout
 
@@ -29,20 +32,36 @@ def export_model(directory: Path, out: Path) -> list[str]:
 
     Raises:
         CheckpointError: the checkpoint is incomplete or corrupt.
-        ConfigError: `out` holds files already.
+        ConfigError: `out` is a file, or holds files already.
+        StorageError: the disk is full or refuses; nothing is left in `out`.
     """
     checkpoint = open_checkpoint(directory)
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out}: expected an empty directory to export to; choose another")
-    out.mkdir(parents=True, exist_ok=True)
-    _write_tables(checkpoint, out / "tables.safetensors")
-    names = ["tables.safetensors"]
-    for file in checkpoint.manifest.dense:
-        if file.name == DENSE_WEIGHTS:
-            write_whole(out / DENSE_WEIGHTS, checkpoint.read(file))
-            names.append(DENSE_WEIGHTS)
-    write_whole(out / "model.json", _description(checkpoint))
+    with _all_or_nothing(out):
+        _write_tables(checkpoint, out / "tables.safetensors")
+        names = ["tables.safetensors"]
+        for file in checkpoint.manifest.dense:
+            if file.name == DENSE_WEIGHTS:
+                write_whole(out / DENSE_WEIGHTS, checkpoint.read(file))
+                names.append(DENSE_WEIGHTS)
+        write_whole(out / "model.json", _description(checkpoint))
     return [*names, "model.json"]
+
+
+@contextmanager
+def _all_or_nothing(out: Path) -> Iterator[None]:
+    """Empty the folder again if the body fails, and remove it if it was made here."""
+    made = not out.exists()
+    make_folder(out)
+    try:
+        yield
+    except BaseException:
+        for file in out.iterdir():
+            file.unlink()
+        if made:
+            out.rmdir()
+        raise
 
 
 def _description(checkpoint: Checkpoint) -> bytes:
@@ -52,28 +71,36 @@ def _description(checkpoint: Checkpoint) -> bytes:
 
 
 def _write_tables(checkpoint: Checkpoint, path: Path) -> None:
-    """A safetensors file of every table, filled in place under a draft name."""
-    layout = checkpoint.manifest.layout
-    header, offsets, end = _header(layout)
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("wb") as file:
+    """A safetensors file of every table, filled in place.
+
+    Its space is taken at once: a mapped file that finds the disk full later ends the process by a bus error.
+    """
+    header, offsets, end = _header(checkpoint.manifest.layout)
+    with replacing_file(path) as file:
+        os.posix_fallocate(file.fileno(), 0, len(header) + end)
         file.write(header)
-        file.truncate(len(header) + end)
-    content = np.memmap(draft, np.uint8, "r+")
-    for number, group in enumerate(layout.groups):
+        file.flush()
+        content = np.memmap(file, np.uint8, "r+")
+        _fill_tables(checkpoint, content, len(header), offsets)
+        content.flush()
+
+
+def _fill_tables(
+    checkpoint: Checkpoint, content: "np.memmap[tuple[int], np.dtype[np.uint8]]", start: int, offsets: dict[str, int]
+) -> None:
+    """First values everywhere, then the rows that training touched; tables begin at `start`."""
+    for number, group in enumerate(checkpoint.manifest.layout.groups):
         embedding = checkpoint.manifest.spec.embedding
         newborn = Newborn(group, seed=checkpoint.manifest.spec.seed, init_scale=embedding.init_scale)
         for member, table in enumerate(group.tables):
-            begin = len(header) + offsets[table.name]
+            begin = start + offsets[table.name]
             rows = table.num_embeddings
             view = content[begin : begin + 4 * rows * group.embedding_dim].view(np.float32)
             weights = view.reshape(rows, group.embedding_dim)
             for first in range(0, rows, FILL_ROWS):
                 keys = np.arange(first, min(first + FILL_ROWS, rows)) + group.offsets[member]
                 newborn.fill(keys, keys - group.offsets[member], weights)
-        _overwrite_touched(checkpoint, number, content, len(header), offsets)
-    content.flush()
-    draft.rename(path)
+        _overwrite_touched(checkpoint, number, content, start, offsets)
 
 
 def _overwrite_touched(
@@ -104,7 +131,7 @@ def _header(layout: TableLayout) -> tuple[bytes, dict[str, int], int]:
         entries[table.name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
         offsets[table.name] = end
         end += size
-    text = json.dumps(entries).encode()
+    text = encode(entries).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, offsets, end
 

@@ -6,7 +6,6 @@ write-then-rename. No manifest, no checkpoint: whatever a crash leaves behind is
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -136,11 +135,6 @@ def newest_complete(root: Path) -> Path | None:
 def commit(directory: Path, manifest: Manifest) -> None:
     """Write the manifest: from here on the checkpoint exists."""
     write_whole(directory / FILE_NAME, encode_manifest(manifest))
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def describe_file(directory: Path, name: str) -> SnapshotFile:

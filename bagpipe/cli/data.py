@@ -1,6 +1,5 @@
 """`bagpipe data prepare|describe`: raw logs to Parquet or to the paper's files, and what is in them."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,11 +60,12 @@ def prepare(
 def _spec(source: Path, overrides: Sequence[str]) -> "JobSpec":
     """A job file's, or that of a job over these raw logs."""
     from bagpipe.config.load import load_job, parse_job
+    from bagpipe.lowlevel.strict_json import encode
 
     if source.suffix in JOB_SUFFIXES:
         return load_job(source, overrides).spec
     # JSON is YAML, and quotes any path.
-    return parse_job(json.dumps({"spec": {"data": {"path": str(source)}}}), str(source), overrides).spec
+    return parse_job(encode({"spec": {"data": {"path": str(source)}}}), str(source), overrides).spec
 
 
 def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool) -> None:

@@ -1,6 +1,5 @@
 """`bagpipe evaluate`: score a checkpoint on held-out data, through the same cache, read-only."""
 
-import json
 from typing import Annotated
 
 import typer
@@ -16,10 +15,11 @@ def evaluate(
 ) -> None:
     """Print AUC, log loss and calibration of a checkpoint on the test part of its data (or of other data: --set)."""
     from bagpipe.local.evaluate import evaluate_checkpoint
+    from bagpipe.lowlevel.strict_json import encode
 
     figures = evaluate_checkpoint(newest(where), overrides or ())
     if as_json:
-        typer.echo(json.dumps(figures))
+        typer.echo(encode(figures))
         return
     for name, value in figures.items():
         typer.echo(f"{name:12s} {value:.6f}" if isinstance(value, float) else f"{name:12s} {value}")

@@ -68,13 +68,13 @@ def get(
     context: Context = None,
 ) -> None:
     """Show one job."""
-    import json
-
     import yaml
+
+    from bagpipe.lowlevel.strict_json import encode
 
     view = _client(namespace, context).get(name)
     if output == "json":
-        print(json.dumps(view.raw, indent=2))
+        print(encode(view.raw, indent=2))
     elif output == "yaml":
         print(yaml.safe_dump(dict(view.raw), sort_keys=False), end="")
     else:

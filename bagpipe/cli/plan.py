@@ -13,6 +13,7 @@ from bagpipe.cli.options import JobFile, Overrides
 if TYPE_CHECKING:
     from bagpipe.config.document import JobSpec
     from bagpipe.data.dataset import Dataset
+    from bagpipe.oracle.sizing.auto import LookaheadChoice
     from bagpipe.oracle.sizing.estimate import Estimate, Speed, Suggestion
 
 TRIED = (10, 50, 200)
@@ -55,11 +56,11 @@ def plan(
         speed = Speed(compute_seconds=compute_ms / 1e3, bytes_per_second=gigabits * 1e9 / 8)
         limit = spec.cache_rows if isinstance(spec.cache_rows, int) else None
         suggestion = suggest(estimates, dataset.layout, speed, max_cache_rows=limit)
-        choice = _auto(spec, dataset)
-        own = _own(spec, dataset, world, steps, choice) if limit else None
+        auto_lookahead = _auto(spec, dataset)
+        own = _own(spec, dataset, world, steps, auto_lookahead) if limit else None
     for line in report_lines(estimates, suggestion, own, speed):
         typer.echo(line)
-    typer.echo(f"a run would take {choice[1]}")
+    typer.echo(f"a run would take {auto_lookahead.reason}")
 
 
 def _lookaheads(spec: "JobSpec", asked: Sequence[int]) -> list[int]:
@@ -94,22 +95,24 @@ def _estimate(
     )
 
 
-def _auto(spec: "JobSpec", dataset: "Dataset") -> tuple[int, str]:
+def _auto(spec: "JobSpec", dataset: "Dataset") -> "LookaheadChoice":
     """What a run of the job takes for its lookahead, by the same look at its first batches."""
-    from bagpipe.oracle.sizing.auto import choose_lookahead, look_at, oracle_bytes
+    from bagpipe.lowlevel.available_memory import available_bytes
+    from bagpipe.oracle.sizing.auto import LookaheadChoice, choose_lookahead, reuse_in_job, view_bytes
     from bagpipe.oracle.sizing.reuse import peek
 
     if isinstance(spec.lookahead, int):
-        return spec.lookahead, f"lookahead {spec.lookahead} as given"
-    first, _ = peek(dataset.train_batches(spec.batch_size, epochs=1), max_bytes=oracle_bytes())
-    return choose_lookahead(look_at(first[: spec.steps], spec, dataset.layout), oracle_bytes())
+        return LookaheadChoice(spec.lookahead, f"lookahead {spec.lookahead} as given")
+    room = view_bytes(available_bytes())
+    first, _ = peek(dataset.train_batches(spec.batch_size, epochs=1), max_bytes=room)
+    return choose_lookahead(reuse_in_job(first[: spec.steps], spec, dataset.layout), room)
 
 
-def _own(spec: "JobSpec", dataset: "Dataset", world: int, steps: int, choice: tuple[int, str]) -> "Estimate":
+def _own(spec: "JobSpec", dataset: "Dataset", world: int, steps: int, auto_lookahead: "LookaheadChoice") -> "Estimate":
     """The job's own setting, its cache limit included."""
-    from bagpipe.oracle.sizing.auto import resolve
+    from bagpipe.oracle.sizing.auto import resolve_auto
 
-    resolved = resolve(spec, dataset.layout, [0], choice)
+    resolved = resolve_auto(spec, dataset.layout, [], auto_lookahead)
     return _estimate(spec, dataset, world, resolved.lookahead, steps, resolved.slots)
 
 

@@ -19,10 +19,11 @@ from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import choose_encoding, detect_format, found_tables, layout_of, open_raw, prepared_tables
 from bagpipe.data.order import EpochOrder, batches_of_epoch
-from bagpipe.data.prepare import data_digest, prepared_cache, train_size, write_whole
+from bagpipe.data.prepare import data_digest, prepared_cache, train_size
 from bagpipe.data.prepared import PreparedSource, read_info
 from bagpipe.data.raw import RawSource
 from bagpipe.errors import ConfigError, DataError
+from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.tables import TableLayout
 
 BEGINNING = Cursor()
@@ -181,5 +182,6 @@ def _counted(
     if progress is not None:
         progress("counting examples", 0.0)
     counted = count_examples(raw, data.readers)
+    make_folder(work_dir)
     write_whole(path, msgspec.json.encode(counted))
     return counted

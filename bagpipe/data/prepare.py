@@ -250,19 +250,6 @@ def _write_vocabulary(
                 writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a small file that is there whole or not at all.
-
-    Raises:
-        StorageError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.tmp")
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
-
-
 @contextmanager
 def _writing(out: Path) -> Iterator[None]:
     try:

@@ -18,7 +18,8 @@ from numba import njit
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.embedding.shard import RowStore
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.errors import StorageError
+from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.net.messages import SnapshotFile
 
 PART_BYTES = 32 << 20
@@ -98,10 +99,10 @@ class Snapshot:
 
     def _write(self) -> None:
         try:
-            (self._directory / self._prefix).mkdir(parents=True, exist_ok=True)
+            make_folder(self._directory / self._prefix)
             self.files = tuple(self._write_part(*part) for part in self._parts())
-        except OSError as error:
-            self.error = f"{self._directory / self._prefix}: {error.strerror}"
+        except StorageError as error:
+            self.error = str(error)
 
     def _parts(self) -> list[tuple[int, int, int, int]]:
         parts = []

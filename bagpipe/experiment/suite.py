@@ -5,7 +5,6 @@ plain SGD 0.01, 8 trainers, one server); `small` is the same on generated data, 
 """
 
 import copy
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import yaml
 from bagpipe.config.document import API_VERSION, KIND, Job
 from bagpipe.config.load import parse_job
 from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.strict_json import encode
 
 Scale = Literal["paper", "small"]
 Variant = Literal["cached", "uncached"]
@@ -71,7 +71,7 @@ def small_sequences(examples: int, seed: int = 7) -> Iterator[str]:
         items = [int(SMALL_ITEMS * draw.random() ** 2) for _ in range(13)]
         others = [draw.randrange(SMALL_ITEMS) for _ in range(3)]
         record = {"label": items[10:], "dense": others, "sparse": [[draw.randrange(SMALL_USERS)], items[:10]]}
-        yield json.dumps(record, separators=(",", ":")) + "\n"
+        yield encode(record, compact=True) + "\n"
 
 
 def small_clicks(examples: int, sizes: Sequence[int], seed: int = 7) -> Iterator[str]:
@@ -85,7 +85,7 @@ def small_clicks(examples: int, sizes: Sequence[int], seed: int = 7) -> Iterator
         ids = [int(size ** draw.random()) - 1 for size in sizes]
         label = float(sum(taste[(31 * table + row) % 1009] for table, row in enumerate(ids)) > 0)
         dense = [round(draw.random(), 3) for _ in range(13)]
-        yield json.dumps({"label": label, "dense": dense, "sparse": ids}, separators=(",", ":")) + "\n"
+        yield encode({"label": label, "dense": dense, "sparse": ids}, compact=True) + "\n"
 
 
 def read_document(path: Path) -> Document:

@@ -2,12 +2,12 @@
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from bagpipe.experiment.measure import Timing
 from bagpipe.experiment.suite import MODELS, TITLES
+from bagpipe.lowlevel.strict_json import encode
 
 SYSTEMS = {"cached": "Bagpipe", "uncached": "no cache", "torchrec": "TorchRec"}
 
@@ -84,7 +84,7 @@ def to_csv(rows: Sequence[Row]) -> str:
 def to_json(rows: Sequence[Row], conditions: Sequence[str]) -> str:
     ratios = speedups(rows)
     body = [{**asdict(row), "times_bagpipe": ratios.get((row.model, row.system))} for row in ordered(rows)]
-    return json.dumps({"conditions": list(conditions), "rows": body}, indent=2) + "\n"
+    return encode({"conditions": list(conditions), "rows": body}, indent=2) + "\n"
 
 
 def _or_empty(value: float | None, form: str) -> str:

@@ -22,6 +22,8 @@ from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import ConfigError, StorageError
+from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.strict_json import encode
 
 JOB_FILE = "job.yaml"
 CHECKPOINTS = "checkpoints"
@@ -143,7 +145,7 @@ class RunDir:
         return report
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self.write("summary.json", json.dumps(summary, indent=2) + "\n")
+        self.write("summary.json", encode(summary, indent=2) + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Write a file whole or not at all.
@@ -151,15 +153,7 @@ class RunDir:
         Raises:
             StorageError: it cannot be written.
         """
-        target, draft = self.path / name, self.path / f".{name}.tmp"
-        try:
-            draft.write_text(text, encoding="utf-8")
-            os.replace(draft, target)
-        except OSError as error:
-            draft.unlink(missing_ok=True)
-            raise StorageError(
-                f"{target}: cannot be written: {error.strerror}; free some space and try again"
-            ) from None
+        write_whole(self.path / name, text.encode())
 
     def discard(self) -> None:
         """Leave nothing behind of a run that could not begin, if the directory was ours to make."""

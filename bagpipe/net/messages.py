@@ -14,7 +14,7 @@ from bagpipe.config.document import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.config.model import ModelConfig
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 Role = Literal["oracle", "server", "trainer"]
 
@@ -38,15 +38,23 @@ class Hello(Message, kw_only=True):
     """Where this role listens, as others reach it."""
     dense_endpoint: str = ""
     """Rank 0 only: host:port of the torch.distributed store."""
-    cache_bytes: int = 0
+    cache: "CacheMemory | None" = None
     """Trainers: memory offered for cached rows."""
     fresh: bool = False
     """Servers: this process has no rows of the attempt yet."""
-    wishes: "Wishes | None" = None
+    init_cache: "InitCacheArguments | None" = None
     """Trainers that use the Python API: what its caller passed."""
 
 
-class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+class CacheMemory(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory that trainers may use for cached rows, all together that run in it."""
+
+    memory: str
+    """Names the memory: a machine, or one GPU. Trainers that name the same one share it."""
+    num_bytes: int
+
+
+class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
     """Arguments of `init_cache`: they complete the job, or must agree with it. Whoever sends them also
     gets the key of every row (`GroupPlan.keys_K`), because `get_emb` takes ids.
     """
@@ -95,7 +103,7 @@ class Topology(Message, kw_only=True):
     first_step: int
     total_steps: int | None
     with_keys: bool = False
-    """Plans carry the keys of their rows (`Wishes`)."""
+    """Plans carry the keys of their rows (`InitCacheArguments`)."""
 
 
 # ── oracle <-> trainer ────────────────────────────────────────────────────────────────────────────

@@ -3,7 +3,6 @@
 Saved state is safetensors and JSON; nothing that is loaded can run code.
 """
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bagpipe.config.document import DenseOptimizer
 from bagpipe.errors import CheckpointError
+from bagpipe.lowlevel.atomic_files import write_whole
 
 WEIGHTS = "dense.safetensors"
 OPTIMIZER_TENSORS = "dense_optimizer.safetensors"
@@ -72,9 +72,9 @@ def save_dense(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Pa
                 values.setdefault(str(number), {})[name] = value
     groups = [{k: _plain(v) for k, v in g.items() if k != "params"} for g in state["param_groups"]]
     saved = _Saved(type(optimizer).__name__, groups, [g["params"] for g in state["param_groups"]], values)
-    _write(directory / WEIGHTS, _packed(_unwrapped(model).state_dict()))
-    _write(directory / OPTIMIZER_TENSORS, _packed(tensors))
-    _write(directory / OPTIMIZER_SETTINGS, msgspec.json.format(msgspec.json.encode(saved), indent=1))
+    write_whole(directory / WEIGHTS, _packed(_unwrapped(model).state_dict()))
+    write_whole(directory / OPTIMIZER_TENSORS, _packed(tensors))
+    write_whole(directory / OPTIMIZER_SETTINGS, msgspec.json.format(msgspec.json.encode(saved), indent=1))
     return [WEIGHTS, OPTIMIZER_TENSORS, OPTIMIZER_SETTINGS]
 
 
@@ -117,13 +117,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 def _packed(tensors: dict[str, torch.Tensor]) -> bytes:
     """Copies, because safetensors refuses tensors that share memory (tied weights)."""
     return safetensors.torch.save({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()})
-
-
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _read(path: Path) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Joining a job as a trainer: sockets to the oracle, the servers and the peers, and the process group."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,12 +16,15 @@ from bagpipe.config.document import Job
 from bagpipe.config.rules import fixed_lookahead
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.lowlevel.available_memory import available_bytes
-from bagpipe.net.messages import Hello, Topology, Wishes
+from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topology
 from bagpipe.net.register import register
 from bagpipe.net.sockets import Connection, Context
 from bagpipe.rows.record import record_width
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.packing import Packing
+
+CACHE_SHARE = 4
+"""`cacheRows: auto` takes one part in so many of the memory that is free when a trainer begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def join(
     attempt: int,
     device: torch.device,
     stop: Callable[[], bool],
-    wishes: Wishes | None = None,
+    init_cache: InitCacheArguments | None = None,
 ) -> Iterator[Membership]:
     """Register with the oracle and connect to everyone; leaving the context closes every socket."""
     with ExitStack() as stack:
@@ -65,7 +69,7 @@ def join(
         to_oracle = stack.enter_context(context.connect(oracle, peer="oracle"))
         endpoint = advertise or listener.endpoint
         # Who uses the Python API brings a process group of their own.
-        store = _dense_store(job, rank, endpoint) if wishes is None else None
+        store = _dense_store(job, rank, endpoint) if init_cache is None else None
         hello = Hello(
             job=job.metadata.name,
             attempt=attempt,
@@ -73,8 +77,8 @@ def join(
             index=rank,
             endpoint=endpoint,
             dense_endpoint=f"{_host(endpoint)}:{store.port}" if store is not None else "",
-            cache_bytes=_cache_bytes(device, job.spec.trainers.replicas),
-            wishes=wishes,
+            cache=_cache_memory(device),
+            init_cache=init_cache,
         )
         topology = register(to_oracle, hello, startup_seconds=job.spec.transport.startup_seconds, stop=stop)
         servers = [
@@ -115,15 +119,16 @@ def join(
                 packed=lambda: packing.on,
             ),
             packing=packing,
-            process_group=_process_group(topology, store, rank, device, job) if wishes is None else None,
+            process_group=_process_group(topology, store, rank, device, job) if init_cache is None else None,
         )
 
 
-def _cache_bytes(device: torch.device, trainers: int) -> int:
-    """A quarter of the memory this trainer may count on."""
+def _cache_memory(device: torch.device) -> CacheMemory:
+    """A quarter of the memory where this trainer computes; the oracle divides it by the trainers that share it."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 4
-    return available_bytes() // 4 // trainers
+        gpu = torch.cuda.get_device_properties(device).uuid
+        return CacheMemory(memory=f"GPU {gpu}", num_bytes=int(torch.cuda.mem_get_info(device)[0]) // CACHE_SHARE)
+    return CacheMemory(memory=socket.gethostname(), num_bytes=available_bytes() // CACHE_SHARE)
 
 
 def _host(endpoint: str) -> str:

@@ -77,6 +77,14 @@ def test_nothing_is_pickled_and_nobody_sleeps(path: Path) -> None:
     assert used == []
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_json_leaves_through_the_strict_encoder(path: Path) -> None:
+    """Python's own encoder writes NaN, which no other parser reads: only `lowlevel/strict_json.py` may call it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    used = [(line, name) for line, name in _names(tree) if name in {"json.dump", "json.dumps", "json.JSONEncoder"}]
+    assert used == [] or path.name == "strict_json.py"
+
+
 def test_no_source_is_too_long_to_read() -> None:
     """A file answers one question: beyond 450 lines it answers two."""
     lines = {str(p.relative_to(ROOT)): len(p.read_text(encoding="utf-8").splitlines()) for p in SOURCES}

@@ -25,6 +25,7 @@ from bagpipe.config.rules import fixed_lookahead
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.metrics.clicks import evaluate
 from bagpipe.net.messages import (
     Finished,
@@ -47,13 +48,14 @@ from bagpipe.oracle.service.outbox import Outbox
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.report import Reporter, keep_loss, kept_loss
 from bagpipe.oracle.sizing.auto import (
-    Resolved,
+    LookaheadChoice,
+    ResolvedSettings,
     Widths,
+    apply_init_cache,
     choose_lookahead,
-    grant,
-    look_at,
-    oracle_bytes,
-    resolve,
+    resolve_auto,
+    reuse_in_job,
+    view_bytes,
 )
 from bagpipe.oracle.sizing.reuse import peek
 from bagpipe.oracle.sizing.steps import check_first, check_trainers, total_steps
@@ -77,7 +79,7 @@ def run_oracle(
     echo: TextIO | None = None,
     widths: Widths | None = None,
 ) -> None:
-    """Run one attempt of a job to its end; `echo` gets a copy of every progress record; `widths`: see `grant`.
+    """Run one attempt of a job to its end; `echo` gets every progress record; `widths`: see `apply_init_cache`.
 
     Raises:
         Stopped: the trainers were asked to stop and a checkpoint was planned.
@@ -127,8 +129,8 @@ class Oracle:
 
     def run(self) -> None:
         start = self._start()
-        dataset, batches, choice = self._meanwhile(lambda: self._open(start))
-        resolved = self._assemble(dataset, start, choice)
+        dataset, batches, auto_lookahead = self._meanwhile(lambda: self._open(start))
+        resolved = self._assemble(dataset, start, auto_lookahead)
         self.reporter.event("training", first_step=start.step, lookahead=resolved.lookahead, slots=resolved.slots)
         trained = self._train(dataset, batches, resolved, start)
         evaluation = None
@@ -158,7 +160,7 @@ class Oracle:
                 self._handle(POLL_SECONDS / 10)
             return preparing.result()
 
-    def _open(self, start: "_Start") -> tuple[Dataset, Iterator[Batch], tuple[int, str] | None]:
+    def _open(self, start: "_Start") -> tuple[Dataset, Iterator[Batch], LookaheadChoice | None]:
         """The prepared data, its batches from `start` on, and the lookahead by the first of them if that is `auto`."""
         spec = self.spec
         dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=self.run_dir / "data")
@@ -173,17 +175,17 @@ class Oracle:
                 batches = check_first(spec, batches)
         if spec.lookahead != "auto" or self._memory.exists():
             return dataset, batches, None
-        room = oracle_bytes()
+        room = view_bytes(available_bytes())
         first, batches = peek(itertools.islice(batches, total and total - start.step), max_bytes=room)
-        return dataset, batches, choose_lookahead(look_at(first, spec, dataset.layout), room)
+        return dataset, batches, choose_lookahead(reuse_in_job(first, spec, dataset.layout), room)
 
-    def _assemble(self, dataset: Dataset, start: "_Start", choice: tuple[int, str] | None) -> Resolved:
+    def _assemble(self, dataset: Dataset, start: "_Start", auto_lookahead: LookaheadChoice | None) -> ResolvedSettings:
         """Wait for every role, then tell all of them the topology."""
         if (known := self._recall()) is not None:
             self.topology = known
             self.rendezvous.begun = True
             self.spec = known.spec
-            return Resolved(fixed_lookahead(known.spec), known.slots, "as before the oracle was restarted")
+            return ResolvedSettings(fixed_lookahead(known.spec), known.slots, "as before the oracle was restarted")
         self.reporter.event("starting", waiting_for=self.rendezvous.missing())
         deadline = time.monotonic() + self.spec.transport.startup_seconds
         while not self.rendezvous.complete:
@@ -197,9 +199,9 @@ class Oracle:
                     f"{self.spec.transport.startup_seconds:g} s; look at their logs"
                 )
         trainers = list(self.rendezvous.trainers.values())
-        wishes = [t.wishes for t in trainers if t.wishes]
-        self.spec, layout = grant(self.spec, dataset.layout, wishes, self.widths)
-        resolved = resolve(self.spec, layout, [t.cache_bytes for t in trainers], choice)
+        calls = [t.init_cache for t in trainers if t.init_cache]
+        self.spec, layout = apply_init_cache(self.spec, dataset.layout, calls, self.widths)
+        resolved = resolve_auto(self.spec, layout, [t.cache for t in trainers if t.cache], auto_lookahead)
         self.topology = Topology(
             servers=self.rendezvous.server_endpoints(),
             trainers=self.rendezvous.trainer_endpoints(),
@@ -213,7 +215,7 @@ class Oracle:
             checkpoint_dir=self.spec.checkpoint.path or str(self.run_dir / "checkpoints"),
             first_step=start.step,
             total_steps=total_steps(self.spec, dataset.num_train_examples),
-            with_keys=any(t.wishes for t in trainers),
+            with_keys=any(t.init_cache for t in trainers),
         )
         self.rendezvous.begun = True
         write_whole(self._memory, msgspec.msgpack.encode(self.topology))
@@ -241,7 +243,7 @@ class Oracle:
 
     # ── training and evaluation ───────────────────────────────────────────────────────────────────
 
-    def _train(self, dataset: Dataset, batches: Iterator[Batch], resolved: Resolved, start: "_Start") -> int:
+    def _train(self, dataset: Dataset, batches: Iterator[Batch], resolved: ResolvedSettings, start: "_Start") -> int:
         """Stream every training plan; returns the number of steps trained since step 0."""
         assert self.topology is not None
         total = total_steps(self.spec, dataset.num_train_examples)
@@ -261,7 +263,7 @@ class Oracle:
             raise ConfigError("spec.data: no batch to train on; with dropLast, batchSize must not exceed the examples")
         return self.schedule.step
 
-    def _evaluate(self, dataset: Dataset, resolved: Resolved, first_step: int) -> dict[str, Any]:
+    def _evaluate(self, dataset: Dataset, resolved: ResolvedSettings, first_step: int) -> dict[str, Any]:
         """Stream the test part's plans and score the logits that come back."""
         schedule = EvaluationSchedule(
             dataset.layout,
@@ -399,7 +401,9 @@ class Oracle:
             if hello.role == "server":
                 self.listener.send(peer, over)
 
-    def _report(self, dataset: Dataset, resolved: Resolved, trained: int, evaluation: dict[str, Any] | None) -> None:
+    def _report(
+        self, dataset: Dataset, resolved: ResolvedSettings, trained: int, evaluation: dict[str, Any] | None
+    ) -> None:
         assert self.schedule is not None and self.topology is not None
         stats = [planner.stats for planner in self.schedule.planners]
         keep_loss(Path(self.topology.checkpoint_dir), trained, self.reporter.loss)

@@ -5,14 +5,15 @@ Losses are combined in rank order, weighted by the examples of each slice: the m
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.net.messages import StepDone
 
 LAST_LOSS = "last-loss.json"
@@ -22,15 +23,15 @@ LAST_LOSS = "last-loss.json"
 def keep_loss(checkpoints: Path, step: int, loss: float | None) -> None:
     """Note the loss of the step before `step`, where this process may write to the checkpoints' directory."""
     if loss is not None and checkpoints.is_dir():
-        with suppress(OSError):  # A job that is trained must not fail for a note.
-            write_whole(checkpoints / LAST_LOSS, json.dumps({"step": step, "loss": loss}).encode())
+        with suppress(StorageError):  # A job that is trained must not fail for a note.
+            write_whole(checkpoints / LAST_LOSS, encode({"step": step, "loss": loss}).encode())
 
 
 def kept_loss(checkpoints: Path, step: int) -> float | None:
     """The loss noted for this step, if any."""
     try:
         found = json.loads((checkpoints / LAST_LOSS).read_bytes())
-        return float(found["loss"]) if found["step"] == step else None
+        return number(found, "loss") if found["step"] == step else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -113,16 +114,13 @@ class Reporter:
 
     def finish(self, report: Mapping[str, Any]) -> None:
         """Write `report.json` whole or not at all."""
-        target = self._directory / "report.json"
-        draft = target.with_suffix(".tmp")
-        draft.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        os.replace(draft, target)
+        write_whole(self._directory / "report.json", (encode(report, indent=2) + "\n").encode())
 
     def close(self) -> None:
         self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
-        line = json.dumps({"time": round(time.time(), 3), **record}) + "\n"
+        line = encode({"time": round(time.time(), 3), **record}) + "\n"
         for target in (self._file, self._echo):
             if target is not None:
                 target.write(line)

@@ -7,6 +7,7 @@ from typing import Any
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
+from bagpipe.lowlevel.strict_json import NOT_FINITE, encode
 
 KEPT = ("steps", "loss", "examplesPerSecond", "cacheHitRate", "evaluation")
 
@@ -19,7 +20,8 @@ def write_summary(target: Path, job: Job, run_dir: Path, checkpoints: Path) -> N
     """
     report = json.loads((run_dir / "report.json").read_text(encoding="utf-8"))
     found: dict[str, Any] = {"name": job.metadata.name, **{key: report.get(key) for key in KEPT}}
+    found |= {NOT_FINITE: report[NOT_FINITE]} if NOT_FINITE in report else {}
     checkpoint = newest_complete(checkpoints)
     if checkpoint is not None:
         found |= {"modelDigest": model_digest(checkpoint), "checkpoint": str(checkpoint)}
-    target.write_text(json.dumps(found), encoding="utf-8")
+    target.write_text(encode(found), encoding="utf-8")

@@ -3,6 +3,7 @@
 The choice never changes results (contract X1), only speed and memory.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,7 @@ import msgspec
 from bagpipe.batch import Batch
 from bagpipe.config.document import JobSpec
 from bagpipe.errors import ConfigError
-from bagpipe.lowlevel.available_memory import available_bytes
-from bagpipe.net.messages import Wishes
+from bagpipe.net.messages import CacheMemory, InitCacheArguments
 from bagpipe.oracle.sizing.estimate import FLOAT_BYTES, KEY_BYTES
 from bagpipe.oracle.sizing.reuse import Reuse, measure_reuse
 from bagpipe.rows.record import record_width
@@ -33,7 +33,7 @@ VIEW_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Resolved:
+class ResolvedSettings:
     """What was chosen, and why."""
 
     lookahead: int
@@ -42,12 +42,20 @@ class Resolved:
     reason: str
 
 
-def oracle_bytes() -> int:
-    """What the oracle may use for batches in view."""
-    return int(available_bytes() * VIEW_SHARE)
+@dataclass(frozen=True, slots=True)
+class LookaheadChoice:
+    """A lookahead, and why it was chosen."""
+
+    lookahead: int
+    reason: str
 
 
-def choose_lookahead(reuse: Reuse, view_bytes: int) -> tuple[int, str]:
+def view_bytes(available_bytes: int) -> int:
+    """What the oracle may use for batches in view, of this much memory."""
+    return int(available_bytes * VIEW_SHARE)
+
+
+def choose_lookahead(reuse: Reuse, view_bytes: int) -> LookaheadChoice:
     """The shortest lookahead that fetches hardly more than the longest, and why.
 
     Args:
@@ -56,7 +64,9 @@ def choose_lookahead(reuse: Reuse, view_bytes: int) -> tuple[int, str]:
     """
     judged = [n for n in LOOKAHEADS if n * 5 <= reuse.steps * 4]
     if not judged:
-        return DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}, more than the {reuse.steps} batches there are"
+        return LookaheadChoice(
+            DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}, more than the {reuse.steps} batches there are"
+        )
     room = view_bytes // max(reuse.batch_bytes, 1)
     fitting = [n for n in judged if n <= room] or judged[:1]
     fetched = {n: reuse.fetched_bytes(n, since=judged[-1]) for n in judged}
@@ -69,51 +79,62 @@ def choose_lookahead(reuse: Reuse, view_bytes: int) -> tuple[int, str]:
     )
     if len(fitting) < len(judged):
         reason += f"; {view_bytes >> 20} MiB of the oracle's memory hold {room} batches"
-    return chosen, reason
+    return LookaheadChoice(chosen, reason)
 
 
-def look_at(batches: Sequence[Batch], spec: JobSpec, layout: TableLayout) -> Reuse:
+def reuse_in_job(batches: Sequence[Batch], spec: JobSpec, layout: TableLayout) -> Reuse:
     """How soon the job's rows are used again, by its first batches."""
     dims = [group.embedding_dim for group in layout.groups]
     return measure_reuse(batches, [KEY_BYTES + FLOAT_BYTES * record_width(spec.embedding.optimizer, d) for d in dims])
 
 
-def resolve(
-    spec: JobSpec, layout: TableLayout, cache_bytes: Sequence[int], choice: tuple[int, str] | None = None
-) -> Resolved:
-    """Fix lookahead and slots.
+def resolve_auto(
+    spec: JobSpec, layout: TableLayout, offers: Sequence[CacheMemory], auto_lookahead: LookaheadChoice | None = None
+) -> ResolvedSettings:
+    """Replace each `auto` of lookahead and cacheRows by a number.
 
     Args:
-        cache_bytes: memory each trainer offers for its cache; the smallest one counts.
-        choice: for `lookahead: auto`, from `choose_lookahead`; the default without it.
+        offers: memory for its cache that each trainer found where it runs; the smallest share counts.
+        auto_lookahead: what `lookahead: auto` becomes, from `choose_lookahead`; None: the default.
 
     Raises:
         ConfigError: `cacheRows` is fewer than the width groups.
     """
     if spec.lookahead == "auto":
-        lookahead, why = choice or (DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}")
+        chosen = auto_lookahead or LookaheadChoice(DEFAULT_LOOKAHEAD, f"lookahead auto: {DEFAULT_LOOKAHEAD}")
     else:
-        lookahead, why = spec.lookahead, f"lookahead {spec.lookahead} as given"
+        chosen = LookaheadChoice(spec.lookahead, f"lookahead {spec.lookahead} as given")
+    lookahead, why = chosen.lookahead, chosen.reason
     groups = layout.groups
     lookups = [len(g.feature_names) for g in groups]
     if spec.cache_rows == "auto":
-        budget = min(cache_bytes)
+        budget = smallest_share(offers)
         widths = [4 * record_width(spec.embedding.optimizer, g.embedding_dim) for g in groups]
         rows = [budget * n // sum(lookups) // width for n, width in zip(lookups, widths, strict=True)]
         slots = tuple(max(1, min(r, g.num_rows)) for r, g in zip(rows, groups, strict=True))
-        return Resolved(lookahead, slots, f"{why}; cacheRows auto: within {budget >> 20} MiB of memory on each trainer")
+        return ResolvedSettings(
+            lookahead, slots, f"{why}; cacheRows auto: within {budget >> 20} MiB of memory on each trainer"
+        )
     if spec.cache_rows < len(groups):
         raise ConfigError(
             f"spec.cacheRows: {spec.cache_rows} rows cannot serve {len(groups)} embedding widths; raise it"
         )
     shares = _divide(spec.cache_rows, lookups)
-    return Resolved(lookahead, shares, f"{why}; cacheRows as given, divided over widths by their number of features")
+    return ResolvedSettings(
+        lookahead, shares, f"{why}; cacheRows as given, divided over widths by their number of features"
+    )
 
 
-def grant(
-    spec: JobSpec, layout: TableLayout, wishes: Sequence[Wishes], widths: Widths | None = None
+def smallest_share(offers: Sequence[CacheMemory]) -> int:
+    """Bytes that every trainer can have: those that run in one memory divide it."""
+    sharing = Counter(offer.memory for offer in offers)
+    return min(offer.num_bytes // sharing[offer.memory] for offer in offers)
+
+
+def apply_init_cache(
+    spec: JobSpec, layout: TableLayout, calls: Sequence[InitCacheArguments], widths: Widths | None = None
 ) -> tuple[JobSpec, TableLayout]:
-    """Complete the job with what `init_cache` was called with; also the tables, as wide as they will be.
+    """Apply the arguments of `init_cache` to the job; returns the job and its final table layout.
 
     The caller's optimizer and cache size replace the job's; tables must agree, because data and
     servers follow the job. The oracle's own lookahead holds. With `widths` the job's own only tell which
@@ -122,42 +143,42 @@ def grant(
     Raises:
         ConfigError: trainers disagree with each other or with the job's tables.
     """
-    if not wishes:
+    if not calls:
         return spec, layout
-    first = wishes[0]
+    first = calls[0]
     if widths is not None:
-        spec, layout = _adopt(spec, layout, widths(first.embedding_dim))
+        spec, layout = _with_widths(spec, layout, widths(first.embedding_dim))
     if len(layout.groups) != 1 and widths is None:
         raise ConfigError("init_cache: the job's tables differ in width, but this API has one emb_size")
-    if any(w.optimizer != first.optimizer for w in wishes):
+    if any(w.optimizer != first.optimizer for w in calls):
         raise ConfigError("init_cache: trainers passed different emb_optim or emb_optim_params; pass the same on each")
     sizes = tuple(t.num_embeddings for t in layout.tables)
     dims = {t.embedding_dim for t in layout.tables}
-    for wish in wishes:
-        if wish.table_sizes and wish.table_sizes != sizes:
+    for call in calls:
+        if call.table_sizes and call.table_sizes != sizes:
             raise ConfigError(
-                f"init_cache: ln_emb is {list(wish.table_sizes)}, but the job's tables have {list(sizes)} rows"
+                f"init_cache: ln_emb is {list(call.table_sizes)}, but the job's tables have {list(sizes)} rows"
             )
-        if wish.embedding_dim != first.embedding_dim or (dims != {wish.embedding_dim} and widths is None):
+        if call.embedding_dim != first.embedding_dim or (dims != {call.embedding_dim} and widths is None):
             raise ConfigError(
-                f"init_cache: emb_size is {wish.embedding_dim}, but the job's tables have width {sorted(dims)}"
+                f"init_cache: emb_size is {call.embedding_dim}, but the job's tables have width {sorted(dims)}"
             )
     embedding = spec.embedding
     if first.optimizer is not None:
         embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)
-    steps = [n for n in (spec.steps, *(w.steps for w in wishes)) if n is not None]
-    granted = msgspec.structs.replace(
+    steps = [n for n in (spec.steps, *(w.steps for w in calls)) if n is not None]
+    completed = msgspec.structs.replace(
         spec,
         embedding=embedding,
-        cache_rows=min(w.cache_rows for w in wishes),
+        cache_rows=min(w.cache_rows for w in calls),
         steps=min(steps, default=None),
         model=first.model or spec.model,
         optimizer=first.dense_optimizer or spec.optimizer,
     )
-    return granted, layout
+    return completed, layout
 
 
-def _adopt(spec: JobSpec, layout: TableLayout, dims: Sequence[int]) -> tuple[JobSpec, TableLayout]:
+def _with_widths(spec: JobSpec, layout: TableLayout, dims: Sequence[int]) -> tuple[JobSpec, TableLayout]:
     tables = tuple(
         msgspec.structs.replace(table, embedding_dim=dim) for table, dim in zip(layout.tables, dims, strict=True)
     )

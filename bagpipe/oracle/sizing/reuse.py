@@ -60,10 +60,10 @@ def peek(batches: Iterator[Batch], *, max_bytes: int) -> tuple[list[Batch], Iter
         size += _bytes(batch)
         if size > max_bytes:
             break
-    return seen, _again(deque(seen), batches)
+    return seen, _replay(deque(seen), batches)
 
 
-def _again(seen: deque[Batch], rest: Iterator[Batch]) -> Iterator[Batch]:
+def _replay(seen: deque[Batch], rest: Iterator[Batch]) -> Iterator[Batch]:
     while seen:
         yield seen.popleft()
     yield from rest

@@ -1,5 +1,6 @@
 """A checkpoint is whole or it is none, and says by name what is wrong with it."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from bagpipe.checkpoint.store import (
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
 from bagpipe.embedding.shard import RowStore
 from bagpipe.embedding.snapshot import Snapshot
-from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.rows.initial import Newborn, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
 
@@ -183,6 +184,26 @@ def test_an_export_holds_every_row(tmp_path: Path) -> None:
         np.testing.assert_array_equal(tables[name], np.where(touched, trained, born))
     with pytest.raises(ConfigError, match="expected an empty directory"):
         export_model(directory_of(tmp_path / "checkpoints", 5), tmp_path / "out")
+
+
+def test_an_export_that_finds_no_room_leaves_nothing(tmp_path: Path) -> None:
+    """A file that may not grow so far stands for a full disk: one line, an empty place, and the next try succeeds."""
+    checkpoint = save(tmp_path / "checkpoints", 5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for out in (tmp_path / "new", tmp_path / "empty"):
+        if out.name == "empty":
+            out.mkdir()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        try:
+            with pytest.raises(
+                StorageError, match=r"tables\.safetensors: cannot be written: File too large; free some"
+            ):
+                export_model(checkpoint, out)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert out.exists() == (out.name == "empty") and not any(out.glob("*"))
+        export_model(checkpoint, out)
+        assert sorted(load_tables(out)) == ["a", "b", "c"]
 
 
 def test_retention_keeps_the_newest(tmp_path: Path) -> None:

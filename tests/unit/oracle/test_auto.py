@@ -7,7 +7,15 @@ import pytest
 
 from bagpipe.batch import Batch, Cursor, SparseBlock
 from bagpipe.config.document import DataConfig, JobSpec, RowOptimizer
-from bagpipe.oracle.sizing.auto import DEFAULT_LOOKAHEAD, LOOKAHEADS, choose_lookahead, look_at, resolve
+from bagpipe.net.messages import CacheMemory
+from bagpipe.oracle.sizing.auto import (
+    DEFAULT_LOOKAHEAD,
+    LOOKAHEADS,
+    choose_lookahead,
+    resolve_auto,
+    reuse_in_job,
+    smallest_share,
+)
 from bagpipe.oracle.sizing.estimate import sweep
 from bagpipe.oracle.sizing.reuse import SAMPLE_BATCHES, measure_reuse, peek
 from bagpipe.tables import Table, TableLayout
@@ -74,8 +82,9 @@ def test_never_far_from_the_best_of_a_sweep(kind: str, world_size: int) -> None:
     """On simulated links of any bandwidth, with compute of any speed: at most 10 % beyond the fastest lookahead."""
     spec = job()
     batches = stream(kind, 300)
-    chosen, reason = choose_lookahead(look_at(batches[:SAMPLE_BATCHES], spec, LAYOUT), PLENTY)
-    assert f"auto: {chosen}," in reason
+    choice = choose_lookahead(reuse_in_job(batches[:SAMPLE_BATCHES], spec, LAYOUT), PLENTY)
+    chosen = choice.lookahead
+    assert f"auto: {chosen}," in choice.reason
     tried = sweep(
         lambda: batches,
         LAYOUT,
@@ -95,27 +104,27 @@ def test_never_far_from_the_best_of_a_sweep(kind: str, world_size: int) -> None:
 @pytest.mark.parametrize(("kind", "expected"), [("cyclic", 100), ("once", 8), ("skewed", 200)])
 def test_no_longer_than_it_pays(kind: str, expected: int) -> None:
     """Rows that come back after 60 batches need 100 in view; rows that never do need none."""
-    reuse = look_at(stream(kind, SAMPLE_BATCHES), job(), LAYOUT)
-    assert choose_lookahead(reuse, PLENTY)[0] == expected
+    reuse = reuse_in_job(stream(kind, SAMPLE_BATCHES), job(), LAYOUT)
+    assert choose_lookahead(reuse, PLENTY).lookahead == expected
 
 
 def test_a_short_job_is_seen_whole() -> None:
     """Fewer batches than the shortest choice can be judged by."""
-    chosen, reason = choose_lookahead(look_at(stream("skewed", 5), job(), LAYOUT), PLENTY)
-    assert chosen == DEFAULT_LOOKAHEAD and "5 batches there are" in reason
+    choice = choose_lookahead(reuse_in_job(stream("skewed", 5), job(), LAYOUT), PLENTY)
+    assert choice.lookahead == DEFAULT_LOOKAHEAD and "5 batches there are" in choice.reason
 
 
 def test_nothing_is_left_to_train() -> None:
     """An attempt that was killed after its last step looks at no batch."""
-    chosen, reason = choose_lookahead(look_at([], job(), LAYOUT), PLENTY)
-    assert chosen == DEFAULT_LOOKAHEAD and "0 batches there are" in reason
+    choice = choose_lookahead(reuse_in_job([], job(), LAYOUT), PLENTY)
+    assert choice.lookahead == DEFAULT_LOOKAHEAD and "0 batches there are" in choice.reason
 
 
 def test_the_oracle_has_room_for_what_it_sees() -> None:
     """Where memory holds 30 batches, at most 25 are in view, and the reason says so."""
-    reuse = look_at(stream("skewed", SAMPLE_BATCHES), job(), LAYOUT)
-    chosen, reason = choose_lookahead(reuse, 30 * reuse.batch_bytes)
-    assert chosen == 25 and "hold 30 batches" in reason
+    reuse = reuse_in_job(stream("skewed", SAMPLE_BATCHES), job(), LAYOUT)
+    choice = choose_lookahead(reuse, 30 * reuse.batch_bytes)
+    assert choice.lookahead == 25 and "hold 30 batches" in choice.reason
 
 
 def test_peeking_loses_no_batch() -> None:
@@ -129,5 +138,24 @@ def test_peeking_loses_no_batch() -> None:
 
 def test_a_given_lookahead_is_taken() -> None:
     """What the user says holds, and is told as such."""
-    resolved = resolve(job(lookahead=7), LAYOUT, [1 << 20])
+    resolved = resolve_auto(job(lookahead=7), LAYOUT, [CacheMemory(memory="host", num_bytes=1 << 20)])
     assert resolved.lookahead == 7 and "7 as given" in resolved.reason
+
+
+def test_memory_is_divided_by_the_trainers_that_share_it() -> None:
+    """Eight trainers on hosts of their own get all that each found; on one host, an eighth; the least share counts."""
+    gib = 1 << 30
+    apart = [CacheMemory(memory=f"host {n}", num_bytes=8 * gib) for n in range(8)]
+    together = [CacheMemory(memory="host", num_bytes=8 * gib) for _ in range(8)]
+    assert smallest_share(apart) == 8 * gib and smallest_share(together) == gib
+    assert smallest_share([*together, CacheMemory(memory="small", num_bytes=gib // 2)]) == gib // 2
+    assert smallest_share([*apart, *together]) == gib
+
+
+def test_slots_follow_the_share() -> None:
+    """`cacheRows: auto` gives trainers on hosts of their own twice the rows that two on one host get."""
+    layout = TableLayout.of([Table("a", 1 << 40, 16, ("a",))])
+    each = [CacheMemory(memory="host", num_bytes=1 << 20)]
+    other = [CacheMemory(memory="other", num_bytes=1 << 20)]
+    alone, shared = (resolve_auto(job(lookahead=1), layout, offers) for offers in (each + other, each * 2))
+    assert alone.slots[0] == 2 * shared.slots[0] and "within 1 MiB" in alone.reason

@@ -1,0 +1,97 @@
+"""A file that is replaced is the old one or the new one, and a failure leaves nothing behind."""
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bagpipe.errors import StorageError
+from bagpipe.lowlevel.atomic_files import make_folder, replacing_file, write_whole
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file of this process may grow beyond `LIMIT`: the system refuses as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_the_new_content_replaces_the_old(tmp_path: Path) -> None:
+    """Written twice, the file has the second content and nothing lies beside it."""
+    target = tmp_path / "summary.json"
+    write_whole(target, b"old")
+    write_whole(target, b"new")
+    assert target.read_bytes() == b"new" and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_refused_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, small_files: None) -> None:
+    """One line names the file and the remedy; the old content stands; no draft is left to block the next try."""
+    target = tmp_path / "summary.json"
+    write_whole(target, b"old")
+    with pytest.raises(StorageError, match=r"summary\.json: cannot be written: File too large; free some space"):
+        write_whole(target, b"x" * (LIMIT + 1))
+    assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_an_error_of_the_body_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:
+    """Only errors of the system become StorageError; the draft is gone either way."""
+
+    def fail_halfway() -> None:
+        with replacing_file(tmp_path / "x") as draft:
+            draft.write(b"half")
+            raise ValueError("half")
+
+    with pytest.raises(ValueError, match="half"):
+        fail_halfway()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_never_sees_the_draft(tmp_path: Path) -> None:
+    """While the body writes, the name still stands for the old content."""
+    target = tmp_path / "x"
+    write_whole(target, b"old")
+    with replacing_file(target) as draft:
+        draft.write(b"new and longer")
+        draft.flush()
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new and longer"
+
+
+def test_content_and_name_are_on_the_disk_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The draft is flushed before the rename, and the folder after it: a crash of the machine loses neither."""
+    seen = []
+    fsync, replace = os.fsync, os.replace
+
+    def watched_fsync(descriptor: int) -> None:
+        seen.append("folder" if os.path.isdir(f"/proc/self/fd/{descriptor}") else "file")
+        fsync(descriptor)
+
+    def watched_replace(source: Path, target: Path) -> None:
+        seen.append("rename")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    write_whole(tmp_path / "x", b"content")
+    assert seen == ["file", "rename", "folder"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_told_in_one_line(tmp_path: Path) -> None:
+    """Neither is replaced by the other."""
+    (tmp_path / "folder").mkdir()
+    write_whole(tmp_path / "file", b"")
+    with pytest.raises(StorageError, match="folder: cannot be written: Is a directory"):
+        write_whole(tmp_path / "folder", b"")
+    with pytest.raises(StorageError, match="file: cannot be written: File exists"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(StorageError, match=r"sub: cannot be written: Not a directory"):
+        make_folder(tmp_path / "file" / "sub")
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
