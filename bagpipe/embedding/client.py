@@ -72,6 +72,7 @@ class EmbeddingClient:
         connections: one for each shard, in order.
         widths: (record width, embedding_dim) of each width group.
         packed: whether floats are worth packing at present.
+        meanwhile: called now and then in every wait: what a server waits for may hang on this trainer.
     """
 
     def __init__(
@@ -82,10 +83,11 @@ class EmbeddingClient:
         widths: Sequence[tuple[int, int]],
         deadline_seconds: float,
         packed: Callable[[], bool],
+        meanwhile: Callable[[], None],
     ) -> None:
         self._shards = [_Shard(c) for c in connections]
         self._rank, self._widths, self._deadline = rank, tuple(widths), deadline_seconds
-        self._packed = packed
+        self._packed, self._meanwhile = packed, meanwhile
         self._requests: dict[tuple[int, int], _Request] = {}
         self._snapshots: dict[tuple[int, int], SnapshotFiles] = {}
 
@@ -194,6 +196,7 @@ class EmbeddingClient:
         while not ready():
             self.poll(0.2)
             self._retry()
+            self._meanwhile()
             if time.monotonic() > limit:
                 raise PeerLost(
                     f"trainer {self._rank}: waited {self._deadline:g} s for {what} at step {step} ({self!r}); "

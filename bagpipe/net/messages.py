@@ -275,3 +275,13 @@ class Exchange(Message, kw_only=True):
     kind: Literal["gradients", "eager", "deferred", "dense", "dense_means"]
     bucket: int = 0
     """DDP's number of it, where the array is of a bucket."""
+    through: int
+    """The sender needs nothing of steps up to this one any more: the receiver may forget what it sent for them."""
+
+
+class Confirmed(Message, kw_only=True):
+    """`Exchange.through` in a message of its own, for a peer that nothing else is sent to."""
+
+    attempt: int
+    source: int
+    through: int

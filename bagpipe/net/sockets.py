@@ -260,11 +260,8 @@ class Connection(_Socket):
         """`send_frames` of a message, its floats packed or not."""
         self.send_frames(encode(message, arrays, packed=packed))
 
-    def send_frames(self, frames: Sequence[Frame], *, copied: bool = False) -> None:
-        """Queue an encoded message; returns at once.
-
-        Args:
-            copied: the arrays in it may change afterwards; else not until they are on the wire.
+    def send_frames(self, frames: "Sequence[Frame] | KeptFrames") -> None:
+        """Queue an encoded message; returns at once. Its arrays must not change until they are on the wire.
 
         Raises:
             ConfigError: the peer refused our key.
@@ -272,7 +269,7 @@ class Connection(_Socket):
         """
         self._delay()
         try:
-            self.socket.send_multipart(frames, zmq.DONTWAIT, copy=copied)
+            self.socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
         except zmq.Again:
             self._watch()
             raise PeerLost(f"cannot send a message to {self.peer}: {self.endpoint} is gone") from None
@@ -308,6 +305,19 @@ class Connection(_Socket):
                 raise PeerLost(f"waited {timeout_seconds:g} s for {waiting_for} from {self.peer}{at}; nothing came")
             self.poll(min(0.2, max(0.0, deadline - time.monotonic())))
         return received
+
+
+KeptFrames = list[zmq.Frame]
+"""An encoded message that can be sent more than once, to any number of peers, without another copy."""
+
+
+def keep_frames(frames: Sequence[Frame], *, copied: bool) -> KeptFrames:
+    """An encoded message to be sent now and perhaps again.
+
+    Args:
+        copied: its arrays may change afterwards; else not as long as the result is kept. Small ones are copied anyway.
+    """
+    return [zmq.Frame(frame, copy=copied or len(frame) < COPIED_BYTES) for frame in frames]
 
 
 def wait(sockets: Sequence[AnySocket], timeout_seconds: float) -> list[AnySocket]:

@@ -140,6 +140,7 @@ class Checkpointer:
                     "look at the embedding servers' logs"
                 )
             self.members.servers.poll(ASK_SECONDS / 2)
+            self.members.peers.look_after()
 
     def _complete(self, draft: _Draft, shards: tuple[SnapshotFile, ...]) -> None:
         topology = self.members.topology

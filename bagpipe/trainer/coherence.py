@@ -13,7 +13,8 @@ from bagpipe.batch import Floats
 from bagpipe.cache.cache import EmbeddingCache
 from bagpipe.cache.optimizers import gather
 from bagpipe.plan import BatchPlan, Indices, PeerLists, Transfer
-from bagpipe.trainer.exchange import Kind, PeerExchange
+from bagpipe.trainer.delivery import Kind
+from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
 Parcel = tuple[int, list[Floats]]
@@ -100,6 +101,19 @@ class Coherence:
         """Deferred rows of steps below `before`: their slots were given out when those steps ended."""
         while self._deferred and self._deferred[0].step < before:
             self._receive(self._deferred.popleft(), "deferred")
+
+    def done(self, through: int) -> None:
+        """Everything of steps up to `through` is here."""
+        self._peers.done(through)
+        self._peers.look_after()
+
+    def look_after(self) -> None:
+        """Send again what a reset may have lost; called in every wait."""
+        self._peers.look_after()
+
+    def leave(self, last_step: int) -> None:
+        """After the last step: the others may still miss something that this trainer sent."""
+        self._peers.leave(last_step)
 
     def _receive(self, plan: BatchPlan, kind: Kind) -> None:
         for peer in self._others:

@@ -1,20 +1,25 @@
 """What trainers tell each other in a step: row gradients to owners, new rows to next users, dense gradients to all.
 
-Both ends know from the plan who sends what and how much of it, so there is no size exchange and no
-acknowledgement: a message is awaited exactly where the plan lists rows for it.
+Both ends know from the plan who sends what and how much of it, so there is no size exchange: a message is awaited
+exactly where the plan lists rows for it. What has not been confirmed is kept and sent again after a reconnect; which
+messages these are, and which are dropped because they came twice, `delivery.py` decides.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal
+from functools import partial
 
 from bagpipe.batch import Floats
 from bagpipe.errors import PeerLost
-from bagpipe.net.messages import Exchange
-from bagpipe.net.sockets import Connection, Listener
-from bagpipe.net.wire import Frame, encode
+from bagpipe.net.messages import Confirmed, Exchange
+from bagpipe.net.sockets import Connection, KeptFrames, Listener, keep_frames
+from bagpipe.net.wire import encode
+from bagpipe.trainer.delivery import Delivery, Kind, Label
 
-Kind = Literal["gradients", "eager", "deferred", "dense", "dense_means"]
+LOOK_SECONDS = 0.2
+"""A trainer that waits, or sends, looks after its connections so often."""
+LEAVE_SECONDS = 5.0
+"""Whoever leaves waits so long for the others to confirm the last messages."""
 
 
 class PeerExchange:
@@ -35,25 +40,57 @@ class PeerExchange:
         deadline_seconds: float,
         packed: Callable[[], bool],
     ) -> None:
-        self._listener, self._connections = listener, connections
+        self._listener = listener
+        self._peers = {peer: c for peer, c in enumerate(connections) if c is not None}
         self._rank, self._attempt, self._deadline = rank, attempt, deadline_seconds
         self._packed = packed
-        self._arrived: dict[tuple[int, Kind, int, int], list[Floats]] = {}
+        self._delivery: Delivery[KeptFrames, list[Floats]] = Delivery(self._peers)
+        self._looked = time.monotonic()
+        self.sent_again = 0
+        """Messages that went a second time, after a reconnect."""
+
+    def __repr__(self) -> str:
+        return f"PeerExchange(rank={self._rank}, {self._delivery!r}, sent_again={self.sent_again})"
+
+    # ── send ──────────────────────────────────────────────────────────────────────────────────────
 
     def send(
         self, peer: int, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0, *, copied: bool = False
     ) -> None:
-        """Hand arrays to the network; returns at once. They must not change afterwards unless they are `copied`."""
-        connection = self._connections[peer]
-        assert connection is not None
-        connection.send_frames(self._encoded(step, kind, arrays, bucket), copied=copied)
+        """Hand arrays to the network; they must not change afterwards unless they are `copied`.
+
+        Returns at once, unless the peer has confirmed nothing for `KEPT_STEPS` steps.
+
+        Raises:
+            PeerLost: the peer did not confirm earlier steps within the deadline.
+        """
+        self._send([peer], step, self._encoded(step, kind, arrays, bucket, copied=copied))
 
     def send_to_all(self, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0) -> None:
-        """The same to every other trainer, packed once."""
-        frames = self._encoded(step, kind, arrays, bucket)
-        for connection in self._connections:
-            if connection is not None:
-                connection.send_frames(frames)
+        """The same to every other trainer, encoded once."""
+        self._send(list(self._peers), step, self._encoded(step, kind, arrays, bucket, copied=False))
+
+    def _encoded(self, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int, *, copied: bool) -> KeptFrames:
+        message = Exchange(
+            attempt=self._attempt,
+            step=step,
+            source=self._rank,
+            kind=kind,
+            bucket=bucket,
+            through=self._delivery.through,
+        )
+        return keep_frames(encode(message, arrays, packed=self._packed()), copied=copied)
+
+    def _send(self, peers: Sequence[int], step: int, frames: KeptFrames) -> None:
+        for peer in peers:
+            if not self._delivery.room(peer, step):
+                self._wait(partial(self._delivery.room, peer, step), peer, "confirmation of messages", step)
+            if time.monotonic() - self._looked > LOOK_SECONDS:
+                self.look_after()
+            self._peers[peer].send_frames(frames)
+            self._delivery.sent(peer, step, frames)
+
+    # ── receive ───────────────────────────────────────────────────────────────────────────────────
 
     def receive(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> list[Floats]:
         """The arrays that `peer` sent for this step.
@@ -61,28 +98,75 @@ class PeerExchange:
         Raises:
             PeerLost: nothing came within the deadline, or the connection to the peer is gone.
         """
-        key = (step, kind, peer, bucket)
-        limit = time.monotonic() + self._deadline
+        label = Label(step, kind, peer, bucket)
         self._poll(0.0)
-        while key not in self._arrived:
-            self._poll(0.2)
-            connection = self._connections[peer]
-            lost = connection is not None and connection.lost
-            if key not in self._arrived and (lost or time.monotonic() > limit):
-                why = "its connection is gone" if lost else f"nothing came for {self._deadline:g} s"
-                raise PeerLost(f"trainer {self._rank}: waited for {kind} of trainer {peer} at step {step}; {why}")
-        return self._arrived.pop(key)
+        if not self._delivery.has(label):
+            self._wait(partial(self._delivery.has, label), peer, kind, step)
+        return self._delivery.take(label)
 
     def arrived(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> bool:
         """Whether `receive` would return at once."""
         self._poll(0.0)
-        return (step, kind, peer, bucket) in self._arrived
+        return self._delivery.has(Label(step, kind, peer, bucket))
 
-    def _encoded(self, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int) -> list[Frame]:
-        message = Exchange(attempt=self._attempt, step=step, source=self._rank, kind=kind, bucket=bucket)
-        return encode(message, arrays, packed=self._packed())
+    def _wait(self, ready: Callable[[], bool], peer: int, what: str, step: int) -> None:
+        limit = time.monotonic() + self._deadline
+        while not ready():
+            self._poll(LOOK_SECONDS)
+            if ready():
+                return
+            self.look_after()
+            lost = self._peers[peer].lost
+            if lost or time.monotonic() > limit:
+                why = "its connection is gone" if lost else f"nothing came for {self._deadline:g} s"
+                raise PeerLost(f"trainer {self._rank}: waited for {what} of trainer {peer} at step {step}; {why}")
 
     def _poll(self, timeout_seconds: float) -> None:
         for _, message, arrays in self._listener.poll(timeout_seconds):
-            if isinstance(message, Exchange) and message.attempt == self._attempt:
-                self._arrived[message.step, message.kind, message.source, message.bucket] = arrays
+            if not isinstance(message, Exchange | Confirmed):
+                continue
+            if message.attempt == self._attempt and message.source in self._peers:
+                self._delivery.confirmed(message.source, message.through)
+                if isinstance(message, Exchange):
+                    self._delivery.arrived(Label(message.step, message.kind, message.source, message.bucket), arrays)
+
+    # ── confirm, and send again ───────────────────────────────────────────────────────────────────
+
+    def done(self, through: int) -> None:
+        """This trainer has everything of steps up to `through`: the others may forget what they sent for them."""
+        self._delivery.done(through)
+
+    def look_after(self) -> None:
+        """Take in what has come, send again what a reset may have lost, confirm where no message does. Never waits.
+
+        Whoever waits for anything calls it now and then: what a peer misses may be what it waits for.
+        """
+        self._looked = time.monotonic()
+        self._poll(0.0)
+        for peer, connection in self._peers.items():
+            if connection.reconnected():
+                again = self._delivery.kept(peer)
+                for frames in again:
+                    connection.send_frames(frames)
+                self.sent_again += len(again)
+                self._confirm(peer)
+        for peer in self._delivery.due():
+            self._confirm(peer)
+
+    def leave(self, last_step: int) -> None:
+        """Everything up to `last_step` is here; see to it that the others have everything too, for a while.
+
+        A peer that is silent is not waited for any longer: if it still misses something, it says so itself.
+        """
+        self.done(last_step)
+        for peer in self._delivery.due(every=1):
+            self._confirm(peer)
+        limit = time.monotonic() + min(LEAVE_SECONDS, self._deadline)
+        while time.monotonic() < limit and any(not self._peers[p].lost for p in self._delivery.unconfirmed()):
+            self._poll(LOOK_SECONDS / 4)
+            self.look_after()
+
+    def _confirm(self, peer: int) -> None:
+        message = Confirmed(attempt=self._attempt, source=self._rank, through=self._delivery.through)
+        self._peers[peer].send(message)
+        self._delivery.told(peer)

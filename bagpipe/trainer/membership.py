@@ -93,6 +93,14 @@ def join(
         for server in servers:
             server.send(greeting)
         packing = Packing(topology.spec.transport.pack_floats, fixed_lookahead(topology.spec))
+        exchange = PeerExchange(
+            listener,
+            peers,
+            rank=rank,
+            attempt=attempt,
+            deadline_seconds=job.spec.transport.step_seconds,
+            packed=lambda: packing.on,
+        )
         yield Membership(
             job=job,
             rank=rank,
@@ -109,15 +117,9 @@ def join(
                 ],
                 deadline_seconds=job.spec.transport.deadline_seconds,
                 packed=lambda: packing.on,
+                meanwhile=exchange.look_after,
             ),
-            peers=PeerExchange(
-                listener,
-                peers,
-                rank=rank,
-                attempt=attempt,
-                deadline_seconds=job.spec.transport.step_seconds,
-                packed=lambda: packing.on,
-            ),
+            peers=exchange,
             packing=packing,
             process_group=_process_group(topology, store, rank, device, job) if init_cache is None else None,
         )

@@ -92,6 +92,7 @@ class StepPipeline:
             self.coherence.receive_eager()
             self.coherence.receive_deferred(before=self.next_step)
             self.servers.settle(self.next_step - 1)
+            self.coherence.leave(self.next_step - 1)
             return None
         plan = self._plans.popleft()
         step = Step(plan, started, waits, self._bring_rows)
@@ -116,6 +117,7 @@ class StepPipeline:
         # Sent last, so awaited last.
         with step.waiting_for("eager"):
             self.coherence.receive_eager()
+        self.coherence.done(plan.step - 2)
         self.send_rest()
         self._request_rows(self._plans)
         rows = tuple(c.weights(g.slots_K) for c, g in zip(self.caches, plan.groups, strict=True))
@@ -159,6 +161,7 @@ class StepPipeline:
             if self._plans or self._ended:
                 return
             self.send_rest()
+            self.coherence.look_after()
             if self.oracle.lost or time.monotonic() > limit:
                 why = "it is gone" if self.oracle.lost else f"nothing came for {self.deadline_seconds:g} s"
                 raise PeerLost(

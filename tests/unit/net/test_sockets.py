@@ -54,7 +54,7 @@ def test_what_is_copied_may_change_before_it_is_sent(context: Context, packed: b
     connection = context.connect(address, peer="trainer 1")
     gradients = np.linspace(0.5, 1, sockets.COPIED_BYTES, dtype=np.float32)
     before = gradients.copy()
-    connection.send_frames(encode(FETCH, [gradients], packed=packed), copied=True)
+    connection.send_frames(sockets.keep_frames(encode(FETCH, [gradients], packed=packed), copied=True))
     gradients[:] = 7
     ((_, _, arrays),) = context.listen(address).poll(10)
     assert np.array_equal(arrays[0], before)

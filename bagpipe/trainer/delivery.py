@@ -1,0 +1,118 @@
+"""What one trainer has sent to the others until they confirm it, and what has come in from them. Pure.
+
+A connection that is reset loses what was on its way, and only the sender can send that again. So a message is kept
+until its receiver confirms it, and whoever gets a message twice drops the second one.
+
+A trainer confirms whole steps: "I need nothing of steps up to `through` any more". One number is the same for every
+peer and travels in the header of every message, so confirming costs no message of its own where trainers talk both
+ways. A peer that only sends is told in a message of its own every `CONFIRM_STEPS` steps (`due`).
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+Kind = Literal["gradients", "eager", "deferred", "dense", "dense_means"]
+
+CONFIRM_STEPS = 8
+"""A peer whose messages are confirmed by no message of ours hears of it after so many steps."""
+KEPT_STEPS = 64
+"""Most steps whose messages one peer may leave unconfirmed; bounds the memory kept for sending again."""
+
+Sent = TypeVar("Sent")
+Received = TypeVar("Received")
+
+
+class Label(NamedTuple):
+    """What tells a message of one attempt from all others that a trainer gets."""
+
+    step: int
+    kind: Kind
+    source: int
+    bucket: int = 0
+
+
+class Delivery(Generic[Sent, Received]):
+    """One trainer's side of it.
+
+    Args:
+        peers: ranks of the other trainers.
+    """
+
+    def __init__(self, peers: Iterable[int]) -> None:
+        self.through = -1
+        """Last step of which this trainer needs nothing any more; every message to a peer says so."""
+        self._kept: dict[int, deque[tuple[int, Sent]]] = {peer: deque() for peer in peers}
+        self._told = dict.fromkeys(self._kept, self.through)
+        """What each peer was last told of `through`."""
+        self._heard = dict.fromkeys(self._kept, self.through)
+        """Latest step of which each peer has sent anything."""
+        self._here: dict[Label, Received] = {}
+        self._taken: set[Label] = set()
+        """Taken by `take`, of steps beyond `through`: a second delivery of these is dropped too."""
+
+    def __repr__(self) -> str:
+        kept = {peer: len(messages) for peer, messages in self._kept.items()}
+        return f"Delivery(through={self.through}, here={len(self._here)}, {kept=})"
+
+    # ── to the others ─────────────────────────────────────────────────────────────────────────────
+
+    def sent(self, peer: int, step: int, message: Sent) -> None:
+        """A message that says `through` was handed to the network; it is kept until `peer` confirms `step`."""
+        self._kept[peer].append((step, message))
+        self._told[peer] = self.through
+
+    def told(self, peer: int) -> None:
+        """`peer` was sent `through` in a message of its own."""
+        self._told[peer] = self.through
+
+    def kept(self, peer: int) -> list[Sent]:
+        """What `peer` has not confirmed, in the order in which it was sent: all of it goes again after a reconnect."""
+        return [message for _, message in self._kept[peer]]
+
+    def room(self, peer: int, step: int) -> bool:
+        """Whether a message of `step` may be sent to `peer`; else it is too many steps behind with confirming."""
+        kept = self._kept[peer]
+        return not kept or step - kept[0][0] < KEPT_STEPS
+
+    def unconfirmed(self) -> list[int]:
+        """Peers that have not confirmed everything."""
+        return [peer for peer, kept in self._kept.items() if kept]
+
+    def confirmed(self, peer: int, through: int) -> None:
+        """`peer` said that it needs nothing of steps up to `through` any more."""
+        kept = self._kept[peer]
+        while kept and kept[0][0] <= through:
+            kept.popleft()
+
+    # ── from the others ───────────────────────────────────────────────────────────────────────────
+
+    def arrived(self, label: Label, arrays: Received) -> bool:
+        """Take in a message; False if it was here before and is dropped."""
+        self._heard[label.source] = max(self._heard[label.source], label.step)
+        if label.step <= self.through or label in self._taken or label in self._here:
+            return False
+        self._here[label] = arrays
+        return True
+
+    def has(self, label: Label) -> bool:
+        """Whether `take` has it."""
+        return label in self._here
+
+    def take(self, label: Label) -> Received:
+        """A message that is here; once."""
+        self._taken.add(label)
+        return self._here.pop(label)
+
+    def done(self, through: int) -> None:
+        """Nothing of steps up to `through` is needed any more."""
+        if through > self.through:
+            self.through = through
+            self._taken = {label for label in self._taken if label.step > through}
+            self._here = {label: arrays for label, arrays in self._here.items() if label.step > through}
+
+    def due(self, *, every: int = CONFIRM_STEPS) -> list[int]:
+        """Peers that sent messages which no message to them has confirmed for `every` steps."""
+        return [
+            peer for peer, told in self._told.items() if min(self._heard[peer], self.through) - told >= max(every, 1)
+        ]

@@ -1,0 +1,199 @@
+"""What trainers send each other arrives, also where a connection is reset on the way."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from bagpipe.config.document import TransportConfig
+from bagpipe.errors import PeerLost
+from bagpipe.net.sockets import Context
+from bagpipe.trainer.exchange import PeerExchange
+
+ROWS = np.arange(32, dtype=np.float32).reshape(4, 8)
+
+
+@dataclass
+class Link:
+    """A TCP connection from one trainer to another that can swallow what it carries, and be reset."""
+
+    target: int
+    swallows: bool = False
+    swallowed: threading.Event = field(default_factory=threading.Event)
+    _listener: socket.socket = field(default_factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    _open: list[socket.socket] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def reset(self) -> None:
+        self.swallows = False
+        opened, self._open = self._open, []
+        for one in opened:
+            _end(one)
+
+    def close(self) -> None:
+        self._listener.close()
+        self.reset()
+
+    def _accept(self) -> None:
+        try:
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self.target))
+                self._open += [near, far]
+                for source, sink, watched in ((near, far, True), (far, near, False)):
+                    threading.Thread(target=self._carry, args=(source, sink, watched), daemon=True).start()
+        except OSError:
+            return
+
+    def _carry(self, source: socket.socket, sink: socket.socket, watched: bool) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                if watched and self.swallows:
+                    self.swallowed.set()
+                else:
+                    sink.sendall(data)
+        except OSError:
+            pass
+        _end(source)
+        _end(sink)
+
+
+def _end(one: socket.socket) -> None:
+    try:
+        one.shutdown(socket.SHUT_RDWR)
+    except OSError:  # The other side was quicker.
+        pass
+    one.close()
+
+
+@dataclass
+class Pair:
+    """Trainers 0 and 1; the way from 1 to 0 goes through `link`."""
+
+    zero: PeerExchange
+    one: PeerExchange
+    link: Link
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with ExitStack() as stack:
+        # Heartbeats would be swallowed too, and the silence be noticed: that is another way to the same end.
+        contexts = [stack.enter_context(Context(TransportConfig(dead_peer_seconds=60))) for _ in range(2)]
+        listeners = [context.listen("tcp://127.0.0.1:0") for context in contexts]
+        link = Link(int(listeners[0].endpoint.rpartition(":")[2]))
+        stack.callback(link.close)
+        to_zero = contexts[1].connect(link.endpoint, peer="trainer 0")
+        to_one = contexts[0].connect(listeners[1].endpoint, peer="trainer 1")
+        zero, one = (
+            PeerExchange(listener, peers, rank=rank, attempt=0, deadline_seconds=20, packed=lambda: False)
+            for rank, (listener, peers) in enumerate(zip(listeners, ([None, to_one], [to_zero, None]), strict=True))
+        )
+        yield Pair(zero, one, link)
+
+
+def lose(pair: Pair, step: int) -> None:
+    """Trainer 1's message of this step leaves it, and never comes."""
+    pair.link.swallowed.clear()
+    pair.link.swallows = True
+    pair.one.send(0, step, "gradients", [ROWS * step])
+    assert pair.link.swallowed.wait(10)
+    pair.link.reset()
+
+
+def test_a_message_lost_in_a_reset_is_sent_again(pair: Pair) -> None:
+    """As soon as the connection is back, long before the deadline, and without a new attempt."""
+    pair.one.send(0, 0, "gradients", [ROWS])
+    assert np.array_equal(pair.zero.receive(1, 0, "gradients")[0], ROWS)
+    lose(pair, 1)
+    stop = threading.Event()
+
+    def keep_looking() -> None:
+        while not stop.wait(0.02):
+            pair.one.look_after()
+
+    # Trainer 1 waits for something else, as for its next plan.
+    looking = threading.Thread(target=keep_looking, daemon=True)
+    looking.start()
+    try:
+        assert np.array_equal(pair.zero.receive(1, 1, "gradients")[0], ROWS)
+    finally:
+        stop.set()
+        looking.join()
+    assert pair.one.sent_again >= 1
+
+
+def test_a_trainer_that_waits_for_a_peer_sends_again_what_the_peer_misses(pair: Pair) -> None:
+    """Each waits for the other's message of step 1, and the one of trainer 1 is lost: both get what they wait for."""
+    pair.one.send(0, 0, "gradients", [ROWS])
+    pair.zero.receive(1, 0, "gradients")
+    lose(pair, 1)
+    got = []
+
+    def other() -> None:
+        got.append(pair.zero.receive(1, 1, "gradients")[0])
+        pair.zero.send(1, 1, "eager", [ROWS + 1])
+
+    thread = threading.Thread(target=other, daemon=True)
+    thread.start()
+    assert np.array_equal(pair.one.receive(0, 1, "eager")[0], ROWS + 1)
+    thread.join()
+    assert np.array_equal(got[0], ROWS)
+
+
+def test_whoever_leaves_sees_to_it_that_the_last_message_has_come(pair: Pair) -> None:
+    """The last message of all is lost, and its sender has nothing left to do but to leave."""
+    pair.one.send(0, 0, "gradients", [ROWS])
+    pair.zero.receive(1, 0, "gradients")
+    lose(pair, 1)
+    leaving = threading.Thread(target=pair.one.leave, args=(1,), daemon=True)
+    leaving.start()
+    assert np.array_equal(pair.zero.receive(1, 1, "gradients")[0], ROWS)
+    pair.zero.leave(1)
+    leaving.join(10)
+    assert not leaving.is_alive()
+    assert pair.one._delivery.unconfirmed() == []
+
+
+def test_what_is_sent_may_change_at_once_if_it_is_copied(pair: Pair) -> None:
+    """Also for the second sending, whose memory DDP has filled anew in the meantime."""
+    bucket = np.ones(1 << 19, np.float32)
+    pair.link.swallows = True
+    pair.one.send(0, 0, "dense", [bucket], copied=True)
+    assert pair.link.swallowed.wait(10)
+    bucket[:] = 7
+    pair.link.reset()
+    thread = threading.Thread(target=pair.one.leave, args=(0,), daemon=True)
+    thread.start()
+    assert set(pair.zero.receive(1, 0, "dense")[0].tolist()) == {1.0}
+    pair.zero.leave(0)
+    thread.join()
+
+
+def test_a_message_of_another_attempt_or_of_nobody_is_dropped(pair: Pair) -> None:
+    """A trainer of the attempt before may still be sending."""
+    pair.one._attempt = 1
+    pair.one.send(0, 0, "gradients", [ROWS])
+    pair.one._attempt, pair.one._rank = 0, 5
+    pair.one.send(0, 0, "gradients", [ROWS])
+    pair.one._rank = 1
+    pair.one.send(0, 0, "eager", [ROWS])
+    pair.zero.receive(1, 0, "eager")
+    assert not pair.zero.arrived(1, 0, "gradients")
+
+
+def test_silence_is_named(pair: Pair) -> None:
+    """Who waited, for what of whom, at which step."""
+    pair.zero._deadline = 0.3
+    with pytest.raises(PeerLost, match=r"trainer 0: waited for eager of trainer 1 at step 4; nothing came for 0.3 s"):
+        pair.zero.receive(1, 4, "eager")
