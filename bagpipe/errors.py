@@ -10,8 +10,8 @@
     ├── StorageError                  exit 75   disk full, I/O error; retry
     └── Stopped                       exit 143  asked to stop; a checkpoint was written
 
-A message says what was expected, what was found, where, and what to do. The operator reads only
-the numbers (design.md section 6); `tests/contract` pins them.
+A message says what was expected, what was found, where, and what to do. The operator never
+imports this file and reads only the numbers; `tests/contract` pins them.
 """
 
 from enum import IntEnum

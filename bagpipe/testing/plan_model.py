@@ -9,14 +9,24 @@ stale value, a lost update or a sum in another order changes every later number.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from bagpipe.oracle.plan.planner import GroupPlanner, Lookups
+from bagpipe.oracle.plan.reference_planner import ReferencePlanner
 from bagpipe.plan import GroupPlan, PeerLists
 
 PRIME = 1_000_003
 KINDS = ("eager_values", "eager_records", "deferred_values", "deferred_records")
+
+
+class Planner(Protocol):
+    """What the compiled planner and the reference planner have in common."""
+
+    def push(self, lookups: Lookups) -> None: ...
+
+    def plan(self, *, checkpoint: bool = False) -> tuple[GroupPlan, ...]: ...
 
 
 @dataclass
@@ -57,9 +67,10 @@ class Stream:
             cache_rows=self.cache_rows,
         )
 
-    def plans(
-        self, planner: GroupPlanner, checkpoints: frozenset[int] = frozenset()
-    ) -> Iterator[tuple[GroupPlan, ...]]:
+    def reference_planner(self) -> ReferencePlanner:
+        return ReferencePlanner(world_size=self.world_size, cache_rows=self.cache_rows)
+
+    def plans(self, planner: Planner, checkpoints: frozenset[int] = frozenset()) -> Iterator[tuple[GroupPlan, ...]]:
         pushed = 0
         for step in range(len(self.steps)):
             while pushed < len(self.steps) and pushed <= step + self.lookahead:

@@ -1,4 +1,4 @@
-"""What must every run equal, to the bit? Synchronous training without a cache (design.md, contract X1).
+"""What must every run equal, to the bit? Synchronous training without a cache (contract X1 in `docs/contracts.md`).
 
 For each step: take every row of the step from its table, forward and backward on each rank's slice, sum
 row gradients in rank order, update, put the rows back. One process, plain torch (`embedding_bag`,

@@ -57,7 +57,7 @@ RESERVED_VOLUMES = frozenset(
 
 
 class Exit:
-    """Exit codes of the roles (design.md section 6); `tests/contract` pins them to the library's."""
+    """Exit codes of the roles: what a pod's end means. `tests/contract` pins them to the library's."""
 
     DONE = 0
     BAD_DATA = 65

@@ -86,3 +86,23 @@ def test_the_readmes_code_is_python() -> None:
     used = {k.arg for call in calls for k in call.keywords}
     assert used
     assert used <= {a.arg for a in signature.args.kwonlyargs}
+
+
+def test_no_file_cites_pages_outside_the_repository() -> None:
+    """A reason stands where it is needed or on a page that every reader has, not in notes on the original design."""
+    notes = re.compile(r"\b(design|style|brief)\.md\b")
+    folders = (
+        "bagpipe",
+        "operator",
+        "tests",
+        "docs",
+        "tools",
+        "benchmarks",
+        "images",
+        "charts",
+        "examples",
+        "artifact",
+    )
+    files = [*ROOT.glob("*.*"), *(p for folder in folders for p in (ROOT / folder).rglob("*"))]
+    texts = [p for p in files if p.suffix in (".py", ".md", ".toml", ".yaml", ".mk", ".sh")]
+    assert [str(p.relative_to(ROOT)) for p in texts if notes.search(p.read_text(encoding="utf-8"))] == []

@@ -1,4 +1,6 @@
-"""The planner of one width group: lookups in, decisions out (paper section 3; design.md section 3).
+"""The planner of one width group, compiled: lookups in, decisions out (section 3 of the paper).
+
+`reference_planner.py` makes the same decisions in plain Python; read it first.
 
 The planner sees `lookahead` batches beyond the step it plans. For that step it decides, for every
 row of the group and every trainer at once,
@@ -123,7 +125,7 @@ class GroupPlanner:
         return self._window.nbytes
 
     def push(self, lookups: Lookups) -> None:
-        """Bring the next batch into view.
+        """Bring the next batch into view, or raise and change nothing.
 
         Raises:
             ConfigError: a single step does not fit into `cache_rows`.
@@ -132,11 +134,9 @@ class GroupPlanner:
         step = self._next_push
         if self.pending > self.lookahead:
             raise PlanError(f"step {step}: {self.pending} batches wait already; plan the oldest first")
-        numbered = self._window.number(lookups, step)
-        self._check_fits(numbered.rows_of_rank)
-        self._window.enter(numbered, lookups, step)
-        self._taken[step % self._taken.shape[0]] += numbered.rows_of_rank
-        self._largest.push(step, int(numbered.rows_of_rank.max()))
+        rows_of_rank = self._window.push(lookups, step, self._check_fits)
+        self._taken[step % self._taken.shape[0]] += rows_of_rank
+        self._largest.push(step, int(rows_of_rank.max()))
         self._next_push += 1
 
     def _check_fits(self, rows_of_rank: Int64s) -> None:
@@ -161,8 +161,8 @@ class GroupPlanner:
         fetched = self._fetch(batch, offsets)
         self._note_peak()
         self._taken[batch.step % self._taken.shape[0]] = 0
-        keep, scarce = self._choose_kept(batch)
-        left, gradients, transfers = self._settle(batch, offsets, keep, scarce=scarce)
+        keep = self._choose_kept(batch)
+        left, gradients, transfers = self._settle(batch, offsets, keep)
         self._window.pop()
         self._next_plan += 1
         flushed = Flushed(*self._window.resident()) if checkpoint else None
@@ -194,21 +194,18 @@ class GroupPlanner:
             if self.cache_rows is not None and rows > self.cache_rows:
                 raise PlanError(f"step {self._next_plan}: trainer {rank} would hold {rows} rows of {self.cache_rows}")
 
-    def _choose_kept(self, batch: Pending) -> tuple[UInt8s, bool]:
-        """What stays after this step (empty: all that is used again), and whether slots are scarce.
-
-        Scarce: taking slots before all of the step's are free might take one too many.
-        """
+    def _choose_kept(self, batch: Pending) -> UInt8s:
+        """What stays after this step; empty: all that is used again."""
         first, count, step, window = batch.first_entry, batch.num_entries, batch.step, self._window
-        if self.cache_rows is None or self._ample(batch):
-            return _KEEP_ALL, False
+        if self._all_rows_fit(batch):
+            return _KEEP_ALL
         candidates = np.zeros((self.world_size, self.lookahead + 2), np.int64)
         kernels.count_next(first, count, step, window.links, window.uses, candidates)
         room = self._room(step)
         # Kept across the step d ahead: every candidate whose next use is later than that.
         crossing = candidates[:, ::-1].cumsum(axis=1)[:, ::-1] - candidates
         if (room[:, 1:] >= crossing[:, 1:]).all():
-            return _KEEP_ALL, True
+            return _KEEP_ALL
         counts = np.zeros(self.lookahead + 3, np.int64)
         by_distance, keep = np.empty(count, np.int64), np.zeros(count, np.uint8)
         kernels.sort_by_distance(first, count, step, window.links, counts, by_distance)
@@ -220,13 +217,20 @@ class GroupPlanner:
         stats.shortened_steps += refused > 0
         if refused:
             stats.shortest_view = min(nearest, stats.shortest_view or nearest)
-        return keep, True
+        return keep
 
-    def _ample(self, batch: Pending) -> bool:
-        """Cheap and sufficient: even if every row of the step moved to every trainer, all would fit."""
-        assert self.cache_rows is not None
-        held = int((self._num_fresh - self._num_free).max())
-        return held + batch.num_entries + self._largest.since(batch.step) <= self.cache_rows
+    def _all_rows_fit(self, batch: Pending) -> bool:
+        """Cheap and sufficient: even if every row of the step moved to every trainer, every step in view would fit."""
+        return self.cache_rows is None or (
+            self._most_held() + batch.num_entries + self._largest.since(batch.step) <= self.cache_rows
+        )
+
+    def _slots_abound(self, batch: Pending) -> bool:
+        """Whether no cache can overflow even if all rows of the step moved to one trainer before any of them left."""
+        return self.cache_rows is None or self._most_held() + batch.num_entries <= self.cache_rows
+
+    def _most_held(self) -> int:
+        return int((self._num_fresh - self._num_free).max())
 
     def _room(self, step: int) -> Int64s:
         """Slots that each step ahead leaves free, by trainer and distance."""
@@ -234,7 +238,7 @@ class GroupPlanner:
         ahead = (step + np.arange(self.lookahead + 2)) % self._taken.shape[0]
         return np.ascontiguousarray((self.cache_rows - self._taken[ahead]).T)
 
-    def _settle(self, batch: Pending, offsets: Int64s, keep: UInt8s, *, scarce: bool) -> tuple[Left, Lists, Lists]:
+    def _settle(self, batch: Pending, offsets: Int64s, keep: UInt8s) -> tuple[Left, Lists, Lists]:
         total, world, window = int(offsets[-1]), self.world_size, self._window
         out = Left.empty(total, world)
         self._reserve_slots(np.full(world, batch.num_entries, np.int64))
@@ -252,11 +256,11 @@ class GroupPlanner:
             )  # fmt: skip
             return result
 
-        if scarce:
+        if self._slots_abound(batch):
+            num_gradients, num_transfers = settle(True, True)
+        else:
             num_gradients, _ = settle(True, False)
             _, num_transfers = settle(False, True)
-        else:
-            num_gradients, num_transfers = settle(True, True)
         self._note_held(batch.step, held)
         return (
             out,

@@ -6,6 +6,7 @@ rounded up to powers of two.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,8 @@ class Numbered:
     count: int
     sizes: Int64s
     inverse_N: npt.NDArray[np.uint16] | Int32s
+    wrong: int | None
+    """The first lookup whose key is outside the tables; nothing after it was numbered."""
 
     @property
     def rows_of_rank(self) -> Int64s:
@@ -85,35 +88,53 @@ class Window:
         batches = sum(b.inverse_N.nbytes for b in self.batches)
         return sum(ring.nbytes for ring in rings) + batches
 
-    def number(self, lookups: Lookups, step: int) -> Numbered:
-        """Find the distinct rows of a batch. Must be followed by `enter`, or the window is lost.
+    def push(self, lookups: Lookups, step: int, check: Callable[[Int64s], None]) -> Int64s:
+        """Bring a batch into view, or raise and leave the window as it was.
+
+        Args:
+            lookups: the batch.
+            step: its step.
+            check: is given the number of distinct rows of each trainer, and raises if they are too many.
+
+        Returns:
+            The number of distinct rows of each trainer.
 
         Raises:
-            PlanError: a key is outside the group.
+            PlanError: a key is outside the group, or the view is larger than the planner can number.
         """
+        self._reserve_entries(lookups.keys_N.size)
+        self._reserve_scratch(lookups.keys_N.size)
+        numbered = self._number(lookups)
+        try:
+            if numbered.wrong is not None:
+                raise PlanError(
+                    f"step {step}: key {lookups.keys_N[numbered.wrong]} is outside [0, {self.num_rows}); "
+                    "the reader must check ids"
+                )
+            check(numbered.rows_of_rank)
+            self._reserve_uses(numbered)
+        except Exception:
+            kernels.forget_rows(numbered.count, self._scratch[1], self._row_keys, self.tail)
+            raise
+        self._enter(numbered, lookups, step)
+        return numbered.rows_of_rank
+
+    def _number(self, lookups: Lookups) -> Numbered:
+        """Find the distinct rows of a batch."""
         keys = lookups.keys_N
-        self._reserve_entries(keys.size)
-        if self._row_keys.size <= keys.size:
-            size = max(keys.size, 1024) * 5 // 4
-            self._scratch, self._row_keys = np.empty((6, size), np.int32), np.empty(size, np.int64)
         narrow = np.diff(lookups.bounds).max(initial=0) <= 1 << 16
         inverse = np.empty(keys.size, np.uint16) if narrow else np.empty(keys.size, np.int32)
         latest, previous, first_local, more_rows, more_local, _ = self._scratch
         sizes = np.zeros((3, self.world_size), np.int64)
-        count = kernels.number_rows(
+        end = kernels.number_rows(
             keys, lookups.bounds, self.num_rows, self.tail, self.entry_end, self.records.shape[0] - 1,
             inverse, latest, previous, self._row_keys, first_local, more_rows, more_local, sizes,
         )  # fmt: skip
-        if count < 0:
-            raise PlanError(
-                f"step {step}: key {keys[-count - 1]} is outside [0, {self.num_rows}); the reader must check ids"
-            )
-        return Numbered(count, sizes, inverse)
+        return Numbered(int(sizes[0].max(initial=0)), sizes, inverse, wrong=None if end == keys.size else end)
 
-    def enter(self, numbered: Numbered, lookups: Lookups, step: int) -> None:
+    def _enter(self, numbered: Numbered, lookups: Lookups, step: int) -> None:
         """Bring the numbered batch into view."""
         _, previous, first_local, more_rows, more_local, fill = self._scratch
-        self._reserve_uses(numbered)
         self._use_end += kernels.enter_rows(
             self.entry_end, numbered.count, step, self.records, self.links, self.entry_keys, self.uses, self.locals,
             self._use_end, previous, self._row_keys, first_local, more_rows, more_local, numbered.sizes, fill,
@@ -156,6 +177,11 @@ class Window:
                 for rank, slot in pairs.tolist():
                     used[rank].append(slot)
         return used
+
+    def _reserve_scratch(self, lookups: int) -> None:
+        if self._row_keys.size <= lookups:
+            size = max(lookups, 1024) * 5 // 4
+            self._scratch, self._row_keys = np.empty((6, size), np.int32), np.empty(size, np.int64)
 
     def _reserve_entries(self, count: int) -> None:
         low, need = self.first_living, self.entry_end - self.first_living + count

@@ -57,8 +57,8 @@ def number_rows(
     Fills `inverse` (local index of each lookup); for each distinct row its key, `previous` tail and
     local index at its first user; for each further use, in rank order, its row and local index. Rows
     first used by rank r end before `sizes[0, r]`, its further uses before `sizes[1, r]`, and it has
-    `sizes[2, r]` rows in all. Returns the number of distinct rows, or -1 - i where lookup i has a key
-    outside the tables.
+    `sizes[2, r]` rows in all. Returns the number of lookups that were numbered: all, or those before the
+    first one whose key is outside the tables, whose trainer's rows then end before `sizes[0, r]` too.
 
     A repeated row is a further use or not at random, so the same stores are made either way: those
     that do not count are overwritten by the next that does. The last two arrays have one element more
@@ -73,7 +73,8 @@ def number_rows(
         for i in range(bounds[rank], bounds[rank + 1]):
             key = load(keys, i)
             if np.uint64(key) >= np.uint64(num_rows):
-                return -1 - i
+                sizes[0, rank] = count
+                return i
             prefetch(tail, load(keys, min(i + AHEAD, n - 1)))
             seen = load(tail, key)
             row = (seen - 1 - first) & mask
@@ -99,7 +100,14 @@ def number_rows(
         sizes[0, rank] = count
         sizes[1, rank] = more
         sizes[2, rank] = total - base
-    return count
+    return n
+
+
+@njit(cache=True, nogil=True)
+def forget_rows(count, previous, row_keys, tail):
+    """Undo what `number_rows` wrote into `tail`."""
+    for row in range(count):
+        tail[row_keys[row]] = previous[row]
 
 
 @njit(cache=True, nogil=True)

@@ -2,7 +2,7 @@
 
 Trainers run as far apart as their exchanges let them, several steps are requested ahead, write-backs
 lag and reach each server on their own, and a server answers a fetch once every trainer's watermark
-there has reached the plan's `fetch_after` (design.md section 3, "Consistency").
+there has reached the plan's `fetch_after`. `docs/plan.md` says why that is enough.
 """
 
 import random

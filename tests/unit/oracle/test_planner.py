@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bagpipe.errors import ConfigError, PlanError
@@ -179,6 +179,28 @@ def test_a_key_outside_the_tables_is_refused(key: int) -> None:
     planner = GroupPlanner(num_rows=10, world_size=1, lookahead=1)
     with pytest.raises(PlanError, match=rf"step 0: key {key} is outside \[0, 10\)"):
         planner.push(one_step([3, key, 4]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(stream=streams(spare=st.sampled_from([0, 1, 3])), every=st.integers(1, 4), outside=st.booleans())
+def test_a_refused_batch_changes_nothing(stream: Stream, every: int, outside: bool) -> None:
+    """A batch with a key outside the tables, or with too many rows, leaves no trace in the plans that follow."""
+    keys = list(range(stream.num_rows + outside))
+    bad = Lookups(np.array(keys), np.array([0] + [len(keys)] * stream.world_size), (None,) * stream.world_size)
+    assume(outside or len(keys) > stream.cache_rows)
+    disturbed = stream.planner()
+    push, pushes = disturbed.push, itertools.count()
+
+    def push_bad_batches_too(lookups: Lookups) -> None:
+        if next(pushes) % every == 0:
+            with pytest.raises(PlanError if outside else ConfigError):
+                push(bad)
+        push(lookups)
+
+    disturbed.push = push_bad_batches_too
+    for left, right in zip(stream.plans(disturbed), stream.plans(stream.planner()), strict=True):
+        for a, b in zip(left, right, strict=True):
+            assert_same(a, b)
 
 
 def test_pushing_beyond_the_view_is_refused() -> None:
