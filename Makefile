@@ -14,6 +14,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CRITEO = --set 'spec.data={format: criteo-tsv}' --set spec.data.testFraction=0.1 --set 'spec.data.path=$(abspath $(DATA))'
 DEMO_DATA = $(if $(DATA),$(CRITEO))
 PYTEST := $(BIN)/python -m pytest -q
+# Workers of `make test`: one for each core, but no more than four, for each starts whole jobs of half a dozen processes.
+WORKERS ?= auto
+KERNELS := $(VENV)/.kernels
+# Hundreds of processes import the same files: one of them compiles each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo test lint types imports unit numerics integration bench docs format clean
 
@@ -25,9 +30,10 @@ install: $(STAMP)  ## Create .venv with everything in it; the second time this t
 demo: $(STAMP)  ## Train on generated click logs (or DATA=path/to/train.txt, a Criteo file) and print the test AUC
 	@$(BIN)/bagpipe run examples/demo.yaml $(DEMO_DATA)
 
-test: lint types imports  ## Everything: checks, then every test that this machine can run
+test: $(STAMP)  ## Everything: checks, then every test that this machine can run
+	@$(MAKE) --no-print-directory -j2 lint types imports $(KERNELS)
 	@echo "running every test that this machine can run, about ten minutes"
-	@$(PYTEST) -m "not e2e"
+	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 --dist loadgroup --no-loadscope-reorder -m "not e2e"
 
 lint: $(STAMP)  ## Style and formatting
 	@echo "checking style"
@@ -57,6 +63,11 @@ integration: $(STAMP)  ## Whole jobs as processes, bad input, crashes
 
 bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy
 	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python $$file; done
+
+$(KERNELS): $(STAMP) $(shell grep -rlE 'njit|intrinsic' --include='*.py' bagpipe)
+	@echo "compiling kernels"
+	@$(BIN)/python tools/compile_kernels.py
+	@touch $@
 
 docs: $(STAMP)  ## Generate docs/settings.md from bagpipe/config/document.py
 	@$(BIN)/python -m bagpipe.cli.reference

@@ -15,6 +15,7 @@ import typer
 from bagpipe.cli import checkpoint, data, evaluate, experiment, export, job, oracle, plan, run, server, trainer, version
 from bagpipe.errors import BagpipeError, ExitCode
 from bagpipe.lowlevel.kernel_cache import unpack_kernels
+from bagpipe.lowlevel.process_life import leave
 
 INTERRUPTED = 130
 # typer is built on click, its own copy or the installed one; either way this is the class it raises.
@@ -43,8 +44,8 @@ app.command("version")(version.version)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run one command and exit with its code."""
-    sys.exit(run_command(sys.argv[1:] if argv is None else argv))
+    """Run one command and end this process with its code."""
+    leave(run_command(sys.argv[1:] if argv is None else argv))
 
 
 def run_command(argv: Sequence[str]) -> int:

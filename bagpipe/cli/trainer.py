@@ -18,12 +18,14 @@ def trainer(
 ) -> None:
     """Train one rank of one attempt of a job."""
     from bagpipe.local.role_process import check_index, load_role, log_to_stderr, stop_flag
+    from bagpipe.lowlevel.process_life import loading
 
     log_to_stderr(f"trainer {rank}")
     loaded = load_role(job, run_dir)
     check_index("rank", rank, loaded.spec.trainers.replicas)
     # A wrong job file is told before torch takes its seconds to load.
-    from bagpipe.trainer.loop import run_trainer
+    with loading():
+        from bagpipe.trainer.loop import run_trainer
 
     with stop_flag() as stop:
         run_trainer(loaded, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, stop=stop)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bagpipe.errors import BagpipeError, ConfigError, DataError, ExitCode
+from bagpipe.lowlevel.process_life import leave
 
 KAGGLE_TABLES = (
     *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
@@ -142,13 +143,13 @@ def check_worker_id(worker_id: int, world_size: int) -> None:
 
 
 def exit_with(body: Callable[[], None]) -> NoReturn:
-    """Run a role; a deliberate error is one line on stderr and its exit code."""
+    """Run a role and end this process; a deliberate error is one line on stderr and its exit code."""
     try:
         body()
     except BagpipeError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
-        sys.exit(int(error.exit_code))
+        leave(error.exit_code)
     except Exception:  # noqa: BLE001  # top of every role: a bug shows where it is
         traceback.print_exc()
-        sys.exit(int(ExitCode.SOFTWARE))
-    sys.exit(0)
+        leave(ExitCode.SOFTWARE)
+    leave(ExitCode.DONE)

@@ -418,11 +418,6 @@ def audit() -> Callable[..., list[Raw]]:
     return audited
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks back on everything that was done comes last."""
-    items.sort(key=lambda item: "last" in {m.name for m in item.iter_markers()})
-
-
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Under CI=true a test that skips itself has failed: nothing is left out silently."""

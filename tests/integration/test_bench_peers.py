@@ -22,6 +22,7 @@ DENSE_BYTES = 4 * 494_449
 
 
 @needs_links
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["bound", "ours", "rpc-unique", "published"])

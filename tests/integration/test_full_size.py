@@ -90,6 +90,7 @@ def start(oracle: Listener, checkpoint_dir: Path) -> dict[int, tuple[bytes, str]
     return found
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_full_size_tables(tmp_path: Path) -> None:
     """33.8 M rows on 2 servers: ready within 2 s, memory < 1.1x the touched rows + 8 bytes a table row."""

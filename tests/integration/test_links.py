@@ -8,7 +8,10 @@ from peers import links as module
 from peers.links import Links, LinksError, missing_capability
 
 REASON = missing_capability()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no links can be made here: {REASON}")
+pytestmark = [
+    pytest.mark.alone,
+    pytest.mark.skipif(REASON is not None, reason=f"no links can be made here: {REASON}"),
+]
 GBIT = 0.2
 DUPLEX = Path(module.__file__).with_name("duplex.py")
 
