@@ -13,15 +13,23 @@ import msgspec
 
 from bagpipe.batch import Batch, Cursor
 from bagpipe.config.document import DataConfig, EmbeddingConfig
-from bagpipe.data.encode import Encoder
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import choose_encoding, detect_format, found_tables, layout_of, open_raw, prepared_tables
+from bagpipe.data.formats import (
+    Format,
+    choose_encoding,
+    detect_format,
+    found_tables,
+    layout_of,
+    open_raw,
+    prepared_tables,
+)
 from bagpipe.data.order import EpochOrder, batches_of_epoch
-from bagpipe.data.prepare import data_digest, prepared_cache, train_size
-from bagpipe.data.prepared import PreparedSource, read_info
+from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform, train_size
+from bagpipe.data.prepared import PreparedSource, prepared_transform, read_info, with_report
 from bagpipe.data.raw import RawSource
+from bagpipe.data.transform import Transform
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.tables import TableLayout
@@ -52,13 +60,13 @@ class Dataset:
         source: EncodedSource | PreparedSource,
         *,
         layout: TableLayout,
-        shape: tuple[int, int],
+        transform: Transform,
         counted: Counted | None,
         data: DataConfig,
         seed: int,
     ) -> None:
-        self.layout = layout
-        self.num_dense, self.num_labels = shape
+        self.layout, self.transform = layout, transform
+        self.num_dense, self.num_labels = len(transform.info.dense), transform.info.num_labels
         self._source, self._counted, self._data = source, counted, data
         self.num_train_examples = train_size(counted.examples, data.test_fraction) if counted else None
         self.num_test_examples = (
@@ -126,7 +134,13 @@ class _Tally:
 
 
 def open_dataset(
-    data: DataConfig, embedding: EmbeddingConfig, *, seed: int, work_dir: Path, progress: Progress | None = None
+    data: DataConfig,
+    embedding: EmbeddingConfig,
+    *,
+    seed: int,
+    work_dir: Path,
+    progress: Progress | None = None,
+    kept: Transform | None = None,
 ) -> Dataset:
     """Open a job's data, preparing it first where that is needed.
 
@@ -134,42 +148,60 @@ def open_dataset(
         seed: the job's seed; it orders shuffled epochs and makes synthetic data.
         work_dir: folder for prepared data, reused by later runs.
         progress: called with a stage and a fraction in [0, 1].
+        kept: the transform of the model that is to be resumed or evaluated; None: one is made of the training part.
 
     Raises:
         ConfigError: settings that contradict each other or the data.
-        DataError: data that is missing, unreadable or malformed.
+        DataError: data that is missing, unreadable, malformed, or of another form than `kept` was made for.
     """
     synthetic = data.format == "synthetic"
     files = () if synthetic else find_files(data.path)
     found = "synthetic" if synthetic else detect_format(files, data.format)
     if found == "parquet":
-        if data.encoding not in ("auto", "ids") or data.numeric_bins != "none":
+        if kept is None and (data.encoding not in ("auto", "ids") or data.numeric_bins != "none"):
             raise ConfigError(
                 "data.encoding and data.numericBins do not apply to prepared Parquet; set them when preparing"
             )
-        return _open_prepared(data, embedding, files, seed)
+        return _open_prepared(data, embedding, files, seed, kept)
     raw = open_raw(data, found, files, seed)
-    encoding = choose_encoding(data, raw.schema)
-    tables = found_tables(data, raw.schema, encoding, embedding.tables)
-    if encoding == "vocabulary" or any(t.num_embeddings is None for t in tables):
-        folder = prepared_cache(data, files, embedding.tables, seed, work_dir, progress)
-        return _open_prepared(data, embedding, find_files(str(folder)), seed)
-    layout = layout_of(tables, embedding.tables, embedding.dim)
-    source = EncodedSource(raw, Encoder(raw.schema, layout, encoding), data.readers)
+    if kept is not None:
+        kept.check_source(found, raw.schema)
+    stated = kept or _stated(data, embedding, found, raw)
+    if stated is None or stated.info.encoding == "vocabulary":
+        folder = prepared_cache(data, files, embedding.tables, seed, work_dir, progress, kept)
+        return _open_prepared(data, embedding, find_files(str(folder)), seed, kept)
+    layout = layout_of(stated.info.tables, embedding.tables, embedding.dim)
+    source = EncodedSource(raw, stated.encoder(raw.schema, layout), data.readers)
     counted = Counted(raw.num_examples) if raw.num_examples is not None else None
     if counted is None and data.test_fraction > 0:
         counted = _counted(raw, data, files, seed, work_dir, progress)
-    shape = (len(raw.schema.dense_names), raw.schema.num_labels)
-    return Dataset(source, layout=layout, shape=shape, counted=counted, data=data, seed=seed)
+    return Dataset(source, layout=layout, transform=stated, counted=counted, data=data, seed=seed)
 
 
-def _open_prepared(data: DataConfig, embedding: EmbeddingConfig, files: Sequence[InputFile], seed: int) -> Dataset:
-    info = read_info(files[0])
+def _stated(data: DataConfig, embedding: EmbeddingConfig, found: Format, raw: RawSource) -> Transform | None:
+    """The transform, if nothing has to be learned from the data first."""
+    encoding = choose_encoding(data, raw.schema)
+    tables = found_tables(data, raw.schema, encoding, embedding.tables)
+    if encoding == "vocabulary" or any(t.num_embeddings is None for t in tables):
+        return None
+    return Transform(stated_transform(data, found, raw.schema, encoding, tables))
+
+
+def _open_prepared(
+    data: DataConfig, embedding: EmbeddingConfig, files: Sequence[InputFile], seed: int, kept: Transform | None
+) -> Dataset:
+    files = [file for file in files if file.size]
+    info = with_report(read_info(files[0]), files)
+    transform = prepared_transform(info, files[0]) if kept is None else kept
+    if transform.info not in (info.transform, prepared_transform(info, files[0]).info):
+        raise DataError(
+            f"{files[0].name}: prepared with another transform than the model's, so its rows mean other values; "
+            "give the raw data"
+        )
     layout = layout_of(prepared_tables(info), embedding.tables, embedding.dim)
     source = PreparedSource(files, info, layout, data.readers)
     counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
-    shape = (len(info.dense), info.num_labels)
-    return Dataset(source, layout=layout, shape=shape, counted=counted, data=data, seed=seed)
+    return Dataset(source, layout=layout, transform=transform, counted=counted, data=data, seed=seed)
 
 
 def _counted(

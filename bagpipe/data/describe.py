@@ -16,7 +16,7 @@ from bagpipe.data.encode import select
 from bagpipe.data.encoded import raw_blocks
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import detect_format, layout_of, open_raw, prepared_tables
-from bagpipe.data.prepared import PreparedSource, read_info
+from bagpipe.data.prepared import PreparedSource, read_info, with_report
 from bagpipe.data.raw import Codes, Kind, RawSource, value_text
 from bagpipe.data.vocabulary import ValueCounter
 
@@ -100,7 +100,7 @@ def _describe_raw(raw: RawSource, found: str, files: Sequence[InputFile], reader
 
 
 def _describe_prepared(files: Sequence[InputFile], readers: int) -> Description:
-    info = read_info(files[0])
+    info = with_report(read_info(files[0]), files)
     layout = layout_of(prepared_tables(info), (), 1)
     group, source = layout.groups[0], PreparedSource(files, info, layout, readers)
     counters, labels = [ValueCounter() for _ in group.feature_names], 0.0

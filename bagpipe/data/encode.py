@@ -69,7 +69,7 @@ class Encoder:
         elif group.lookup is not None:
             t = group.lookup
             kernels.vocabulary_keys(
-                codes_N, which_N, group.offsets, t.firsts, t.masks, t.missing, t.codes, t.numbers, keys_N
+                codes_N, which_N, group.offsets, t.firsts, t.masks, t.missing, t.others, t.codes, t.numbers, keys_N
             )
         return SparseBlock(keys_N, lengths_BT)
 

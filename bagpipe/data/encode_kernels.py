@@ -112,11 +112,12 @@ def vocabulary_keys(
     firsts: Any,
     masks: Any,
     missing: Any,
+    others: Any,
     codes: Any,
     numbers: Any,
     out_N: Any,
 ) -> None:
-    """Rows of known values; row 0 for every other. All tables lie one after another in `codes`."""
+    """Rows of known values; the first `others` rows for all else, by hash. Tables lie one after another in `codes`."""
     for i in range(codes_N.shape[0]):
         place, code = which_N[i], codes_N[i]
         if code == 0:
@@ -124,4 +125,6 @@ def vocabulary_keys(
         else:
             found = find_place(codes, firsts[place], masks[place], code)
             row = np.int64(numbers[found]) if codes[found] == code else np.int64(0)
+            if row == 0 and others[place] > 1:
+                row = np.int64(mix(code) % np.uint64(others[place]))
         out_N[i] = offsets[place] + row

@@ -5,25 +5,27 @@ glob come in natural order (`part_2` before `part_10`), because file order is ex
 X5). Text leaves this module as blocks of whole lines; what a line means is decided elsewhere.
 """
 
-import bz2
 import glob
-import gzip
 import importlib
-import lzma
 import os
 import re
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
+from bagpipe.data.compressed import decompressed
 from bagpipe.errors import ConfigError, DataError, StorageError
 
 BLOCK_BYTES = 4 << 20
 LONGEST_LINE = 64 << 20
-_MAGIC = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"))
-_TRUNCATED = "fetch the file again, it was cut short or damaged"
+_NO_DATA = re.compile(
+    r"[._].*|readme(\..*)?|licen[cs]e(\..*)?|(md5|sha\d+)sums?(\.txt)?|checksums?(\..*)?|tables\.json|emb_table_info\.txt"
+    r"|.*\.(md|md5|sha1|sha256|sha512|crc|asc|sig|lock|tmp|yaml|yml|py|html)",
+    re.IGNORECASE,
+)
+"""Names in a folder that are no data: hidden files, marks of other programs, descriptions, checksums, what describes
+prepared data. A file that `data.path` names itself is read whatever its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +70,21 @@ def find_files(path: str | Sequence[str]) -> tuple[InputFile, ...]:
 
 def read_head(file: InputFile, size: int = 65536) -> bytes:
     """The first bytes of the file, decompressed."""
-    with file.open() as raw, _decompressed(file.name, raw) as stream:
+    with file.open() as raw, decompressed(file.name, raw) as stream:
         return stream.read(size)
 
 
 def text_blocks(files: Sequence[InputFile], block_bytes: int = BLOCK_BYTES) -> Iterator[TextBlock]:
     """The text of all files in order, in blocks of whole lines; a block never spans two files."""
     for file in files:
-        with file.open() as raw, _decompressed(file.name, raw) as stream:
+        with file.open() as raw, decompressed(file.name, raw) as stream:
             yield from _line_blocks(file.name, stream, block_bytes)
 
 
 def _line_blocks(name: str, stream: IO[bytes], block_bytes: int) -> Iterator[TextBlock]:
     line, rest = 1, b""
     while True:
-        try:
-            data = stream.read(block_bytes)
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                f"{name}: compressed data ends or breaks after line {line} ({error}); {_TRUNCATED}"
-            ) from error
+        data = stream.read(block_bytes)
         if not data:
             break
         cut = data.rfind(b"\n") + 1
@@ -104,23 +101,6 @@ def _line_blocks(name: str, stream: IO[bytes], block_bytes: int) -> Iterator[Tex
 
 
 @contextmanager
-def _decompressed(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
-    """By content, not by suffix: a renamed file still opens."""
-    head = raw.read(6)
-    raw.seek(0)
-    kind = next((kind for magic, kind in _MAGIC if head.startswith(magic)), "plain")
-    openers: dict[str, Callable[[IO[bytes]], Any]] = {"gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open}
-    if kind not in openers:
-        yield raw
-        return
-    with openers[kind](raw) as stream:
-        try:
-            yield cast("IO[bytes]", stream)
-        except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(f"{name}: unreadable {kind} data ({error}); {_TRUNCATED}") from error
-
-
-@contextmanager
 def _reading(name: str) -> Iterator[None]:
     """Translate what the file system says into our errors."""
     try:
@@ -130,8 +110,6 @@ def _reading(name: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{name}: permission denied; make the file readable for this user") from error
     except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise
         raise StorageError(f"{name}: {error.strerror or error}") from error
 
 
@@ -140,11 +118,29 @@ def _find(path: str) -> list[InputFile]:
         return _find_remote(path)
     with _reading(path):
         if os.path.isdir(path):
-            names = [e.path for e in os.scandir(path) if e.is_file() and not e.name.startswith((".", "_"))]
-            return _listed(path, "folder", [n for n in names if os.path.basename(n) != "tables.json"])
+            return _listed(path, "folder", _below(path))
         if glob.has_magic(path) and not os.path.exists(path):
-            return _listed(path, "glob", [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)])
+            found = [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)]
+            return _listed(path, "glob", [n for n in found if is_data(os.path.basename(n))])
         return [_local(path)]
+
+
+def is_data(name: str) -> bool:
+    """Whether a file found in a folder is taken for data, by its name without its folder."""
+    return _NO_DATA.fullmatch(name) is None
+
+
+def _below(folder: str) -> list[str]:
+    """Data files of a folder and of all folders below it that are not hidden."""
+    found = []
+    for place, folders, names in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        found += [os.path.join(place, name) for name in names if is_data(name)]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _local(name: str) -> InputFile:
@@ -182,14 +178,11 @@ def _find_remote(url: str) -> list[InputFile]:
     system, path = _remote(url)
     with _reading(url):
         if glob.has_magic(path):
-            names = [str(n) for n in system.glob(path)]
+            kept = [str(n) for n in system.glob(path) if is_data(os.path.basename(str(n)))]
         elif system.isdir(path):
-            names = [str(n) for n in system.ls(path, detail=False)]
+            kept = [n for n in map(str, system.find(path)) if _visible(n, str(path))]
         else:
-            names = [str(path)]
-        kept = [
-            n for n in names if not os.path.basename(n).startswith((".", "_")) and os.path.basename(n) != "tables.json"
-        ]
+            kept = [str(path)]
         if not kept:
             raise DataError(f"{url}: no files; check data.path")
         found = []
@@ -201,3 +194,9 @@ def _find_remote(url: str) -> list[InputFile]:
                 )
                 found.append(InputFile(str(system.unstrip_protocol(name)), int(info.get("size") or 0), stamp))
         return found
+
+
+def _visible(name: str, root: str) -> bool:
+    """Whether an object below `root` is data, and no folder on the way to it is hidden."""
+    *folders, last = name.removeprefix(root).strip("/").split("/")
+    return is_data(last) and not any(folder.startswith((".", "_")) for folder in folders)

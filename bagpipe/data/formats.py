@@ -9,12 +9,14 @@ from typing import Literal
 
 from bagpipe.config.document import DataConfig
 from bagpipe.data.caserlines import CaserLines
+from bagpipe.data.compressed import what_else
 from bagpipe.data.files import InputFile, read_head
 from bagpipe.data.jsonlines import JsonLines
 from bagpipe.data.prepared import PreparedInfo
 from bagpipe.data.raw import RawSchema, RawSource
 from bagpipe.data.separated import AvazuText, CriteoText
 from bagpipe.data.synthetic import SyntheticLogs
+from bagpipe.data.transform import KeptTable
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
 
@@ -47,6 +49,8 @@ def detect_format(files: Sequence[InputFile], stated: Format | Literal["auto"]) 
         if stated not in ("auto", "parquet"):
             raise DataError(f"{file.name}: a Parquet file, but data.format is {stated}; set data.format: parquet")
         return "parquet"
+    if what := what_else(head):
+        raise DataError(f"{file.name}: {what}")
     if stated == "parquet":
         raise DataError(
             f"{file.name}: not a Parquet file; set data.format to the format of the text, or prepare it first"
@@ -132,7 +136,7 @@ def prepared_tables(info: PreparedInfo) -> tuple[FoundTable, ...]:
     return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables)
 
 
-def layout_of(tables: Sequence[FoundTable], named: Sequence[Table], dim: int) -> TableLayout:
+def layout_of(tables: Sequence[FoundTable | KeptTable], named: Sequence[Table], dim: int) -> TableLayout:
     """Tables with widths: the named ones as they are, found ones `dim` wide."""
     if named:
         return TableLayout.of(named)

@@ -2,32 +2,32 @@
 
 `sparse` may be ragged (`[[user], [item, item]]`), `label` may be a list, `dense` may be empty. The first
 line fixes the shape (numbers of labels, dense values, features, ragged or not) for all the others.
-Values are ids: row numbers of their tables.
+Values are ids, any integer of 64 bits with or without a sign: row numbers of their tables, or values to be hashed or
+counted. An id is its 64 bits, so -1 and 2^64 - 1 are the same.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Annotated
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from bagpipe.batch import Floats, Lengths
 from bagpipe.data.files import InputFile, TextBlock, read_head, text_blocks
-from bagpipe.data.raw import RawBlock, RawFeature, RawSchema
+from bagpipe.data.raw import Codes, RawBlock, RawFeature, RawSchema
 from bagpipe.data.separated import REMEDY
 from bagpipe.errors import DataError
-
-Id = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
-"""Anything wider does not fit an array; whether it fits its table is checked when it is encoded."""
 
 
 class _Record(msgspec.Struct):
     label: float | list[float]
-    sparse: list[Id | list[Id]]
+    sparse: list[int | list[int]]
     dense: list[float] = []
 
 
+LARGEST = float(np.finfo(np.float32).max)
 _DECODER = msgspec.json.Decoder(_Record)
 
 
@@ -65,6 +65,14 @@ class JsonLines:
         return 0, text_blocks(self.files)
 
     def parse(self, piece: TextBlock) -> RawBlock:
+        block = self._parse(piece, careful=False)
+        if block is None:
+            block = self._parse(piece, careful=True)
+        assert block is not None
+        return block
+
+    def _parse(self, piece: TextBlock, *, careful: bool) -> RawBlock | None:
+        """None: some value does not fit, and only a careful look at each record tells which."""
         records: list[_Record] = []
         lines: list[int] = []
         bad, first_bad = 0, None
@@ -73,7 +81,7 @@ class JsonLines:
                 continue
             try:
                 record = _DECODER.decode(text)
-                problem = self._misshapen(record)
+                problem = self._misshapen(record) or (self._out_of_range(record) if careful else None)
             except msgspec.DecodeError as error:
                 problem = str(error)
             if problem is None:
@@ -84,7 +92,10 @@ class JsonLines:
             first_bad = first_bad or f"{piece.file}:{line}: malformed record: {problem}"
             if not self.skip_bad:
                 raise DataError(f"{first_bad}; {REMEDY}")
-        return self._block(piece.file, records, lines, bad, first_bad)
+        arrays = self._arrays(records, careful=careful)
+        if arrays is None:
+            return None
+        return RawBlock(*arrays, piece.file, np.array(lines, np.int64), bad, first_bad)
 
     def _misshapen(self, record: _Record) -> str | None:
         schema = self.schema
@@ -97,21 +108,39 @@ class JsonLines:
             return "expected one integer for each sparse feature, found a list"
         return None
 
-    def _block(self, file: str, records: list[_Record], lines: list[int], bad: int, first_bad: str | None) -> RawBlock:
-        schema = self.schema
-        labels = np.array([_labels(r) for r in records], np.float32).reshape(len(records), schema.num_labels)
-        dense = np.array([r.dense for r in records], np.float32).reshape(len(records), len(schema.dense_names))
-        lengths, values = None, chain.from_iterable(r.sparse for r in records)
+    def _out_of_range(self, record: _Record) -> str | None:
+        for value in (*_labels(record), *record.dense):
+            if not abs(value) <= LARGEST:
+                return f"expected labels and dense values of 32 bits, found {value}"
+        for value in chain.from_iterable(_lists(record)):
+            if not -(2**63) <= value < 2**64:
+                return f"expected ids of 64 bits, found {value}"
+        return None
+
+    def _arrays(self, records: list[_Record], *, careful: bool) -> tuple[Floats, Floats, Codes, Lengths | None] | None:
+        schema, count = self.schema, len(records)
+        labels = np.array([_labels(r) for r in records], np.float64).reshape(count, schema.num_labels)
+        dense = np.array([r.dense for r in records], np.float64).reshape(count, len(schema.dense_names))
+        if not all(np.all(np.abs(values) <= LARGEST) for values in (labels, dense)):
+            return None
+        lengths = None
         if schema.jagged:
-            lists = [[v if isinstance(v, list) else [v] for v in r.sparse] for r in records]
-            lengths = np.array([[len(v) for v in r] for r in lists], np.int32).reshape(
-                len(records), len(schema.features)
-            )
-            values = chain.from_iterable(v for r in lists for v in r)
-        ids = np.fromiter(values, np.int64)
-        return RawBlock(
-            labels, dense, (ids + 1).view(np.uint64), lengths, file, np.array(lines, np.int64), bad, first_bad
-        )
+            lengths = np.array([[len(v) for v in _lists(r)] for r in records], np.int32)
+            lengths = lengths.reshape(count, len(schema.features))
+        values: list[Any] = list(chain.from_iterable(r.sparse for r in records))
+        if schema.jagged:
+            values = [v for r in records for v in chain.from_iterable(_lists(r))]
+        try:
+            ids = np.array(values, np.int64)
+        except OverflowError:
+            if not careful:
+                return None
+            ids = np.array([v & 0xFFFF_FFFF_FFFF_FFFF for v in values], np.uint64).view(np.int64)
+        return labels.astype(np.float32), dense.astype(np.float32), (ids + 1).view(np.uint64), lengths
+
+
+def _lists(record: _Record) -> list[list[int]]:
+    return [v if isinstance(v, list) else [v] for v in record.sparse]
 
 
 def _labels(record: _Record) -> list[float]:

@@ -21,7 +21,7 @@ from bagpipe.batch import Batch
 from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.files import find_files
-from bagpipe.data.prepare import replacing
+from bagpipe.data.output import check_output, replacing
 from bagpipe.data.ratings import read_ratings, windows
 from bagpipe.errors import ConfigError
 from bagpipe.tables import TableLayout
@@ -71,9 +71,12 @@ def write_paper_format(
         DataError: the data cannot be read.
         StorageError: the output cannot be written; nothing half-written is left.
     """
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out}: exists already; choose another folder or allow overwriting")
-    with replacing(out) as folder, tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
+    sources = [] if data.format == "synthetic" else [f.name for f in find_files(data.path)]
+    check_output(out, sources, overwrite=overwrite)
+    with (
+        replacing(out, mark=True) as folder,
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{out.name}.") as work,
+    ):
         if kind == "caser-json":
             lines, sizes = _caser(data, sequences, seed)
         else:

@@ -6,12 +6,8 @@ row group and the distinct values; it does not grow with the file. Output appear
 only when it is complete.
 """
 
-import errno
 import hashlib
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,20 +20,32 @@ import pyarrow.parquet as pq
 
 from bagpipe.config.document import DataConfig
 from bagpipe.data import encode_kernels
-from bagpipe.data.encode import Encoder
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples, count_values, largest_ids
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import Format, FoundTable, choose_encoding, detect_format, found_tables, open_raw
 from bagpipe.data.order import cut
-from bagpipe.data.prepared import ROW_GROUP, TABLES_FILE, VERSION, PreparedInfo, PreparedTable, Recipe
-from bagpipe.data.raw import RawSource, value_text
+from bagpipe.data.output import check_output, replacing
+from bagpipe.data.prepared import (
+    REPORT_KEY,
+    ROW_GROUP,
+    TRANSFORM_FOLDER,
+    VERSION,
+    PreparedInfo,
+    Recipe,
+    Report,
+    read_info,
+)
+from bagpipe.data.raw import RawSchema, RawSource
+from bagpipe.data.transform import KeptFeature, KeptTable, Transform, TransformInfo
 from bagpipe.data.vocabulary import Vocabulary
-from bagpipe.errors import ConfigError, DataError, StorageError
+from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
 
 ROWS_PER_PART = 64 * ROW_GROUP
-VOCABULARY_FILE = "_vocabulary.parquet"
+FIRST_PART = "part-00000.parquet"
+MOST_FOUND_ROWS = 1 << 32
+"""Rows of a table whose size is found in the data; a larger one has to be listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,24 +65,28 @@ def prepare(
     seed: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
+    kept: Transform | None = None,
 ) -> Prepared:
     """Write `data` as prepared Parquet to the folder `out`, for the tables that the job names, if it names any.
+
+    Args:
+        kept: an earlier transform to encode with; None: one is made of the training part.
 
     Raises:
         ConfigError: `out` exists, the data is prepared already, or the settings contradict each other.
         DataError: the data cannot be read.
         StorageError: the output cannot be written; nothing half-written is left.
     """
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out}: exists already; choose another folder or allow overwriting")
     files = () if data.format == "synthetic" else find_files(data.path)
+    check_output(out, [f.name for f in files], overwrite=overwrite)
     found: Format = "synthetic" if data.format == "synthetic" else detect_format(files, data.format)
     if found == "parquet":
         raise ConfigError(f"{files[0].name}: prepared already; name the raw logs in data.path")
     raw = open_raw(data, found, files, seed)
     with replacing(out) as folder:
-        result = _Preparation(data, found, raw, tuple(tables), progress or (lambda stage, fraction: None)).write(folder)
-    return Prepared(out, result[0], result[1])
+        tell = progress or (lambda stage, fraction: None)
+        examples, info = _Preparation(data, found, raw, tuple(tables), tell, kept).write(folder)
+    return Prepared(out, examples, info)
 
 
 def prepared_cache(
@@ -84,12 +96,23 @@ def prepared_cache(
     seed: int,
     work_dir: Path,
     progress: Progress | None,
+    kept: Transform | None = None,
 ) -> Path:
-    """The prepared folder of this data in `work_dir`, made unless it is there from an earlier run."""
+    """The prepared folder of this data in `work_dir`, made unless it is there from an earlier run.
+
+    A folder is there whole or not at all; with a kept transform, only one that was made with it will do.
+    """
     folder = work_dir / f"prepared-{data_digest(data, files, tables, seed)}"
-    if not (folder / TABLES_FILE).exists():
-        prepare(data, folder, tables=tables, seed=seed, overwrite=True, progress=progress)
+    if kept is not None and not _made_with(folder, kept):
+        folder = folder.with_name(f"{folder.name}-{kept.digest[:8]}")
+    if not (folder / FIRST_PART).exists():
+        prepare(data, folder, tables=tables, seed=seed, overwrite=True, progress=progress, kept=kept)
     return folder
+
+
+def _made_with(folder: Path, kept: Transform) -> bool:
+    part = folder / FIRST_PART
+    return part.exists() and read_info(InputFile(str(part), part.stat().st_size, "")).transform == kept.info
 
 
 def data_digest(data: DataConfig, files: Sequence[InputFile], tables: Sequence[Table], seed: int) -> str:
@@ -119,31 +142,44 @@ class _Preparation:
     raw: RawSource
     named: tuple[Table, ...]
     progress: Progress
+    kept: Transform | None
+    counted: Counted | None = None
 
     def write(self, folder: Path) -> tuple[int, PreparedInfo]:
-        encoding = choose_encoding(self.data, self.raw.schema)
-        tables = found_tables(self.data, self.raw.schema, encoding, self.named)
-        vocabularies: dict[str, Vocabulary] | None = None
-        counted: Counted | None = None
-        if encoding == "vocabulary":
-            tables, vocabularies, counted = self._vocabularies(tables)
-            _write_vocabulary(folder / VOCABULARY_FILE, self.raw, tables, vocabularies)
-        elif any(t.num_embeddings is None for t in tables):
-            self.progress("finding table sizes", 0.0)
-            sizes, counted = largest_ids(self.raw, tables, self.data.readers)
-            tables = tuple(FoundTable(t.name, n, t.feature_names) for t, n in zip(tables, sizes, strict=True))
-        info = self._info(tables, encoding)
+        transform = self.kept or self._learn()
+        if transform.vocabularies is not None:
+            transform.save(folder / TRANSFORM_FOLDER)
+        info = self._info(transform)
         layout = TableLayout.of(Table(t.name, t.num_embeddings, 1, t.feature_names) for t in info.tables)
-        source = EncodedSource(self.raw, Encoder(self.raw.schema, layout, encoding, vocabularies), self.data.readers)
-        total = counted.examples if counted else self.raw.num_examples
-        examples = _write_parts(folder, info, layout, source.read(0, None), total, self.progress)
+        source = EncodedSource(self.raw, transform.encoder(self.raw.schema, layout), self.data.readers)
+        total = self.counted.examples if self.counted else self.raw.num_examples
+        examples = _write_parts(
+            folder,
+            info,
+            layout,
+            source.read(0, None),
+            lambda: Report(source.bad_lines, source.first_bad),
+            lambda done: self.progress("writing Parquet", done / total if total else 0.0),
+        )
         if examples == 0:
             raise DataError(
                 f"{source.first_bad or 'data.path'}: no valid example in the data; check data.path and data.format"
             )
-        info = msgspec.structs.replace(info, bad_lines=source.bad_lines, first_bad=source.first_bad)
-        (folder / TABLES_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=2) + b"\n")
-        return examples, info
+        return examples, msgspec.structs.replace(info, bad_lines=source.bad_lines, first_bad=source.first_bad)
+
+    def _learn(self) -> Transform:
+        """The passes before encoding: sizes or vocabularies of all tables, from the training part."""
+        encoding = choose_encoding(self.data, self.raw.schema)
+        tables = found_tables(self.data, self.raw.schema, encoding, self.named)
+        vocabularies: dict[str, Vocabulary] | None = None
+        if encoding == "vocabulary":
+            tables, vocabularies, self.counted = self._vocabularies(tables)
+        elif any(t.num_embeddings is None for t in tables):
+            self.progress("finding table sizes", 0.0)
+            sizes, self.counted = largest_ids(self.raw, tables, self.data.readers)
+            tables = tuple(FoundTable(t.name, n, t.feature_names) for t, n in zip(tables, sizes, strict=True))
+            _check_found(tables)
+        return Transform.of(stated_transform(self.data, self.found, self.raw.schema, encoding, tables), vocabularies)
 
     def _vocabularies(
         self, tables: tuple[FoundTable, ...]
@@ -168,19 +204,49 @@ class _Preparation:
         sized = tuple(FoundTable(t.name, t.num_embeddings or made[t.name].num_rows, t.feature_names) for t in tables)
         return sized, made, counted or seen
 
-    def _info(self, tables: Sequence[FoundTable], encoding: str) -> PreparedInfo:
-        data, schema = self.data, self.raw.schema
+    def _info(self, transform: Transform) -> PreparedInfo:
+        data, schema, kept = self.data, self.raw.schema, transform.info
         recipe = Recipe(
             self.found,
-            encoding,
-            data.hash_size,
-            data.min_count,
-            data.numeric_bins,
+            kept.encoding,
+            kept.hash_size,
+            kept.min_count,
+            kept.numeric_bins,
             data.test_fraction,
             data.on_bad_line,
         )
-        listed = tuple(PreparedTable(t.name, t.num_embeddings or 1, t.feature_names) for t in tables)
-        return PreparedInfo(VERSION, schema.num_labels, schema.dense_names, schema.jagged, listed, recipe)
+        return PreparedInfo(
+            VERSION, schema.num_labels, schema.dense_names, schema.jagged, kept.tables, recipe, transform=kept
+        )
+
+
+def stated_transform(
+    data: DataConfig, found: Format, schema: RawSchema, encoding: str, tables: Sequence[FoundTable]
+) -> TransformInfo:
+    """The transform before anything is learned but the sizes of tables."""
+    return TransformInfo(
+        source=found,
+        encoding=encoding,
+        hash_size=data.hash_size,
+        min_count=data.min_count,
+        numeric_bins=data.numeric_bins,
+        num_labels=schema.num_labels,
+        dense=schema.dense_names,
+        jagged=schema.jagged,
+        features=tuple(KeptFeature(f.name, f.kind) for f in schema.features),
+        tables=tuple(KeptTable(t.name, t.num_embeddings or 1, t.feature_names) for t in tables),
+    )
+
+
+def _check_found(tables: Sequence[FoundTable]) -> None:
+    """Ids that are no row numbers would make tables as large as the largest of them."""
+    for table in tables:
+        rows, names = table.num_embeddings or 0, ", ".join(table.feature_names)
+        if rows > MOST_FOUND_ROWS:
+            raise DataError(
+                f"data.path: feature {names} has the id {rows - 1}; as row numbers its ids need {rows:,} rows; "
+                "set data.encoding to hash or vocabulary, or list the table in embedding.tables"
+            )
 
 
 def _write_parts(
@@ -188,9 +254,10 @@ def _write_parts(
     info: PreparedInfo,
     layout: TableLayout,
     pieces: Iterator[Examples],
-    total: int | None,
-    progress: Progress,
+    report: Callable[[], Report],
+    progress: Callable[[int], None],
 ) -> int:
+    """Write all parts; the last one's footer says `report` too. Returns the number of examples."""
     schema, written = info.arrow_schema(), 0
     part: pq.ParquetWriter | None = None
     try:
@@ -204,7 +271,9 @@ def _write_parts(
             if part is not None:
                 part.write_table(_arrow_table(examples, info, layout, schema), row_group_size=ROW_GROUP)
             written += len(examples)
-            progress("writing Parquet", written / total if total else 0.0)
+            progress(written)
+        if part is not None:
+            part.add_key_value_metadata({REPORT_KEY: msgspec.json.encode(report())})
     finally:
         if part is not None:
             part.close()
@@ -230,49 +299,3 @@ def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, sc
         offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths[:, 0], dtype=np.int32)])
         columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows), type=kind))
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _write_vocabulary(
-    path: Path, raw: RawSource, tables: Sequence[FoundTable], vocabularies: dict[str, Vocabulary]
-) -> None:
-    """One row for each value that has a row of its own: what a server of the trained model looks values up in."""
-    kinds = {f.name: f.kind for f in raw.schema.features}
-    schema = pa.schema([("table", pa.string()), ("value", pa.string()), ("row", pa.int64()), ("count", pa.int64())])
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for table in tables:
-            vocabulary, kind = vocabularies[table.name], kinds[table.feature_names[0]]
-            for at in range(0, len(vocabulary.codes), ROW_GROUP):
-                codes = vocabulary.codes[at : at + ROW_GROUP].tolist()
-                values = [value_text(code, kind) for code in codes]
-                rows = np.arange(at + 1, at + 1 + len(codes))
-                counts = vocabulary.counts[at : at + ROW_GROUP]
-                columns = [pa.array([table.name] * len(codes)), pa.array(values), pa.array(rows), pa.array(counts)]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-
-
-@contextmanager
-def _writing(out: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder and its permissions"
-        raise StorageError(f"{out}: cannot write prepared data: {error.strerror or error}; {remedy}") from error
-
-
-@contextmanager
-def replacing(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its name if the body succeeds, and vanishes if not."""
-    temporary: Path | None = None
-    try:
-        with _writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-            yield temporary
-            if out.exists():
-                shutil.rmtree(out)
-            temporary.chmod(0o755)
-            temporary.rename(out)
-            temporary = None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

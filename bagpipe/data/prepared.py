@@ -1,9 +1,9 @@
 """The prepared format: Parquet files with one column for each feature, and what they say about themselves.
 
-A prepared folder holds `part-*.parquet`, `tables.json` (`PreparedInfo`, written last: without it the folder
-is not complete) and, with a vocabulary, `_vocabulary.parquet` (table, value, row, count). Every part also
-carries the info in its own metadata, so a part alone can be read. Columns: `label` (or `label_0`...),
-`dense_<name>` float32, `sparse_<name>` int32 (int64 for tables beyond 2^31 rows), or lists of them if multi-valued.
+A prepared folder holds `part-*.parquet` and, where values have rows of their own, `_transform/` with the vocabulary.
+Every part carries `PreparedInfo` in its metadata, so a part alone can be read, and a folder is ordinary Parquet for
+every other program. Columns: `label` (or `label_0`...), `dense_<name>` float32, `sparse_<name>` int32 (int64 for tables
+beyond 2^31 rows), or lists of them if multi-valued.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,22 +22,23 @@ from bagpipe.data import prepared_kernels as kernels
 from bagpipe.data.encode import feature_positions
 from bagpipe.data.examples import Examples, Int64s
 from bagpipe.data.files import InputFile
+from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array
 from bagpipe.data.raw import ordered_map
+from bagpipe.data.transform import KeptTable, Transform, TransformInfo, load_transform
 from bagpipe.errors import DataError
 from bagpipe.tables import TableLayout
 
 VERSION = 1
 ROW_GROUP = 1 << 16
 METADATA_KEY = b"bagpipe"
-TABLES_FILE = "tables.json"
+REPORT_KEY = b"bagpipe.report"
+"""In the last part only: what was known once all parts were written."""
+TRANSFORM_FOLDER = "_transform"
+OLD_TABLES_FILE = "tables.json"
+"""Folders prepared before November 2026 have their `PreparedInfo` in this file too."""
 
 
-class PreparedTable(msgspec.Struct, frozen=True, rename="camel"):
-    """A table found in the data; its width is the job's choice."""
-
-    name: str
-    num_embeddings: int
-    feature_names: tuple[str, ...]
+PreparedTable = KeptTable
 
 
 class Recipe(msgspec.Struct, frozen=True, rename="camel"):
@@ -53,8 +53,16 @@ class Recipe(msgspec.Struct, frozen=True, rename="camel"):
     on_bad_line: str
 
 
+class Report(msgspec.Struct, frozen=True, rename="camel"):
+    """What the last part adds."""
+
+    bad_lines: int
+    first_bad: str | None
+    train_examples: int | None = None
+
+
 class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
-    """The content of `tables.json`."""
+    """What a prepared part says about itself."""
 
     version: int
     num_labels: int
@@ -64,14 +72,27 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
     recipe: Recipe
     bad_lines: int = 0
     first_bad: str | None = None
+    transform: TransformInfo | None = None
+    """None: prepared before transforms were kept, or by somebody else."""
+    train_examples: int | None = None
+    """Where the training part ends, if the data was split while it was prepared."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(f for t in self.tables for f in t.feature_names)
 
     @property
+    def shape(self) -> tuple[object, ...]:
+        """What all files read together have to share."""
+        return (self.tables, self.dense, self.num_labels, self.jagged)
+
+    @property
     def label_columns(self) -> list[str]:
         return ["label"] if self.num_labels == 1 else [f"label_{i}" for i in range(self.num_labels)]
+
+    @property
+    def dense_columns(self) -> list[str]:
+        return [f"dense_{name}" for name in self.dense]
 
     def arrow_schema(self) -> pa.Schema:
         fields = [(name, pa.float32()) for name in self.label_columns]
@@ -111,7 +132,11 @@ class PreparedSource:
     def __init__(self, files: Sequence[InputFile], info: PreparedInfo, layout: TableLayout, readers: int = 0) -> None:
         self.info, self.layout, self._readers = info, layout, readers
         self._groups = tuple(_group(info, layout, i) for i in range(len(layout.groups)))
-        self._pieces = tuple(piece for file in files for piece in _pieces(file, info))
+        numbers = info.label_columns + info.dense_columns
+        ids: Role = "ids" if info.jagged else "id"
+        sparse = dict.fromkeys(c for g in self._groups for c in g.columns)
+        self._columns: tuple[tuple[str, Role], ...] = (*((n, "number") for n in numbers), *((n, ids) for n in sparse))
+        self._pieces = tuple(piece for file in files if file.size for piece in _pieces(file, info, self._columns))
         self.num_examples = sum(p.num_rows for p in self._pieces)
 
     def __repr__(self) -> str:
@@ -135,8 +160,7 @@ class PreparedSource:
             yield examples.slice(max(0, start - at), min(len(examples), end - at))
 
     def _read(self, piece: _Piece) -> Examples:
-        names = self.info.label_columns + [f"dense_{n}" for n in self.info.dense]
-        names += list(dict.fromkeys(c for g in self._groups for c in g.columns))
+        names = [name for name, _ in self._columns]
         try:
             with open_parquet(piece.file, piece.metadata) as parquet:
                 table = parquet.read_row_group(piece.index, columns=names, use_threads=False)
@@ -144,29 +168,28 @@ class PreparedSource:
             raise DataError(
                 f"{piece.file.name}: row group {piece.index} is damaged ({error}); prepare the data again"
             ) from error
-        labels_BL = _floats(table, self.info.label_columns)
-        dense_BF = _floats(table, [f"dense_{n}" for n in self.info.dense])
+        labels_BL = _floats(table, self.info.label_columns, piece)
+        dense_BF = _floats(table, self.info.dense_columns, piece)
         return Examples(labels_BL, dense_BF, tuple(self._block(g, table, piece) for g in self._groups))
 
     def _block(self, group: _Group, table: pa.Table, piece: _Piece) -> SparseBlock:
-        columns = [table.column(name) for name in group.columns]
+        where = (piece.file.name, piece.first_row)
         if not self.info.jagged:
-            stacked = np.stack([_numpy(c) for c in columns])
-            keys_BT = np.empty((table.num_rows, len(columns)), np.int64)
+            stacked = np.stack([id_array(table, name, *where) for name in group.columns])
+            keys_BT = np.empty((table.num_rows, len(group.columns)), np.int64)
             wrong = kernels.interleave_ids(stacked, group.offsets, group.sizes, keys_BT)
             if wrong >= 0:
-                example, feature = divmod(wrong, len(columns))
+                example, feature = divmod(wrong, len(group.columns))
                 raise _out_of_range(group, piece, example, feature, int(keys_BT[example, feature]))
             return SparseBlock(keys_BT.reshape(-1))
-        lists = [c.combine_chunks() for c in columns]
-        lengths_BT = np.ascontiguousarray(np.stack([np.diff(_numpy(c.offsets)) for c in lists], axis=1), np.int32)
-        values = [_numpy(c.flatten()) for c in lists]
+        values, lengths = zip(*(id_lists(table, name, *where) for name in group.columns), strict=True)
+        lengths_BT = np.ascontiguousarray(np.stack(lengths, axis=1))
         starts = np.cumsum([0] + [len(v) for v in values])[:-1]
         keys_N = np.empty(sum(len(v) for v in values), np.int64)
         wrong = kernels.interleave_lists(np.concatenate(values), starts, lengths_BT, group.offsets, group.sizes, keys_N)
         if wrong >= 0:
             before = np.cumsum(lengths_BT.reshape(-1))
-            example, feature = divmod(int(np.searchsorted(before, wrong, side="right")), len(columns))
+            example, feature = divmod(int(np.searchsorted(before, wrong, side="right")), len(group.columns))
             raise _out_of_range(group, piece, example, feature, int(keys_N[wrong]))
         return SparseBlock(keys_N, lengths_BT)
 
@@ -201,19 +224,66 @@ def read_info(file: InputFile) -> PreparedInfo:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{file.name}: no such file; check data.path") from error
         raise DataError(f"{file.name}: not a readable Parquet file ({error}); prepare the data again") from error
-    text = metadata.get(METADATA_KEY)
-    if text is None:
+    text, listed = metadata.get(METADATA_KEY), _listed_beside(file)
+    own = _decode(text, file.name) if text is not None else None
+    # The same list; a part that another program has rewritten may have lost its own.
+    info = _decode(listed.read_bytes(), str(listed)) if listed is not None else own
+    if info is None:
         raise DataError(f"{file.name}: Parquet without bagpipe's table list; make it with `bagpipe data prepare`")
-    info = _decode(text, file.name)
-    listed = Path(file.name).parent / TABLES_FILE
-    if "://" not in file.name and listed.is_file():
-        # The same list, and what was only known once all parts were written.
-        info = _decode(listed.read_bytes(), str(listed))
+    if own is not None and own.shape != info.shape:
+        raise DataError(f"{file.name}: prepared with other tables than {listed} says; prepare all files together")
     if info.version != VERSION:
         raise DataError(
             f"{file.name}: prepared format {info.version}, this version reads {VERSION}; prepare the data again"
         )
     return info
+
+
+def _listed_beside(file: InputFile) -> Path | None:
+    if "://" in file.name:
+        return None
+    path = Path(file.name).parent / OLD_TABLES_FILE
+    return path if path.is_file() else None
+
+
+def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
+    """`info`, and what was known when the last of `files` was written."""
+    with open_parquet(files[-1]) as parquet:
+        text = (parquet.metadata.metadata or {}).get(REPORT_KEY)
+    if text is None:
+        return info
+    report = msgspec.json.decode(text, type=Report)
+    return msgspec.structs.replace(
+        info, bad_lines=report.bad_lines, first_bad=report.first_bad, train_examples=report.train_examples
+    )
+
+
+def prepared_transform(info: PreparedInfo, file: InputFile) -> Transform:
+    """What prepared data was made with, as far as it says so.
+
+    Raises:
+        CheckpointError: its vocabulary is damaged.
+    """
+    if info.transform is None:
+        recipe = info.recipe
+        return Transform(
+            TransformInfo(
+                source="parquet",
+                encoding=recipe.encoding,
+                hash_size=recipe.hash_size,
+                min_count=recipe.min_count,
+                numeric_bins=recipe.numeric_bins,
+                num_labels=info.num_labels,
+                dense=info.dense,
+                jagged=info.jagged,
+                features=(),
+                tables=info.tables,
+            )
+        )
+    folder = Path(file.name).parent / TRANSFORM_FOLDER
+    if info.transform.vocabulary is None or not folder.is_dir():
+        return Transform(info.transform)
+    return load_transform(folder)
 
 
 def _decode(text: bytes, name: str) -> PreparedInfo:
@@ -223,12 +293,13 @@ def _decode(text: bytes, name: str) -> PreparedInfo:
         raise DataError(f"{name}: damaged table list ({error}); prepare the data again") from error
 
 
-def _pieces(file: InputFile, info: PreparedInfo) -> list[_Piece]:
+def _pieces(file: InputFile, info: PreparedInfo, columns: Sequence[tuple[str, Role]]) -> list[_Piece]:
     found = read_info(file)
-    if (found.tables, found.dense, found.num_labels) != (info.tables, info.dense, info.num_labels):
+    if found.shape != info.shape:
         raise DataError(f"{file.name}: prepared with other tables than the files before it; prepare all files together")
     with open_parquet(file) as parquet:
         metadata = parquet.metadata
+        check_schema(file.name, parquet.schema_arrow, columns)
     pieces, first = [], 0
     for index in range(metadata.num_row_groups):
         rows = metadata.row_group(index).num_rows
@@ -253,15 +324,16 @@ def _group(info: PreparedInfo, layout: TableLayout, number: int) -> _Group:
     return _Group(tuple(columns), tuple(tables), np.array(offsets, np.int64), np.array(sizes, np.int64))
 
 
-def _numpy(column: Any) -> npt.NDArray[Any]:
-    if isinstance(column, pa.ChunkedArray):
-        column = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-    array: npt.NDArray[Any] = column.to_numpy(zero_copy_only=False)
-    return array
-
-
-def _floats(table: pa.Table, names: Sequence[str]) -> Floats:
+def _floats(table: pa.Table, names: Sequence[str], piece: _Piece) -> Floats:
     out = np.empty((table.num_rows, len(names)), np.float32)
     if names:
-        kernels.interleave_floats(np.stack([_numpy(table.column(name)) for name in names]), out)
+        where = (piece.file.name, piece.first_row)
+        columns_FB = np.stack([number_array(table, name, *where) for name in names])
+        wrong = kernels.interleave_floats(columns_FB, out)
+        if wrong >= 0:
+            example, column = divmod(wrong, len(names))
+            raise DataError(
+                f"{piece.file.name}: row {piece.first_row + example + 1}: expected a finite number in column "
+                f"{names[column]}, found {out[example, column]}; fix the row or prepare the data again"
+            )
     return out

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+_LARGEST = np.finfo(np.float32).max
 _ROWS = 64  # examples transposed together: their keys stay in the first-level cache
 
 
@@ -31,12 +32,24 @@ def interleave_ids(columns_TB: Any, offsets: Any, sizes: Any, keys_BT: Any) -> i
 
 
 @njit(cache=True, nogil=True)
-def interleave_floats(columns_FB: Any, out_BF: Any) -> None:
+def interleave_floats(columns_FB: Any, out_BF: Any) -> int:
+    """Columns to rows. Returns `example * F + feature` of a value that is not finite, or -1."""
     features, examples = columns_FB.shape
+    wrong = -1
     for start in range(0, examples, _ROWS):
+        stop = min(start + _ROWS, examples)
         for f in range(features):
-            for b in range(start, min(start + _ROWS, examples)):
-                out_BF[b, f] = columns_FB[f, b]
+            odd = np.int64(0)
+            for b in range(start, stop):
+                x = columns_FB[f, b]
+                odd += np.int64(not abs(x) <= _LARGEST)
+                out_BF[b, f] = x
+            if odd > 0 and wrong < 0:
+                for b in range(start, stop):
+                    if not np.isfinite(columns_FB[f, b]):
+                        wrong = b * features + f
+                        break
+    return wrong
 
 
 @njit(cache=True, nogil=True)

@@ -4,7 +4,7 @@ A *code* stands for one categorical value. How it is made depends on the feature
 
     token   text of up to 8 ASCII bytes, packed left-justified (so codes sort as the text does);
             longer or other text: a 64-bit hash with the top bit set. Missing is 0
-    int     the integer plus 1; missing (-1) is 0
+    int     the integer plus 1, of 64 bits with or without a sign; in the built-in formats none is missing
     bin     a bin of a numeric feature, see `bin_text`. Missing is 0
 
 What becomes of a code (a row of a table) is decided by `bagpipe.data.encode`.
@@ -130,7 +130,8 @@ def _finished(future: Future[Result]) -> Result:
 def value_text(code: int, kind: Kind) -> str:
     """The value that a code stands for, for people."""
     if kind == "int":
-        return str(code - 1)
+        value = (code - 1) % 2**64
+        return str(value - 2**64 if value >= 2**63 else value)
     if code == 0:
         return "(missing)"
     if kind == "bin":

@@ -58,25 +58,27 @@ class ValueCounter:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """The values of one table that have a row of their own: `codes[i]` has row `i + 1`."""
+    """The values of one table that have a row of their own: `codes[i]` has row `first_row + i`.
+
+    The rows before are for all other values, shared by hash.
+    """
 
     codes: Codes
     counts: Counts
-    distinct: int
-    """Values seen in the training part, with or without a row of their own."""
+    first_row: int = 1
 
     @classmethod
-    def of(cls, counter: ValueCounter, min_count: int, max_rows: int | None = None) -> "Vocabulary":
-        """`max_rows` caps the table, row 0 included: the most frequent values keep theirs."""
+    def of(cls, counter: ValueCounter, min_count: int, max_rows: int | None = None, first_row: int = 1) -> "Vocabulary":
+        """`max_rows` caps the table, first rows included: the most frequent values keep theirs."""
         codes, counts = counter.result()
         kept = int(np.count_nonzero(counts >= min_count))
         if max_rows is not None:
-            kept = min(kept, max_rows - 1)
-        return cls(codes[:kept], counts[:kept], len(codes))
+            kept = min(kept, max(0, max_rows - first_row))
+        return cls(codes[:kept], counts[:kept], first_row)
 
     @property
     def num_rows(self) -> int:
-        return len(self.codes) + 1
+        return len(self.codes) + self.first_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ class LookupTables:
     firsts: Counts
     masks: Counts
     missing: Counts
+    others: Counts
+    """Rows for values without one of their own."""
     codes: Codes
     numbers: npt.NDArray[np.int32]
 
@@ -96,8 +100,9 @@ class LookupTables:
         codes, numbers = (np.zeros(int(firsts[-1]), np.uint64), np.zeros(int(firsts[-1]), np.int32))
         missing = np.zeros(len(sizes), np.int64)
         for i, vocabulary in enumerate(vocabularies):
-            rows = np.arange(1, vocabulary.num_rows, dtype=np.int32)
+            rows = np.arange(vocabulary.first_row, vocabulary.num_rows, dtype=np.int32)
             present = vocabulary.codes != 0
             missing[i] = rows[~present].sum()
             kernels.fill_table(vocabulary.codes[present], rows[present], codes, numbers, firsts[i], sizes[i] - 1)
-        return cls(firsts[:-1], np.array(sizes, np.int64) - 1, missing, codes, numbers)
+        others = np.array([v.first_row for v in vocabularies], np.int64)
+        return cls(firsts[:-1], np.array(sizes, np.int64) - 1, missing, others, codes, numbers)

@@ -12,6 +12,7 @@ import pytest
 from bagpipe.batch import Batch
 from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.dataset import Dataset, open_dataset
+from bagpipe.data.transform import Transform, load_transform
 
 DEFAULT = EmbeddingConfig()
 MakeDataset = Callable[..., Dataset]
@@ -82,3 +83,17 @@ def same() -> Callable[[Batch, Batch], bool]:
         )
 
     return equal
+
+
+@pytest.fixture
+def make_kept(tmp_path: Path) -> Callable[..., tuple[Transform, Dataset]]:
+    """Open `train`, then `test` with the transform of `train`, as another process would."""
+
+    def make(train: Path, test: Path, **settings: Any) -> tuple[Transform, Dataset]:
+        first = open_dataset(DataConfig(path=str(train), **settings), DEFAULT, seed=5, work_dir=tmp_path / "work")
+        first.transform.save(tmp_path / "transform")
+        kept = load_transform(tmp_path / "transform")
+        data = DataConfig(path=str(test), **settings)
+        return kept, open_dataset(data, DEFAULT, seed=5, work_dir=tmp_path / "other", kept=kept)
+
+    return make

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from bagpipe.config.document import EmbeddingConfig
+from bagpipe.data.text_kernels import mix
+from bagpipe.errors import DataError
 from bagpipe.tables import Table
 
 
@@ -122,3 +124,56 @@ def test_no_torch_is_imported_by_the_readers():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == 0
+
+
+IDS = [0, 1, -1, 2**31, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64 - 2, -5]
+
+
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
+def test_every_integer_of_64_bits_is_an_id(encoding, ragged, tmp_path, dataset):
+    """Signed or not, the smallest and the largest: each is known by its 64 bits, so -2^63 and 2^63 are one."""
+    path = tmp_path / "ids.json"
+    lines = [{"label": 1, "sparse": [[v] if ragged else v]} for v in IDS]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"hash_size": 10**6} if encoding == "hash" else {}
+    (batch,) = dataset(path, encoding=encoding, **settings).train_batches(50, epochs=1)
+    codes = [(v + 1) % 2**64 for v in IDS]
+    if encoding == "hash":
+        expected = [1 + int(mix(np.uint64(code))) % (10**6 - 1) if code else 0 for code in codes]
+    else:
+        ordered = sorted(set(codes), key=lambda code: (-codes.count(code), code))
+        expected = [1 + ordered.index(code) for code in codes]
+    assert batch.sparse[0].keys_N.tolist() == expected
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**40])
+def test_an_id_of_more_than_64_bits_is_refused_by_line(value, tmp_path, dataset):
+    """Or skipped and counted, as any malformed line."""
+    path = tmp_path / "ids.json"
+    path.write_text("".join(json.dumps({"label": 1, "sparse": [v]}) + "\n" for v in (3, value, 2**64 - 1)))
+    with pytest.raises(DataError, match=rf"ids.json:2: .*expected ids of 64 bits, found {value}"):
+        list(dataset(path, encoding="hash").train_batches(9, epochs=1))
+    data = dataset(path, encoding="hash", on_bad_line="skip")
+    assert sum(b.num_examples for b in data.train_batches(9, epochs=1)) == 2
+    assert data.report.bad_lines == 1
+
+
+@pytest.mark.parametrize("field", [{"dense": [1e39]}, {"label": 1e300}, {"label": [-1e39]}])
+def test_a_number_beyond_32_bits_is_refused_by_line(field, tmp_path, dataset):
+    """It would be infinite in a batch."""
+    path = tmp_path / "log.json"
+    good = {"label": 1, "dense": [0.5], "sparse": [1]}
+    path.write_text("".join(json.dumps(r) + "\n" for r in (good, good | field)))
+    with pytest.raises(DataError, match=r"log.json:2: .*expected labels and dense values of 32 bits"):
+        list(dataset(path).train_batches(9, epochs=1))
+
+
+def test_ids_that_are_no_row_numbers_ask_for_another_encoding(tmp_path, dataset):
+    """A table as large as a hash is refused before anything is allocated."""
+    path = tmp_path / "ids.json"
+    path.write_text(json.dumps({"label": 1, "sparse": [2**40, 1]}) + "\n")
+    with pytest.raises(
+        DataError, match=r"feature C1 has the id 1099511627776; .*set data.encoding to hash or vocabulary"
+    ):
+        dataset(path)

@@ -1,6 +1,7 @@
 """Prepared Parquet reads as the raw text does, appears whole or not at all, and needs constant memory."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -48,24 +49,29 @@ def test_many_row_groups_and_parts_read_as_one(criteo_file, dataset, same, tmp_p
     assert sum(b.num_examples for b in dataset(parts[1:3]).train_batches(30, epochs=1)) == 96
 
 
-def test_tables_json_tells_names_sizes_and_recipe(criteo_file, tmp_path):
-    """What a reader of the folder needs to know is in one file, and the vocabulary beside it."""
+def test_a_prepared_part_tells_names_sizes_and_transform(criteo_file, tmp_path):
+    """What a reader of the folder needs to know is in each part, and the vocabulary beside it."""
     data = DataConfig(path=str(criteo_file), encoding="vocabulary", min_count=2, numeric_bins="log-squared")
     done = prepare(data, tmp_path / "out")
-    listed = json.loads((done.folder / "tables.json").read_text())
+    assert sorted(p.name for p in done.folder.iterdir()) == ["_transform", "part-00000.parquet"]
+    schema = pq.read_schema(done.folder / "part-00000.parquet")
+    listed = json.loads(schema.metadata[b"bagpipe"])
     assert [t["name"] for t in listed["tables"]][12:15] == ["I13", "C1", "C2"]
-    assert listed["recipe"]["minCount"] == 2
-    assert listed["recipe"]["numericBins"] == "log-squared"
-    vocabulary = pq.read_table(done.folder / "_vocabulary.parquet").to_pylist()
+    stated = listed["transform"]
+    assert (stated["source"], stated["minCount"], stated["numericBins"]) == ("criteo-tsv", 2, "log-squared")
+    assert json.loads((done.folder / "_transform" / "transform.json").read_text()) == stated
+    with pa.OSFile(str(done.folder / "_transform" / "vocabulary.arrow")) as file:
+        vocabulary = pa.ipc.open_file(file).read_all().to_pylist()
     for table in listed["tables"]:
         rows = [v["row"] for v in vocabulary if v["table"] == table["name"]]
         assert rows == list(range(1, table["numEmbeddings"]))
     c1 = [(v["value"], v["count"]) for v in vocabulary if v["table"] == "C1"]
     text = [line.split("\t")[14] for line in criteo_file.read_text().splitlines()]
     assert c1 == [
-        (value or "(missing)", text.count(value)) for value in sorted(set(text), key=lambda v: (-text.count(v), v))
+        (value or "(missing)", text.count(value))
+        for value in sorted(set(text), key=lambda v: (-text.count(v), v))
+        if text.count(value) >= 2
     ]
-    schema = pq.read_schema(done.folder / "part-00000.parquet")
     assert [str(schema.field(n).type) for n in ("label", "dense_I1", "sparse_C1")] == ["float", "float", "int32"]
 
 
@@ -88,9 +94,9 @@ def test_a_second_run_reuses_the_cache_and_a_changed_file_does_not(criteo_file, 
     monkeypatch.setattr(module, "prepare", lambda *a, **k: calls.append(a) or prepare(*a, **k))
     dataset(criteo_file, shuffle="always", readers=1, embedding=EmbeddingConfig(dim=64), **settings)
     assert calls == []
-    (first / "tables.json").unlink()
+    shutil.rmtree(first)
     dataset(criteo_file, **settings)
-    assert len(calls) == 1, "a folder without tables.json is not complete"
+    assert len(calls) == 1, "what was deleted is made again"
     criteo_file.write_text(criteo_file.read_text() * 2)
     assert dataset(criteo_file, **settings).num_train_examples == 400
     dataset(criteo_file, min_count=9, **settings)

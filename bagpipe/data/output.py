@@ -1,0 +1,116 @@
+"""Output folders that appear whole or not at all, and replace nothing that Bagpipe did not write.
+
+What may be replaced bears our mark: Parquet by its metadata, other files by `_bagpipe.json` beside them, which lists
+what was written. `--overwrite` never deletes a file of anybody else, nor the data that is being read.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bagpipe.data.prepared import METADATA_KEY, OLD_TABLES_FILE, TRANSFORM_FOLDER
+from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE
+from bagpipe.errors import ConfigError, StorageError
+
+MARK = "_bagpipe.json"
+OLD_VOCABULARY_FILE = "_vocabulary.parquet"
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    """The content of `_bagpipe.json`."""
+
+    wrote: tuple[str, ...]
+    """Names of everything that lies in the folder, but the mark itself."""
+
+
+def check_output(out: Path, sources: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse an output folder that may not be written, before anything is read or changed.
+
+    Raises:
+        ConfigError: it exists and may not be replaced, or holds something that Bagpipe did not write.
+    """
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ConfigError(f"{out}: is a file; choose a folder that does not exist yet")
+    if not overwrite:
+        raise ConfigError(f"{out}: exists already; choose another folder or allow overwriting")
+    inside = next((s for s in sources if "://" not in s and Path(s).resolve().is_relative_to(out.resolve())), None)
+    if inside is not None:
+        raise ConfigError(f"{out}: holds {inside}, which is being read; choose another folder. Nothing was changed")
+    strange = _not_ours(out)
+    if strange is not None:
+        raise ConfigError(
+            f"{out}: holds {strange}, which bagpipe did not write; choose another folder, or delete this one yourself. "
+            "Nothing was changed"
+        )
+
+
+def _not_ours(folder: Path) -> str | None:
+    """The first entry of the folder that does not bear our mark."""
+    try:
+        wrote = msgspec.json.decode((folder / MARK).read_bytes(), type=_Mark).wrote
+    except (OSError, msgspec.DecodeError):
+        wrote = ()
+    return next((p.name for p in sorted(folder.iterdir()) if p.name not in (*wrote, MARK) and not _marked(p)), None)
+
+
+def _marked(path: Path) -> bool:
+    """Whether a file or folder was written by `bagpipe data prepare`."""
+    if path.name == TRANSFORM_FOLDER:
+        return all(inner.name in (INFO_FILE, VOCABULARY_FILE) for inner in path.iterdir())
+    if path.name in (OLD_TABLES_FILE, OLD_VOCABULARY_FILE):
+        first = path.with_name("part-00000.parquet")
+        return first.is_file() and _marked(first)
+    if path.suffix != ".parquet" or not path.is_file():
+        return False
+    try:
+        return METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (OSError, pa.ArrowException):
+        return False
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder and its permissions"
+        raise StorageError(f"{out}: cannot write prepared data: {error.strerror or error}; {remedy}") from error
+
+
+@contextmanager
+def replacing(out: Path, *, mark: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its name if the body succeeds, and vanishes if not.
+
+    `check_output` has allowed it. What `out` held before is there until the new folder is whole. `mark` leaves the list
+    of what was written, for files that cannot bear a mark themselves.
+    """
+    out = Path(os.path.abspath(out))
+    made: list[Path] = []
+    try:
+        with _writing(out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+            made.append(temporary)
+            yield temporary
+            if mark:
+                wrote = _Mark(tuple(sorted(os.listdir(temporary))))
+                (temporary / MARK).write_bytes(msgspec.json.encode(wrote))
+            temporary.chmod(0o755)
+            if out.exists():
+                old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+                made.append(old)
+                out.rename(old / out.name)
+            temporary.rename(out)
+    finally:
+        for folder in made:
+            shutil.rmtree(folder, ignore_errors=True)

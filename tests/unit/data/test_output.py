@@ -1,0 +1,95 @@
+"""`--overwrite` deletes what `bagpipe data prepare` wrote, and nothing else, ever."""
+
+import os
+
+import pytest
+
+from bagpipe.config.document import DataConfig
+from bagpipe.data.paper_formats import write_paper_format
+from bagpipe.data.prepare import prepare
+from bagpipe.errors import ConfigError
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def write(criteo_file):
+    """Prepare as Parquet with a vocabulary, or in one of the paper's formats."""
+
+    def make(kind, out, source=criteo_file):
+        data = DataConfig(path=str(source), format="criteo-tsv", encoding="vocabulary")
+        if kind == "parquet":
+            prepare(data, out, overwrite=True)
+        else:
+            write_paper_format(data, kind, out, overwrite=True)
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["parquet", "kaggle-json"])
+@pytest.mark.parametrize("name", ["notes.txt", "part-00001.parquet", "sub/more.txt", ".hidden", "_transform2"])
+def test_a_folder_with_anything_of_others_stays_as_it_is(kind, name, write, tmp_path):
+    """In a folder that Bagpipe did write, too: refused by the name of what is not ours, nothing changed."""
+    out = tmp_path / "out"
+    write(kind, out)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("important")
+    before = tree(tmp_path)
+    with pytest.raises(
+        ConfigError, match=rf"out: holds {name.split('/')[0]}, which bagpipe did not write.*Nothing was"
+    ):
+        write(kind, out)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", ["parquet", "kaggle-json"])
+def test_the_data_that_is_read_is_never_replaced(kind, write, tmp_path, criteo_file, monkeypatch):
+    """Not as `OUT`, not as `.`, not as the file itself."""
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    source = folder / "train.txt"
+    source.write_bytes(criteo_file.read_bytes())
+    for out, message in ((folder, "holds .*train.txt, which is being read"), (source, "is a file")):
+        with pytest.raises(ConfigError, match=message):
+            write(kind, out, source)
+    monkeypatch.chdir(folder)
+    from pathlib import Path
+
+    with pytest.raises(ConfigError, match="which is being read"):
+        write(kind, Path(), source)
+    assert tree(folder) == {"train.txt": criteo_file.read_bytes()}
+    assert os.listdir(folder) == ["train.txt"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "kaggle-json"])
+def test_what_bagpipe_wrote_is_replaced_whole(kind, write, tmp_path):
+    """Twice the same gives the same folder, and nothing beside it."""
+    out = tmp_path / "place" / "out"
+    write(kind, out)
+    first = tree(out)
+    write(kind, out)
+    assert tree(out) == first
+    assert os.listdir(out.parent) == ["out"]
+
+
+def test_a_failure_leaves_the_old_folder(write, tmp_path, criteo_file):
+    """Replacing begins when the new folder is whole."""
+    out = tmp_path / "out"
+    write("parquet", out)
+    before = tree(out)
+    criteo_file.write_text(criteo_file.read_text() + "oops\n")
+    with pytest.raises(Exception, match="expected 40"):
+        write("parquet", out)
+    assert tree(out) == before
+
+
+def test_folders_of_the_old_layout_may_be_replaced(write, tmp_path):
+    """`tables.json` and `_vocabulary.parquet` beside our parts are ours."""
+    out = tmp_path / "out"
+    write("parquet", out)
+    (out / "tables.json").write_text("{}")
+    (out / "_vocabulary.parquet").write_text("")
+    write("parquet", out)
+    assert sorted(os.listdir(out)) == ["_transform", "part-00000.parquet"]
