@@ -11,17 +11,30 @@ from typing import Annotated, Literal
 import msgspec
 
 Pooling = Literal["sum", "mean", "none"]
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+TableRows = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1, le=1 << 40, extra={"because": "byte offsets fit into 63 bits"}, extra_json_schema={"x-unit": "rows"}
+    ),
+]
+Width = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1, le=1 << 16, extra={"because": "byte offsets fit into 63 bits"}, extra_json_schema={"x-unit": "floats"}
+    ),
+]
 
 
 class Table(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """One embedding table, in torchrec's vocabulary."""
 
-    name: str
-    num_embeddings: PositiveInt
-    embedding_dim: PositiveInt
-    feature_names: tuple[str, ...]
-    pooling: Pooling = "sum"
+    name: Annotated[str, msgspec.Meta(description="Name of the table.")]
+    num_embeddings: Annotated[TableRows, msgspec.Meta(description="Rows of the table.")]
+    embedding_dim: Annotated[Width, msgspec.Meta(description="Width of its rows.")]
+    feature_names: Annotated[tuple[str, ...], msgspec.Meta(description="Sparse features that look rows up here.")]
+    pooling: Annotated[
+        Pooling, msgspec.Meta(description="How the rows of one lookup list become one vector; none: they stay a list.")
+    ] = "sum"
 
 
 class WidthGroup(msgspec.Struct, frozen=True):

@@ -25,7 +25,6 @@ TARGET = Path(__file__).parent.parent / "charts" / "bagpipe" / "files" / "crd.ya
 GROUP, VERSION = API_VERSION.split("/")
 
 MAX_NAME = 40
-MAX_SERVERS, MAX_TRAINERS = 1000, 10_000
 RESERVED_ENV = ("BAGPIPE_CURVE_DIR", "JOB_COMPLETION_INDEX", "POD_INDEX", "POD_NAME")
 
 # Bounds that only the API server needs: it estimates the cost of CEL rules by them.
@@ -34,8 +33,6 @@ BOUNDS: dict[str, Schema] = {
     "oracle.env": {"maxItems": 100},
     "servers.env": {"maxItems": 100},
     "trainers.env": {"maxItems": 100},
-    "servers.replicas": {"maximum": MAX_SERVERS},
-    "trainers.replicas": {"maximum": MAX_TRAINERS},
 }
 # Written into every object, as `kubectl scale` and the columns need them to be there.
 DEFAULTS: dict[str, Any] = {
@@ -52,17 +49,25 @@ MUTABLE = ("runPolicy", "trainers")
 
 def structural(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
     """One JSON Schema node as Kubernetes wants it."""
-    description = schema.get("description")
+    description = _described(schema)
     if "$ref" in schema:
         target = definitions[schema["$ref"].rsplit("/", 1)[-1]]
         schema = {**target, **({"description": description} if description else {})}
     result = _union(schema, definitions, path) if "anyOf" in schema else _plain(schema, definitions, path)
     if description or schema.get("description"):
-        result = {"description": description or schema["description"], **result}
+        about = description or schema["description"]
+        result = {"description": about, **{k: v for k, v in result.items() if k != "description"}}
     result |= BOUNDS.get(path, {})
     if path in DEFAULTS:
         result["default"] = DEFAULTS[path]
     return result
+
+
+def _described(schema: Mapping[str, Any]) -> str | None:
+    """The description of a setting, with the unit of a number in it."""
+    description: str | None = schema.get("description")
+    unit = next((o["x-unit"] for o in (schema, *schema.get("anyOf", ())) if "x-unit" in o), None)
+    return f"{description or ''} Unit: {unit}.".strip() if unit else description
 
 
 def _plain(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str) -> Schema:
@@ -111,9 +116,9 @@ def _union(schema: Mapping[str, Any], definitions: Mapping[str, Any], path: str)
     numbers = [o for o in options if o.get("type") == "integer"]
     if len(options) == 2 and words and numbers:
         allowed = ", ".join(repr(w) for w in words[0]["enum"])
-        least = numbers[0].get("minimum", 0)
-        rule = f"type(self) == int ? self >= {least} : self in [{allowed}]"
-        message = f"must be a whole number from {least} on, or one of {allowed}"
+        least, most = numbers[0]["minimum"], numbers[0]["maximum"]
+        rule = f"type(self) == int ? self >= {least} && self <= {most} : self in [{allowed}]"
+        message = f"must be a whole number from {least} to {most}, or one of {allowed}"
         return {"x-kubernetes-int-or-string": True, "x-kubernetes-validations": [{"rule": rule, "message": message}]}
     return {"x-kubernetes-preserve-unknown-fields": True}
 

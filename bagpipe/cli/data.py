@@ -59,13 +59,13 @@ def prepare(
 
 def _spec(source: Path, overrides: Sequence[str]) -> "JobSpec":
     """A job file's, or that of a job over these raw logs."""
-    from bagpipe.config.load import load_job, parse_job
-    from bagpipe.lowlevel.strict_json import encode
+    from bagpipe.config.load import absolute_paths, job_from, load_local_job
+    from bagpipe.config.paths import shown
 
     if source.suffix in JOB_SUFFIXES:
-        return load_job(source, overrides).spec
-    # JSON is YAML, and quotes any path.
-    return parse_job(encode({"spec": {"data": {"path": str(source)}}}), str(source), overrides).spec
+        return load_local_job(source, overrides).spec
+    document = {"spec": {"data": {"path": str(source)}}}
+    return absolute_paths(job_from(document, shown(source), overrides)).spec
 
 
 def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool) -> None:
@@ -92,8 +92,8 @@ def _progress(stage: str, done: float) -> None:
 @app.command("describe")
 def describe(job: JobFile, overrides: Overrides = None) -> None:
     """Read the job's data once and print rows, tables, skew and malformed lines."""
-    from bagpipe.config.load import load_job
+    from bagpipe.config.load import load_local_job
     from bagpipe.data.describe import describe as read
 
-    spec = load_job(job, overrides or ()).spec
+    spec = load_local_job(job, overrides or ()).spec
     typer.echo(str(read(spec.data, seed=spec.seed)))

@@ -151,11 +151,11 @@ def _torchrec(log: Path, planned: "tuple[Case, ...]") -> "Row":
 
 
 def _write(documents: "dict[str, dict[str, object]]", folder: Path) -> None:
-    import yaml
+    from bagpipe.config import yaml_writer
 
     folder.mkdir(parents=True, exist_ok=True)
     for model, document in documents.items():
-        (folder / f"{model}.yaml").write_text(yaml.safe_dump(document, sort_keys=False, width=110), encoding="utf-8")
+        (folder / f"{model}.yaml").write_text(yaml_writer.dump(document), encoding="utf-8")
 
 
 def _note(message: str) -> None:

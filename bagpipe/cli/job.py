@@ -38,8 +38,11 @@ def submit(
     context: Context = None,
 ) -> None:
     """Create a job from a file, checked here first."""
-    client = _client(namespace, context)
-    made = client.submit(job, tuple(overrides or ()), name=name)
+    from bagpipe.config.load import read_job_file
+
+    file = read_job_file(job, overrides or ())
+    client = _client(namespace or file.job.metadata.namespace, context)
+    made = client.create(file, name=name)
     print(made, flush=True)
     if wait:
         _finish(client.wait(made, on_change=progress_printer()))
@@ -68,15 +71,14 @@ def get(
     context: Context = None,
 ) -> None:
     """Show one job."""
-    import yaml
-
+    from bagpipe.config import yaml_writer
     from bagpipe.lowlevel.strict_json import encode
 
     view = _client(namespace, context).get(name)
     if output == "json":
         print(encode(view.raw, indent=2))
     elif output == "yaml":
-        print(yaml.safe_dump(dict(view.raw), sort_keys=False), end="")
+        print(yaml_writer.dump(view.raw), end="")
     else:
         print(_line(view))
         if view.message:

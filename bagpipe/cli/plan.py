@@ -39,11 +39,11 @@ def plan(
     ] = 20.0,
 ) -> None:
     """Print hit rate, rows and bytes per step and link for several lookaheads, and suggest a setting."""
-    from bagpipe.config.load import load_job
+    from bagpipe.config.load import load_local_job
     from bagpipe.data.dataset import open_dataset
     from bagpipe.errors import ConfigError
 
-    spec = load_job(job, overrides or ()).spec
+    spec = load_local_job(job, overrides or ()).spec
     world = trainers or spec.trainers.replicas
     if world > spec.batch_size:
         raise ConfigError(f"--trainers {world}: more than the {spec.batch_size} examples of a batch (spec.batchSize)")

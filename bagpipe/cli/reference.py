@@ -15,6 +15,7 @@ import yaml
 
 from bagpipe.config.document import Job
 
+Number = inspection.IntType | inspection.FloatType
 TARGET = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
 
 HEAD = """# Settings
@@ -24,6 +25,25 @@ Every key of the `BagpipeJob` document. Generated from `bagpipe/config/document.
 `bagpipe run` and a cluster take the same document. Any setting can be overridden on the command line:
 `--set spec.batchSize=1024`; `spec.` may be left out, and lists take an index: `--set embedding.tables[0].name=item`.
 A misspelt key, a wrong type, a setting without effect: each is an error that names the field (exit code 78).
+
+**YAML.** A job file is UTF-8 text with one document, read by the rules of YAML 1.2 (`docs/decisions/0015`): `1e-3` is
+a number; `yes`, `on`, dates and `1_000` are strings; `010` is refused, because readers disagree whether it is 8 or
+10; numbers are finite and fit into 64 bits. What `kubectl get bpj NAME -o yaml` prints is a job file too.
+
+**Values of `--set`.** A value that begins with a bracket or a quote is YAML; any other is one scalar to its end, so
+that `--set 'data.path=my data #2/*.tsv'` needs no quotes but the shell's. `null` takes the default back.
+
+**Paths.** A relative path is relative to the folder in which the command runs, not to the job file's. `~` and `~/x`
+are the home folder; `~name` and `$VARIABLES` are not expanded (a shell does that). Anything with `://` is a URL for
+fsspec; every other path is a local file whose name may hold `#`, `%`, spaces, and bytes that are not UTF-8.
+"""
+
+BOUNDS = """## Why these bounds
+
+Every number has a unit, a least and a greatest value. The bounds of each kind, and their reason:
+
+| unit | bounds | because |
+|---|---|---|
 """
 
 
@@ -40,7 +60,38 @@ def render() -> str:
     """The whole page."""
     job = inspection.type_info(Job)
     assert isinstance(job, inspection.StructType)
-    return "\n".join([HEAD, *_section("", job, {})])
+    return "\n".join([HEAD, *_section("", job, {}), BOUNDS + "\n".join(_reasons(job)) + "\n"])
+
+
+def numbers(kind: inspection.Type, path: str = "") -> Iterator[tuple[str, inspection.Metadata | None, Number]]:
+    """Every number below `kind`: its dotted path, the metadata right around it, and its type with its bounds."""
+    match kind:
+        case inspection.IntType() | inspection.FloatType():
+            yield path, None, kind
+        case inspection.Metadata(type=inspection.IntType() | inspection.FloatType() as number):
+            yield path, kind, number
+        case inspection.Metadata(type=inner):
+            yield from numbers(inner, path)
+        case inspection.UnionType(types=types):
+            for one in types:
+                yield from numbers(one, path)
+        case inspection.VarTupleType(item_type=inner) | inspection.ListType(item_type=inner):
+            yield from numbers(inner, f"{path}[]")
+        case inspection.DictType(value_type=inner):
+            yield from numbers(inner, f"{path}{{}}")
+        case inspection.StructType(fields=fields):
+            for field in fields:
+                yield from numbers(field.type, f"{path}.{field.encode_name}".removeprefix("."))
+
+
+def _reasons(job: inspection.StructType) -> list[str]:
+    """One line for each kind of number, in the order in which they first appear."""
+    lines: dict[str, None] = {}
+    for _, about, number in numbers(job):
+        assert about is not None
+        unit, because = (about.extra_json_schema or {})["x-unit"], (about.extra or {})["because"]
+        lines[f"| {unit} | {_type(number)} | {because} |"] = None
+    return list(lines)
 
 
 def _section(path: str, kind: inspection.StructType, seen: dict[type, str]) -> Iterator[str]:
@@ -105,6 +156,8 @@ def _is_list(kind: inspection.Type) -> bool:
 
 def _type(kind: inspection.Type) -> str:
     match kind:
+        case inspection.Metadata(type=inner, extra_json_schema={"x-unit": unit}):
+            return f"{_type(inner)} ({unit})"
         case inspection.Metadata(type=inner):
             return _type(inner)
         case inspection.UnionType(types=types):
@@ -116,9 +169,7 @@ def _type(kind: inspection.Type) -> str:
         case inspection.IntType() | inspection.FloatType():
             name = "integer" if isinstance(kind, inspection.IntType) else "number"
             signs = (("≥", kind.ge), (">", kind.gt), ("≤", kind.le), ("<", kind.lt))
-            bounds = [
-                f"{sign} {value:g}" if value < 1e6 else f"{sign} {value}" for sign, value in signs if value is not None
-            ]
+            bounds = [f"{sign} {_number(value)}" for sign, value in signs if value is not None]
             return f"{name} {', '.join(bounds)}".strip()
         case inspection.StrType():
             return "string"
@@ -127,6 +178,10 @@ def _type(kind: inspection.Type) -> str:
         case inspection.StructType() | inspection.DictType():
             return "mapping"
     return "anything"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if value == int(value) and value < 2**53 else f"{value}"
 
 
 def _default(field: inspection.Field) -> str:

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagpipe.config.document import API_VERSION, KIND
-from bagpipe.config.load import dump_job, load_job
+from bagpipe.config.document import API_VERSION
+from bagpipe.config.load import JobFile, read_job_file
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "bagpipejobs"
-ROLES = ("oracle", "server", "trainer")
 POLL_SECONDS = 1.0
 REQUEST_SECONDS = 30.0
-_TELLING = ("Failed", "Complete", "Suspended", "Restarting", "Running")
+_CONDITIONS = ("Failed", "Complete", "Suspended", "Restarting", "Running")
+"""Those that can explain a phase, the most important one first."""
 _INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "apps.kubernetes.io/pod-index")
 
 
@@ -83,10 +83,8 @@ class JobView:
     def of(cls, raw: Mapping[str, Any]) -> "JobView":
         status = raw.get("status") or {}
         conditions = {c["type"]: c for c in status.get("conditions", ())}
-        telling = [
-            conditions[k] for k in ("Failed", "Complete", "Suspended", "Restarting", "Running") if k in conditions
-        ]
-        why = next((c for c in telling if c["status"] == "True"), telling[-1] if telling else {})
+        explaining = [conditions[kind] for kind in _CONDITIONS if kind in conditions]
+        why = next((c for c in explaining if c["status"] == "True"), explaining[-1] if explaining else {})
         return cls(
             name=raw["metadata"]["name"],
             namespace=raw["metadata"]["namespace"],
@@ -128,21 +126,25 @@ class BagpipeClient:
 
     def submit(self, job_file: str | Path, overrides: tuple[str, ...] = (), *, name: str | None = None) -> str:
         """Check the file as `bagpipe run` does, then create the job; returns its name."""
-        import yaml
+        return self.create(read_job_file(Path(job_file), overrides), name=name)
 
-        job = load_job(Path(job_file), overrides)
-        raw = (
-            yaml.safe_load(Path(job_file).read_text(encoding="utf-8"))
-            if not overrides
-            else yaml.safe_load(dump_job(job))
-        )
-        raw.setdefault("apiVersion", API_VERSION)
-        raw.setdefault("kind", KIND)
-        raw["metadata"] = {**(raw.get("metadata") or {}), "name": name or job.metadata.name}
-        raw["metadata"].pop("namespace", None)
-        with self._told(raw["metadata"]["name"]):
+    def create(self, file: JobFile, *, name: str | None = None) -> str:
+        """Create a job that has been read; returns its name.
+
+        Raises:
+            ConfigError: the file names another namespace than this client's, or the cluster refuses the job.
+        """
+        wanted = file.job.metadata.namespace
+        if wanted not in (None, self.namespace):
+            raise ConfigError(
+                f"metadata.namespace: the job belongs into {wanted}, but this client works in {self.namespace}; "
+                f"use a client of namespace {wanted}, or remove the namespace from the job"
+            )
+        metadata = {**(file.document.get("metadata") or {}), "name": name or file.job.metadata.name}
+        metadata["namespace"] = self.namespace
+        with self._told(metadata["name"]):
             made = self._jobs.create_namespaced_custom_object(
-                *self._where(), body=raw, _request_timeout=REQUEST_SECONDS
+                *self._where(), body={**file.document, "metadata": metadata}, _request_timeout=REQUEST_SECONDS
             )
         return str(made["metadata"]["name"])
 

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from bagpipe.config import bounds
 from bagpipe.config.model import ModelConfig as ModelConfig  # noqa: PLC0414  # part of this document
 from bagpipe.config.pods import CheckpointClaim, PodConfig, VolumeClaim
 from bagpipe.config.pods import Section as _Section
-from bagpipe.tables import Table
+from bagpipe.tables import Table, TableRows, Width
 
 API_VERSION = "bagpipe.dev/v1alpha1"
 KIND = "BagpipeJob"
@@ -23,14 +24,14 @@ PackFloats = Literal["auto", "always", "never"]
 class SyntheticConfig(_Section):
     """The seeded click-log generator: learnable labels, Criteo's skew."""
 
-    examples: Annotated[int, Meta(ge=1, description="Examples to generate.")] = 200_000
-    num_dense: Annotated[int, Meta(ge=0, description="Dense features.")] = 13
+    examples: Annotated[bounds.Examples, Meta(description="Examples to generate.")] = 200_000
+    num_dense: Annotated[bounds.FeaturesOrNone, Meta(description="Dense features.")] = 13
     table_sizes: Annotated[
-        tuple[Annotated[int, Meta(ge=1)], ...],
+        tuple[TableRows, ...],
         Meta(description="Rows of each table; empty: 26 tables with the proportions of Criteo Kaggle, the large ones cut to 100,000."),
     ] = ()
-    alpha: Annotated[float, Meta(gt=0, description="Zipf exponent of row popularity (1.05 resembles Criteo).")] = 1.05
-    multi_hot: Annotated[int, Meta(ge=1, description="Most lookups for one feature of one example; 1: exactly one each.")] = 1
+    alpha: Annotated[bounds.Exponent, Meta(description="Zipf exponent of row popularity (1.05 resembles Criteo).")] = 1.05
+    multi_hot: Annotated[bounds.Lookups, Meta(description="Most lookups for one feature of one example; 1: exactly one each.")] = 1
 
 
 class DataConfig(_Section):
@@ -41,7 +42,7 @@ class DataConfig(_Section):
         Literal["auto", "criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic"],
         Meta(description="Input format; auto: by name and first line, but for caser-json."),
     ] = "auto"
-    test_fraction: Annotated[float, Meta(ge=0, lt=1, description="The last part of the examples, in file order, kept for evaluation.")] = 0.0
+    test_fraction: Annotated[bounds.Fraction, Meta(description="The last part of the examples, in file order, kept for evaluation.")] = 0.0
     encoding: Annotated[
         Literal["auto", "hash", "vocabulary", "ids"],
         Meta(
@@ -49,8 +50,8 @@ class DataConfig(_Section):
             "ids taken as they are. auto: ids where the format has them, else hash."
         ),
     ] = "auto"
-    hash_size: Annotated[int, Meta(ge=1, description="Rows of each hashed table.")] = 1_000_000
-    min_count: Annotated[int, Meta(ge=1, description="Vocabulary: values seen fewer times in the training part share one row per table.")] = 1
+    hash_size: Annotated[TableRows, Meta(description="Rows of each hashed table.")] = 1_000_000
+    min_count: Annotated[bounds.Occurrences, Meta(description="Vocabulary: values seen fewer times in the training part share one row per table.")] = 1
     numeric_bins: Annotated[
         Literal["none", "log-squared"],
         Meta(description="log-squared: each integer feature is also looked up as a categorical one, floor(ln(x)^2) for x > 2 (needs encoding vocabulary)."),
@@ -59,10 +60,10 @@ class DataConfig(_Section):
         Literal["never", "after-first", "always"],
         Meta(description="Which epochs are shuffled; the order is a pure function of `seed` and the epoch."),
     ] = "never"
-    shuffle_window: Annotated[int, Meta(ge=1, description="Examples permuted together; the whole training part if that is smaller.")] = 1_000_000
+    shuffle_window: Annotated[bounds.Window, Meta(description="Examples permuted together; the whole training part if that is smaller.")] = 1_000_000
     on_bad_line: Annotated[Literal["fail", "skip"], Meta(description="A malformed line ends the run (exit 65), or is skipped and counted.")] = "fail"
     drop_last: Annotated[bool, Meta(description="Drop an epoch's short last batch; what was dropped is reported.")] = False
-    readers: Annotated[int, Meta(ge=0, description="Threads that parse and encode ahead (compiled, outside Python's lock); 0: none. Never changes the batches.")] = 0
+    readers: Annotated[bounds.Threads, Meta(description="Threads that parse and encode ahead (compiled, outside Python's lock); 0: none. Never changes the batches.")] = 0
     synthetic: SyntheticConfig = SyntheticConfig()
 
 
@@ -73,22 +74,22 @@ class RowOptimizer(_Section):
         Literal["sgd", "adagrad", "rowwise-adagrad", "adam"],
         Meta(description="Equal to torch's own sparse result: SGD, Adagrad, torchrec's row-wise Adagrad, SparseAdam."),
     ] = "adagrad"
-    lr: Annotated[float, Meta(gt=0, description="Learning rate.")] = 0.01
-    momentum: Annotated[float, Meta(ge=0, lt=1, description="sgd only: momentum of touched rows.")] = 0.0
-    eps: Annotated[float, Meta(gt=0, description="adagrad, rowwise-adagrad, adam: added to the denominator.")] = 1e-10
-    beta1: Annotated[float, Meta(ge=0, lt=1, description="adam: decay of the first moment.")] = 0.9
-    beta2: Annotated[float, Meta(ge=0, lt=1, description="adam: decay of the second moment.")] = 0.999
-    initial_accumulator: Annotated[float, Meta(ge=0, description="adagrad, rowwise-adagrad: starting value of the accumulator.")] = 0.0
+    lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.01
+    momentum: Annotated[bounds.Fraction, Meta(description="sgd only: momentum of touched rows.")] = 0.0
+    eps: Annotated[bounds.Rate, Meta(description="adagrad, rowwise-adagrad, adam: added to the denominator.")] = 1e-10
+    beta1: Annotated[bounds.Fraction, Meta(description="adam: decay of the first moment.")] = 0.9
+    beta2: Annotated[bounds.Fraction, Meta(description="adam: decay of the second moment.")] = 0.999
+    initial_accumulator: Annotated[bounds.RateOrZero, Meta(description="adagrad, rowwise-adagrad: starting value of the accumulator.")] = 0.0
 
 
 class EmbeddingConfig(_Section):
     """The embedding tables and their optimizer."""
 
-    dim: Annotated[int, Meta(ge=1, description="Width of tables found in the data.")] = 16
+    dim: Annotated[Width, Meta(description="Width of tables found in the data.")] = 16
     tables: Annotated[tuple[Table, ...], Meta(description="The tables; empty: found in the data, one for each sparse feature.")] = ()
     optimizer: RowOptimizer = RowOptimizer()
     init_scale: Annotated[
-        Annotated[float, Meta(gt=0)] | None,
+        bounds.Rate | None,
         Meta(description="Rows are born uniform in [-scale, scale); none: 1 / sqrt(rows of the table)."),
     ] = None
     gradient_reduction: Annotated[
@@ -101,16 +102,16 @@ class DenseOptimizer(_Section):
     """How the dense weights are updated (torch.optim)."""
 
     name: Annotated[Literal["sgd", "adagrad", "adam", "adamw"], Meta(description="torch.optim class.")] = "adam"
-    lr: Annotated[float, Meta(gt=0, description="Learning rate.")] = 0.001
-    momentum: Annotated[float, Meta(ge=0, lt=1, description="sgd only.")] = 0.0
-    weight_decay: Annotated[float, Meta(ge=0, description="As in torch.optim.")] = 0.0
+    lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.001
+    momentum: Annotated[bounds.Fraction, Meta(description="sgd only.")] = 0.0
+    weight_decay: Annotated[bounds.RateOrZero, Meta(description="As in torch.optim.")] = 0.0
 
 
 class CheckpointConfig(_Section):
     """When state is saved. A checkpoint exists once its manifest does."""
 
-    every: Annotated[int, Meta(ge=0, description="Steps between checkpoints; 0: only at the end.")] = 0
-    keep: Annotated[int, Meta(ge=1, description="Complete checkpoints kept; the newest is never deleted.")] = 3
+    every: Annotated[bounds.StepsOrNever, Meta(description="Steps between checkpoints; 0: only at the end.")] = 0
+    keep: Annotated[bounds.Checkpoints, Meta(description="Complete checkpoints kept; the newest is never deleted.")] = 3
     path: Annotated[str | None, Meta(description="Directory shared by trainers and servers; none: `checkpoints` in the run directory.")] = None
     volume_claim: Annotated[
         CheckpointClaim | None, Meta(description="Cluster only: a claim mounted at `path` in every pod (default path there: /checkpoints).")
@@ -120,13 +121,13 @@ class CheckpointConfig(_Section):
 class RoleConfig(PodConfig):
     """Settings of the oracle's process; what is inherited from `PodConfig` is for clusters only."""
 
-    port: Annotated[int, Meta(ge=0, le=65535, description="TCP port to listen on in local runs; 0: any free one. On a cluster ports are fixed.")] = 0
+    port: Annotated[bounds.Port, Meta(description="TCP port to listen on in local runs; 0: any free one. On a cluster ports are fixed.")] = 0
 
 
 class ServerConfig(RoleConfig):
     """The embedding servers."""
 
-    replicas: Annotated[int, Meta(ge=1, description="Number of shards, one process each.")] = 1
+    replicas: Annotated[bounds.Servers, Meta(description="Number of shards, one process each.")] = 1
     storage: Annotated[
         Literal["file", "memory"],
         Meta(description="file: memory-mapped files, a killed process restarts on them; memory: anonymous memory, lost with the process."),
@@ -139,21 +140,21 @@ class ServerConfig(RoleConfig):
 class TrainerConfig(RoleConfig):
     """The trainers."""
 
-    replicas: Annotated[int, Meta(ge=1, description="Number of trainers (data-parallel ranks).")] = 1
+    replicas: Annotated[bounds.Trainers, Meta(description="Number of trainers (data-parallel ranks).")] = 1
     device: Annotated[
         Literal["auto", "cpu", "cuda"],
         Meta(description="auto: cuda where there is one. On one machine rank r takes device r modulo the number of devices."),
     ] = "auto"
-    threads: Annotated[int, Meta(ge=0, description="torch threads of each trainer; sums inside matrix products depend on it. 0: cores / trainers.")] = 1
+    threads: Annotated[bounds.Threads, Meta(description="torch threads of each trainer; sums inside matrix products depend on it. 0: cores / trainers.")] = 1
     gpu_profile: Annotated[str, Meta(description="Cluster only: which nodes and image trainers take.")] = "cpu"
 
 
 class RunPolicy(_Section):
     """What happens when something dies, and afterwards."""
 
-    backoff_limit: Annotated[int, Meta(ge=0, le=10_000, description="Restarts from a checkpoint before the run fails.")] = 3
+    backoff_limit: Annotated[bounds.Restarts, Meta(description="Restarts from a checkpoint before the run fails.")] = 3
     disruption_limit: Annotated[
-        Annotated[int, Meta(ge=0)] | None,
+        bounds.Restarts | None,
         Meta(description="Cluster only: restarts after preemption, drain, node loss or deletion, counted apart from failures; none: no limit."),
     ] = None
     restart_policy: Annotated[
@@ -164,19 +165,19 @@ class RunPolicy(_Section):
         ),
     ] = "OnFailure"
     active_deadline_seconds: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        bounds.Time | None,
         Meta(description="Cluster only: longest active time. It counts from the first time all pods run, through restarts, not while suspended."),
     ] = None
     startup_deadline_seconds: Annotated[
-        int, Meta(ge=1, description="Cluster only: longest wait until all pods run; the job then fails with the reason that held it up.")
+        bounds.Time, Meta(description="Cluster only: longest wait until all pods run; the job then fails with the reason that held it up.")
     ] = 1800
-    ttl_seconds_after_finished: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="Cluster only: seconds a finished job is kept.")] = None
+    ttl_seconds_after_finished: Annotated[bounds.TimeOrNone | None, Meta(description="Cluster only: seconds a finished job is kept.")] = None
     clean_pod_policy: Annotated[
         Literal["All", "Running", "None"],
         Meta(description="Cluster only: what goes when the job ends. Running: servers and whatever still runs; finished pods stay for their logs."),
     ] = "Running"
     node_lost_seconds: Annotated[
-        int, Meta(ge=0, description="Cluster only: how long pods wait for a node that is unreachable; then they are replaced elsewhere.")
+        bounds.TimeOrNone, Meta(description="Cluster only: how long pods wait for a node that is unreachable; then they are replaced elsewhere.")
     ] = 60
     suspend: Annotated[bool, Meta(description="Cluster only: hold the job, or stop it at a checkpoint and free its pods.")] = False
     queue_name: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: Kueue's LocalQueue; the job is held until it is admitted.")] = None
@@ -192,10 +193,10 @@ class RunPolicy(_Section):
 class TransportConfig(_Section):
     """Sockets between roles."""
 
-    deadline_seconds: Annotated[float, Meta(gt=0, description="Longest wait for any reply before the role gives up (exit 75).")] = 60.0
-    step_seconds: Annotated[float, Meta(gt=0, description="Longest time in which some trainer must finish a step.")] = 300.0
-    startup_seconds: Annotated[float, Meta(gt=0, description="Longest wait for every role to appear and the data to be prepared.")] = 600.0
-    dead_peer_seconds: Annotated[float, Meta(gt=0, description="A connected peer that is silent this long is dead.")] = 10.0
+    deadline_seconds: Annotated[bounds.Wait, Meta(description="Longest wait for any reply before the role gives up (exit 75).")] = 60.0
+    step_seconds: Annotated[bounds.Wait, Meta(description="Longest time in which some trainer must finish a step.")] = 300.0
+    startup_seconds: Annotated[bounds.Wait, Meta(description="Longest wait for every role to appear and the data to be prepared.")] = 600.0
+    dead_peer_seconds: Annotated[bounds.Wait, Meta(description="A connected peer that is silent this long is dead.")] = 10.0
     security: Annotated[Literal["auto", "plain", "curve"], Meta(description="curve: authenticated and encrypted with the job's keys, 1.7 CPU seconds a GB; auto: curve on a cluster and wherever `$BAGPIPE_CURVE_DIR` names keys.")] = "auto"
     pack_floats: Annotated[PackFloats, Meta(description="Send rows and gradients in a seventh fewer bytes, to the bit, for a nanosecond or two of CPU a float at both ends: pays on slow links. auto: steps are timed with and without it, and what is faster stays.")] = "auto"
 
@@ -207,21 +208,21 @@ class JobSpec(_Section, kw_only=True):
     data: DataConfig
     embedding: EmbeddingConfig = EmbeddingConfig()
     optimizer: DenseOptimizer = DenseOptimizer()
-    batch_size: Annotated[int, Meta(ge=1, description="Examples of one step, all trainers together.")] = 2048
-    steps: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Steps to train; none: what `epochs` gives. Data is repeated as needed.")] = None
-    epochs: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="Passes over the training part; none: 1, or what `steps` needs.")] = None
+    batch_size: Annotated[bounds.BatchSize, Meta(description="Examples of one step, all trainers together.")] = 2048
+    steps: Annotated[bounds.Steps | None, Meta(description="Steps to train; none: what `epochs` gives. Data is repeated as needed.")] = None
+    epochs: Annotated[bounds.Epochs | None, Meta(description="Passes over the training part; none: 1, or what `steps` needs.")] = None
     lookahead: Annotated[
-        Annotated[int, Meta(ge=0)] | Literal["auto"],
+        bounds.Batches | Literal["auto"],
         Meta(description="Future batches the oracle sees; 0: no cache (every row fetched and written back at every step). auto: by the first batches, the shortest that fetches hardly more than 200."),
     ] = "auto"
     cache_rows: Annotated[
-        Annotated[int, Meta(ge=1)] | Literal["auto"],
+        bounds.CachedRows | Literal["auto"],
         Meta(description="Rows each trainer may hold; never exceeded. auto: all that the lookahead needs, within a quarter of the memory."),
     ] = "auto"
-    prefetch_depth: Annotated[int, Meta(ge=1, description="Steps ahead for which rows are requested.")] = 4
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="Seed of rows, weights and order.")] = 0
+    prefetch_depth: Annotated[bounds.StepsAhead, Meta(description="Steps ahead for which rows are requested.")] = 4
+    seed: Annotated[bounds.Seed, Meta(description="Seed of rows, weights and order.")] = 0
     evaluate: Annotated[bool, Meta(description="Evaluate on the test part after the last step.")] = True
-    log_every: Annotated[int, Meta(ge=1, description="Steps between progress records.")] = 10
+    log_every: Annotated[bounds.Steps, Meta(description="Steps between progress records.")] = 10
     checkpoint: CheckpointConfig = CheckpointConfig()
     transport: TransportConfig = TransportConfig()
     all_roles: Annotated[PodConfig, Meta(description="Cluster only: pod settings of every role; a role's own come on top.")] = PodConfig()
@@ -232,18 +233,18 @@ class JobSpec(_Section, kw_only=True):
 
 
 class Metadata(_Section):
-    """Kubernetes' object metadata; only the name matters here."""
+    """Kubernetes' object metadata. What a cluster adds to it (`uid`, `managedFields`, ...) is read past."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=40, description="Name of the job.")] = "bagpipe"
-    namespace: str | None = None
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    namespace: Annotated[Annotated[str, Meta(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)] | None, Meta(description="Cluster only: where the job is made; none: the current context's.")] = None
+    labels: Annotated[dict[str, str], Meta(description="Cluster only: labels of the job.")] = {}
+    annotations: Annotated[dict[str, str], Meta(description="Cluster only: annotations of the job.")] = {}
 
 
 class Job(_Section, kw_only=True):
     """One BagpipeJob document."""
 
-    api_version: Literal["bagpipe.dev/v1alpha1"] = API_VERSION
-    kind: Literal["BagpipeJob"] = KIND
+    api_version: Annotated[Literal["bagpipe.dev/v1alpha1"], Meta(description="Version of this document's form.")] = API_VERSION
+    kind: Annotated[Literal["BagpipeJob"], Meta(description="Kind of this document.")] = KIND
     metadata: Metadata = Metadata()
     spec: JobSpec

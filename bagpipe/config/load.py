@@ -1,28 +1,33 @@
-"""Reads a job file: YAML and `--set` overrides in, a checked `Job` out, one clear line on any mistake.
+"""Reads a job: YAML and `--set` overrides in, a checked `Job` out, one clear line on any mistake.
 
 Types, bounds and names come from `bagpipe.config.document`; rules that tie several settings together from
-`bagpipe.config.rules`. This file turns what msgspec finds into a sentence that names the file and line,
-the dotted field, what was expected and found, and what to do.
+`bagpipe.config.rules`; the sentences about mistakes from `bagpipe.config.explain`. Every command, the client
+and the experiments read jobs here.
 """
 
-import difflib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import msgspec.inspect as inspection
-import yaml
 
-from bagpipe.config import yaml_lines
+from bagpipe.config import overrides as overriding
+from bagpipe.config import paths, yaml_lines, yaml_writer
 from bagpipe.config.document import API_VERSION, KIND, Job
+from bagpipe.config.explain import Explainer
+from bagpipe.config.header import job_of
 from bagpipe.config.rules import check_rules
-from bagpipe.config.yaml_lines import Document, Path_
-from bagpipe.errors import ConfigError
+from bagpipe.config.yaml_lines import Document
 
-REFERENCE = "docs/settings.md"
-TOP_LEVEL = ("apiVersion", "kind", "metadata", "spec")
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """A job, and the document that it was read from."""
+
+    job: Job
+    document: Mapping[str, Any]
+    """What the user wrote, overrides applied, as an API server takes it: no setting that was left out is in it."""
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
@@ -31,26 +36,62 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
     Raises:
         ConfigError: one line that names file, field and remedy.
     """
-    return parse_job(yaml_lines.read_text(path), str(path), overrides)
+    return read_job_file(path, overrides).job
+
+
+def load_local_job(path: Path, overrides: Sequence[str] = ()) -> Job:
+    """As `load_job`, for a command that works on this machine: its paths are absolute, with `~` expanded."""
+    return absolute_paths(load_job(path, overrides))
+
+
+def read_job_file(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """As `load_job`, with the document itself."""
+    where = paths.local(path)
+    return _read(yaml_lines.parse(yaml_lines.read_text(where), paths.shown(path)), overrides)
 
 
 def parse_job(text: str, source: str, overrides: Sequence[str] = ()) -> Job:
     """As `load_job`, from text; `source` names it in messages."""
-    document = yaml_lines.parse(text, source)
-    if document.value is None:
-        raise ConfigError(f"{source}: empty; expected a job (apiVersion: {API_VERSION}, kind: {KIND}, spec: ...)")
-    if not isinstance(document.value, dict):
-        found = type(document.value).__name__
-        raise ConfigError(f"{source}: expected a mapping with apiVersion, kind, metadata and spec, found a {found}")
-    origins: dict[Path_, str] = {}
-    for override in overrides:
-        path, value = parse_override(override)
-        _set(document.value, path, value, override)
-        origins[path] = f"--set {override}" if len(override) <= 60 else f"--set {override[:57]}..."
-    _check_header(document)
-    job = _convert(document, origins)
-    check_rules(job, lambda dotted: _where(document, origins, _path_of(dotted)))
-    return job
+    return _read(yaml_lines.parse(text, source), overrides).job
+
+
+def job_from(document: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Job:
+    """As `load_job`, from a document that a program made."""
+    return _read(Document(source, msgspec.to_builtins(document)), overrides).job
+
+
+def _read(document: Document, overrides: Sequence[str]) -> JobFile:
+    document = job_of(document)
+    parsed = [overriding.parse_override(text) for text in overrides]
+    overriding.apply(document, parsed)
+    explainer = Explainer(document, {override.path: override.text for override in parsed})
+    try:
+        job = msgspec.convert(document.value, Job)
+    except msgspec.ValidationError as error:
+        raise explainer.error(error) from None
+    check_rules(job, explainer.where)
+    return JobFile(job, {"apiVersion": API_VERSION, "kind": KIND, **document.value})
+
+
+def absolute_paths(job: Job) -> Job:
+    """The same job with local paths that are valid from any folder.
+
+    Raises:
+        ConfigError: a path holds a variable, which nobody expands, or `~` without a home folder.
+    """
+    data, checkpoint = job.spec.data, job.spec.checkpoint
+    setting = "spec.data.path"
+    if isinstance(data.path, str):
+        path: str | tuple[str, ...] = paths.absolute(data.path, setting)
+    else:
+        path = tuple(paths.absolute(one, setting) for one in data.path)
+    place = paths.absolute(checkpoint.path, "spec.checkpoint.path") if checkpoint.path else None
+    spec = msgspec.structs.replace(
+        job.spec,
+        data=msgspec.structs.replace(data, path=path),
+        checkpoint=msgspec.structs.replace(checkpoint, path=place),
+    )
+    return msgspec.structs.replace(job, spec=spec)
 
 
 def dump_job(job: Job) -> str:
@@ -58,7 +99,7 @@ def dump_job(job: Job) -> str:
 
     No null stands for a missing value: the API server finds it in no enum, nullable or not.
     """
-    return yaml.safe_dump(_plain(job), sort_keys=False, allow_unicode=True, width=110)
+    return yaml_writer.dump(_plain(job))
 
 
 def _plain(value: Any) -> Any:
@@ -69,205 +110,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return msgspec.to_builtins(value)
-
-
-def parse_override(text: str) -> tuple[Path_, Any]:
-    """`spec.data.path=x` as a path and a value; `spec.` may be left out, lists take `[0]` or `.0`."""
-    dotted, equals, value = text.partition("=")
-    dotted = dotted.strip()
-    if not equals or not dotted:
-        raise ConfigError(f"--set {text}: expected path=value, for instance --set spec.batchSize=1024")
-    path = _path_of(dotted)
-    if path[0] not in TOP_LEVEL:
-        path = ("spec", *path)
-    return path, yaml_lines.parse_value(value, f"--set {text}")
-
-
-def _path_of(dotted: str) -> Path_:
-    parts = [p for p in re.split(r"[.\[\]]+", dotted) if p]
-    return tuple(int(p) if p.isdecimal() else p for p in parts)
-
-
-def _set(value: Any, path: Path_, new: Any, override: str) -> None:
-    """Replace what stands at `path`, making the mappings on the way."""
-    for depth, part in enumerate(path):
-        here = ".".join(map(str, path[:depth])) or "the job"
-        if isinstance(value, list):
-            if not isinstance(part, int) or part >= len(value):
-                raise ConfigError(
-                    f"--set {override}: {here} is a list of {len(value)}; use an index from 0 to {len(value) - 1}"
-                )
-        elif isinstance(value, dict):
-            part = str(part)
-        else:
-            raise ConfigError(f"--set {override}: {here} is {value!r}, which has no {part}; set {here} as a whole")
-        if depth == len(path) - 1:
-            value[part] = new
-            return
-        if isinstance(value, dict) and value.get(part) is None:
-            value[part] = {}
-        value = value[part]
-
-
-def _check_header(document: Document) -> None:
-    """Another kind of document deserves a better answer than its first unknown key."""
-    for key, expected in (("apiVersion", API_VERSION), ("kind", KIND)):
-        found = document.value.get(key, expected)
-        if found != expected:
-            raise ConfigError(
-                f"{document.where((key,))}: {key}: expected {expected}, found {found!r}; is this a job file?"
-            )
-
-
-def _convert(document: Document, origins: dict[Path_, str]) -> Job:
-    try:
-        return msgspec.convert(document.value, Job)
-    except msgspec.ValidationError as error:
-        message, path = _split(str(error), document.value)
-        raise ConfigError(_explain(message, path, document, origins)) from None
-
-
-def _split(error: str, value: Any) -> tuple[str, Path_]:
-    """Separate msgspec's sentence from the path at its end; `[...]` is resolved by looking at the value."""
-    message, _, tail = error.partition(" - at ")
-    match = re.search(r"`\$(.*)`", tail)
-    path: Path_ = ()
-    for name, index in re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", match.group(1) if match else ""):
-        if name:
-            path = (*path, name)
-        elif index.isdecimal():
-            path = (*path, int(index))
-        else:
-            break
-    return message, path
-
-
-def _explain(message: str, path: Path_, document: Document, origins: dict[Path_, str]) -> str:
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
-    if unknown:
-        inner = (*path, unknown.group(1))
-        known = _keys_at(path)
-        return (
-            f"{_where(document, origins, inner)}: {_dotted(inner)}: unknown setting; {_nearest(str(inner[-1]), known)}"
-        )
-    missing = re.fullmatch(r"Object missing required field `(.*)`", message)
-    if missing:
-        inner = (*path, missing.group(1))
-        return f"{_where(document, origins, path)}: {_dotted(inner)}: missing; it has no default (see {REFERENCE})"
-    found = _value_at(document.value, path)
-    where = f"{_where(document, origins, path)}: {_dotted(path)}"
-    if not message.startswith("Invalid enum value"):
-        return f"{where}: expected {_expected(message)}, found {_show(found)}; {_remedy(path)}"
-    kinds = _field_type(path)
-    choices = _choices(kinds)
-    number = "an integer or " if any(isinstance(k, inspection.IntType) for k in kinds) else ""
-    remedy = _nearest(str(found), choices) if _close(str(found), choices) else _remedy(path)
-    return f"{where}: expected {number}{' | '.join(choices)}, found {_show(found)}; {remedy}"
-
-
-def _expected(message: str) -> str:
-    """msgspec's words for what it wanted, without its quotes and without what it got."""
-    words = message.partition(", got ")[0].removeprefix("Expected ").replace("`", "")
-    names = {"int": "an integer", "str": "a string", "float": "a number", "bool": "true or false"}
-    names |= {"object": "a mapping", "array": "a list"}
-    parts = re.split(r"( \| |[ ,])", words, maxsplit=0)
-    return "".join(names.get(p, " or " if p == " | " else p) for p in parts)
-
-
-def _remedy(path: Path_) -> str:
-    field = _field(path)
-    default = field.default if field is not None else msgspec.NODEFAULT
-    if field is not None and isinstance(default, int | float | str):
-        return f"correct it or leave it out (default {default}; see {REFERENCE})"
-    return f"correct it (see {REFERENCE})"
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = _close(word, known)
-    if close:
-        return f"did you mean {close}?"
-    return f"expected one of {', '.join(sorted(known))}" if known else f"see {REFERENCE}"
-
-
-def _close(word: str, known: Sequence[str]) -> str | None:
-    lowered = {k.lower(): k for k in known}
-    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
-    return lowered[close[0]] if close else None
-
-
-def _where(document: Document, origins: dict[Path_, str], path: Path_) -> str:
-    """The override that set `path`, or something around or inside it; otherwise its place in the file."""
-    for origin, text in reversed(origins.items()):
-        if origin[: len(path)] == path or path[: len(origin)] == origin:
-            return text
-    return document.where(path)
-
-
-def _dotted(path: Path_) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in path).removeprefix(".") or "the job"
-
-
-def _show(found: Any) -> str:
-    text = repr(found)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _value_at(value: Any, path: Path_) -> Any:
-    for part in path:
-        if isinstance(value, dict):
-            value = value.get(part)
-        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
-            value = value[part]
-    return value
-
-
-# ── what `bagpipe.config.document` says about a path ───────────────────────────────────────────────────────
-
-
-def _unwrap(kind: inspection.Type) -> Iterator[inspection.Type]:
-    """The plain types behind `Annotated` and unions."""
-    if isinstance(kind, inspection.Metadata):
-        yield from _unwrap(kind.type)
-    elif isinstance(kind, inspection.UnionType):
-        for member in kind.types:
-            yield from _unwrap(member)
-    else:
-        yield kind
-
-
-def _field(path: Path_) -> inspection.Field | None:
-    """The struct field that `path` names, if it names one."""
-    kinds: list[inspection.Type] = [inspection.type_info(Job)]
-    found: inspection.Field | None = None
-    for part in path:
-        inner: list[inspection.Type] = []
-        found = None
-        for kind in (plain for k in kinds for plain in _unwrap(k)):
-            if isinstance(kind, inspection.StructType):
-                found = next((f for f in kind.fields if f.encode_name == part), found)
-                inner += [f.type for f in kind.fields if f.encode_name == part]
-            elif isinstance(kind, inspection.VarTupleType):
-                inner.append(kind.item_type)
-        kinds = inner
-    return found
-
-
-def _field_type(path: Path_) -> list[inspection.Type]:
-    names = path
-    while names and isinstance(names[-1], int):
-        names = names[:-1]
-    field = _field(names)
-    if field is None:
-        return [inspection.type_info(Job)] if not names else []
-    kinds = list(_unwrap(field.type))
-    for _ in path[len(names) :]:
-        kinds = [p for k in kinds if isinstance(k, inspection.VarTupleType) for p in _unwrap(k.item_type)]
-    return kinds
-
-
-def _keys_at(path: Path_) -> list[str]:
-    return [f.encode_name for k in _field_type(path) if isinstance(k, inspection.StructType) for f in k.fields]
-
-
-def _choices(kinds: Sequence[inspection.Type]) -> list[str]:
-    return [str(v) for k in kinds if isinstance(k, inspection.LiteralType) for v in k.values]

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from bagpipe.config import bounds
 from bagpipe.config.pods import Section
 
-_Count = Annotated[int, Meta(ge=1)]
-_Widths = tuple[_Count, ...]
+_Widths = tuple[bounds.Units, ...]
 
 MODEL_SETTINGS: dict[str, tuple[str, ...]] = {
     "dlrm": ("bottomMlp", "overMlp", "interaction", "interactionItself"),
@@ -66,8 +66,8 @@ class ModelConfig(Section):
         Literal["dense", "all"] | None,
         Meta(description="wdl: the deep part sees the dense features (the default), or the embeddings too."),
     ] = None
-    cross_layers: Annotated[_Count | None, Meta(description="dcn: layers of the cross net (default 2).")] = None
-    cross_rank: Annotated[_Count | None, Meta(description="dcn: rank of each cross layer's matrix (default 8).")] = None
+    cross_layers: Annotated[bounds.Layers | None, Meta(description="dcn: layers of the cross net (default 2).")] = None
+    cross_rank: Annotated[bounds.Units | None, Meta(description="dcn: rank of each cross layer's matrix (default 8).")] = None
     filter_range: Annotated[
         Annotated[str, Meta(pattern="^[0-8]-[0-8]$")] | None,
         Meta(
@@ -75,27 +75,27 @@ class ModelConfig(Section):
         ),
     ] = None
     conv_kernel: Annotated[
-        _Count | None, Meta(description="fgcnn: features that a convolution sees at once; odd (default 7).")
+        bounds.Features | None, Meta(description="fgcnn: features that a convolution sees at once; odd (default 7).")
     ] = None
     pool_size: Annotated[
-        Annotated[int, Meta(ge=2)] | None,
+        bounds.PooledFeatures | None,
         Meta(description="fgcnn: features of which pooling keeps the largest value (default 2)."),
     ] = None
     recombined: Annotated[
-        _Count | None,
+        bounds.Features | None,
         Meta(description="fgcnn: new features made from each feature that is left after pooling (default 2)."),
     ] = None
     sequence_length: Annotated[
-        _Count | None,
+        bounds.Items | None,
         Meta(description="caser: items of the history, at most; shorter ones are filled with zeros (default 10)."),
     ] = None
-    vertical_filters: Annotated[_Count | None, Meta(description="caser: vertical filters (default 16).")] = None
+    vertical_filters: Annotated[bounds.Units | None, Meta(description="caser: vertical filters (default 16).")] = None
     horizontal_filters: Annotated[
-        _Count | None,
+        bounds.Units | None,
         Meta(description="caser: horizontal filters of each height from 1 to `sequenceLength` (default 64)."),
     ] = None
     dropout: Annotated[
-        Annotated[float, Meta(ge=0, lt=1)] | None,
+        bounds.Fraction | None,
         Meta(
             description="deepfm, caser: share of the activations set to zero while training (default 0.5). Masks depend on seed, step and example alone."
         ),

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from bagpipe.config import bounds
+
 
 class Section(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Common shape of every section: immutable, unknown keys refused."""
@@ -17,14 +19,17 @@ class Section(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields
 
 Quantity = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$", max_length=32)]
 
+Amount = str | bounds.WholeQuantity | bounds.BrokenQuantity
+"""A quantity as people write it: `2`, `0.5`, `500m`, `4Gi`."""
+
 
 class Resources(Section):
     """Compute resources of a container, in Kubernetes' quantities."""
 
     requests: Annotated[
-        dict[str, str | int | float], Meta(description="What the scheduler reserves: cpu, memory, extended resources.")
+        dict[str, Amount], Meta(description="What the scheduler reserves: cpu, memory, extended resources.")
     ] = {}
-    limits: Annotated[dict[str, str | int | float], Meta(description="What the container may not exceed.")] = {}
+    limits: Annotated[dict[str, Amount], Meta(description="What the container may not exceed.")] = {}
 
 
 class EnvVar(Section):
@@ -82,7 +87,7 @@ class PodConfig(Section):
         Meta(description="Size of /dev/shm (memory: it counts against the limit). Trainers: 1Gi, or the profile's."),
     ] = None
     termination_grace_period_seconds: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        bounds.Time | None,
         Meta(description="Seconds between SIGTERM and SIGKILL; trainers write their checkpoint in them. none: 60."),
     ] = None
     labels: Annotated[dict[str, str], Meta(description="Labels added to the pods.")] = {}

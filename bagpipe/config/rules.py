@@ -8,9 +8,24 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from bagpipe.config.document import DataConfig, DenseOptimizer, EmbeddingConfig, Job, JobSpec, RowOptimizer
+from bagpipe.config.document import (
+    DataConfig,
+    DenseOptimizer,
+    EmbeddingConfig,
+    Job,
+    JobSpec,
+    RowOptimizer,
+    ServerConfig,
+    TrainerConfig,
+)
 from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
 from bagpipe.errors import ConfigError
+
+GREATEST_PORT = 65_535
+LARGEST_FILE = 2**62
+"""Bytes. Offsets into the rows' files are signed integers of 64 bits, and sums of two of them must fit as well."""
+LARGEST_ELEMENT = 12
+"""Bytes of one float of a row with its optimizer's state (adam)."""
 
 Finding = tuple[str, str]
 """A dotted field and what is wrong with it, remedy included."""
@@ -36,6 +51,19 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     if spec.batch_size < spec.trainers.replicas:
         few = f"{spec.batch_size} examples cannot be shared by {spec.trainers.replicas} trainers"
         yield "spec.batchSize", f"{few}; raise batchSize or lower trainers.replicas"
+    yield from _ports("spec.servers", spec.servers)
+    yield from _ports("spec.trainers", spec.trainers)
+
+
+def _ports(prefix: str, role: ServerConfig | TrainerConfig) -> Iterator[Finding]:
+    """Each process of a role takes the port after its predecessor's."""
+    last = role.port + role.replicas - 1
+    if role.port and last > GREATEST_PORT:
+        wanted = f"{role.replicas} processes would listen on ports {role.port} to {last}"
+        yield (
+            f"{prefix}.port",
+            f"{wanted}; expected at most {GREATEST_PORT}, choose a lower port or 0 for any free ones",
+        )
 
 
 def _given(section: msgspec.Struct, names: Iterable[str]) -> Iterator[str]:
@@ -96,6 +124,9 @@ def _embedding(embedding: EmbeddingConfig) -> Iterator[Finding]:
     yield from _without_effect("spec.embedding", embedding, ("dim",), "when tables are listed (each has embeddingDim)")
     yield from _duplicates("spec.embedding.tables", "table", [t.name for t in embedding.tables])
     yield from _duplicates("spec.embedding.tables", "feature", [f for t in embedding.tables for f in t.feature_names])
+    size = sum(table.num_embeddings * table.embedding_dim for table in embedding.tables) * LARGEST_ELEMENT
+    if size > LARGEST_FILE:
+        yield "spec.embedding.tables", f"all rows together take {size:.3g} bytes; expected at most {LARGEST_FILE:.3g}"
     for index, table in enumerate(embedding.tables):
         if not table.feature_names:
             yield f"spec.embedding.tables[{index}].featureNames", "empty; name the features that look rows up here"

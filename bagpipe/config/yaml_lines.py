@@ -1,31 +1,70 @@
-"""Reads one YAML document into plain values and remembers the line of each.
+"""Reads one YAML document into plain values and remembers the line of each; knows nothing of jobs.
 
-Stricter than YAML where YAML is surprising: a key given twice is an error, and `1e-3` is a number (as
-in YAML 1.2 and in Kubernetes), not a string. Knows nothing of jobs.
+PyYAML scans, parses and composes; what a scalar means is `yaml_scalars`' answer (YAML 1.2). Everything is
+bounded: the size of a file, the depth of nesting, and how many values aliases may add. The result is a tree
+of dicts, lists and scalars without shared parts, which JSON can carry. `docs/decisions/0015` says why.
 """
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from bagpipe.config import yaml_scalars
+from bagpipe.config.paths import shown
 from bagpipe.errors import ConfigError
 
 Path_ = tuple[str | int, ...]
 """Where a value stands: keys and list indices from the top."""
 
+MAX_BYTES = 3 << 19
+"""1.5 MiB: the largest object that an API server stores."""
+MAX_DEPTH = 64
+"""Levels of nesting; a job has seven, a pod template in it about as many more."""
+MAX_COPIES = 10_000
+"""Values that aliases may add to a document."""
+_LONGEST = 100
+
+_STRING, _MERGE, _PLAIN = "tag:yaml.org,2002:str", "<<", "plain"
+_COLLECTIONS = ("tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
+# YAML's own set of characters; PyYAML would refuse the others too, without a line.
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def dotted(path: Path_) -> str:
+    """A path as messages name it: `spec.embedding.tables[0].name`."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in path)
+    text = text.removeprefix(".") or "the job"
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader whose numbers are YAML 1.2's."""
+    """Composes nodes to a bounded depth, and marks plain scalars instead of guessing their type by YAML 1.1."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self._depth > MAX_DEPTH:
+            raise _problem(self.peek_event(), f"more than {MAX_DEPTH} levels of nesting")  # type: ignore[no-untyped-call]
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        if kind is yaml.ScalarNode:
+            return _PLAIN if implicit[0] else _STRING
+        return super().resolve(kind, value, implicit)  # type: ignore[no-any-return, no-untyped-call]
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)$"),
-    list("-+0123456789."),
-)
+def _problem(place: Any, text: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=text, problem_mark=place.start_mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,50 +83,69 @@ class Document:
                 return f"{self.source}:{line}"
         return self.source
 
+    def below(self, prefix: Path_, value: Any) -> "Document":
+        """The part of this document at `prefix`, as a document of its own."""
+        depth = len(prefix)
+        lines = {path[depth:]: line for path, line in self.lines.items() if path[:depth] == prefix}
+        return Document(self.source, value, lines)
+
 
 def read_text(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        ConfigError: missing, unreadable, a folder, or not text.
+        ConfigError: missing, unreadable, a folder, too large, or not text.
     """
+    name = shown(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a job file (try examples/demo.yaml)") from None
+        raise ConfigError(f"{name}: no such file; give the path of a job file (try examples/demo.yaml)") from None
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; expected a job file in YAML") from None
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}; expected a job file in YAML") from None
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigError(f"{name}: the text is UTF-16; save it as UTF-8")
     try:
-        text = raw.decode("utf-8")
+        return raw[:MAX_BYTES].decode("utf-8-sig") if len(raw) <= MAX_BYTES else _refuse_size(name)
     except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(
-            f"{path}: not a text file (byte {error.start} is not UTF-8); expected a job in YAML"
+            f"{name}:{line}: not a text file (byte {error.start} is not UTF-8); expected a job in YAML"
         ) from None
-    if "\0" in text:
-        raise ConfigError(f"{path}: not a text file (NUL at character {text.index(chr(0))}); expected a job in YAML")
-    return text
+
+
+def _refuse_size(name: str) -> str:
+    raise ConfigError(
+        f"{name}: more than {MAX_BYTES:,} bytes, which no cluster takes as a job; expected a job file, not data"
+    )
 
 
 def parse(text: str, source: str) -> Document:
-    """Parse exactly one document.
+    """Parse exactly one document; empty ones beside it do not count.
 
     Raises:
-        ConfigError: not YAML, several documents, or a key given twice.
+        ConfigError: not YAML, several documents, a key given twice, or more than the bounds of this module.
     """
+    _check_characters(text, source)
     loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return Document(source, None)
-        lines: dict[Path_, int] = {}
-        _locate(node, (), lines, source)
-        return Document(source, loader.construct_document(node), lines)
+        nodes: list[yaml.Node] = []
+        while loader.check_node():
+            node = loader.get_node()
+            if node is not None and (node.tag != _PLAIN or node.value):
+                nodes.append(node)
+        if len(nodes) > 1:
+            lines = " and ".join(str(node.start_mark.line + 1) for node in nodes[:2])
+            raise ConfigError(
+                f"{source}: holds {len(nodes)} documents (on lines {lines}); put each into a file of its own"
+            )
+        return _Builder(source).build(nodes[0]) if nodes else Document(source, None)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}:{mark.line + 1}" if mark else source
-        raise ConfigError(
-            f"{where}: not valid YAML: {error.problem or error.context}; check indentation and quotes"
-        ) from None
+        problem = error.problem or error.context
+        raise ConfigError(f"{where}: not valid YAML: {problem}; check indentation and quotes") from None
     except yaml.YAMLError as error:
         text_of_error = str(error).splitlines()[0]
         raise ConfigError(f"{source}: not valid YAML: {text_of_error}; expected a job in YAML") from None
@@ -95,24 +153,99 @@ def parse(text: str, source: str) -> Document:
         loader.dispose()
 
 
-def parse_value(text: str, source: str) -> Any:
-    """A single value, as after `--set path=`."""
-    return parse(text, source).value
+def _check_characters(text: str, source: str) -> None:
+    found = _UNPRINTABLE.search(text)
+    if found:
+        line = text.count("\n", 0, found.start()) + 1
+        raise ConfigError(
+            f"{source}:{line}: not a text file: YAML has no character U+{ord(found.group()):04X}; remove it "
+            "(copying from a terminal can leave such characters behind)"
+        )
 
 
-def _locate(node: yaml.Node, path: Path_, lines: dict[Path_, int], source: str) -> None:
-    lines.setdefault(path, node.start_mark.line + 1)
-    if isinstance(node, yaml.SequenceNode):
-        for index, item in enumerate(node.value):
-            _locate(item, (*path, index), lines, source)
-    elif isinstance(node, yaml.MappingNode):
+class _Builder:
+    """Makes values of nodes."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._lines: dict[Path_, int] = {}
+        self._open: list[int] = []
+        self._seen: set[int] = set()
+        self._copies = 0
+
+    def build(self, node: yaml.Node) -> Document:
+        return Document(self._source, self._value(node, ()), self._lines)
+
+    def _value(self, node: yaml.Node, path: Path_) -> Any:
+        self._lines.setdefault(path, node.start_mark.line + 1)
+        self._count(node, path)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path)
+        if node.tag not in _COLLECTIONS:
+            raise self._error(node, path, f"the tag {node.tag} is not accepted; remove it")
+        self._open.append(id(node))
+        try:
+            if isinstance(node, yaml.SequenceNode):
+                return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
+            return self._mapping(node, path)
+        finally:
+            self._open.pop()
+
+    def _count(self, node: yaml.Node, path: Path_) -> None:
+        """Aliases give one node several places; a place inside itself never ends."""
+        if id(node) in self._open:
+            raise self._error(node, path, "an alias stands inside what it refers to; write the value out")
+        if len(self._open) > MAX_DEPTH:
+            raise self._error(node, path, f"aliases make more than {MAX_DEPTH} levels of nesting; write fewer")
+        if id(node) in self._seen:
+            self._copies += 1
+            if self._copies > MAX_COPIES:
+                raise self._error(node, path, f"aliases add more than {MAX_COPIES:,} values; write fewer")
+        self._seen.add(id(node))
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path_) -> yaml_scalars.Scalar:
+        if node.tag not in (_PLAIN, _STRING):
+            raise self._error(node, path, f"the tag {node.tag} is not accepted; remove it")
+        try:
+            return yaml_scalars.plain(node.value) if node.tag == _PLAIN else yaml_scalars.characters(node.value)
+        except ValueError as error:
+            raise self._error(node, path, str(error)) from None
+
+    def _mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
+        first: dict[Hashable, int] = {}
         for key, value in node.value:
-            inner = (*path, str(key.value))
+            name = self._key(key, path)
             line = key.start_mark.line + 1
-            if inner in lines and key.tag != "tag:yaml.org,2002:merge":
-                name = ".".join(str(p) for p in inner)
-                raise ConfigError(
-                    f"{source}:{line}: {name}: given twice (first on line {lines[inner]}); remove one of them"
-                )
-            lines[inner] = line
-            _locate(value, inner, lines, source)
+            inner = (*path, name)
+            if name in first:
+                raise self._error(key, inner, f"given twice (first on line {first[name]}); remove one of them")
+            first[name] = line
+            if name == _MERGE and key.tag == _PLAIN:
+                merged = self._merged(value, path)
+            else:
+                self._lines[inner] = line
+                result[name] = self._value(value, inner)
+        return {**merged, **result}
+
+    def _key(self, key: yaml.Node, path: Path_) -> str:
+        if not isinstance(key, yaml.ScalarNode) or key.tag not in (_PLAIN, _STRING):
+            raise self._error(key, path, "a key is a word; a list or a mapping cannot be one")
+        try:
+            return yaml_scalars.characters(key.value)
+        except ValueError as error:
+            raise self._error(key, path, str(error)) from None
+
+    def _merged(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
+        """`<<: *a` or `<<: [*a, *b]`; the first that has a key gives it."""
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        result: dict[str, Any] = {}
+        for one in nodes:
+            if not isinstance(one, yaml.MappingNode):
+                raise self._error(one, path, "<< takes a mapping or a list of mappings")
+            result = {**self._value(one, path), **result}
+        return result
+
+    def _error(self, node: yaml.Node, path: Path_, problem: str) -> ConfigError:
+        return ConfigError(f"{self._source}:{node.start_mark.line + 1}: {dotted(path)}: {problem}")

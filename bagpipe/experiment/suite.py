@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+import msgspec
 
 from bagpipe.config.document import API_VERSION, KIND, Job
-from bagpipe.config.load import parse_job
+from bagpipe.config.load import job_from, read_job_file
 from bagpipe.errors import ConfigError
 from bagpipe.lowlevel.strict_json import encode
 
@@ -94,10 +94,7 @@ def read_document(path: Path) -> Document:
     Raises:
         ConfigError: it is no job.
     """
-    text = path.read_text(encoding="utf-8")
-    parse_job(text, str(path))
-    document: Document = yaml.safe_load(text)
-    return document
+    return msgspec.to_builtins(read_job_file(path).document)  # type: ignore[no-any-return]
 
 
 def cases(
@@ -143,8 +140,6 @@ def _case(model: str, document: Document, variant: str, overrides: Sequence[str]
 
 
 def _shortened(case: Case, steps: int) -> Case:
-    import msgspec
-
     document = msgspec.to_builtins(case.job)
     document["metadata"]["name"] = f"{case.name.rsplit('-', 1)[0]}-warm"
     wanted = document["spec"]["steps"]
@@ -156,7 +151,7 @@ def _shortened(case: Case, steps: int) -> Case:
 
 
 def _checked(document: Document, overrides: Sequence[str]) -> Job:
-    return parse_job(yaml.safe_dump(document, sort_keys=False), document["metadata"]["name"], overrides)
+    return job_from(document, document["metadata"]["name"], overrides)
 
 
 # ── the six models ────────────────────────────────────────────────────────────────────────────────

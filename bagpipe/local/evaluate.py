@@ -12,10 +12,9 @@ import msgspec
 
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, Metadata
-from bagpipe.config.load import dump_job, parse_job
+from bagpipe.config.load import absolute_paths, dump_job, parse_job
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 from bagpipe.local.progress import PlainView
-from bagpipe.local.run import absolute_paths
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
 

@@ -6,12 +6,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
-from bagpipe.config.load import load_job
+from bagpipe.config.load import load_local_job
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode
 from bagpipe.local.commands import CommandBuilder
 from bagpipe.local.policy import HOPELESS
@@ -37,7 +35,7 @@ def start_run(
     Raises:
         ConfigError: the job or the run directory will not do.
     """
-    job = absolute_paths(load_job(job_file, overrides))
+    job = load_local_job(job_file, overrides)
     with RunDir.create(run_dir or default_path(job.metadata.name, datetime.now())) as directory:
         result = _supervise(job, directory, None, view, build)
         if result.outcome.code in HOPELESS and not _trained(directory, job):
@@ -64,7 +62,7 @@ def resume_run(
     if run_dir is None:
         raise ConfigError("--resume: which run? name its directory with --run-dir")
     with RunDir.reopen(run_dir) as directory:
-        job = absolute_paths(load_job(job_file or run_dir / JOB_FILE, overrides))
+        job = load_local_job(job_file or run_dir / JOB_FILE, overrides)
         directory.check_same_job(job)
         return _supervise(job, directory, newest_complete(directory.checkpoints(job)), view, build)
 
@@ -103,23 +101,6 @@ def summarise(job: Job, directory: RunDir, report: dict[str, Any], outcome: Outc
         "attempts": outcome.attempts,
         "seconds": round(outcome.seconds, 3),
     }
-
-
-def absolute_paths(job: Job) -> Job:
-    """The same job with local paths that hold from any folder."""
-    data, checkpoint = job.spec.data, job.spec.checkpoint
-    path = _absolute(data.path) if isinstance(data.path, str) else tuple(_absolute(p) for p in data.path)
-    place = _absolute(checkpoint.path) if checkpoint.path else None
-    spec = msgspec.structs.replace(
-        job.spec,
-        data=msgspec.structs.replace(data, path=path),
-        checkpoint=msgspec.structs.replace(checkpoint, path=place),
-    )
-    return msgspec.structs.replace(job, spec=spec)
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path or not path else str(Path(path).expanduser().absolute())
 
 
 def _trained(directory: RunDir, job: Job) -> bool:

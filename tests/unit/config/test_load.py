@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bagpipe.config.document import RunPolicy
-from bagpipe.config.load import dump_job, load_job, parse_job, parse_override
+from bagpipe.config.load import dump_job, load_job, parse_job
+from bagpipe.config.overrides import parse_override
 from bagpipe.errors import ConfigError, ExitCode
 
 SMALLEST = "spec:\n  data: {format: synthetic}\n"
@@ -46,10 +47,10 @@ MISTAKES = [
     ("another version", "apiVersion: v2\n" + SMALLEST, "job.yaml:1: apiVersion: expected bagpipe.dev/v1alpha1, found 'v2'; "),
     ("empty", "# nothing\n", "job.yaml: empty; expected a job (apiVersion: bagpipe.dev/v1alpha1, kind: BagpipeJob, spec: ...)"),
     ("a list", "- a\n", "job.yaml: expected a mapping with apiVersion, kind, metadata and spec, found a list"),
-    ("a word", "hello", "job.yaml: expected a mapping with apiVersion, kind, metadata and spec, found a str"),
+    ("a word", "hello", "job.yaml: expected a mapping with apiVersion, kind, metadata and spec, found 'hello'"),
     ("not YAML", "spec: [1\n", "job.yaml:2: not valid YAML: "),
-    ("two documents", SMALLEST + "---\n" + SMALLEST, "job.yaml:3: not valid YAML: "),
-    ("a tag", "spec: !!python/object:os.system {}\n", "job.yaml:1: not valid YAML: "),
+    ("two documents", SMALLEST + "---\n" + SMALLEST, "job.yaml: holds 2 documents (on lines 1 and 4); put each into "),
+    ("a tag", "spec: !!python/object:os.system {}\n", "job.yaml:1: spec: the tag tag:yaml.org,2002:python/object:os.system is not accepted"),
 ]  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def test_overrides_reach_every_place() -> None:
 @pytest.mark.parametrize(("text", "value"), [("1e-3", 1e-3), ("1E5", 1e5), ("-2.5e+1", -25.0), ("3", 3), ("1.5", 1.5)])
 def test_numbers_are_numbers(text: str, value: float) -> None:
     """Scientific notation needs no dot: YAML 1.1 alone would read 1e-3 as a word."""
-    assert parse_override(f"x={text}")[1] == value
+    assert parse_override(f"x={text}").value == value
 
 
 @given(
@@ -133,9 +134,9 @@ def test_defaults_are_dumped() -> None:
 
 
 FILES = [
-    ("binary", b"\x93NUMPY\x00\x01", "not a text file (byte 0 is not UTF-8)"),
-    ("NUL", b"spec:\0", "not a text file (NUL at character 5)"),
-    ("empty", b"", "empty; expected a job"),
+    ("binary", b"\x93NUMPY\x00\x01", ":1: not a text file (byte 0 is not UTF-8)"),
+    ("NUL", b"spec:\0", ":1: not a text file: YAML has no character U+0000; remove it"),
+    ("empty", b"", ": empty; expected a job"),
 ]
 
 
@@ -146,7 +147,7 @@ def test_files_that_are_no_job(tmp_path: Path, content: bytes, expected: str) ->
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         load_job(path)
-    assert str(caught.value).startswith(f"{path}: {expected}")
+    assert str(caught.value).startswith(f"{path}{expected}")
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

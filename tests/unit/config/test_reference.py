@@ -22,7 +22,9 @@ def test_every_setting_says_what_it_means() -> None:
                 visit(inner, path)
             case inspection.StructType():
                 for field in kind.fields:
-                    described = isinstance(field.type, inspection.Metadata) and field.type.extra_json_schema
+                    described = isinstance(field.type, inspection.Metadata) and "description" in (
+                        field.type.extra_json_schema or {}
+                    )
                     if not described and not isinstance(field.type, inspection.StructType):
                         silent.append(f"{path}.{field.encode_name}")
                     visit(field.type, f"{path}.{field.encode_name}")

@@ -35,6 +35,9 @@ REFUSED = [
     (FILE, f"embedding.tables=[{A},{A}]", "spec.embedding.tables: table 'a' is listed twice; "),
     (FILE, f"embedding.tables=[{A},{B.replace('[y]', '[x]')}]", "spec.embedding.tables: feature 'x' is listed twice; "),
     (FILE, f"embedding.tables=[{A.replace('[x]', '[]')}]", "spec.embedding.tables[0].featureNames: empty; "),
+    (FILE, "embedding.tables=[{name: a, numEmbeddings: 1099511627776, embeddingDim: 65536, featureNames: [x]}," + ",".join(f" {{name: t{i}, numEmbeddings: 1099511627776, embeddingDim: 65536, featureNames: [f{i}]}}" for i in range(6)) + "]", "spec.embedding.tables: all rows together take 6.05e+18 bytes; expected at most 4.61e+18"),
+    (FILE, "servers.port=65535 servers.replicas=2", "spec.servers.port: 2 processes would listen on ports 65535 to 65536; expected at most 65535"),
+    (FILE, "trainers.port=65000 trainers.replicas=600", "spec.trainers.port: 600 processes would listen on ports 65000 to 65599"),
     (FILE, f"embedding.tables=[{A}] embedding.dim=8", "spec.embedding.dim: has no effect when tables are listed"),
 ]  # fmt: skip
 

@@ -1,0 +1,171 @@
+"""Turns what msgspec finds wrong with a job into one sentence: where, what was expected and found, what to do."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import msgspec.inspect as inspection
+
+from bagpipe.config.document import Job
+from bagpipe.config.yaml_lines import Document, Path_, dotted
+from bagpipe.errors import ConfigError
+
+REFERENCE = "docs/settings.md"
+
+
+class Explainer:
+    """Knows where each setting of one document comes from: a line of its file, or an override."""
+
+    def __init__(self, document: Document, origins: Mapping[Path_, str]) -> None:
+        """`origins`: the text of each override, by the path that it set; later ones win."""
+        self._document, self._origins = document, origins
+
+    def error(self, found: msgspec.ValidationError) -> ConfigError:
+        message, path = _split(str(found), self._document.value)
+        return ConfigError(self._explain(message, path))
+
+    def where(self, dotted: str) -> str:
+        """The place of a dotted field, as `rules` names it."""
+        parts = [p for p in re.split(r"[.\[\]]+", dotted) if p]
+        return self._where(tuple(int(p) if p.isdecimal() else p for p in parts))
+
+    def _where(self, path: Path_) -> str:
+        """The override that set `path`, or something around or inside it; otherwise its place in the file."""
+        for origin, text in reversed(list(self._origins.items())):
+            if origin[: len(path)] == path or path[: len(origin)] == origin:
+                return text
+        return self._document.where(path)
+
+    def _explain(self, message: str, path: Path_) -> str:
+        unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
+        if unknown:
+            inner = (*path, unknown.group(1))
+            hint = _nearest(str(inner[-1]), _keys_at(path))
+            return f"{self._where(inner)}: {dotted(inner)}: unknown setting; {hint}"
+        missing = re.fullmatch(r"Object missing required field `(.*)`", message)
+        if missing:
+            inner = (*path, missing.group(1))
+            return f"{self._where(path)}: {dotted(inner)}: missing; it has no default (see {REFERENCE})"
+        found = _value_at(self._document.value, path)
+        where = f"{self._where(path)}: {dotted(path)}"
+        if not message.startswith("Invalid enum value"):
+            return f"{where}: expected {_expected(message)}, found {_show(found)}; {_remedy(path)}"
+        kinds = _field_type(path)
+        choices = _choices(kinds)
+        number = "an integer or " if any(isinstance(k, inspection.IntType) for k in kinds) else ""
+        remedy = _nearest(str(found), choices) if _close(str(found), choices) else _remedy(path)
+        return f"{where}: expected {number}{' | '.join(choices)}, found {_show(found)}; {remedy}"
+
+
+def _split(error: str, value: Any) -> tuple[str, Path_]:
+    """Separate msgspec's sentence from the path at its end; `[...]` is resolved by looking at the value."""
+    message, _, tail = error.partition(" - at ")
+    match = re.search(r"`\$(.*)`", tail)
+    path: Path_ = ()
+    for name, index in re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", match.group(1) if match else ""):
+        if name:
+            path = (*path, name)
+        elif index.isdecimal():
+            path = (*path, int(index))
+        else:
+            break
+    return message, path
+
+
+def _expected(message: str) -> str:
+    """msgspec's words for what it wanted, without its quotes and without what it got."""
+    words = message.partition(", got ")[0].removeprefix("Expected ").replace("`", "")
+    names = {"int": "an integer", "str": "a string", "float": "a number", "bool": "true or false"}
+    names |= {"object": "a mapping", "array": "a list"}
+    parts = re.split(r"( \| |[ ,])", words, maxsplit=0)
+    return "".join(names.get(p, " or " if p == " | " else p) for p in parts)
+
+
+def _remedy(path: Path_) -> str:
+    field = _field(path)
+    default = field.default if field is not None else msgspec.NODEFAULT
+    if field is not None and isinstance(default, int | float | str):
+        shown = str(default).lower() if isinstance(default, bool) else default
+        return f"correct it or leave it out (default {shown}; see {REFERENCE})"
+    return f"correct it (see {REFERENCE})"
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = _close(word, known)
+    if close:
+        return f"did you mean {close}?"
+    return f"expected one of {', '.join(sorted(known))}" if known else f"see {REFERENCE}"
+
+
+def _close(word: str, known: Sequence[str]) -> str | None:
+    lowered = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return lowered[close[0]] if close else None
+
+
+def _show(found: Any) -> str:
+    text = repr(found)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _value_at(value: Any, path: Path_) -> Any:
+    for part in path:
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int) and part < len(value):
+            value = value[part]
+    return value
+
+
+# ── what `bagpipe.config.document` says about a path ───────────────────────────────────────────────────────
+
+
+def _unwrap(kind: inspection.Type) -> Iterator[inspection.Type]:
+    """The plain types behind `Annotated` and unions."""
+    if isinstance(kind, inspection.Metadata):
+        yield from _unwrap(kind.type)
+    elif isinstance(kind, inspection.UnionType):
+        for member in kind.types:
+            yield from _unwrap(member)
+    else:
+        yield kind
+
+
+def _field(path: Path_) -> inspection.Field | None:
+    """The struct field that `path` names, if it names one."""
+    kinds: list[inspection.Type] = [inspection.type_info(Job)]
+    found: inspection.Field | None = None
+    for part in path:
+        inner: list[inspection.Type] = []
+        found = None
+        for kind in (plain for k in kinds for plain in _unwrap(k)):
+            if isinstance(kind, inspection.StructType):
+                found = next((f for f in kind.fields if f.encode_name == part), found)
+                inner += [f.type for f in kind.fields if f.encode_name == part]
+            elif isinstance(kind, inspection.VarTupleType):
+                inner.append(kind.item_type)
+        kinds = inner
+    return found
+
+
+def _field_type(path: Path_) -> list[inspection.Type]:
+    names = path
+    while names and isinstance(names[-1], int):
+        names = names[:-1]
+    field = _field(names)
+    if field is None:
+        return [inspection.type_info(Job)] if not names else []
+    kinds = list(_unwrap(field.type))
+    for _ in path[len(names) :]:
+        kinds = [p for k in kinds if isinstance(k, inspection.VarTupleType) for p in _unwrap(k.item_type)]
+    return kinds
+
+
+def _keys_at(path: Path_) -> list[str]:
+    return [f.encode_name for k in _field_type(path) if isinstance(k, inspection.StructType) for f in k.fields]
+
+
+def _choices(kinds: Sequence[inspection.Type]) -> list[str]:
+    return [str(v) for k in kinds if isinstance(k, inspection.LiteralType) for v in k.values]

@@ -1,0 +1,60 @@
+r"""Paths in one place: what `~` means, what a relative path is relative to, and how a path stands in a message.
+
+`~` and `~/x` are the home folder; `~name` and `$VAR` are not expanded (a shell does that before we see them).
+A relative path is relative to the folder in which the command runs, not to the job file's. `#`, `%` and spaces
+are characters like others. Bytes that are not UTF-8 come in and go out to the system as they are, and stand in
+messages as `\xff`.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from bagpipe.errors import ConfigError
+
+_VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
+
+
+def is_url(path: str) -> bool:
+    """Whether fsspec, not the operating system, opens this path."""
+    return "://" in path
+
+
+def local(path: str | os.PathLike[str]) -> Path:
+    """A path on this machine, with `~` expanded.
+
+    Raises:
+        ConfigError: `~` without a home folder, or a path that no system can have.
+    """
+    text = os.fspath(path)
+    if "\0" in text:
+        raise ConfigError(f"{shown(text)}: a path cannot hold a NUL character; correct it")
+    if text != "~" and not text.startswith("~/"):
+        return Path(text)
+    home = os.path.expanduser("~")
+    if home == "~":
+        raise ConfigError(f"{text}: this user has no home folder; write the whole path")
+    return Path(home + text[1:])
+
+
+def absolute(path: str, setting: str) -> str:
+    """A setting's path or URL in a form that is valid from any folder.
+
+    Raises:
+        ConfigError: the path holds a variable, which nobody expands, or `~` without a home folder.
+    """
+    if not path or is_url(path):
+        return path
+    variable = _VARIABLE.search(path)
+    if variable and not os.path.lexists(path):
+        raise ConfigError(
+            f"{setting}: {shown(path)}: {variable.group()} is not expanded in a job; write the path, or give it with "
+            f'--set "{setting}=..." and let the shell expand it'
+        )
+    return str(local(path).absolute())
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for a message: printable, on one line."""
+    text = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,95 @@
+"""`--set`: what a path names and what a value stands for; each mistake is one line that repeats the option."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bagpipe.config.load import parse_job
+from bagpipe.config.overrides import parse_override
+from bagpipe.errors import ConfigError
+
+JOB = "spec:\n  data: {format: synthetic}\n  embedding: {tables: []}\n"
+
+PATHS: list[tuple[str, tuple[str | int, ...]]] = [
+    ("spec.batchSize=1", ("spec", "batchSize")),
+    ("batchSize=1", ("spec", "batchSize")),
+    (" batchSize =1", ("spec", "batchSize")),
+    ("embedding.tables[0].name=1", ("spec", "embedding", "tables", 0, "name")),
+    ("embedding.tables.0.name=1", ("spec", "embedding", "tables", 0, "name")),
+    ('metadata.labels["a.b/c=d"]=1', ("metadata", "labels", "a.b/c=d")),
+    ("metadata.labels['x']=1", ("metadata", "labels", "x")),
+    ("model.args.a[0][1]=1", ("spec", "model", "args", "a", 0, 1)),
+]
+
+
+@pytest.mark.parametrize(("given_text", "path"), PATHS)
+def test_paths(given_text: str, path: tuple[str | int, ...]) -> None:
+    """Keys, indices with and without brackets, quoted keys, with and without `spec.`."""
+    assert parse_override(given_text).path == path
+
+
+VALUES: list[tuple[str, Any]] = [
+    ("3", 3), ("1e-3", 1e-3), ("true", True), ("null", None), ("yes", "yes"), (" a ", "a"),
+    ("a #2", "a #2"), ("a: b", "a: b"), ("*.tsv", "*.tsv"), ("&x", "&x"), ("!x", "!x"), ("%d", "%d"), ("@x", "@x"), ("- x", "- x"),
+    ("a=b", "a=b"), ("~good.json", "~good.json"), ("r\udcff", "r\udcff"), ("'010'", "010"), ('""', ""), ('"a #2"', "a #2"),
+    ("[1, a, {b: 2}]", [1, "a", {"b": 2}]), ("{a: [x]}", {"a": ["x"]}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES)
+def test_values(text: str, value: Any) -> None:
+    """A bracket or a quote begins YAML; anything else is one scalar to its last character."""
+    read = parse_override(f"x={text}").value
+    assert (type(read), read) == (type(value), value)
+
+
+MISTAKES = [
+    (".=1", "'.=1' is no part of a path; expected keys and list indices"),
+    ("a..b=1", "'..b=1' is no part of a path"),
+    ("a.=1", "'.=1' is no part of a path"),
+    ("[]=1", "'[]=1' is no part of a path"),
+    ("[0]=1", "'[0]=1' is no part of a path"),
+    ("a[-1]=1", "'[-1]=1' is no part of a path"),
+    ("a[x]=1", "'[x]=1' is no part of a path"),
+    ("a b=1", "' b=1' is no part of a path"),
+    ("=1", "expected path=value, for instance"),
+    ("", "expected path=value, for instance"),
+    ("steps", "expected path=value, for instance"),
+    ("steps=", "no value after =; write null for the default"),
+    ("steps=[1", "not valid YAML"),
+    ("steps=010", "010 is 10 to some YAML readers"),
+    ("steps=.inf", ".inf is not a finite number"),
+    ("steps=" + "9" * 10_000, "does not fit into 64 bits"),
+    ("embedding.tables[0]=1", "spec.embedding.tables is an empty list; set it as a whole"),
+    ("data.format.x=1", "spec.data.format is 'synthetic', which has no x; set spec.data.format as a whole"),
+    ("a[99999999999999999999]=1", "is no part of a path"),
+]
+
+
+@pytest.mark.parametrize(("override", "expected"), MISTAKES)
+def test_mistakes(override: str, expected: str) -> None:
+    """One line, which begins with the option as it was given."""
+    with pytest.raises(ConfigError) as caught:
+        parse_job(JOB, "job.yaml", [override])
+    message = str(caught.value)
+    assert message.startswith(f"--set {override[:50]}")
+    assert expected in message
+    assert "\n" not in message
+    assert len(message) < 300
+
+
+WORDS = ["spec", "data", "path", "steps", "tables", "labels", "args", "null"]
+PIECES = [*".[]=\"'{}:# \n\t-+*&!0123abz\0\udcff", *WORDS]
+
+
+@given(st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), max_size=3))
+def test_any_override_is_taken_or_refused_in_one_line(overrides: list[str]) -> None:
+    """Whatever stands after `--set` gives a job, or one line."""
+    try:
+        parse_job(JOB, "job.yaml", overrides)
+        message = ""
+    except ConfigError as error:
+        message = str(error)
+    assert "\n" not in message
