@@ -2,7 +2,7 @@
 
 PyYAML scans, parses and composes; what a scalar means is `yaml_scalars`' answer (YAML 1.2). Everything is
 bounded: the size of a file, the depth of nesting, and how many values aliases may add. The result is a tree
-of dicts, lists and scalars without shared parts, which JSON can carry. `docs/decisions/0015` says why.
+of dicts, lists and scalars without shared parts, which JSON can carry. `docs/decisions/0016` says why.
 """
 
 import re

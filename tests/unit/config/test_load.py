@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.config.document import RunPolicy
@@ -104,6 +104,7 @@ def test_numbers_are_numbers(text: str, value: float) -> None:
     assert parse_override(f"x={text}").value == value
 
 
+@settings(deadline=None)
 @given(
     batch=st.integers(1, 10**6),
     lookahead=st.integers(0, 10**4) | st.just("auto"),

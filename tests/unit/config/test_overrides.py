@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.config.load import parse_job
@@ -84,6 +84,7 @@ WORDS = ["spec", "data", "path", "steps", "tables", "labels", "args", "null"]
 PIECES = [*".[]=\"'{}:# \n\t-+*&!0123abz\0\udcff", *WORDS]
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), max_size=3))
 def test_any_override_is_taken_or_refused_in_one_line(overrides: list[str]) -> None:
     """Whatever stands after `--set` gives a job, or one line."""

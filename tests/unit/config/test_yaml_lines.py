@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.config import yaml_writer
@@ -136,6 +136,7 @@ VALUES = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_json_says_is_read_alike(value: Any) -> None:
     """JSON is YAML: whatever a program writes as ASCII JSON is read back equal, types included."""
@@ -143,6 +144,7 @@ def test_what_json_says_is_read_alike(value: Any) -> None:
     assert json.dumps(read) == json.dumps(value)
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_is_written_is_read_alike(value: Any) -> None:
     """What we write, as the job of a run directory, is read back equal by us and by readers of YAML 1.1."""
@@ -157,6 +159,7 @@ def test_nothing_is_written_as_an_alias() -> None:
     assert "&" not in yaml_writer.dump({"a": shared, "b": shared})
 
 
+@settings(deadline=None)
 @given(
     st.text(max_size=200)
     | st.lists(st.sampled_from(list("ab:-[]{}&*!|>'\"%@`,?#\n \t0123.e~<=")), max_size=60).map("".join)
