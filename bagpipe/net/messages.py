@@ -117,6 +117,8 @@ class NeedPlans(Message, kw_only=True):
     credit: int
     done: int
     """Last step it finished: behind `step` where plans wait that an earlier oracle sent."""
+    told_from: int
+    """First step whose `StepDone` follows, once more: those of the last steps may have been lost with a connection."""
 
 
 class Plan(Message, kw_only=True):

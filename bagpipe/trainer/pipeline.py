@@ -24,7 +24,7 @@ from bagpipe.batch import Floats, Keys
 from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost
-from bagpipe.net.messages import Hello, NeedPlans, NoMorePlans, Plan, Refused, StepDone
+from bagpipe.net.messages import Hello, NoMorePlans, Plan, Refused, StepDone
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan
@@ -33,6 +33,7 @@ from bagpipe.trainer.coherence import Coherence
 from bagpipe.trainer.membership import Membership
 from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.step import Step
+from bagpipe.trainer.told_steps import ToldSteps
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class StepPipeline:
         self._plans: deque[BatchPlan] = deque()
         self._ended = False
         self._asked_to_fetch = first_step
-        self._finished = first_step - 1
+        self._told = ToldSteps(oracle, rank=rank, first_step=first_step, credit=depth + 1)
         self._ended_at: float | None = None
         """When the last step was finished, by `time.perf_counter`."""
         self._rest: Step | None = None
@@ -146,7 +147,7 @@ class StepPipeline:
 
     def _ask_for_plans(self) -> None:
         step = self.next_step + len(self._plans)
-        self.oracle.send(NeedPlans(rank=self.rank, step=step, credit=self.depth + 1, done=self._finished))
+        self._told.ask_for_plans(step)
 
     def _await_plan(self) -> None:
         """Take in what the oracle has sent; wait for this step's plan if it is not there yet."""
@@ -273,7 +274,6 @@ class StepPipeline:
 
     def _report(self, step: Step, loss: float | None, seconds: float, arrays: Sequence[Floats] = ()) -> None:
         plan = step.plan
-        self._finished = plan.step
         done = StepDone(
             rank=self.rank,
             step=plan.step,
@@ -282,7 +282,7 @@ class StepPipeline:
             seconds=seconds,
             waits=step.waits,
         )
-        self.oracle.send(done, arrays)
+        self._told.tell(done, arrays)
 
     def _parts(self, plan: BatchPlan) -> Iterator[tuple[EmbeddingCache, GroupPlan]]:
         return zip(self.caches, plan.groups, strict=True)

@@ -56,9 +56,15 @@ class Outbox:
     def peers(self) -> list[bytes]:
         return [t.peer for t in self._trainers.values()]
 
-    def steps(self) -> dict[int, int]:
-        """Step each trainer is at, by rank."""
-        return {rank: t.done + 1 for rank, t in sorted(self._trainers.items())}
+    def step_of(self, rank: int) -> int | None:
+        """The step a trainer is at; None: it has not asked for plans."""
+        trainer = self._trainers.get(rank)
+        return None if trainer is None else trainer.done + 1
+
+    def holds_plan(self, rank: int) -> bool:
+        """Whether a trainer that is there was sent the plan of the step it is at."""
+        trainer = self._trainers[rank]
+        return trainer.next > trainer.done + 1
 
     def done(self, default: int) -> int:
         """Last step that every trainer here has finished; `default` while there is none."""

@@ -6,6 +6,7 @@ same address) is simply told the topology again.
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bagpipe.errors import ExitCode
 from bagpipe.net.messages import Hello, Refused
@@ -65,6 +66,15 @@ class Rendezvous:
             reason=f"server {hello.index} was restarted without the rows it held; go back to the last checkpoint",
             exit_code=ExitCode.TRANSIENT,
         )
+
+    def forget(self, kind: Literal["server", "trainer"], index: int) -> None:
+        """A role went away before the job began: its place is free for another process."""
+        places = self.servers if kind == "server" else self.trainers
+        places.pop(index, None)
+
+    def endpoint(self, kind: Literal["server", "trainer"], index: int) -> str:
+        """Where a role that has registered listens."""
+        return (self.servers if kind == "server" else self.trainers)[index].endpoint
 
     def missing(self) -> str:
         """The roles not seen yet, for people."""

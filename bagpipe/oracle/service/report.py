@@ -1,21 +1,28 @@
 """What the run tells people: `metrics.jsonl` as it goes, `report.json` at its end.
 
-Each `StepDone` is one trainer's view of a step; a step is reported once every trainer has finished it.
-Losses are combined in rank order, weighted by the examples of each slice: the mean over the global batch.
+A step is reported once every trainer has finished it. Losses are combined in rank order, weighted by the examples of
+each slice: the mean over the global batch. What each figure means and from when to when it counts stands in
+`docs/figures.md`.
 """
 
 import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.strict_json import encode, number
-from bagpipe.net.messages import StepDone
+from bagpipe.oracle.service.ledger import ToldStep
+from bagpipe.oracle.service.phases import Figures, Start
+from bagpipe.oracle.sizing.auto import ResolvedSettings
 
+METRICS = "metrics.jsonl"
+TRAINING = "training"
+"""Event with which the records of an attempt begin."""
 LAST_LOSS = "last-loss.json"
 """Beside the checkpoints: the loss of the last step, for an attempt that finds nothing left to train."""
 
@@ -36,84 +43,100 @@ def kept_loss(checkpoints: Path, step: int) -> float | None:
         return None
 
 
+@dataclass(slots=True)
+class Interval:
+    """Steps since the last record, or since the beginning. `now` counts seconds."""
+
+    begun: float | None = None
+    """When its first step began: where the one before it ended; None before any step has ended."""
+    ended: float = 0.0
+    examples: int = 0
+    waits: dict[str, float] = field(default_factory=dict)
+
+    def add(self, step: ToldStep, now: float) -> None:
+        """A step ended. Of the very first one only the waits count: it includes the trainers' start-up."""
+        if self.begun is None:
+            self.begun = now
+        else:
+            self.examples += num_examples(step)
+        self.ended = now
+        for part in step.parts:
+            for name, seconds in part.done.waits.items():
+                self.waits[name] = self.waits.get(name, 0.0) + seconds / len(step.parts)
+
+    def rate(self, last: ToldStep | None) -> float:
+        """Examples per second; of one single step, by the time that its slowest trainer took for it."""
+        if self.begun is not None and self.ended > self.begun and self.examples:
+            return self.examples / (self.ended - self.begun)
+        seconds = max((part.done.seconds for part in last.parts), default=0.0) if last is not None else 0.0
+        return num_examples(last) / seconds if last is not None and seconds > 0 else 0.0
+
+
+@dataclass(slots=True)
+class TrainingFigures:
+    """Collects the figures of training, step by step. Pure: the time is passed in."""
+
+    log_every: int
+    loss: float | None
+    """Before the first step: what is known of the last step of an earlier attempt."""
+    total_steps: int | None = None
+    recorded: int = 0
+    """Steps whose records an earlier process of this attempt has written."""
+    _last: ToldStep | None = None
+    _all: Interval = field(default_factory=Interval)
+    _recent: Interval = field(default_factory=Interval)
+
+    def add(self, step: ToldStep, now: float, *, hit_rate: float) -> dict[str, Any] | None:
+        """A step ended now; returns a record of the latest steps where one is due."""
+        self.loss, self._last = mean_loss(step), step
+        self._all.add(step, now)
+        self._recent.add(step, now)
+        if (step.step + 1) % self.log_every and step.step + 1 != self.total_steps:
+            return None
+        recent, self._recent = self._recent, Interval(begun=now)
+        if step.step < self.recorded:
+            return None
+        return {
+            "step": step.step + 1,
+            "total_steps": self.total_steps,
+            "loss": self.loss,
+            "examples_per_second": round(recent.rate(step), 1),
+            "cache_hit_rate": round(hit_rate, 6),
+            "waits": {name: round(seconds, 6) for name, seconds in sorted(recent.waits.items())},
+        }
+
+    def figures(self) -> Figures:
+        """What training came to, up to the last step that has ended."""
+        return Figures(self.loss, self._all.rate(self._last), dict(sorted(self._all.waits.items())))
+
+
 class Reporter:
-    """Collects steps; writes a record every `log_every` steps and for each event.
+    """Writes the records of `metrics.jsonl`, each to `echo` as well, and `report.json`. Not thread-safe."""
 
-    Not thread-safe. Times are seconds of the wall clock; rates are over the records' interval.
-    """
-
-    def __init__(self, run_dir: Path, *, world_size: int, log_every: int, echo: TextIO | None = None) -> None:
-        self._directory, self._echo = run_dir, echo
-        self._file: TextIO = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
-        self._world_size, self._log_every = world_size, log_every
-        self.total_steps: int | None = None
-        self._open: dict[int, dict[int, StepDone]] = {}
-        self._started = self._interval_started = time.monotonic()
-        self._interval_examples = self._examples = 0
-        self._interval_waits: dict[str, float] = {}
-        self.waits: dict[str, float] = {}
-        self.next_step = 0
-        self.loss: float | None = None
+    def __init__(self, run_dir: Path, *, attempt: int, log_every: int, echo: TextIO | None = None) -> None:
+        self._directory, self._attempt, self._echo = run_dir, attempt, echo
+        metrics = run_dir / METRICS
+        self.training = TrainingFigures(log_every, loss=None, recorded=recorded_steps(metrics, attempt))
+        self._file: TextIO = metrics.open("a", encoding="utf-8")
 
     def event(self, name: str, **facts: Any) -> None:
         """Record something that happened, by name."""
         self._write({"event": name, **facts})
 
-    def done(self, message: StepDone, *, hit_rate: float) -> None:
-        """One trainer finished a training step; reports the step when it was the last to."""
-        parts = self._open.setdefault(message.step, {})
-        parts[message.rank] = message
-        if len(parts) < self._world_size or message.step != self.next_step:
-            return
-        del self._open[message.step]
-        self._finish(message.step, [parts[rank] for rank in range(self._world_size)], hit_rate)
+    def begin_training(self, start: Start, total_steps: int | None, settings: ResolvedSettings) -> None:
+        """Training starts at this step."""
+        self.training.loss, self.training.total_steps = start.loss, total_steps
+        facts = {"first_step": start.step, "lookahead": settings.lookahead, "slots": settings.slots}
+        self.event(TRAINING, attempt=self._attempt, **facts)
 
-    def skip_to(self, step: int) -> None:
-        """A restarted oracle cannot report steps that trainers finished before it came."""
-        self.next_step = max(self.next_step, step)
-
-    def _finish(self, step: int, parts: list[StepDone], hit_rate: float) -> None:
-        examples = sum(p.num_examples for p in parts)
-        told = [p.loss * p.num_examples for p in parts if p.loss is not None]
-        self.loss = sum(told) / examples if len(told) == len(parts) else None
-        self.next_step = step + 1
-        self._examples += examples
-        self._interval_examples += examples
-        for part in parts:
-            for name, seconds in part.waits.items():
-                self._interval_waits[name] = self._interval_waits.get(name, 0.0) + seconds / self._world_size
-        if (step + 1) % self._log_every == 0 or step + 1 == self.total_steps:
-            self._log(step, hit_rate)
-
-    def _log(self, step: int, hit_rate: float) -> None:
-        now = time.monotonic()
-        seconds = now - self._interval_started
-        self._write(
-            {
-                "step": step + 1,
-                "total_steps": self.total_steps,
-                "loss": self.loss,
-                "examples_per_second": round(self._interval_examples / seconds, 1) if seconds else 0.0,
-                "cache_hit_rate": round(hit_rate, 6),
-                "waits": {name: round(s, 6) for name, s in sorted(self._interval_waits.items())},
-            }
-        )
-        for name, waited in self._interval_waits.items():
-            self.waits[name] = self.waits.get(name, 0.0) + waited
-        self._interval_started, self._interval_examples, self._interval_waits = now, 0, {}
-
-    def rate(self) -> float:
-        """Examples per second since the first plan, up to the last finished step."""
-        seconds = time.monotonic() - self._started
-        return self._examples / seconds if seconds else 0.0
-
-    def start_training(self, first_step: int, total_steps: int | None) -> None:
-        """Training starts now at this step: what came before is not part of any rate."""
-        self.next_step, self.total_steps = max(self.next_step, first_step), total_steps
-        self._started = self._interval_started = time.monotonic()
+    def step(self, step: ToldStep, *, hit_rate: float) -> None:
+        """Every trainer has finished this step."""
+        record = self.training.add(step, time.monotonic(), hit_rate=hit_rate)
+        if record is not None:
+            self._write(record)
 
     def finish(self, report: Mapping[str, Any]) -> None:
-        """Write `report.json` whole or not at all."""
+        """Write `report.json`."""
         write_whole(self._directory / "report.json", (encode(report, indent=2) + "\n").encode())
 
     def close(self) -> None:
@@ -125,3 +148,30 @@ class Reporter:
             if target is not None:
                 target.write(line)
                 target.flush()
+
+
+def recorded_steps(metrics: Path, attempt: int) -> int:
+    """Steps up to the last record of this attempt: an earlier process of it has written those."""
+    recorded, ours = 0, False
+    try:
+        lines = metrics.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        record = json.loads(line) if line.endswith("}") else {}
+        if record.get("event") == TRAINING:
+            ours = record.get("attempt") == attempt
+        elif ours and "step" in record and "event" not in record:
+            recorded = record["step"]
+    return recorded
+
+
+def num_examples(step: ToldStep) -> int:
+    """Examples of the global batch."""
+    return sum(part.done.num_examples for part in step.parts)
+
+
+def mean_loss(step: ToldStep) -> float | None:
+    """Mean over the global batch, summed in rank order; None if a trainer did not tell its loss."""
+    told = [p.done.loss * p.done.num_examples for p in step.parts if p.done.loss is not None]
+    return sum(told) / num_examples(step) if len(told) == len(step.parts) else None

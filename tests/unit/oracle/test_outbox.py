@@ -18,7 +18,7 @@ def test_credit_bounds_what_is_under_way() -> None:
     assert box.take_due() == []
     assert box.finished(0, 0) and not box.finished(0, 0)
     assert box.take_due() == [(b"a", [2])]
-    assert box.done(-1) == 0 and box.steps() == {0: 1}
+    assert box.done(-1) == 0 and box.step_of(0) == 1 and box.holds_plan(0)
 
 
 def test_what_a_broken_connection_lost_is_sent_again() -> None:

@@ -1,8 +1,88 @@
-"""The loss of the last step outlives the process that saw it."""
+"""The figures of training begin and end with its steps, and the loss of the last one outlives the process."""
 
+import json
+import math
 from pathlib import Path
 
-from bagpipe.oracle.service.report import LAST_LOSS, keep_loss, kept_loss
+import numpy as np
+import pytest
+
+from bagpipe.batch import Cursor
+from bagpipe.net.messages import StepDone
+from bagpipe.oracle.service.kept import Kept, ScoreFile, read_scores
+from bagpipe.oracle.service.ledger import Told, ToldStep
+from bagpipe.oracle.service.phases import Figures, Start
+from bagpipe.oracle.service.report import LAST_LOSS, METRICS, Reporter, TrainingFigures, keep_loss, kept_loss
+from bagpipe.oracle.sizing.auto import ResolvedSettings
+
+
+def step(number: int, *, loss: float = 0.5, seconds: float = 0.1, world: int = 1) -> ToldStep:
+    parts = [
+        StepDone(rank=rank, step=number, loss=loss, num_examples=100, seconds=seconds, waits={"plan": 0.2})
+        for rank in range(world)
+    ]
+    return ToldStep(number, tuple(Told(part, np.empty(0, np.float32)) for part in parts))
+
+
+def test_examples_per_second_begin_with_the_first_steps_end_and_end_with_the_last() -> None:
+    """Ten seconds of start-up before the first step and any time after the last one change nothing."""
+    training = TrainingFigures(log_every=1, loss=None, total_steps=3)
+    records = [training.add(step(n), 10.0 + 0.25 * n, hit_rate=1.0) for n in range(3)]
+    assert training.figures().examples_per_second == 2 * 100 / 0.5
+    assert [r["examples_per_second"] for r in records if r] == [1000.0, 400.0, 400.0]
+
+
+def test_one_single_step_has_the_rate_of_its_slowest_trainer() -> None:
+    """There is no time between steps; its own duration counts."""
+    training = TrainingFigures(log_every=5, loss=None, total_steps=1)
+    record = training.add(step(0, seconds=0.5, world=2), 99.0, hit_rate=0.25)
+    assert record is not None and record["examples_per_second"] == 400.0
+    assert training.figures().examples_per_second == 400.0
+
+
+def test_nothing_trained_has_no_rate() -> None:
+    """A resumed run that finds nothing left says 0, and the loss it was told."""
+    figures = TrainingFigures(log_every=1, loss=0.25).figures()
+    assert (figures.examples_per_second, figures.loss, figures.waits) == (0.0, 0.25, {})
+
+
+def test_waits_are_means_over_trainers_summed_over_all_steps() -> None:
+    """Also of steps behind the last record."""
+    training = TrainingFigures(log_every=10, loss=None)
+    for n in range(3):
+        training.add(step(n, world=2), float(n), hit_rate=1.0)
+    assert training.figures().waits == pytest.approx({"plan": 0.6})
+
+
+def test_a_loss_that_is_not_finite_leaves_as_null_with_a_word(tmp_path: Path) -> None:
+    """In metrics.jsonl, report.json and the note beside the checkpoints, and is read back as it was."""
+    reporter = Reporter(tmp_path, attempt=0, log_every=1)
+    reporter.step(step(0, loss=math.nan), hit_rate=1.0)
+    reporter.finish({"loss": reporter.training.figures().loss})
+    reporter.close()
+
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is no JSON")
+
+    for name in ("metrics.jsonl", "report.json"):
+        record = json.loads((tmp_path / name).read_text(), parse_constant=refuse)
+        assert record["loss"] is None and record["notFinite"] == {"loss": "NaN"}
+    keep_loss(tmp_path, 8, math.nan)
+    json.loads((tmp_path / LAST_LOSS).read_text(), parse_constant=refuse)
+    assert math.isnan(kept_loss(tmp_path, 8) or 0.0)
+
+
+def test_an_oracle_that_takes_over_writes_no_record_twice(tmp_path: Path) -> None:
+    """Records of its predecessor stand; those of an earlier attempt, which went further, are no reason to be silent."""
+    for attempt, steps in ((0, [0, 1, 2, 3]), (1, [1, 2]), (1, [1, 2, 3, 4])):
+        reporter = Reporter(tmp_path, attempt=attempt, log_every=1)
+        reporter.begin_training(Start(0, Cursor(), None), 9, ResolvedSettings(1, (1,), ""))
+        for number in steps:
+            reporter.step(step(number, loss=float(number)), hit_rate=1.0)
+        assert reporter.training.figures().loss == steps[-1]
+        reporter.close()
+    records = [json.loads(line) for line in (tmp_path / METRICS).read_text().splitlines()]
+    assert [r["step"] for r in records if "step" in r] == [1, 2, 3, 4, 2, 3, 4, 5]
 
 
 def test_an_attempt_with_nothing_left_to_train_knows_the_loss(tmp_path: Path) -> None:
@@ -19,3 +99,31 @@ def test_no_note_is_no_error(tmp_path: Path) -> None:
     assert kept_loss(tmp_path, 1) is None
     (tmp_path / LAST_LOSS).write_text('{"step": 1')
     assert kept_loss(tmp_path, 1) is None
+
+
+def test_figures_are_kept_for_an_oracle_that_takes_over(tmp_path: Path) -> None:
+    """Of its own attempt only; a loss that is not finite too."""
+    Kept(tmp_path, 3).keep_figures(Figures(math.inf, 12.5, {"plan": 0.25}))
+    assert Kept(tmp_path, 3).figures() == Figures(math.inf, 12.5, {"plan": 0.25})
+    assert Kept(tmp_path, 4).figures() is None and Kept(tmp_path, 3).topology() is None
+
+
+def test_scores_are_read_up_to_the_record_that_a_kill_cut_off(tmp_path: Path) -> None:
+    """Every whole record, to the bit; a finished evaluation leaves no file."""
+    path = tmp_path / "scores"
+    logits = [np.array([0.1, math.nan], np.float32), np.empty(0, np.float32), np.array([1e-30], np.float32)]
+    with pytest.raises(KeyboardInterrupt), ScoreFile(path) as scores:  # noqa: PT012
+        for number, part in enumerate(logits):
+            scores.append(7, number, part)
+        raise KeyboardInterrupt
+    whole = path.read_bytes()
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        found = list(read_scores(path))
+        assert [(s, r) for s, r, _ in found] == [(7, n) for n in range(len(found))]
+        for (_, rank, got), expected in zip(found, logits, strict=False):
+            assert got.tobytes() == expected.tobytes(), rank
+    assert len(found) == 3
+    with ScoreFile(path):
+        pass
+    assert not path.exists() and list(read_scores(path)) == []

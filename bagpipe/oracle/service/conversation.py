@@ -1,0 +1,357 @@
+"""What the oracle says to servers and trainers and what it makes of what they say, from first to last. Pure.
+
+Messages and the passing of time come in, actions go out (`actions.py`); an attempt that cannot go on ends in an
+exception of `bagpipe.errors`. There is no socket and no clock here: `now` counts the seconds in which the shell has
+listened, so that time spent on planning is held against nobody.
+
+Roles come, are lost and come back in any order and at any time, so every message is answered in every stage:
+
+| stage | Hello | NeedPlans | a role has vanished | the oracle waits for |
+|---|---|---|---|---|
+| `Preparing` | Wait | plans are kept for it | its place is free again | its own data |
+| `Gathering` | Wait | as above | its place is free again | every role, `startupSeconds` |
+| `Streaming` | Topology | the plans it lacks | the attempt ends, naming it | trainers whose turn it is (`silence.py`) |
+| `Leaving` | Topology | NoMorePlans | the attempt ends, naming it | `Finished` of every trainer |
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from bagpipe.batch import Floats
+from bagpipe.errors import BagpipeError, ExitCode, PeerLost
+from bagpipe.net.messages import (
+    Finished,
+    Hello,
+    Message,
+    NeedPlans,
+    NoMorePlans,
+    Refused,
+    StepDone,
+    Stop,
+    Topology,
+    Wait,
+)
+from bagpipe.oracle.service.actions import Action, EndAttempt, Send, SendPlan, SliceScored, StepFinished, TurnAway, Warn
+from bagpipe.oracle.service.ledger import StepLedger, Told, ToldStep
+from bagpipe.oracle.service.liveness import Liveness, RoleName
+from bagpipe.oracle.service.outbox import Outbox
+from bagpipe.oracle.service.rendezvous import Rendezvous
+from bagpipe.oracle.service.silence import Silence, Turn
+
+PLANS_IN_RESERVE = 2
+"""Steps planned beyond every trainer's credit, so that a credit is answered at once."""
+LEAVE_SECONDS = 600.0
+"""Beside `stepSeconds`: how long a trainer may take for its last checkpoint, whose snapshots may meet a slow disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Seconds, all from `spec.transport`."""
+
+    startup: float
+    step: float
+    dead_peer: float
+    server_return: float
+    """How long a server may be gone: trainers wait so long for one that comes back with its rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """The oracle reads its data; the roles that are there wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """The data is ready, roles are missing."""
+
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """Plans go out, from `first_step` on."""
+
+    first_step: int
+    evaluation: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Every step is done."""
+
+    last_words: NoMorePlans
+
+
+Stage = Preparing | Gathering | Streaming | Leaving
+
+
+@dataclass(slots=True)
+class Conversation:
+    """One attempt's.
+
+    Args:
+        answer: to `Hello`: `Wait`, or the topology that a predecessor of this process has given out.
+        ledger: from the step on at which the attempt starts.
+        depth: `prefetchDepth`.
+        restarted: a predecessor of this process may have sent plans.
+    """
+
+    rendezvous: Rendezvous
+    ledger: StepLedger
+    limits: Limits
+    depth: int
+    answer: Topology | Wait
+    restarted: bool = False
+    stage: Stage = field(default_factory=Preparing)
+    stop_asked: bool = False
+    """A trainer or this process was asked to stop."""
+    scored: dict[int, dict[int, Floats]] = field(default_factory=dict)
+    """Logits of the evaluation, by step and rank."""
+    outbox: Outbox = field(init=False)
+    _liveness: Liveness = field(init=False)
+    _silence: Silence = field(default_factory=Silence)
+    _unreported: list[ToldStep] = field(default_factory=list)
+    _finished: set[int] = field(default_factory=set)
+    _told_from: dict[int, int] = field(default_factory=dict)
+    _first_step: int = field(init=False)
+    _planned: int = field(init=False)
+    _exhausted: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(self.rendezvous.num_trainers, keep_early=4 * self.depth + 16)
+        self._liveness = Liveness({"trainer": self.limits.dead_peer, "server": self.limits.server_return})
+        self._first_step = self._planned = self.ledger.next_step
+        self.rendezvous.begun = isinstance(self.answer, Topology)
+
+    # ── from stage to stage ───────────────────────────────────────────────────────────────────────
+
+    def gather(self, now: float) -> None:
+        """The data is ready: from here on the missing roles are what everybody waits for."""
+        self.stage = Gathering(now)
+
+    def begin(self, topology: Topology) -> list[Action]:
+        """Every role is there: tell them all."""
+        self.answer, self.rendezvous.begun = topology, True
+        return [Send(peer, topology) for peer in self._liveness.watched]
+
+    def stream(self, first_step: int, *, evaluation: bool) -> list[Action]:
+        """Plans of the steps from `first_step` on follow, by `add_plan`, and then `no_more_plans`."""
+        self.stage = Streaming(first_step, evaluation)
+        self._planned, self._exhausted = first_step, False
+        return self._report(())
+
+    def leave(self, step: int) -> list[Action]:
+        """Every step before `step` is done: trainers finish their checkpoints and go."""
+        last_words = NoMorePlans(step=step, stopped=self.stop_asked)
+        self.stage = Leaving(last_words)
+        return [Send(peer, last_words) for peer in self.outbox.peers]
+
+    @property
+    def all_left(self) -> bool:
+        """Whether every trainer has finished its last checkpoint."""
+        return len(self._finished) == self.rendezvous.num_trainers
+
+    def release_servers(self) -> list[Action]:
+        """No trainer needs a server any more."""
+        last_words = NoMorePlans(step=self._planned, stopped=self.stop_asked)
+        return [Send(peer, last_words) for peer, role in self._liveness.watched.items() if role.kind == "server"]
+
+    def give_up(self, error: BagpipeError) -> list[Action]:
+        """Tell every role why the attempt cannot go on, so that none waits for a deadline."""
+        lasting = (ExitCode.BAD_CONFIG, ExitCode.BAD_DATA)
+        code = error.exit_code if error.exit_code in lasting else ExitCode.TRANSIENT
+        refused = Refused(reason=f"the oracle gave up: {error}", exit_code=code)
+        return [Send(peer, refused) for peer in self._liveness.watched]
+
+    # ── plans ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def wants_plan(self) -> bool:
+        """Whether the next step is to be planned now: a little ahead of the trainers' credit, and no further."""
+        # A trainer may wait within a step for another that has not come back yet, and so may never ask for plans.
+        ready = self.outbox.everyone or (self.restarted and self.outbox.joined)
+        done = self.outbox.done(default=self._first_step - 1)
+        return not self._exhausted and ready and self._planned - done <= self.depth + 1 + PLANS_IN_RESERVE
+
+    def add_plan(self, frames: Mapping[int, Any]) -> list[Action]:
+        """The next step's plan of each rank that lacks it (`Outbox.wants`), encoded."""
+        for rank, encoded in frames.items():
+            self.outbox.add(rank, self._planned, encoded)
+        self._planned += 1
+        return self._due()
+
+    def no_more_plans(self) -> None:
+        """The step before was the stream's last."""
+        self._exhausted = True
+
+    @property
+    def stream_over(self) -> bool:
+        """Whether every trainer has finished every step of the stream, and what it told has arrived."""
+        done = self.outbox.done(default=self._first_step - 1)
+        if not self._exhausted or not self.outbox.everyone or done < self._planned - 1:
+            return False
+        if isinstance(self.stage, Streaming) and self.stage.evaluation:
+            return not self._unscored(self.stage.first_step)
+        return self.ledger.next_step >= self._planned
+
+    def logits(self, first_step: int) -> list[Floats]:
+        """The evaluation's logits in the order of its examples; `first_step` is the first that was not trained."""
+        everything = sorted((step, rank) for step, parts in self.scored.items() for rank in parts if step >= first_step)
+        return [self.scored[step][rank] for step, rank in everything]
+
+    # ── what comes in ─────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, peer: bytes, message: Message, arrays: list[Any]) -> list[Action]:
+        """Answer one message.
+
+        Raises:
+            PeerLost: a server came back without the rows that it held.
+        """
+        match message:
+            case Hello():
+                return self._hello(peer, message)
+            case NeedPlans():
+                return self._need_plans(peer, message)
+            case StepDone():
+                return self._step_done(message, arrays)
+            case Finished():
+                self._finished.add(message.rank)
+                self._liveness.left(RoleName("trainer", message.rank))
+            case Stop():
+                self.stop_asked = True
+            case Refused() if peer in self._liveness.watched:
+                return [EndAttempt(message)]
+            case _:
+                return [Warn(f"ignored an unexpected {type(message).__name__}")]
+        return []
+
+    def pass_time(self, now: float, unreachable: Collection[bytes] | None = None) -> list[Action]:
+        """Time has passed; `unreachable` are the peers whose connection was just tried in vain, None: none was tried.
+
+        Raises:
+            PeerLost: names the role that has vanished, did not come, or did not do what was its turn.
+        """
+        actions: list[Action] = []
+        if unreachable is not None:
+            gone = self._liveness.tried(unreachable, now)
+            actions += [Warn(f"the connection to {role} is gone; it is awaited") for role in gone]
+        for role, seconds in self._liveness.vanished(now):
+            self._vanished(role, seconds)
+        match self.stage:
+            case Gathering(since) if now - since > self.limits.startup and not self.rendezvous.complete:
+                raise PeerLost(
+                    f"oracle: {self.rendezvous.missing()} did not register within {self.limits.startup:g} s "
+                    "(spec.transport.startupSeconds); look at their logs"
+                )
+            case Streaming() | Leaving():
+                # Trainers that wait for a role that is gone are not late: that role is, and has a limit of its own.
+                self._silence.check({} if self._liveness.anybody_gone else self._turns(), now)
+            case _:
+                pass
+        return actions
+
+    @property
+    def watched(self) -> Collection[bytes]:
+        """The peers whose connection is to be tried now and then."""
+        return self._liveness.watched.keys()
+
+    # ── how ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _hello(self, peer: bytes, hello: Hello) -> list[Action]:
+        known = peer in self._liveness.watched
+        if not known and (lost := self.rendezvous.rows_lost(hello)) is not None:
+            raise PeerLost(f"oracle: {lost.reason}")
+        refused = self.rendezvous.register(hello)
+        if refused is not None:
+            return [TurnAway(peer, refused)]
+        self._liveness.hello(_name(hello), peer)
+        return [Send(peer, self.answer)]
+
+    def _need_plans(self, peer: bytes, asked: NeedPlans) -> list[Action]:
+        self.outbox.join(asked.rank, peer, credit=asked.credit, done=asked.done, step=asked.step)
+        self._told_from[asked.rank] = asked.told_from
+        actions = self._report(self.ledger.joined(asked.rank, asked.told_from))
+        if isinstance(self.stage, Leaving):
+            return [*actions, Send(peer, self.stage.last_words)]
+        return [*actions, *self._due()]
+
+    def _step_done(self, done: StepDone, arrays: list[Any]) -> list[Action]:
+        self.outbox.finished(done.rank, done.step)
+        if not arrays:
+            return [*self._report(self.ledger.add(Told(done, _NO_LOGITS))), *self._due()]
+        parts = self.scored.setdefault(done.step, {})
+        if done.rank in parts:
+            return self._due()
+        parts[done.rank] = arrays[0]
+        return [SliceScored(Told(done, arrays[0])), *self._due()]
+
+    def _report(self, steps: Collection[ToldStep]) -> list[Action]:
+        """Report these steps; not before plans are made, whose figures belong to the reports."""
+        self._unreported += steps
+        if isinstance(self.stage, Preparing | Gathering):
+            return []
+        reported, self._unreported = self._unreported, []
+        return [StepFinished(step) for step in reported]
+
+    def _due(self) -> list[Action]:
+        return [SendPlan(peer, frames) for peer, frames in self.outbox.take_due()]
+
+    def _vanished(self, role: RoleName, seconds: float) -> None:
+        if isinstance(self.stage, Preparing | Gathering) and isinstance(self.answer, Wait):
+            self._liveness.left(role)
+            self.rendezvous.forget(role.kind, role.index)
+            return
+        where = self.rendezvous.endpoint(role.kind, role.index)
+        raise PeerLost(
+            f"oracle: {role} at {where} has vanished: its connection has been gone for {seconds:.0f} s; "
+            "look at its log and its machine"
+        )
+
+    def _unscored(self, first_step: int) -> bool:
+        """Whether a score of the evaluation, which begins at `first_step`, is still to come.
+
+        Raises:
+            PeerLost: a predecessor of this process had it, and it went down with that.
+        """
+        for step in range(first_step, self._planned):
+            for rank in set(range(self.rendezvous.num_trainers)) - self.scored.get(step, {}).keys():
+                if step < self._told_from[rank]:
+                    raise PeerLost(
+                        f"oracle: restarted during evaluation, and the scores of step {step} went down with its "
+                        "predecessor; the evaluation must be done again"
+                    )
+                return True
+        return False
+
+    def _turns(self) -> dict[int, Turn]:
+        """What each trainer has to do; none for those that wait for the oracle."""
+        turns = {}
+        for rank in set(range(self.rendezvous.num_trainers)) - self._finished:
+            turn = self._turn(rank)
+            if turn is not None:
+                turns[rank] = turn
+        return turns
+
+    def _turn(self, rank: int) -> Turn | None:
+        limits = self.limits
+        step = self.outbox.step_of(rank)
+        if step is None:
+            return Turn("ask for plans", -1, limits.startup, "startupSeconds")
+        if isinstance(self.stage, Leaving):
+            return Turn("finish its last checkpoint and leave", step, limits.step + LEAVE_SECONDS, "stepSeconds")
+        if not self.outbox.holds_plan(rank):
+            return None
+        if step == self._first_step:
+            # It builds its model, loads its weights and compiles its kernels before and within that step.
+            return Turn(f"finish its first step, {step},", step, limits.startup, "startupSeconds")
+        return Turn(f"finish step {step}", step, limits.step, "stepSeconds")
+
+
+_NO_LOGITS: Floats = np.empty(0, np.float32)
+
+
+def _name(hello: Hello) -> RoleName:
+    return RoleName("server" if hello.role == "server" else "trainer", hello.index)

@@ -1,0 +1,117 @@
+"""What an oracle's process keeps in the run directory for another one that takes its place in the same attempt.
+
+    topology-<attempt>.msgpack   what every role was told, written before any of them is
+    trained-<attempt>.json       the figures of training, once its last step is done
+    scores-<attempt>.msgpack     the logits of the evaluation that have come in, one record after the other
+
+A file of another attempt is never read. What cannot be written is told; scores are a help, not a promise: without
+them a restart within the evaluation costs a new attempt.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+import msgspec
+import numpy as np
+
+from bagpipe.batch import Floats
+from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.strict_json import encode, number
+from bagpipe.net.messages import Topology
+from bagpipe.oracle.service.phases import Figures
+
+
+class Kept:
+    """The files of one attempt."""
+
+    def __init__(self, run_dir: Path, attempt: int) -> None:
+        self._topology = run_dir / f"topology-{attempt}.msgpack"
+        self._trained = run_dir / f"trained-{attempt}.json"
+        self.scores = run_dir / f"scores-{attempt}.msgpack"
+
+    def topology(self) -> Topology | None:
+        """What an earlier process of this attempt has told every role; None: there was none, or it did not come so far.
+
+        A restarted oracle must not wait for everybody: of two trainers, one may have got a step's plan
+        from its predecessor and wait inside that step for the other, which has not.
+        """
+        try:
+            return msgspec.msgpack.decode(self._topology.read_bytes(), type=Topology)
+        except OSError:
+            return None
+
+    def keep_topology(self, topology: Topology) -> None:
+        """Write it down before anybody is told.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_whole(self._topology, msgspec.msgpack.encode(topology))
+
+    def figures(self) -> Figures | None:
+        """The figures of training, if an earlier process of this attempt saw its end."""
+        try:
+            found = json.loads(self._trained.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return Figures(number(found, "loss"), number(found, "examplesPerSecond") or 0.0, found["waits"])
+
+    def keep_figures(self, figures: Figures) -> None:
+        """Training is over.
+
+        Raises:
+            StorageError: they cannot be written.
+        """
+        record = {"loss": figures.loss, "examplesPerSecond": figures.examples_per_second, "waits": dict(figures.waits)}
+        write_whole(self._trained, encode(record).encode())
+
+
+class _Score(msgspec.Struct, array_like=True):
+    step: int
+    rank: int
+    logits: bytes
+
+
+class ScoreFile:
+    """Logits of the evaluation, appended as they come in."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO = path.open("ab")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            self._path.unlink(missing_ok=True)
+
+    def append(self, step: int, rank: int, logits: Floats) -> None:
+        """One trainer's slice of one step; a record that was cut off by a kill is not read again."""
+        record = msgspec.msgpack.encode(_Score(step, rank, np.ascontiguousarray(logits, np.float32).tobytes()))
+        with suppress(OSError):  # A full disk costs an attempt only if the oracle is killed as well.
+            self._file.write(len(record).to_bytes(4, "little") + record)
+            self._file.flush()
+
+
+def read_scores(path: Path) -> Iterator[tuple[int, int, Floats]]:
+    """What an earlier process appended: step, rank and logits; ends at the first record that is not whole."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return
+    at = 0
+    while at + 4 <= len(content):
+        end = at + 4 + int.from_bytes(content[at : at + 4], "little")
+        if end > len(content):
+            return
+        score = msgspec.msgpack.decode(content[at + 4 : end], type=_Score)
+        yield score.step, score.rank, np.frombuffer(score.logits, np.float32)
+        at = end

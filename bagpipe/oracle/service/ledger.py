@@ -1,0 +1,69 @@
+"""Puts together what each trainer tells about a step, and hands out whole steps, each once and in order. Pure.
+
+A trainer tells a finished step by `StepDone`. A connection that breaks may lose the last of these, so a trainer that
+joins anew tells its latest steps once more (`NeedPlans.told_from`); what was known is ignored. Only an oracle that
+was restarted misses steps for good: those that a trainer finished and told its predecessor.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bagpipe.batch import Floats
+from bagpipe.net.messages import StepDone
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What one trainer told about a step; `logits` `[examples of its slice]` in evaluation, else empty."""
+
+    done: StepDone
+    logits: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class ToldStep:
+    """A step that every trainer has finished; `parts` in the order of their ranks."""
+
+    step: int
+    parts: tuple[Told, ...]
+
+
+@dataclass(slots=True)
+class StepLedger:
+    """Steps from `next_step` on, of `num_trainers` trainers."""
+
+    num_trainers: int
+    next_step: int
+    """First step that has not been handed out and is not missing either."""
+    missing: int = 0
+    """Steps that were skipped: a predecessor of this oracle was told, and no trainer tells them again."""
+    _told: dict[int, dict[int, Told]] = field(default_factory=dict)
+    _told_from: dict[int, int] = field(default_factory=dict)
+
+    def add(self, told: Told) -> tuple[ToldStep, ...]:
+        """One trainer finished a step; returns the steps that are whole now, each once and in order."""
+        step, rank = told.done.step, told.done.rank
+        if step >= self.next_step:
+            self._told.setdefault(step, {}).setdefault(rank, told)
+        return self._take()
+
+    def joined(self, rank: int, told_from: int) -> tuple[ToldStep, ...]:
+        """A trainer tells its steps from `told_from` on; what it told of earlier ones is here or missing for good."""
+        self._told_from[rank] = told_from
+        return self._take()
+
+    def _take(self) -> tuple[ToldStep, ...]:
+        whole = []
+        while True:
+            parts = self._told.get(self.next_step, {})
+            if len(parts) == self.num_trainers:
+                whole.append(ToldStep(self.next_step, tuple(parts[rank] for rank in range(self.num_trainers))))
+            elif self._is_missing(parts):
+                self.missing += 1
+            else:
+                return tuple(whole)
+            self._told.pop(self.next_step, None)
+            self.next_step += 1
+
+    def _is_missing(self, parts: Mapping[int, Told]) -> bool:
+        return any(self.next_step < begin and rank not in parts for rank, begin in self._told_from.items())

@@ -1,0 +1,120 @@
+"""Does what the oracle's conversation says: the socket, the clock and the files of one attempt."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from bagpipe.batch import Floats
+from bagpipe.config.document import TransportConfig
+from bagpipe.net.messages import Ping
+from bagpipe.net.plan_codec import pack_plan
+from bagpipe.net.register import refusal
+from bagpipe.net.sockets import Listener
+from bagpipe.net.wire import encode
+from bagpipe.oracle.service.actions import Action, EndAttempt, Send, SendPlan, SliceScored, StepFinished, TurnAway, Warn
+from bagpipe.oracle.service.conversation import Conversation
+from bagpipe.oracle.service.report import Reporter
+from bagpipe.plan import BatchPlan
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+TRIES_WHILE_ALIVE = 5
+"""Times that every role's connection is tried within `deadPeerSeconds`."""
+
+Made = TypeVar("Made")
+
+
+class Shell:
+    """The socket, the clock and the files of one attempt; does what the conversation says."""
+
+    def __init__(
+        self,
+        transport: TransportConfig,
+        listener: Listener,
+        conversation: Conversation,
+        reporter: Reporter,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.conversation, self.reporter = conversation, reporter
+        self.hit_rate: Callable[[], float] = float
+        """Of what has been planned so far."""
+        self.keep_score: Callable[[int, int, Floats], None] = lambda step, rank, logits: None
+        self._listener, self._stop = listener, stop
+        self._between_tries = transport.dead_peer_seconds / TRIES_WHILE_ALIVE
+        self._listened = self._tried_at = 0.0
+
+    @property
+    def now(self) -> float:
+        """Seconds that this oracle has listened: its clock stands still while it plans."""
+        return self._listened
+
+    def prepare(self, make: Callable[[], Made]) -> Made:
+        """Run this on a thread, so that roles are answered meanwhile."""
+        self.reporter.event("preparing")
+        with ThreadPoolExecutor(1) as pool:
+            preparing = pool.submit(make)
+            while not preparing.done():
+                self.listen(POLL_SECONDS / 10)
+            return preparing.result()
+
+    def listen(self, timeout_seconds: float) -> None:
+        """Answer what has arrived, waiting at most so long for the first message, and look at the time.
+
+        Raises:
+            PeerLost, ConfigError, DataError: as `Conversation.receive` and `pass_time`.
+        """
+        begun = time.monotonic()
+        arrived = self._listener.poll(timeout_seconds)
+        self._listened += time.monotonic() - begun
+        for peer, message, arrays in arrived:
+            self.act(self.conversation.receive(peer, message, arrays))
+        if self._stop():
+            self.conversation.stop_asked = True
+        unreachable = None
+        if self._listened - self._tried_at >= self._between_tries:
+            self._tried_at = self._listened
+            unreachable = [peer for peer in self.conversation.watched if not self._listener.send(peer, Ping())]
+        self.act(self.conversation.pass_time(self._listened, unreachable))
+
+    def act(self, actions: list[Action]) -> None:
+        """Do what the conversation says.
+
+        Raises:
+            PeerLost, ConfigError, DataError: a role gave up, for this reason.
+        """
+        for action in actions:
+            match action:
+                case Send(peer, message):
+                    self._listener.send(peer, message)
+                case SendPlan(peer, frames):
+                    self._listener.send_frames(peer, frames)
+                case StepFinished(told):
+                    self.reporter.step(told, hit_rate=self.hit_rate())
+                case SliceScored(told):
+                    self.keep_score(told.done.step, told.done.rank, told.logits)
+                case TurnAway(peer, refused):
+                    log.warning("refused: %s", refused.reason)
+                    self._listener.send(peer, refused)
+                case EndAttempt(refused):
+                    raise refusal(refused)
+                case Warn(text):
+                    log.warning("%s", text)
+
+    def stream(self, plans: Iterator[tuple[BatchPlan, ...]], first_step: int, *, evaluation: bool) -> None:
+        """Plan ahead of the trainers' credit, send within it, until every step is done."""
+        conversation = self.conversation
+        self.act(conversation.stream(first_step, evaluation=evaluation))
+        while not conversation.stream_over:
+            if not conversation.wants_plan:
+                self.listen(POLL_SECONDS)
+                continue
+            step_plans = next(plans, None)
+            if step_plans is None:
+                conversation.no_more_plans()
+            else:
+                wanted = [plan for plan in step_plans if conversation.outbox.wants(plan.rank, plan.step)]
+                self.act(conversation.add_plan({plan.rank: encode(*pack_plan(plan)) for plan in wanted}))
+            self.listen(0.0)

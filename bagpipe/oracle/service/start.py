@@ -1,0 +1,116 @@
+"""The first phases of an attempt: where it starts, its data, and what every role is told once all are there.
+
+starting_point -> open_data -> assemble
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from bagpipe.batch import Batch, Cursor
+from bagpipe.checkpoint.store import open_checkpoint
+from bagpipe.config.document import JobSpec
+from bagpipe.config.rules import fixed_lookahead
+from bagpipe.data.dataset import open_dataset
+from bagpipe.lowlevel.available_memory import available_bytes
+from bagpipe.net.messages import Topology
+from bagpipe.oracle.service.phases import Assembled, OpenedData, Start
+from bagpipe.oracle.service.rendezvous import Rendezvous
+from bagpipe.oracle.service.report import kept_loss
+from bagpipe.oracle.sizing.auto import (
+    LookaheadChoice,
+    ResolvedSettings,
+    Widths,
+    apply_init_cache,
+    choose_lookahead,
+    resolve_auto,
+    reuse_in_job,
+    view_bytes,
+)
+from bagpipe.oracle.sizing.reuse import peek
+from bagpipe.oracle.sizing.steps import check_first, check_trainers, total_steps
+
+
+def starting_point(checkpoint: Path | None) -> Start:
+    """The beginning, or where the checkpoint was taken.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    if checkpoint is None:
+        return Start(0, Cursor(), None)
+    manifest = open_checkpoint(checkpoint).manifest
+    return Start(manifest.step, manifest.cursor, kept_loss(checkpoint.parent, manifest.step))
+
+
+def open_data(spec: JobSpec, start: Start, work_dir: Path, *, choose: bool) -> OpenedData:
+    """Prepare the data and look at its first batches.
+
+    Args:
+        choose: `lookahead: auto` is still to be chosen.
+
+    Raises:
+        ConfigError, DataError, StorageError: the data cannot be read, or is too little for the job.
+    """
+    dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=work_dir)
+    if dataset.num_train_examples is not None:
+        check_trainers(spec, dataset.num_train_examples)
+    total = total_steps(spec, dataset.num_train_examples)
+    left = None if total is None else max(0, total - start.step)
+    batches: Iterator[Batch] = iter(())
+    if left != 0:
+        epochs = spec.epochs if spec.epochs or spec.steps else 1
+        batches = dataset.train_batches(spec.batch_size, start=start.cursor, epochs=epochs)
+        if start.cursor.position == 0:
+            batches = check_first(spec, batches)
+    auto_lookahead: LookaheadChoice | None = None
+    if choose and spec.lookahead == "auto":
+        room = view_bytes(available_bytes())
+        first, batches = peek(itertools.islice(batches, left), max_bytes=room)
+        auto_lookahead = choose_lookahead(reuse_in_job(first, spec, dataset.layout), room)
+    return OpenedData(dataset, total, batches, auto_lookahead)
+
+
+def assemble(
+    spec: JobSpec,
+    data: OpenedData,
+    roles: Rendezvous,
+    start: Start,
+    *,
+    checkpoint: Path | None,
+    checkpoint_dir: str,
+    widths: Widths | None,
+) -> Assembled:
+    """Every role has registered: complete the job by what they brought, and make the topology.
+
+    Raises:
+        ConfigError: arguments of `init_cache` disagree, or `cacheRows` is too few.
+    """
+    dataset, trainers = data.dataset, list(roles.trainers.values())
+    calls = [t.init_cache for t in trainers if t.init_cache]
+    spec, layout = apply_init_cache(spec, dataset.layout, calls, widths)
+    settings = resolve_auto(spec, layout, [t.cache for t in trainers if t.cache], data.auto_lookahead)
+    topology = Topology(
+        servers=roles.server_endpoints(),
+        trainers=roles.trainer_endpoints(),
+        dense_endpoint=roles.trainers[0].dense_endpoint,
+        layout=layout,
+        spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),
+        num_dense=dataset.num_dense,
+        num_labels=dataset.num_labels,
+        slots=settings.slots,
+        checkpoint=str(checkpoint) if checkpoint else None,
+        checkpoint_dir=checkpoint_dir,
+        first_step=start.step,
+        total_steps=total_steps(spec, dataset.num_train_examples),
+        with_keys=bool(calls),
+    )
+    return Assembled(topology, settings, restarted=False)
+
+
+def reassemble(topology: Topology) -> Assembled:
+    """What a predecessor of this process has told every role holds."""
+    settings = ResolvedSettings(fixed_lookahead(topology.spec), topology.slots, "as before the oracle was restarted")
+    return Assembled(topology, settings, restarted=True)

@@ -1,0 +1,43 @@
+"""What a trainer has told the oracle of its latest steps, to be told again when the connection was remade.
+
+A `StepDone` that was on its way when a connection broke, or when the oracle was killed, is lost without a word. The
+oracle plans no step further ahead of the slowest trainer than `credit + RESERVE` steps, so it may lack those of the
+last `credit + RESERVE` steps and no earlier ones. Whoever gets one twice ignores the second.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from bagpipe.batch import Floats
+from bagpipe.net.messages import NeedPlans, StepDone
+from bagpipe.net.sockets import Connection
+
+RESERVE = 4
+"""Steps that the oracle may plan beyond a trainer's credit."""
+
+
+class ToldSteps:
+    """Tells one trainer's finished steps.
+
+    Args:
+        credit: steps that the oracle may plan beyond the last one it knows to be finished.
+    """
+
+    def __init__(self, oracle: Connection, *, rank: int, first_step: int, credit: int) -> None:
+        self._oracle, self._rank, self._credit = oracle, rank, credit
+        self._finished = first_step - 1
+        self._latest: deque[tuple[StepDone, Sequence[Floats]]] = deque(maxlen=credit + RESERVE)
+
+    def tell(self, done: StepDone, arrays: Sequence[Floats] = ()) -> None:
+        """This trainer finished a step."""
+        self._finished = done.step
+        self._latest.append((done, arrays))
+        self._oracle.send(done, arrays)
+
+    def ask_for_plans(self, step: int) -> None:
+        """Ask for the plans from `step` on, and tell the latest finished steps once more."""
+        told_from = self._latest[0][0].step if self._latest else self._finished + 1
+        need = NeedPlans(rank=self._rank, step=step, credit=self._credit, done=self._finished, told_from=told_from)
+        self._oracle.send(need)
+        for done, arrays in self._latest:
+            self._oracle.send(done, arrays)
