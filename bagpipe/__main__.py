@@ -1,6 +1,16 @@
-"""`python -m bagpipe`: the same command, with the current folder importable (models of your own)."""
+"""`python -m bagpipe`: the same command.
 
-from bagpipe.cli.main import main
+Python has put the current folder before its own modules; it is taken out here, before anything else is imported, and
+`bagpipe.cli.user_modules` offers it last.
+"""
+
+import os
+import sys
 
 if __name__ == "__main__":
+    if not sys.flags.safe_path and sys.path[:1] in ([os.getcwd()], [""]):
+        del sys.path[0]
+
+    from bagpipe.cli.main import main
+
     main()

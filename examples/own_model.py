@@ -1,6 +1,6 @@
 """A model of your own: embeddings in, logits out, nothing about caching.
 
-    PYTHONPATH=examples bagpipe run examples/own-model.yaml
+    bagpipe run examples/own-model.yaml
 
 Its class is called with what it declares of `layout` (the tables), `num_dense` and `num_labels`, and with
 `model.args` of the job. A method `loss(logits, labels)` would replace the job's loss.

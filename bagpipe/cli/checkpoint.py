@@ -5,12 +5,17 @@ from typing import Annotated
 
 import typer
 
+from bagpipe.cli.values import local_path
+
 app = typer.Typer(help="List, show and verify checkpoints.", no_args_is_help=True)
 
 Where = Annotated[
     Path,
     typer.Argument(
-        metavar="DIR", help="A checkpoint, a folder of checkpoints, or a run directory.", show_default=False
+        metavar="DIR",
+        help="A checkpoint, a folder of checkpoints, or a run directory.",
+        show_default=False,
+        parser=local_path,
     ),
 ]
 

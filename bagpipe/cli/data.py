@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bagpipe.cli.options import JobFile, Overrides
+from bagpipe.cli.values import local_path, whole
 
 if TYPE_CHECKING:
     from bagpipe.config.document import JobSpec
@@ -20,9 +21,14 @@ JOB_SUFFIXES = (".yaml", ".yml")
 @app.command("prepare")
 def prepare(
     source: Annotated[
-        Path, typer.Argument(metavar="JOB", help="Job file, or the raw logs themselves.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="JOB", help="Job file, or the raw logs themselves.", show_default=False, parser=local_path
+        ),
     ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write to.", show_default=False)],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Folder to write to.", show_default=False, parser=local_path)
+    ],
     overrides: Overrides = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
     kind: Annotated[
@@ -31,11 +37,41 @@ def prepare(
     ] = "parquet",
     parts: Annotated[
         int | None,
-        typer.Option("--parts", min=1, help="Text formats: cut into so many files part_0.txt, ...", show_default=False),
+        typer.Option(
+            "--parts",
+            metavar="N",
+            help="Text formats: cut into so many files part_0.txt, ...",
+            show_default=False,
+            parser=whole("--parts", 1, 100_000, "files"),
+        ),
     ] = None,
-    sequence: Annotated[int, typer.Option("--sequence", min=1, help="caser-json: items of a sequence.")] = 10,
-    targets: Annotated[int, typer.Option("--targets", min=1, help="caser-json: items to predict.")] = 3,
-    negatives: Annotated[int, typer.Option("--negatives", min=1, help="caser-json: items not seen.")] = 3,
+    sequence: Annotated[
+        int,
+        typer.Option(
+            "--sequence",
+            metavar="N",
+            help="caser-json: items of a sequence.",
+            parser=whole("--sequence", 1, 10_000, "items"),
+        ),
+    ] = 10,
+    targets: Annotated[
+        int,
+        typer.Option(
+            "--targets",
+            metavar="N",
+            help="caser-json: items to predict.",
+            parser=whole("--targets", 1, 10_000, "items"),
+        ),
+    ] = 3,
+    negatives: Annotated[
+        int,
+        typer.Option(
+            "--negatives",
+            metavar="N",
+            help="caser-json: items not seen.",
+            parser=whole("--negatives", 1, 10_000, "items"),
+        ),
+    ] = 3,
 ) -> None:
     """Turn raw logs into Parquet with row numbers, bins and table sizes, or into the paper's own files."""
     spec = _spec(source, overrides or ())

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bagpipe.cli.options import Overrides
+from bagpipe.cli.output import outlive_reader
+from bagpipe.cli.values import local_path, number, whole
 
 if TYPE_CHECKING:
     from bagpipe.experiment.session import Runner
@@ -39,32 +41,68 @@ def six_models(
     ] = None,
     jobs: Annotated[
         Path | None,
-        typer.Option("--jobs", help="Folder of job files to run instead: MODEL.yaml each.", show_default=False),
+        typer.Option(
+            "--jobs",
+            metavar="DIR",
+            help="Folder of job files to run instead: MODEL.yaml each.",
+            show_default=False,
+            parser=local_path,
+        ),
     ] = None,
     overrides: Overrides = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Where logs and tables go; default: runs/six-models-<time>.")
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Where logs and tables go; default: runs/six-models-<time>.", parser=local_path
+        ),
     ] = None,
-    skip: Annotated[int, typer.Option("--skip", min=0, help="Steps at the start of each run that do not count.")] = 10,
+    skip: Annotated[
+        int,
+        typer.Option(
+            "--skip",
+            metavar="N",
+            help="Steps at the start of each run that do not count.",
+            parser=whole("--skip", 0, 10**12, "steps"),
+        ),
+    ] = 10,
     warm: Annotated[
         bool, typer.Option("--warm/--no-warm", help="First a short run on each data set, which reads all of it.")
     ] = True,
     torchrec_log: Annotated[
         Path | None,
-        typer.Option("--torchrec-log", help="Log of the TorchRec baseline, for its row.", show_default=False),
+        typer.Option(
+            "--torchrec-log",
+            metavar="FILE",
+            help="Log of the TorchRec baseline, for its row.",
+            show_default=False,
+            parser=local_path,
+        ),
     ] = None,
     condition: Annotated[
         list[str] | None, typer.Option("--condition", help="A line above the table, e.g. the links' speed; repeatable.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave jobs on the cluster, checkpoints on the disk.")] = False,
     job_timeout: Annotated[
-        float, typer.Option("--job-timeout", min=1, help="On a cluster: longest time for one job, in seconds.")
+        float,
+        typer.Option(
+            "--job-timeout",
+            metavar="SECONDS",
+            help="On a cluster: longest time for one job, in seconds.",
+            parser=number("--job-timeout", 1, 315_360_000, "seconds"),
+        ),
     ] = 7200,
     experiment: Annotated[
         str | None, typer.Option("--name", help="First part of the jobs' names; default: six-<time>.")
     ] = None,
     write_jobs: Annotated[
-        Path | None, typer.Option("--write-jobs", help="Only write the job files to this folder.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--write-jobs",
+            metavar="DIR",
+            help="Only write the job files to this folder.",
+            show_default=False,
+            parser=local_path,
+        ),
     ] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace.", show_default=False)] = None,
     context: Annotated[
@@ -85,6 +123,7 @@ def six_models(
     if write_jobs is not None:
         _write(documents, write_jobs)
         return
+    outlive_reader()
     now = datetime.now()
     name = experiment or f"six-{now:%m%d-%H%M%S}"
     directory = out or Path("runs") / f"six-models-{now:%Y%m%d-%H%M%S}"

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bagpipe.cli.values import local_path, number, whole
+
 if TYPE_CHECKING:
     from bagpipe.client.jobs import BagpipeClient, JobView
 
@@ -26,7 +28,10 @@ def _client(namespace: str | None, context: str | None) -> "BagpipeClient":
 
 @app.command("submit")
 def submit(
-    job: Annotated[Path, typer.Argument(metavar="JOB", help="Job file, as for `bagpipe run`.", show_default=False)],
+    job: Annotated[
+        Path,
+        typer.Argument(metavar="JOB", help="Job file, as for `bagpipe run`.", show_default=False, parser=local_path),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting; repeatable.")
     ] = None,
@@ -91,7 +96,14 @@ def get(
 def wait(
     name: Name,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", min=0, help="Seconds; none: for ever.", show_default=False)
+        float | None,
+        typer.Option(
+            "--timeout",
+            metavar="SECONDS",
+            help="Seconds; none: for ever.",
+            show_default=False,
+            parser=number("--timeout", 0, 315_360_000, "seconds"),
+        ),
     ] = None,
     namespace: Namespace = None,
     context: Context = None,
@@ -105,12 +117,28 @@ def logs(
     name: Name,
     role: Annotated[Literal["oracle", "server", "trainer"], typer.Option("--role", help="Whose log.")] = "oracle",
     index: Annotated[
-        int, typer.Option("--index", "--rank", min=0, help="Rank of the trainer, shard of the server.")
+        int,
+        typer.Option(
+            "--index",
+            "--rank",
+            metavar="N",
+            help="Rank of the trainer, shard of the server.",
+            parser=whole("--index", 0, 10_000, "processes"),
+        ),
     ] = 0,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Wait for the pod, and go on when it is replaced.")
     ] = False,
-    tail: Annotated[int | None, typer.Option("--tail", min=0, help="Only the last lines.", show_default=False)] = None,
+    tail: Annotated[
+        int | None,
+        typer.Option(
+            "--tail",
+            metavar="N",
+            help="Only the last lines.",
+            show_default=False,
+            parser=whole("--tail", 0, 10**9, "lines"),
+        ),
+    ] = None,
     previous: Annotated[bool, typer.Option("--previous", "-p", help="Of the process before the present one.")] = False,
     namespace: Namespace = None,
     context: Context = None,
@@ -136,7 +164,16 @@ def resume(name: Name, namespace: Namespace = None, context: Context = None) -> 
 @app.command("scale")
 def scale(
     name: Name,
-    trainers: Annotated[int, typer.Option("--trainers", min=1, help="Number of trainers.", show_default=False)],
+    trainers: Annotated[
+        int,
+        typer.Option(
+            "--trainers",
+            metavar="N",
+            help="Number of trainers.",
+            show_default=False,
+            parser=whole("--trainers", 1, 10_000, "trainers"),
+        ),
+    ],
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:

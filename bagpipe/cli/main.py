@@ -1,25 +1,29 @@
 """The `bagpipe` command: the table of contents of its subcommands, and what an error becomes.
 
 Each subcommand is a skin in a file of its own: parse, call, print. What is heavy to import is imported
-when a command runs, so that `bagpipe --help` answers at once. A deliberate error is one line on stderr
-and the exit code of `bagpipe.errors`; anything else is a bug and shows its traceback.
+when a command runs, so that `bagpipe --help` answers at once. What an error becomes is `bagpipe.cli.failures`'
+answer: one line on stderr and an exit code.
 """
 
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import typer
 
 from bagpipe.cli import checkpoint, data, evaluate, experiment, export, job, oracle, plan, run, server, trainer, version
-from bagpipe.errors import BagpipeError, ExitCode
+from bagpipe.cli.failures import INTERRUPTED, Failure, failure_of
+from bagpipe.cli.user_modules import offer_user_modules
+from bagpipe.config.paths import shown
+from bagpipe.errors import ExitCode
 from bagpipe.lowlevel.kernel_cache import unpack_kernels
 from bagpipe.lowlevel.process_life import leave
 
-INTERRUPTED = 130
 # typer is built on click, its own copy or the installed one; either way this is the class it raises.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
+
+ROLES = ("oracle", "server", "trainer")
+"""Commands whose stderr is a log, which may hold tracebacks; its last line is still one sentence."""
 
 app = typer.Typer(
     name="bagpipe",
@@ -45,6 +49,7 @@ app.command("version")(version.version)
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end this process with its code."""
+    offer_user_modules()
     leave(run_command(sys.argv[1:] if argv is None else argv))
 
 
@@ -54,13 +59,11 @@ def run_command(argv: Sequence[str]) -> int:
     try:
         result = typer.main.get_command(app)(list(argv), prog_name="bagpipe", standalone_mode=False)
         return result if isinstance(result, int) else ExitCode.DONE
-    except BagpipeError as error:
-        return _fail(str(error), error.exit_code)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help has been shown instead
             return ExitCode.BAD_CONFIG
         context = f" (see `{error.ctx.command_path} --help`)" if error.ctx else ""
-        return _fail(f"{error.format_message()}{context}", ExitCode.BAD_CONFIG)
+        return _report(Failure(f"{error.format_message()}{context}", ExitCode.BAD_CONFIG))
     except typer.Exit as stop:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
@@ -69,14 +72,14 @@ def run_command(argv: Sequence[str]) -> int:
         # The reader of our output is gone (`bagpipe ... | head`); nobody is left to tell.
         sys.stdout = None  # keeps the interpreter from flushing it again
         return ExitCode.DONE
-    except Exception:  # top of every role: whatever was not foreseen is a bug and says where
-        traceback.print_exc()
-        return ExitCode.SOFTWARE
+    except Exception as error:  # top of every command: nothing else may reach the user as a traceback
+        return _report(failure_of(error, role=argv[0] if argv and argv[0] in ROLES else None))
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
-    return int(code)
+def _report(failure: Failure) -> int:
+    line = shown(" ".join(failure.message.splitlines()))
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    return int(failure.code)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,57 @@ from typing import Annotated
 
 import typer
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (kind BagpipeJob, YAML).", show_default=False)]
+from bagpipe.cli.values import endpoint, local_path, whole
+
+JobFile = Annotated[
+    Path,
+    typer.Argument(metavar="JOB", help="Job file (kind BagpipeJob, YAML).", show_default=False, parser=local_path),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Override a setting, e.g. --set spec.batchSize=1024; repeatable."),
 ]
-RoleJob = Annotated[Path, typer.Option("--job", help="Job file.", show_default=False)]
-RoleRunDir = Annotated[Path, typer.Option("--run-dir", help="Run directory.", show_default=False)]
+RoleJob = Annotated[
+    Path, typer.Option("--job", metavar="FILE", help="Job file.", show_default=False, parser=local_path)
+]
+RoleRunDir = Annotated[
+    Path, typer.Option("--run-dir", metavar="DIR", help="Run directory.", show_default=False, parser=local_path)
+]
 OracleAddress = Annotated[
-    str, typer.Option("--oracle", help="Where the oracle listens: tcp://host:port.", show_default=False)
+    str,
+    typer.Option(
+        "--oracle",
+        metavar="ENDPOINT",
+        help="Where the oracle listens: tcp://host:port.",
+        show_default=False,
+        parser=endpoint("--oracle"),
+    ),
 ]
 Attempt = Annotated[
-    int, typer.Option("--attempt", min=0, help="Number of this attempt; peers of another one are refused.")
+    int,
+    typer.Option(
+        "--attempt",
+        metavar="N",
+        help="Number of this attempt; peers of another one are refused.",
+        parser=whole("--attempt", 0, 2**31 - 1, "attempts"),
+    ),
 ]
-Bind = Annotated[str, typer.Option("--bind", help="Address to listen on: tcp://host:port, port 0 for any free one.")]
+Bind = Annotated[
+    str,
+    typer.Option(
+        "--bind",
+        metavar="ENDPOINT",
+        help="Address to listen on: tcp://host:port, port 0 for any free one.",
+        parser=endpoint("--bind"),
+    ),
+]
 Advertise = Annotated[
     str | None,
-    typer.Option("--advertise", help="Address under which others reach this role; none: where it listens."),
+    typer.Option(
+        "--advertise",
+        metavar="ENDPOINT",
+        help="Address under which others reach this role; none: where it listens.",
+        parser=endpoint("--advertise"),
+    ),
 ]
 ANY_LOCAL = "tcp://127.0.0.1:0"

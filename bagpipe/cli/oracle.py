@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.options import ANY_LOCAL, Attempt, Bind, RoleJob, RoleRunDir
+from bagpipe.cli.output import outlive_reader
+from bagpipe.cli.values import local_path
 
 
 def oracle(
@@ -25,7 +27,12 @@ def oracle(
     ] = False,
     summary: Annotated[
         Path | None,
-        typer.Option("--summary", metavar="FILE", help="When the job is done, write what it came to here (JSON)."),
+        typer.Option(
+            "--summary",
+            metavar="FILE",
+            help="When the job is done, write what it came to here (JSON).",
+            parser=local_path,
+        ),
     ] = None,
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
@@ -35,6 +42,7 @@ def oracle(
     from bagpipe.oracle.service.summary import write_summary
 
     log_to_stderr("oracle")
+    outlive_reader()
     yield_to_trainers()
     loaded = load_role(job, run_dir)
     start = (

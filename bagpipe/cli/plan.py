@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bagpipe.cli.options import JobFile, Overrides
+from bagpipe.cli.values import number, whole
 
 if TYPE_CHECKING:
     from bagpipe.config.document import JobSpec
@@ -24,18 +25,49 @@ def plan(
     job: JobFile,
     overrides: Overrides = None,
     trainers: Annotated[
-        int | None, typer.Option("--trainers", min=1, help="Plan for so many trainers instead of the job's.")
+        int | None,
+        typer.Option(
+            "--trainers",
+            metavar="N",
+            help="Plan for so many trainers instead of the job's.",
+            parser=whole("--trainers", 1, 10_000, "trainers"),
+        ),
     ] = None,
     lookaheads: Annotated[
         list[int] | None,
-        typer.Option("--lookahead", min=0, help="Lookahead to try; repeatable. Default: 10, 50, 200 and the job's."),
+        typer.Option(
+            "--lookahead",
+            metavar="N",
+            parser=whole("--lookahead", 0, 100_000, "batches"),
+            help="Lookahead to try; repeatable. Default: 10, 50, 200 and the job's.",
+        ),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Steps to plan, from the beginning of the data.")] = 400,
+    steps: Annotated[
+        int,
+        typer.Option(
+            "--steps",
+            metavar="N",
+            help="Steps to plan, from the beginning of the data.",
+            parser=whole("--steps", 1, 10**9, "steps"),
+        ),
+    ] = 400,
     gigabits: Annotated[
-        float, typer.Option("--gbit", min=0.001, help="Bandwidth of each machine's link, in Gbit/s, for the step time.")
+        float,
+        typer.Option(
+            "--gbit",
+            metavar="GBIT",
+            parser=number("--gbit", 0.001, 1e6, "Gbit/s"),
+            help="Bandwidth of each machine's link, in Gbit/s, for the step time.",
+        ),
     ] = 10.0,
     compute_ms: Annotated[
-        float, typer.Option("--compute-ms", min=0.0, help="Time of forward and backward of one step, in ms.")
+        float,
+        typer.Option(
+            "--compute-ms",
+            metavar="MS",
+            parser=number("--compute-ms", 0, 1e9, "milliseconds"),
+            help="Time of forward and backward of one step, in ms.",
+        ),
     ] = 20.0,
 ) -> None:
     """Print hit rate, rows and bytes per step and link for several lookaheads, and suggest a setting."""

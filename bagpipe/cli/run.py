@@ -2,36 +2,60 @@
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from bagpipe.cli.options import Overrides
+from bagpipe.cli.output import outlive_reader
+from bagpipe.cli.user_modules import offer_beside
+from bagpipe.cli.values import local_path
 
 
 def run(
     job: Annotated[
         Path | None,
-        typer.Argument(metavar="JOB", help="Job file; with --resume it may be left out.", show_default=False),
+        typer.Argument(
+            metavar="JOB", help="Job file; with --resume it may be left out.", show_default=False, parser=local_path
+        ),
     ] = None,
     overrides: Overrides = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", help="Where the run keeps everything; default: runs/<name>-<time>.")
+        Path | None,
+        typer.Option(
+            "--run-dir",
+            metavar="DIR",
+            help="Where the run keeps everything; default: runs/<name>-<time>.",
+            parser=local_path,
+        ),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --run-dir from its newest checkpoint.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Check everything, start nothing, print what would run.")
     ] = False,
 ) -> None:
     """Train a job on this machine: one oracle, its embedding servers and its trainers, as processes."""
     from rich.console import Console
 
+    from bagpipe.config.paths import as_text
     from bagpipe.errors import ConfigError, ExitCode
     from bagpipe.local.progress import view_for
     from bagpipe.local.run import resume_run, start_run
 
     if job is None and not resume:
         raise ConfigError("which job? give a job file: bagpipe run examples/demo.yaml")
+    if run_dir is not None:
+        as_text(run_dir.absolute(), "--run-dir")
+    if job is not None:
+        offer_beside(job)
+    if check:
+        _check(job, overrides or (), run_dir, resume=resume)
+        return
+    outlive_reader()
     view = view_for(Console())
     try:
         if resume:
@@ -49,6 +73,16 @@ def run(
     if result.outcome.error:
         typer.echo(f"error: {result.outcome.error}", err=True)
     raise typer.Exit(result.outcome.code)
+
+
+def _check(job: Path | None, overrides: Sequence[str], run_dir: Path | None, *, resume: bool) -> None:
+    from bagpipe.cli.check import check_run
+    from bagpipe.errors import ConfigError
+
+    if resume or job is None:
+        raise ConfigError("--check: has no effect on a run that is resumed; leave out --resume and give the job file")
+    for line in check_run(job, overrides, run_dir):
+        typer.echo(line)
 
 
 def program() -> str:

@@ -5,13 +5,23 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.options import ANY_LOCAL, Advertise, Attempt, Bind, OracleAddress, RoleJob, RoleRunDir
+from bagpipe.cli.values import whole
 
 
 def server(
     job: RoleJob,
     run_dir: RoleRunDir,
     oracle: OracleAddress,
-    shard: Annotated[int, typer.Option("--shard", min=0, help="Number of this shard, from 0.", show_default=False)],
+    shard: Annotated[
+        int,
+        typer.Option(
+            "--shard",
+            metavar="N",
+            help="Number of this shard, from 0.",
+            show_default=False,
+            parser=whole("--shard", 0, 999, "shards"),
+        ),
+    ],
     attempt: Attempt = 0,
     bind: Bind = ANY_LOCAL,
     advertise: Advertise = None,

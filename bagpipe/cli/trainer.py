@@ -5,13 +5,23 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.options import ANY_LOCAL, Advertise, Attempt, Bind, OracleAddress, RoleJob, RoleRunDir
+from bagpipe.cli.values import whole
 
 
 def trainer(
     job: RoleJob,
     run_dir: RoleRunDir,
     oracle: OracleAddress,
-    rank: Annotated[int, typer.Option("--rank", min=0, help="Rank of this trainer, from 0.", show_default=False)],
+    rank: Annotated[
+        int,
+        typer.Option(
+            "--rank",
+            metavar="N",
+            help="Rank of this trainer, from 0.",
+            show_default=False,
+            parser=whole("--rank", 0, 9_999, "trainers"),
+        ),
+    ],
     attempt: Attempt = 0,
     bind: Bind = ANY_LOCAL,
     advertise: Advertise = None,

@@ -2,8 +2,8 @@ r"""Paths in one place: what `~` means, what a relative path is relative to, and
 
 `~` and `~/x` are the home folder; `~name` and `$VAR` are not expanded (a shell does that before we see them).
 A relative path is relative to the folder in which the command runs, not to the job file's. `#`, `%` and spaces
-are characters like others. Bytes that are not UTF-8 come in and go out to the system as they are, and stand in
-messages as `\xff`.
+are characters like others. Bytes that are not UTF-8 go to the system as they came and stand in messages as `\xff`;
+a path that becomes part of a job is refused if it has such bytes, because jobs travel and are stored as UTF-8.
 """
 
 import os
@@ -51,7 +51,22 @@ def absolute(path: str, setting: str) -> str:
             f"{setting}: {shown(path)}: {variable.group()} is not expanded in a job; write the path, or give it with "
             f'--set "{setting}=..." and let the shell expand it'
         )
-    return str(local(path).absolute())
+    return str(as_text(local(path).absolute(), setting))
+
+
+def as_text(path: Path, name: str) -> Path:
+    """The same path, if it can be sent and stored as UTF-8; `name` is the setting or option that gave it.
+
+    Raises:
+        ConfigError: it has bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{name}: {shown(path)}: the path has bytes that are not UTF-8; choose or make a path of text"
+        ) from None
+    return path
 
 
 def shown(path: str | os.PathLike[str]) -> str:

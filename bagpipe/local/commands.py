@@ -31,7 +31,7 @@ def role_commands(job: Job, job_file: Path, run_dir: Path) -> CommandBuilder:
     trainers = job.spec.trainers
 
     def build(role: RoleId, attempt: Attempt) -> list[str]:
-        command = [sys.executable, "-m", "bagpipe", role.kind, "--job", str(job_file), "--run-dir", str(run_dir)]
+        command = [sys.executable, "-P", "-m", "bagpipe", role.kind, "--job", str(job_file), "--run-dir", str(run_dir)]
         command += ["--attempt", str(attempt.number)]
         if role.kind == "oracle":
             start = ["--checkpoint", str(attempt.checkpoint)] if attempt.checkpoint else []

@@ -60,13 +60,6 @@ def test_deliberate_errors(
     assert capsys.readouterr().err == "error: two lines\n"
 
 
-def test_a_bug_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """What was not foreseen ends with 70 and says where it happened."""
-    monkeypatch.setattr("bagpipe.local.run.start_run", _raises(KeyError("x")))
-    assert cli.run_command(["run", "job.yaml"]) == 70
-    assert "Traceback" in capsys.readouterr().err
-
-
 def _raises(error: Exception):
     def fail(*_, **__):
         raise error

@@ -1,0 +1,76 @@
+"""`bagpipe run --check`: everything that a run would refuse before its first process, and no process."""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from bagpipe.config.document import Job
+from bagpipe.config.load import load_local_job
+from bagpipe.config.paths import shown
+from bagpipe.data.files import find_files
+from bagpipe.errors import ConfigError
+from bagpipe.local.rundir import default_path
+
+
+def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) -> Iterator[str]:
+    """What would run, line by line; nothing is started and nothing is written.
+
+    Raises:
+        ConfigError: the job, the run directory, a port or the model will not do.
+        DataError: there is no data at the job's path.
+    """
+    job = load_local_job(job_file, overrides)
+    place = run_dir or default_path(job.metadata.name, datetime.now())
+    _check_place(place)
+    _check_ports(job)
+    data, spec = job.spec.data, job.spec
+    files = () if data.format == "synthetic" else find_files(data.path)
+    where, _ = _model(job)
+    yield f"{job.metadata.name}: the oracle, {spec.servers.replicas} servers and {spec.trainers.replicas} trainers"
+    yield f"  model: {where}"
+    yield f"  data: {f'{len(files)} files, the first {shown(files[0].name)}' if files else 'synthetic'}"
+    length = f"{spec.steps} steps" if spec.steps else f"{spec.epochs or 1} epochs"
+    yield f"  length: {length} of {spec.batch_size} examples"
+    yield f"  run directory: {shown(place)}"
+    yield "nothing was started: this was a check"
+
+
+def _model(job: Job) -> tuple[str, object]:
+    from bagpipe.models.base import find_model
+
+    return find_model(job.spec.model)
+
+
+def _check_place(place: Path) -> None:
+    """As a fresh run would find it, without making it."""
+    if place.is_dir():
+        if any(place.iterdir()):
+            raise ConfigError(
+                f"--run-dir {shown(place)}: not empty; continue that run with --resume, or choose another directory"
+            )
+        return
+    if os.path.lexists(place):
+        raise ConfigError(f"--run-dir {shown(place)}: not a folder; choose another")
+    parent = next(p for p in place.absolute().parents if os.path.lexists(p))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"--run-dir {shown(place)}: {shown(parent)} is no folder that can be written; choose another")
+
+
+def _check_ports(job: Job) -> None:
+    """Ports that the job names must be free here, now."""
+    for name, role, count in (
+        ("oracle", job.spec.oracle, 1),
+        ("servers", job.spec.servers, job.spec.servers.replicas),
+        ("trainers", job.spec.trainers, job.spec.trainers.replicas),
+    ):
+        for port in range(role.port, role.port + count) if role.port else ():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise ConfigError(
+                        f"spec.{name}.port: 127.0.0.1:{port} cannot be used: {error.strerror}; choose another port"
+                    ) from None

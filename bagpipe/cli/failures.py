@@ -1,0 +1,112 @@
+"""What an exception becomes at the top of a command: one line and an exit code. The only place that decides it.
+
+- `BagpipeError`: its own line and its own code.
+- `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
+- `MemoryError`: one line and 78, for the sizes in the job do not fit.
+- Anything else is a bug of ours: 70 and one line with type, message and place; the traceback goes to a file, or, for
+  a role, to its log.
+"""
+
+import errno
+import os
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import bagpipe
+from bagpipe.config.paths import shown
+from bagpipe.errors import BagpipeError, ExitCode
+
+INTERRUPTED = 130
+RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
+"""Errors of the system that may pass."""
+REMEDIES = {
+    errno.ENOENT: "correct the path",
+    errno.ENOTDIR: "a part of this path is a file where a folder is expected; correct it",
+    errno.EISDIR: "this is a folder where a file is expected; correct the path",
+    errno.EACCES: "give this user the right, or choose another path",
+    errno.EPERM: "give this user the right, or choose another path",
+    errno.EROFS: "choose a path that can be written",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "its links form a circle; correct them",
+    errno.ENOSPC: "free some space and try again",
+    errno.EDQUOT: "free some of the quota and try again",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A line for stderr, without its `error: `, and the exit code."""
+
+    message: str
+    code: int
+
+
+def failure_of(error: BaseException, role: str | None = None) -> Failure:
+    """What a user is told of an exception.
+
+    Args:
+        role: the command is a role of a job, whose stderr is its log; None for every other command.
+    """
+    if isinstance(error, BagpipeError):
+        return Failure(str(error), error.exit_code)
+    if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
+        return _of_path(error)
+    if isinstance(error, MemoryError):
+        return Failure(
+            f"not enough memory ({str(error) or 'nothing is left'}); lower the job's sizes or use a larger machine",
+            ExitCode.BAD_CONFIG,
+        )
+    return _bug(error, role)
+
+
+def _of_path(error: OSError) -> Failure:
+    assert error.errno is not None
+    path = error.filename2 if error.filename2 is not None else error.filename
+    name = f"file descriptor {path}" if isinstance(path, int) else shown(os.fsdecode(path))
+    code = ExitCode.TRANSIENT if error.errno in RETRY else ExitCode.BAD_CONFIG
+    remedy = REMEDIES.get(error.errno, "correct the path, or choose another")
+    return Failure(f"{name}: {error.strerror}; {remedy}", code)
+
+
+def _bug(error: BaseException, role: str | None) -> Failure:
+    text = "".join(traceback.format_exception(error))
+    said = " ".join(str(error).split())
+    what = (
+        f"{type(error).__name__}: {said if len(said) <= 300 else said[:297] + '...'}" if said else type(error).__name__
+    )
+    if role is None:
+        where = _written(text)
+    else:
+        sys.stderr.write(text)
+        where = "stands above in this log"
+    return Failure(
+        f"a bug in Bagpipe: {what}, at {_place(error)}; please report it; the traceback {where}", ExitCode.SOFTWARE
+    )
+
+
+def _place(error: BaseException) -> str:
+    """File and line of the innermost frame that is ours, else of the innermost one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return "an unknown place"
+    package = Path(bagpipe.__file__).parent
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(package)]
+    frame = (ours or frames)[-1]
+    path = Path(frame.filename)
+    name = path.relative_to(package.parent) if path.is_relative_to(package) else path
+    return f"{name}:{frame.lineno}"
+
+
+def _written(text: str) -> str:
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="bagpipe-bug-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+    except OSError as error:
+        return f"could not be written ({error.strerror})"
+    return f"is in {file.name}"

@@ -1,0 +1,86 @@
+"""What options accept: numbers with a unit and two bounds, endpoints, paths. A refusal is one line with its option.
+
+typer's own ranges let `nan` pass and its paths keep `~`; so every number, endpoint and path of the command line is
+read here.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bagpipe.config import paths
+from bagpipe.errors import ConfigError
+
+GREATEST_PORT = 65_535
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+_ENDPOINT = re.compile(r"(?:tcp://)?(?P<host>\[[0-9A-Fa-f:.%A-Za-z0-9]+\]|[A-Za-z0-9._*-]+):(?P<port>[0-9]{1,6})")
+
+
+class Bounded:
+    """Reads one number; a test finds every instance and checks its bounds."""
+
+    def __init__(self, option: str, least: float, greatest: float, unit: str, kind: type[Any]) -> None:
+        self.option, self.least, self.greatest, self.unit, self._kind = option, least, greatest, unit, kind
+        self.__name__ = "whole number" if kind is int else "number"
+
+    def __call__(self, given: Any) -> Any:
+        """The number.
+
+        Raises:
+            ConfigError: none, not finite, or out of bounds.
+        """
+        value = self._read(str(given))
+        if value is None or not self.least <= value <= self.greatest:
+            raise ConfigError(
+                f"{self.option}: expected a {self.__name__} of {self.unit} from {self.least:,} to {self.greatest:,}, "
+                f"found {paths.shown(str(given))[:60]!r}; correct it"
+            )
+        return value
+
+    def _read(self, text: str) -> int | float | None:
+        text = text.strip()
+        if self._kind is int:
+            return int(text) if _WHOLE.fullmatch(text) else None
+        try:
+            value = float(text) if text.isascii() and "_" not in text else math.nan
+        except ValueError:
+            return None
+        return value if math.isfinite(value) else None
+
+
+def whole(option: str, least: int, greatest: int, unit: str) -> Bounded:
+    """A reader of whole numbers from `least` to `greatest`."""
+    return Bounded(option, least, greatest, unit, int)
+
+
+def number(option: str, least: float, greatest: float, unit: str) -> Bounded:
+    """A reader of finite numbers from `least` to `greatest`."""
+    return Bounded(option, least, greatest, unit, float)
+
+
+def endpoint(option: str) -> Callable[[str], str]:
+    """A reader of `tcp://host:port`; `tcp://` may be left out, an IPv6 address stands in brackets."""
+
+    def read(given: str) -> str:
+        found = _ENDPOINT.fullmatch(given.strip())
+        if found is None or int(found["port"]) > GREATEST_PORT:
+            raise ConfigError(
+                f"{option}: expected tcp://host:port, with a port from 0 to {GREATEST_PORT} and an IPv6 address in "
+                f"brackets, found {paths.shown(given)[:80]!r}; correct it"
+            )
+        return f"tcp://{found['host']}:{found['port']}"
+
+    return read
+
+
+def local_path(given: str | Path) -> Path:
+    """A path on this machine; `~` and `~/x` are expanded.
+
+    Raises:
+        ConfigError: empty, or a path that cannot be.
+    """
+    if not str(given):
+        raise ConfigError("a path is empty; name a file or a folder, or leave the option out")
+    return paths.local(given)

@@ -1,0 +1,118 @@
+"""What an exception becomes: one line, one exit code, and no traceback where the input was at fault."""
+
+import errno
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bagpipe.cli import main as cli
+from bagpipe.cli.failures import failure_of
+from bagpipe.errors import ConfigError
+
+PATHS = [
+    (errno.ENOENT, 78, "correct the path"),
+    (errno.EISDIR, 78, "this is a folder where a file is expected"),
+    (errno.ENOTDIR, 78, "a part of this path is a file where a folder is expected"),
+    (errno.EACCES, 78, "give this user the right"),
+    (errno.EROFS, 78, "choose a path that can be written"),
+    (errno.ENOSPC, 75, "free some space and try again"),
+    (errno.EIO, 75, "correct the path, or choose another"),
+]
+
+
+@pytest.mark.parametrize(("number", "code", "remedy"), PATHS, ids=[errno.errorcode[p[0]] for p in PATHS])
+def test_an_error_of_a_path(number: int, code: int, remedy: str) -> None:
+    """The path, what the system says, and what to do; 75 only where trying again can help."""
+    failure = failure_of(OSError(number, "as the system says", "da\udcffta\n.txt"))
+    assert failure.code == code
+    assert failure.message.startswith("da\\xffta\\n.txt: as the system says; ")
+    assert remedy in failure.message
+
+
+def test_too_little_memory_is_the_jobs_sizes() -> None:
+    """numpy's refusal of terabytes is one line that names the remedy, and is not tried again."""
+    failure = failure_of(MemoryError("Unable to allocate 3.99 TiB"))
+    assert failure.code == 78
+    assert failure.message == (
+        "not enough memory (Unable to allocate 3.99 TiB); lower the job's sizes or use a larger machine"
+    )
+
+
+def fail() -> None:
+    raise KeyError("x")
+
+
+def test_a_bug_is_one_line_and_its_traceback_a_file(monkeypatch, capsys, tmp_path) -> None:
+    """Type, message, file and line; whoever reports it finds the traceback in the file that is named."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("bagpipe.local.run.start_run", lambda *a: fail())
+    assert cli.run_command(["run", "job.yaml"]) == 70
+    line = capsys.readouterr().err
+    found = re.fullmatch(
+        r"error: a bug in Bagpipe: KeyError: 'x', at bagpipe/cli/run\.py:\d+; please report it; "
+        r"the traceback is in (\S+)\n",
+        line,
+    )
+    assert found, line
+    assert "Traceback" in Path(found[1]).read_text()
+    assert "in fail" in Path(found[1]).read_text()
+
+
+def test_a_role_leaves_its_traceback_in_its_log(monkeypatch, capsys) -> None:
+    """A role's stderr is its log: the traceback is there, and the last line is still one sentence."""
+    monkeypatch.setattr("bagpipe.local.role_process.load_role", lambda *a: fail())
+    arguments = ["--job", "j", "--run-dir", "d", "--oracle", "h:1", "--shard", "0"]
+    monkeypatch.setattr("bagpipe.local.role_process.yield_to_trainers", lambda: None)
+    assert cli.run_command(["server", *arguments]) == 70
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith("error: a bug in Bagpipe: KeyError: 'x', at bagpipe/cli/server.py:")
+    assert lines[-1].endswith("the traceback stands above in this log")
+
+
+def test_control_characters_do_not_reach_the_terminal(monkeypatch, capsys) -> None:
+    """Names with escapes and line ends are shown escaped, on one line."""
+
+    def refuse(*_: object) -> None:
+        raise ConfigError("a\x1b[31m b\nc \udcff")
+
+    monkeypatch.setattr("bagpipe.local.run.start_run", refuse)
+    assert cli.run_command(["run", "job.yaml"]) == 78
+    assert capsys.readouterr().err == "error: a\\x1b[31m b c \\xff\n"
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys) -> None:
+    """An interrupted command says nothing and ends as shells expect."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bagpipe.local.run.start_run", interrupt)
+    assert cli.run_command(["run", "job.yaml"]) == 130
+    assert capsys.readouterr().err == ""
+
+
+OUTLIVE = """
+import os, sys
+from bagpipe.cli.output import outlive_reader
+outlive_reader()
+os.read(0, 1)          # the reader is gone
+for n in range(10_000):
+    print("line", n)
+sys.stdout.flush()
+print("done", file=sys.stderr)
+"""
+
+
+def test_a_reader_that_goes_away_ends_nothing() -> None:
+    """What prints while it works goes on when its pipe is closed, and ends with 0."""
+    child = subprocess.Popen(
+        [sys.executable, "-c", OUTLIVE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    child.stdout.close()
+    _, said = child.communicate(b"x", timeout=60)
+    assert (child.returncode, said) == (0, b"done\n")
