@@ -14,6 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from bagpipe.checkpoint.digest import DENSE_WEIGHTS, sorted_rows
+from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.lowlevel.atomic_files import make_folder, replacing_file, write_whole
@@ -26,7 +27,8 @@ FILL_ROWS = 1 << 16
 
 def export_model(directory: Path, out: Path) -> list[str]:
     """Write `tables.safetensors` (one tensor a table, `[num_embeddings, dim]`, by table name),
-    `dense.safetensors` (dense weights by name) and `model.json` (tables, model, step) into `out`.
+    `dense.safetensors` (dense weights by name), `transform/` (what turns raw values into rows) and `model.json`
+    (tables, model, step) into `out`.
 
     Returns the names written.
 
@@ -45,6 +47,11 @@ def export_model(directory: Path, out: Path) -> list[str]:
             if file.name == DENSE_WEIGHTS:
                 write_whole(out / DENSE_WEIGHTS, checkpoint.read(file))
                 names.append(DENSE_WEIGHTS)
+        for file in checkpoint.manifest.data:
+            if file.name != f"{FOLDER}/{FINGERPRINT_FILE}":
+                make_folder(out / FOLDER)
+                write_whole(out / file.name, checkpoint.read(file))
+                names.append(file.name)
         write_whole(out / "model.json", _description(checkpoint))
     return [*names, "model.json"]
 

@@ -30,6 +30,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     num_trainers: int
     shards: tuple[SnapshotFile, ...]
     dense: tuple[SnapshotFile, ...]
+    data: tuple[SnapshotFile, ...] = ()
+    """The transform and the fingerprint of the data; none: written before they were kept."""
     created: str
     """UTC, ISO 8601."""
 
@@ -39,13 +41,13 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 
     @property
     def files(self) -> tuple[SnapshotFile, ...]:
-        return self.shards + self.dense
+        return self.shards + self.dense + self.data
 
 
 RESULT_FIELDS = ("model", "data", "embedding", "optimizer", "batch_size", "seed")
 """What a resumed run must share with the interrupted one to end identically. Everything else is how
 long to train, how many processes, or cannot change a result (contracts X1, X2)."""
-FREE_FIELDS = {"data": ("path", "readers", "on_bad_line")}
+FREE_FIELDS = {"data": ("path", "test", "readers", "on_bad_line")}
 """Within those, what says only where and how the same data is read."""
 
 

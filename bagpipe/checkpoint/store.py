@@ -44,7 +44,7 @@ class Checkpoint:
             CheckpointError: names the first file that is missing, truncated or changed.
         """
         for file in self.manifest.files:
-            self._check(file)
+            self.check(file)
 
     def read(self, file: SnapshotFile) -> bytes:
         """One file's verified content.
@@ -52,7 +52,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it is not what the manifest says.
         """
-        self._check(file)
+        self.check(file)
         return (self.directory / file.name).read_bytes()
 
     def rows(self, file: SnapshotFile) -> tuple[int, Keys, Floats]:
@@ -61,7 +61,7 @@ class Checkpoint:
         Raises:
             CheckpointError: it is not what the manifest says.
         """
-        self._check(file)
+        self.check(file)
         path = self.directory / file.name
         try:
             content = np.memmap(path, np.uint8, "r")
@@ -73,8 +73,12 @@ class Checkpoint:
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: not a shard file ({error})") from None
 
-    def _check(self, file: SnapshotFile) -> None:
-        """Length and checksum, reading block by block."""
+    def check(self, file: SnapshotFile) -> None:
+        """Length and checksum of one file, reading block by block.
+
+        Raises:
+            CheckpointError: it is not what the manifest says.
+        """
         path = self.directory / file.name
         try:
             num_bytes = path.stat().st_size

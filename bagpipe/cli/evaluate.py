@@ -13,7 +13,7 @@ def evaluate(
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print AUC, log loss and calibration of a checkpoint on the test part of its data (or of other data: --set)."""
+    """Print AUC, log loss and calibration of a checkpoint on its test part, or all of other data (--set data.path)."""
     from bagpipe.local.evaluate import evaluate_checkpoint
     from bagpipe.lowlevel.strict_json import encode
 

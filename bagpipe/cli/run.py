@@ -37,6 +37,10 @@ def run(
     check: Annotated[
         bool, typer.Option("--check", help="Check everything, start nothing, print what would run.")
     ] = False,
+    new_data: Annotated[
+        bool,
+        typer.Option("--new-data", help="With --resume: the data has changed and is meant; a new epoch begins."),
+    ] = False,
 ) -> None:
     """Train a job on this machine: one oracle, its embedding servers and its trainers, as processes."""
     from rich.console import Console
@@ -48,6 +52,8 @@ def run(
 
     if job is None and not resume:
         raise ConfigError("which job? give a job file: bagpipe run examples/demo.yaml")
+    if new_data and not resume:
+        raise ConfigError("--new-data: only a run that is resumed had other data before; add --resume or leave it out")
     if run_dir is not None:
         as_text(run_dir.absolute(), "--run-dir")
     if job is not None:
@@ -59,7 +65,7 @@ def run(
     view = view_for(Console())
     try:
         if resume:
-            result = resume_run(job, overrides or (), run_dir, view)
+            result = resume_run(job, overrides or (), run_dir, view, new_data=new_data)
         else:
             assert job is not None
             result = start_run(job, overrides or (), run_dir, view)

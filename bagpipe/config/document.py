@@ -38,6 +38,9 @@ class DataConfig(_Section):
     """Where examples come from, and in which order. Batches are a pure function of these and `seed`."""
 
     path: Annotated[str | tuple[str, ...], Meta(description="File, list, folder, glob, or object-store URL. Empty with format `synthetic`.")] = ()
+    test: Annotated[
+        str | tuple[str, ...], Meta(description="Data of its own for evaluation, all of it, as `path` is given; instead of `testFraction`.")
+    ] = ()
     format: Annotated[
         Literal["auto", "criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic"],
         Meta(description="Input format; auto: by name and first line, but for caser-json."),

@@ -80,18 +80,20 @@ def absolute_paths(job: Job) -> Job:
         ConfigError: a path holds a variable, which nobody expands, or `~` without a home folder.
     """
     data, checkpoint = job.spec.data, job.spec.checkpoint
-    setting = "spec.data.path"
-    if isinstance(data.path, str):
-        path: str | tuple[str, ...] = paths.absolute(data.path, setting)
-    else:
-        path = tuple(paths.absolute(one, setting) for one in data.path)
+    path, test = _absolute_all(data.path, "spec.data.path"), _absolute_all(data.test, "spec.data.test")
     place = paths.absolute(checkpoint.path, "spec.checkpoint.path") if checkpoint.path else None
     spec = msgspec.structs.replace(
         job.spec,
-        data=msgspec.structs.replace(data, path=path),
+        data=msgspec.structs.replace(data, path=path, test=test),
         checkpoint=msgspec.structs.replace(checkpoint, path=place),
     )
     return msgspec.structs.replace(job, spec=spec)
+
+
+def _absolute_all(named: str | tuple[str, ...], setting: str) -> str | tuple[str, ...]:
+    if isinstance(named, str):
+        return paths.absolute(named, setting)
+    return tuple(paths.absolute(one, setting) for one in named)
 
 
 def dump_job(job: Job) -> str:

@@ -103,11 +103,13 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
 def _data(data: DataConfig) -> Iterator[Finding]:
     paths = (data.path,) if isinstance(data.path, str) else data.path
     if data.format == "synthetic":
-        yield from _without_effect("spec.data", data, ("path",), "with format synthetic")
+        yield from _without_effect("spec.data", data, ("path", "test"), "with format synthetic")
     elif not paths or not all(paths):
         yield "spec.data.path", "missing; name a file, a list, a folder, a glob or a URL, or use format: synthetic"
     else:
         yield from _without_effect("spec.data", data, ("synthetic",), f"with format {data.format}; it needs synthetic")
+    if data.test:
+        yield from _without_effect("spec.data", data, ("testFraction",), "when data.test names data of its own")
     if data.encoding in ("ids", "vocabulary"):
         yield from _without_effect("spec.data", data, ("hashSize",), f"with encoding {data.encoding}; it needs hash")
     if data.encoding != "vocabulary":

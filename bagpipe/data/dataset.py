@@ -68,6 +68,7 @@ class Dataset:
         self.layout, self.transform = layout, transform
         self.num_dense, self.num_labels = len(transform.info.dense), transform.info.num_labels
         self._source, self._counted, self._data = source, counted, data
+        self._test: Dataset | None = None
         self.num_train_examples = train_size(counted.examples, data.test_fraction) if counted else None
         self.num_test_examples = (
             counted.examples - self.num_train_examples if counted and self.num_train_examples is not None else 0
@@ -113,8 +114,20 @@ class Dataset:
                 self._dropped += (seen.examples - position) % batch_size
             epoch, position = epoch + 1, 0
 
+    def with_test(self, test: "Dataset") -> "Dataset":
+        """This data set, which is evaluated on all of `test`."""
+        self._test, self.num_test_examples = test, test.num_train_examples or 0
+        return self
+
+    def all_examples(self) -> Iterator[Examples]:
+        """Every example in file order."""
+        return self._source.read(0, None)
+
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The test part once, in file order; cursors count from its beginning, nothing is dropped."""
+        """The test part or data once, in file order; cursors count from its beginning, nothing is dropped."""
+        if self._test is not None:
+            yield from batches_of_epoch(self._test.all_examples(), batch_size, Cursor(), drop_last=False)
+            return
         if self.num_train_examples is None or self.num_test_examples == 0:
             return
         pieces = self._source.read(self.num_train_examples, self.num_train_examples + self.num_test_examples)
@@ -141,6 +154,7 @@ def open_dataset(
     work_dir: Path,
     progress: Progress | None = None,
     kept: Transform | None = None,
+    only_test: bool = False,
 ) -> Dataset:
     """Open a job's data, preparing it first where that is needed.
 
@@ -149,71 +163,95 @@ def open_dataset(
         work_dir: folder for prepared data, reused by later runs.
         progress: called with a stage and a fraction in [0, 1].
         kept: the transform of the model that is to be resumed or evaluated; None: one is made of the training part.
+        only_test: nothing will be trained; with `kept`, training data beside data of its own for tests is not opened.
 
     Raises:
         ConfigError: settings that contradict each other or the data.
         DataError: data that is missing, unreadable, malformed, or of another form than `kept` was made for.
     """
-    synthetic = data.format == "synthetic"
-    files = () if synthetic else find_files(data.path)
-    found = "synthetic" if synthetic else detect_format(files, data.format)
-    if found == "parquet":
-        if kept is None and (data.encoding not in ("auto", "ids") or data.numeric_bins != "none"):
-            raise ConfigError(
-                "data.encoding and data.numericBins do not apply to prepared Parquet; set them when preparing"
+    opener = _Opener(embedding, seed, work_dir, progress)
+    if not data.test:
+        return opener.open(data, kept, prepare=not only_test)
+    train = msgspec.structs.replace(data, test=())
+    test = msgspec.structs.replace(train, path=data.test, test_fraction=0.0)
+    if only_test and kept is not None:
+        dataset = opener.open(test, kept, prepare=False, count=True)
+        return dataset.with_test(dataset)
+    dataset = opener.open(train, kept)
+    return dataset.with_test(opener.open(test, dataset.transform, prepare=False, count=True))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opener:
+    """What every part of a job's data is opened with."""
+
+    embedding: EmbeddingConfig
+    seed: int
+    work_dir: Path
+    progress: Progress | None
+
+    def open(self, data: DataConfig, kept: Transform | None, *, prepare: bool = True, count: bool = False) -> Dataset:
+        """One part.
+
+        Args:
+            prepare: raw data that is read again and again is prepared once, if its transform is to be learned anyway.
+            count: the number of examples is wanted.
+        """
+        synthetic = data.format == "synthetic"
+        files = () if synthetic else find_files(data.path)
+        found = "synthetic" if synthetic else detect_format(files, data.format)
+        if found == "parquet":
+            if kept is None and (data.encoding not in ("auto", "ids") or data.numeric_bins != "none"):
+                raise ConfigError(
+                    "data.encoding and data.numericBins do not apply to prepared Parquet; set them when preparing"
+                )
+            return self._prepared(data, files, kept)
+        raw = open_raw(data, found, files, self.seed)
+        if kept is not None:
+            kept.check_source(found, raw.schema)
+        stated = kept or self._stated(data, found, raw)
+        if stated is None or (prepare and stated.info.encoding == "vocabulary"):
+            tables = self.embedding.tables
+            folder = prepared_cache(data, files, tables, self.seed, self.work_dir, self.progress, kept)
+            return self._prepared(data, find_files(str(folder)), kept)
+        layout = layout_of(stated.info.tables, self.embedding.tables, self.embedding.dim)
+        source = EncodedSource(raw, stated.encoder(raw.schema, layout), data.readers)
+        counted = Counted(raw.num_examples) if raw.num_examples is not None else None
+        if counted is None and (count or data.test_fraction > 0):
+            counted = self._counted(raw, data, files)
+        return Dataset(source, layout=layout, transform=stated, counted=counted, data=data, seed=self.seed)
+
+    def _stated(self, data: DataConfig, found: Format, raw: RawSource) -> Transform | None:
+        """The transform, if nothing has to be learned from the data first."""
+        encoding = choose_encoding(data, raw.schema)
+        tables = found_tables(data, raw.schema, encoding, self.embedding.tables)
+        if encoding == "vocabulary" or any(t.num_embeddings is None for t in tables):
+            return None
+        return Transform(stated_transform(data, found, raw.schema, encoding, tables))
+
+    def _prepared(self, data: DataConfig, files: Sequence[InputFile], kept: Transform | None) -> Dataset:
+        files = [file for file in files if file.size]
+        info = with_report(read_info(files[0]), files)
+        own = prepared_transform(info, files[0])
+        transform = own if kept is None else kept
+        if transform.info not in (info.transform, own.info):
+            raise DataError(
+                f"{files[0].name}: prepared with another transform than the model's, so its rows mean other values; "
+                "give the raw data"
             )
-        return _open_prepared(data, embedding, files, seed, kept)
-    raw = open_raw(data, found, files, seed)
-    if kept is not None:
-        kept.check_source(found, raw.schema)
-    stated = kept or _stated(data, embedding, found, raw)
-    if stated is None or stated.info.encoding == "vocabulary":
-        folder = prepared_cache(data, files, embedding.tables, seed, work_dir, progress, kept)
-        return _open_prepared(data, embedding, find_files(str(folder)), seed, kept)
-    layout = layout_of(stated.info.tables, embedding.tables, embedding.dim)
-    source = EncodedSource(raw, stated.encoder(raw.schema, layout), data.readers)
-    counted = Counted(raw.num_examples) if raw.num_examples is not None else None
-    if counted is None and data.test_fraction > 0:
-        counted = _counted(raw, data, files, seed, work_dir, progress)
-    return Dataset(source, layout=layout, transform=stated, counted=counted, data=data, seed=seed)
+        layout = layout_of(prepared_tables(info), self.embedding.tables, self.embedding.dim)
+        source = PreparedSource(files, info, layout, data.readers)
+        counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
+        return Dataset(source, layout=layout, transform=transform, counted=counted, data=data, seed=self.seed)
 
-
-def _stated(data: DataConfig, embedding: EmbeddingConfig, found: Format, raw: RawSource) -> Transform | None:
-    """The transform, if nothing has to be learned from the data first."""
-    encoding = choose_encoding(data, raw.schema)
-    tables = found_tables(data, raw.schema, encoding, embedding.tables)
-    if encoding == "vocabulary" or any(t.num_embeddings is None for t in tables):
-        return None
-    return Transform(stated_transform(data, found, raw.schema, encoding, tables))
-
-
-def _open_prepared(
-    data: DataConfig, embedding: EmbeddingConfig, files: Sequence[InputFile], seed: int, kept: Transform | None
-) -> Dataset:
-    files = [file for file in files if file.size]
-    info = with_report(read_info(files[0]), files)
-    transform = prepared_transform(info, files[0]) if kept is None else kept
-    if transform.info not in (info.transform, prepared_transform(info, files[0]).info):
-        raise DataError(
-            f"{files[0].name}: prepared with another transform than the model's, so its rows mean other values; "
-            "give the raw data"
-        )
-    layout = layout_of(prepared_tables(info), embedding.tables, embedding.dim)
-    source = PreparedSource(files, info, layout, data.readers)
-    counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
-    return Dataset(source, layout=layout, transform=transform, counted=counted, data=data, seed=seed)
-
-
-def _counted(
-    raw: RawSource, data: DataConfig, files: Sequence[InputFile], seed: int, work_dir: Path, progress: Progress | None
-) -> Counted:
-    """The number of examples, remembered in `work_dir`."""
-    path = work_dir / f"count-{data_digest(data, files, (), seed)}.json"
-    if path.exists():
-        return msgspec.json.decode(path.read_bytes(), type=Counted)
-    if progress is not None:
-        progress("counting examples", 0.0)
-    counted = count_examples(raw, data.readers)
-    make_folder(work_dir)
-    write_whole(path, msgspec.json.encode(counted))
-    return counted
+    def _counted(self, raw: RawSource, data: DataConfig, files: Sequence[InputFile]) -> Counted:
+        """The number of examples, remembered in `work_dir`."""
+        path = self.work_dir / f"count-{data_digest(data, files, (), self.seed)}.json"
+        if path.exists():
+            return msgspec.json.decode(path.read_bytes(), type=Counted)
+        if self.progress is not None:
+            self.progress("counting examples", 0.0)
+        counted = count_examples(raw, data.readers)
+        make_folder(self.work_dir)
+        write_whole(path, msgspec.json.encode(counted))
+        return counted

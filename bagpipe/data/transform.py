@@ -25,7 +25,6 @@ from bagpipe.tables import TableLayout
 VERSION = 1
 INFO_FILE = "transform.json"
 VOCABULARY_FILE = "vocabulary.arrow"
-FOLDER = "transform"
 BLOCK_ROWS = 1 << 16
 _SCHEMA = pa.schema(
     [

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from bagpipe.checkpoint.store import open_checkpoint
-from bagpipe.config.document import Job, Metadata
+from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 from bagpipe.local.progress import PlainView
@@ -24,7 +24,7 @@ class EvaluationFailed(BagpipeError):
 
 
 def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """AUC, log loss, calibration and number of examples on the test part of the job's data.
+    """AUC, log loss, calibration and number of examples on the test part of the job's data, or on all of other data.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -58,7 +58,18 @@ def _job_of(checkpoint: Path, overrides: Sequence[str]) -> Job:
         checkpoint=msgspec.structs.replace(manifest.spec.checkpoint, path=None),
     )
     text = dump_job(Job(metadata=Metadata(name=manifest.job), spec=spec))
-    return absolute_paths(parse_job(text, f"job of {checkpoint}", overrides))
+    job = absolute_paths(parse_job(text, f"job of {checkpoint}", overrides))
+    return msgspec.structs.replace(job, spec=_all_of_other_data(manifest.spec, job.spec, overrides))
+
+
+def _all_of_other_data(trained: JobSpec, asked: JobSpec, overrides: Sequence[str]) -> JobSpec:
+    """Data that is not the run's is evaluated whole, unless a part of it was asked for."""
+    data = asked.data
+    if data.path == trained.data.path or data.test != trained.data.test or data.format == "synthetic":
+        return asked
+    if any("testFraction" in override for override in overrides):
+        return asked
+    return msgspec.structs.replace(asked, data=msgspec.structs.replace(data, test=data.path, test_fraction=0.0))
 
 
 def _reuse_prepared_data(checkpoint: Path, directory: RunDir) -> None:

@@ -49,12 +49,14 @@ def resume_run(
     run_dir: Path | None,
     view: View,
     *,
+    new_data: bool = False,
     build: CommandBuilder | None = None,
 ) -> RunResult:
     """Continue a run from its newest complete checkpoint (from the beginning if it has none).
 
     Args:
         job_file: None takes the job that the directory remembers.
+        new_data: the data as it is now is meant, whatever the run was trained on before.
 
     Raises:
         ConfigError: there is nothing to resume, or the job changed in a way that changes results.
@@ -64,6 +66,10 @@ def resume_run(
     with RunDir.reopen(run_dir) as directory:
         job = load_local_job(job_file or run_dir / JOB_FILE, overrides)
         directory.check_same_job(job)
+        if new_data:
+            from bagpipe.checkpoint.kept_data import accept_data  # reading data is heavy to import
+
+            accept_data(job.spec, directory.path)
         return _supervise(job, directory, newest_complete(directory.checkpoints(job)), view, build)
 
 

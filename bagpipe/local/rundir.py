@@ -4,6 +4,7 @@ job.yaml        the job as it runs, every setting written out
 metrics.jsonl   progress and events, one JSON object a line (written by the oracle)
 report.json     the oracle's last words
 summary.json    what the run came to
+accepted-data.json  which data is meant, after `--resume --new-data`
 attempt         number of the last attempt: a later one never takes its servers' files for its own
 logs/ servers/ checkpoints/ data/
 """

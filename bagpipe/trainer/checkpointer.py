@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bagpipe.checkpoint.kept_files import link_kept
 from bagpipe.checkpoint.manifest import Manifest, changed_field
 from bagpipe.checkpoint.store import commit, describe_file, directory_of, open_checkpoint, prune
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
@@ -38,6 +39,7 @@ class _Draft:
     plan: BatchPlan
     directory: Path
     dense: tuple[SnapshotFile, ...]
+    data: tuple[SnapshotFile, ...]
     begun: float
     asked: float = 0.0
 
@@ -87,11 +89,13 @@ class Checkpointer:
             names = []
             if self.model is not None and self.optimizer is not None:
                 names = save_dense(self.model, self.optimizer, directory)
+            kept = link_kept(self.root, directory)
         except OSError as error:
             raise StorageError(f"{directory}: cannot write dense weights: {error.strerror}") from None
         self._lost = None
         dense = tuple(describe_file(directory, name) for name in names)
-        self._draft = _Draft(plan, directory, dense, time.monotonic())
+        data = tuple(describe_file(directory, name) for name in kept)
+        self._draft = _Draft(plan, directory, dense, data, time.monotonic())
 
     def poll(self) -> None:
         """Between steps: complete the checkpoint if every shard is done. Never waits."""
@@ -157,6 +161,7 @@ class Checkpointer:
             num_trainers=len(topology.trainers),
             shards=shards,
             dense=draft.dense,
+            data=draft.data,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         try:

@@ -61,7 +61,16 @@ def run_oracle(
         stack.callback(reporter.close)
         shell = Shell(job.spec.transport, listener, conversation_of(job.spec, start, kept), reporter, stop)
         try:
-            data = shell.prepare(lambda: open_data(job.spec, start, run_dir / "data", choose=kept.topology() is None))
+            data = shell.prepare(
+                lambda: open_data(
+                    job.spec,
+                    start,
+                    checkpoint=checkpoint,
+                    run_dir=run_dir,
+                    checkpoint_dir=checkpoint_dir,
+                    choose=kept.topology() is None,
+                )
+            )
             assembled = gather(shell, job.spec, data, start, kept, checkpoint, checkpoint_dir, widths)
             trained = train(shell, data, assembled, kept, start)
             keep_loss(checkpoint_dir, trained.step, trained.figures.loss)

@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from bagpipe.batch import Batch, Cursor
+from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import JobSpec
 from bagpipe.config.rules import fixed_lookahead
-from bagpipe.data.dataset import open_dataset
 from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.net.messages import Topology
 from bagpipe.oracle.service.phases import Assembled, OpenedData, Start
@@ -45,16 +45,20 @@ def starting_point(checkpoint: Path | None) -> Start:
     return Start(manifest.step, manifest.cursor, kept_loss(checkpoint.parent, manifest.step))
 
 
-def open_data(spec: JobSpec, start: Start, work_dir: Path, *, choose: bool) -> OpenedData:
+def open_data(
+    spec: JobSpec, start: Start, *, checkpoint: Path | None, run_dir: Path, checkpoint_dir: Path, choose: bool
+) -> OpenedData:
     """Prepare the data and look at its first batches.
 
     Args:
+        checkpoint: its transform encodes the data, and its fingerprint says which rows may follow.
         choose: `lookahead: auto` is still to be chosen.
 
     Raises:
         ConfigError, DataError, StorageError: the data cannot be read, or is too little for the job.
     """
-    dataset = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=work_dir)
+    opened = open_job_data(spec, checkpoint=checkpoint, run_dir=run_dir, root=checkpoint_dir)
+    dataset, cursor = opened.dataset, opened.cursor
     if dataset.num_train_examples is not None:
         check_trainers(spec, dataset.num_train_examples)
     total = total_steps(spec, dataset.num_train_examples)
@@ -62,8 +66,8 @@ def open_data(spec: JobSpec, start: Start, work_dir: Path, *, choose: bool) -> O
     batches: Iterator[Batch] = iter(())
     if left != 0:
         epochs = spec.epochs if spec.epochs or spec.steps else 1
-        batches = dataset.train_batches(spec.batch_size, start=start.cursor, epochs=epochs)
-        if start.cursor.position == 0:
+        batches = dataset.train_batches(spec.batch_size, start=cursor, epochs=epochs)
+        if cursor.position == 0:
             batches = check_first(spec, batches)
     auto_lookahead: LookaheadChoice | None = None
     if choose and spec.lookahead == "auto":

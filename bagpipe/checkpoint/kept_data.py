@@ -1,0 +1,150 @@
+"""What a checkpoint keeps of its data: the transform, and a fingerprint of the rows that were trained on.
+
+The oracle writes both to `<checkpoints>/transform/` before the first step; trainer 0 links the files into each
+checkpoint and lists them in its manifest. Whoever resumes or evaluates takes them from there.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from bagpipe.batch import Cursor
+from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
+from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
+from bagpipe.config.document import JobSpec
+from bagpipe.data.dataset import Dataset, open_dataset
+from bagpipe.data.files import find_files
+from bagpipe.data.fingerprint import Fingerprint, difference, take_fingerprint
+from bagpipe.data.transform import Transform, load_transform
+from bagpipe.errors import CheckpointError, DataError
+from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, write_whole
+
+ACCEPTED_FILE = "accepted-data.json"
+"""In the run directory: the fingerprint of data that somebody said is meant (`--new-data`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptData:
+    """What a checkpoint says about its data."""
+
+    transform: Transform
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class JobData:
+    """A job's data, and where in it training begins."""
+
+    dataset: Dataset
+    cursor: Cursor
+
+
+def open_job_data(spec: JobSpec, *, checkpoint: Path | None, run_dir: Path, root: Path) -> JobData:
+    """Open a job's data, as the checkpoint saw it if there is one, and keep its transform in `root`.
+
+    Args:
+        root: the folder of the job's checkpoints.
+
+    Raises:
+        ConfigError, DataError: as `open_dataset`; DataError too if training would go on with other rows.
+        CheckpointError: the kept transform is damaged.
+        StorageError: the transform cannot be written.
+    """
+    found = None if checkpoint is None else open_checkpoint(checkpoint)
+    kept = None if found is None else load_kept(found)
+    cursor = Cursor() if found is None else found.manifest.cursor
+    only_evaluates = found is not None and spec.steps is not None and spec.steps <= found.manifest.step
+    now = Fingerprint()
+    if not only_evaluates:
+        now = fingerprint_of(spec)
+        if kept is not None and difference(kept.fingerprint, now) is not None:
+            check_accepted(kept.fingerprint, now, run_dir)
+            cursor = Cursor(cursor.epoch + 1, 0) if cursor.position else cursor
+    dataset = open_dataset(
+        spec.data,
+        spec.embedding,
+        seed=spec.seed,
+        work_dir=run_dir / "data",
+        kept=kept.transform if kept is not None else None,
+        only_test=only_evaluates,
+    )
+    if not only_evaluates:
+        save_kept(root, KeptData(dataset.transform, now))
+    return JobData(dataset, cursor)
+
+
+def fingerprint_of(spec: JobSpec) -> Fingerprint:
+    """Of the data that the job trains on, as it is now."""
+    return Fingerprint() if spec.data.format == "synthetic" else take_fingerprint(find_files(spec.data.path))
+
+
+def check_accepted(before: Fingerprint, now: Fingerprint, run_dir: Path) -> None:
+    """Refuse data that differs from what was trained on, unless somebody said that exactly this data is meant.
+
+    Raises:
+        DataError: names the first file that differs.
+    """
+    try:
+        accepted = msgspec.json.decode((run_dir / ACCEPTED_FILE).read_bytes(), type=Fingerprint)
+    except (OSError, msgspec.DecodeError):
+        accepted = before
+    if difference(accepted, now) is not None:
+        raise DataError(
+            f"data.path: {difference(before, now)}; put the data back, or resume with --new-data to train on it from "
+            "the beginning of a new epoch"
+        )
+
+
+def accept_data(spec: JobSpec, run_dir: Path) -> None:
+    """Note that the data as it is now is meant, whatever the run was trained on before.
+
+    Raises:
+        DataError, StorageError: it cannot be read, or the note cannot be written.
+    """
+    write_whole(run_dir / ACCEPTED_FILE, msgspec.json.encode(fingerprint_of(spec)))
+
+
+# ── in the folder of checkpoints ──────────────────────────────────────────────────────────────────
+
+
+def save_kept(root: Path, kept: KeptData) -> None:
+    """Write transform and fingerprint to `root/transform/`, unless they are there.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    folder = root / FOLDER
+    if not _holds(folder, kept.transform):
+        make_folder(folder)
+        try:
+            kept.transform.save(folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+    write_whole(folder / FINGERPRINT_FILE, msgspec.json.encode(kept.fingerprint))
+
+
+def _holds(folder: Path, transform: Transform) -> bool:
+    try:
+        return load_transform(folder).info == transform.info
+    except CheckpointError:
+        return False
+
+
+def load_kept(checkpoint: Checkpoint) -> KeptData | None:
+    """What the checkpoint says about its data; None: it was written before that was kept.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+    if not checkpoint.manifest.data:
+        return None
+    for file in checkpoint.manifest.data:
+        checkpoint.check(file)
+    folder = checkpoint.directory / FOLDER
+    path = folder / FINGERPRINT_FILE
+    try:
+        fingerprint = msgspec.json.decode(path.read_bytes(), type=Fingerprint)
+    except (OSError, msgspec.DecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
+    return KeptData(load_transform(folder), fingerprint)

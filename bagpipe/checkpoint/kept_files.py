@@ -1,0 +1,34 @@
+"""The files that a folder of checkpoints keeps of the data, and each checkpoint's links to them."""
+
+import os
+import shutil
+from pathlib import Path
+
+FOLDER = "transform"
+FINGERPRINT_FILE = "fingerprint.json"
+
+
+def link_kept(root: Path, directory: Path) -> list[str]:
+    """Put what `root` keeps into the checkpoint `directory`, by links where the file system has them.
+
+    Returns the names of the files in `directory`; none where nothing was kept.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    source = root / FOLDER
+    if not source.is_dir():
+        return []
+    (directory / FOLDER).mkdir(exist_ok=True)
+    names = []
+    for path in sorted(source.iterdir()):
+        if path.suffix == ".tmp":
+            continue
+        target = directory / FOLDER / path.name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(path, target)
+        except OSError:  # No links here (some network file systems): a copy.
+            shutil.copyfile(path, target)
+        names.append(f"{FOLDER}/{path.name}")
+    return names

@@ -1,0 +1,181 @@
+"""A run keeps what turned its raw rows into table rows, and which rows they were: evaluation and resume hold to both.
+
+One short run of a vocabulary on a Criteo log made here; then its checkpoint meets other rows.
+"""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from bagpipe.data.transform import load_transform
+from bagpipe.metrics.clicks import evaluate
+
+ROOT = Path(__file__).resolve().parents[2]
+JOB = """
+metadata: {name: kept}
+spec:
+  model: {bottomMlp: [8], overMlp: [8]}
+  data: {path: train.txt, encoding: vocabulary, minCount: 2, testFraction: 0.25, shuffle: always}
+  embedding:
+    tables: [{name: users, numEmbeddings: 300, embeddingDim: 8, featureNames: [C1]},
+             {name: items, numEmbeddings: 90, embeddingDim: 8, featureNames: [C3, C4]}]
+  batchSize: 50
+  steps: 24
+  checkpoint: {every: 8}
+"""
+pytestmark = pytest.mark.timeout(300)
+
+
+def lines(count: int, seed: int) -> list[list[str]]:
+    """Criteo lines whose first and third value tell the label."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        user, item = rng.randrange(200), int(rng.paretovariate(0.8)) % 150
+        click = int(rng.random() < 1 / (1 + math.exp(-2 * math.sin(user) - 2 * math.cos(item))))
+        values = ["", "", f"i{item}", "" if rng.random() < 0.1 else f"i{rng.randrange(150)}", *[""] * 22]
+        rows.append([str(click), *(str(rng.randrange(9)) for _ in range(13)), f"u{user}", *values[1:]])
+    return rows
+
+
+def write(path: Path, rows: list[list[str]]) -> None:
+    path.write_text("".join("\t".join(row) + "\n" for row in rows))
+
+
+def bagpipe(folder: Path, *arguments: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bagpipe", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def figures(folder: Path, *arguments: str) -> dict[str, Any]:
+    code, out, err = bagpipe(folder, "evaluate", "run", "--json", *arguments)
+    assert code == 0, err
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `run`, trained on `train.txt`, and `test.txt` beside it."""
+    folder = tmp_path_factory.mktemp("kept")
+    write(folder / "train.txt", lines(1000, seed=1))
+    write(folder / "test.txt", lines(400, seed=2))
+    (folder / "job.yaml").write_text(JOB)
+    code, _, err = bagpipe(folder, "run", "job.yaml", "--run-dir", "run")
+    assert code == 0, err
+    return folder
+
+
+def test_every_checkpoint_keeps_transform_and_fingerprint(place: Path) -> None:
+    """They are listed in the manifest, so that `checkpoint verify` looks at them, and share their bytes on disk."""
+    kept = load_transform(place / "run" / "checkpoints" / "transform")
+    for step in (8, 16, 24):
+        folder = place / "run" / "checkpoints" / f"step-{step:08d}"
+        names = [f["name"] for f in json.loads((folder / "manifest.json").read_text())["data"]]
+        assert names == [f"transform/{n}" for n in ("fingerprint.json", "transform.json", "vocabulary.arrow")]
+        assert load_transform(folder / "transform").digest == kept.digest
+        assert (folder / "transform" / "vocabulary.arrow").stat().st_nlink == 4
+    assert bagpipe(place, "checkpoint", "verify", "run")[0] == 0
+
+
+def encoded(train: list[list[str]], rows: list[list[str]], columns: list[int], size: int) -> list[list[int]]:
+    """Rows by the vocabulary of `train`, one value at a time."""
+    counts = Counter(row[c] for row in train for c in columns)
+    ordered = sorted((v for v in counts if counts[v] >= 2), key=lambda v: (-counts[v], v))[: size - 1]
+    return [[ordered.index(row[c]) + 1 if row[c] in ordered else 0 for c in columns] for row in rows]
+
+
+def by_hand(export: Path, train: list[list[str]], rows: list[list[str]]) -> Any:
+    """The export's score of raw rows in plain PyTorch, with values looked up by the reading above."""
+    tables = safetensors.torch.load_file(export / "tables.safetensors")
+    weights = safetensors.torch.load_file(export / "dense.safetensors")
+
+    def mlp(x: torch.Tensor, arch: str, last_relu: bool) -> torch.Tensor:
+        names = sorted(n[: -len("weight")] for n in weights if n.startswith(arch) and n.endswith("weight"))
+        for name in names:
+            x = x @ weights[f"{name}weight"].T + weights[f"{name}bias"]
+            x = torch.relu(x) if last_relu or name != names[-1] else x
+        return x
+
+    ids = np.array([a + b for a, b in zip(
+        encoded(train, rows, [14], 300), encoded(train, rows, [16, 17], 90), strict=True)])  # fmt: skip
+    dense = torch.tensor([[math.log1p(int(v)) for v in row[1:14]] for row in rows])
+    bottom = mlp(dense, "dense_arch", True)
+    looked_up = [tables[name][torch.from_numpy(ids[:, i])] for i, name in enumerate(("users", "items", "items"))]
+    vectors = torch.stack([bottom, *looked_up], dim=1)
+    row, column = torch.tril_indices(4, 4, offset=-1)
+    products = (vectors @ vectors.transpose(1, 2))[:, row, column]
+    logits = mlp(torch.cat([bottom, products], dim=1), "over_arch", False)
+    return evaluate(logits.numpy().reshape(-1), np.array([float(r[0]) for r in rows]))
+
+
+def test_other_raw_rows_are_scored_with_the_vocabulary_of_the_run(place: Path) -> None:
+    """All 400 of them, as plain PyTorch scores them with rows looked up by hand; or the part that is asked for."""
+    assert bagpipe(place, "export", "run", "out")[0] == 0
+    assert (place / "out" / "transform" / "vocabulary.arrow").is_file()
+    train, rows = lines(1000, seed=1)[:750], lines(400, seed=2)
+    for chosen, part in ((rows, ()), (rows[300:], ("--set", "data.testFraction=0.25"))):
+        found, plain = figures(place, "--set", "data.path=test.txt", *part), by_hand(place / "out", train, chosen)
+        assert found["examples"] == len(chosen)
+        assert (found["auc"], found["logLoss"]) == pytest.approx((plain.auc, plain.log_loss), rel=1e-6)
+        assert plain.auc > 0.55
+
+
+def test_the_same_rows_score_the_same_whatever_lies_before_them(place: Path) -> None:
+    """The test part of the run, in a file of its own and behind other rows: the figures of the run to the digit."""
+    rows = lines(1000, seed=1)[750:]
+    write(place / "alone.txt", rows)
+    write(place / "behind.txt", lines(750, seed=7) + rows)
+    summary = json.loads((place / "run" / "summary.json").read_text())["evaluation"]
+    assert figures(place, "--set", "data.path=behind.txt", "--set", "data.testFraction=0.25") == summary
+    assert figures(place, "--set", "data.test=alone.txt", "--set", "data.testFraction=0") == summary
+
+
+def test_data_of_another_form_is_refused(place: Path) -> None:
+    """Rows that the transform was not made for have no score: exit 65, one line."""
+    (place / "ids.json").write_text('{"label": 1, "dense": [0.5], "sparse": [1, 2]}\n')
+    code, _, err = bagpipe(place, "evaluate", "run", "--set", "data.path=ids.json")
+    assert (code, "other format than the model was trained on: expected criteo-tsv, found criteo-json" in err) == (
+        65,
+        True,
+    )
+    code, _, _ = bagpipe(place, "data", "prepare", "test.txt", "other", "--set", "data.encoding=vocabulary")
+    assert code == 0
+    code, _, err = bagpipe(place, "evaluate", "run", "--set", "data.path=other")
+    assert (code, "prepared with another transform than the model's" in err) == (65, True)
+
+
+def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:
+    """A shorter file is refused by name; `--new-data` takes it, from a new epoch on, with the vocabulary of the run."""
+    more = ["run", "--resume", "--run-dir", "run", "--set", "steps=32"]
+    write(place / "train.txt", lines(1000, seed=1)[:900])
+    code, _, err = bagpipe(place, *more)
+    assert (code, "train.txt is shorter than it was" in err, "--new-data" in err) == (65, True, True)
+    code, _, err = bagpipe(place, *more, "--new-data")
+    assert code == 0, err
+    newest = place / "run" / "checkpoints" / "step-00000032"
+    manifest = json.loads((newest / "manifest.json").read_text())
+    # 24 steps of 50 took 15 of epoch 0 and 9 of epoch 1; epoch 2 begins with 675 examples: 8 steps.
+    assert manifest["cursor"] == {"epoch": 2, "position": 400}
+    before = load_transform(newest.with_name("step-00000024") / "transform")
+    assert load_transform(newest / "transform").digest == before.digest
+    write(place / "train.txt", lines(1000, seed=1)[:900][::-1])
+    code, _, err = bagpipe(place, *more[:-1], "steps=40")
+    assert (code, "train.txt holds other rows" in err) == (65, True)
+
+
+def test_new_data_needs_a_run_to_resume(place: Path) -> None:
+    code, _, err = bagpipe(place, "run", "job.yaml", "--new-data")
+    assert (code, "--new-data: only a run that is resumed" in err) == (78, True)
