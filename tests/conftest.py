@@ -1,29 +1,32 @@
 """What holds for every test: how they are dealt out to workers, and which of them want the machine to themselves.
 
-`make test` runs them in several processes (pytest-xdist, `--dist loadgroup`): each test goes to whichever worker is
-free, tests of one `xdist_group` to the same one, because they share a fixture that takes seconds.
+`make test` runs them in several processes (pytest-xdist). Each test goes to whichever worker is free, but the tests of
+a file that has a fixture for the whole file go to one, because such a fixture takes seconds.
 """
 
 import fcntl
+import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before torch is loaded: its threads spin while they wait, for a core that another worker could use. Trainers set their
+# own number of threads, whatever this says.
 
 HERE = Path(__file__).parent
 LONGEST = ("integration", "artifact", "numerics")
 """Folders whose tests come first: what is left at the end is short, and no worker waits for another."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first, what looks back on all the others last; who shares a fixture stays together."""
+    """The longest first, what looks back on all the others last."""
     items.sort(key=_turn)
-    for item in items:
-        shared = _module_fixtures(item)
-        if shared and item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{shared[0]}"))
 
 
 def _turn(item: pytest.Item) -> tuple[bool, int]:
@@ -31,12 +34,24 @@ def _turn(item: pytest.Item) -> tuple[bool, int]:
     return item.get_closest_marker("last") is not None, [*LONGEST, folder].index(folder)
 
 
-def _module_fixtures(item: pytest.Item) -> list[str]:
-    """Names of the module's own fixtures that the test uses and that are made once for the module."""
-    if not isinstance(item, pytest.Function):
-        return []
-    found = item._fixtureinfo.name2fixturedefs.items()
-    return sorted(name for name, made in found if made[-1].scope == "module")
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Deal out test by test, in their order; a file whose tests share a fixture goes to one worker whole."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    config.option.loadscopereorder = False
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, _ = nodeid.partition("::")
+            return file if _shares_a_fixture(config.rootpath / file) else nodeid
+
+    return Scheduling(config, log)
+
+
+@cache
+def _shares_a_fixture(file: Path) -> bool:
+    return re.search(r"scope=.module", file.read_text(encoding="utf-8")) is not None
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -1,16 +1,13 @@
 """The command line of each role of a local run: the same that a cluster uses."""
 
-import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.local.policy import RoleId
-
-LOOPBACK = "127.0.0.1"
+from bagpipe.local.ports import LOOPBACK, free_ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +55,6 @@ def addresses(spec: JobSpec) -> tuple[str, tuple[str, ...]]:
     """
     base = spec.servers.port
     given = [spec.oracle.port, *(base + i if base else 0 for i in range(spec.servers.replicas))]
-    free = iter(_free_ports(given.count(0)))
+    free = iter(free_ports(given.count(0)))
     endpoints = [f"tcp://{LOOPBACK}:{port or next(free)}" for port in given]
     return endpoints[0], tuple(endpoints[1:])
-
-
-def _free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on (all are held until the last is found)."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]

@@ -27,7 +27,7 @@ POLL_SECONDS = 0.05
 GRACE_SECONDS = 120.0
 """How long stopping at a checkpoint may take."""
 SETTLE_SECONDS = 2.0
-"""After a failure, roles may use so long to end by themselves."""
+"""After a failure that may pass, the other roles may use so long to end by themselves."""
 LOG_LINES = 15
 INTERRUPTED = 130
 THE_ORACLE_SAID = "the oracle gave up: "
@@ -79,7 +79,7 @@ class Supervisor:
             with self._signals():
                 self._start_attempt(checkpoint)
                 end = self._watch()
-                if end.because is not None:
+                if end.because is not None and end.code not in HOPELESS:
                     self._settle()
         finally:
             self._kill_all()

@@ -5,7 +5,6 @@ grid of exactness tests runs this way; `tests/integration` runs the same jobs as
 """
 
 import json
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 from bagpipe.config.document import Job
 from bagpipe.embedding.server import run_server
 from bagpipe.errors import PeerLost
+from bagpipe.local.ports import free_ports
 from bagpipe.oracle.service.main import run_oracle
 from bagpipe.trainer.loop import run_trainer
 
@@ -48,14 +48,6 @@ class _Failures:
                 self.errors.append((name, error))
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def run_in_threads(
     job: Job,
     run_dir: Path,
@@ -72,7 +64,7 @@ def run_in_threads(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     spec = job.spec
-    oracle = f"tcp://127.0.0.1:{free_port()}"
+    oracle = f"tcp://127.0.0.1:{free_ports(1)[0]}"
     failures = _Failures()
     checkpoints = Path(spec.checkpoint.path) if spec.checkpoint.path else run_dir / "checkpoints"
 

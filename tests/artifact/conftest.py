@@ -17,14 +17,13 @@ import pytest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import DataConfig, SyntheticConfig
 from bagpipe.data.paper_formats import write_paper_format
+from bagpipe.local.ports import free_ports
 from bagpipe.paper.flags import KAGGLE_TABLES
 from bagpipe.paper.log_format import read_log
 from bagpipe.testing.again import reference_of
 from bagpipe.testing.compare import checkpoint_differences
-from bagpipe.testing.threads import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 150
 FOLDERS = {"embedding_server.py": "EmbServer", "oracle_cacher.py": "OracleCacher"}
 """Where the seed document types a command; everything else in `examples`."""
 
@@ -42,8 +41,8 @@ class Artifact:
     """`artifact/` copied to `home`; the data lies where the commands' paths lead."""
 
     home: Path
-    port: int = field(default_factory=free_port)
-    dense_port: int = field(default_factory=free_port)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    dense_port: int = field(default_factory=lambda: free_ports(1)[0])
     nodes: dict[str, str] = field(default_factory=dict)
     """Network namespaces by address, where the roles are on machines of their own."""
 
@@ -64,7 +63,7 @@ class Artifact:
         with ExitStack() as stack:
             processes = [stack.enter_context(self._started(command)) for command in commands]
             try:
-                outputs = [p.communicate(timeout=SECONDS)[0] for p in processes]
+                outputs = [p.communicate()[0] for p in processes]
             finally:
                 for process in processes:
                     process.kill()
@@ -158,7 +157,7 @@ def machines() -> Iterator[dict[str, str]]:
     made = [f"{prefix}-hub", *nodes.values()]
 
     def ip(*words: str) -> None:
-        done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
         if done.returncode:
             pytest.skip(f"this machine makes no network namespaces: ip {' '.join(words)}: {done.stderr.strip()}")
 
@@ -179,7 +178,7 @@ def machines() -> Iterator[dict[str, str]]:
         yield nodes
     finally:
         for name in made:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, timeout=20, check=False)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +246,6 @@ def prepared(raw: Path, out: Path, kind: str, *more: str) -> Path:
     subprocess.run(
         [sys.executable, "-m", "bagpipe", "data", "prepare", str(raw), str(out), "--format", kind, *more],
         check=True,
-        timeout=SECONDS,
         capture_output=True,
     )
     return out

@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 Falls = Callable[[Sequence[float]], bool]
 TRAINER = (
     "python {} --worker-id {} --dist-worker-id {} --dist-master-ip 127.0.0.1 --cache-size 20000 --master-ip 127.0.0.1"
@@ -20,7 +18,6 @@ DATA = "--processed-csv ../../kaggle_criteo_weekly.txt"
 SERVER = "python embedding_server.py --master-ip 127.0.0.1"
 
 
-@pytest.mark.timeout(240)
 def test_two_servers_and_any_ranks(artifact: Any, criteo: Path, losses_fall: Falls) -> None:
     """Wide & Deep at one trainer: the oracle is neither first nor last, servers share the tables around it."""
     artifact.place(criteo, sizes_at=("../../emb_table_info.txt",))
@@ -39,7 +36,6 @@ def test_two_servers_and_any_ranks(artifact: Any, criteo: Path, losses_fall: Fal
     artifact.assert_exact("kaggle_criteo_weekly.txt", losses)
 
 
-@pytest.mark.timeout(240)
 def test_the_launchers_ranks_and_part_files(artifact: Any, criteo_parts: Path, losses_fall: Falls) -> None:
     """Deep & Cross in the original launcher's layout, data in part files, the oracle's iterations; then evaluated."""
     artifact.place(criteo_parts, sizes_at=("../../emb_table_info.txt",))
@@ -61,14 +57,12 @@ def test_the_launchers_ranks_and_part_files(artifact: Any, criteo_parts: Path, l
         capture_output=True,
         text=True,
         check=True,
-        timeout=100,
     )
     assert json.loads(scored.stdout)["examples"] == 300
     parts = tuple(str(artifact.home.parent / f"part_{i}.txt") for i in range(3))
     artifact.assert_exact(parts, losses)
 
 
-@pytest.mark.timeout(240)
 def test_deepfm_and_the_row_of_its_first_order_weight(artifact: Any, criteo: Path) -> None:
     """DeepFM's first-order table goes through the cache: rows are a weight wider than --emb-size says."""
     artifact.place(criteo, sizes_at=("../../emb_table_info.txt",))
@@ -84,7 +78,6 @@ def test_deepfm_and_the_row_of_its_first_order_weight(artifact: Any, criteo: Pat
     artifact.assert_exact("kaggle_criteo_weekly.txt", artifact.losses())
 
 
-@pytest.mark.timeout(120)
 def test_roles_that_disagree_end_at_once(artifact: Any, criteo: Path) -> None:
     """A server of another width is named, and nobody waits for a deadline."""
     artifact.place(criteo, sizes_at=("../../emb_table_info.txt",))

@@ -103,7 +103,6 @@ def check_logs(artifact: Any, steps: int, named: str) -> None:
         assert all(i.total is not None and i.total > 0 for i in read_log(path).iterations)
 
 
-@pytest.mark.timeout(240)
 def test_dlrm(artifact: Any, kaggle: Path, losses_fall: Callable[[Sequence[float]], bool]) -> None:
     """trainer_main.py over the 33.8 million rows of Criteo Kaggle's tables, with the layers of the document."""
     artifact.place(kaggle, sizes_at=())
@@ -121,7 +120,6 @@ def test_dlrm(artifact: Any, kaggle: Path, losses_fall: Callable[[Sequence[float
     assert (artifact.examples / "out.svg").read_text().startswith("<svg")
 
 
-@pytest.mark.timeout(240)
 def test_dlrm_on_three_machines(artifact: Any, kaggle: Path, machines: dict[str, str]) -> None:
     """The same on the document's three nodes, with its addresses, interface and ports as they stand there."""
     artifact.place(kaggle, sizes_at=())
@@ -130,7 +128,6 @@ def test_dlrm_on_three_machines(artifact: Any, kaggle: Path, machines: dict[str,
     artifact.assert_exact("kaggle_criteo_weekly.txt", artifact.losses())
 
 
-@pytest.mark.timeout(240)
 def test_simple(artifact: Any, kaggle: Path, losses_fall: Callable[[Sequence[float]], bool]) -> None:
     """trainer_simple.py, a model of one's own in the API's loop: it ends without killing anybody, and is saved."""
     artifact.place(kaggle, sizes_at=())
@@ -149,7 +146,6 @@ def test_simple(artifact: Any, kaggle: Path, losses_fall: Callable[[Sequence[flo
     )
 
 
-@pytest.mark.timeout(240)
 def test_fgcnn(artifact: Any, fgcnn: Path) -> None:
     """trainer_fgcnn_main.py on 39 features of a file made by `bagpipe data prepare`; a smaller last MLP, 8 wide."""
     artifact.place(fgcnn, sizes_at=("../emb_table_info.txt", "../../emb_table_info.txt"))
@@ -160,7 +156,6 @@ def test_fgcnn(artifact: Any, fgcnn: Path) -> None:
     check_logs(artifact, 12, "lookahead_200_batch_size_4096_optimized_bagpipe")
 
 
-@pytest.mark.timeout(240)
 def test_caser(artifact: Any, caser: Path, losses_fall: Callable[[Sequence[float]], bool]) -> None:
     """trainer_caser_main.py on sequences made by `bagpipe data prepare`; nothing told it that they are ragged."""
     artifact.place(caser, sizes_at=("../../emb_table_info.txt",))

@@ -54,7 +54,6 @@ def test_every_rank_gets_what_bagpipes_trainer_gets(clicks, tmp_path):
         assert all(np.array_equal(a, b) for a, b in zip(shares[5], shares[0], strict=True))
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.skipif("TORCHREC_PYTHON" not in os.environ, reason="needs TorchRec's environment: TORCHREC_PYTHON")
 def test_the_log_ends_with_the_time_of_an_iteration(clicks, tmp_path):
     """Two ranks train: the loss falls, and both parsers read the log's end."""
@@ -65,7 +64,7 @@ def test_the_log_ends_with_the_time_of_an_iteration(clicks, tmp_path):
         *("--batch-size", "50", "--iter", "60", "--device", "cpu", "--log-dir", str(tmp_path)),
         *("--arch-mlp-bot", "13-16-8", "--arch-mlp-top", "16-1", "--learning-rate", "1.0"),
     ]
-    done = subprocess.run(command, cwd=BASELINE, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=BASELINE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     [log] = tmp_path.glob("training_worker_0_*_torchrec.log")
     read = read_log(log)

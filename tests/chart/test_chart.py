@@ -1,8 +1,11 @@
 """The chart: every switch renders, typos are refused, and what is generated is what is committed."""
 
+import lzma
+import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,8 @@ from bagpipe.config.yaml_lines import parse
 ROOT = Path(__file__).parent.parent.parent
 CHART = ROOT / "charts" / "bagpipe"
 
-pytestmark = pytest.mark.skipif(shutil.which("helm") is None, reason="helm is not installed")
+PACKED = ROOT.parent / "shared" / "cluster" / "bin" / "k8s.xz"
+"""The kit's programs in one file, which is whichever of them it is called; helm is one."""
 
 EVERYTHING = [
     "image.digest=sha256:" + "0" * 64,
@@ -31,6 +35,30 @@ EVERYTHING = [
     "podAnnotations.a=b",
     "serviceAccount.annotations.a=b",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def helm(request: pytest.FixtureRequest) -> Iterator[None]:
+    """helm is on the PATH: the machine's, or the one that the cluster kit beside this repository brings."""
+    if shutil.which("helm") is None and not PACKED.is_file():
+        pytest.skip("helm is not installed")
+    with pytest.MonkeyPatch.context() as patch:
+        if shutil.which("helm") is None:
+            folder = unpacked(request.config.cache.mkdir("helm"))
+            patch.setenv("PATH", str(folder), prepend=os.pathsep)
+        yield
+
+
+def unpacked(folder: Path) -> Path:
+    """The folder, with `helm` of the kit's present version in it; it takes two seconds once."""
+    program = folder / "helm"
+    if not program.is_file() or program.stat().st_mtime < PACKED.stat().st_mtime:
+        part = folder / f"helm.{os.getpid()}"
+        with lzma.open(PACKED) as packed, part.open("wb") as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+        part.chmod(0o755)
+        part.rename(program)
+    return folder
 
 
 def template(*values: str, ok: bool = True) -> list[dict]:

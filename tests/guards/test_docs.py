@@ -70,7 +70,7 @@ def test_the_readmes_commands_exist() -> None:
 def test_make_help_lists_targets_with_what_they_do() -> None:
     """A line for each target that says what it does, whichever file it is in."""
     command = ["make", "--no-print-directory", "help"]  # `make test` runs this within another make.
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     listed = [re.fullmatch(r"  make ([a-z0-9-]+) +\S.*", line) for line in shown.splitlines()]
     files = [ROOT / "Makefile", *sorted((ROOT / "make").glob("*.mk"))]
     said = re.findall(r"^([a-z0-9-]+):.*## ", "\n".join(f.read_text(encoding="utf-8") for f in files), re.MULTILINE)

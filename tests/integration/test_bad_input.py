@@ -58,13 +58,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def bagpipe(*arguments: str, limit: Callable[[], None] | None = None, timeout: float = 100) -> Ended:
+def bagpipe(*arguments: str, limit: Callable[[], None] | None = None) -> Ended:
     """Run the real command."""
     done = subprocess.run(
         [sys.executable, "-m", "bagpipe", *arguments],
         capture_output=True,
         text=True,
-        timeout=timeout,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"},
         preexec_fn=limit,
@@ -373,7 +372,6 @@ def test_a_full_disk_under_the_tables_is_told(folder: Path, small_disk: list[str
             [*small_disk, sys.executable, "-m", "bagpipe", "run", "job.yaml", "--run-dir", "small/out"],
             capture_output=True,
             text=True,
-            timeout=100,
             check=False,
             preexec_fn=lambda: os.dup2(left.fileno(), 3),
             pass_fds=(3,),

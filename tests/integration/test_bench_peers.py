@@ -24,7 +24,6 @@ DENSE_BYTES = 4 * 494_449
 @needs_links
 @pytest.mark.alone
 @pytest.mark.slow
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["bound", "ours", "rpc-unique", "published"])
 def test_a_contender_is_measured(name: str, tmp_path: Path) -> None:
     """Two trainers at 1 Gbit/s; dense gradients alone are about 2 MB a step and trainer, rows come on top."""
@@ -45,7 +44,6 @@ def test_a_contender_is_measured(name: str, tmp_path: Path) -> None:
 
 
 @needs_links
-@pytest.mark.timeout(200)
 def test_a_contender_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
     """A wrong number of rows in the cache is refused by the oracle."""
     setting = Setting("ours", None, batch=64, lookahead=4, warmup=2, steps=2, cache_rows=1)

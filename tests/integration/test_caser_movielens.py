@@ -34,7 +34,6 @@ COMMANDS = ROOT / "examples" / "caser_movielens.py"
 pytestmark = [
     pytest.mark.real_data,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(not DATA.exists(), reason=f"the MovieLens sample is not here: {DATA}"),
 ]
 
@@ -71,9 +70,7 @@ class PlainCaser(nn.Module):
 
 
 def run(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=400, check=False
-    )
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 

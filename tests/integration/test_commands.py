@@ -38,8 +38,6 @@ spec:
   trainers: {replicas: 2, device: cpu}
 """
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def bagpipe(*arguments: str) -> str:
     """Run the command; its standard output."""

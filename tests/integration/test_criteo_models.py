@@ -17,7 +17,6 @@ AUC, LOG_LOSS = 0.757, 0.491
 pytestmark = [
     pytest.mark.real_data,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
     pytest.mark.skipif(not DATA.exists(), reason=f"the Criteo sample is not here: {DATA}"),
 ]
 
@@ -27,7 +26,7 @@ def test_the_recipe_reaches_its_figures(model: str, tmp_path: Path) -> None:
     """AUC and log loss on the last tenth, after one pass over the rest."""
     recipe = f"examples/criteo-kaggle-{model}.yaml"
     command = [sys.executable, "-m", "bagpipe", "run", recipe, "--run-dir", str(tmp_path / "run")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     evaluation = json.loads((tmp_path / "run" / "summary.json").read_text())["evaluation"]
     assert evaluation["auc"] >= AUC

@@ -22,7 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 REGION = "us-west-2"
 
 pytestmark = [
-    pytest.mark.timeout(400),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
 

@@ -17,7 +17,7 @@ DUPLEX = Path(module.__file__).with_name("duplex.py")
 
 
 def _namespaces() -> set[str]:
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True, timeout=20)
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True)
     return {line.split()[0] for line in listed.stdout.splitlines() if line}
 
 

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from bagpipe.config.load import load_job
 from bagpipe.config.model import MODEL_SETTINGS
 
@@ -24,8 +22,6 @@ spec:
   batchSize: 50
   trainers: {replicas: 2, device: cpu}
 """
-
-pytestmark = pytest.mark.timeout(300)
 
 
 def bagpipe(*arguments: str, **environment: str) -> str:

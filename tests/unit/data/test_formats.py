@@ -123,7 +123,7 @@ def test_no_torch_is_imported_by_the_readers():
         "import sys, bagpipe.data.dataset, bagpipe.data.describe, bagpipe.metrics.clicks; "
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", script], timeout=120, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 IDS = [0, 1, -1, 2**31, 2**62, 2**63 - 1, -(2**63), 2**63, 2**64 - 2, -5]

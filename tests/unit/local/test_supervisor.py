@@ -106,12 +106,16 @@ def test_done(supervise: Runner, tmp_path: Path) -> None:
     assert [started(tmp_path, role) for role in ("oracle", "server 0", "trainer 0", "trainer 1")] == [1, 1, 1, 1]
 
 
-def test_a_hopeless_role_ends_the_run_with_its_words(supervise: Runner, tmp_path: Path) -> None:
-    """Exit 78 stops everything at once; the one line shown is that role's own."""
+def test_a_hopeless_role_ends_the_run_with_its_words(
+    supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 78 stops everything at once, whoever still runs; the one line shown is that role's own."""
+    monkeypatch.setattr("bagpipe.local.supervisor.SETTLE_SECONDS", 100.0)
     outcome, view = supervise({"trainer 1": "fail('spec.model.entrypoint: no module named x', 78)", "server": HANG})
     assert (outcome.code, outcome.error) == (78, "spec.model.entrypoint: no module named x")
     assert view.notes == []
     assert alive(tmp_path) == []
+    assert outcome.seconds < 100
 
 
 def test_a_refused_role_repeats_the_oracle_without_saying_so(supervise: Runner) -> None:
@@ -271,17 +275,12 @@ def ready_pids(box: Path, count: int) -> list[int] | None:
 
 
 def wait_until(ask: Callable[[], list[int] | None]) -> list[int]:
-    """Ask until there is an answer; at most 20 seconds."""
+    """Ask until there is an answer."""
     import select
-    import time
 
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        answer = ask()
-        if answer is not None:
-            return answer
+    while (answer := ask()) is None:
         select.select([], [], [], 0.02)
-    raise AssertionError("no answer within 20 s")
+    return answer
 
 
 def test_progress_is_passed_on(supervise: Runner, run_dir: RunDir) -> None:
