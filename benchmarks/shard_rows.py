@@ -14,7 +14,7 @@ import numpy as np
 
 from bagpipe.batch import Keys
 from bagpipe.config.document import RowOptimizer
-from bagpipe.embedding.shard import RowStore
+from bagpipe.embedding.row_store import RowStore
 from bagpipe.rows.initial import Newborn
 from bagpipe.tables import Table, TableLayout
 

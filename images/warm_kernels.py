@@ -13,7 +13,7 @@ import numpy as np
 
 from bagpipe.cli.main import run_command
 from bagpipe.config.document import RowOptimizer
-from bagpipe.embedding.shard import RowStore
+from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.rows.initial import Newborn
 from bagpipe.tables import Table, TableLayout
@@ -45,6 +45,7 @@ def shard(directory: Path) -> None:
         store.write(keys, records)
         snapshot = Snapshot(0, (store,), directory / f"snapshot-{place is None}", "shard")
         snapshot.before_write(0, store.positions(keys[:5]))
+        snapshot.write()
         snapshot.wait(60)
 
 

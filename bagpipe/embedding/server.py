@@ -1,37 +1,37 @@
 """An embedding server's process: one shard behind a socket.
 
-A shell around `shard.py` (rows), `gate.py` (order) and `snapshot.py` (checkpoints). It registers with
-the oracle, loads its share of a checkpoint written by any number of shards, and serves trainers until
-the oracle says that the job is over. Nothing here imports torch.
+It registers with the oracle, opens its shard, and serves trainers until the oracle says that the job is over. What it
+does with a request stands in `requests.py` (is it right?), `gate.py` (when?) and `shard.py` (the rows); this is the
+loop that carries the gate's actions out. It never waits for a disk. Nothing here imports torch.
 """
 
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from msgspec import structs
 
-from bagpipe.batch import Floats, Keys
-from bagpipe.checkpoint.manifest import check_same_job
-from bagpipe.checkpoint.store import directory_of, open_checkpoint
 from bagpipe.config.document import TransportConfig
-from bagpipe.embedding.gate import Gate
-from bagpipe.embedding.shard import RowStore
-from bagpipe.embedding.shard_files import (
-    Header,
-    claim_directory,
-    confirm_directory,
-    holds_rows,
-    layout_digest,
-    watermark_array,
+from bagpipe.embedding.gate import (
+    Acknowledge,
+    Action,
+    Answer,
+    AskAgain,
+    Gate,
+    Refuse,
+    StartSnapshot,
+    StoreDue,
+    StoreMark,
+    StoreRows,
 )
-from bagpipe.embedding.snapshot import Snapshot
-from bagpipe.embedding.watermark import Watermarks
+from bagpipe.embedding.requests import Bounds, FetchRequest, check_fetch, check_write_back
+from bagpipe.embedding.shard import Shard
+from bagpipe.embedding.shard_files import holds_rows
 from bagpipe.errors import ConfigError, ExitCode, PeerLost, Stopped, StorageError, WireError
+from bagpipe.net.admission import Admission
 from bagpipe.net.messages import (
     Fetch,
     Hello,
@@ -42,24 +42,19 @@ from bagpipe.net.messages import (
     Refused,
     Rows,
     SendAgain,
-    SnapshotFiles,
     SnapshotStatus,
     Topology,
     WriteBack,
     Written,
 )
 from bagpipe.net.register import refusal, register
-from bagpipe.net.sockets import Connection, Context, Listener, check_hello, wait
-from bagpipe.rows.initial import Newborn
-from bagpipe.rows.record import record_width
+from bagpipe.net.sockets import Connection, Context, Listener, wait
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-SNAPSHOT_SECONDS = 600.0
-"""Longest time a snapshot may take before the next one or the end of the job gives up on it."""
-
-SNAPSHOTS_REMEMBERED = 4
+LEAVE_SECONDS = 60.0
+"""How long a server whose job is over may still write a snapshot that nobody waits for any more."""
 
 
 def run_server(
@@ -90,14 +85,13 @@ def run_server(
         ConfigError: `accept` refused.
         PeerLost: the oracle is gone, or the job did not begin in time.
         CheckpointError: the checkpoint cannot be loaded.
-        StorageError: the disk is full.
+        StorageError: the disk is full, or the files of an earlier process contradict themselves.
         Stopped: asked to stop.
     """
     with Context(transport) as context, context.listen(bind) as listener:
         to_oracle = context.connect(oracle, peer="oracle")
         endpoint = advertise or listener.endpoint
         kept = data_dir if storage == "file" else None
-        fresh = kept is None or not holds_rows(kept, job=job, attempt=attempt)
         hello = Hello(
             job=job,
             attempt=attempt,
@@ -105,7 +99,7 @@ def run_server(
             index=shard,
             by_worker_id=by_worker_id,
             endpoint=endpoint,
-            fresh=fresh,
+            fresh=kept is None or not holds_rows(kept, job=job, attempt=attempt),
         )
         topology = register(to_oracle, hello, startup_seconds=transport.startup_seconds, stop=stop)
         try:
@@ -114,21 +108,17 @@ def run_server(
             # Told to the oracle, which tells everybody: nobody waits for a server that will not come.
             to_oracle.send(Refused(reason=str(error), exit_code=error.exit_code))
             raise
+        listener.admission = Admission("server", job, attempt, context.token, len(topology.trainers))
         held = Shard.open(
             topology,
-            Header(
-                job=job,
-                attempt=attempt,
-                shard=topology.servers.index(endpoint) if by_worker_id else shard,
-                num_shards=len(topology.servers),
-                num_trainers=len(topology.trainers),
-                record_widths=_record_widths(topology),
-                layout_digest=layout_digest(topology.layout),
-            ),
+            job=job,
+            attempt=attempt,
+            number=topology.servers.index(endpoint) if by_worker_id else shard,
             directory=kept,
             checkpoint_dir=checkpoint_dir or Path(topology.checkpoint_dir),
         )
-        server = EmbeddingServer(held, listener, to_oracle, structs.replace(hello, fresh=False), transport)
+        hello = structs.replace(hello, fresh=False)
+        server = EmbeddingServer(held, topology, listener, to_oracle, hello, transport.dead_peer_seconds)
         try:
             server.serve(stop)
         except StorageError as error:
@@ -136,97 +126,52 @@ def run_server(
             raise
 
 
-def _record_widths(topology: Topology) -> tuple[int, ...]:
-    optimizer = topology.spec.embedding.optimizer
-    return tuple(record_width(optimizer, group.embedding_dim) for group in topology.layout.groups)
-
-
-@dataclass(slots=True)
-class Shard:
-    """The rows of one shard and everything that must outlive its process."""
-
-    number: int
-    num_shards: int
-    stores: list[RowStore]
-    marks: Watermarks
-    checkpoint_dir: Path
-
-    @classmethod
-    def open(cls, topology: Topology, header: Header, *, directory: Path | None, checkpoint_dir: Path) -> "Shard":
-        """This attempt's rows as a killed process left them, or those of the checkpoint it starts from."""
-        reused = directory is not None and claim_directory(directory, header)
-        embedding, seed = topology.spec.embedding, topology.spec.seed
-        stores = [
-            RowStore(
-                group,
-                embedding.optimizer,
-                Newborn(group, seed=seed, init_scale=embedding.init_scale),
-                shard=header.shard,
-                num_shards=header.num_shards,
-                directory=directory,
-            )
-            for group in topology.layout.groups
-        ]
-        marks = Watermarks(watermark_array(directory, header.num_trainers))
-        shard = cls(header.shard, header.num_shards, stores, marks, checkpoint_dir)
-        if not reused:
-            marks.reset(topology.first_step)
-            if topology.checkpoint is not None:
-                shard.load(Path(topology.checkpoint), topology)
-            if directory is not None:
-                confirm_directory(directory, header)
-        log.info("shard %d of %d: %s%s", header.shard, header.num_shards, stores, " (reopened)" if reused else "")
-        return shard
-
-    def load(self, directory: Path, topology: Topology) -> None:
-        """Take this shard's rows out of a checkpoint written by any number of shards."""
-        checkpoint = open_checkpoint(directory)
-        check_same_job(checkpoint.manifest, topology.layout, _record_widths(topology), str(directory))
-        for file in checkpoint.manifest.shards:
-            group, keys, records = checkpoint.rows(file)
-            ours = keys % self.num_shards == self.number
-            self.stores[group].write(keys[ours], records[ours])
-
-
 class EmbeddingServer:
-    """The loop: what trainers ask is answered in the order that `Gate` allows."""
+    """The loop: what trainers ask is checked, and answered in the order that `Gate` allows."""
 
     def __init__(
-        self, shard: Shard, listener: Listener, oracle: Connection, hello: Hello, transport: TransportConfig
+        self,
+        shard: Shard,
+        topology: Topology,
+        listener: Listener,
+        oracle: Connection,
+        hello: Hello,
+        dead_peer_seconds: float,
     ) -> None:
-        self.shard, self.listener, self.oracle, self.hello, self.transport = shard, listener, oracle, hello, transport
-        self.gate: Gate[_WriteBack, _Fetch] = Gate(shard.marks, self._apply, self._begin_snapshot, self._answer)
-        self.snapshot: Snapshot | None = None
-        self.snapshots: dict[int, Snapshot] = {}
-        """Recent ones by step: trainer 0 may ask for one after the next has begun."""
-        self.peers: set[bytes] = set()
+        self.shard, self.listener, self.oracle = shard, listener, oracle
+        self._hello, self._dead_peer_seconds = hello, dead_peer_seconds
+        self._bounds = Bounds(len(topology.trainers), topology.slots)
+        # A trainer asks for the rows of each group up to `prefetchDepth` steps ahead of the one it is in.
+        most_waiting = len(topology.layout.groups) * (2 * topology.spec.prefetch_depth + 2)
+        self.gate = Gate(shard.marks.steps, shard.marks.snapshot_due, most_waiting=most_waiting)
 
     def serve(self, stop: Callable[[], bool]) -> None:
         """Until the oracle ends the job.
 
         Raises:
             PeerLost, ConfigError, DataError: the oracle is gone or gave up.
+            StorageError: the disk is full.
             Stopped: asked to stop; rows stay on disk.
         """
+        self._carry_out(self.gate.resume())
         looked = -math.inf
         while True:
             ready = wait([self.listener, self.oracle], POLL_SECONDS)
             # Rows are asked for many times a second; whether the oracle is still there, not as often.
             if self.oracle in ready or time.monotonic() - looked > POLL_SECONDS:
                 looked = time.monotonic()
+                self.shard.snapshots.poll()
                 if self._over():
                     break
             for peer, message, arrays in self.listener.poll(0.0):
-                self.peers.add(peer)
                 self._handle(peer, message, arrays)
             if stop():
                 raise Stopped(f"server {self.shard.number}: stopped as asked")
-        if self.snapshot is not None:
-            self.snapshot.wait(SNAPSHOT_SECONDS)
+        self._finish_snapshots(stop)
 
     def dismiss(self, error: StorageError) -> None:
-        """Tell everybody why this shard cannot go on."""
-        for peer in self.peers:
+        """Tell every trainer why this shard cannot go on."""
+        for peer in self.listener.admitted():
             self.listener.send(peer, Refused(reason=str(error), exit_code=ExitCode.TRANSIENT))
 
     def _over(self) -> bool:
@@ -237,94 +182,69 @@ class EmbeddingServer:
             if isinstance(message, Refused):
                 raise refusal(message)
         if self.oracle.reconnected():
-            self.oracle.send(self.hello)
+            self.oracle.send(self._hello)
         if self.oracle.lost:
             raise PeerLost(
                 f"server {self.shard.number}: the oracle at {self.oracle.endpoint} has been gone for "
-                f"{self.transport.dead_peer_seconds:g} s"
+                f"{self._dead_peer_seconds:g} s"
             )
         return False
 
-    def _handle(self, peer: bytes, message: Message, arrays: list[Any]) -> None:
+    def _finish_snapshots(self, stop: Callable[[], bool]) -> None:
+        """Trainer 0 has seen its last checkpoint by now, so what is still written is one that was given up."""
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while not self.shard.snapshots.idle and not stop() and time.monotonic() < deadline:
+            wait([self.oracle], POLL_SECONDS)
+            self.shard.snapshots.poll()
+
+    def _handle(self, peer: bytes, message: Message, arrays: Sequence[Any]) -> None:
+        stores = self.shard.stores
         try:
             match message:
-                case Hello():
-                    refused = check_hello(message, job=self.hello.job, attempt=self.hello.attempt)
-                    self.listener.send(peer, refused or Pong())
-                case Fetch():
-                    self.gate.fetch(message.after, _Fetch(peer, message, arrays[0]))
-                case WriteBack():
-                    self._write_back(peer, message, arrays)
-                case SnapshotStatus():
-                    self.listener.send(peer, self._snapshot_status(message.step))
-                case Ping():
+                case Hello() | Ping():
                     self.listener.send(peer, Pong())
+                case Fetch():
+                    self._carry_out(self.gate.fetch(check_fetch(peer, message, arrays, stores, self._bounds)))
+                case WriteBack():
+                    self._carry_out(self.gate.write_back(check_write_back(peer, message, arrays, stores, self._bounds)))
+                case SnapshotStatus(step=step):
+                    self.listener.send(peer, self.shard.snapshots.status(step, passed=self.gate.passed(step)))
                 case _:
-                    log.warning("ignored an unexpected %s", type(message).__name__)
-        except (WireError, IndexError, ValueError) as error:
-            # A peer that breaks the protocol is told so; it must not end the shard for the others.
-            log.warning("refused a %s: %s", type(message).__name__, error)
-            self.listener.send(peer, Refused(reason=str(error), exit_code=ExitCode.SOFTWARE))
+                    raise WireError("an embedding server has no use for it")
+        except WireError as error:
+            self._refuse(peer, f"a {type(message).__name__} of {self.listener.name_of(peer)}: {error}")
 
-    def _write_back(self, peer: bytes, message: WriteBack, arrays: list[Any]) -> None:
-        """Acknowledged when it is in the tables, not before (`_apply`); what is missing is asked for."""
-        what = _WriteBack(peer, message, list(zip(arrays[0::2], arrays[1::2], strict=True)))
-        arrival = self.gate.write_back(message.rank, message.step, checkpoint=message.checkpoint, what=what)
-        written = int(self.shard.marks.steps[message.rank])
-        if arrival == "old":
-            self.listener.send(peer, Written(step=written))
-        elif arrival == "gap":
-            self.listener.send(peer, SendAgain(after=written))
-
-    def _apply(self, what: "_WriteBack") -> None:
-        running = self.snapshot if self.snapshot is not None and self.snapshot.running else None
-        for group, (keys, records) in enumerate(what.groups):
-            if keys.size:
-                store = self.shard.stores[group]
-                positions = store.positions(keys)
-                if running is not None:
-                    running.before_write(group, positions)
-                store.write(keys, records, positions)
-        self.listener.send(what.peer, Written(step=what.message.step))
-
-    def _answer(self, what: "_Fetch") -> None:
-        store = self.shard.stores[what.message.group]
-        records, values = store.read(what.keys, what.message.num_records)
-        self.listener.send(
-            what.peer,
-            Rows(step=what.message.step, group=what.message.group),
-            [records, values],
-            packed=what.message.packed,
-        )
-
-    def _begin_snapshot(self, step: int) -> None:
-        if self.snapshot is not None:
-            self.snapshot.wait(SNAPSHOT_SECONDS)
-        prefix = f"shard-{self.shard.number:05d}-of-{self.shard.num_shards:05d}"
-        directory = directory_of(self.shard.checkpoint_dir, step + 1)
-        self.snapshot = self.snapshots[step] = Snapshot(step, self.shard.stores, directory, prefix)
-        for old in sorted(self.snapshots)[:-SNAPSHOTS_REMEMBERED]:
-            del self.snapshots[old]
-
-    def _snapshot_status(self, step: int) -> SnapshotFiles:
-        snapshot = self.snapshots.get(step)
+    def _carry_out(self, actions: Sequence[Action]) -> None:
+        """In their order: a write-back is acknowledged when its rows and its mark are stored."""
         marks = self.shard.marks
-        if snapshot is None and marks.reached(step) and marks.snapshot_due != step:
-            return SnapshotFiles(step=step, done=False, lost=True)
-        if snapshot is None or (snapshot.files is None and not snapshot.error):
-            return SnapshotFiles(step=step, done=False)
-        return SnapshotFiles(step=step, done=not snapshot.error, files=snapshot.files or (), error=snapshot.error)
+        for action in actions:
+            match action:
+                case StoreDue(step):
+                    marks.store_due(step)
+                case StoreRows(request):
+                    self.shard.store_rows(request)
+                case StoreMark(rank, step):
+                    marks.store_mark(rank, step)
+                case Acknowledge(peer, step):
+                    self.listener.send(peer, Written(step=step))
+                case AskAgain(peer, after):
+                    self.listener.send(peer, SendAgain(after=after))
+                case StartSnapshot(step):
+                    self.shard.snapshots.due(step)
+                case Answer(fetch):
+                    self._answer(fetch)
+                case Refuse(peer, reason):
+                    self._refuse(peer, f"{self.listener.name_of(peer)}: {reason}")
 
+    def _answer(self, fetch: FetchRequest) -> None:
+        rows = fetch.rows
+        store = self.shard.stores[rows.group]
+        records, values = store.read(rows.keys, fetch.num_records, rows.positions_in(store))
+        answer = Rows(step=fetch.step, group=rows.group)
+        self.listener.send(fetch.peer, answer, [records, values], packed=fetch.packed)
 
-@dataclass(frozen=True, slots=True)
-class _Fetch:
-    peer: bytes
-    message: Fetch
-    keys: Keys
-
-
-@dataclass(frozen=True, slots=True)
-class _WriteBack:
-    peer: bytes
-    message: WriteBack
-    groups: list[tuple[Keys, Floats]]
+    def _refuse(self, peer: bytes, reason: str) -> None:
+        """A peer that breaks the protocol is told so; it changes nothing and ends nothing for the others."""
+        self.listener.refused.add(f"refused {reason}")
+        told = f"server {self.shard.number} refused {reason}"
+        self.listener.send(peer, Refused(reason=told, exit_code=ExitCode.SOFTWARE))

@@ -1,196 +1,143 @@
-"""One shard of the tables: rows stored densely in the order in which they were first written.
+"""One shard of the tables: its rows by width group, and everything of them that must outlive the process.
 
-Memory follows what was touched, not what exists: a record for each row ever written, and four bytes of
-index for each table row of the shard, committed only where touched (contract X4, X9). A row nobody has
-written is not stored at all; reading it computes its first value.
-
-With a directory, everything lies in memory-mapped files, and the order of stores makes a killed process
-harmless: a record is whole before the index names it, and a watermark is advanced after the write-back
-it acknowledges. What was interrupted is sent again, and writing a record twice changes nothing.
-
-Key k belongs to shard `k % num_shards` and is number `k // num_shards` there.
+Opened on the files of a killed process it goes on where that was: `RowStore.recover` takes back what was begun, marks
+and rows are checked, and what was found is said. Files that contradict themselves are given up, so that
+the next process says that it has none, and the run goes back to its checkpoint.
 """
 
+import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from numba import njit
-
-from bagpipe.batch import Floats, Keys
-from bagpipe.config.document import RowOptimizer
-from bagpipe.embedding.storage import Storage
-from bagpipe.errors import WireError
-from bagpipe.lowlevel.intrinsics import prefetch_lines, prefetch_row
+from bagpipe.checkpoint.manifest import check_same_job
+from bagpipe.checkpoint.store import open_checkpoint
+from bagpipe.embedding.requests import WriteBackRequest
+from bagpipe.embedding.row_store import RowStore
+from bagpipe.embedding.shard_files import (
+    Header,
+    claim_directory,
+    confirm_directory,
+    give_up_directory,
+    layout_digest,
+    watermark_array,
+)
+from bagpipe.embedding.snapshots import Snapshots
+from bagpipe.embedding.watermark import Watermarks
+from bagpipe.errors import StorageError
+from bagpipe.net.messages import Topology
 from bagpipe.rows.initial import Newborn
-from bagpipe.rows.record import record_width, set_initial_state
-from bagpipe.tables import WidthGroup
+from bagpipe.rows.record import record_width
 
-RESERVE_ROWS = 1 << 14
-"""Rows by which the reserved part of the files grows."""
-AHEAD = 12
-"""Rows between asking for a row's memory and copying it."""
+log = logging.getLogger(__name__)
 
 
-@njit(cache=True, nogil=True)
-def _find(keys: Any, shard: Any, num_shards: Any, index: Any, positions: Any) -> Any:
-    """Position of each key's record, or -1; returns the place of the first key not ours, or -1."""
-    for i in range(keys.shape[0]):
-        if i + AHEAD < keys.shape[0] and 0 <= keys[i + AHEAD] // num_shards < index.shape[0]:
-            prefetch_row(index, keys[i + AHEAD] // num_shards)
-        key = keys[i]
-        number = key // num_shards
-        if key < 0 or key % num_shards != shard or number >= index.shape[0]:
-            return i
-        positions[i] = index[number] - 1
-    return -1
+@dataclass(slots=True)
+class Shard:
+    """The rows of one shard, how far each trainer has written, and its snapshots."""
 
+    number: int
+    num_shards: int
+    stores: list[RowStore]
+    marks: Watermarks
+    snapshots: Snapshots
 
-@njit(cache=True, nogil=True)
-def _read(records: Any, positions: Any, out: Any) -> None:
-    """Copy the leading columns of the stored rows; positions below 0 are left alone."""
-    width = out.shape[1]
-    for i in range(positions.shape[0]):
-        if i + AHEAD < positions.shape[0] and positions[i + AHEAD] >= 0:
-            prefetch_lines(records, positions[i + AHEAD], 3)
-        p = positions[i]
-        if p >= 0:
-            for j in range(width):
-                out[i, j] = records[p, j]
+    @classmethod
+    def open(
+        cls, topology: Topology, *, job: str, attempt: int, number: int, directory: Path | None, checkpoint_dir: Path
+    ) -> "Shard":
+        """This attempt's rows as a killed process left them, or those of the checkpoint it starts from.
 
-
-@njit(cache=True, nogil=True)
-def _write(records: Any, positions: Any, rows: Any) -> None:
-    width = rows.shape[1]
-    for i in range(positions.shape[0]):
-        if i + AHEAD < positions.shape[0]:
-            prefetch_lines(records, positions[i + AHEAD], 3)
-        p = positions[i]
-        for j in range(width):
-            records[p, j] = rows[i, j]
-
-
-@njit(cache=True, nogil=True)
-def _place(positions: Any, count: Any, limit: Any) -> Any:
-    """Give every new row the next position; returns the new count, or -1 past the limit."""
-    for i in range(positions.shape[0]):
-        if positions[i] < 0:
-            if count >= limit:
-                return -1
-            positions[i] = count
-            count += 1
-    return count
-
-
-@njit(cache=True, nogil=True)
-def _enter(keys: Any, num_shards: Any, positions: Any, old_count: Any, index: Any, row_keys: Any) -> None:
-    for i in range(keys.shape[0]):
-        if positions[i] >= old_count:
-            row_keys[positions[i]] = keys[i]
-            index[keys[i] // num_shards] = positions[i] + 1
-
-
-class RowStore:
-    """The rows of one width group on one shard. `R` record width, `D` embedding_dim, float32."""
-
-    def __init__(
-        self,
-        group: WidthGroup,
-        optimizer: RowOptimizer,
-        newborn: Newborn,
-        *,
-        shard: int,
-        num_shards: int,
-        directory: Path | None,
-    ) -> None:
-        self.embedding_dim = group.embedding_dim
-        self.record_width = record_width(optimizer, group.embedding_dim)
-        self._optimizer, self._newborn = optimizer, newborn
-        self._shard, self._num_shards = shard, num_shards
-        self.capacity = len(range(shard, group.num_rows, num_shards))
-        name = f"dim{group.embedding_dim}"
-
-        def storage(what: str, num_bytes: int) -> Storage:
-            return Storage(directory / f"{name}.{what}" if directory else None, num_bytes)
-
-        self._records_storage = storage("records", 4 * self.record_width * self.capacity)
-        self._keys_storage = storage("keys", 8 * self.capacity)
-        self._index_storage = storage("index", 4 * self.capacity)
-        self._count_storage = storage("count", 8)
-        self.records: Floats = self._records_storage.array(np.float32, (self.capacity, self.record_width))
-        self.row_keys: Keys = self._keys_storage.array(np.int64, (self.capacity,))
-        self._index = self._index_storage.array(np.int32, (self.capacity,))
-        self._count = self._count_storage.array(np.int64, (1,))
-        self._reserved = self.count
-        self._index_storage.reserve(0, 4 * self.capacity if directory else 0)
-
-    def __repr__(self) -> str:
-        return f"RowStore(dim={self.embedding_dim}, record={self.record_width}, rows={self.count}/{self.capacity})"
-
-    @property
-    def count(self) -> int:
-        """Rows stored: every row ever written."""
-        return int(self._count[0])
-
-    def positions(self, keys: Keys) -> npt.NDArray[np.int64]:
-        """Where each key's record lies, -1 where it was never written.
+        Args:
+            directory: where rows outlive the process; None: they are in memory.
 
         Raises:
-            WireError: a key is not of this shard.
+            CheckpointError: the checkpoint cannot be loaded.
+            StorageError: the disk is full, or the files of the killed process contradict themselves.
         """
-        positions = np.empty(keys.size, np.int64)
-        bad = _find(keys, self._shard, self._num_shards, self._index, positions)
-        if bad >= 0:
-            raise WireError(f"key {keys[bad]} is not one of shard {self._shard} of {self._num_shards}")
-        return positions
-
-    def read(self, keys: Keys, num_records: int) -> tuple[Floats, Floats]:
-        """The first `num_records` rows with optimizer state `[.., R]`, the others without `[.., D]`."""
-        positions = self.positions(keys)
-        records = np.empty((num_records, self.record_width), np.float32)
-        values = np.empty((keys.size - num_records, self.embedding_dim), np.float32)
-        for out, begin in ((records, 0), (values, num_records)):
-            here = positions[begin : begin + out.shape[0]]
-            _read(self.records, here, out)
-            new = np.flatnonzero(here < 0)
-            if new.size:
-                born = np.empty((new.size, out.shape[1]), np.float32)
-                self._newborn.fill(keys[begin + new], np.arange(new.size), born)
-                set_initial_state(born, self._optimizer, self.embedding_dim)
-                out[new] = born
-        return records, values
-
-    def write(self, keys: Keys, records_KR: Floats, positions: npt.NDArray[np.int64] | None = None) -> None:
-        """Store whole records; new rows are appended. Keys are distinct.
-
-        Raises:
-            WireError: a key is not of this shard, or the records have another width.
-            StorageError: the disk is full; nothing was changed.
-        """
-        if records_KR.shape != (keys.size, self.record_width):
-            raise WireError(f"expected records [{keys.size}, {self.record_width}], found {records_KR.shape}")
-        where = self.positions(keys) if positions is None else positions
-        old = self.count
-        new = _place(where, old, self.capacity)
-        self._reserve(new)
-        if new > old:
-            fresh = where >= old  # in the order of their positions
-            self._records_storage.write(4 * self.record_width * old, records_KR[fresh])
-            _write(self.records, where[~fresh], records_KR[~fresh])
-            self._count[0] = new
-            _enter(keys, self._num_shards, where, old, self._index, self.row_keys)
+        header = _header(topology, job=job, attempt=attempt, number=number)
+        reused = directory is not None and claim_directory(directory, header)
+        embedding, seed = topology.spec.embedding, topology.spec.seed
+        stores = [
+            RowStore(
+                group,
+                embedding.optimizer,
+                Newborn(group, seed=seed, init_scale=embedding.init_scale),
+                shard=number,
+                num_shards=header.num_shards,
+                directory=directory,
+            )
+            for group in topology.layout.groups
+        ]
+        marks = Watermarks(watermark_array(directory, header.num_trainers))
+        prefix = f"shard-{number:05d}-of-{header.num_shards:05d}"
+        shard = cls(number, header.num_shards, stores, marks, Snapshots(stores, checkpoint_dir, prefix))
+        if reused and directory is not None:
+            shard.recover(topology.first_step, directory)
         else:
-            _write(self.records, where, records_KR)
+            marks.reset(topology.first_step)
+            if topology.checkpoint is not None:
+                shard.load(Path(topology.checkpoint), topology)
+            if directory is not None:
+                confirm_directory(directory, header)
+        log.info("shard %d of %d: %s%s", number, header.num_shards, stores, " (reopened)" if reused else "")
+        return shard
 
-    def _reserve(self, rows: int) -> None:
-        if rows > self._reserved:
-            end = min(self.capacity, -(-rows // RESERVE_ROWS) * RESERVE_ROWS)
-            width = 4 * self.record_width
-            self._records_storage.reserve(self._reserved * width, end * width)
-            self._keys_storage.reserve(self._reserved * 8, end * 8)
-            self._reserved = end
+    def recover(self, first_step: int, directory: Path) -> None:
+        """Make whole what a killed process left in its files, and check it.
 
-    def close(self) -> None:
-        for storage in (self._records_storage, self._keys_storage, self._index_storage, self._count_storage):
-            storage.close()
+        Raises:
+            StorageError: they contradict themselves; they will not be used again.
+        """
+        try:
+            found = [store.recover() for store in self.stores]
+            self.marks.check(first_step)
+        except StorageError as error:
+            give_up_directory(directory)
+            raise StorageError(f"{directory}: {error}; its rows are given up for those of a checkpoint") from None
+        log.info(
+            "shard %d: the files of an earlier process are sound: %d rows, %r; %d rows of an unfinished write-back "
+            "were taken back",
+            self.number,
+            sum(f.rows for f in found),
+            self.marks,
+            sum(f.reclaimed for f in found),
+        )
+
+    def load(self, directory: Path, topology: Topology) -> None:
+        """Take this shard's rows out of a checkpoint written by any number of shards."""
+        checkpoint = open_checkpoint(directory)
+        check_same_job(checkpoint.manifest, topology.layout, _record_widths(topology), str(directory))
+        for file in checkpoint.manifest.shards:
+            group, keys, records = checkpoint.rows(file)
+            ours = keys % self.num_shards == self.number
+            self.stores[group].write(keys[ours], records[ours])
+
+    def store_rows(self, request: WriteBackRequest) -> None:
+        """Put a write-back's records into the tables.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        for rows, records in request.groups:
+            if rows.keys.size:
+                store = self.stores[rows.group]
+                positions = rows.positions_in(store)
+                self.snapshots.before_write(rows.group, positions)
+                store.write(rows.keys, records, positions)
+
+
+def _header(topology: Topology, *, job: str, attempt: int, number: int) -> Header:
+    return Header(
+        job=job,
+        attempt=attempt,
+        shard=number,
+        num_shards=len(topology.servers),
+        num_trainers=len(topology.trainers),
+        record_widths=_record_widths(topology),
+        layout_digest=layout_digest(topology.layout),
+    )
+
+
+def _record_widths(topology: Topology) -> tuple[int, ...]:
+    optimizer = topology.spec.embedding.optimizer
+    return tuple(record_width(optimizer, group.embedding_dim) for group in topology.layout.groups)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.embedding.storage import Storage
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.tables import TableLayout
 
 
@@ -34,7 +34,11 @@ def layout_digest(layout: TableLayout) -> str:
 
 
 def claim_directory(directory: Path, header: Header) -> bool:
-    """Make the directory this shard's; True if it already holds this very attempt's rows."""
+    """Make the directory this shard's; True if it already holds this very attempt's rows.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
     path = directory / "header.json"
     try:
         if msgspec.json.decode(path.read_bytes(), type=Header) == header:
@@ -42,7 +46,7 @@ def claim_directory(directory: Path, header: Header) -> bool:
     except (OSError, msgspec.DecodeError):
         pass
     shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(parents=True)
+    make_folder(directory)
     return False
 
 
@@ -58,6 +62,11 @@ def holds_rows(directory: Path, *, job: str, attempt: int) -> bool:
 def confirm_directory(directory: Path, header: Header) -> None:
     """From here on the rows are complete: a restart may reuse them."""
     write_whole(directory / "header.json", msgspec.json.encode(header))
+
+
+def give_up_directory(directory: Path) -> None:
+    """The rows here are not to be trusted: the next process finds none, and says so to the oracle."""
+    (directory / "header.json").unlink(missing_ok=True)
 
 
 def watermark_array(directory: Path | None, num_trainers: int) -> npt.NDArray[np.int64]:

@@ -17,10 +17,10 @@ import safetensors.numpy
 from numba import njit
 
 from bagpipe.batch import Floats, Keys
-from bagpipe.embedding.shard import RowStore
+from bagpipe.embedding.row_store import RowStore
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
-from bagpipe.net.messages import SnapshotFile
+from bagpipe.net.messages import SnapshotFile, SnapshotFiles
 
 PART_BYTES = 32 << 20
 
@@ -49,6 +49,11 @@ class FrozenRows:
         self.row_bytes = 4 * store.record_width + 8
         """A record and its key."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Memory for old records and for where they lie."""
+        return self._pool.nbytes + self._aside.nbytes
+
     def before_write(self, positions: npt.NDArray[np.int64]) -> None:
         """Put aside what the write is about to change."""
         with self._lock:
@@ -69,40 +74,55 @@ class FrozenRows:
             changed = np.flatnonzero(self._aside[begin:end])
             records[changed] = self._pool[self._aside[begin + changed] - 1]
             self._copied = end
-        keys = self._store.row_keys[begin:end].copy()
-        # A process killed between a record and its index entry leaves a row that nothing names.
-        named = self._store.positions(keys) == np.arange(begin, end)
-        return (keys, records) if named.all() else (keys[named], records[named])
+        return self._store.row_keys[begin:end].copy(), records
 
 
 class Snapshot:
-    """A shard's snapshot of one step under way: `files` once it is done, `error` if it failed."""
+    """A shard's rows as they were when this was made, and the files they go to.
+
+    They are frozen at once and written once `write` is called, on a thread of its own. What holds the old rows is let
+    go when the last file is there, so a finished snapshot is a few names.
+    """
 
     def __init__(self, step: int, stores: Sequence[RowStore], directory: Path, prefix: str) -> None:
-        self.step = step
-        self.files: tuple[SnapshotFile, ...] | None = None
-        self.error = ""
-        self._frozen = [FrozenRows(store) for store in stores]
-        self._directory, self._prefix = directory, prefix
-        self._thread = threading.Thread(target=self._write, name=f"snapshot-{step}")
+        self.step, self.directory = step, directory
+        self.total_bytes = sum(store.count * (4 * store.record_width + 8) for store in stores)
+        self.written_bytes = 0
+        """Grows while it is written; files are a little longer than their rows."""
+        self.result: SnapshotFiles | None = None
+        """Once it is done or has failed."""
+        self._frozen: tuple[FrozenRows, ...] = tuple(FrozenRows(store) for store in stores)
+        self._prefix = prefix
+        self._thread = threading.Thread(target=self._run, name=f"snapshot-{step}", daemon=True)
+
+    def write(self) -> None:
+        """Begin to write the files; returns at once."""
         self._thread.start()
 
-    @property
-    def running(self) -> bool:
-        return self._thread.is_alive()
-
-    def before_write(self, group: int, positions: npt.NDArray[np.int64]) -> None:
-        self._frozen[group].before_write(positions)
-
     def wait(self, timeout_seconds: float) -> None:
+        """Until the files are there, or have failed, or the time is over."""
         self._thread.join(timeout_seconds)
 
-    def _write(self) -> None:
+    def before_write(self, group: int, positions: npt.NDArray[np.int64]) -> None:
+        """Put aside what a write to these rows is about to change."""
+        frozen = self._frozen
+        if frozen:
+            frozen[group].before_write(positions)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that this takes beside the shard's rows."""
+        return sum(frozen.held_bytes for frozen in self._frozen)
+
+    def _run(self) -> None:
         try:
-            make_folder(self._directory / self._prefix)
-            self.files = tuple(self._write_part(*part) for part in self._parts())
+            make_folder(self.directory / self._prefix)
+            files = tuple(self._write_part(*part) for part in self._parts())
+            result = SnapshotFiles(step=self.step, done=True, files=files)
         except StorageError as error:
-            self.error = str(error)
+            result = SnapshotFiles(step=self.step, done=False, error=str(error))
+        self._frozen = ()
+        self.result = result
 
     def _parts(self) -> list[tuple[int, int, int, int]]:
         parts = []
@@ -116,5 +136,6 @@ class Snapshot:
         keys, records = self._frozen[group].part(begin, end)
         content = safetensors.numpy.save({"keys": keys, "records": records}, {"group": str(group)})
         name = f"{self._prefix}/group{group}-part{number:05d}.safetensors"
-        write_whole(self._directory / name, content)
+        write_whole(self.directory / name, content)
+        self.written_bytes += len(content)
         return SnapshotFile(name=name, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bagpipe.errors import StorageError
@@ -18,7 +18,9 @@ ERROR = "error: "
 class Child:
     """A running role. It has a process group of its own: Ctrl-C on the terminal reaches only the supervisor."""
 
-    def __init__(self, role: RoleId, command: Sequence[str], log: Path, *, heading: str) -> None:
+    def __init__(
+        self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
+    ) -> None:
         self.role, self.log = role, log
         try:
             with log.open("a", encoding="utf-8") as output:
@@ -30,7 +32,7 @@ class Child:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     process_group=0,
-                    env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                    env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
                 )
         except OSError as error:
             raise StorageError(f"{log}: cannot start {role}: {error.strerror}") from None

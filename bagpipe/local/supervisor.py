@@ -5,6 +5,7 @@ noticed at once, nothing outlives it (not even when it is killed itself), and as
 checkpoint. Decisions are `policy.decide`'s.
 """
 
+import secrets
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Obser
 from bagpipe.local.process import Child, last_error, last_lines
 from bagpipe.local.progress import MetricsTail, View
 from bagpipe.local.rundir import RunDir
+from bagpipe.net.admission import TOKEN_VARIABLE
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 120.0
@@ -29,6 +31,7 @@ GRACE_SECONDS = 120.0
 SETTLE_SECONDS = 2.0
 """After a failure that may pass, the other roles may use so long to end by themselves."""
 LOG_LINES = 15
+TOKEN_BYTES = 32
 INTERRUPTED = 130
 THE_ORACLE_SAID = "the oracle gave up: "
 
@@ -62,6 +65,8 @@ class Supervisor:
         policy = job.spec.run_policy
         keeps = job.spec.servers.storage == "file"
         self._limits = Limits(policy.backoff_limit, grace_seconds, servers_keep_files=keeps)
+        # Only the roles of this run have it, so nobody else on this machine can talk to them.
+        self._environment = {TOKEN_VARIABLE: secrets.token_hex(TOKEN_BYTES)}
         self._children: dict[RoleId, Child] = {}
         self._ended: dict[RoleId, Ended] = {}
         self._restarts: dict[RoleId, int] = {}
@@ -100,7 +105,8 @@ class Supervisor:
     def _start(self, role: RoleId) -> None:
         command = self._build(role, self._attempt)
         log = self._run_dir.log(role.kind, role.index)
-        self._children[role] = Child(role, command, log, heading=f"attempt {self._attempt.number}")
+        heading = f"attempt {self._attempt.number}"
+        self._children[role] = Child(role, command, log, heading=heading, environment=self._environment)
         self._changed_at = self._clock()
 
     def _kill_all(self) -> None:

@@ -2,10 +2,12 @@
 
 A message is a msgpack-encoded tagged struct (the *header*) followed by raw array frames; the header
 of a message with arrays carries their dtypes and shapes (`wire.py`). Requests are idempotent and
-tagged (attempt, step, rank), so that one sent again after a reconnect is harmless.
+tagged (attempt, step, rank), so that one sent again after a reconnect is harmless. Who may say which
+message to whom stands in `admission.py`. Decoding enforces the bounds of the types below, so a number
+that passed it fits into an int64.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,9 +16,16 @@ from bagpipe.config.document import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.config.model import ModelConfig
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 Role = Literal["oracle", "server", "trainer"]
+Step = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
+"""Number of a step; -1 stands for "before the first"."""
+Index = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+"""Number of a rank, shard, width group or bucket, all from 0."""
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Text = Annotated[str, msgspec.Meta(max_length=65_536)]
+"""A name, an address or a reason, for people."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -24,19 +33,21 @@ class Message(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Hello(Message, kw_only=True):
-    """Every role but the oracle introduces itself to the oracle, and to peers it connects to."""
+    """Every role but the oracle introduces itself, first of all, to everyone it connects to."""
 
     version: int = PROTOCOL_VERSION
-    job: str
+    job: Text
     attempt: int
+    token: Text = ""
+    """The job's secret, filled in by the connection that sends this (`sockets.py`); empty where the job has none."""
     role: Role
-    index: int
+    index: Index
     """Shard of a server, rank of a trainer."""
     by_worker_id: bool = False
     """Servers: `index` is a number that only orders them; the oracle counts the shards."""
-    endpoint: str = ""
+    endpoint: Text = ""
     """Where this role listens, as others reach it."""
-    dense_endpoint: str = ""
+    dense_endpoint: Text = ""
     """Rank 0 only: host:port of the torch.distributed store."""
     cache: "CacheMemory | None" = None
     """Trainers: memory offered for cached rows."""
@@ -49,9 +60,9 @@ class Hello(Message, kw_only=True):
 class CacheMemory(msgspec.Struct, frozen=True, kw_only=True):
     """Memory that trainers may use for cached rows, all together that run in it."""
 
-    memory: str
+    memory: Text
     """Names the memory: a machine, or one GPU. Trainers that name the same one share it."""
-    num_bytes: int
+    num_bytes: Count
 
 
 class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +70,7 @@ class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
     gets the key of every row (`GroupPlan.keys_K`), because `get_emb` takes ids.
     """
 
-    table_sizes: tuple[int, ...]
+    table_sizes: tuple[Count, ...]
     embedding_dim: int
     cache_rows: int
     lookahead: int
@@ -74,8 +85,14 @@ class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
 class Refused(Message, kw_only=True):
     """The answer to a stray, older or foreign peer; `exit_code` tells whether to retry."""
 
-    reason: str
+    reason: Text
     exit_code: int
+
+
+class SayHello(Message, kw_only=True):
+    """The answer to whoever has not introduced itself: what it just sent was dropped. A role says `Hello` and sends
+    again what it still waits for; a listener that was restarted knows nobody.
+    """
 
 
 class Wait(Message, kw_only=True):
@@ -87,20 +104,22 @@ class Topology(Message, kw_only=True):
 
     servers: tuple[str, ...]
     trainers: tuple[str, ...]
-    dense_endpoint: str
+    dense_endpoint: Text
     layout: TableLayout
     spec: JobSpec
-    """The job with every `auto` resolved."""
-    num_dense: int
+    """The job with the arguments of `init_cache` and the resolved lookahead; what else is `auto` each role
+    resolves for itself (`slots` below holds the resolved `cacheRows`).
+    """
+    num_dense: Count
     """Dense features of the data."""
-    num_labels: int
-    slots: tuple[int, ...]
+    num_labels: Count
+    slots: tuple[Count, ...]
     """Cache slots of each width group."""
     checkpoint: str | None
     """Checkpoint this attempt starts from."""
     checkpoint_dir: str
     """Where checkpoints go; servers and trainer 0 both see it."""
-    first_step: int
+    first_step: Step
     total_steps: int | None
     with_keys: bool = False
     """Plans carry the keys of their rows (`InitCacheArguments`)."""
@@ -112,22 +131,22 @@ class Topology(Message, kw_only=True):
 class NeedPlans(Message, kw_only=True):
     """A trainer (re)joins: send plans from `step` on, at most `credit` beyond the last `StepDone`."""
 
-    rank: int
-    step: int
-    credit: int
-    done: int
+    rank: Index
+    step: Step
+    credit: Count
+    done: Step
     """Last step it finished: behind `step` where plans wait that an earlier oracle sent."""
-    told_from: int
+    told_from: Step
     """First step whose `StepDone` follows, once more: those of the last steps may have been lost with a connection."""
 
 
 class Plan(Message, kw_only=True):
     """Header of a `BatchPlan`; its arrays follow in the order of `net/plan_codec.py`."""
 
-    step: int
-    rank: int
-    num_examples: int
-    first_example: int
+    step: Step
+    rank: Index
+    num_examples: Count
+    first_example: Count
     end: Cursor
     training: bool
     checkpoint: bool
@@ -135,22 +154,22 @@ class Plan(Message, kw_only=True):
 
 
 class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
-    num_fetch_records: int
-    fetch_after: int
-    num_features: int | None
+    num_fetch_records: Count
+    fetch_after: Step
+    num_features: Index | None
     """Columns of `lengths_BT`, or None where it is None."""
-    sizes: tuple[int, ...]
+    sizes: tuple[Count, ...]
     """Length of every array of the group, in the order of `net/plan_codec.py`."""
-    narrow_bits: int
+    narrow_bits: Count
     """Bits of each number in the frame of slots, indices and offsets."""
-    wide_bits: int
+    wide_bits: Count
     """Bits of each key."""
 
 
 class NoMorePlans(Message, kw_only=True):
     """`step` is one past the last step; every role finishes and leaves."""
 
-    step: int
+    step: Step
     stopped: bool = False
     """The run was asked to stop: leave with the exit code that says so."""
 
@@ -161,39 +180,41 @@ class StepDone(Message, kw_only=True):
     In evaluation an array of logits follows (float32, one for each example of the slice).
     """
 
-    rank: int
-    step: int
+    rank: Index
+    step: Step
     loss: float | None
     """Mean loss over this trainer's slice (0 where the slice is empty); None: not told."""
-    num_examples: int
+    num_examples: Count
     seconds: float
     waits: dict[str, float]
-    """Seconds this step waited, by what for: plan, fetch, gradients, values, dense, write_back."""
+    """Seconds this step waited, by what for: plan, fetch, gradients, eager, deferred, dense, write_back."""
 
 
 class Finished(Message, kw_only=True):
     """A trainer is done: its write-backs are whole and its checkpoints complete. It leaves now."""
 
-    rank: int
+    rank: Index
 
 
 class Stop(Message, kw_only=True):
     """A trainer was asked to stop (SIGTERM): plan a checkpoint as soon as possible and end there."""
 
-    rank: int
+    rank: Index
 
 
 # ── trainer <-> embedding server ──────────────────────────────────────────────────────────────────
 
 
 class Fetch(Message, kw_only=True):
-    """Read rows. One array follows: keys (int64); the first `num_records` want optimizer state too."""
+    """Read rows. One array follows: keys (int64); the first `num_records` want optimizer state too. Answered by `Rows`
+    once every trainer has written back step `after`.
+    """
 
-    rank: int
-    step: int
-    group: int
-    after: int
-    num_records: int
+    rank: Index
+    step: Step
+    group: Index
+    after: Step
+    num_records: Count
     packed: bool = False
     """Whether the answer's floats are worth packing."""
 
@@ -201,8 +222,8 @@ class Fetch(Message, kw_only=True):
 class Rows(Message, kw_only=True):
     """Two arrays follow: records [num_records, record width], values [rest, embedding_dim]."""
 
-    step: int
-    group: int
+    step: Step
+    group: Index
 
 
 class WriteBack(Message, kw_only=True):
@@ -211,8 +232,8 @@ class WriteBack(Message, kw_only=True):
     Sent at every step, empty too: it is what advances this trainer's watermark.
     """
 
-    rank: int
-    step: int
+    rank: Index
+    step: Step
     checkpoint: bool
     """The shard must take a snapshot of exactly this step."""
 
@@ -220,39 +241,47 @@ class WriteBack(Message, kw_only=True):
 class Written(Message, kw_only=True):
     """The write-back of `step` is whole on this server."""
 
-    step: int
+    step: Step
 
 
 class SendAgain(Message, kw_only=True):
     """Write-backs beyond step `after` are missing here: they went down with an earlier process."""
 
-    after: int
+    after: Step
 
 
 class SnapshotStatus(Message, kw_only=True):
     """Rank 0 asks whether this shard's snapshot of `step` is on disk."""
 
-    step: int
+    step: Step
 
 
 class SnapshotFiles(Message, kw_only=True):
-    """`done` is False while the snapshot is being written. `error` says why it failed; `lost`: the
-    server was restarted while it wrote, and that moment is gone.
+    """How far a shard's snapshot of `step` is.
+
+    `done`: `files` are on disk. `error`: why it failed. `lost`: it will never be whole, for the reason in
+    `why_lost`: the server was restarted while it wrote, or a later snapshot took its place on a slow disk.
     """
 
-    step: int
+    step: Step
     done: bool
     files: tuple["SnapshotFile", ...] = ()
-    error: str = ""
+    error: Text = ""
     lost: bool = False
+    why_lost: Text = ""
+    written_bytes: Count = 0
+    total_bytes: Count = 0
+    """Of this snapshot, so far and in all; 0 where it has not begun."""
+    waits_for: Step = -1
+    """The step whose earlier snapshot must be on disk first; -1: none."""
 
 
 class SnapshotFile(msgspec.Struct, frozen=True, kw_only=True):
     """One file of a checkpoint, relative to its directory."""
 
-    name: str
-    num_bytes: int
-    sha256: str
+    name: Text
+    num_bytes: Count
+    sha256: Text
 
 
 class Ping(Message, kw_only=True):
@@ -272,12 +301,12 @@ class Exchange(Message, kw_only=True):
     """
 
     attempt: int
-    step: int
-    source: int
+    step: Step
+    source: Index
     kind: Literal["gradients", "eager", "deferred", "dense", "dense_means"]
-    bucket: int = 0
+    bucket: Index = 0
     """DDP's number of it, where the array is of a bucket."""
-    through: int
+    through: Step
     """The sender needs nothing of steps up to this one any more: the receiver may forget what it sent for them."""
 
 
@@ -285,5 +314,5 @@ class Confirmed(Message, kw_only=True):
     """`Exchange.through` in a message of its own, for a peer that nothing else is sent to."""
 
     attempt: int
-    source: int
-    through: int
+    source: Index
+    through: Step

@@ -67,6 +67,11 @@ def unpack(packed: Bytes, out: Floats) -> None:
     _decode(codes.reshape(-1, HALF), exponents, first, second, third, far_bytes, bits)
 
 
+def most_floats(packed_bytes: int) -> int:
+    """No more floats than so many lie in that many packed bytes: a block of zeros is its codes and an exponent."""
+    return packed_bytes // (HALF + 1) * BLOCK + BLOCK
+
+
 def _sizes(count: int, zeros: int, far: int) -> list[int]:
     """Bytes of each part of a packed array, in order."""
     blocks = count // BLOCK

@@ -195,7 +195,7 @@ def _cut(frame: Array, bits: int, dtype: type[Number], sizes: Sequence[int], whe
 
 def _peer_lists(offsets: npt.NDArray[np.int32], values: npt.NDArray[np.int32], where: str) -> PeerLists:
     if not offsets.size or offsets[0] != 0 or offsets[-1] != values.size or (np.diff(offsets) < 0).any():
-        raise WireError(f"{where}: offsets {offsets.tolist()} do not cut {values.size} values into lists")
+        raise WireError(f"{where}: {offsets.size} offsets do not cut {values.size} values into lists")
     return PeerLists(offsets, values)
 
 

@@ -4,7 +4,9 @@ A message is a list of frames: one msgpack header, then the raw bytes of its arr
 the message and, for each array, its element type and shape; an array longer than `FRAME_BYTES` lies
 in several frames, because large frames cost the transport two to three times as much per byte. Arrays of
 floats may be packed (`net/pack_floats.py`); the header says how long they are then.
-Nothing is unpickled, only listed element types exist, and every length is checked before it is used.
+
+Decoding raises `WireError` and nothing else, whatever the bytes are: only listed element types exist, and
+every length is compared with a limit before memory is taken and with the frames before it is used.
 """
 
 import functools
@@ -20,13 +22,15 @@ import numpy.typing as npt
 from bagpipe.errors import WireError
 from bagpipe.net import messages
 from bagpipe.net.messages import Message
-from bagpipe.net.pack_floats import pack, unpack
+from bagpipe.net.pack_floats import most_floats, pack, unpack
 
 Array = npt.NDArray[Any]
 Frame = bytes | memoryview
 
 FRAME_BYTES = 8 << 20
 MAX_HEADER_BYTES = 1 << 20
+MAX_ARRAYS = 1 << 16
+MAX_DIMENSIONS = 8
 MAX_MESSAGE_BYTES = 4 << 30
 """More than any plan, fetch or write-back of one step; a longer message is an attack or a bug."""
 
@@ -37,6 +41,9 @@ _MESSAGE_TYPES = tuple(
     for kind in vars(messages).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 )
+_UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError, MemoryError, OverflowError)
+"""What msgspec raises for bytes that are no message: beside its own error, of text that is not UTF-8 and of nesting
+deeper than the interpreter's stack."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -80,23 +87,41 @@ def decode(frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES) -> 
     try:
         envelope = _envelope_decoder.decode(frames[0])
         message = _message_decoder.decode(envelope.message)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise WireError(f"a header is not one of this protocol's messages: {error}") from None
+    name = type(message).__name__
+    if len(envelope.arrays) > MAX_ARRAYS:
+        raise WireError(f"{name}: expected at most {MAX_ARRAYS} arrays, found {len(envelope.arrays)}")
     rest = iter(frames[1:])
-    total = 0
+    room = limit_bytes
     arrays = []
     for code, shape, packed_bytes in envelope.arrays:
-        if not 0 <= code < len(DTYPES) or any(n < 0 for n in shape) or packed_bytes < 0 or (packed_bytes and code):
-            raise WireError(f"{type(message).__name__}: array of unknown element type {code} or shape {shape}")
-        num_bytes = prod(shape) * DTYPES[code].itemsize
-        total += num_bytes
-        if total > limit_bytes:
-            raise WireError(f"{type(message).__name__}: arrays of {total} bytes exceed the limit of {limit_bytes}")
-        found = _join(rest, packed_bytes or num_bytes, type(message).__name__)
+        num_bytes = _array_bytes(name, code, shape, packed_bytes, room)
+        room -= num_bytes
+        found = _join(rest, packed_bytes or num_bytes, name)
         arrays.append(_unpacked(found, shape) if packed_bytes else found.view(DTYPES[code]).reshape(shape))
     if next(rest, None) is not None:
-        raise WireError(f"{type(message).__name__}: frames follow the last array")
+        raise WireError(f"{name}: frames follow the last array")
     return message, arrays
+
+
+def _array_bytes(name: str, code: int, shape: tuple[int, ...], packed_bytes: int, room: int) -> int:
+    """Bytes of an announced array once it is unpacked.
+
+    Raises:
+        WireError: no array is like that, or it exceeds the `room` that is left in its message.
+    """
+    if not 0 <= code < len(DTYPES) or packed_bytes < 0 or (packed_bytes and code):
+        raise WireError(f"{name}: expected an element type of {len(DTYPES)}, found {code} in {packed_bytes} bytes")
+    if len(shape) > MAX_DIMENSIONS or min(shape, default=0) < 0:
+        raise WireError(f"{name}: expected up to {MAX_DIMENSIONS} dimensions from 0 on, found {shape[:MAX_DIMENSIONS]}")
+    # A length of 0 takes no memory, but the others beside it must fit an array's shape all the same.
+    if DTYPES[code].itemsize * prod(n or 1 for n in shape) > room:
+        raise WireError(f"{name}: an array of shape {shape} exceeds the limit of {room} bytes that are left")
+    count = prod(shape)
+    if packed_bytes and count > most_floats(packed_bytes):
+        raise WireError(f"{name}: expected at most {most_floats(packed_bytes)} floats, found {count} announced")
+    return count * DTYPES[code].itemsize
 
 
 def _unpacked(packed: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> Array:

@@ -16,6 +16,7 @@ from bagpipe.config.document import Job
 from bagpipe.config.rules import fixed_lookahead
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.lowlevel.available_memory import available_bytes
+from bagpipe.net.admission import Admission
 from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topology
 from bagpipe.net.register import register
 from bagpipe.net.sockets import Connection, Context
@@ -66,6 +67,8 @@ def join(
     with ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
         listener = stack.enter_context(context.listen(bind))
+        trainers = job.spec.trainers.replicas
+        listener.admission = Admission("trainer", job.metadata.name, attempt, context.token, trainers)
         to_oracle = stack.enter_context(context.connect(oracle, peer="oracle"))
         endpoint = advertise or listener.endpoint
         # Who uses the Python API brings a process group of their own.
@@ -90,8 +93,8 @@ def join(
             for number, address in enumerate(topology.trainers)
         ]
         greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)
-        for server in servers:
-            server.send(greeting)
+        for connection in (*servers, *filter(None, peers)):
+            connection.send(greeting)
         packing = Packing(topology.spec.transport.pack_floats, fixed_lookahead(topology.spec))
         exchange = PeerExchange(
             listener,

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.errors import BagpipeError, Stopped
+from bagpipe.net.admission import Admission
 from bagpipe.net.messages import Wait
 from bagpipe.net.sockets import Context
 from bagpipe.oracle.service.conversation import Conversation, Limits
@@ -57,6 +58,8 @@ def run_oracle(
     with ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
         listener = stack.enter_context(context.listen(bind))
+        places = (job.spec.trainers.replicas, job.spec.servers.replicas)
+        listener.admission = Admission("oracle", job.metadata.name, attempt, context.token, *places)
         reporter = Reporter(run_dir, attempt=attempt, log_every=job.spec.log_every, echo=echo)
         stack.callback(reporter.close)
         shell = Shell(job.spec.transport, listener, conversation_of(job.spec, start, kept), reporter, stop)

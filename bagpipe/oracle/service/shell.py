@@ -96,8 +96,7 @@ class Shell:
                 case SliceScored(told):
                     self.keep_score(told.done.step, told.done.rank, told.logits)
                 case TurnAway(peer, refused):
-                    log.warning("refused: %s", refused.reason)
-                    self._listener.send(peer, refused)
+                    self._listener.turn_away(peer, refused)
                 case EndAttempt(refused):
                     raise refusal(refused)
                 case Warn(text):

@@ -23,7 +23,7 @@ from bagpipe.checkpoint.store import (
     prune,
 )
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
-from bagpipe.embedding.shard import RowStore
+from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.rows.initial import Newborn, initial_rows, row_scale
@@ -53,9 +53,10 @@ def save(root: Path, step: int, *, num_servers: int = 1, change: float = 0.0, or
             keys = np.ascontiguousarray(keys[keys % num_servers == shard])
             rows.write(keys, (keys[:, None] + np.arange(group.embedding_dim)).astype(np.float32) + np.float32(change))
         taken = Snapshot(step - 1, stores, directory, f"shard-{shard}-of-{num_servers}")
+        taken.write()
         taken.wait(20)
-        assert taken.files is not None
-        files += taken.files
+        assert taken.result is not None
+        files += taken.result.files
     (directory / "dense.safetensors").write_bytes(safetensors.numpy.save({"w": np.ones(3, np.float32)}))
     manifest = Manifest(
         job="job",

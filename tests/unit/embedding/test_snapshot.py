@@ -1,5 +1,8 @@
 """A snapshot holds one moment, however much is written while it is taken."""
 
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,10 @@ from hypothesis import strategies as st
 
 from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding import snapshot as module
-from bagpipe.embedding.shard import RowStore
+from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import FrozenRows, Snapshot
+from bagpipe.embedding.snapshots import Snapshots
+from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.rows.initial import Newborn
 from bagpipe.tables import Table, TableLayout
 
@@ -60,16 +65,93 @@ def test_files_have_the_stated_content(tmp_path: Path, monkeypatch: pytest.Monke
     rows = store()
     write(rows, list(range(25)), 1.0)
     taken = Snapshot(4, [rows], tmp_path / "step", "shard")
+    taken.write()
     taken.wait(20)
-    assert taken.files is not None and len(taken.files) == 3 and not taken.error
-    keys = [safetensors.numpy.load((tmp_path / "step" / f.name).read_bytes())["keys"] for f in taken.files]
+    assert taken.result is not None and len(taken.result.files) == 3 and taken.result.done
+    keys = [safetensors.numpy.load((tmp_path / "step" / f.name).read_bytes())["keys"] for f in taken.result.files]
     assert np.concatenate(keys).tolist() == list(range(25))
-    assert all((tmp_path / "step" / f.name).stat().st_size == f.num_bytes for f in taken.files)
+    assert all((tmp_path / "step" / f.name).stat().st_size == f.num_bytes for f in taken.result.files)
 
 
 def test_a_directory_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     """A snapshot that fails says why and leaves training alone."""
     (tmp_path / "file").write_text("not a directory")
     taken = Snapshot(4, [store()], tmp_path / "file", "shard")
+    taken.write()
     taken.wait(20)
-    assert taken.files is None and "file" in taken.error
+    assert taken.result is not None and not taken.result.done and "file" in taken.result.error
+
+
+@dataclass
+class SlowDisk:
+    """Files are written when `go` is set; `now` is the time that the shard's log goes by."""
+
+    rows: RowStore
+    root: Path
+    go: threading.Event = field(default_factory=threading.Event)
+    now: float = 0.0
+
+    def snapshots(self, monkeypatch: pytest.MonkeyPatch) -> Snapshots:
+        def write_late(path: Path, content: bytes) -> None:
+            assert self.go.wait(20)
+            write_whole(path, content)
+
+        monkeypatch.setattr(module, "write_whole", write_late)
+        return Snapshots([self.rows], self.root, "shard", lambda: self.now)
+
+    def change_every_row(self, taken: Snapshots, value: float) -> None:
+        keys = np.arange(64)
+        positions = self.rows.positions(keys)
+        taken.before_write(0, positions)
+        self.rows.write(keys, np.full((64, 2), value, np.float32), positions)
+
+    def values(self, step: int) -> list[float]:
+        """The distinct values in the files of a snapshot."""
+        files = sorted(self.root.glob(f"step-{step + 1:08d}/shard/*"))
+        return sorted({float(x) for f in files for x in safetensors.numpy.load(f.read_bytes())["records"].reshape(-1)})
+
+
+def settle(taken: Snapshots) -> None:
+    """Until no snapshot is under way."""
+    deadline = time.monotonic() + 20
+    while not taken.idle:
+        taken.poll()
+        assert time.monotonic() < deadline
+
+
+def test_a_slow_disk_delays_snapshots_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """While one snapshot is written the next is frozen at its own step, the one between is given up, all are exact."""
+    disk = SlowDisk(store(), tmp_path)
+    taken = disk.snapshots(monkeypatch)
+    for step in range(3):
+        disk.change_every_row(taken, float(step))
+        taken.due(step)
+    disk.change_every_row(taken, 9.0)
+    assert [taken.status(step, passed=True).lost for step in range(3)] == [False, True, False]
+    assert taken.status(2, passed=True).waits_for == 0
+    for disk.now in (5.0, 11.0, 12.0, 21.0, 30.0):
+        taken.poll()
+    slow = [r.getMessage() for r in caplog.records if "is slow" in r.getMessage()]
+    assert len(slow) == 2 and f"{tmp_path / 'step-00000001'}" in slow[0] and "step 0 in 11 s" in slow[0]
+    disk.go.set()
+    settle(taken)
+    assert [disk.values(step) for step in range(3)] == [[0.0], [], [2.0]]
+    assert taken.status(0, passed=True).done and taken.status(2, passed=True).done
+
+
+def test_finished_snapshots_hold_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was put aside for a snapshot is let go when its files are there; the files can still be asked for."""
+    disk = SlowDisk(store(), tmp_path)
+    taken = disk.snapshots(monkeypatch)
+    for step in range(4):
+        disk.go.clear()
+        disk.change_every_row(taken, float(step))
+        taken.due(step)
+        disk.change_every_row(taken, 9.0)
+        assert taken.held_bytes > 0
+        disk.go.set()
+        settle(taken)
+        assert taken.held_bytes == 0 and taken.status(step, passed=True).files
+    assert [disk.values(step) for step in range(4)] == [[0.0], [1.0], [2.0], [3.0]]

@@ -13,10 +13,11 @@ import zmq
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError, PeerLost
 from bagpipe.net import sockets
+from bagpipe.net.admission import TOKEN_VARIABLE, Admission
 from bagpipe.net.curve import CurveKeys
-from bagpipe.net.messages import PROTOCOL_VERSION, Fetch, Hello, Ping, Pong
-from bagpipe.net.sockets import CURVE_DIR, Context, check_hello
-from bagpipe.net.wire import encode
+from bagpipe.net.messages import Fetch, Hello, Message, Ping, Pong, Refused, SayHello
+from bagpipe.net.sockets import CURVE_DIR, Context, milliseconds
+from bagpipe.net.wire import decode, encode
 
 FAST = TransportConfig(dead_peer_seconds=0.5)
 FETCH = Fetch(rank=0, step=1, group=0, after=-1, num_records=2)
@@ -122,20 +123,168 @@ def test_a_taken_port_is_a_config_error(context: Context) -> None:
         context.listen(taken)
 
 
+@pytest.mark.parametrize("address", ["localhost", "tcp://h:99999", "udp://h:1", "tcp://nobody.invalid:1:1"])
+def test_an_address_that_is_none_leaves_nothing_open(address: str) -> None:
+    """A wrong address is a ConfigError, and the context closes at once afterwards: nothing waits for ever."""
+    begun = time.monotonic()
+    with Context(FAST) as context:
+        with pytest.raises(ConfigError, match="expected a"):
+            context.connect(address, peer="oracle")
+        with pytest.raises(ConfigError, match=r"expected a|cannot listen"):
+            context.listen(address)
+    assert time.monotonic() - begun < 2
+
+
+def test_a_socket_that_was_left_open_does_not_hold_the_context() -> None:
+    """What failed between being opened and becoming a connection is closed with the context."""
+    begun = time.monotonic()
+    with Context(FAST) as context:
+        left_open = context._socket(zmq.DEALER)
+        left_open.connect("tcp://127.0.0.1:9")
+    assert left_open.closed
+    assert time.monotonic() - begun < 2
+
+
+def test_an_address_without_its_protocol_is_taken(context: Context) -> None:
+    """`localhost:PORT` reaches what listens at tcp://127.0.0.1:PORT."""
+    listener = context.listen("127.0.0.1:0")
+    connection = context.connect(listener.endpoint.replace("tcp://127.0.0.1", "localhost"), peer="server")
+    connection.send(Ping())
+    assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine's Python knows no IPv6")
+def test_ipv6_addresses(context: Context) -> None:
+    """A listener on [::1] is reached at the address that it says."""
+    listener = context.listen("tcp://[::1]:0")
+    assert listener.endpoint.startswith("tcp://[::1]:")
+    context.connect(listener.endpoint, peer="server").send(Ping())
+    assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+
+
 @pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"version": PROTOCOL_VERSION + 1}, "protocol"),
-        ({"job": "other"}, "belongs to job 'other'"),
-        ({"attempt": 2}, "attempt 2"),
-    ],
+    ("seconds", "expected"),
+    [(0.25, 250), (-1, 0), (float("inf"), 2**31 - 1), (1e300, 2**31 - 1), (float("nan"), 0), (float("-inf"), 0)],
 )
-def test_foreign_hellos_are_refused(change: dict[str, object], reason: str) -> None:
-    """A peer of another version, job or attempt is told why it is refused."""
-    fields = {"job": "job", "attempt": 1, "role": "trainer", "index": 0} | change
-    refused = check_hello(Hello(**fields), job="job", attempt=1)  # type: ignore[arg-type]
-    assert refused is not None and reason in refused.reason
-    assert check_hello(Hello(job="job", attempt=1, role="trainer", index=0), job="job", attempt=1) is None
+def test_waits_that_zmq_cannot_count(seconds: float, expected: int) -> None:
+    """No wait is negative, which zmq takes for for ever, and none overflows."""
+    assert milliseconds(seconds) == expected
+
+
+def test_endless_deadlines_open_sockets() -> None:
+    """Infinite `deadPeerSeconds` are as many as zmq counts."""
+    with Context(TransportConfig(dead_peer_seconds=float("inf"))) as context:
+        listener = context.listen("tcp://127.0.0.1:0")
+        context.connect(listener.endpoint, peer="server").send(Ping())
+        assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+
+
+def admitting(context: Context, bind: str = "tcp://127.0.0.1:0", token: str = "") -> sockets.Listener:
+    listener = context.listen(bind)
+    listener.admission = Admission("server", "job", 0, token, num_trainers=2)
+    return listener
+
+
+HELLO = Hello(job="job", attempt=0, role="trainer", index=0)
+
+
+def received(listener: sockets.Listener, count: int) -> list[Message]:
+    """The next `count` messages that the listener lets through."""
+    messages: list[Message] = []
+    deadline = time.monotonic() + 10
+    while len(messages) < count and time.monotonic() < deadline:
+        messages += [message for _, message, _ in listener.poll(0.1)]
+    return messages
+
+
+def test_only_who_said_hello_is_heard(context: Context, outside: zmq.Context) -> None:
+    """A stranger's fetch is counted and answered with SayHello; an admitted trainer's arrives."""
+    listener = admitting(context)
+    stranger = outside.socket(zmq.DEALER)
+    stranger.connect(listener.endpoint)
+    stranger.send_multipart(encode(FETCH, [np.arange(2)]))
+    assert listener.poll(1) == [] and listener.refused.total == 1
+    assert stranger.poll(5000) and decode(stranger.recv_multipart())[0] == SayHello()
+    stranger.close(0)
+    connection = context.connect(listener.endpoint, peer="server")
+    connection.send(HELLO)
+    connection.send(FETCH, [np.arange(2)])
+    assert received(listener, 2) == [HELLO, FETCH]
+
+
+def test_the_jobs_token_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role with the job's token is admitted without knowing of it; one of another run is refused."""
+    monkeypatch.setenv(TOKEN_VARIABLE, "ours")
+    with Context(FAST) as ours:
+        listener = admitting(ours, token=ours.token)
+        monkeypatch.setenv(TOKEN_VARIABLE, "theirs")
+        with Context(FAST) as theirs:
+            wrong = theirs.connect(listener.endpoint, peer="server")
+            wrong.send(HELLO)
+            assert listener.poll(1) == []
+            refused, _ = wrong.receive(5, waiting_for="an answer", step=None)
+            assert isinstance(refused, Refused) and refused.exit_code == 78
+        right = ours.connect(listener.endpoint, peer="server")
+        right.send(HELLO)
+        (hello,) = received(listener, 1)
+        assert isinstance(hello, Hello) and hello.token == "ours"
+
+
+def test_a_listener_that_was_restarted_hears_hello_again(context: Context) -> None:
+    """When another process listens at the same address, the connection says Hello again and its owner is told."""
+    listener = admitting(context)
+    address = listener.endpoint
+    connection = context.connect(address, peer="server")
+    connection.send(HELLO)
+    assert received(listener, 1) == [HELLO] and not connection.reconnected()
+    listener.close()
+    connection.send(FETCH, [np.arange(2)])
+    deadline = time.monotonic() + 5
+    while True:  # zmq closes a listener in the background
+        try:
+            again = admitting(context, address)
+            break
+        except ConfigError:
+            assert time.monotonic() < deadline
+    messages: list[Message] = []
+    told = 0
+    while HELLO not in messages or not told:
+        assert time.monotonic() < deadline + 10
+        told += connection.reconnected()
+        assert connection.try_receive() is None
+        messages += [message for _, message, _ in again.poll(0.05)]
+    connection.send(FETCH, [np.arange(2)])
+    assert received(again, 1) == [FETCH] and told == 1
+
+
+def test_a_flood_does_not_keep_a_listeners_owner(context: Context) -> None:
+    """One poll returns a bounded number of messages, however many have arrived."""
+    listener = context.listen("tcp://127.0.0.1:0")
+    connection = context.connect(listener.endpoint, peer="server")
+    for _ in range(sockets.MOST_AT_ONCE + 500):
+        connection.send(Ping())
+    counts = []
+    while sum(counts) < sockets.MOST_AT_ONCE + 500:
+        counts.append(len(listener.poll(5)))
+    assert max(counts) <= sockets.MOST_AT_ONCE
+
+
+def test_who_reads_nothing_is_not_kept_for_ever(
+    context: Context, outside: zmq.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers beyond a bound to a peer that does not read them are dropped, and nothing blocks."""
+    monkeypatch.setattr(sockets, "MOST_WAITING", 10)
+    listener = context.listen("tcp://127.0.0.1:0")
+    stranger = outside.socket(zmq.DEALER)
+    stranger.setsockopt(zmq.RCVHWM, 10)
+    stranger.connect(listener.endpoint)
+    stranger.send_multipart(encode(Ping()))
+    ((peer, _, _),) = listener.poll(5)
+    frame = np.zeros(1 << 20, np.uint8)
+    sent = [listener.send(peer, Pong(), [frame]) for _ in range(200)]
+    stranger.close(0)
+    listener.socket.close(0)
+    assert not all(sent)
 
 
 def test_curve_admits_only_the_jobs_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: zmq.Context) -> None:

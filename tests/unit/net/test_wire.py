@@ -82,5 +82,5 @@ def test_damage_is_refused(damage: object) -> None:
 
 def test_sizes_are_bounded_before_memory_is_taken() -> None:
     """A header that announces more than the limit is refused."""
-    with pytest.raises(WireError, match="exceed the limit"):
+    with pytest.raises(WireError, match="exceeds the limit"):
         decode(encode(Pong(), [np.zeros(100)]), limit_bytes=799)

@@ -1,0 +1,169 @@
+"""Who may talk to a listener, and what each may say. Pure.
+
+A peer is a socket's identity until it says `Hello`: of this version, job and attempt, with the job's token, as a
+role and index that the job has. From then on that identity *is* that role, and may say what `MAY_SAY` lists for it, in
+its own name only. Everything else is refused, whatever it is; nothing of it reaches the code behind the listener.
+"""
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from bagpipe.errors import ExitCode
+from bagpipe.net.messages import (
+    PROTOCOL_VERSION,
+    Confirmed,
+    Exchange,
+    Fetch,
+    Finished,
+    Hello,
+    Message,
+    NeedPlans,
+    Ping,
+    Refused,
+    Role,
+    SayHello,
+    SnapshotStatus,
+    StepDone,
+    Stop,
+    WriteBack,
+)
+
+TOKEN_VARIABLE = "BAGPIPE_TOKEN"  # noqa: S105  # a name
+"""Names the environment variable that holds the job's secret. `bagpipe run` makes one for its roles; where it is empty,
+there is none, and CURVE or a closed network has to keep others out."""
+
+MAY_SAY: Mapping[Role, Mapping[Role, tuple[type[Message], ...]]] = {
+    "oracle": {"trainer": (NeedPlans, StepDone, Finished, Stop, Refused), "server": (Refused,)},
+    "server": {"trainer": (Fetch, WriteBack, SnapshotStatus)},
+    "trainer": {"trainer": (Exchange, Confirmed)},
+}
+"""By the listener's role and the speaker's: what may be said, beside `Hello` and `Ping`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """Whom an identity was admitted as."""
+
+    role: Role
+    index: int
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.index}"
+
+
+@dataclass(slots=True)
+class Admission:
+    """The door of one listener. Remembers one identity for each role and index, so its memory is bounded.
+
+    Args:
+        listener: the role that listens.
+        job, attempt, token: what a `Hello` has to name; `token` is empty where the job has no secret.
+        num_trainers, num_servers: how many of each the job has.
+    """
+
+    listener: Role
+    job: str
+    attempt: int
+    token: str
+    num_trainers: int
+    num_servers: int = 0
+    _speakers: dict[bytes, Speaker] = field(default_factory=dict)
+    _identities: dict[Speaker, bytes] = field(default_factory=dict)
+
+    def check(self, identity: bytes, message: Message) -> Speaker | SayHello | Refused | None:
+        """Who says this, if it may; else the answer that it gets. None: `Ping`, which anybody may send.
+
+        A `Hello` that is right binds the identity to its role, in place of the identity that had it.
+        """
+        if isinstance(message, Ping):
+            return None
+        if isinstance(message, Hello):
+            return self._admit(identity, message)
+        speaker = self._speakers.get(identity)
+        if speaker is None:
+            return SayHello()
+        if not isinstance(message, MAY_SAY[self.listener].get(speaker.role, ())):
+            return _broken(f"{speaker} sent a {type(message).__name__}, which is not its to say to the {self.listener}")
+        named = _index_named_by(message)
+        if named is not None and named != speaker.index:
+            return _broken(f"{speaker} sent a {type(message).__name__} in the name of rank {named}")
+        return speaker
+
+    def speaker(self, identity: bytes) -> Speaker | None:
+        """Whom this identity was admitted as."""
+        return self._speakers.get(identity)
+
+    def identities(self) -> list[bytes]:
+        """All that are admitted now."""
+        return list(self._speakers)
+
+    def forget(self, identity: bytes) -> None:
+        """Admit this identity no longer, whoever it was."""
+        speaker = self._speakers.pop(identity, None)
+        if speaker is not None and self._identities.get(speaker) == identity:
+            del self._identities[speaker]
+
+    def _admit(self, identity: bytes, hello: Hello) -> Speaker | Refused:
+        refused = check_hello(hello, job=self.job, attempt=self.attempt, token=self.token)
+        if refused is not None:
+            return refused
+        speaker = Speaker(hello.role, hello.index)
+        if hello.role not in MAY_SAY[self.listener] or not self._has_place(speaker, by_worker_id=hello.by_worker_id):
+            return Refused(
+                reason=f"{speaker} registered with the {self.listener}, but the job has {self.num_servers} servers and "
+                f"{self.num_trainers} trainers; start each role with the job file of this job",
+                exit_code=ExitCode.BAD_CONFIG,
+            )
+        self.forget(identity)
+        if (before := self._identities.get(speaker)) is not None:
+            self.forget(before)
+        self._speakers[identity], self._identities[speaker] = speaker, identity
+        return speaker
+
+    def _has_place(self, speaker: Speaker, *, by_worker_id: bool) -> bool:
+        count = self.num_servers if speaker.role == "server" else self.num_trainers
+        if by_worker_id:  # any numbers that differ: the oracle counts the shards in their order
+            return speaker in self._identities or sum(s.role == speaker.role for s in self._identities) < count
+        return speaker.index < count
+
+
+def check_hello(hello: Hello, *, job: str, attempt: int, token: str = "") -> Refused | None:
+    """Refuse a peer of another version, job or attempt, or without the job's token; None if it belongs here."""
+    who = f"{hello.role} {hello.index}"
+    if hello.version != PROTOCOL_VERSION:
+        return Refused(
+            reason=f"{who} speaks protocol {hello.version}, this one {PROTOCOL_VERSION}; "
+            "run the same version of bagpipe everywhere",
+            exit_code=ExitCode.BAD_CONFIG,
+        )
+    if hello.job != job:
+        return Refused(
+            reason=f"{who} belongs to job {hello.job[:64]!r}, this is {job!r}; check the addresses",
+            exit_code=ExitCode.BAD_CONFIG,
+        )
+    if not hmac.compare_digest(hello.token.encode(), token.encode()):
+        return Refused(
+            reason=f"{who} does not have the token of job {job!r}; start every role with the same $BAGPIPE_TOKEN",
+            exit_code=ExitCode.BAD_CONFIG,
+        )
+    if hello.attempt != attempt:
+        return Refused(
+            reason=f"{who} is of attempt {hello.attempt}, this is attempt {attempt}", exit_code=ExitCode.TRANSIENT
+        )
+    return None
+
+
+def _index_named_by(message: Message) -> int | None:
+    """The rank in whose name this is said, if it names one."""
+    match message:
+        case Fetch() | WriteBack() | NeedPlans() | StepDone() | Finished() | Stop():
+            return message.rank
+        case Exchange() | Confirmed():
+            return message.source
+        case _:
+            return None
+
+
+def _broken(reason: str) -> Refused:
+    return Refused(reason=reason, exit_code=ExitCode.SOFTWARE)
