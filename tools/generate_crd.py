@@ -186,6 +186,7 @@ def status() -> Schema:
             "reason": {"type": "string"},
             "message": {"type": "string"},
             "lastTransitionTime": time,
+            "observedGeneration": {"type": "integer", "format": "int64"},
         },
     }
     progress = {
@@ -263,7 +264,7 @@ def status() -> Schema:
         },
         "conditions": {
             "type": "array",
-            "description": "Suspended, QuotaReserved, ServersReady, Running, Restarting, Complete, Failed.",
+            "description": "Suspended, QuotaReserved, ServersReady, Running, Restarting, Reconciled, Complete, Failed.",
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],
             "items": condition,

@@ -1,8 +1,7 @@
 """What a `BagpipeJob` says: the parts the operator decides by, parsed once into frozen values.
 
 The document itself passes through to the roles untouched. Only what concerns a job's life on the
-cluster is read here; the API server has checked it against the CRD before, so a value of the wrong
-type is a `SpecError`, never a guess.
+cluster is read here, and only after `spec_shape` has found every such part to be of its type.
 """
 
 import datetime as dt
@@ -11,20 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bagpipe_operator import conditions as condition_list
-from bagpipe_operator import names
+from bagpipe_operator import defaults, names, spec_shape, times
 from bagpipe_operator.names import Role
 
 
 class SpecError(Exception):
     """The document cannot be run: names the field, what was found and what to write instead."""
-
-
-def parse_time(text: str | None) -> dt.datetime | None:
-    return dt.datetime.fromisoformat(text) if text else None
-
-
-def format_time(when: dt.datetime | None) -> str | None:
-    return when.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if when else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +80,7 @@ class Status:
     def of(cls, raw: Mapping[str, Any]) -> "Status":
         known = {name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None}
         for name in _TIMES & known.keys():
-            known[name] = parse_time(known[name])
+            known[name] = times.parse(known[name])
         known["conditions"] = tuple(condition_list.Condition.of(c) for c in known.get("conditions", ()))
         return cls(**known)
 
@@ -99,7 +90,7 @@ class Status:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if name in _TIMES:
-                value = format_time(value)
+                value = times.text(value) if value else None
             elif name == "conditions":
                 value = [c.to_dict() for c in value]
             if value is not None and (value or isinstance(value, int)):
@@ -113,12 +104,14 @@ class Status:
     def finished(self) -> bool:
         return self.is_true(names.Condition.COMPLETE) or self.is_true(names.Condition.FAILED)
 
-    def with_condition(
-        self, kind: names.Condition, value: bool, reason: str, message: str, now: dt.datetime, *, always: bool = False
-    ) -> "Status":
-        return replace(
-            self, conditions=condition_list.put(self.conditions, kind, value, reason, message, now, always=always)
-        )
+    def put(self, condition: condition_list.Condition) -> "Status":
+        """With this condition in place of the one of its type."""
+        return replace(self, conditions=condition_list.put(self.conditions, condition))
+
+    def put_if_known(self, condition: condition_list.Condition) -> "Status":
+        """As `put`, unless there is none of its type: what never was needs no denial."""
+        known = condition_list.find(self.conditions, condition.type) is not None
+        return self.put(condition) if known else self
 
 
 _TIMES = frozenset({"start_time", "starting_since", "attempt_time", "running_since", "completion_time"})
@@ -138,10 +131,15 @@ class Job:
     spec: Mapping[str, Any]
     run_policy: RunPolicy
     status: Status
+    """As the API server shows it: what was, before the present decision."""
+    fault: str = ""
+    """What is wrong with the document; `spec` and `run_policy` are then empty, but for who manages the job."""
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Job":
         meta, spec = raw["metadata"], raw.get("spec") or {}
+        fault = spec_shape.fault(spec)
+        policy = RunPolicy.of(spec.get("runPolicy") or {}) if fault is None else RunPolicy(managed_by=_manager(spec))
         return cls(
             name=meta["name"],
             namespace=meta["namespace"],
@@ -150,16 +148,17 @@ class Job:
             resource_version=meta.get("resourceVersion", ""),
             deleting="deletionTimestamp" in meta,
             labels=meta.get("labels") or {},
-            spec=spec,
-            run_policy=RunPolicy.of(spec.get("runPolicy") or {}),
+            spec=spec if fault is None else {},
+            run_policy=policy,
             status=Status.of(raw.get("status") or {}),
+            fault=str(fault or ""),
         )
 
     def section(self, role: Role) -> Mapping[str, Any]:
         return self.spec.get(names.SECTIONS[role]) or {}
 
     def replicas(self, role: Role) -> int:
-        return 1 if role is Role.ORACLE else int(self.section(role).get("replicas", 1))
+        return 1 if role is Role.ORACLE else int(self.section(role).get("replicas", defaults.REPLICAS))
 
     @property
     def pods_wanted(self) -> int:
@@ -178,9 +177,20 @@ class Job:
     def servers_durable(self) -> bool:
         """Whether a server's rows outlive its pod: kept in files on a claim, not in its memory or an emptyDir."""
         servers = self.section(Role.SERVER)
-        return bool(servers.get("volumeClaim")) and servers.get("storage", "file") == "file"
+        return bool(servers.get("volumeClaim")) and (servers.get("storage") or defaults.SERVER_STORAGE) == "file"
 
     @property
     def selector(self) -> str:
         wanted = names.labels(self.name, Role.TRAINER)
         return ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def _manager(spec: Any) -> str | None:
+    """Who manages a job whose document cannot be read otherwise."""
+    policy = spec.get("runPolicy") if isinstance(spec, Mapping) else None
+    manager = policy.get("managedBy") if isinstance(policy, Mapping) else None
+    return manager if isinstance(manager, str) else None

@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from bagpipe_operator import names
-from bagpipe_operator.api import Job, Status, camel
+from bagpipe_operator import defaults, names
+from bagpipe_operator.api import Job
 from bagpipe_operator.names import Role
-from bagpipe_operator.pods import pod_template
+from bagpipe_operator.pods import checkpoint_path, pod_template
 from bagpipe_operator.settings import Settings
 
 Object = dict[str, Any]
@@ -73,9 +73,8 @@ def document(job: Job) -> str:
         "metadata": {"name": job.name, "namespace": job.namespace},
         "spec": spec,
     }
-    path = (job.spec.get("checkpoint") or {}).get("volumeClaim")
-    if path and not job.spec["checkpoint"].get("path"):
-        raw["spec"] = {**spec, "checkpoint": {**spec["checkpoint"], "path": "/checkpoints"}}
+    if path := checkpoint_path(job):
+        raw["spec"] = {**spec, "checkpoint": {**spec["checkpoint"], "path": path}}
     return yaml.safe_dump(raw, sort_keys=True)
 
 
@@ -114,8 +113,8 @@ def server_set(job: Job, attempt: int, settings: Settings, replicas: int | None 
 
 def _claim(claim: Any) -> Object:
     spec: Object = {
-        "accessModes": [claim.get("accessMode", "ReadWriteOnce")],
-        "resources": {"requests": {"storage": claim.get("size", "10Gi")}},
+        "accessModes": [claim.get("accessMode") or defaults.CLAIM_ACCESS_MODE],
+        "resources": {"requests": {"storage": claim.get("size") or defaults.CLAIM_SIZE}},
     }
     if claim.get("storageClassName"):
         spec["storageClassName"] = claim["storageClassName"]
@@ -182,15 +181,8 @@ def disruption_budget(job: Job) -> Object:
 
 def checkpoint_claim(job: Job) -> Object:
     claim = job.spec["checkpoint"]["volumeClaim"]
-    owned = not claim.get("retain", False)
+    owned = not claim.get("retain", defaults.CLAIM_RETAINED)
     return {
         **_object(job, "v1", "PersistentVolumeClaim", names.checkpoint_claim(job.name), owned=owned),
         "spec": _claim(claim),
     }
-
-
-def status_patch(status: Status, resource_version: str) -> Object:
-    """A merge patch that replaces the whole status, and only if the job is still the one that was read."""
-    body = status.to_dict()
-    absent = {camel(name): None for name in Status.__dataclass_fields__ if camel(name) not in body}
-    return {"metadata": {"resourceVersion": resource_version}, "status": {**absent, **body}}

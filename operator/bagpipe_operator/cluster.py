@@ -2,26 +2,22 @@
 
 Plain dicts over aiohttp with kopf's own credentials, because the generated client costs more memory
 than all the rest of the operator (docs/decisions/0009-operator-client.md). Every request has a deadline;
-every write asks the fence first, so that a leader that lost its lease falls silent.
+every write asks the fence first, so that a leader that lost its lease falls silent. Whatever goes wrong
+is an `ApiError`: callers know no other exception.
 """
 
-import asyncio
-import base64
 import json
-import ssl
-import tempfile
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
-import kopf
 
 from bagpipe_operator import names
+from bagpipe_operator.api_error import ApiError, Fenced, Outcome
+from bagpipe_operator.connection import Connection
 from bagpipe_operator.metrics import Metrics
 
-_TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _DEADLINE = aiohttp.ClientTimeout(total=20, connect=5)
 
 RESOURCES = {
@@ -39,76 +35,6 @@ RESOURCES = {
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "Workload": ("apis/kueue.x-k8s.io/v1beta1", "workloads"),
 }
-
-
-class ApiError(Exception):
-    """The API server refused; `code` is HTTP's."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-
-
-class ApiUnavailable(Exception):
-    """No answer, or one that says `later`."""
-
-
-class NotFound(ApiError):
-    """There is no such object."""
-
-
-class Conflict(ApiError):
-    """Somebody changed or made it before; read again."""
-
-
-class Fenced(Exception):
-    """This process may not write: its lease has run out."""
-
-
-@dataclass
-class Connection:
-    """Where the API server is and how we prove who we are."""
-
-    server: str
-    ssl: ssl.SSLContext | None
-    token: str | None
-
-    def headers(self) -> dict[str, str]:
-        # Bound tokens are rotated on disk: read again each time, a few hundred bytes of page cache.
-        token = _TOKEN.read_text().strip() if _TOKEN.exists() else self.token
-        return {"Authorization": f"Bearer {token}"} if token else {}
-
-
-def connect() -> Connection:
-    """From the pod's service account, or from `$KUBECONFIG` outside a cluster."""
-    settings = kopf.OperatorSettings()
-    info = kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
-    if info is None:
-        raise ApiUnavailable("no service account and no kubeconfig: nothing says where the API server is")
-    context = (
-        ssl.create_default_context(cafile=info.ca_path, cadata=_decoded(info.ca_data))
-        if info.server.startswith("https")
-        else None
-    )
-    if context is not None and info.insecure:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    if context is not None and (info.certificate_path or info.certificate_data):
-        _load_certificate(context, info)
-    return Connection(server=info.server.rstrip("/"), ssl=context, token=info.token)
-
-
-def _decoded(data: Any) -> str | None:
-    return base64.b64decode(data).decode() if data else None
-
-
-def _load_certificate(context: ssl.SSLContext, info: Any) -> None:
-    """The TLS library reads certificates from files only."""
-    with tempfile.NamedTemporaryFile("w") as cert, tempfile.NamedTemporaryFile("w") as key:
-        cert.write(_decoded(info.certificate_data) or Path(info.certificate_path).read_text())
-        key.write(_decoded(info.private_key_data) or Path(info.private_key_path).read_text())
-        cert.flush()
-        key.flush()
-        context.load_cert_chain(cert.name, key.name)
 
 
 def path(kind: str, namespace: str | None, name: str | None = None, sub: str | None = None) -> str:
@@ -131,7 +57,12 @@ class Cluster:
         self._connection = connection
         self._metrics = metrics
         self.may_write = may_write
+        self._ended_at = time.monotonic()
         self._session = aiohttp.ClientSession(timeout=_DEADLINE, connector=aiohttp.TCPConnector(limit=32))
+
+    def since_answer(self) -> float:
+        """Seconds since a request ended, well or not."""
+        return time.monotonic() - self._ended_at
 
     async def close(self) -> None:
         await self._session.close()
@@ -142,19 +73,51 @@ class Cluster:
     async def text(self, url: str, **params: str) -> str:
         return (await self._request("GET", url, params=params)).decode(errors="replace")
 
+    async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """The object of that name, whoever made it; none: there is none.
+
+        A list of one, because the operator may list its children's kinds and has no other use for `get`.
+        """
+        answer = await self._json("GET", path(kind, namespace), params={"fieldSelector": f"metadata.name={name}"})
+        found = [raw for raw in answer.get("items") or () if raw["metadata"]["name"] == name]
+        return {**found[0], "kind": kind} if found else None
+
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        return await self._json("POST", path(kind, namespace), body)
+        """Make an object that does not exist yet."""
+        return await self._json("POST", path(kind, namespace), body, params={"fieldManager": names.MANAGER})
 
     async def replace(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return await self._json("PUT", path(kind, namespace, name), body)
 
     async def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Server-side apply: what we say is ours, whoever said it before."""
+        """Server-side apply to an object that exists: its `metadata.uid` keeps this from making or taking another."""
         meta = body["metadata"]
         url = path(body["kind"], meta["namespace"], meta["name"])
-        return await self._json(
-            "PATCH", url, body, "application/apply-patch+yaml", {"fieldManager": names.MANAGER, "force": "true"}
-        )
+        params = {"fieldManager": names.MANAGER, "force": "true"}
+        try:
+            return await self._json("PATCH", url, body, "application/apply-patch+yaml", params)
+        except ApiError as error:
+            if error.code == 422 and "metadata.uid" in error.message:  # Another object bears the name by now.
+                raise ApiError(409, error.message, "Conflict") from error
+            raise
+
+    async def own_fields(self, raw: Mapping[str, Any]) -> None:
+        """Turn the fields that a create gave us into applied ones, so that an apply can take them away again.
+
+        To the API server a create and an apply are two owners, and what the first still owns the second cannot
+        remove. `raw` is the object as it was read, with its `managedFields`.
+        """
+        meta = raw["metadata"]
+        fields = [
+            {**entry, "operation": "Apply"} if _created_by_us(entry) else entry
+            for entry in meta.get("managedFields") or ()
+        ]
+        patch = [
+            {"op": "replace", "path": "/metadata/managedFields", "value": fields},
+            {"op": "replace", "path": "/metadata/resourceVersion", "value": meta["resourceVersion"]},
+        ]
+        url = path(raw["kind"], meta["namespace"], meta["name"])
+        await self._json("PATCH", url, patch, "application/json-patch+json", {"fieldManager": names.MANAGER})
 
     async def patch_status(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         url = path(kind, namespace, name, "status")
@@ -170,8 +133,9 @@ class Cluster:
             options["gracePeriodSeconds"] = 0
         try:
             await self._json("DELETE", path(kind, namespace, name), options)
-        except (NotFound, Conflict):
-            return
+        except ApiError as error:
+            if error.outcome not in (Outcome.ABSENT, Outcome.CHANGED):
+                raise
 
     async def _json(
         self,
@@ -181,7 +145,13 @@ class Cluster:
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        result: dict[str, Any] = json.loads(await self._request(method, url, body, content_type, params))
+        raw = await self._request(method, url, body, content_type, params)
+        try:
+            result = json.loads(raw)
+        except (ValueError, RecursionError):
+            result = None
+        if not isinstance(result, dict):
+            raise ApiError(0, f"{method} {url}: expected a JSON object, found {raw[:80]!r}")
         return result
 
     async def _request(
@@ -193,10 +163,11 @@ class Cluster:
         params: Mapping[str, str] | None = None,
     ) -> bytes:
         if method != "GET" and not self.may_write():
-            raise Fenced(f"{method} {url}: the lease is not ours any more")
-        headers = {**self._connection.headers(), "Content-Type": content_type, "Accept": "application/json, */*"}
-        data = None if body is None else json.dumps(body)
+            raise Fenced(f"{method} {url}")
+        data = None if body is None else json.dumps(body, allow_nan=False)
+        code = "none"
         try:
+            headers = {**self._connection.headers(), "Content-Type": content_type, "Accept": "application/json, */*"}
             async with self._session.request(
                 method,
                 self._connection.server + url,
@@ -205,21 +176,23 @@ class Cluster:
                 params=params,
                 ssl=self._connection.ssl or True,
             ) as response:
-                self._metrics.api_requests.labels(method, str(response.status)).inc()
                 raw = await response.read()
-                if response.status < 400:
-                    return raw
-                raise _error(response.status, raw)
-        except (TimeoutError, aiohttp.ClientConnectionError, asyncio.IncompleteReadError) as error:
-            self._metrics.api_requests.labels(method, "none").inc()
-            raise ApiUnavailable(f"{method} {url}: {type(error).__name__} {error}") from error
+                code = str(response.status)
+                if response.status >= 400:
+                    raise ApiError.of_answer(response.status, raw, response.headers.get("Retry-After"))
+                return raw
+        except (TimeoutError, OSError, EOFError, ValueError, aiohttp.ClientError) as error:
+            # All of a library's tree: a connection cut in the middle of a body is no `ClientConnectionError`.
+            raise ApiError(0, f"{method} {url}: {type(error).__name__} {error}") from error
+        finally:
+            self._ended_at = time.monotonic()
+            self._metrics.api_requests.labels(method, code).inc()
 
 
-def _error(code: int, raw: bytes) -> Exception:
-    try:
-        message = json.loads(raw).get("message", "")
-    except ValueError:
-        message = raw[:200].decode(errors="replace")
-    if code in (429, 500, 502, 503, 504):
-        return ApiUnavailable(f"{code}: {message}")
-    return {404: NotFound, 409: Conflict}.get(code, ApiError)(code, message)
+def _created_by_us(entry: Mapping[str, Any]) -> bool:
+    return (entry.get("manager"), entry.get("operation")) == (names.MANAGER, "Update") and not entry.get("subresource")
+
+
+def created_not_applied(raw: Mapping[str, Any]) -> bool:
+    """Whether our fields in this object are still those of a create (see `Cluster.own_fields`)."""
+    return any(_created_by_us(entry) for entry in raw["metadata"].get("managedFields") or ())

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from bagpipe_operator.api import Status
-from bagpipe_operator.observe import Pod
+from bagpipe_operator.podstate import Pod
 
 
 class Count(StrEnum):

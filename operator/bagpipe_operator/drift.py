@@ -5,10 +5,13 @@ equal. Parts that Kubernetes does not let anyone change (a Job's template, a cla
 from the live object, so that a newer operator's opinion of them waits for the next attempt.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from bagpipe_operator.observe import Raw
+from bagpipe_operator.observe import Written
+from bagpipe_operator.podstate import Raw
 
 _FIXED = {
     "Job": ("template", "selector", "completionMode", "podFailurePolicy", "completions"),
@@ -23,8 +26,9 @@ def settle(wanted: Mapping[str, Any], live: Raw | None) -> dict[str, Any]:
     fixed = _FIXED.get(wanted["kind"], ()) if live else ()
     if not fixed or live is None:
         return dict(wanted)
+    there = live.get("spec") or {}
     spec = {key: value for key, value in wanted["spec"].items() if key not in fixed}
-    spec |= {key: live["spec"][key] for key in fixed if key in live["spec"] and key in wanted["spec"]}
+    spec |= {key: there[key] for key in fixed if key in there and key in wanted["spec"]}
     return {**wanted, "spec": spec}
 
 
@@ -46,3 +50,18 @@ def _empty(value: Any) -> bool:
 
 def differs(wanted: Mapping[str, Any], live: Raw | None) -> bool:
     return live is None or not contains(live, wanted)
+
+
+def written(asked: Mapping[str, Any], answered: Raw) -> Written:
+    """To remember a write by: digests of what was asked for and of all that an apply can change in the answer."""
+    meta = answered["metadata"]
+    substance = {
+        **{key: value for key, value in answered.items() if key not in ("apiVersion", "metadata", "status")},
+        "labels": meta.get("labels"),
+        "uid": meta.get("uid"),
+    }
+    return Written(asked=_digest(asked), answered=_digest(substance))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()

@@ -1,7 +1,8 @@
-"""`/healthz`, `/readyz`, `/metrics`. Health means work is being done: a stuck loop or queue is not healthy.
+"""`/healthz`, `/readyz`, `/metrics`. Healthy means that the process moves: no stuck loop, no stuck workers.
 
-A standby is healthy and ready: it is ready to take over. What cannot be mended by a restart (the API
-server is away) does not make the process unhealthy.
+A standby is healthy and ready: it is ready to take over. What a restart cannot mend makes nobody unhealthy: an API
+server that is away, slow or throttles us lets keys wait long, and each request still ends by its deadline, which
+shows that the workers live.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 _TICK = 1.0
 _LONGEST_LAG = 20.0
-_LONGEST_WORK = 180.0
+_LONGEST_STALL = 180.0
 
 
 class Health:
@@ -28,6 +29,8 @@ class Health:
         self._metrics, self._queue, self._store = metrics, queue, store
         self._last_tick = 0.0
         self.synced: Callable[[], bool] = lambda: True
+        self.since_answer: Callable[[], float] = lambda: float("inf")
+        """Seconds since a request to the API server ended, well or not."""
 
     async def tick(self) -> None:
         loop = asyncio.get_running_loop()
@@ -42,8 +45,9 @@ class Health:
         """Why the process should be replaced; empty: it should not."""
         if asyncio.get_running_loop().time() - self._last_tick > _LONGEST_LAG:
             return "the event loop stands still"
-        if self._queue.oldest() > _LONGEST_WORK:
-            return f"a job has waited {self._queue.oldest():.0f} s"
+        stalled = min(self._queue.stalled(), self.since_answer())
+        if stalled > _LONGEST_STALL:
+            return f"for {stalled:.0f} s there was work, no worker moved and no request ended"
         return ""
 
     async def serve(self, port: int) -> web.AppRunner:

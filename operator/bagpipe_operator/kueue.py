@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bagpipe_operator import names
-from bagpipe_operator.api import Job, SpecError, format_time
+from bagpipe_operator import names, times
+from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.children import owner_reference
 from bagpipe_operator.names import Role
 from bagpipe_operator.pods import pod_template
@@ -35,7 +35,7 @@ class Admission:
 def admission(workload: Mapping[str, Any] | None) -> Admission:
     """The Workload's conditions and assignment; an absent one is not admitted."""
     status = (workload or {}).get("status") or {}
-    true = {c["type"]: c for c in status.get("conditions") or () if c["status"] == "True"}
+    true = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
     assigned = (status.get("admission") or {}).get("podSetAssignments") or ()
     flavors = {
         Role(a["name"]): tuple(sorted(set((a.get("flavors") or {}).values())))
@@ -47,7 +47,7 @@ def admission(workload: Mapping[str, Any] | None) -> Admission:
         admitted="Admitted" in true and not evicted,
         evicted=evicted and "QuotaReserved" in true,
         reserved="QuotaReserved" in true,
-        message=(true.get("Evicted") or {}).get("message", ""),
+        message=(true.get("Evicted") or {}).get("message") or "",
         flavors=flavors,
     )
 
@@ -105,7 +105,7 @@ def _conditions(
             "status": status,
             "reason": reason,
             "message": message[:1024],
-            "lastTransitionTime": format_time(now),
+            "lastTransitionTime": times.text(now),
             "observedGeneration": live["metadata"].get("generation", 0),
         }
         for kind, (status, reason, message) in changed.items()
@@ -119,8 +119,7 @@ def assign(template: dict[str, Any], flavors: tuple[str, ...], known: Mapping[st
     for name in flavors:
         flavor = (known.get(name) or {}).get("spec") or {}
         if flavor.get("nodeLabels"):
-            spec["nodeSelector"] = {**spec.get("nodeSelector", {}), **flavor["nodeLabels"]}
-        spec["tolerations"] = [
-            *spec["tolerations"],
-            *(t for t in flavor.get("tolerations") or () if t not in spec["tolerations"]),
-        ]
+            spec["nodeSelector"] = {**(spec.get("nodeSelector") or {}), **flavor["nodeLabels"]}
+        tolerated = spec.get("tolerations") or ()
+        added = (t for t in flavor.get("tolerations") or () if t not in tolerated)
+        spec["tolerations"] = [*tolerated, *added]

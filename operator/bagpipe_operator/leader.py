@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bagpipe_operator.cluster import ApiError, ApiUnavailable, Cluster, Conflict, NotFound, path
+from bagpipe_operator.api_error import ApiError, Outcome
+from bagpipe_operator.cluster import Cluster, path
 from bagpipe_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class Election:
             if lease["spec"].get("holderIdentity") == self._identity:
                 lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
                 await self._cluster.replace("Lease", self._settings.lease_namespace, self._settings.lease_name, lease)
-        except (ApiError, ApiUnavailable) as error:
+        except ApiError as error:
             log.warning("lease not released", extra={"error": str(error)})
 
     def _path(self) -> str:
@@ -85,23 +86,29 @@ class Election:
         asked = time.monotonic()
         settings = self._settings
         try:
-            try:
-                lease = await self._cluster.get(self._path())
-            except NotFound:
+            lease = await self._read()
+            if lease is None:
                 await self._cluster.create("Lease", settings.lease_namespace, self._body({}))
             else:
                 self._seen.see(lease, asked)
                 if not self._seen.free(self._identity, settings.lease_seconds, asked):
                     return False
                 await self._cluster.replace("Lease", settings.lease_namespace, settings.lease_name, self._body(lease))
-        except Conflict:
-            return False
-        except (ApiError, ApiUnavailable) as error:
-            log.warning("lease not reached", extra={"error": str(error)})
+        except ApiError as error:
+            if error.outcome not in (Outcome.CHANGED, Outcome.EXISTS):  # Another replica was faster.
+                log.warning("lease not reached", extra={"error": str(error)})
             return False
         # From before the request: its answer may have taken long. A third of the time is the fence.
         self._held_until = asked + settings.lease_seconds * 2 / 3
         return True
+
+    async def _read(self) -> dict[str, Any] | None:
+        try:
+            return await self._cluster.get(self._path())
+        except ApiError as error:
+            if error.outcome is Outcome.ABSENT:
+                return None
+            raise
 
     def _body(self, lease: Mapping[str, Any]) -> dict[str, Any]:
         now = dt.datetime.now(dt.UTC).strftime(_TIME)
@@ -112,7 +119,7 @@ class Election:
             "leaseDurationSeconds": int(self._settings.lease_seconds),
             "acquireTime": old.get("acquireTime", now) if mine else now,
             "renewTime": now,
-            "leaseTransitions": old.get("leaseTransitions", 0) + (not mine),
+            "leaseTransitions": int(old.get("leaseTransitions") or 0) + (not mine),
         }
         metadata = lease.get("metadata") or {
             "name": self._settings.lease_name,

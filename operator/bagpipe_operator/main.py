@@ -16,7 +16,9 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from bagpipe_operator import __version__, logs, names
-from bagpipe_operator.cluster import Cluster, connect
+from bagpipe_operator.cluster import Cluster
+from bagpipe_operator.connection import connect
+from bagpipe_operator.follow import ProgressReader
 from bagpipe_operator.handlers import kopf_settings, registry
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
@@ -39,6 +41,7 @@ async def run(settings: Settings) -> int:
     elector = Cluster(connection, metrics)
     election = Election(elector, identity, settings)
     cluster = Cluster(connection, metrics, election.may_write)
+    health.since_answer = cluster.since_answer
     stop = _stop_on_signals()
     try:
         ended = await _first({"stop": stop.wait(), "lease": election.acquire()}, background=[health.tick()])
@@ -46,9 +49,9 @@ async def run(settings: Settings) -> int:
             return 0
         log.info("leading", extra={"identity": identity, "version": __version__})
         metrics.leader.set(1)
-        return await _lead(
-            settings, Shell(cluster, store, queue, settings, metrics), store, queue, health, election, stop
-        )
+        shell = Shell(cluster, store, queue, settings, metrics)
+        progress = ProgressReader(cluster, store, queue, shell.memories)
+        return await _lead(settings, shell, progress, store, queue, health, election, stop)
     finally:
         await election.release()
         await cluster.close()
@@ -59,6 +62,7 @@ async def run(settings: Settings) -> int:
 async def _lead(
     settings: Settings,
     shell: Shell,
+    progress: ProgressReader,
     store: Store,
     queue: WorkQueue[JobKey],
     health: Health,
@@ -80,7 +84,7 @@ async def _lead(
     )
     background = [health.tick(), *(shell.work() for _ in range(settings.workers))]
     if settings.progress_seconds:
-        background.append(shell.follow_progress())
+        background.append(progress.follow(settings.progress_seconds))
     ended = await _first(
         {"stop": stop.wait(), "lease": election.keep(), "watches": watching}, background=background, grace="watches"
     )

@@ -24,6 +24,12 @@ class Metrics:
         self.reconcile_seconds = Histogram(
             "bagpipe_operator_reconcile_seconds", "Time of one reconcile.", ["result"], registry=to
         )
+        self.internal_errors = Counter(
+            "bagpipe_operator_internal_errors_total",
+            "Faults of the operator about single jobs, by exception.",
+            ["exception"],
+            registry=to,
+        )
         self.api_requests = Counter(
             "bagpipe_operator_api_requests_total", "Requests to the API server.", ["method", "code"], registry=to
         )

@@ -80,6 +80,8 @@ class Condition(StrEnum):
     RESTARTING = "Restarting"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    RECONCILED = "Reconciled"
+    """False while the API server does not accept what the job needs."""
 
 
 class Reason(StrEnum):
@@ -99,6 +101,15 @@ class Reason(StrEnum):
     SERVERS_READY = "ServersReady"
     UNSCHEDULABLE = "Unschedulable"
     BACKING_OFF = "BackingOff"
+    NO_SCHEDULER = "NoScheduler"
+    OLDER_JOB = "OlderJobEnding"
+    # what the API server or a controller said to something that the job needs
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    FORBIDDEN = "Forbidden"
+    API_ERROR = "ApiServerError"
+    CHILD_REFUSED = "ChildRefused"
+    NAME_TAKEN = "NameTaken"
+    ACCEPTED = "Accepted"
     # ends
     COMPLETED = "Completed"
     BAD_CONFIG = "BadConfig"
@@ -109,11 +120,18 @@ class Reason(StrEnum):
     DEADLINE = "DeadlineExceeded"
     STARTUP_DEADLINE = "StartupDeadlineExceeded"
     RESTART_POLICY = "RestartPolicyNever"
+    INTERNAL_ERROR = "InternalError"
     # failures of one attempt
     CRASHED = "Crashed"
     OOM_KILLED = "OOMKilled"
     TRANSIENT = "TransientFailure"
     DISRUPTED = "Disrupted"
+    EVICTED = "Evicted"
+    NODE_LOST = "NodeLost"
+    NODE_PRESSURE = "NodePressure"
+    NODE_SHUTDOWN = "NodeShutdown"
+    REJECTED_BY_NODE = "RejectedByNode"
+    OVER_ITS_LIMIT = "OverItsLimit"
     STOPPED = "Stopped"
     POD_LOST = "PodLost"
     SERVER_LOST = "ServerVolumeLost"
@@ -146,8 +164,9 @@ def disruption_budget(job: str) -> str:
     return f"{job}-servers"
 
 
-def curve_secret(job: str) -> str:
-    return f"{job}-curve"
+def curve_secret(job: str, uid: str) -> str:
+    """With a part of the job's UID: the operator cannot read Secrets, so no other may be taken for ours."""
+    return f"{job}-curve-{uid[:8]}"
 
 
 def checkpoint_claim(job: str) -> str:

@@ -6,75 +6,41 @@ belong when their owner does.
 """
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bagpipe_operator import names
-from bagpipe_operator.api import parse_time
+from bagpipe_operator import names, podstate
 from bagpipe_operator.names import Role
+from bagpipe_operator.podstate import Pod, Raw
 
-Raw = Mapping[str, Any]
 Key = tuple[str, str]
 """Kind and name of a child; the namespace is the job's."""
 
-_STUCK = frozenset(
-    {
-        "ImagePullBackOff",
-        "ErrImagePull",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-        "CrashLoopBackOff",
-    }
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Obstacle:
+    """Why something that the job needs was not made or does not start, in the words of whoever said so."""
+
+    reason: str
+    message: str
+    final: bool = False
+    """Whether trying again is of no use."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pod:
-    """One pod: where it is in its life, and how its main container ended."""
+class Written:
+    """Digests of what was written to a child last, and of what the API server made of it."""
 
-    name: str
-    uid: str
-    role: Role
-    attempt: int
-    index: int = 0
-    phase: str = "Pending"
-    ready: bool = False
-    node: str = ""
-    created: dt.datetime | None = None
-    deleted_at: dt.datetime | None = None
-    """When its grace period ends or ended; none: nobody asked it to go."""
-    grace_seconds: int = 0
-    """Between the wish that it go and `deleted_at`."""
-    disrupted: bool = False
-    """The cluster took it away: preemption, eviction, drain, node loss."""
-    exit_code: int | None = None
-    """Of the main container: the present one's, or the last one's where it was restarted."""
-    exit_reason: str = ""
-    exit_message: str = ""
-    exit_time: dt.datetime | None = None
-    restarts: int = 0
-    stuck: str = ""
-    """Why it cannot start, as Kubernetes names it; empty: nothing is known to be wrong."""
-    stuck_message: str = ""
-
-    @property
-    def ended(self) -> bool:
-        """No process of it runs any more, nor ever will."""
-        return self.phase in ("Succeeded", "Failed")
+    asked: str
+    answered: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Observed:
-    """A job's children. `live` holds them as read; the rest is what policies ask."""
+class Known:
+    """What the shell knows beyond the job's children: it was asked for, answered to a write, or read in a log."""
 
-    live: Mapping[Key, Raw] = field(default_factory=dict)
-    pods: tuple[Pod, ...] = ()
-    strangers: tuple[str, ...] = ()
-    """Objects that bear the job's label and another job's UID: an older job of this name is still going."""
     lost_nodes: Mapping[str, dt.datetime] = field(default_factory=dict)
     """Nodes that are gone or unreachable, and since when, among those that policies asked about."""
     flavors: Mapping[str, Raw] = field(default_factory=dict)
@@ -83,6 +49,21 @@ class Observed:
     """Kueue's priority classes by name, where the job has a queue."""
     progress: Mapping[str, Any] | None = None
     """Newest progress record of the oracle; none: nothing new was read."""
+    refused: Mapping[Key, Obstacle] = field(default_factory=dict)
+    """Children that the API server did not accept when we last wrote them."""
+    warnings: Mapping[str, Obstacle] = field(default_factory=dict)
+    """Newest warning about an object, by its UID: what controllers below us and kubelets could not do."""
+    written: Mapping[Key, Written] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed(Known):
+    """A job's children. `live` holds them as read; the rest is what policies ask."""
+
+    live: Mapping[Key, Raw] = field(default_factory=dict)
+    pods: tuple[Pod, ...] = ()
+    orphans: tuple[str, ...] = ()
+    """Objects that bear the job's label and another job's UID: an older job of this name is still going."""
 
     def of_role(self, role: Role, attempt: int | None = None) -> tuple[Pod, ...]:
         return tuple(p for p in self.pods if p.role is role and attempt in (None, p.attempt))
@@ -93,9 +74,8 @@ class Observed:
         return next((r for (kind, _), r in self.live.items() if kind == "Workload"), None)
 
     def newest_attempt(self) -> int:
-        """Highest attempt among the children; above the job's own, the job was read from a stale cache."""
-        attempts = [attempt_of(raw) for raw in self.live.values()] + [p.attempt for p in self.pods]
-        return max(attempts, default=-1)
+        """Highest attempt among the Jobs; above the job's own, the job was read from a stale cache."""
+        return max((attempt_of(raw) for (kind, _), raw in self.live.items() if kind == "Job"), default=-1)
 
     def batch_jobs(self, role: Role) -> tuple[Raw, ...]:
         return tuple(r for (kind, _), r in self.live.items() if kind == "Job" and role_of(r) == role)
@@ -104,13 +84,21 @@ class Observed:
         return self.live.get(("Job", names.batch_job(job, role, attempt)))
 
 
+_BATCH_JOB = re.compile(rf".*-({names.SECTIONS[Role.ORACLE]}|{names.SECTIONS[Role.TRAINER]})-([0-9]{{1,9}})")
+
+
 def attempt_of(raw: Raw) -> int:
-    return int((raw["metadata"].get("labels") or {}).get(names.LABEL_ATTEMPT, -1))
+    """Of a batch Job, from its name, which nobody can change; -1: it is none of ours."""
+    found = _BATCH_JOB.fullmatch(raw["metadata"]["name"])
+    return int(found[2]) if found else -1
 
 
 def role_of(raw: Raw) -> Role | None:
-    value = (raw["metadata"].get("labels") or {}).get(names.LABEL_ROLE)
-    return Role(value) if value in set(Role) else None
+    """Of a StatefulSet or a batch Job; none: it is none of ours."""
+    if raw["kind"] == "StatefulSet":
+        return Role.SERVER
+    found = _BATCH_JOB.fullmatch(raw["metadata"]["name"])
+    return next((r for r in (Role.ORACLE, Role.TRAINER) if found and names.SECTIONS[r] == found[1]), None)
 
 
 def is_deleting(raw: Raw) -> bool:
@@ -120,91 +108,58 @@ def is_deleting(raw: Raw) -> bool:
 def job_condition(raw: Raw | None, kind: str) -> Raw | None:
     """A true condition of a batch Job."""
     listed: Iterable[Raw] = ((raw or {}).get("status") or {}).get("conditions") or ()
-    return next((c for c in listed if c["type"] == kind and c["status"] == "True"), None)
+    return next((c for c in listed if c.get("type") == kind and c.get("status") == "True"), None)
 
 
-def observe(
-    job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], lost_nodes: Mapping[str, dt.datetime] | None = None
-) -> Observed:
+def observe(job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], known: Known | None = None) -> Observed:
     """Keep what the job with this UID owns, directly or by a Job or StatefulSet that it owns.
 
-    A claim for checkpoints that shall outlive the job has no owner and is taken over by name.
+    A claim for checkpoints that outlives its job has no owner; it belongs to whichever job has its name now.
     """
     live: dict[Key, Raw] = {}
-    strangers = []
+    orphans = []
     for raw in children:
-        if _owner(raw) == job_uid or (raw["kind"] == "PersistentVolumeClaim" and not _owner(raw)):
+        if owner_of(raw) == job_uid or (raw["kind"] == "PersistentVolumeClaim" and not owner_of(raw)):
             live[raw["kind"], raw["metadata"]["name"]] = raw
-        else:
-            strangers.append(f"{raw['kind']}/{raw['metadata']['name']}")
-    owners = {raw["metadata"]["uid"] for raw in live.values()}
+        elif _of_older_job(raw):
+            orphans.append(f"{raw['kind']}/{raw['metadata']['name']}")
+    owners = {raw["metadata"]["uid"]: raw for raw in live.values() if raw["kind"] in ("Job", "StatefulSet")}
     mine = []
     for raw in pods:
-        if role_of(raw) is not None and _owner(raw) in owners:
-            mine.append(parse_pod(raw))
-        else:
-            strangers.append(f"Pod/{raw['metadata']['name']}")
-    ordered = tuple(
-        sorted(
-            mine,
-            key=lambda p: (p.role, p.attempt, p.index, p.created or dt.datetime.min.replace(tzinfo=dt.UTC), p.name),
-        )
-    )
-    return Observed(live=live, pods=ordered, strangers=tuple(sorted(strangers)), lost_nodes=lost_nodes or {})
-
-
-def _owner(raw: Raw) -> str:
-    return next((o["uid"] for o in raw["metadata"].get("ownerReferences") or () if o.get("controller")), "")
-
-
-def parse_pod(raw: Raw) -> Pod:
-    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
-    labels = meta["labels"]
-    state, last, restarts = _main_container(status)
-    ended = state.get("terminated") or last.get("terminated") or {}
-    stuck, stuck_message = _why_stuck(status)
-    return Pod(
-        name=meta["name"],
-        uid=meta["uid"],
-        role=Role(labels[names.LABEL_ROLE]),
-        attempt=int(labels.get(names.LABEL_ATTEMPT, 0)),
-        index=int(labels.get(names.LABEL_COMPLETION_INDEX, labels.get(names.LABEL_POD_INDEX, 0))),
-        phase=status.get("phase", "Pending"),
-        ready=any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ()),
-        node=spec.get("nodeName", ""),
-        created=parse_time(meta.get("creationTimestamp")),
-        deleted_at=parse_time(meta.get("deletionTimestamp")),
-        grace_seconds=meta.get("deletionGracePeriodSeconds") or 0,
-        disrupted=_is_disrupted(status),
-        exit_code=ended.get("exitCode"),
-        exit_reason=ended.get("reason", ""),
-        exit_message=ended.get("message", ""),
-        exit_time=parse_time(ended.get("finishedAt")),
-        restarts=restarts,
-        stuck=stuck,
-        stuck_message=stuck_message,
+        owner = owners.get(owner_of(raw))
+        role = role_of(owner) if owner else None
+        if owner is not None and role is not None:
+            mine.append(podstate.parse(raw, role, attempt_of(owner) if owner["kind"] == "Job" else None))
+        elif _of_older_job(raw):
+            orphans.append(f"Pod/{raw['metadata']['name']}")
+    return Observed(
+        **vars(known or Known()), live=live, pods=tuple(sorted(mine, key=_order)), orphans=tuple(sorted(orphans))
     )
 
 
-def _main_container(status: Raw) -> tuple[Raw, Raw, int]:
-    for container in status.get("containerStatuses") or ():
-        if container["name"] == names.CONTAINER:
-            return container.get("state") or {}, container.get("lastState") or {}, container.get("restartCount", 0)
-    return {}, {}, 0
+def _order(pod: Pod) -> tuple[Any, ...]:
+    return pod.role, pod.attempt, pod.index, pod.created or dt.datetime.min.replace(tzinfo=dt.UTC), pod.name
 
 
-def _is_disrupted(status: Raw) -> bool:
-    if status.get("reason") in ("Evicted", "Preempting", "NodeLost", "Shutdown", "NodeShutdown", "Terminated"):
-        return True
-    return any(c["type"] == "DisruptionTarget" and c["status"] == "True" for c in status.get("conditions") or ())
+def _owner(raw: Raw) -> Raw:
+    return next((o for o in raw["metadata"].get("ownerReferences") or () if o.get("controller")), {})
 
 
-def _why_stuck(status: Raw) -> tuple[str, str]:
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in _STUCK:
-            return waiting["reason"], waiting.get("message", "")
-    for condition in status.get("conditions") or ():
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return condition.get("reason", names.Reason.UNSCHEDULABLE), condition.get("message", "")
-    return "", ""
+def owner_of(raw: Raw) -> str:
+    """UID of the controller that owns an object; empty: none does."""
+    return str(_owner(raw).get("uid", ""))
+
+
+def _of_older_job(raw: Raw) -> bool:
+    """Whether another job of this name made it. An object that only bears our labels is somebody else's business."""
+    job, owner = (raw["metadata"].get("labels") or {}).get(names.LABEL_JOB), _owner(raw)
+    if owner.get("kind") == names.KIND:
+        return bool(owner.get("name") == job)
+    return owner.get("kind") in ("Job", "StatefulSet") and str(owner.get("name")).startswith(f"{job}-")
+
+
+def claimed_by_name(raw: Raw, job: str) -> bool:
+    """Whether a claim without an owner was left by an earlier job of this name, for the next one."""
+    labels = raw["metadata"].get("labels") or {}
+    ours = (labels.get(names.LABEL_MANAGED_BY), labels.get(names.LABEL_JOB)) == (names.MANAGER, job)
+    return raw["kind"] == "PersistentVolumeClaim" and not raw["metadata"].get("ownerReferences") and ours

@@ -1,6 +1,6 @@
 """Laying a user's pod template over ours, as a strategic merge does it: by name where things have names.
 
-Maps merge key by key; lists whose items bear a merge key (`name`, `mountPath`, ...) merge item by
+Maps merge key by key; lists whose items all bear a merge key (`name`, `mountPath`, ...) merge item by
 item; every other list and scalar is replaced; `null` removes.
 """
 
@@ -38,10 +38,14 @@ def _lists(base: Sequence[Any], patch: Sequence[Any], key: str) -> list[Any]:
     if key in _APPEND:
         return [*base, *(item for item in patch if item not in base)]
     merge_key = _MERGE_KEYS.get(key)
-    if merge_key is None:
+    if merge_key is None or not all(_is_named(item, merge_key) for item in (*base, *patch)):
         return list(patch)
     merged = {item[merge_key]: item for item in base}
     for item in patch:
         name = item[merge_key]
         merged[name] = overlay(merged[name], item) if name in merged else item
     return list(merged.values())
+
+
+def _is_named(item: Any, merge_key: str) -> bool:
+    return isinstance(item, Mapping) and isinstance(item.get(merge_key), str | int)

@@ -8,7 +8,7 @@ the user's own overlay asks for more.
 from collections.abc import Mapping
 from typing import Any
 
-from bagpipe_operator import names
+from bagpipe_operator import defaults, names
 from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.names import Role
 from bagpipe_operator.overlay import overlay
@@ -18,19 +18,18 @@ Raw = Mapping[str, Any]
 
 _COPIED = ("affinity", "topologySpreadConstraints", "priorityClassName", "schedulerName", "serviceAccountName")
 _NO_SIDECARS = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
-_CHECKPOINTS = "/checkpoints"
 
 
 def checkpoint_path(job: Job) -> str | None:
     """Where checkpoints go in every pod; none: nothing outlives the pods."""
     section = job.spec.get("checkpoint") or {}
     path: str | None = section.get("path")
-    return path or (_CHECKPOINTS if section.get("volumeClaim") else None)
+    return path or (defaults.CHECKPOINT_PATH if section.get("volumeClaim") else None)
 
 
 def profile_of(job: Job, settings: Settings) -> Profile:
     """The trainers' profile by name."""
-    name = job.section(Role.TRAINER).get("gpuProfile", "cpu")
+    name = job.section(Role.TRAINER).get("gpuProfile") or defaults.GPU_PROFILE
     try:
         return settings.profiles[name]
     except KeyError:
@@ -66,7 +65,8 @@ def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile
         "restartPolicy": "Always" if role is Role.SERVER else "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": section.get("terminationGracePeriodSeconds", 60),
+        "terminationGracePeriodSeconds": section.get("terminationGracePeriodSeconds")
+        or defaults.TERMINATION_GRACE_SECONDS,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": settings.run_as_user,
@@ -168,11 +168,11 @@ def _field(path: str) -> dict[str, Any]:
 
 
 def uses_curve(job: Job) -> bool:
-    return bool((job.spec.get("transport") or {}).get("security", "auto") != "plain")
+    return ((job.spec.get("transport") or {}).get("security") or defaults.TRANSPORT_SECURITY) != "plain"
 
 
 def _shm_size(role: Role, section: Raw, profile: Profile) -> str | None:
-    default = profile.shm_size or "1Gi" if role is Role.TRAINER else None
+    default = profile.shm_size or defaults.TRAINER_SHM_SIZE if role is Role.TRAINER else None
     return section.get("shmSize") or default
 
 
@@ -191,7 +191,10 @@ def _volumes(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[
         )
     if uses_curve(job):
         volumes.append(
-            {"name": "bagpipe-curve", "secret": {"secretName": names.curve_secret(job.name), "defaultMode": 0o440}}
+            {
+                "name": "bagpipe-curve",
+                "secret": {"secretName": names.curve_secret(job.name, job.uid), "defaultMode": 0o440},
+            }
         )
     return volumes
 
@@ -215,15 +218,24 @@ def _refuse_reserved(section: Raw, role: Role) -> None:
     """What would silently break the wiring is refused by name; the CRD cannot look into free-form parts."""
     where = f"spec.{names.SECTIONS[role]}"
     template = section.get("podTemplate") or {}
+    spec = template.get("spec") or {}
+    main: Raw = next((c for c in spec.get("containers") or () if c["name"] == names.CONTAINER), {})
     taken = {
-        "env": names.RESERVED_ENV & {e["name"] for e in section.get("env") or ()},
-        "labels": names.RESERVED_LABELS
-        & ({*(section.get("labels") or {})} | {*((template.get("metadata") or {}).get("labels") or {})}),
-        "volumes": names.RESERVED_VOLUMES & {v.get("name") for v in section.get("volumes") or ()},
+        "env": names.RESERVED_ENV & {*_named(section, "env")},
+        "labels": names.RESERVED_LABELS & {*(section.get("labels") or {})},
+        "volumes": names.RESERVED_VOLUMES & {*_named(section, "volumes")},
+        "podTemplate.metadata.labels": names.RESERVED_LABELS
+        & {*((template.get("metadata") or {}).get("labels") or {})},
+        "podTemplate.spec.volumes": names.RESERVED_VOLUMES & {*_named(spec, "volumes")},
+        f"podTemplate.spec.containers[{names.CONTAINER}].env": names.RESERVED_ENV & {*_named(main, "env")},
     }
     for field, found in taken.items():
         if found:
             raise SpecError(f"{where}.{field}: {min(found)!r} belongs to the operator; choose another name")
     for key in ("restartPolicy", "subdomain", "hostname"):
-        if key in (template.get("spec") or {}):
+        if key in spec:
             raise SpecError(f"{where}.podTemplate.spec.{key}: set by the operator; leave it out")
+
+
+def _named(section: Raw, field: str) -> tuple[str, ...]:
+    return tuple(item["name"] for item in section.get(field) or ())

@@ -20,18 +20,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bagpipe_operator import children, drift, kueue, names, status
+from bagpipe_operator import children, conditions, drift, kueue, names, status, times
 from bagpipe_operator.api import Job, SpecError, Status
 from bagpipe_operator.decision import Complete, Decision, Fail, Restart, Verdict
 from bagpipe_operator.kueue import Admission
 from bagpipe_operator.names import Condition, Reason, Role
 from bagpipe_operator.observe import Observed, is_deleting
 from bagpipe_operator.pods import uses_curve
-from bagpipe_operator.policies import completion, deadlines, failure, finish, hold, scale, teardown
+from bagpipe_operator.policies import completion, deadlines, failure, finish, hold, obstacles, scale, teardown
 from bagpipe_operator.settings import Settings
 
 _FIRST_DELAY, _LONGEST_DELAY = 10, 300
-_COUNTED = frozenset({Reason.CRASHED, Reason.OOM_KILLED, Reason.TRANSIENT})
+_COUNTED = frozenset({Reason.CRASHED, Reason.OOM_KILLED, Reason.TRANSIENT, Reason.OVER_ITS_LIMIT})
 
 
 def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) -> Decision | None:
@@ -39,11 +39,11 @@ def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) 
     if job.deleting or not job.ours:
         return None
     now = now.replace(microsecond=0)
-    if observed.newest_attempt() > job.status.attempt:
-        # Seen only after the status was lost; numbers already used must not be used again.
-        job = replace(job, status=replace(job.status, attempt=observed.newest_attempt()))
-    decision = _decide(job, observed, settings, now)
-    if not job.status.finished:
+    current = status.mended(job.status)
+    # A higher attempt is seen only after the status was lost; numbers already used must not be used again.
+    current = replace(current, attempt=max(current.attempt, observed.newest_attempt()))
+    decision = _decide(job, current, observed, settings, now)
+    if not current.finished:
         final = status.counted(job, observed, decision.status)
         decision = replace(decision, status=final, events=status.events(job.status, final))
     force, nodes, again = teardown.overdue(job, observed, now)
@@ -52,83 +52,92 @@ def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) 
         delete=(*decision.delete, *force),
         apply=_drifted(decision.apply, observed),
         look_at_nodes=nodes,
-        again_at=_earliest(decision.again_at, again),
+        again_at=times.earliest(decision.again_at, again),
     )
 
 
-def _decide(job: Job, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
-    if job.status.finished:
-        return _finished(job, observed, settings, now)
+def _decide(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
+    if current.finished:
+        return _finished(job, current, observed, settings, now)
     try:
-        return _unfinished(job, observed, settings, now)
+        if job.fault:
+            raise SpecError(job.fault)
+        return _unfinished(job, current, observed, settings, now)
     except SpecError as error:
-        return _end(job, Fail(reason=Reason.INVALID_SPEC, message=str(error)), observed, now)
+        return _end(current, Fail(reason=Reason.INVALID_SPEC, message=str(error)), observed, now)
 
 
-def _finished(job: Job, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
-    end = finish.end_of_life(job)
+def _finished(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
+    end = finish.end_of_life(job, current)
     if end is not None and now >= end:
-        return Decision(status=job.status, delete_job=True)
+        return Decision(status=current, delete_job=True)
     try:
-        delete, apply = finish.clean(job, observed, settings)
+        delete, apply = finish.clean(job, current, observed, settings)
     except SpecError:  # It ended because of that; nothing was ever made.
         delete, apply = (), ()
     report = None
     if (workload := observed.workload) is not None:
-        report = kueue.finished(workload, job.status.is_true(Condition.COMPLETE), job.status.phase, now)
-    return Decision(status=job.status, delete=delete, apply=apply, workload_status=report, again_at=end)
+        report = kueue.finished(workload, current.is_true(Condition.COMPLETE), current.phase, now)
+    return Decision(status=current, delete=delete, apply=apply, workload_status=report, again_at=end)
 
 
-def _unfinished(job: Job, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
-    done = completion.judge(job, observed)
+def _unfinished(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
+    done = completion.judge(job, current, observed)
     if done:
-        return _end(job, done, observed, now)
+        return _end(current, done, observed, now)
     admission = kueue.admission(observed.workload) if settings.kueue and job.queue else None
     held = hold.why(job, admission)
     if held:
-        return _hold(job, observed, settings, held, admission, now)
-    job = replace(job, status=_admitted(job.status, admission, now))
-    resumed = job.status.is_true(Condition.SUSPENDED)
+        return _hold(job, current, observed, settings, held, admission, now)
+    current = _admitted(current, admission, now)
+    resumed = current.is_true(Condition.SUSPENDED)
     if resumed:
-        job = replace(job, status=_resumed(job, now))
-    job = replace(job, status=status.started(job.status, now))
-    verdict = None if resumed else _judge(job, observed, now)
+        current = _resumed(current, now)
+    current = status.started(current, now)
+    verdict = None if resumed else _judge(job, current, observed, now)
     if isinstance(verdict, Fail | Complete):
-        return _end(job, verdict, observed, now)
+        return _end(current, verdict, observed, now)
     if isinstance(verdict, Restart):
-        job = replace(job, status=status.restarted(job.status, verdict, now))
-    return _run(job, observed, settings, admission, now)
+        current = status.restarted(current, verdict, now)
+    return _run(job, current, observed, settings, admission, now)
 
 
-def _judge(job: Job, observed: Observed, now: dt.datetime) -> Verdict:
-    return failure.judge(job, observed) or deadlines.judge(job, observed, now) or scale.judge(job, observed)
+def _judge(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Verdict:
+    if not current.is_true(Condition.RUNNING) and (refused := obstacles.judge(observed)):
+        return refused  # A job that runs goes on without what was refused.
+    return (
+        failure.judge(job, current, observed)
+        or deadlines.judge(job, current, observed, now)
+        or scale.judge(job, current, observed)
+    )
 
 
-def _end(job: Job, verdict: Complete | Fail, observed: Observed, now: dt.datetime) -> Decision:
-    final = status.ended(job.status, verdict, observed, now)
+def _end(current: Status, verdict: Complete | Fail, observed: Observed, now: dt.datetime) -> Decision:
+    final = status.ended(current, verdict, observed, now)
     return Decision(status=replace(final, phase=status.phase(final)), again_at=now)
 
 
 def _hold(
     job: Job,
+    current: Status,
     observed: Observed,
     settings: Settings,
     held: tuple[Reason, str],
     admission: Admission | None,
     now: dt.datetime,
 ) -> Decision:
-    delete, apply, gone = hold.stop(job, observed, settings)
+    delete, apply, gone = hold.stop(job, current, observed, settings)
     reason, message = held
-    new = status.stop_clock(job.status, now)
+    new = status.stop_clock(current, now)
     new = status.not_running(new, reason, message, now)
     report = None
     if gone:
-        new = new.with_condition(Condition.RESTARTING, False, reason, message, now)
-        new = new.with_condition(Condition.SUSPENDED, True, reason, message, now)
+        new = new.put_if_known(conditions.false(Condition.RESTARTING, reason, message, now))
+        new = new.put(conditions.true(Condition.SUSPENDED, reason, message, now))
         if admission is not None and admission.evicted and observed.workload is not None:
             report = kueue.released(observed.workload, now)
     if admission is not None and not admission.reserved:
-        new = new.with_condition(Condition.QUOTA_RESERVED, False, reason, message, now)
+        new = new.put_if_known(conditions.false(Condition.QUOTA_RESERVED, reason, message, now))
     if settings.kueue and job.queue:
         apply = (*apply, kueue.workload(job, settings, observed.priorities))
     new = replace(new, phase=status.phase(new, holding=True))
@@ -138,26 +147,27 @@ def _hold(
 def _admitted(old: Status, admission: Admission | None, now: dt.datetime) -> Status:
     if admission is None:
         return old
-    return old.with_condition(Condition.QUOTA_RESERVED, True, Reason.QUOTA_RESERVED, "admitted by Kueue", now)
+    return old.put(conditions.true(Condition.QUOTA_RESERVED, Reason.QUOTA_RESERVED, "admitted by Kueue", now))
 
 
-def _resumed(job: Job, now: dt.datetime) -> Status:
+def _resumed(current: Status, now: dt.datetime) -> Status:
     """Back from a hold: what ran before was an attempt, the next needs a number of its own."""
-    new = job.status.with_condition(
-        Condition.SUSPENDED, False, Reason.RESUMED, "the job goes on from its last checkpoint", now
-    )
-    if job.status.attempt_time is None:
+    message = "the job goes on from its last checkpoint"
+    new = current.put_if_known(conditions.false(Condition.SUSPENDED, Reason.RESUMED, message, now))
+    if current.attempt_time is None:
         return new
     return replace(new, attempt=new.attempt + 1, attempt_time=now, server_pods={})
 
 
-def _run(job: Job, observed: Observed, settings: Settings, admission: Admission | None, now: dt.datetime) -> Decision:
-    ending = teardown.stop(observed, job.status.attempt)
-    start = _start_time(job.status)
-    new = _progressed(job, observed, now)
+def _run(
+    job: Job, current: Status, observed: Observed, settings: Settings, admission: Admission | None, now: dt.datetime
+) -> Decision:
+    ending = teardown.stop(observed, current.attempt)
+    start = _start_time(current)
+    new = _progressed(job, current, observed, now)
     apply = children.base(job, new.attempt)
     wanted = children.workers(job, new.attempt, settings)  # Built in any case: what cannot be built fails now.
-    ready = ending.all_gone and not observed.strangers and now >= start
+    ready = ending.all_gone and not observed.orphans and now >= start
     if ready:
         for role, template in zip((Role.SERVER, Role.ORACLE, Role.TRAINER), wanted, strict=True):
             flavors = (admission.flavors if admission else {}).get(role, ())
@@ -167,13 +177,13 @@ def _run(job: Job, observed: Observed, settings: Settings, admission: Admission 
         apply.append(children.server_set(job, new.attempt, settings, replicas=0))
     if admission is not None:
         apply.append(kueue.workload(job, settings, observed.priorities))
-    again = _earliest(
+    again = times.earliest(
         start if now < start else None,
-        deadlines.active_end(replace(job, status=new)),
-        deadlines.startup_end(replace(job, status=new)),
+        deadlines.active_end(job, new),
+        deadlines.startup_end(job, new),
+        obstacles.look_again(observed, now),
+        times.later(now, 5) if observed.orphans else None,
     )
-    if observed.strangers:
-        again = _earliest(again, now + dt.timedelta(seconds=5))
     first = ready and observed.batch_job(job.name, Role.TRAINER, new.attempt) is None
     return Decision(
         status=replace(new, phase=status.phase(new)),
@@ -184,29 +194,32 @@ def _run(job: Job, observed: Observed, settings: Settings, admission: Admission 
     )
 
 
-def _progressed(job: Job, observed: Observed, now: dt.datetime) -> Status:
+def _progressed(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
-    new, attempt = job.status, job.status.attempt
-    pods = [p for p in observed.pods if p.attempt == attempt and p.deleted_at is None]
-    servers = [p for p in pods if p.role is Role.SERVER and p.ready]
-    if len(servers) >= job.replicas(Role.SERVER):
-        new = new.with_condition(
-            Condition.SERVERS_READY, True, Reason.SERVERS_READY, f"{len(servers)} servers are ready", now
-        )
-    else:
-        message = f"{len(servers)} of {job.replicas(Role.SERVER)} servers are ready"
-        new = new.with_condition(Condition.SERVERS_READY, False, Reason.PODS_NOT_READY, message, now)
-    up = {role: sum(p.role is role and (p.ready or p.phase == "Succeeded") for p in pods) for role in Role}
+    new = _servers_counted(job, status.reconciled(current, obstacles.refusal(observed), now), observed, now)
     if observed.progress is not None:
         new = replace(new, progress=observed.progress)
     if new.is_true(Condition.RUNNING):
         return new
+    pods = _standing(observed, new.attempt)
+    up = {role: sum(p.role is role and (p.ready or p.phase == "Succeeded") for p in pods) for role in Role}
     if all(up[role] >= job.replicas(role) for role in Role):
         return status.running(new, observed, now)
-    reason, message = deadlines.why_not_running(replace(job, status=new), observed)
-    if reason == Reason.STARTING:
-        return new
-    return new.with_condition(Condition.RUNNING, False, reason, message, now, always=True)
+    return status.waiting(new, obstacles.why_not_running(job, new, observed, now), now)
+
+
+def _standing(observed: Observed, attempt: int) -> list[Any]:
+    return [p for p in observed.pods if p.attempt == attempt and p.deleted_at is None]
+
+
+def _servers_counted(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Status:
+    ready = sum(p.role is Role.SERVER and p.ready for p in _standing(observed, current.attempt))
+    wanted = job.replicas(Role.SERVER)
+    if ready >= wanted:
+        message = f"{ready} servers are ready"
+        return current.put(conditions.true(Condition.SERVERS_READY, Reason.SERVERS_READY, message, now))
+    message = f"{ready} of {wanted} servers are ready"
+    return current.put_if_known(conditions.false(Condition.SERVERS_READY, Reason.PODS_NOT_READY, message, now))
 
 
 def _start_time(current: Status) -> dt.datetime:
@@ -217,21 +230,21 @@ def _start_time(current: Status) -> dt.datetime:
     if not failed or current.restarts <= 1:
         return current.attempt_time
     delay = min(_FIRST_DELAY * 2 ** min(current.restarts - 2, 10), _LONGEST_DELAY)
-    return current.attempt_time + dt.timedelta(seconds=delay)
+    return times.later(current.attempt_time, delay)
 
 
 def _drifted(apply: tuple[Mapping[str, Any], ...], observed: Observed) -> tuple[Mapping[str, Any], ...]:
-    """Only what is missing or differs; what is being deleted is waited for."""
+    """Only what is missing or differs; what is being deleted is waited for.
+
+    What the API server made of our last write is no difference: it may write a quantity its own way.
+    """
     result = []
     for wanted in apply:
-        live = observed.live.get((wanted["kind"], wanted["metadata"]["name"]))
+        key = (wanted["kind"], wanted["metadata"]["name"])
+        live = observed.live.get(key)
         if live is not None and is_deleting(live):
             continue
         settled = drift.settle(wanted, live)
-        if drift.differs(settled, live):
+        if live is None or (drift.differs(settled, live) and observed.written.get(key) != drift.written(settled, live)):
             result.append(settled)
     return tuple(result)
-
-
-def _earliest(*times: dt.datetime | None) -> dt.datetime | None:
-    return min((t for t in times if t is not None), default=None)

@@ -5,7 +5,8 @@ import secrets
 import sys
 
 from bagpipe_operator import names
-from bagpipe_operator.cluster import Cluster, connect, path
+from bagpipe_operator.cluster import Cluster, path
+from bagpipe_operator.connection import connect
 from bagpipe_operator.metrics import Metrics
 
 _DEADLINE = 60.0

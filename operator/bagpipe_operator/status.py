@@ -1,16 +1,16 @@
 """The status that follows from what was observed and decided: counts, phase, transitions, events."""
 
 import datetime as dt
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bagpipe_operator import names
-from bagpipe_operator.api import Job, Status, format_time
+from bagpipe_operator import conditions, names, records, times
+from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Complete, Count, Event, Fail, Restart
 from bagpipe_operator.names import Condition, Reason, Role
-from bagpipe_operator.observe import Observed, Pod
+from bagpipe_operator.observe import Observed, Obstacle
+from bagpipe_operator.podstate import Pod
 
 
 def counted(job: Job, observed: Observed, status: Status) -> Status:
@@ -33,7 +33,8 @@ def counted(job: Job, observed: Observed, status: Status) -> Status:
         trainer_replicas=trainers["active"] + trainers["succeeded"],
         selector=job.selector,
     )
-    return replace(status, observed_generation=job.generation)
+    judged = tuple(replace(c, observed_generation=job.generation) for c in status.conditions)
+    return replace(status, observed_generation=job.generation, conditions=judged)
 
 
 def phase(status: Status, holding: bool = False) -> str:
@@ -54,13 +55,13 @@ def phase(status: Status, holding: bool = False) -> str:
 
 def stop_clock(status: Status, now: dt.datetime) -> Status:
     """Active time stands still: the job is held or has ended."""
-    ran = int((now - status.running_since).total_seconds()) if status.running_since else 0
+    ran = max(int((now - status.running_since).total_seconds()), 0) if status.running_since else 0
     return replace(status, running_since=None, starting_since=None, active_seconds=status.active_seconds + ran)
 
 
 def not_running(status: Status, reason: str, message: str, now: dt.datetime) -> Status:
-    status = status.with_condition(Condition.SERVERS_READY, False, reason, message, now)
-    return status.with_condition(Condition.RUNNING, False, reason, message, now)
+    status = status.put_if_known(conditions.false(Condition.SERVERS_READY, reason, message, now))
+    return status.put_if_known(conditions.false(Condition.RUNNING, reason, message, now))
 
 
 def started(status: Status, now: dt.datetime) -> Status:
@@ -79,12 +80,22 @@ def running(status: Status, observed: Observed, now: dt.datetime) -> Status:
         starting_since=None,
         server_pods=servers,
     )
-    status = status.with_condition(
-        Condition.RESTARTING, False, Reason.PODS_READY, f"attempt {status.attempt} runs", now
-    )
-    return status.with_condition(
-        Condition.RUNNING, True, Reason.PODS_READY, f"all pods of attempt {status.attempt} run", now
-    )
+    message = f"all pods of attempt {status.attempt} run"
+    status = status.put_if_known(conditions.false(Condition.RESTARTING, Reason.PODS_READY, message, now))
+    return status.put(conditions.true(Condition.RUNNING, Reason.PODS_READY, message, now))
+
+
+def waiting(status: Status, obstacle: Obstacle, now: dt.datetime) -> Status:
+    """Not all pods of the attempt run, and why."""
+    return status.put(conditions.false(Condition.RUNNING, obstacle.reason, obstacle.message, now))
+
+
+def reconciled(status: Status, refusal: Obstacle | None, now: dt.datetime) -> Status:
+    """Whether the API server took everything that the job needs."""
+    if refusal is None:
+        message = "the API server accepts what the job needs"
+        return status.put_if_known(conditions.true(Condition.RECONCILED, Reason.ACCEPTED, message, now))
+    return status.put(conditions.false(Condition.RECONCILED, refusal.reason, refusal.message, now))
 
 
 def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
@@ -105,14 +116,14 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
         )
     status = not_running(status, verdict.reason, verdict.message, now)
     # Each restart is a transition of its own, though the last may not have come to an end.
-    status = status.with_condition(Condition.RESTARTING, False, verdict.reason, verdict.message, now)
-    return status.with_condition(Condition.RESTARTING, True, verdict.reason, verdict.message, now)
+    status = status.put_if_known(conditions.false(Condition.RESTARTING, verdict.reason, verdict.message, now))
+    return status.put(conditions.true(Condition.RESTARTING, verdict.reason, verdict.message, now))
 
 
 def failure(reason: str, message: str, cause: Pod | None, attempt: int, now: dt.datetime) -> dict[str, Any]:
     """The record that outlives the pods."""
     record: dict[str, Any] = {
-        "time": format_time(now),
+        "time": times.text(now),
         "attempt": attempt,
         "reason": str(reason),
         "message": message[:1024],
@@ -128,47 +139,77 @@ def failure(reason: str, message: str, cause: Pod | None, attempt: int, now: dt.
 def ended(status: Status, verdict: Complete | Fail, observed: Observed, now: dt.datetime) -> Status:
     """Complete or Failed: from here on the status does not change."""
     status = replace(stop_clock(status, now), completion_time=now)
-    status = status.with_condition(Condition.RESTARTING, False, Reason.COMPLETED, "the job has ended", now)
-    if isinstance(verdict, Complete):
-        status = replace(status, summary=_summary(observed, status.attempt))
-        status = not_running(status, Reason.COMPLETED, verdict.message, now)
-        return status.with_condition(Condition.COMPLETE, True, Reason.COMPLETED, verdict.message, now)
-    status = replace(status, last_failure=failure(verdict.reason, verdict.message, verdict.cause, status.attempt, now))
-    status = not_running(status, verdict.reason, verdict.message, now)
-    return status.with_condition(Condition.FAILED, True, verdict.reason, verdict.message, now)
+    status = status.put_if_known(conditions.false(Condition.RESTARTING, Reason.COMPLETED, "the job has ended", now))
+    if isinstance(verdict, Fail):
+        record = failure(verdict.reason, verdict.message, verdict.cause, status.attempt, now)
+        status = not_running(replace(status, last_failure=record), verdict.reason, verdict.message, now)
+        return status.put(conditions.true(Condition.FAILED, verdict.reason, verdict.message, now))
+    summary = _summary(observed, status.attempt)
+    words = verdict.message + _not_finite(summary)
+    status = not_running(replace(status, summary=summary), Reason.COMPLETED, words, now)
+    return status.put(conditions.true(Condition.COMPLETE, Reason.COMPLETED, words, now))
+
+
+def _not_finite(summary: Mapping[str, Any]) -> str:
+    """A word about results that are no numbers: a run may end well and have learnt nothing."""
+    odd = summary.get(records.NOT_FINITE)
+    if not isinstance(odd, Mapping) or not odd:
+        return ""
+    return "; no finite numbers: " + ", ".join(f"{path} is {word}" for path, word in sorted(odd.items())[:5])
 
 
 def _summary(observed: Observed, attempt: int) -> Mapping[str, Any]:
     """What the oracle left as its last words, if it is a JSON object."""
     for pod in observed.of_role(Role.ORACLE, attempt):
-        if pod.phase == "Succeeded" and pod.exit_message.lstrip().startswith("{"):
-            try:
-                found: Mapping[str, Any] = json.loads(pod.exit_message)
-            except ValueError:
-                continue
+        found = records.parse(pod.exit_message) if pod.phase == "Succeeded" else None
+        if found is not None:
             return found
     return {}
 
 
+def broken(status: Status, message: str, now: dt.datetime) -> Status:
+    """The operator itself failed on this job: whether the job has failed is unknown until it gets over that."""
+    return status.put(conditions.unknown(Condition.FAILED, Reason.INTERNAL_ERROR, message, now))
+
+
+def mended(status: Status) -> Status:
+    """The operator understands the job again."""
+    kept = (c for c in status.conditions if c.type != Condition.FAILED or c.status is not None)
+    return replace(status, conditions=tuple(kept))
+
+
+_QUIET = frozenset({Reason.STARTING, Reason.BACKING_OFF, Reason.COMPLETED})
+"""Reasons why a job does not run that need nobody's attention."""
+
+
 def events(old: Status, new: Status) -> tuple[Event, ...]:
-    """One for each condition that became true or changed its reason, and for a hold that ended."""
+    """One for each condition that became true or changed its reason, each new obstacle, and a hold that ended."""
     before = {c.type: c for c in old.conditions}
+    told = {c.reason for c in new.conditions if c.status}
     result = []
     for c in new.conditions:
         was = before.get(c.type)
-        if c.status and (
-            was is None
-            or not was.status
-            or was.last_transition_time != c.last_transition_time
-            or was.reason != c.reason
-        ):
-            kind = (
-                "Warning"
-                if c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason != Reason.SCALED
-                else "Normal"
-            )
-            reason = c.type if c.type in (c.reason, Condition.RUNNING) else c.reason
-            result.append(Event(type=kind, reason=str(reason), message=f"{c.type}: {c.message}"))
-        elif not c.status and c.type == Condition.SUSPENDED and was is not None and was.status:
+        if c.status:
+            if (
+                was is None
+                or not was.status
+                or (was.last_transition_time, was.reason)
+                != (
+                    c.last_transition_time,
+                    c.reason,
+                )
+            ):
+                result.append(_became_true(c))
+        elif c.type == Condition.SUSPENDED and was is not None and was.status:
             result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))
+        elif c.type == Condition.RUNNING and c.reason not in _QUIET | told and (was is None or was.reason != c.reason):
+            result.append(Event(type="Warning", reason=c.reason, message=f"not running: {c.message}"))
+        elif c.type in (Condition.RECONCILED, Condition.FAILED) and (was is None or was.reason != c.reason):
+            result.append(Event(type="Warning", reason=c.reason, message=c.message))
     return tuple(result)
+
+
+def _became_true(c: conditions.Condition) -> Event:
+    warning = c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason != Reason.SCALED
+    reason = c.type if c.type in (c.reason, Condition.RUNNING) else c.reason
+    return Event(type="Warning" if warning else "Normal", reason=str(reason), message=f"{c.type}: {c.message}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bagpipe_operator import names
-from bagpipe_operator.observe import Raw
+from bagpipe_operator.podstate import Raw
 
 JobKey = tuple[str, str]
 """Namespace and name."""
@@ -59,6 +59,9 @@ class Store:
 
     def job(self, key: JobKey) -> Raw | None:
         return self._objects.get((names.KIND, *key))
+
+    def get(self, kind: str, namespace: str, name: str) -> Raw | None:
+        return self._objects.get((kind, namespace, name))
 
     def jobs(self) -> Iterator[Raw]:
         return (raw for (kind, _, _), raw in self._objects.items() if kind == names.KIND)

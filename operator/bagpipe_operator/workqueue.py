@@ -25,6 +25,8 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
+        self._moved_at = 0.0
+        """When a worker last took a key or gave one back."""
 
     def add(self, key: K) -> None:
         """As soon as a worker is free."""
@@ -52,7 +54,7 @@ class WorkQueue(Generic[K]):
     async def get(self) -> K:
         key = await self._ready.get()
         del self._waiting[key]
-        self._working[key] = asyncio.get_running_loop().time()
+        self._working[key] = self._moved_at = asyncio.get_running_loop().time()
         return key
 
     def done(self, key: K) -> None:
@@ -60,10 +62,11 @@ class WorkQueue(Generic[K]):
         self._failures.pop(key, None)
         self._release(key)
 
-    def failed(self, key: K) -> float:
-        """It did not: the key comes again after a while, longer each time; returns how long."""
+    def failed(self, key: K, at_least: float = 0.0) -> float:
+        """It did not: the key comes again after a while, longer each time; returns how many seconds."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay: float = min(_FIRST * 2 ** min(count - 1, 20), _LONGEST) * random.uniform(0.8, 1.2)
+        delay = max(delay, min(at_least, _LONGEST))
         self._release(key)
         self.add_after(key, delay)
         return delay
@@ -76,6 +79,7 @@ class WorkQueue(Generic[K]):
 
     def _release(self, key: K) -> None:
         del self._working[key]
+        self._moved_at = asyncio.get_running_loop().time()
         if key in self._again:
             self._again.discard(key)
             self.add(key)
@@ -84,7 +88,8 @@ class WorkQueue(Generic[K]):
     def depth(self) -> int:
         return len(self._waiting)
 
-    def oldest(self) -> float:
-        """Seconds the oldest key has waited or been worked on."""
+    def stalled(self) -> float:
+        """Seconds for which there was work and no worker took or gave back a key."""
+        since = [*self._waiting.values(), *self._working.values()]
         now = asyncio.get_running_loop().time()
-        return max((now - since for since in (*self._waiting.values(), *self._working.values())), default=0.0)
+        return now - max(self._moved_at, min(since)) if since else 0.0

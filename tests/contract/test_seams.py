@@ -10,13 +10,14 @@ import yaml
 import zmq
 
 from bagpipe.cli.main import app
-from bagpipe.config.document import API_VERSION, KIND, Metadata
+from bagpipe.config.document import API_VERSION, KIND, DataConfig, JobSpec, Metadata, ServerConfig, TrainerConfig
 from bagpipe.config.document import RunPolicy as LibraryRunPolicy
 from bagpipe.config.load import load_job
+from bagpipe.config.pods import CheckpointClaim
 from bagpipe.errors import ExitCode
 from bagpipe.net.curve import CurveKeys
 from bagpipe.net.sockets import CURVE_DIR
-from bagpipe_operator import curve, names
+from bagpipe_operator import conditions, curve, defaults, names, times
 from bagpipe_operator import pods as operator_pods
 from bagpipe_operator.api import Job, RunPolicy, Status, camel
 from bagpipe_operator.children import document
@@ -70,9 +71,52 @@ def test_run_policy():
     assert set(SCHEMA["properties"]["spec"]["properties"]["runPolicy"]["properties"]) == set(ours)
 
 
+def test_defaults():
+    """What the operator takes a missing field for is what the library takes it for."""
+    job, claim, servers, trainers = JobSpec(data=DataConfig()), CheckpointClaim(), ServerConfig(), TrainerConfig()
+    assert job.batch_size == defaults.BATCH_SIZE and job.transport.security == defaults.TRANSPORT_SECURITY
+    assert (
+        claim.size,
+        claim.access_mode,
+        claim.retain,
+    ) == (defaults.CLAIM_SIZE, defaults.CLAIM_ACCESS_MODE, defaults.CLAIM_RETAINED)
+    assert defaults.REPLICAS == servers.replicas == trainers.replicas
+    assert (servers.storage, trainers.gpu_profile) == (defaults.SERVER_STORAGE, defaults.GPU_PROFILE)
+    described = {
+        name: SCHEMA["properties"]["spec"]["properties"]["trainers"]["properties"][name]["description"]
+        for name in ("terminationGracePeriodSeconds", "shmSize")
+    }
+    assert f"none: {defaults.TERMINATION_GRACE_SECONDS}." in described["terminationGracePeriodSeconds"]
+    assert f"Trainers: {defaults.TRAINER_SHM_SIZE}," in described["shmSize"]
+    assert f"(default path there: {defaults.CHECKPOINT_PATH})" in (ROOT / "docs" / "settings.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("field", "most"),
+    [
+        ("runPolicy.backoffLimit", defaults.MOST_FAILURES),
+        ("runPolicy.disruptionLimit", defaults.MOST_FAILURES),
+        ("runPolicy.activeDeadlineSeconds", defaults.MOST_SECONDS),
+        ("runPolicy.startupDeadlineSeconds", defaults.MOST_SECONDS),
+        ("runPolicy.ttlSecondsAfterFinished", defaults.MOST_SECONDS),
+        ("runPolicy.nodeLostSeconds", defaults.MOST_SECONDS),
+        ("servers.replicas", defaults.MOST_SERVERS),
+        ("trainers.replicas", defaults.MOST_TRAINERS),
+    ],
+)
+def test_bounds(field, most):
+    """What the API server admits the operator admits."""
+    section, name = field.split(".")
+    schema = SCHEMA["properties"]["spec"]["properties"][section]["properties"][name]
+    assert schema.get("maximum", most) == most
+
+
 def test_status_fields():
     """What the operator writes the schema keeps: an unknown field would be dropped, and written again for ever."""
-    assert {camel(name) for name in Status.__dataclass_fields__} == set(SCHEMA["properties"]["status"]["properties"])
+    status = SCHEMA["properties"]["status"]["properties"]
+    assert {camel(name) for name in Status.__dataclass_fields__} == set(status)
+    condition = conditions.true("x", "y", "z", times.EPOCH)
+    assert set(condition.to_dict()) == set(status["conditions"]["items"]["properties"])
 
 
 def test_exit_codes():

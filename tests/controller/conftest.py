@@ -8,16 +8,17 @@ import copy
 import datetime as dt
 import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from rig import Rig
 
 from bagpipe_operator import names
 from bagpipe_operator.api import Job
 from bagpipe_operator.decision import Decision, Deletion
 from bagpipe_operator.names import Role
-from bagpipe_operator.observe import observe
+from bagpipe_operator.observe import Known, Obstacle, observe
 from bagpipe_operator.reconcile import desired
 from bagpipe_operator.settings import Settings
 
@@ -52,6 +53,8 @@ class World:
         self.lost_nodes: dict[str, dt.datetime] = {}
         self.progress: Raw | None = None
         self.priorities: dict[str, Raw] = {}
+        self.refused: dict[tuple[str, str], Obstacle] = {}
+        self.warnings: dict[str, Obstacle] = {}
         self.events: list[tuple[str, str]] = []
         self.gone = False
         self.secrets = 0
@@ -90,8 +93,14 @@ class World:
 
     def decide(self) -> Decision | None:
         children = [o for (k, _), o in self.objects.items() if k != "Pod"]
-        seen = observe(self.uid, copy.deepcopy(children), copy.deepcopy(self.pods()), self.lost_nodes)
-        seen = type(seen)(**{**seen.__dict__, "progress": self.progress, "priorities": self.priorities})
+        known = Known(
+            lost_nodes=self.lost_nodes,
+            progress=self.progress,
+            priorities=self.priorities,
+            refused=self.refused,
+            warnings=self.warnings,
+        )
+        seen = observe(self.uid, copy.deepcopy(children), copy.deepcopy(self.pods()), known)
         return desired(self.job, seen, self.settings, self.now)
 
     def step(self) -> bool:
@@ -223,7 +232,14 @@ class World:
             "namespace": "ns",
             "uid": f"uid-{next(self._uids)}",
             "labels": {**template["metadata"]["labels"], **labels},
-            "ownerReferences": [{"uid": owner["metadata"]["uid"], "controller": True}],
+            "ownerReferences": [
+                {
+                    "kind": owner["kind"],
+                    "name": owner["metadata"]["name"],
+                    "uid": owner["metadata"]["uid"],
+                    "controller": True,
+                }
+            ],
             "creationTimestamp": stamp(self.now),
         }
         self.objects["Pod", name] = {
@@ -332,3 +348,11 @@ def world() -> Callable[..., World]:
 @pytest.fixture
 def roles() -> type[Role]:
     return Role
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """The shell on a fake API server with no job."""
+    made = Rig()
+    yield made
+    made.close()

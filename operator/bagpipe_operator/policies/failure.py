@@ -8,38 +8,40 @@
     a crash                              counts towards `backoffLimit`
     preemption, drain, deletion, SIGTERM counts apart
 
-The cause of several ends is the most telling one: a crash explains the others' lost peers, a
-disruption explains them too, and only what nothing explains is a transient failure by itself.
+If several pods ended, the reason is the first of these: a crash, a disruption, a lost pod, a transient
+failure. A crash or a disruption of one pod explains why the others lost their peer.
 """
 
 import datetime as dt
 import re
 from collections.abc import Iterable
 
-from bagpipe_operator.api import Job
+from bagpipe_operator import times
+from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Count, Fail, Restart, Verdict
 from bagpipe_operator.names import PERMANENT_EXITS, Condition, Exit, Reason, Role
-from bagpipe_operator.observe import Observed, Pod, is_deleting, job_condition
+from bagpipe_operator.observe import Observed, is_deleting, job_condition
+from bagpipe_operator.podstate import Pod
 
 _HARMLESS = frozenset({Exit.DONE, Exit.STOPPED})
 
 
-def judge(job: Job, observed: Observed) -> Verdict:
+def judge(job: Job, status: Status, observed: Observed) -> Verdict:
     """What the present attempt's pods say."""
-    pods = tuple(p for p in observed.pods if p.attempt == job.status.attempt)
-    permanent = _permanent(job, observed, pods)
+    pods = tuple(p for p in observed.pods if p.attempt == status.attempt)
+    permanent = _permanent(job, status, observed, pods)
     if permanent:
         return permanent
-    crashes = in_place_crashes(job, pods)
-    verdict = _planned(job, observed, pods, len(crashes)) or _servers(job, pods, len(crashes))
-    return _limited(job, verdict, crashes)
+    crashes = in_place_crashes(status, pods)
+    verdict = _planned(job, status, observed, pods, len(crashes)) or _servers(job, status, pods, len(crashes))
+    return _limited(job, status, verdict, crashes)
 
 
-def _limited(job: Job, verdict: Restart | None, crashes: list[Pod]) -> Fail | Restart | None:
+def _limited(job: Job, status: Status, verdict: Restart | None, crashes: list[Pod]) -> Fail | Restart | None:
     """The run policy's word on it: how often, and whether at all."""
     policy = job.run_policy
     limit = policy.disruption_limit
-    if verdict and verdict.count is Count.DISRUPTION and limit is not None and job.status.disruptions >= limit:
+    if verdict and verdict.count is Count.DISRUPTION and limit is not None and status.disruptions >= limit:
         message = f"disrupted more than {limit} times: {verdict.message}"
         return Fail(reason=Reason.DISRUPTION_LIMIT, message=message, cause=verdict.cause)
     counted = verdict is not None and verdict.count is Count.FAILURE
@@ -47,7 +49,7 @@ def _limited(job: Job, verdict: Restart | None, crashes: list[Pod]) -> Fail | Re
         return verdict
     cause = verdict.cause if verdict and counted else crashes[-1]
     words = verdict.message if verdict and counted else describe(crashes[-1])
-    total = job.status.restarts + len(crashes) + counted
+    total = status.restarts + len(crashes) + counted
     if policy.restart_policy == "Never":
         return Fail(reason=Reason.RESTART_POLICY, message=f"restartPolicy is Never: {words}", cause=cause)
     if policy.restart_policy == "ExitCode" and cause and not _worth_retrying(cause):
@@ -66,21 +68,23 @@ def _worth_retrying(pod: Pod) -> bool:
 def describe(pod: Pod) -> str:
     """One line for people: who, where, how, and its last words."""
     where = f" on {pod.node}" if pod.node else ""
+    if pod.own_fault:
+        return f"{pod.role} {pod.index} ({pod.name}{where}) was ended by its node: {pod.own_fault}"
     how = f"exited with {pod.exit_code}" if pod.exit_code is not None else "went away"
     why = f" ({pod.exit_reason})" if pod.exit_reason not in ("", "Error", "Completed") else ""
     last = pod.exit_message.strip().splitlines()
     return f"{pod.role} {pod.index} ({pod.name}{where}) {how}{why}" + (f": {last[-1][:300]}" if last else "")
 
 
-def _permanent(job: Job, observed: Observed, pods: Iterable[Pod]) -> Fail | None:
+def _permanent(job: Job, status: Status, observed: Observed, pods: Iterable[Pod]) -> Fail | None:
     for pod in pods:
         if pod.exit_code in PERMANENT_EXITS:
             reason = Reason.BAD_CONFIG if pod.exit_code == Exit.BAD_CONFIG else Reason.BAD_DATA
             return Fail(reason=reason, message=describe(pod), cause=pod)
     for role in (Role.ORACLE, Role.TRAINER):  # The pod itself may be gone: its Job remembers.
-        condition = job_condition(observed.batch_job(job.name, role, job.status.attempt), "Failed")
+        condition = job_condition(observed.batch_job(job.name, role, status.attempt), "Failed")
         if condition and condition.get("reason") == "PodFailurePolicy":
-            code = re.search(r"exit code (\d+)", condition.get("message", ""))
+            code = re.search(r"exit code (\d+)", condition.get("message") or "")
             reason = Reason.BAD_DATA if code and int(code[1]) == Exit.BAD_DATA else Reason.BAD_CONFIG
             return Fail(reason=reason, message=condition.get("message", ""))
     return None
@@ -88,30 +92,28 @@ def _permanent(job: Job, observed: Observed, pods: Iterable[Pod]) -> Fail | None
 
 def _crashed(pod: Pod) -> bool:
     """It ended by itself, and not because it was told to or lost a peer."""
-    return pod.exit_code is not None and pod.exit_code not in (*_HARMLESS, Exit.TRANSIENT) and not _taken(pod)
+    if pod.own_fault:
+        return True
+    return pod.exit_code is not None and pod.exit_code not in (*_HARMLESS, Exit.TRANSIENT) and not pod.taken
 
 
-def _taken(pod: Pod) -> bool:
-    return pod.disrupted or pod.deleted_at is not None
-
-
-def in_place_crashes(job: Job, pods: Iterable[Pod]) -> list[Pod]:
+def in_place_crashes(status: Status, pods: Iterable[Pod]) -> list[Pod]:
     """Servers' processes that failed and were restarted within the attempt, once for each time.
 
     A server that gave up waiting for late peers before all pods ran did not fail.
     """
     crashes = []
     for pod in pods:
-        if pod.role is Role.SERVER and pod.exit_code not in (None, *_HARMLESS, Exit.TRANSIENT) and not _taken(pod):
-            crashes += [pod] * (pod.restarts - job.status.server_pods.get(pod.uid, 0))
+        if pod.role is Role.SERVER and pod.exit_code not in (None, *_HARMLESS, Exit.TRANSIENT) and not pod.taken:
+            crashes += [pod] * (pod.restarts - status.server_pods.get(pod.uid, 0))
     return crashes
 
 
-def _planned(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
+def _planned(job: Job, status: Status, observed: Observed, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
     """The oracle and the trainers: one plan binds them, so the end of one is the end of the attempt."""
-    running = job.status.is_true(Condition.RUNNING)
+    running = status.is_true(Condition.RUNNING)
     for role in (Role.TRAINER, Role.ORACLE):
-        batch = observed.batch_job(job.name, role, job.status.attempt)
+        batch = observed.batch_job(job.name, role, status.attempt)
         if batch is None and not running:
             continue  # Not made yet.
         if batch is None or is_deleting(batch):
@@ -125,7 +127,7 @@ def _planned(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int) 
     lost = [
         role
         for role in (Role.TRAINER, Role.ORACLE)
-        if job_condition(observed.batch_job(job.name, role, job.status.attempt), "Failed")
+        if job_condition(observed.batch_job(job.name, role, status.attempt), "Failed")
         and not any(p.role is role for p in failed)
     ]
     return _explained(pods, failed, lost, running, crashes) if failed or lost else None
@@ -134,15 +136,17 @@ def _planned(job: Job, observed: Observed, pods: tuple[Pod, ...], crashes: int) 
 def _explained(
     pods: tuple[Pod, ...], failed: tuple[Pod, ...], lost: list[Role], running: bool, crashes: int
 ) -> Restart:
-    """The most telling of the ends."""
+    """In this order: a crash, a disruption, a lost pod, a transient failure: each explains those behind it."""
     crashed = [p for p in failed if _crashed(p)]
     if crashed:
         first = min(crashed, key=_when)
-        reason = Reason.OOM_KILLED if first.exit_reason == "OOMKilled" else Reason.CRASHED
-        return Restart(reason=reason, message=describe(first), count=Count.FAILURE, cause=first, crashes=crashes)
+        return Restart(
+            reason=_kind_of_crash(first), message=describe(first), count=Count.FAILURE, cause=first, crashes=crashes
+        )
     disruption = _disruption(pods, failed)
     if disruption:
-        reason = Reason.STOPPED if disruption.exit_code == Exit.STOPPED else Reason.DISRUPTED
+        asked = Reason.STOPPED if disruption.exit_code == Exit.STOPPED else Reason.DISRUPTED
+        reason = disruption.disruption or asked
         message = describe(disruption)
         return Restart(reason=reason, message=message, count=Count.DISRUPTION, cause=disruption, crashes=crashes)
     if lost:
@@ -153,13 +157,16 @@ def _explained(
     return Restart(reason=Reason.TRANSIENT, message=describe(first), count=count, cause=first, crashes=crashes)
 
 
-_NEVER = dt.datetime.max.replace(tzinfo=dt.UTC)
+def _kind_of_crash(pod: Pod) -> Reason:
+    if pod.own_fault:
+        return Reason.OVER_ITS_LIMIT
+    return Reason.OOM_KILLED if pod.exit_reason == "OOMKilled" else Reason.CRASHED
 
 
 def _when(pod: Pod) -> dt.datetime:
     """When it began to end."""
-    asked = pod.deleted_at - dt.timedelta(seconds=pod.grace_seconds) if pod.deleted_at else _NEVER
-    return min(asked, pod.exit_time or _NEVER)
+    asked = pod.deleted_at - dt.timedelta(seconds=pod.grace_seconds) if pod.deleted_at else times.NEVER
+    return min(asked, pod.exit_time or times.NEVER)
 
 
 def _disruption(pods: tuple[Pod, ...], failed: tuple[Pod, ...]) -> Pod | None:
@@ -167,19 +174,23 @@ def _disruption(pods: tuple[Pod, ...], failed: tuple[Pod, ...]) -> Pod | None:
 
     When one trainer ends, its Job deletes the others: those were taken away too, but later.
     """
-    alone = min((_when(p) for p in failed if not _taken(p) and p.exit_code == Exit.TRANSIENT), default=_NEVER)
-    taken = [p for p in pods if (_taken(p) or p.exit_code == Exit.STOPPED) and (p.disrupted or _when(p) <= alone)]
-    return min(taken, key=lambda p: (not p.disrupted, _when(p)), default=None)
+    alone = min((_when(p) for p in failed if not p.taken and p.exit_code == Exit.TRANSIENT), default=times.NEVER)
+    taken = [p for p in pods if (p.taken or p.exit_code == Exit.STOPPED) and (p.disruption or _when(p) <= alone)]
+    return min(taken, key=lambda p: (not p.disruption, _when(p)), default=None)
 
 
-def _servers(job: Job, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
+def _servers(job: Job, status: Status, pods: tuple[Pod, ...], crashes: int) -> Restart | None:
     """Rows are lost with a pod that has no claim, and with a process that keeps them in memory."""
-    known = job.status.server_pods
-    if not known or not job.status.is_true(Condition.RUNNING):
+    known = status.server_pods
+    if not known or not status.is_true(Condition.RUNNING):
         return None
     servers = {p.uid: p for p in pods if p.role is Role.SERVER}
+    if over := next((p for p in servers.values() if p.own_fault), None):
+        return Restart(
+            reason=Reason.OVER_ITS_LIMIT, message=describe(over), count=Count.FAILURE, cause=over, crashes=crashes
+        )
     if not job.servers_durable:
-        gone = [uid for uid in known if uid not in servers or _taken(servers[uid]) or servers[uid].ended]
+        gone = [uid for uid in known if uid not in servers or servers[uid].taken or servers[uid].ended]
         if gone:
             pod = servers.get(gone[0])
             message = (

@@ -3,26 +3,28 @@
 import datetime as dt
 from typing import Any
 
-from bagpipe_operator import children, names
-from bagpipe_operator.api import Job
+from bagpipe_operator import children, times
+from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Deletion
 from bagpipe_operator.names import Role
-from bagpipe_operator.observe import Observed, attempt_of, is_deleting, job_condition
+from bagpipe_operator.observe import Observed, is_deleting, job_condition
 from bagpipe_operator.policies import teardown
 from bagpipe_operator.settings import Settings
 
 _BULK = ("StatefulSet", "Job", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget")
 
 
-def clean(job: Job, observed: Observed, settings: Settings) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...]]:
+def clean(
+    job: Job, status: Status, observed: Observed, settings: Settings
+) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...]]:
     """Deletions and objects that make the pods go which `cleanPodPolicy` does not keep."""
     policy = job.run_policy.clean_pod_policy
-    old = teardown.stop(observed, job.status.attempt).delete
+    old = teardown.stop(observed, status.attempt).delete
     if policy == "None":
         return old, ()
     if policy == "All":
         return _delete(observed, _BULK), ()
-    return (*old, *_delete(observed, ("StatefulSet",))), _stopped_jobs(job, observed, settings)
+    return (*old, *_delete(observed, ("StatefulSet",))), _stopped_jobs(job, status.attempt, observed, settings)
 
 
 def _delete(observed: Observed, kinds: tuple[str, ...]) -> tuple[Deletion, ...]:
@@ -33,23 +35,23 @@ def _delete(observed: Observed, kinds: tuple[str, ...]) -> tuple[Deletion, ...]:
     )
 
 
-def _stopped_jobs(job: Job, observed: Observed, settings: Settings) -> tuple[dict[str, Any], ...]:
+def _stopped_jobs(job: Job, attempt: int, observed: Observed, settings: Settings) -> tuple[dict[str, Any], ...]:
     """A suspended Job ends its running pods and keeps those that ended, for their logs."""
     makers = {Role.ORACLE: children.oracle_job, Role.TRAINER: children.trainer_job}
     stopped = []
     for role, make in makers.items():
-        live = observed.live.get(("Job", names.batch_job(job.name, role, job.status.attempt)))
-        if live is None or attempt_of(live) != job.status.attempt or is_deleting(live):
+        live = observed.batch_job(job.name, role, attempt)
+        if live is None or is_deleting(live):
             continue
         if job_condition(live, "Complete") or job_condition(live, "Failed"):
             continue
-        wanted = make(job, job.status.attempt, settings)
+        wanted = make(job, attempt, settings)
         wanted["spec"]["suspend"] = True
         stopped.append(wanted)
     return tuple(stopped)
 
 
-def end_of_life(job: Job) -> dt.datetime | None:
+def end_of_life(job: Job, status: Status) -> dt.datetime | None:
     """When the finished job is deleted; none: never."""
-    ttl, ended = job.run_policy.ttl_seconds_after_finished, job.status.completion_time
-    return ended + dt.timedelta(seconds=ttl) if ttl is not None and ended else None
+    ttl, ended = job.run_policy.ttl_seconds_after_finished, status.completion_time
+    return times.later(ended, ttl) if ttl is not None and ended else None

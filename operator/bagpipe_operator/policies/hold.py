@@ -7,7 +7,7 @@ instead of deleted, so that their claims stay.
 from typing import Any
 
 from bagpipe_operator import children, names
-from bagpipe_operator.api import Job
+from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Deletion
 from bagpipe_operator.kueue import Admission
 from bagpipe_operator.names import Reason
@@ -28,12 +28,12 @@ def why(job: Job, admission: Admission | None) -> tuple[Reason, str] | None:
 
 
 def stop(
-    job: Job, observed: Observed, settings: Settings
+    job: Job, status: Status, observed: Observed, settings: Settings
 ) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...], bool]:
     """Deletions, objects, and whether no pod is left."""
-    ending = teardown.stop(observed, job.status.attempt + 1)
+    ending = teardown.stop(observed, status.attempt + 1)
     servers = observed.live.get(("StatefulSet", names.stateful_set(job.name)))
     scaled: tuple[dict[str, Any], ...] = ()
     if servers is not None and ending.trainers_gone:
-        scaled = (children.server_set(job, job.status.attempt, settings, replicas=0),)
+        scaled = (children.server_set(job, status.attempt, settings, replicas=0),)
     return ending.delete, scaled, ending.all_gone

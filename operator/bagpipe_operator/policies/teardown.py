@@ -9,14 +9,16 @@ import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bagpipe_operator import times
 from bagpipe_operator.api import Job
 from bagpipe_operator.decision import Deletion
 from bagpipe_operator.names import Role
-from bagpipe_operator.observe import Observed, Pod, Raw, attempt_of, is_deleting
+from bagpipe_operator.observe import Observed, attempt_of, is_deleting
+from bagpipe_operator.podstate import Pod, Raw
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class Ending:
     """How far the end of the older attempts has come."""
 
     delete: tuple[Deletion, ...] = ()
@@ -25,14 +27,14 @@ class Progress:
     all_gone: bool = False
 
 
-def stop(observed: Observed, below: int) -> Progress:
+def stop(observed: Observed, below: int) -> Ending:
     """What to do now about all attempts below `below`."""
     trainers = [r for r in observed.batch_jobs(Role.TRAINER) if attempt_of(r) < below]
     if trainers:
-        return Progress(delete=_jobs(trainers))
+        return Ending(delete=_jobs(trainers))
     oracles = [r for r in observed.batch_jobs(Role.ORACLE) if attempt_of(r) < below]
     servers = [p for p in observed.of_role(Role.SERVER) if p.attempt < below]
-    return Progress(delete=_jobs(oracles), trainers_gone=True, all_gone=not oracles and not servers)
+    return Ending(delete=_jobs(oracles), trainers_gone=True, all_gone=not oracles and not servers)
 
 
 def _jobs(jobs: Iterable[Raw]) -> tuple[Deletion, ...]:
@@ -52,14 +54,13 @@ def overdue(
     until then a second pod for the rank must not exist.
     """
     late = [p for p in observed.pods if p.deleted_at is not None and not p.ended]
-    patience = dt.timedelta(seconds=job.run_policy.node_lost_seconds)
     force, nodes, again = [], set(), []
     for pod in late:
         assert pod.deleted_at is not None
         if now < pod.deleted_at:
             again.append(pod.deleted_at)
         elif pod.node in observed.lost_nodes:
-            when = observed.lost_nodes[pod.node] + patience
+            when = times.later(observed.lost_nodes[pod.node], job.run_policy.node_lost_seconds)
             if now >= when:
                 force.append(_forced(pod))
             else:
@@ -68,7 +69,7 @@ def overdue(
             if pod.node:  # One that was never scheduled has none.
                 nodes.add(pod.node)
             again.append(now + dt.timedelta(seconds=5))
-    return tuple(force), frozenset(nodes), min(again, default=None)
+    return tuple(force), frozenset(nodes), times.earliest(*again)
 
 
 def _forced(pod: Pod) -> Deletion:

@@ -1,0 +1,20 @@
+"""What a field means where the document leaves it out. The library's defaults: `tests/contract` compares each."""
+
+BATCH_SIZE = 2048
+REPLICAS = 1
+SERVER_STORAGE = "file"
+GPU_PROFILE = "cpu"
+TRANSPORT_SECURITY = "auto"
+TERMINATION_GRACE_SECONDS = 60
+CLAIM_SIZE = "10Gi"
+CLAIM_ACCESS_MODE = "ReadWriteOnce"
+CLAIM_RETAINED = False
+TRAINER_SHM_SIZE = "1Gi"
+CHECKPOINT_PATH = "/checkpoints"
+"""Where the claim for checkpoints is mounted, unless `checkpoint.path` says where."""
+
+MOST_SECONDS = 315_360_000
+"""Longest time that a setting in seconds may say: ten years."""
+MOST_FAILURES = 10_000
+MOST_SERVERS = 1000
+MOST_TRAINERS = 10_000

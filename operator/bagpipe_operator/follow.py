@@ -1,0 +1,60 @@
+"""What is read now and then beside the watches: progress, from the logs of running jobs' oracles.
+
+A job may go away during any request, so its memory is asked for again after each; and an error about one
+job is logged and passed over.
+"""
+
+import asyncio
+import logging
+
+from bagpipe_operator import defaults, names, progress
+from bagpipe_operator.api import Job
+from bagpipe_operator.api_error import ApiError
+from bagpipe_operator.cluster import Cluster, path
+from bagpipe_operator.memory import Memories
+from bagpipe_operator.names import Condition, Role
+from bagpipe_operator.podstate import Raw
+from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.workqueue import WorkQueue
+
+log = logging.getLogger(__name__)
+
+
+class ProgressReader:
+    """Reads the last records of every running job's oracle; a job is reconciled only if they changed."""
+
+    def __init__(self, cluster: Cluster, store: Store, queue: WorkQueue[JobKey], memories: Memories) -> None:
+        self._cluster, self._store, self._queue, self._memories = cluster, store, queue, memories
+
+    async def follow(self, seconds: float) -> None:
+        """For ever, every so many seconds."""
+        while True:
+            await asyncio.sleep(seconds)
+            for raw in list(self._store.jobs()):
+                await self.read(raw)
+
+    async def read(self, raw: Raw) -> None:
+        """Of one job, if it runs."""
+        try:
+            await self._read(Job.of(raw))
+        except ApiError as error:  # A pod that has just gone, or a node that is not reached: next time.
+            log.debug("progress not read", extra={"job": raw["metadata"]["name"], "error": str(error)})
+        except Exception:
+            facts = {"job": f"{raw['metadata'].get('namespace')}/{raw['metadata'].get('name')}"}
+            log.exception("progress not read", extra=facts)
+
+    async def _read(self, job: Job) -> None:
+        if not job.ours or not job.status.is_true(Condition.RUNNING):
+            return
+        oracles = self._memories.observe(job).of_role(Role.ORACLE, job.status.attempt)
+        oracle = next((p for p in oracles if p.phase == "Running"), None)
+        if oracle is None:
+            return
+        url = path("Pod", job.namespace, oracle.name, "log")
+        text = await self._cluster.text(url, container=names.CONTAINER, tailLines="20", limitBytes="20000")
+        found = progress.newest(text, job.spec.get("batchSize") or defaults.BATCH_SIZE)
+        key = (job.namespace, job.name)
+        memory = self._memories.known(key)
+        if found is not None and memory is not None and found != memory.progress:
+            memory.progress = found
+            self._queue.add(key)

@@ -1,0 +1,196 @@
+"""One pod as policies see it: where it is in its life, how its main container ended, and what keeps it from running.
+
+Labels can be changed by anyone who may change pods, so they are hints: role, attempt and index are taken
+from names and fields that cannot change (the owner's name, the pod's name, its command line) wherever
+there are such.
+"""
+
+import datetime as dt
+import itertools
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bagpipe_operator import names, times
+from bagpipe_operator.names import Reason, Role
+
+Raw = Mapping[str, Any]
+
+_STUCK = frozenset(
+    {
+        "ImagePullBackOff",
+        "ErrImagePull",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "CreateContainerConfigError",
+        "CreateContainerError",
+        "RunContainerError",
+        "CrashLoopBackOff",
+    }
+)
+_DISRUPTIONS = {
+    "PreemptionByScheduler": Reason.PREEMPTED,
+    "EvictionByEvictionAPI": Reason.EVICTED,
+    "DeletionByTaintManager": Reason.NODE_LOST,
+    "DeletionByPodGC": Reason.NODE_LOST,
+    "TerminationByKubelet": Reason.NODE_PRESSURE,
+}
+"""Reasons of a pod's `DisruptionTarget` condition."""
+_NODE_ENDS = {
+    "Evicted": Reason.NODE_PRESSURE,
+    "Preempting": Reason.PREEMPTED,
+    "NodeLost": Reason.NODE_LOST,
+    "Shutdown": Reason.NODE_SHUTDOWN,
+    "NodeShutdown": Reason.NODE_SHUTDOWN,
+    "Terminated": Reason.NODE_SHUTDOWN,
+    "OutOfcpu": Reason.REJECTED_BY_NODE,
+    "OutOfmemory": Reason.REJECTED_BY_NODE,
+    "OutOfpods": Reason.REJECTED_BY_NODE,
+    "NodeAffinity": Reason.REJECTED_BY_NODE,
+    "UnexpectedAdmissionError": Reason.REJECTED_BY_NODE,
+}
+"""Reasons of the status of a pod that its node ended or refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """One pod."""
+
+    name: str
+    uid: str
+    role: Role
+    attempt: int
+    """-1: nothing says which."""
+    index: int = 0
+    phase: str = "Pending"
+    ready: bool = False
+    node: str = ""
+    created: dt.datetime | None = None
+    deleted_at: dt.datetime | None = None
+    """When its grace period ends or ended; none: nobody asked it to go."""
+    grace_seconds: int = 0
+    """Between the request to end and `deleted_at`."""
+    disruption: str = ""
+    """Why the cluster took it away (preemption, eviction, node loss, ...); empty: it did not."""
+    own_fault: str = ""
+    """The kubelet's words, where it ended the pod for what the pod did: used more than its own limit allows."""
+    exit_code: int | None = None
+    """Of the main container: the present one's, or the last one's where it was restarted."""
+    exit_reason: str = ""
+    exit_message: str = ""
+    exit_time: dt.datetime | None = None
+    restarts: int = 0
+    stuck: str = ""
+    """Why it cannot start, as Kubernetes names it; empty: nothing is known to be wrong."""
+    stuck_message: str = ""
+    scheduler: str = ""
+    """Who should find a node for it, where nobody has said a word about it yet."""
+
+    @property
+    def ended(self) -> bool:
+        """No process of it runs any more, nor ever will."""
+        return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def taken(self) -> bool:
+        """It was taken away or told to go, by the cluster or by a person."""
+        return bool(self.disruption) or (self.deleted_at is not None and not self.own_fault)
+
+
+def whole(text: object) -> int | None:
+    """A label's value as a number; none: it is none that we would have written."""
+    return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text) else None
+
+
+def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
+    """Read a pod of `role`; `attempt` is that of the Job that owns it, none if a StatefulSet does."""
+    meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
+    labels = meta.get("labels") or {}
+    state, last, restarts = _main_container(status)
+    ended = state.get("terminated") or last.get("terminated") or {}
+    stuck, stuck_message = _why_stuck(status)
+    return Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        role=role,
+        attempt=_attempt(spec, labels) if attempt is None else attempt,
+        index=_index(meta["name"], role, labels),
+        phase=status.get("phase", "Pending"),
+        ready=_condition(status, "Ready").get("status") == "True",
+        node=spec.get("nodeName") or "",
+        created=times.parse(meta.get("creationTimestamp")),
+        deleted_at=times.parse(meta.get("deletionTimestamp")),
+        grace_seconds=meta.get("deletionGracePeriodSeconds") or 0,
+        disruption=_disruption(status),
+        own_fault=_own_fault(status),
+        exit_code=ended.get("exitCode"),
+        exit_reason=ended.get("reason") or "",
+        exit_message=ended.get("message") or "",
+        exit_time=times.parse(ended.get("finishedAt")),
+        restarts=restarts,
+        stuck=stuck,
+        stuck_message=stuck_message,
+        scheduler=_silent_scheduler(spec, status),
+    )
+
+
+def _attempt(spec: Raw, labels: Raw) -> int:
+    """From the command line that we gave it, which cannot change; the label where a template replaced that."""
+    for container in spec.get("containers") or ():
+        args = container.get("args") or () if container.get("name") == names.CONTAINER else ()
+        for option, value in itertools.pairwise(args):
+            if option == "--attempt" and (found := whole(value)) is not None:
+                return found
+    found = whole(labels.get(names.LABEL_ATTEMPT))
+    return -1 if found is None else found
+
+
+def _index(name: str, role: Role, labels: Raw) -> int:
+    if role is Role.SERVER:
+        return whole(name.rpartition("-")[2]) or 0
+    return whole(labels.get(names.LABEL_COMPLETION_INDEX)) or 0
+
+
+def _main_container(status: Raw) -> tuple[Raw, Raw, int]:
+    for container in status.get("containerStatuses") or ():
+        if container.get("name") == names.CONTAINER:
+            return container.get("state") or {}, container.get("lastState") or {}, container.get("restartCount") or 0
+    return {}, {}, 0
+
+
+def _condition(status: Raw, kind: str) -> Raw:
+    listed: Iterable[Raw] = status.get("conditions") or ()
+    return next((c for c in listed if c.get("type") == kind), {})
+
+
+def _own_fault(status: Raw) -> str:
+    """Over its own limit of storage or time: unlike pressure on a node, the kubelet marks that as no disruption."""
+    if _condition(status, "DisruptionTarget").get("status") == "True":
+        return ""
+    message = str(status.get("message") or "")
+    over_its_limit = status.get("reason") == "Evicted" and "exceed" in message
+    return message if over_its_limit or status.get("reason") == "DeadlineExceeded" else ""
+
+
+def _disruption(status: Raw) -> str:
+    target = _condition(status, "DisruptionTarget")
+    if target.get("status") == "True":
+        return str(_DISRUPTIONS.get(target.get("reason", ""), Reason.DISRUPTED))
+    return "" if _own_fault(status) else str(_NODE_ENDS.get(status.get("reason", ""), ""))
+
+
+def _why_stuck(status: Raw) -> tuple[str, str]:
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in _STUCK:
+            return waiting["reason"], waiting.get("message") or ""
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") == "False":
+        return scheduled.get("reason") or Reason.UNSCHEDULABLE, scheduled.get("message") or ""
+    return "", ""
+
+
+def _silent_scheduler(spec: Raw, status: Raw) -> str:
+    silent = not spec.get("nodeName") and status.get("phase", "Pending") == "Pending"
+    return spec.get("schedulerName") or "" if silent and not _condition(status, "PodScheduled") else ""

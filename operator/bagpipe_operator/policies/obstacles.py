@@ -1,0 +1,110 @@
+"""What stands in the way of a job: refusals of our own writes, and whatever keeps its pods from running.
+
+Everybody who says so is heard, nearest first: the API server about our own writes, an older job of this name
+whose objects are still there, kubelets and the scheduler in the pods' status, and the warnings of the controllers
+below us (a Job or StatefulSet that may not make its pods, a volume that cannot be mounted or provisioned).
+"""
+
+import datetime as dt
+
+from bagpipe_operator import times
+from bagpipe_operator.api import Job, Status
+from bagpipe_operator.decision import Fail
+from bagpipe_operator.names import Reason, Role
+from bagpipe_operator.observe import Observed, Obstacle, attempt_of, role_of
+from bagpipe_operator.podstate import Pod, Raw
+
+SCHEDULER_SECONDS = 8
+"""A pod that no scheduler has said a word about for so long has none."""
+
+
+def judge(observed: Observed) -> Fail | None:
+    """A child that is refused for good ends the job: the same request gets the same answer."""
+    for obstacle in _in_order(observed):
+        if obstacle.final:
+            return Fail(reason=obstacle.reason, message=obstacle.message)
+    return None
+
+
+def refusal(observed: Observed) -> Obstacle | None:
+    """What the API server does not accept of what the job needs; none: it took everything."""
+    return next(iter(_in_order(observed)), None)
+
+
+def _in_order(observed: Observed) -> list[Obstacle]:
+    return [observed.refused[key] for key in sorted(observed.refused)]
+
+
+def why_not_running(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Obstacle:
+    """What holds the present attempt up, by the name that Kubernetes gives it."""
+    pods = [p for p in observed.pods if p.attempt == status.attempt]
+    return (
+        refusal(observed)
+        or _older_job(observed)
+        or _stuck(pods)
+        or _warned(job, status, observed, pods)
+        or _unscheduled(pods, now)
+        or _count(job, pods)
+    )
+
+
+def _older_job(observed: Observed) -> Obstacle | None:
+    if not observed.orphans:
+        return None
+    return Obstacle(
+        reason=Reason.OLDER_JOB,
+        message=f"objects of an older job of this name are still there: {', '.join(observed.orphans[:5])}",
+    )
+
+
+def _stuck(pods: list[Pod]) -> Obstacle | None:
+    pod = next((p for p in pods if p.stuck and not p.ended), None)
+    return Obstacle(reason=pod.stuck, message=f"{_who(pod)}: {pod.stuck_message}") if pod else None
+
+
+def _who(pod: Pod) -> str:
+    return f"{pod.role} {pod.index} ({pod.name})"
+
+
+def _unscheduled(pods: list[Pod], now: dt.datetime) -> Obstacle | None:
+    for pod in pods:
+        if pod.scheduler and now >= _silence_ends(pod):
+            message = f"{_who(pod)}: no scheduler {pod.scheduler!r} has looked at it"
+            return Obstacle(reason=Reason.NO_SCHEDULER, message=message)
+    return None
+
+
+def _silence_ends(pod: Pod) -> dt.datetime:
+    return times.later(pod.created or times.EPOCH, SCHEDULER_SECONDS)
+
+
+def look_again(observed: Observed, now: dt.datetime) -> dt.datetime | None:
+    """When silence about a pod becomes telling."""
+    return times.earliest(*(_silence_ends(p) for p in observed.pods if p.scheduler and now < _silence_ends(p)))
+
+
+def _warned(job: Job, status: Status, observed: Observed, pods: list[Pod]) -> Obstacle | None:
+    """A warning counts only while what it is about is not as it should be: events outlive their causes."""
+    for pod in pods:
+        if not pod.ready and not pod.ended and (found := observed.warnings.get(pod.uid)):
+            return Obstacle(reason=found.reason, message=f"{_who(pod)}: {found.message}")
+    have = {role: sum(p.role is role for p in pods) for role in Role}
+    for (kind, name), raw in sorted(observed.live.items()):
+        found = observed.warnings.get(raw["metadata"]["uid"])
+        if found and _lacks_something(raw, job, status, have):
+            return Obstacle(reason=found.reason, message=f"{kind} {name}: {found.message}")
+    return None
+
+
+def _lacks_something(raw: Raw, job: Job, status: Status, have: dict[Role, int]) -> bool:
+    role = role_of(raw)
+    if raw["kind"] == "PersistentVolumeClaim":
+        return (raw.get("status") or {}).get("phase") != "Bound"
+    if role is None or (raw["kind"] == "Job" and attempt_of(raw) != status.attempt):
+        return False
+    return have[role] < job.replicas(role)
+
+
+def _count(job: Job, pods: list[Pod]) -> Obstacle:
+    ready = sum(p.ready or p.phase == "Succeeded" for p in pods)
+    return Obstacle(reason=Reason.STARTING, message=f"{ready} of {job.pods_wanted} pods run, {len(pods)} exist")

@@ -1,0 +1,227 @@
+"""Carrying decisions out: writes status, children, Kueue's Workload and events, in the order of `Decision`.
+
+A crash at any point leaves a picture from which the same decision follows again. The first write of a child is
+a create, and every later one names the UID it means, so that no object of somebody else is ever written to.
+What the API server does not accept is remembered as an obstacle, for the next decision to judge.
+"""
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from bagpipe_operator import children, curve, drift, names, patches, times
+from bagpipe_operator.api import Job
+from bagpipe_operator.api_error import ApiError, Outcome
+from bagpipe_operator.cluster import Cluster, created_not_applied
+from bagpipe_operator.decision import Decision, Deletion, Event
+from bagpipe_operator.memory import Memory
+from bagpipe_operator.names import Reason
+from bagpipe_operator.observe import Key, Obstacle, claimed_by_name, is_deleting, owner_of
+from bagpipe_operator.podstate import Raw
+from bagpipe_operator.store import Store
+
+log = logging.getLogger(__name__)
+
+_BASE = frozenset({"ConfigMap", "Service", "NetworkPolicy", "PodDisruptionBudget", "PersistentVolumeClaim", "Workload"})
+
+
+class StatusRefused(Exception):
+    """The API server does not take a status that we made: a fault of ours."""
+
+
+class NameTaken(Exception):
+    """An object that a child would have to be called like is not this job's."""
+
+    def __init__(self, obstacle: Obstacle) -> None:
+        super().__init__(obstacle.message)
+        self.obstacle = obstacle
+
+
+class Writer:
+    """Writes for one job at a time; several jobs at once."""
+
+    def __init__(self, cluster: Cluster, store: Store) -> None:
+        self._cluster, self._store = cluster, store
+
+    async def status(self, job: Job, raw: Raw, decision: Decision) -> bool:
+        """Whether there was anything to write."""
+        patch = patches.status(raw, decision.status)
+        if patch is None:
+            return False
+        try:
+            self._store.put(await self._cluster.patch_status(names.KIND, job.namespace, job.name, patch))
+        except ApiError as error:
+            if error.outcome is Outcome.REFUSED:
+                raise StatusRefused(str(error)) from error
+            raise
+        return True
+
+    async def delete(self, job: Job, deletions: tuple[Deletion, ...]) -> None:
+        for d in deletions:
+            facts = {"job": job.full_name, "object": f"{d.kind}/{d.name}", "force": d.force}
+            log.info("delete", extra=facts)
+        await asyncio.gather(
+            *(self._cluster.delete(d.kind, job.namespace, d.name, d.uid, force=d.force) for d in deletions)
+        )
+
+    async def children(self, job: Job, memory: Memory, wanted: tuple[Raw, ...]) -> list[ApiError]:
+        """Write them; returns what went wrong. Workers come only once everything else stands."""
+        for key in memory.refused.keys() - {_key(o) for o in wanted}:
+            del memory.refused[key]  # Not wanted any more.
+        base = [o for o in wanted if o["kind"] in _BASE]
+        failed = await self._write_all(job, memory, base)
+        if failed or memory.refused.keys() & {_key(o) for o in base}:
+            return failed
+        return await self._write_all(job, memory, [o for o in wanted if o["kind"] not in _BASE])
+
+    async def _write_all(self, job: Job, memory: Memory, wanted: list[Raw]) -> list[ApiError]:
+        results = await asyncio.gather(*(self._write(job, memory, o) for o in wanted))
+        return [error for error in results if error is not None]
+
+    async def _write(self, job: Job, memory: Memory, wanted: Raw) -> ApiError | None:
+        key = _key(wanted)
+        try:
+            live = self._store.get(key[0], job.namespace, key[1])
+            if live is not None and _whose(job, live) is not None:
+                live = None  # It bears our label and is not ours: the create finds out whose it is.
+            result = await (self._create(job, memory, wanted) if live is None else self._update(memory, wanted, live))
+        except NameTaken as taken:
+            memory.refused[key] = taken.obstacle
+            return None
+        except ApiError as error:
+            if (obstacle := _obstacle(error, key)) is not None:
+                memory.refused[key] = obstacle
+            return error
+        self._store.put(result)
+        memory.refused.pop(key, None)
+        memory.written[key] = drift.written(wanted, result)
+        log.info("write", extra={"job": job.full_name, "object": "/".join(key), "new": live is None})
+        return None
+
+    async def _create(self, job: Job, memory: Memory, wanted: Raw) -> Raw:
+        try:
+            return await self._cluster.create(wanted["kind"], job.namespace, wanted)
+        except ApiError as error:
+            if error.outcome is not Outcome.EXISTS:
+                raise
+            found = await self._cluster.find(wanted["kind"], job.namespace, wanted["metadata"]["name"])
+            if found is None:  # Gone in between.
+                raise
+        obstacle = _whose(job, found)
+        if obstacle is not None:
+            raise NameTaken(obstacle)
+        return await self._update(memory, drift.settle(wanted, found), found)
+
+    async def _update(self, memory: Memory, wanted: Raw, live: Raw) -> Raw:
+        meta = live["metadata"]
+        if meta["uid"] not in memory.applied:
+            read = await self._cluster.find(wanted["kind"], meta["namespace"], meta["name"])
+            if read is not None and read["metadata"]["uid"] == meta["uid"] and created_not_applied(read):
+                await self._cluster.own_fields(read)
+            memory.applied.add(meta["uid"])
+        return await self._cluster.apply({**wanted, "metadata": {**wanted["metadata"], "uid": meta["uid"]}})
+
+    async def curve_secret(self, job: Job) -> None:
+        """Made once; we may create Secrets and not read them, so that it exists is learnt by trying."""
+        public, secret = curve.keypair()
+        metadata = {
+            "name": names.curve_secret(job.name, job.uid),
+            "namespace": job.namespace,
+            "labels": names.labels(job.name),
+            "ownerReferences": [children.owner_reference(job)],
+        }
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata,
+            "immutable": True,
+            "stringData": {"public": public, "secret": secret},
+        }
+        try:
+            await self._cluster.create("Secret", job.namespace, body)
+        except ApiError as error:
+            if error.outcome is not Outcome.EXISTS:
+                raise
+
+    async def report_to_kueue(self, job: Job, status: Mapping[str, Any]) -> None:
+        name = names.workload(job.name)
+        live = self._store.get("Workload", job.namespace, name)
+        if live is None:
+            return
+        body = {"metadata": {"resourceVersion": live["metadata"]["resourceVersion"]}, "status": dict(status)}
+        self._store.put(await self._cluster.patch_status("Workload", job.namespace, name, body))
+
+    async def internal_error(self, raw: Raw, words: str) -> None:
+        """Tell a job that the operator failed on it."""
+        namespace, name = raw["metadata"]["namespace"], raw["metadata"]["name"]
+        patch = patches.internal_error(raw, words, dt.datetime.now(dt.UTC))
+        if patch is None:
+            return
+        self._store.put(await self._cluster.patch_status(names.KIND, namespace, name, patch))
+        await self._post(raw, Event(type="Warning", reason=Reason.INTERNAL_ERROR, message=words))
+
+    async def events(self, raw: Raw, events: tuple[Event, ...]) -> None:
+        for event in events:
+            await self._post(raw, event)
+
+    async def _post(self, raw: Raw, event: Event) -> None:
+        meta, now = raw["metadata"], times.text(dt.datetime.now(dt.UTC))
+        involved = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND,
+            "name": meta["name"],
+            "namespace": meta["namespace"],
+            "uid": meta["uid"],
+        }
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
+            "involvedObject": involved,
+            "type": event.type,
+            "reason": event.reason,
+            "message": event.message[:1024],
+            "source": {"component": names.MANAGER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._cluster.create("Event", meta["namespace"], body)
+        except ApiError as error:  # News is worth a try, not a retry: the status has it all.
+            facts = {"job": f"{meta['namespace']}/{meta['name']}", "error": str(error)}
+            log.warning("event not posted", extra=facts)
+
+
+def _key(raw: Raw) -> Key:
+    return raw["kind"], raw["metadata"]["name"]
+
+
+def _whose(job: Job, found: Raw) -> Obstacle | None:
+    """Why an object that exists under a child's name is not this job's; none: it is."""
+    if owner_of(found) == job.uid or claimed_by_name(found, job.name):
+        return None
+    what = "/".join(_key(found))
+    owner: Raw = next((o for o in found["metadata"].get("ownerReferences") or () if o.get("controller")), {})
+    if owner.get("kind") == names.KIND and owner.get("name") == job.name:
+        return Obstacle(reason=Reason.OLDER_JOB, message=f"{what} of an older job of this name is still there")
+    if is_deleting(found):
+        return Obstacle(reason=Reason.OLDER_JOB, message=f"{what} exists and is being deleted")
+    whose = f"belongs to {owner.get('kind')}/{owner.get('name')}" if owner else "was made by somebody else"
+    message = f"{what} exists and {whose}; it was left as it is. Rename the job, or that object"
+    return Obstacle(reason=Reason.NAME_TAKEN, message=message, final=True)
+
+
+def _obstacle(error: ApiError, key: Key) -> Obstacle | None:
+    """What an answer to a write means for the job; none: nothing yet, the next try may succeed."""
+    message = f"{'/'.join(key)}: {error.message}"
+    if error.outcome is Outcome.REFUSED:
+        return Obstacle(reason=Reason.CHILD_REFUSED, message=message, final=True)
+    if error.outcome is Outcome.FORBIDDEN:
+        over = "exceeded quota" in error.message
+        return Obstacle(reason=Reason.QUOTA_EXCEEDED if over else Reason.FORBIDDEN, message=message)
+    if error.outcome is Outcome.ABSENT or "webhook" in error.message:
+        return Obstacle(reason=Reason.API_ERROR, message=message)
+    return None

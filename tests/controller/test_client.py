@@ -1,0 +1,118 @@
+"""The operator's client: every way in which a request can end badly is one error with a policy."""
+
+import asyncio
+
+import pytest
+
+from bagpipe_operator.api_error import ApiError, Outcome
+from bagpipe_operator.cluster import Cluster
+from bagpipe_operator.connection import Connection
+from bagpipe_operator.metrics import Metrics
+
+
+def answer(code: int, body: str, length: int | None = None, head: str = "") -> bytes:
+    size = len(body) if length is None else length
+    return f"HTTP/1.1 {code} x\r\nContent-Length: {size}\r\n{head}Connection: close\r\n\r\n{body}".encode()
+
+
+def status(code: int, reason: str, message: str = "words") -> bytes:
+    return answer(code, f'{{"kind": "Status", "reason": "{reason}", "message": "{message}"}}')
+
+
+@pytest.mark.parametrize(
+    ("sent", "outcome"),
+    [
+        (answer(200, '{"kind": "Po', 500), Outcome.LATER),
+        (answer(200, "<html>hello</html>"), Outcome.LATER),
+        (answer(200, "[1]"), Outcome.LATER),
+        (answer(200, "[" * 100_000), Outcome.LATER),
+        (b"", Outcome.LATER),
+        (b"nonsense\r\n\r\n", Outcome.LATER),
+        (answer(200, "x", head="Content-Encoding: gzip\r\n"), Outcome.LATER),
+        (answer(500, "not json"), Outcome.LATER),
+        (answer(500, "[1, 2]"), Outcome.LATER),
+        (status(429, "TooManyRequests"), Outcome.LATER),
+        (status(410, "Expired"), Outcome.LATER),
+        (status(401, "Unauthorized"), Outcome.LATER),
+        (status(409, "AlreadyExists"), Outcome.EXISTS),
+        (status(409, "Conflict"), Outcome.CHANGED),
+        (status(404, "NotFound"), Outcome.ABSENT),
+        (status(422, "Invalid"), Outcome.REFUSED),
+        (status(400, "BadRequest"), Outcome.REFUSED),
+        (status(403, "Forbidden"), Outcome.FORBIDDEN),
+        (status(403, "Forbidden", "admission webhook x denied the request: no"), Outcome.REFUSED),
+    ],
+    ids=lambda v: v.decode()[:70] if isinstance(v, bytes) else v.value,
+)
+def test_every_answer_has_a_policy(sent, outcome):
+    """Cut bodies, answers that are no JSON, and each refusal: an `ApiError`, whose outcome says what to do."""
+
+    async def go() -> Outcome:
+        async def serve(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(sent)
+            await writer.drain()
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        cluster = Cluster(Connection(f"http://{host}:{port}", None, None), Metrics())
+        try:
+            with pytest.raises(ApiError) as caught:
+                await cluster.get("/x")
+            return caught.value.outcome
+        finally:
+            await cluster.close()
+            server.close()
+
+    assert asyncio.run(go()) is outcome
+
+
+def test_nobody_there():
+    """A refused connection is an answer for later."""
+
+    async def go() -> Outcome:
+        cluster = Cluster(Connection("http://127.0.0.1:1", None, None), Metrics())
+        try:
+            with pytest.raises(ApiError) as caught:
+                await cluster.get("/x")
+            return caught.value.outcome
+        finally:
+            await cluster.close()
+
+    assert asyncio.run(go()) is Outcome.LATER
+
+
+def test_the_api_servers_wish_to_wait_is_kept():
+    """Retry-After is part of the error, and the queue waits at least so long."""
+    error = ApiError.of_answer(429, b"{}", "7")
+    assert error.retry_after == 7.0 and ApiError.of_answer(429, b"{}", "Fri, 31 Dec 1999").retry_after is None
+
+
+def test_a_lost_lease_sends_nothing():
+    """Without the lease no write leaves the process."""
+
+    async def go() -> Outcome:
+        cluster = Cluster(Connection("http://127.0.0.1:1", None, None), Metrics(), lambda: False)
+        try:
+            with pytest.raises(ApiError) as caught:
+                await cluster.create("ConfigMap", "ns", {})
+            return caught.value.outcome
+        finally:
+            await cluster.close()
+
+    assert asyncio.run(go()) is Outcome.FENCED
+
+
+def test_numbers_that_are_no_json_are_never_sent():
+    """A body with NaN is a fault of the operator, found before it is sent."""
+
+    async def go() -> None:
+        cluster = Cluster(Connection("http://127.0.0.1:1", None, None), Metrics())
+        try:
+            with pytest.raises(ValueError, match="not JSON compliant"):
+                await cluster.create("ConfigMap", "ns", {"data": float("nan")})
+        finally:
+            await cluster.close()
+
+    asyncio.run(go())

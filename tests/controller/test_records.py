@@ -1,0 +1,62 @@
+"""What a job's processes wrote is read leniently; whatever comes out can be written as JSON and read back equal."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bagpipe_operator import records
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), ANY, max_size=5))
+def test_what_was_read_can_be_written(record):
+    """Whatever Python writes as last words becomes JSON in the strict sense, and equal after a round through it."""
+    parsed = records.parse(json.dumps(record))
+    assert parsed is not None
+    assert json.loads(json.dumps(parsed, allow_nan=False).encode()) == parsed
+
+
+@given(st.text() | st.binary().map(lambda b: b.decode(errors="replace")))
+def test_any_text_is_read(text):
+    """No text raises."""
+    records.parse(text)
+
+
+def test_odd_numbers_are_named():
+    """Each value that JSON cannot hold becomes null, and its path is told."""
+    found = records.parse('{"loss": NaN, "a": {"b": [1, Infinity]}, "n": 123456789012345678901234567890, "ok": 1.5}')
+    odd = {"loss": "NaN", "a.b[1]": "Infinity", "n": "beyond 64 bits"}
+    assert found == {"loss": None, "a": {"b": [1, None]}, "n": None, "ok": 1.5, "notFinite": odd}
+
+
+@pytest.mark.parametrize("depth", [100, 100_000])
+def test_deep_words(depth):
+    """Nesting is cut off instead of ending the reader."""
+    records.parse('{"a":' * depth + "1" + "}" * depth)
+
+
+def test_lone_surrogates_are_replaced():
+    """Half a character would come back changed from the API server, and be written again for ever."""
+    found = records.parse('{"a": "\\ud800x"}')
+    assert found == {"a": "?x"}
+
+
+def test_a_job_whose_loss_is_no_number_ends(world):
+    """Last words with NaN end the job Complete, with the number as null and a word about it."""
+    w = world().run()
+    for pod in w.live_pods("trainer"):
+        w.end(pod, 0)
+    w.end(w.pod("oracle"), 0, '{"steps": 12, "loss": NaN, "evaluation": {"auc": null}, "modelDigest": "ab5a"}')
+    w.settle()
+    assert (
+        w.is_true("Complete") and w.status["summary"]["loss"] is None and w.status["summary"]["modelDigest"] == "ab5a"
+    )
+    assert "loss is NaN" in w.condition("Complete")["message"]
+    json.dumps(w.status, allow_nan=False)

@@ -1,0 +1,282 @@
+"""The shell on a fake API server: whatever one job contains or one answer says, only that job is affected."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from rig import Rig, job
+
+from bagpipe_operator import names, shell
+from bagpipe_operator.names import Role
+
+
+def test_a_fault_about_one_job_is_that_jobs_alone(rig, monkeypatch, caplog):
+    """An exception about one key is told in that job, counted and logged; the other job goes on, and so do we."""
+    real = shell.desired
+
+    def desired(one, *rest):
+        if one.name == "bad":
+            raise KeyError("boom")
+        return real(one, *rest)
+
+    monkeypatch.setattr(shell, "desired", desired)
+    rig.submit(job("bad"))
+    rig.submit(job("good"))
+
+    async def go():
+        workers = [asyncio.create_task(rig.shell.work()) for _ in range(2)]
+        rig.deliver()
+        for _ in range(200):
+            await asyncio.sleep(0)  # The workers' turn.
+        assert not any(w.done() for w in workers)
+        for worker in workers:
+            worker.cancel()
+
+    with caplog.at_level(logging.ERROR):
+        rig.go(go())
+    told = rig.condition("Failed", "bad")
+    assert (told["status"], told["reason"]) == ("Unknown", "InternalError") and "KeyError: 'boom'" in told["message"]
+    assert any(getattr(r, "job", "") == "ns/bad" and r.exc_info for r in caplog.records)
+    assert b'bagpipe_operator_internal_errors_total{exception="KeyError"} ' in rig.metrics.render()
+    assert "InternalError" in rig.events("bad") and rig.status("good")["phase"] == "Starting"
+
+
+def test_a_fault_that_is_over_leaves_no_trace(rig, monkeypatch):
+    """Once the operator understands the job again, the condition goes and the job starts."""
+    rig.submit(job())
+    with monkeypatch.context() as patch:
+        patch.setattr(shell, "desired", lambda *_: 1 / 0)
+        rig.settle()
+    assert rig.condition("Failed")["reason"] == "InternalError" and rig.kinds() == []
+    rig.again()
+    assert rig.condition("Failed") == {} and "Job/j-trainers-0" in rig.kinds()
+
+
+def test_a_fault_is_told_once(rig, monkeypatch):
+    """The same fault again writes nothing: its condition stands already."""
+    monkeypatch.setattr(shell, "desired", lambda *_: 1 / 0)
+    rig.submit(job())
+    for _ in range(3):
+        rig.again()
+    assert sum(method == "PATCH" for method, _ in rig.api.requests) == 1
+
+
+def test_a_status_that_the_api_server_refuses_is_a_fault_of_ours(rig, monkeypatch):
+    """A status that cannot be written becomes InternalError with the API server's words, not silence for ever."""
+    rig.submit(job())
+    rig.api.refuse = lambda method, raw: (
+        (422, "Invalid", "status.phase: no such phase") if (raw.get("status") or {}).get("phase") else None
+    )
+    rig.settle()
+    assert "no such phase" in rig.condition("Failed")["message"]
+
+
+def test_a_refused_child_fails_the_job_at_once(rig):
+    """What the API server will never take ends the job with its words, and nothing of it is left running."""
+    rig.submit(job(trainers={"resources": {"limits": {"cpu": "many"}}}))
+    rig.settle()
+    failed = rig.condition("Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "ChildRefused")
+    assert "j-trainers-0" in failed["message"] and "quantities must match" in failed["message"]
+    assert "ChildRefused" in rig.events()
+    assert rig.api.objects["Job", "ns", "j-oracle-0"]["spec"]["suspend"] and "StatefulSet/j-servers" not in rig.kinds()
+
+
+def test_a_quota_is_a_condition_that_goes_when_it_is_over(rig):
+    """What may pass does not end the job: it says why it does not start, says it anew when that changes, and starts."""
+    rig.submit(job())
+    said = {"words": "services is forbidden: exceeded quota: small, requested: services=1"}
+
+    def refuse(method, raw):
+        return (403, "Forbidden", said["words"]) if said["words"] and raw["kind"] == "Service" else None
+
+    rig.api.refuse = refuse
+    rig.settle()
+    assert rig.condition("Failed") == {}
+    assert (rig.condition("Running")["reason"], rig.condition("Running")["status"]) == ("QuotaExceeded", "False")
+    assert "exceeded quota: small" in rig.condition("Running")["message"]
+    assert rig.condition("Reconciled")["reason"] == "QuotaExceeded" and "QuotaExceeded" in rig.events()
+    assert not [k for k in rig.kinds() if k.startswith(("Job", "StatefulSet"))]
+    said["words"] = 'services is forbidden: User "operator" cannot create resource'
+    rig.again()
+    assert rig.condition("Running")["reason"] == "Forbidden" and rig.events().count("Forbidden") >= 1
+    said["words"] = ""
+    rig.again()
+    assert rig.condition("Running")["reason"] == "Starting" and rig.condition("Reconciled")["status"] == "True"
+    assert "Job/j-trainers-0" in rig.kinds()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ConfigMap", "j-config"),
+        ("Service", "j-oracle"),
+        ("NetworkPolicy", "j-peers"),
+        ("PodDisruptionBudget", "j-servers"),
+        ("PersistentVolumeClaim", "j-checkpoints"),
+        ("StatefulSet", "j-servers"),
+        ("Job", "j-trainers-0"),
+    ],
+)
+@pytest.mark.parametrize("labelled", [False, True], ids=["plain", "with our labels"])
+def test_what_is_not_ours_is_never_touched(rig, kind, name, labelled):
+    """An object of somebody else under a child's name fails the job as NameTaken; no write and no deletion meets it."""
+    labels = names.labels("j", Role.TRAINER, 0) if labelled and kind != "PersistentVolumeClaim" else {"app": "shop"}
+    theirs = {"metadata": {"name": name, "labels": labels}, "data": {"setting": "theirs"}, "spec": {"x": 1}}
+    before = rig.api.put(kind, theirs)
+    rig.submit(job(checkpoint={"volumeClaim": {"size": "1Gi"}}))
+    rig.settle()
+    failed = rig.condition("Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "NameTaken") and f"{kind}/{name}" in failed["message"]
+    assert rig.api.objects[kind, "ns", name] == before
+    rig.api.remove((names.KIND, "ns", "j"))
+    rig.settle()
+    assert rig.api.objects[kind, "ns", name] == before
+
+
+def test_a_secret_of_somebody_else_is_not_used_as_keys(rig):
+    """The Secret's name has a part of the job's UID: one that is there already cannot be taken for ours."""
+    rig.api.put("Secret", {"metadata": {"name": "j-curve"}, "stringData": {"public": "x", "secret": "y"}})
+    uid = rig.submit(job(transport={"security": "curve"}))["metadata"]["uid"]
+    rig.settle()
+    ours = f"j-curve-{uid[:8]}"
+    assert f"Secret/{ours}" in rig.kinds()
+    template = rig.api.objects["Job", "ns", "j-trainers-0"]["spec"]["template"]
+    secrets = [v["secret"]["secretName"] for v in template["spec"]["volumes"] if "secret" in v]
+    assert secrets == [ours]
+
+
+def test_what_an_older_job_of_the_name_left_is_waited_for(rig):
+    """Objects that are owned by a deleted job of the same name are named, and taken by nobody until they are gone."""
+    owner = {"kind": names.KIND, "name": "j", "uid": "older", "controller": True}
+    rig.api.put(
+        "ConfigMap", {"metadata": {"name": "j-config", "labels": names.labels("j"), "ownerReferences": [owner]}}
+    )
+    rig.submit(job())
+    rig.settle()
+    assert rig.condition("Failed") == {} and rig.condition("Running")["reason"] == "OlderJobEnding"
+    assert "j-config" in rig.condition("Running")["message"]
+    rig.api.remove(("ConfigMap", "ns", "j-config"))
+    rig.settle()
+    assert rig.condition("Running")["reason"] == "Starting" and "Job/j-trainers-0" in rig.kinds()
+
+
+def test_a_claim_that_was_retained_is_used_again(rig):
+    """The claim that an earlier job of this name left on purpose is the next one's, and gets no owner."""
+    labels = names.labels("j")
+    rig.api.put("PersistentVolumeClaim", {"metadata": {"name": "j-checkpoints", "labels": labels}, "spec": {}})
+    rig.submit(job(checkpoint={"volumeClaim": {"size": "1Gi", "retain": True}}))
+    rig.settle()
+    assert rig.condition("Failed") == {} and "Job/j-trainers-0" in rig.kinds()
+    assert "ownerReferences" not in rig.api.objects["PersistentVolumeClaim", "ns", "j-checkpoints"]["metadata"]
+
+
+def test_labels_of_children_are_hints(rig):
+    """A label that somebody changed neither ends anything nor moves the attempt."""
+    rig.submit(job())
+    rig.settle()
+    for kind, name in (("Job", "j-trainers-0"), ("StatefulSet", "j-servers")):
+        raw = rig.api.objects[kind, "ns", name]
+        labels = {**raw["metadata"]["labels"], names.LABEL_ATTEMPT: "foo", names.LABEL_ROLE: "emperor"}
+        rig.api.put(kind, {**raw, "metadata": {**raw["metadata"], "labels": labels}})
+    rig.settle()
+    assert rig.status()["attempt"] == 0 and rig.condition("Failed") == {}
+    assert rig.api.objects["Job", "ns", "j-trainers-0"]["metadata"]["labels"][names.LABEL_ATTEMPT] == "0"
+
+
+def running(rig: Rig, text: str) -> dict:
+    """A job that runs, with an oracle that logs `text`; returns the job as read."""
+    raw = rig.submit(job())
+    rig.settle()
+    owner = rig.api.objects["Job", "ns", "j-oracle-0"]["metadata"]
+    pod = {
+        "metadata": {
+            "name": "p",
+            "labels": names.labels("j", Role.ORACLE, 0),
+            "ownerReferences": [{"kind": "Job", "name": owner["name"], "uid": owner["uid"], "controller": True}],
+        },
+        "status": {"phase": "Running"},
+    }
+    rig.api.put("Pod", pod)
+    rig.api.logs["ns", "p"] = text
+    raw = rig.api.objects[names.KIND, "ns", "j"]
+    for c in raw["status"]["conditions"]:
+        c["status"] = "True" if c["type"] == "Running" else c["status"]
+    rig.settle()
+    return raw
+
+
+def test_a_job_that_goes_away_while_its_log_is_read(rig, monkeypatch):
+    """The answer for a job that is gone is dropped."""
+    raw = running(rig, json.dumps({"step": 3, "loss": 1.0}))
+    key = ("ns", "j")
+
+    async def go():
+        text = rig.cluster.text
+
+        async def slowly(*args, **kwargs):
+            found = await text(*args, **kwargs)
+            rig.api.remove((names.KIND, *key))
+            await rig.settled()
+            return found
+
+        monkeypatch.setattr(rig.cluster, "text", slowly)
+        await rig.progress.read(raw)
+        assert rig.shell.memories.known(key) is None and rig.queue.depth == 0
+
+    rig.go(go())
+
+
+def test_progress_that_is_no_number_is_left_out(rig):
+    """A loss that is NaN never reaches the status; the step does."""
+    raw = running(rig, '{"step": 8, "total_steps": 12, "loss": NaN, "examples_per_second": 1e-320}')
+
+    async def go():
+        await rig.progress.read(raw)
+        await rig.settled()
+
+    rig.go(go())
+    assert rig.status()["progress"] == {"step": 8, "totalSteps": 12, "examplesPerSecond": 0.0}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"step": true}', "{" * 3000, '{"step": 1e999}', '{"step": 99999999999999999999}', "\ufffd", "", '["step"]'],
+)
+def test_any_log_is_read_without_harm(rig, text):
+    """Logs that are no records at all leave the progress as it is."""
+    raw = running(rig, text)
+    rig.go(rig.progress.read(raw))
+    assert rig.shell.memories.of(("ns", "j")).progress is None
+
+
+def test_each_map_of_the_status_is_replaced_whole(rig):
+    """No field of an older failure, and no server of an older attempt, stays in the status."""
+    raw = rig.submit(job())
+    raw["status"] = {
+        "attempt": 0,
+        "lastFailure": {"reason": "Crashed", "message": "boom", "node": "n1", "exitCode": 1},
+        "serverPods": {"old": 1},
+    }
+    rig.api.put(names.KIND, raw)
+    rig.api.refuse = lambda method, obj: (422, "Invalid", "no") if obj["kind"] == "Service" else None
+    rig.settle()
+    assert rig.status()["lastFailure"]["reason"] == "ChildRefused"
+    assert "node" not in rig.status()["lastFailure"] and "exitCode" not in rig.status()["lastFailure"]
+
+
+CASES = Path(__file__).parent / "malformed.yaml"
+
+
+@pytest.mark.parametrize("case", yaml.safe_load(CASES.read_text()), ids=lambda c: c["name"])
+def test_malformed_parts_are_named(rig, case):
+    """Each free-form part that is not as it must be ends the job as InvalidSpec, with its path and what was found."""
+    rig.submit(job(**case["spec"]))
+    rig.settle()
+    failed = rig.condition("Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "InvalidSpec")
+    assert failed["message"] == case["says"]
+    assert rig.kinds() == []
