@@ -1,7 +1,7 @@
 # Operator, chart and cluster targets; included by the Makefile.
 KIT ?= $(firstword $(wildcard ../shared/cluster/cluster))
 BUILDER ?= $(firstword $(wildcard ../shared/images/builder) docker)
-VERSION := 0.1.0
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' bagpipe/__init__.py)
 IMAGES := trainer server operator standin
 HELM_FLAGS ?= --set progressSeconds=3
 

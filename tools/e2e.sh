@@ -9,7 +9,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${PYTHON:=python3}" "${BUILDER:=docker}" "${KIT:=}" "${ARGS:=}"
 work=$(mktemp -d)
-names=(bagpipe-server:0.1.0 bagpipe-trainer:0.1.0 bagpipe-operator:0.1.0 bagpipe-standin:3)
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' bagpipe/__init__.py)
+names=(bagpipe-server:$version bagpipe-trainer:$version bagpipe-operator:$version bagpipe-standin:3)
 finish() { [ -n "${KEEP:-}" ] || { down || true; rm -rf "$work"; }; }  # A kept cluster reads its audit policy again.
 say() { echo "== $(date +%T) $*"; }
 

@@ -9,8 +9,6 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 """
 
 import json
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 from bagpipe.config.document import API_VERSION
 from bagpipe.config.load import JobFile, read_job_file
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
+from bagpipe.lowlevel.clock import SYSTEM_CLOCK, Clock
 
 GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "bagpipejobs"
@@ -104,8 +103,13 @@ class JobView:
 class BagpipeClient:
     """BagpipeJobs of one namespace."""
 
-    def __init__(self, namespace: str | None = None, *, context: str | None = None) -> None:
+    def __init__(
+        self, namespace: str | None = None, *, context: str | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         """Connects as kubectl does: `$KUBECONFIG`, else the pod's own account.
+
+        Args:
+            clock: what passes between two questions to the API server.
 
         Raises:
             ConfigError: the extra is not installed, or nothing says where the cluster is.
@@ -118,6 +122,7 @@ class BagpipeClient:
             ) from None
         api, found = _connect(kubernetes, context)
         self.namespace = namespace or found
+        self._clock = clock
         self._errors = kubernetes.client.exceptions.ApiException
         self._jobs: Any = kubernetes.client.CustomObjectsApi(api)
         self._core: Any = kubernetes.client.CoreV1Api(api)
@@ -184,8 +189,8 @@ class BagpipeClient:
             JobFailed: it ended otherwise.
             WaitTimeout: it did not end in time.
         """
-        pause, last = threading.Event(), None
-        end = None if timeout_seconds is None else time.monotonic() + timeout_seconds
+        last = None
+        end = None if timeout_seconds is None else self._clock.now() + timeout_seconds
         while True:
             view = self.get(name)
             if on_change is not None and view.raw.get("status") != last:
@@ -195,9 +200,9 @@ class BagpipeClient:
                 return view
             if view.phase == "Failed":
                 raise JobFailed(view)
-            if end is not None and time.monotonic() >= end:
+            if end is not None and self._clock.now() >= end:
                 raise WaitTimeout(f"job {name} is {view.phase} after {timeout_seconds:g} s; {view.message}")
-            pause.wait(POLL_SECONDS)
+            self._clock.pause(POLL_SECONDS)
 
     # ── logs ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -213,7 +218,6 @@ class BagpipeClient:
     ) -> Iterator[str]:
         """Lines of one process. Following waits for its pod, and goes on with the next when it is replaced."""
         seen: set[tuple[str, int]] = set()
-        pause = threading.Event()
         while True:
             view = self.get(name)
             pod = self._newest_pod(name, role, index, seen)
@@ -230,7 +234,7 @@ class BagpipeClient:
             elif view.finished:
                 return
             else:
-                pause.wait(POLL_SECONDS)
+                self._clock.pause(POLL_SECONDS)
 
     def _newest_pod(self, name: str, role: str, index: int, seen: set[tuple[str, int]]) -> dict[str, Any] | None:
         selector = f"bagpipe.dev/job={name},bagpipe.dev/role={role}"

@@ -21,7 +21,7 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
 _SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
-_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Scalar = str | int | float | bool | None
 
@@ -57,15 +57,14 @@ def plain(text: str) -> Scalar:
 def characters(text: str) -> str:
     r"""A string in which `"\ud83d\ude00"`, as JSON writes one character beyond 16 bits, is that character.
 
-    Bytes of a file name that are not UTF-8 are kept as Python keeps them (surrogateescape).
-
     Raises:
         ValueError: the string holds what no file name and no text can hold.
     """
     joined = _SURROGATE_PAIR.sub(lambda pair: pair.group().encode("utf-16", "surrogatepass").decode("utf-16"), text)
     lone = _LONE_SURROGATE.search(joined)
     if lone:
-        raise ValueError(f"U+{ord(lone.group()):04X} is half a character; write the whole one")
+        # Python turns bytes of an argument that are not UTF-8 into halves of characters.
+        raise ValueError(f"U+{ord(lone.group()):04X} is half a character or a byte that is not UTF-8; write text")
     if "\0" in joined:
         raise ValueError("a string holds a NUL character; remove it")
     return joined

@@ -5,8 +5,6 @@ made by a call whose answer never came. If this process is killed, the machines 
 `max_hours`, and an instance that shuts down is terminated.
 """
 
-import threading
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any, Self
 from bagpipe.ec2.settings import LaunchConfig
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 from bagpipe.experiment.session import Note, signals_wait
+from bagpipe.lowlevel.clock import SYSTEM_CLOCK, Clock
 
 TAG = "bagpipe-run"
 POLL_SECONDS = 5.0
@@ -44,8 +43,12 @@ class Machine:
 class Machines:
     """A context: on leaving it, whatever was launched in it is terminated."""
 
-    def __init__(self, config: LaunchConfig, note: Note, ec2: Any = None) -> None:
-        """`ec2`: a boto3 client; none: made with the ordinary credentials.
+    def __init__(self, config: LaunchConfig, note: Note, ec2: Any = None, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        """Nothing is made yet.
+
+        Args:
+            ec2: a boto3 client; none: made with the ordinary credentials.
+            clock: what passes between two questions to EC2.
 
         Raises:
             ConfigError: boto3 is not installed.
@@ -54,7 +57,7 @@ class Machines:
         self._ec2 = ec2 or _client(config)
         self.run_id = f"{config.name}-{uuid.uuid4().hex[:10]}"
         self._group = config.security_group
-        self._pause = threading.Event()
+        self._clock = clock
 
     def __enter__(self) -> Self:
         return self
@@ -137,19 +140,19 @@ class Machines:
         return [{"ResourceType": kind, "Tags": tags}]
 
     def _until_running(self, ids: list[str]) -> dict[str, dict[str, Any]]:
-        end = time.monotonic() + self._config.ready_seconds
+        end = self._clock.now() + self._config.ready_seconds
         while True:
             found = {i["InstanceId"]: i for i in self._told(self._instances)}
             states = {i: found[i]["State"]["Name"] if i in found else "not yet known" for i in ids}
             if all(state == "running" for state in states.values()):
                 return found
             lost = {i: s for i, s in states.items() if s in ("shutting-down", "terminated", "stopped")}
-            if lost or time.monotonic() >= end:
+            if lost or self._clock.now() >= end:
                 raise CloudError(
                     f"expected {len(ids)} running instances within {self._config.ready_seconds:g} s, found {states}; "
                     "look at quota and capacity of the region"
                 )
-            self._pause.wait(POLL_SECONDS)
+            self._clock.pause(POLL_SECONDS)
 
     # ── taking away ──────────────────────────────────────────────────────────────────────────────
 
@@ -159,7 +162,7 @@ class Machines:
         Raises:
             CloudError: names what may be left, and that it ends by itself.
         """
-        end = time.monotonic() + TERMINATE_SECONDS
+        end = self._clock.now() + TERMINATE_SECONDS
         trouble, clear = "they do not end", 0
         while True:
             try:
@@ -174,13 +177,13 @@ class Machines:
                     return
             except CloudError as error:
                 trouble = str(error)
-            if time.monotonic() >= end:
+            if self._clock.now() >= end:
                 raise CloudError(
                     f"tag {TAG}={self.run_id} in {self._config.region}: instances or a security group may be left "
                     f"({trouble}); terminate them by hand, or instances end by themselves "
                     f"{self._config.max_hours:g} hours after their start"
                 )
-            self._pause.wait(POLL_SECONDS)
+            self._clock.pause(POLL_SECONDS)
 
     def _delete_groups(self) -> None:
         found = self._ec2.describe_security_groups(Filters=[{"Name": f"tag:{TAG}", "Values": [self.run_id]}])

@@ -8,16 +8,17 @@ import io
 import shlex
 import subprocess
 import tarfile
-import threading
-import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from bagpipe.config import paths
 from bagpipe.ec2.machines import Machine
 from bagpipe.ec2.settings import LaunchConfig
 from bagpipe.errors import BagpipeError, ExitCode
+from bagpipe.lowlevel.clock import SYSTEM_CLOCK, Clock
 
 POLL_SECONDS = 0.2
 COPY_SECONDS = 600.0
@@ -57,7 +58,7 @@ class Ssh:
             "LogLevel": "ERROR",
         }
         flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
-        key = str(Path(self._config.key_path).expanduser())
+        key = str(paths.local(self._config.key_path))
         target = f"{self._config.ssh_username}@{machine.public_ip}"
         return ["ssh", "-i", key, *flags, target, f"bash -lc {shlex.quote(command)}"]
 
@@ -82,8 +83,8 @@ class Running:
 class Remote:
     """What the launcher does with machines."""
 
-    def __init__(self, door: Door, logs: Path) -> None:
-        self._door, self._logs = door, logs
+    def __init__(self, door: Door, logs: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._door, self._logs, self._clock = door, logs, clock
         self._started: list[Running] = []
 
     def address(self, machine: Machine) -> str:
@@ -106,7 +107,7 @@ class Remote:
         Raises:
             RemoteError: one failed (its last words are told), or the time is over.
         """
-        waiting, end, pause = list(running), time.monotonic() + seconds, threading.Event()
+        waiting, end = list(running), self._clock.now() + seconds
         while waiting:
             for one in list(waiting):
                 code = one.process.poll()
@@ -114,10 +115,12 @@ class Remote:
                     raise RemoteError(f"{one.what}: exit code {code}: {_last_words(one.log)} (log: {one.log})")
                 if code == 0:
                     waiting.remove(one)
-            if waiting and time.monotonic() >= end:
+            if waiting and self._clock.now() >= end:
                 raise RemoteError(f"{what}: not done after {seconds:g} s; still running: {waiting[0].what}")
             if waiting:
-                pause.wait(POLL_SECONDS)
+                # Of several that run, any may fail first: so each wait is short.
+                with suppress(subprocess.TimeoutExpired):
+                    waiting[0].process.wait(POLL_SECONDS)
 
     def until_ready(self, machines: Sequence[Machine], seconds: float) -> None:
         """Wait until every machine answers.
@@ -125,7 +128,7 @@ class Remote:
         Raises:
             RemoteError: one does not in time.
         """
-        end, pause = time.monotonic() + seconds, threading.Event()
+        end = self._clock.now() + seconds
         for machine in machines:
             while True:
                 probe = self.start(machine, "true", f"{machine.name}-ready")
@@ -133,9 +136,9 @@ class Remote:
                     self.finish([probe], 30.0, "answer")
                     break
                 except RemoteError as error:
-                    if time.monotonic() >= end:
+                    if self._clock.now() >= end:
                         raise RemoteError(f"{machine.name} does not answer after {seconds:g} s: {error}") from None
-                    pause.wait(POLL_SECONDS * 10)
+                    self._clock.pause(POLL_SECONDS * 10)
 
     def put(self, machine: Machine, content: bytes, name: str) -> None:
         """Write a file in the machine's home."""

@@ -44,9 +44,9 @@ class LaunchConfig:
     cpu_instance_type: str = "c5.18xlarge"
     """The oracle's and the embedding server's."""
     volume_gb: int = 0
-    """Size of the root disk; 0: the image's."""
+    """Size of the root disk in GB; 0: the image's."""
     max_hours: float = 6.0
-    """Machines shut down and are gone after this time, whatever became of the launcher."""
+    """Machines shut down and are gone after so many hours, whatever became of the launcher."""
     setup: str = "mkdir -p bagpipe && tar xzf bagpipe.tar.gz -C bagpipe && cd bagpipe && make install"
     """Run once on each machine, where `bagpipe.tar.gz` (this source tree) has been put."""
     python: str = "$HOME/bagpipe/.venv/bin/python"
@@ -58,11 +58,23 @@ class LaunchConfig:
     interface: str = ""
     """Network interface for `TP_SOCKET_IFNAME` and `GLOO_SOCKET_IFNAME`."""
     ready_seconds: float = 900.0
-    """Longest wait until a machine runs and answers."""
+    """Longest wait in seconds until a machine runs and answers."""
     setup_seconds: float = 1800.0
-    """Longest time for `setup`, and for reading the data once."""
+    """Longest time in seconds for `setup`, and for reading the data once."""
     run_seconds: float = 7200.0
-    """Longest time for one model."""
+    """Longest time in seconds for one model."""
+
+
+BOUNDS: dict[str, tuple[float, float]] = {
+    "instance_count": (1, 1000),
+    "volume_gb": (0, 16_384),
+    "max_hours": (0.1, 720.0),
+    "ready_seconds": (1.0, 86_400.0),
+    "setup_seconds": (1.0, 86_400.0),
+    "run_seconds": (1.0, 2_592_000.0),
+    "spot_price": (0.0001, 1000.0),
+}
+"""Least and greatest value of every number, in the unit of its field: what costs money for longer is a typing error."""
 
 
 def launch_config(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> LaunchConfig:
@@ -92,6 +104,18 @@ def launch_config(given: Mapping[str, Any], overrides: Sequence[str] = ()) -> La
     return config
 
 
+def _check_number(name: str, value: float | str, least: float, greatest: float) -> None:
+    """A number within its bounds; `nan` is within none. An empty string gives none."""
+    if value == "":
+        return
+    try:
+        within = least <= float(value) <= greatest
+    except ValueError:
+        within = False
+    if not within:
+        raise ConfigError(f"launch_cfg: {name}: expected a number from {least:g} to {greatest:g}, found {value!r}")
+
+
 def _check(config: LaunchConfig) -> None:
     for name in ("key_name", "key_path", "region", "az", "ami_id"):
         if not getattr(config, name):
@@ -100,8 +124,8 @@ def _check(config: LaunchConfig) -> None:
         raise ConfigError(f"launch_cfg: method: expected onDemand or spot, found {config.method!r}")
     if config.spot_price and config.method != "spot":
         raise ConfigError("launch_cfg: spot_price: has no effect with method onDemand; remove it")
-    if config.instance_count < 1 or config.max_hours <= 0:
-        raise ConfigError("launch_cfg: instance_count, max_hours: expected more than 0")
+    for name, (least, greatest) in BOUNDS.items():
+        _check_number(name, getattr(config, name), least, greatest)
     if config.security_group:
         if config.ssh_cidr:
             raise ConfigError("launch_cfg: ssh_cidr: has no effect with a security_group of your own; remove it")

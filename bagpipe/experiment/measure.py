@@ -13,10 +13,8 @@ from dataclasses import dataclass
 
 from bagpipe.errors import DataError
 
-_TORCHREC = re.compile(
-    r"For a total of (?P<steps>\d+) iterations, torchrec takes on average (?P<mean>[\d.]+) ?ms"
-    r"(?: with batch size of (?P<batch>\d+))?"
-)
+TORCHREC = re.compile(r"total of (?P<steps>\d+) iterations, torchrec takes on average (?P<mean>[0-9.]+) ?ms")
+"""The line with which the TorchRec baseline's log ends."""
 _DEVIATION = re.compile(r"[Ss]tandard deviation:? (?P<deviation>[\d.]+) ?ms")
 
 
@@ -84,7 +82,7 @@ def torchrec_timing(text: str) -> Timing:
     Raises:
         DataError: it does not end with the time of an iteration.
     """
-    ends = list(_TORCHREC.finditer(text))
+    ends = list(TORCHREC.finditer(text))
     if not ends:
         raise DataError('expected a line "For a total of N iterations, torchrec takes on average X ms", found none')
     found = ends[-1]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from html import escape
 
-from bagpipe.paper.log_format import INSIDE, PARTS, Timing
+from bagpipe.paper.log_format import INSIDE, PARTS, Breakdown
 
 _COLOURS = {
     "Next Batch Time": "#4c72b0",
@@ -15,7 +15,7 @@ _REST = "#999999"
 _WIDTH, _LEFT, _ROW = 760, 150, 30
 
 
-def breakdown_svg(timing: Timing, title: str) -> str:
+def breakdown_svg(timing: Breakdown, title: str) -> str:
     """The breakdown of an average iteration as an SVG document."""
     shown = [(name, timing.parts[name]) for name in PARTS if name in timing.parts]
     rest = timing.mean_ms - sum(ms for _, ms in shown)
@@ -43,7 +43,7 @@ def breakdown_svg(timing: Timing, title: str) -> str:
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _headline(timing: Timing) -> str:
+def _headline(timing: Breakdown) -> str:
     spread = "" if timing.deviation_ms is None else f" (standard deviation {timing.deviation_ms:.2f})"
     return f"{timing.mean_ms:.2f} ms{spread}, {timing.iterations} iterations after {timing.warm_up} of warm-up"
 
@@ -56,7 +56,7 @@ def _parts(shown: list[tuple[str, float]]) -> Iterator[tuple[str, float, float, 
         begin += ms
 
 
-def _inside(timing: Timing) -> Iterator[tuple[str, float, float, str]]:
+def _inside(timing: Breakdown) -> Iterator[tuple[str, float, float, str]]:
     """What is inside a part, from that part's beginning on."""
     begins: dict[str, float] = {}
     begin = 0.0

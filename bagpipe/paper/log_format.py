@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from bagpipe.errors import DataError
+from bagpipe.experiment.measure import TORCHREC
 
 PARTS = ("Next Batch Time", "Forward Time", "Backward Time", "Dense Optim Time")
 """What an iteration consists of, one after the other."""
@@ -33,7 +34,6 @@ _ITERATION = re.compile(r"Current Iter:? *(\d+)")
 _TIME = re.compile(r"([A-Z][A-Za-z ]+ Time):? *([0-9.eE+-]+) *ms")
 _LEGACY = re.compile(r"Total end to end time ?\(ms\):? *([0-9.eE+-]+)")
 _LOSS = re.compile(r"\bLoss:? *([-+0-9.eE]+|nan|inf)")
-_TORCHREC = re.compile(r"total of (\d+) iterations, torchrec takes on average ([0-9.eE+-]+) ms")
 
 
 def log_name(rank: int, prefix: str, kind: str, now: datetime) -> str:
@@ -73,7 +73,7 @@ class WorkerLog:
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class Breakdown:
     """Average time of an iteration, warm-up left out."""
 
     mean_ms: float
@@ -117,8 +117,8 @@ def parse_lines(lines: Iterable[str]) -> WorkerLog:
     legacy: list[float] = []
     stated: tuple[int, float] | None = None
     for line in lines:
-        if found := _TORCHREC.search(line):
-            stated = (int(found[1]), float(found[2]))
+        if found := TORCHREC.search(line):
+            stated = (int(found["steps"]), float(found["mean"]))
         elif found := _LEGACY.search(line):
             legacy.append(float(found[1]))
         elif "Average" in line or "Total Time of" in line:
@@ -136,14 +136,14 @@ def parse_lines(lines: Iterable[str]) -> WorkerLog:
     return WorkerLog(tuple(iterations))
 
 
-def timing(log: WorkerLog, warm_up: int = WARM_UP) -> Timing:
+def timing(log: WorkerLog, warm_up: int = WARM_UP) -> Breakdown:
     """Average and standard deviation, without the first `warm_up` iterations (at most half of a short log).
 
     Raises:
         DataError: no iteration has a time.
     """
     if log.average_ms is not None:
-        return Timing(log.average_ms, None, log.stated_iterations, 0, {})
+        return Breakdown(log.average_ms, None, log.stated_iterations, 0, {})
     timed = [i for i in log.iterations if i.total is not None]
     if not timed:
         raise DataError("no iteration of this log has a time")
@@ -156,4 +156,4 @@ def timing(log: WorkerLog, warm_up: int = WARM_UP) -> Timing:
         known = [i.times[name] for i in counted if name in i.times and math.isfinite(i.times[name])]
         if known:
             parts[name] = sum(known) / len(counted)
-    return Timing(statistics.fmean(totals), deviation, len(counted), skipped, parts)
+    return Breakdown(statistics.fmean(totals), deviation, len(counted), skipped, parts)

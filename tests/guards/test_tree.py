@@ -68,8 +68,8 @@ def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_is_pickled_and_nobody_sleeps(path: Path) -> None:
-    """No source can load a pickle, and every wait is on something, not on the clock alone."""
-    banned = UNSAFE | {"time.sleep"}
+    """No source can load a pickle, and every wait is on something; the one clock is handed in (`lowlevel/clock.py`)."""
+    banned = UNSAFE if path.name == "clock.py" else UNSAFE | {"time.sleep"}
     tree = ast.parse(path.read_text(encoding="utf-8"))
     used = [(line, name) for line, name in _names(tree) if name in banned or name.split(".")[0] in banned]
     assert used == []

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from bagpipe.client import jobs as cluster
 from bagpipe.client.jobs import BagpipeClient, JobFailed, JobView, WaitTimeout
 from bagpipe.errors import ExitCode
 
@@ -33,12 +32,24 @@ class Log:
         return iter(self._pieces)
 
 
+class FakeClock:
+    """Time that passes when somebody pauses, and not otherwise."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def now(self) -> float:
+        return self.time
+
+    def pause(self, seconds: float) -> None:
+        self.time += seconds
+
+
 @pytest.fixture
-def client(monkeypatch):
+def client():
     """A client whose cluster is a script: `views` and `pods` are consumed one a call, the last one stays."""
-    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.0)
     made = BagpipeClient.__new__(BagpipeClient)
-    made.namespace, made._errors = "ns", RuntimeError
+    made.namespace, made._errors, made._clock = "ns", RuntimeError, FakeClock()
     views, pods, logs = [raw()], [[]], {}
 
     def take(items):
@@ -75,9 +86,10 @@ def test_wait_raises_when_failed(client, reason, code):
 
 
 def test_wait_has_a_deadline(client):
-    """A wait ends in time, and says how far the job was."""
-    with pytest.raises(WaitTimeout, match="Running"):
-        client[0].wait("j", timeout_seconds=0)
+    """A wait ends in time, asking once a second until then, and says how far the job was."""
+    with pytest.raises(WaitTimeout, match="job j is Running after 90 s"):
+        client[0].wait("j", timeout_seconds=90)
+    assert client[0]._clock.now() == 90
 
 
 def test_follow_waits_for_the_pod_and_goes_on_with_the_next(client):

@@ -53,8 +53,10 @@ def test_a_user_without_a_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_bytes_that_are_no_text(here: Path) -> None:
     """A job is stored and sent as UTF-8: such a path is refused before anything starts, shown by its bytes."""
-    with pytest.raises(ConfigError, match=r"/r\\xff: the path has bytes that are not UTF-8"):
+    with pytest.raises(ConfigError, match=r"U\+DCFF is half a character or a byte that is not UTF-8"):
         local_data(here, "r\udcff")
+    with pytest.raises(ConfigError, match=r"^--run-dir: r\\xff: the path has bytes that are not UTF-8"):
+        paths.as_text(Path("r\udcff"), "--run-dir")
 
 
 def test_how_a_path_is_shown() -> None:

@@ -1,12 +1,13 @@
 """What the launchers would do: settings are checked, and the paper's command lines come out."""
 
+import dataclasses
 import shlex
 
 import pytest
 
 from bagpipe.ec2.machines import Machine
 from bagpipe.ec2.remote import Ssh
-from bagpipe.ec2.settings import launch_config
+from bagpipe.ec2.settings import BOUNDS, LaunchConfig, launch_config
 from bagpipe.ec2.workloads import TORCHREC, WORKLOADS, bagpipe_commands, torchrec_commands, warm_up_command
 from bagpipe.errors import ConfigError
 
@@ -32,12 +33,24 @@ def flags_of(command: str) -> dict[str, str]:
         ("security_group=sg-1", "ssh_cidr: has no effect"),
         ("instance_count=many", "instance_count: expected a number"),
         ("regoin=x", "regoin: unknown field"),
+        ("instance_count=0", "instance_count: expected a number from 1 to 1000, found 0"),
+        ("max_hours=nan", "max_hours: expected a number from 0.1 to 720, found nan"),
+        ("run_seconds=inf", "run_seconds: expected a number from 1 to 2.592e"),
+        ("ready_seconds=1e400", "ready_seconds: expected a number from 1 to 86400, found inf"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_rented(change, words):
     """A field that is missing, unknown, dangerous or without effect is an error that names it."""
     with pytest.raises(ConfigError, match=words):
         launch_config(CFG, [change])
+
+
+def test_every_number_has_bounds():
+    """No number of the settings can be infinite, or cost money for ever."""
+    numbers = [f.name for f in dataclasses.fields(LaunchConfig) if isinstance(f.default, int | float)]
+    assert set(numbers) <= set(BOUNDS)
+    with pytest.raises(ConfigError, match=r"spot_price: expected a number from 0.0001 to 1000, found 'cheap'"):
+        launch_config(CFG, ["method=spot", "spot_price=cheap"])
 
 
 def test_every_role_gets_the_papers_flags():
