@@ -34,8 +34,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.errors import ConfigError, PlanError
-from bagpipe.oracle.plan import plan_kernels as kernels
-from bagpipe.oracle.plan.outcome import Fetched, Flushed, Left, Lists, Outcome
+from bagpipe.oracle.plan import finish_kernels, plan_kernels
+from bagpipe.oracle.plan.finish_kernels import AfterUpdate
+from bagpipe.oracle.plan.plan_kernels import CacheSlots, Fetched, Step
+from bagpipe.oracle.plan.planned_step import Flushed, MessageLists, PlannedStep, empty_after_update, empty_fetched
 from bagpipe.oracle.plan.window import Lookups, Pending, Window
 from bagpipe.plan import GroupPlan
 
@@ -100,18 +102,21 @@ class GroupPlanner:
         self.stats = PlannerStats(peak_rows=[0] * world_size)
         self._next_push = self._next_plan = first_step
         self._window = Window(num_rows, world_size)
-        self._free: Int32s = np.zeros((world_size, 1024), np.int32)
-        self._num_free: Int64s = np.zeros(world_size, np.int64)
-        self._num_fresh: Int64s = np.zeros(world_size, np.int64)
+        self._slots = CacheSlots(
+            free=np.zeros(world_size * 1024, np.int32),
+            width=1024,
+            num_free=np.zeros(world_size, np.int64),
+            num_used=np.zeros(world_size, np.int64),
+        )
         # Slots not free for newcomers, by step modulo the view and trainer: rows used in the step, and
         # rows held across it without being used.
         self._taken: Int64s = np.zeros((lookahead + 2, world_size), np.int64)
         self._largest = _SlidingMaximum()
         self._gradients: Int32s = np.empty(0, np.int32)
-        self._transfers: Int32s = np.empty(0, np.int32)
+        self._values: Int32s = np.empty(0, np.int32)
 
     def __repr__(self) -> str:
-        held = (self._num_fresh - self._num_free).tolist()
+        held = self._held().tolist()
         return f"GroupPlanner(next_plan={self._next_plan}, next_push={self._next_push}, rows_held={held})"
 
     @property
@@ -156,145 +161,131 @@ class GroupPlanner:
         if not self._window.batches:
             raise PlanError(f"step {self._next_plan}: no batch is in view; push it first")
         batch = self._window.batches[0]
-        offsets = np.zeros(self.world_size + 1, np.int64)
-        np.cumsum(batch.rows_of_rank, out=offsets[1:])
-        fetched = self._fetch(batch, offsets)
+        starts = np.zeros(self.world_size + 1, np.int64)
+        np.cumsum(batch.rows_of_rank, out=starts[1:])
+        step = Step(batch.step, batch.first_entry, batch.num_entries, starts)
+        fetched = self._fetch(step, batch)
         self._note_peak()
         self._taken[batch.step % self._taken.shape[0]] = 0
-        keep = self._choose_kept(batch)
-        left, gradients, transfers = self._settle(batch, offsets, keep)
+        keep = self._choose_kept(step)
+        after, gradients, values = self._finish(step, keep)
+        self._note_kept(step, after.kept_for.reshape(self.world_size, -1))
         self._window.pop()
         self._next_plan += 1
         flushed = Flushed(*self._window.resident()) if checkpoint else None
-        self._count(batch, fetched, left, gradients, transfers)
-        return Outcome(batch, offsets, fetched, left, gradients, transfers, flushed).plans()
+        planned = PlannedStep(batch, step, fetched, after, gradients, values, flushed)
+        self._count(planned)
+        return planned.plans()
 
-    def _fetch(self, batch: Pending, offsets: Int64s) -> Fetched:
+    def _fetch(self, step: Step, batch: Pending) -> Fetched:
         self._reserve_slots(batch.rows_of_rank)
-        out, window = Fetched.empty(int(offsets[-1]), self.world_size), self._window
-        kernels.fetch_rows(
-            batch.first_entry, batch.num_entries, window.records, window.entry_keys, window.uses,
-            self._free.reshape(-1), self._free.shape[1], self._num_free, self._num_fresh, offsets,
-            out.record_keys, out.record_slots, out.num_records, out.value_keys, out.value_slots, out.num_values,
-            out.after,
-        )  # fmt: skip
-        return out
+        fetched = empty_fetched(int(step.starts[-1]), self.world_size)
+        plan_kernels.fetch_rows(step, self._window.rings, self._slots, fetched)
+        return fetched
 
     def _reserve_slots(self, more: Int64s) -> None:
-        """The free list of a trainer is as long as the slots it ever used."""
-        need = int((self._num_fresh + more).max())
-        if need >= self._free.shape[1]:
-            wide = np.zeros((self.world_size, max(need + 1, 2 * self._free.shape[1])), np.int32)
-            wide[:, : self._free.shape[1]] = self._free
-            self._free = wide
+        """A trainer's list of free slots has room for all slots it ever used."""
+        slots = self._slots
+        need = int((slots.num_used + more).max())
+        if need >= slots.width:
+            width = max(need + 1, 2 * slots.width)
+            free = np.zeros((self.world_size, width), np.int32)
+            free[:, : slots.width] = slots.free.reshape(self.world_size, -1)
+            self._slots = slots._replace(free=free.reshape(-1), width=width)
+
+    def _held(self) -> Int64s:
+        """Rows that each trainer holds now."""
+        held: Int64s = self._slots.num_used - self._slots.num_free
+        return held
 
     def _note_peak(self) -> None:
-        for rank, rows in enumerate((self._num_fresh - self._num_free).tolist()):
+        for rank, rows in enumerate(self._held().tolist()):
             self.stats.peak_rows[rank] = max(self.stats.peak_rows[rank], rows)
             if self.cache_rows is not None and rows > self.cache_rows:
                 raise PlanError(f"step {self._next_plan}: trainer {rank} would hold {rows} rows of {self.cache_rows}")
 
-    def _choose_kept(self, batch: Pending) -> UInt8s:
+    def _choose_kept(self, step: Step) -> UInt8s:
         """What stays after this step; empty: all that is used again."""
-        first, count, step, window = batch.first_entry, batch.num_entries, batch.step, self._window
-        if self._all_rows_fit(batch):
+        rings, stats = self._window.rings, self.stats
+        if self._all_rows_fit(step):
             return _KEEP_ALL
         candidates = np.zeros((self.world_size, self.lookahead + 2), np.int64)
-        kernels.count_next(first, count, step, window.links, window.uses, candidates)
+        plan_kernels.count_next(step, rings, candidates)
         room = self._room(step)
-        # Kept across the step d ahead: every candidate whose next use is later than that.
-        crossing = candidates[:, ::-1].cumsum(axis=1)[:, ::-1] - candidates
-        if (room[:, 1:] >= crossing[:, 1:]).all():
+        if (room[:, 1:] >= _passing(candidates)[:, 1:]).all():
             return _KEEP_ALL
         counts = np.zeros(self.lookahead + 3, np.int64)
-        by_distance, keep = np.empty(count, np.int64), np.zeros(count, np.uint8)
-        kernels.sort_by_distance(first, count, step, window.links, counts, by_distance)
-        refused, nearest = kernels.keep_nearest(
-            first, step, window.links, window.uses, room, by_distance[: counts[self.lookahead + 1]], keep
-        )
-        stats = self.stats
-        stats.refused_rows += refused
-        stats.shortened_steps += refused > 0
+        by_distance, keep = np.empty(step.count, np.int64), np.zeros(step.count, np.uint8)
+        plan_kernels.sort_by_distance(step, rings, counts, by_distance)
+        by_distance = by_distance[: counts[self.lookahead + 1]]
+        kept, least = np.zeros(self.world_size, np.int64), np.full(self.world_size, 1 << 60, np.int64)
+        refused, nearest = plan_kernels.keep_nearest(step, rings, room, by_distance, keep, kept, least)
         if refused:
+            stats.refused_rows += refused
+            stats.shortened_steps += 1
             stats.shortest_view = min(nearest, stats.shortest_view or nearest)
         return keep
 
-    def _all_rows_fit(self, batch: Pending) -> bool:
+    def _all_rows_fit(self, step: Step) -> bool:
         """Cheap and sufficient: even if every row of the step moved to every trainer, every step in view would fit."""
         return self.cache_rows is None or (
-            self._most_held() + batch.num_entries + self._largest.since(batch.step) <= self.cache_rows
+            self._held().max() + step.count + self._largest.since(step.number) <= self.cache_rows
         )
 
-    def _slots_abound(self, batch: Pending) -> bool:
+    def _slots_abound(self, step: Step) -> bool:
         """Whether no cache can overflow even if all rows of the step moved to one trainer before any of them left."""
-        return self.cache_rows is None or self._most_held() + batch.num_entries <= self.cache_rows
+        return self.cache_rows is None or bool(self._held().max() + step.count <= self.cache_rows)
 
-    def _most_held(self) -> int:
-        return int((self._num_fresh - self._num_free).max())
-
-    def _room(self, step: int) -> Int64s:
+    def _room(self, step: Step) -> Int64s:
         """Slots that each step ahead leaves free, by trainer and distance."""
         assert self.cache_rows is not None
-        ahead = (step + np.arange(self.lookahead + 2)) % self._taken.shape[0]
+        ahead = (step.number + np.arange(self.lookahead + 2)) % self._taken.shape[0]
         return np.ascontiguousarray((self.cache_rows - self._taken[ahead]).T)
 
-    def _settle(self, batch: Pending, offsets: Int64s, keep: UInt8s) -> tuple[Left, Lists, Lists]:
-        total, world, window = int(offsets[-1]), self.world_size, self._window
-        out = Left.empty(total, world)
-        self._reserve_slots(np.full(world, batch.num_entries, np.int64))
-        self._reserve_lists(total - batch.num_entries, batch.num_entries * world)
-        gradient_counts, transfer_counts = np.zeros(world * world, np.int64), np.zeros(4 * world * world, np.int64)
-        held = np.zeros((world, self.lookahead + 2), np.int64)
-
-        def settle(release: bool, move: bool) -> tuple[int, int]:
-            result: tuple[int, int] = kernels.settle_rows(
-                release, move, keep, batch.first_entry, batch.num_entries, batch.step, window.records, window.links,
-                window.entry_keys, window.uses, window.locals, window.tail, self._free.reshape(-1),
-                self._free.shape[1], self._num_free, self._num_fresh, offsets, out.slots, out.evict_keys,
-                out.evict_slots, out.num_evict, self._gradients, gradient_counts, self._transfers, transfer_counts,
-                held.reshape(-1),
-            )  # fmt: skip
-            return result
-
-        if self._slots_abound(batch):
-            num_gradients, num_transfers = settle(True, True)
-        else:
-            num_gradients, _ = settle(True, False)
-            _, num_transfers = settle(False, True)
-        self._note_held(batch.step, held)
-        return (
-            out,
-            Lists.of(self._gradients, num_gradients, gradient_counts, 1, world),
-            Lists.of(self._transfers, num_transfers, transfer_counts, 4, world),
+    def _finish(self, step: Step, keep: UInt8s) -> tuple[AfterUpdate, MessageLists, MessageLists]:
+        total, world = int(step.starts[-1]), self.world_size
+        self._reserve_slots(np.full(world, step.count, np.int64))
+        self._reserve_messages(total - step.count, step.count * world)
+        after = empty_after_update(total, world, self.lookahead + 2, self._gradients, self._values)
+        num_gradients, num_values = finish_kernels.finish_rows(
+            step, self._window.rings, self._slots, keep, after, self._slots_abound(step)
         )
+        gradients = MessageLists.of(after.gradients, num_gradients, 1, world)
+        return after, gradients, MessageLists.of(after.values, num_values, finish_kernels.NUM_KINDS, world)
 
-    def _reserve_lists(self, gradients: int, transfers: int) -> None:
+    def _reserve_messages(self, gradients: int, values: int) -> None:
         """Every row may move to every trainer: 12 bytes each are reserved, and touched only as needed."""
         if self._gradients.size < 3 * (gradients + 1):
             self._gradients = np.empty(4 * (gradients + 1), np.int32)
-        if self._transfers.size < 3 * (transfers + 1):
-            self._transfers = np.empty(4 * (transfers + 1), np.int32)
+        if self._values.size < 3 * (values + 1):
+            self._values = np.empty(4 * (values + 1), np.int32)
 
-    def _note_held(self, step: int, held: Int64s) -> None:
+    def _note_kept(self, step: Step, kept_for: Int64s) -> None:
         """A row kept until distance d occupies its slot, unused, at every step in between."""
-        crossing = held[:, ::-1].cumsum(axis=1)[:, ::-1] - held
-        ahead = (step + np.arange(1, self.lookahead + 1)) % self._taken.shape[0]
-        self._taken[ahead] += crossing[:, 1:-1].T
+        ahead = (step.number + np.arange(1, self.lookahead + 1)) % self._taken.shape[0]
+        self._taken[ahead] += _passing(kept_for)[:, 1:-1].T
 
-    def _count(self, batch: Pending, fetched: Fetched, left: Left, gradients: Lists, transfers: Lists) -> None:
-        stats, kinds = self.stats, transfers.counts.reshape(4, -1).sum(axis=1).tolist()
+    def _count(self, planned: PlannedStep) -> None:
+        stats, fetched = self.stats, planned.fetched
+        kinds = planned.values.counts.reshape(finish_kernels.NUM_KINDS, -1).sum(axis=1).tolist()
         stats.steps += 1
-        stats.lookups += batch.inverse_N.size
-        stats.distinct_rows += int(batch.rows_of_rank.sum())
+        stats.lookups += planned.batch.inverse_N.size
+        stats.distinct_rows += int(planned.step.starts[-1])
         stats.fetched_rows += int(fetched.num_records.sum() + fetched.num_values.sum())
         stats.fetched_records += int(fetched.num_records.sum())
-        stats.updated_rows += batch.num_entries
-        stats.evicted_rows += int(left.num_evict.sum())
-        stats.gradient_rows += int(gradients.counts.sum())
-        stats.value_rows += kinds[0] + kinds[2]
-        stats.record_rows += kinds[1] + kinds[3]
-        stats.eager_rows += kinds[0] + kinds[1]
-        stats.eager_records += kinds[1]
+        stats.updated_rows += planned.step.count
+        stats.evicted_rows += int(planned.after.num_evicted.sum())
+        stats.gradient_rows += int(planned.gradients.counts.sum())
+        stats.value_rows += (
+            kinds[finish_kernels.EAGER + finish_kernels.VALUE] + kinds[finish_kernels.DEFERRED + finish_kernels.VALUE]
+        )
+        stats.record_rows += (
+            kinds[finish_kernels.EAGER + finish_kernels.RECORD] + kinds[finish_kernels.DEFERRED + finish_kernels.RECORD]
+        )
+        stats.eager_rows += (
+            kinds[finish_kernels.EAGER + finish_kernels.VALUE] + kinds[finish_kernels.EAGER + finish_kernels.RECORD]
+        )
+        stats.eager_records += kinds[finish_kernels.EAGER + finish_kernels.RECORD]
 
     def check_invariants(self) -> None:
         """Recompute from scratch what the planner believes: each slot has one row, occupancy adds up.
@@ -302,14 +293,20 @@ class GroupPlanner:
         Raises:
             PlanError: a slot is used twice, or free and used, or the counts differ.
         """
-        used = self._window.slots_in_use()
+        used, slots = self._window.slots_in_use(), self._slots
         for rank in range(self.world_size):
-            free = self._free[rank, : self._num_free[rank]].tolist()
-            fresh = int(self._num_fresh[rank])
-            if sorted(used[rank] + free) != list(range(fresh)):
+            free = slots.free[rank * slots.width :][: slots.num_free[rank]].tolist()
+            num_used = int(slots.num_used[rank])
+            if sorted(used[rank] + free) != list(range(num_used)):
                 raise PlanError(
-                    f"before step {self._next_plan}: trainer {rank} has {fresh} slots, used {used[rank]}, free {free}"
+                    f"step {self._next_plan}: trainer {rank} has {num_used} slots, {used[rank]} used, {free} free"
                 )
+
+
+def _passing(kept_for: Int64s) -> Int64s:
+    """`[trainer, d]`: of the rows kept for some later step, those that pass the step d ahead on their way there."""
+    passing: Int64s = kept_for[:, ::-1].cumsum(axis=1)[:, ::-1] - kept_for
+    return passing
 
 
 class _SlidingMaximum:

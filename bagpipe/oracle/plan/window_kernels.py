@@ -1,230 +1,286 @@
-"""How the batches in view lie in memory, and the compiled loops that put them there and grow it.
+"""How do the batches in view lie in memory? The layout, and the compiled loops that fill it and enlarge it.
 
-An *entry* is one distinct row in one batch of the window; a *use* is one trainer's share of an entry.
-Both live in ring buffers whose sizes are powers of two, so that an entry number stays valid while its
-batch is in the window. `tail[key]` is the only array as long as the tables, 4 bytes a row (contract X9):
+An *entry* is one distinct row in one batch of the window. Its *use list* names the trainers that use the row there.
+Entries and use lists lie in ring buffers whose sizes are powers of two, so that an entry's number stays valid while its
+batch is in the window. `last_seen[key]` is the only array that is as long as the tables, 4 bytes a row (contract X9):
 
-    0        the row has never been seen
+    0        no batch has named the row yet
     e + 1    entry e is the row's latest one in the window
     -(s + 1) the row is not in the window; it was written back after step s
 
-An entry has a key, a *link* to the same row's next entry, and a *record* in the ring `uses`:
+For entry e the rings hold
 
-    links[2e], links[2e + 1]       record of the next entry (-1: none in the window), and its step
-    uses[p + HOLDER]               which of its users holds the current value before the step, or
-                                   -2 - a: it must be fetched, once step a is written back (-1: at once)
-    uses[p + NUMBER]               how many trainers use it
-    uses[p + FIRST + 2k], [.. + 1] rank of the k-th, in rank order, and its slot (-1: none yet)
-    locals_[p // 2 + k]            local index of the row at the k-th user
+    keys[e]                        its row
+    lists[e]                       p, the position of its use list in `uses`
+    links[2e], links[2e + 1]       position of the use list of the row's next entry (-1: none in view), and its step
 
-Everything that a step reads of its own rows is read in order; what it reads or writes of other steps'
-rows misses the processor's cache almost always. The layout makes that one line a row, when a batch is
-pushed (the former entry's link) and when it is planned (the next entry's record), and the loops ask
-for these lines `AHEAD` rows before they need them. Records are multiples of 16 bytes, hence that of a
-row with one user never straddles two lines.
+and the use list at position p is
+
+    uses[p + OWNER]                which user has the row's newest value when the step begins (k, as below), or
+                                   -2 - a: no cache holds the row; fetch it once step a is written back (-1: at once)
+    uses[p + NUM_USERS]            how many trainers use the row in this step
+    uses[p + FIRST + 2k], [.. + 1] rank of the k-th of them, in rank order, and the row's slot there (-1: none yet)
+    local_indices[p // 2 + k]      local index of the row at the k-th of them
+
+Everything that a step reads of its own rows is read in order. What it reads or writes of other steps' rows is almost
+always missing from the processor's cache. The layout makes that one cache line a row, both when a batch is pushed (the
+former entry's link) and when it is planned (the next entry's use list), and the loops ask for these lines `AHEAD` rows
+before they need them. Use lists are multiples of 16 bytes long, hence that of a row with one user never straddles two
+lines.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 from numba import njit
 
+from bagpipe.batch import Keys
 from bagpipe.lowlevel.intrinsics import load, prefetch, store
 
-# Places in a record.
-HOLDER = 0
-NUMBER = 1
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
+# Places in a use list.
+OWNER = 0
+NUM_USERS = 1
 FIRST = 2
+
+ALLOCATING: dict[str, Any] = {"cache": True, "nogil": True}
+COMPILED: dict[str, Any] = {**ALLOCATING, "_nrt": False}
+"""How most kernels are compiled. They allocate nothing, and without numba's counting of references (`_nrt`) it costs
+nothing to hand them their arrays in named tuples; with it, several counts would change at every row."""
+INLINED: dict[str, Any] = {**COMPILED, "inline": "always"}
+"""Small parts of kernels, copied into them before types are known."""
+PART: dict[str, Any] = {"nogil": True, "_nrt": False, "forceinline": True}
+"""Larger parts of kernels, compiled once and copied as machine code, which takes less time to compile."""
 
 AHEAD = 24  # lookups or rows between asking for a line and using it
 
 
-@njit(cache=True, nogil=True, inline="always")
-def record_length(number):
-    """Places of a record of so many uses: a multiple of four."""
-    return (FIRST + 2 * number + 3) & ~3
+class Rings(NamedTuple):
+    """The window in memory, as the docstring of this file describes it."""
+
+    last_seen: Int32s
+    keys: Keys
+    lists: Int32s
+    links: Int32s
+    uses: Int32s
+    local_indices: Int32s
 
 
-@njit(cache=True, nogil=True)
-def number_rows(
-    keys, bounds, num_rows, tail, first, mask,
-    inverse, latest, previous, row_keys, first_local, more_rows, more_local, sizes,
-):  # fmt: skip
+class Distinct(NamedTuple):
+    """The distinct rows of one batch, in order of appearance. The last three arrays are by rank."""
+
+    keys: Keys
+    seen_before: Int32s
+    """What `last_seen` said of the row before this batch."""
+    local_index: Int32s
+    """At the row's first user."""
+    more_rows: Int32s
+    """Further uses, in rank order: each one's row, as its place in this batch, ..."""
+    more_local_index: Int32s
+    """... and its local index at that user."""
+    scratch: Int32s
+    rows_end: Int64s
+    """Rows that trainer r is the first to use end before `rows_end[r]`."""
+    more_end: Int64s
+    """Further uses by trainer r end before `more_end[r]`."""
+    rows_of_rank: Int64s
+    """How many distinct rows each trainer uses."""
+
+
+@njit(**INLINED)
+def use_list_length(num_users):
+    """Places of a use list: a multiple of four."""
+    return (FIRST + 2 * num_users + 3) & ~3
+
+
+@njit(**COMPILED)
+def number_rows(keys, bounds, first, rings, distinct, inverse):
     """Find the distinct rows of a batch and of each trainer's share of it, in order of appearance.
 
-    `keys[bounds[r]:bounds[r+1]]` are rank r's lookups; the batch's i-th distinct row becomes entry
-    `first + i`. Whether a row was seen in this batch is read off its entry number alone, so that a
-    repeated lookup touches `tail` and one small array.
+    `keys[bounds[r]:bounds[r+1]]` are trainer r's lookups; the batch's i-th distinct row becomes entry `first + i`.
+    Fills `distinct`, and `inverse` with the local index of each lookup. Returns the number of lookups that were
+    numbered: all, or those before the first one whose key is outside the tables.
 
-    Fills `inverse` (local index of each lookup); for each distinct row its key, `previous` tail and
-    local index at its first user; for each further use, in rank order, its row and local index. Rows
-    first used by rank r end before `sizes[0, r]`, its further uses before `sizes[1, r]`, and it has
-    `sizes[2, r]` rows in all. Returns the number of lookups that were numbered: all, or those before the
-    first one whose key is outside the tables, whose trainer's rows then end before `sizes[0, r]` too.
-
-    A repeated row is a further use or not at random, so the same stores are made either way: those
-    that do not count are overwritten by the next that does. The last two arrays have one element more
-    than there are lookups.
+    Whether this batch has named a row before is read off its entry number alone, so that a repeated lookup touches
+    `last_seen` and one small array. A repeated row is a further use or not at random, so the same stores are made
+    either way: those that do not count are overwritten by the next that does. The arrays of further uses have one
+    element more than there are lookups.
     """
-    n = keys.shape[0]
-    count = np.int64(0)
-    more = np.int64(0)
-    total = np.int64(0)
+    last_seen, row_keys, seen_before = rings.last_seen, distinct.keys, distinct.seen_before
+    more_rows, more_local_index, latest_use = distinct.more_rows, distinct.more_local_index, distinct.scratch
+    mask = rings.lists.shape[0] - 1
+    n, num_rows = keys.shape[0], np.uint64(last_seen.shape[0])
+    count = more = total = np.int64(0)
     for rank in range(bounds.shape[0] - 1):
         base = total
         for i in range(bounds[rank], bounds[rank + 1]):
             key = load(keys, i)
-            if np.uint64(key) >= np.uint64(num_rows):
-                sizes[0, rank] = count
+            if np.uint64(key) >= num_rows:
+                distinct.rows_end[rank] = count
                 return i
-            prefetch(tail, load(keys, min(i + AHEAD, n - 1)))
-            seen = load(tail, key)
+            prefetch(last_seen, load(keys, min(i + AHEAD, n - 1)))
+            seen = load(last_seen, key)
             row = (seen - 1 - first) & mask
             if (seen <= 0) | (row >= count):
-                store(tail, key, ((first + count) & mask) + 1)
-                store(previous, count, seen)
+                store(last_seen, key, ((first + count) & mask) + 1)
+                store(seen_before, count, seen)
                 store(row_keys, count, key)
-                store(latest, count, total)
-                store(first_local, count, total - base)
+                store(latest_use, count, total)
+                store(distinct.local_index, count, total - base)
                 store(inverse, i, total - base)
                 count += 1
                 total += 1
             else:
-                use = load(latest, row)
-                fresh = np.int64(use < base)
-                use ^= (use ^ total) & -fresh
-                store(latest, row, use)
+                use = load(latest_use, row)
+                is_further = np.int64(use < base)
+                use ^= (use ^ total) & -is_further
+                store(latest_use, row, use)
                 store(inverse, i, use - base)
                 store(more_rows, more, row)
-                store(more_local, more, use - base)
-                more += fresh
-                total += fresh
-        sizes[0, rank] = count
-        sizes[1, rank] = more
-        sizes[2, rank] = total - base
+                store(more_local_index, more, use - base)
+                more += is_further
+                total += is_further
+        distinct.rows_end[rank] = count
+        distinct.more_end[rank] = more
+        distinct.rows_of_rank[rank] = total - base
     return n
 
 
-@njit(cache=True, nogil=True)
-def forget_rows(count, previous, row_keys, tail):
-    """Undo what `number_rows` wrote into `tail`."""
+@njit(**COMPILED)
+def forget_rows(count, distinct, rings):
+    """Undo what `number_rows` wrote into `last_seen`."""
     for row in range(count):
-        tail[row_keys[row]] = previous[row]
+        rings.last_seen[distinct.keys[row]] = distinct.seen_before[row]
 
 
-@njit(cache=True, nogil=True)
-def enter_rows(
-    first, count, step, records, links, entry_keys, uses, locals_, position,
-    previous, row_keys, first_local, more_rows, more_local, sizes, fill,
-):  # fmt: skip
-    """Make the batch's entries and their records, link each row's former entry to its new one.
+@njit(**COMPILED)
+def enter_rows(first, count, step, position, rings, distinct):
+    """Make the batch's entries and their use lists; link each row's former entry to its new one.
 
-    A record never wraps around the ring's end, because it is walked by position. Returns the number
-    of places taken in the ring of uses.
+    A use list never wraps around the ring's end, because it is walked by position. Returns the position after the last.
     """
-    mask = records.shape[0] - 1
-    umask = uses.shape[0] - 1
-    begin = position
-    world = sizes.shape[1]
-    fill[:count] = 1
-    for u in range(sizes[1, world - 1]):
-        row = load(more_rows, u)
-        store(fill, row, load(fill, row) + 1)
+    num_users = distinct.scratch
+    world = distinct.rows_end.shape[0]
+    for row in range(count):
+        num_users[row] = 1
+    for u in range(distinct.more_end[world - 1]):
+        row = load(distinct.more_rows, u)
+        store(num_users, row, load(num_users, row) + 1)
     row_begin = np.int64(0)
     for rank in range(world):
-        for row in range(row_begin, sizes[0, rank]):
-            ahead = load(previous, min(row + AHEAD, count - 1))
-            prefetch(links, 2 * max(ahead - 1, 0))
-            number = load(fill, row)
-            length = record_length(number)
-            if (position & umask) + length > umask + 1:
-                position = (position | umask) + 1
-            at = position & umask
+        for row in range(row_begin, distinct.rows_end[rank]):
+            prefetch_link(row, count, rings, distinct)
+            length = use_list_length(load(num_users, row))
+            mask = rings.uses.shape[0] - 1
+            if (position & mask) + length > mask + 1:
+                position = (position | mask) + 1
+            enter_row(row, rank, first, step, position & mask, rings, distinct)
             position += length
-            seen = load(previous, row)
-            if seen > 0:
-                store(links, 2 * (seen - 1), at)
-                store(links, 2 * (seen - 1) + 1, step)
-            e = (first + row) & mask
-            store(records, e, at)
-            store(links, 2 * e, -1)
-            store(entry_keys, e, load(row_keys, row))
-            store(uses, at + HOLDER, -1 if seen > 0 else seen - 1)
-            store(uses, at + NUMBER, number)
-            store(uses, at + FIRST, rank)
-            store(uses, at + FIRST + 1, -1)
-            store(locals_, at >> 1, load(first_local, row))
-            store(fill, row, at)
-        row_begin = sizes[0, rank]
+        row_begin = distinct.rows_end[rank]
+    add_further_users(rings, distinct)
+    return position
+
+
+@njit(**INLINED)
+def prefetch_link(row, count, rings, distinct):
+    ahead = load(distinct.seen_before, min(row + AHEAD, count - 1))
+    prefetch(rings.links, 2 * max(ahead - 1, 0))
+
+
+@njit(**INLINED)
+def enter_row(row, rank, first, step, at, rings, distinct):
+    """Make one entry whose use list, at `at`, names its first user. `scratch` then says where the list is."""
+    entry = (first + row) & (rings.lists.shape[0] - 1)
+    seen = load(distinct.seen_before, row)
+    if seen > 0:
+        store(rings.links, 2 * (seen - 1), at)
+        store(rings.links, 2 * (seen - 1) + 1, step)
+    store(rings.lists, entry, at)
+    store(rings.links, 2 * entry, -1)
+    store(rings.keys, entry, load(distinct.keys, row))
+    store(rings.uses, at + OWNER, -1 if seen > 0 else seen - 1)
+    store(rings.uses, at + NUM_USERS, load(distinct.scratch, row))
+    store(rings.uses, at + FIRST, rank)
+    store(rings.uses, at + FIRST + 1, -1)
+    store(rings.local_indices, at >> 1, load(distinct.local_index, row))
+    store(distinct.scratch, row, at)
+
+
+@njit(**COMPILED)
+def add_further_users(rings, distinct):
+    """Complete the use lists that `enter_row` made; `scratch` holds a cursor into each."""
     u = np.int64(0)
-    for rank in range(world):
-        while u < sizes[1, rank]:
-            # The record's cursor counts uses in steps of two places, as the record itself does.
-            row = load(more_rows, u)
-            at = load(fill, row) + 2
-            store(fill, row, at)
-            store(uses, at + FIRST, rank)
-            store(uses, at + FIRST + 1, -1)
-            store(locals_, at >> 1, load(more_local, u))
+    for rank in range(distinct.more_end.shape[0]):
+        while u < distinct.more_end[rank]:
+            # The cursor counts users in steps of two places, as the use list itself does.
+            row = load(distinct.more_rows, u)
+            at = load(distinct.scratch, row) + 2
+            store(distinct.scratch, row, at)
+            store(rings.uses, at + FIRST, rank)
+            store(rings.uses, at + FIRST + 1, -1)
+            store(rings.local_indices, at >> 1, load(distinct.more_local_index, u))
             u += 1
-    return position - begin
 
 
-@njit(cache=True, nogil=True)
-def resident_rows(first, end, records, entry_keys, uses, keys, slots, ranks):
+@njit(**COMPILED)
+def resident_rows(first, end, rings, keys, slots, ranks):
     """Every row now held by a cache, with its owner and slot: what a checkpoint must also save."""
-    mask = records.shape[0] - 1
+    mask = rings.lists.shape[0] - 1
     found = 0
     for number in range(first, end):
-        e = number & mask
-        at = np.int64(records[e])
-        holder = uses[at + HOLDER]
-        if holder >= 0:
-            u = at + FIRST + 2 * holder
-            keys[found] = entry_keys[e]
-            slots[found] = uses[u + 1]
-            ranks[found] = uses[u]
+        entry = number & mask
+        at = np.int64(rings.lists[entry])
+        owner = rings.uses[at + OWNER]
+        if owner >= 0:
+            u = at + FIRST + 2 * owner
+            keys[found] = rings.keys[entry]
+            slots[found] = rings.uses[u + 1]
+            ranks[found] = rings.uses[u]
             found += 1
     return found
 
 
-@njit(cache=True, nogil=True)
-def grow_entries(records, links, entry_keys, low, high, wide_records, wide_links, wide_keys, tail):
-    """Copy the living entries into wider rings and renumber what points to them."""
-    mask = records.shape[0] - 1
-    wide_mask = wide_records.shape[0] - 1
+@njit(**COMPILED)
+def enlarge_entries(old, new, low, high):
+    """Copy entries `low` to `high` into larger rings and renumber what points to them."""
+    mask = old.lists.shape[0] - 1
+    new_mask = new.lists.shape[0] - 1
     for number in range(low, high):
         e = number & mask
-        w = number & wide_mask
-        wide_records[w] = records[e]
-        wide_links[2 * w] = links[2 * e]
-        wide_links[2 * w + 1] = links[2 * e + 1]
-        wide_keys[w] = entry_keys[e]
-        if links[2 * e] < 0:
-            tail[entry_keys[e]] = w + 1
+        n = number & new_mask
+        new.lists[n] = old.lists[e]
+        new.links[2 * n] = old.links[2 * e]
+        new.links[2 * n + 1] = old.links[2 * e + 1]
+        new.keys[n] = old.keys[e]
+        if old.links[2 * e] < 0:
+            new.last_seen[old.keys[e]] = n + 1
 
 
-@njit(cache=True, nogil=True)
-def move_uses(firsts, records, links, uses, locals_, wide, wide_locals):
-    """Copy the records of the batches that begin at entries `firsts` (and the end) into a wider ring.
+@njit(**COMPILED)
+def enlarge_uses(old, new, firsts, bounds):
+    """Copy the use lists of the batches that begin at entries `firsts` (and the end) into larger rings.
 
-    The new position of a record is left in the old one's HOLDER for the link that leads to it.
-    Returns the position before each batch, and after the last.
+    The new position of a use list is left in the old one's place OWNER for the link that leads to it. Fills `bounds`
+    with the position before each batch, and after the last.
     """
-    mask = records.shape[0] - 1
-    bounds = np.zeros(firsts.shape[0], np.int64)
+    mask = old.lists.shape[0] - 1
     position = np.int64(0)
+    bounds[0] = position
     for b in range(firsts.shape[0] - 1):
         for number in range(firsts[b], firsts[b + 1]):
-            e = number & mask
-            at = np.int64(records[e])
-            length = record_length(np.int64(uses[at + NUMBER]))
-            wide[position : position + length] = uses[at : at + length]
-            wide_locals[position >> 1 : (position + length) >> 1] = locals_[at >> 1 : (at + length) >> 1]
-            uses[at + HOLDER] = position
-            records[e] = position
+            at = np.int64(old.lists[number & mask])
+            length = use_list_length(np.int64(old.uses[at + NUM_USERS]))
+            for i in range(length):
+                new.uses[position + i] = old.uses[at + i]
+                new.local_indices[(position + i) >> 1] = old.local_indices[(at + i) >> 1]
+            old.uses[at + OWNER] = position
+            new.lists[number & mask] = position
             position += length
         bounds[b + 1] = position
     for number in range(firsts[0], firsts[-1]):
-        e = number & mask
-        if links[2 * e] >= 0:
-            links[2 * e] = uses[links[2 * e] + HOLDER]
-    return bounds
+        link = 2 * (number & mask)
+        if old.links[link] >= 0:
+            new.links[link] = old.uses[old.links[link] + OWNER]

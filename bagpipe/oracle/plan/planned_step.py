@@ -1,4 +1,4 @@
-"""What the kernels wrote about one step, flat over trainers, and how it is cut into each one's plan."""
+"""What the kernels decided about one step, flat over trainers, and how it is cut into each one's plan."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.batch import Keys
-from bagpipe.oracle.plan import plan_kernels as kernels
+from bagpipe.oracle.plan import finish_kernels as kernels
+from bagpipe.oracle.plan.finish_kernels import AfterUpdate, Messages
+from bagpipe.oracle.plan.plan_kernels import Fetched, Step
 from bagpipe.oracle.plan.window import Pending
 from bagpipe.plan import GroupPlan, PeerLists, Transfer
 
@@ -17,52 +19,36 @@ NO_KEYS: Keys = np.zeros(0, np.int64)
 NO_SLOTS: Int32s = np.zeros(0, np.int32)
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """Flat by rank: what each trainer fetches, with and without optimizer state."""
-
-    record_keys: Keys
-    record_slots: Int32s
-    num_records: Int64s
-    value_keys: Keys
-    value_slots: Int32s
-    num_values: Int64s
-    after: Int64s
-
-    @classmethod
-    def empty(cls, total: int, world: int) -> "Fetched":
-        return cls(
-            record_keys=np.empty(total, np.int64),
-            record_slots=np.empty(total, np.int32),
-            num_records=np.zeros(world, np.int64),
-            value_keys=np.empty(total, np.int64),
-            value_slots=np.empty(total, np.int32),
-            num_values=np.zeros(world, np.int64),
-            after=np.full(world, -1, np.int64),
-        )
+def empty_fetched(total: int, world: int) -> Fetched:
+    """Room for `total` rows, all trainers together."""
+    return Fetched(
+        record_keys=np.empty(total, np.int64),
+        record_slots=np.empty(total, np.int32),
+        num_records=np.zeros(world, np.int64),
+        value_keys=np.empty(total, np.int64),
+        value_slots=np.empty(total, np.int32),
+        num_values=np.zeros(world, np.int64),
+        after=np.full(world, -1, np.int64),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Flat by rank: the step's slots, rows evicted."""
-
-    slots: Int32s
-    evict_keys: Keys
-    evict_slots: Int32s
-    num_evict: Int64s
-
-    @classmethod
-    def empty(cls, total: int, world: int) -> "Left":
-        return cls(
-            slots=np.empty(total, np.int32),
-            evict_keys=np.empty(total, np.int64),
-            evict_slots=np.empty(total, np.int32),
-            num_evict=np.zeros(world, np.int64),
-        )
+def empty_after_update(total: int, world: int, horizon: int, gradients: Int32s, values: Int32s) -> AfterUpdate:
+    """Room for `total` rows, all trainers together; `gradients` and `values` for the rows of messages."""
+    return AfterUpdate(
+        slots_K=np.empty(total, np.int32),
+        evict_keys=np.empty(total, np.int64),
+        evict_slots=np.empty(total, np.int32),
+        num_evicted=np.zeros(world, np.int64),
+        gradients=Messages(gradients, np.zeros(world * world, np.int64)),
+        values=Messages(values, np.zeros(kernels.NUM_KINDS * world * world, np.int64)),
+        horizon=horizon,
+        kept_for=np.zeros(world * horizon, np.int64),
+        next_user=np.full(world, -1, np.int64),
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Lists:
+class MessageLists:
     """Rows that travel between trainers, listed for both ends: by (own rank, kind, other rank)."""
 
     kinds: int
@@ -74,12 +60,12 @@ class Lists:
     starts: list[list[int]]
 
     @classmethod
-    def of(cls, rows: Int32s, count: int, counts: Int64s, kinds: int, world: int) -> "Lists":
+    def of(cls, messages: Messages, count: int, kinds: int, world: int) -> "MessageLists":
         values = np.empty((2, count), np.int32)
         offsets = np.empty((2, world * kinds, world + 1), np.int32)
         starts = np.empty((2, world * kinds + 1), np.int64)
-        kernels.group_lists(rows, count, counts, kinds, world, values[0], offsets[0], values[1], offsets[1], starts)
-        return cls(kinds, counts, values, offsets, starts.tolist())
+        kernels.sort_messages(messages, count, values[0], offsets[0], values[1], offsets[1], starts)
+        return cls(kinds, messages.counts, values, offsets, starts.tolist())
 
     def sent(self, rank: int, kind: int) -> PeerLists:
         return self._cut(0, rank * self.kinds + kind)
@@ -94,7 +80,7 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Flushed:
-    """Rows that a checkpoint also saves: resident, whoever owns them."""
+    """Rows that a checkpoint also saves: all rows in caches, by their owner."""
 
     keys: Keys
     slots: Int32s
@@ -102,30 +88,29 @@ class Flushed:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PlannedStep:
     """Everything decided about one step of one width group."""
 
     batch: Pending
-    offsets: Int64s
-    """Where each rank's share of the flat arrays begins."""
+    step: Step
     fetched: Fetched
-    left: Left
-    gradients: Lists
-    transfers: Lists
+    after: AfterUpdate
+    gradients: MessageLists
+    values: MessageLists
     flushed: Flushed | None
 
     def plans(self) -> tuple[GroupPlan, ...]:
-        return tuple(self._plan(rank) for rank in range(self.offsets.size - 1))
+        return tuple(self._plan(rank) for rank in range(self.step.starts.size - 1))
 
     def _plan(self, rank: int) -> GroupPlan:
-        batch, fetched, left, flushed = self.batch, self.fetched, self.left, self.flushed
-        begin, end = int(self.offsets[rank]), int(self.offsets[rank + 1])
+        batch, fetched, after, flushed = self.batch, self.fetched, self.after, self.flushed
+        begin, end = int(self.step.starts[rank]), int(self.step.starts[rank + 1])
         bounds = batch.bounds
         records, values = begin + int(fetched.num_records[rank]), begin + int(fetched.num_values[rank])
-        evicted = begin + int(left.num_evict[rank])
+        evicted = begin + int(after.num_evicted[rank])
         mine = flushed.ranks == rank if flushed else None
         return GroupPlan(
-            slots_K=left.slots[begin:end],
+            slots_K=after.slots_K[begin:end],
             inverse_N=batch.inverse_N[bounds[rank] : bounds[rank + 1]],
             lengths_BT=batch.lengths[rank],
             fetch_keys=np.concatenate((fetched.record_keys[begin:records], fetched.value_keys[begin:values])),
@@ -134,10 +119,10 @@ class Outcome:
             fetch_after=int(fetched.after[rank]),
             grad_send=self.gradients.sent(rank, 0),
             grad_recv=self.gradients.received(rank, 0),
-            send=Transfer(*(self.transfers.sent(rank, kind) for kind in range(4))),
-            receive=Transfer(*(self.transfers.received(rank, kind) for kind in range(4))),
-            evict_keys=left.evict_keys[begin:evicted],
-            evict_slots=left.evict_slots[begin:evicted],
+            send=Transfer(*(self.values.sent(rank, kind) for kind in range(kernels.NUM_KINDS))),
+            receive=Transfer(*(self.values.received(rank, kind) for kind in range(kernels.NUM_KINDS))),
+            evict_keys=after.evict_keys[begin:evicted],
+            evict_slots=after.evict_slots[begin:evicted],
             flush_keys=flushed.keys[mine] if flushed else NO_KEYS,
             flush_slots=flushed.slots[mine] if flushed else NO_SLOTS,
             keys_K=NO_KEYS,
