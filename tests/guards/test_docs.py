@@ -1,8 +1,10 @@
 """Do the pages point at things that exist? Links between pages, paths of the tree, tests named as proof."""
 
 import ast
+import importlib.util
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,13 @@ def test_no_file_cites_pages_outside_the_repository() -> None:
     files = [*ROOT.glob("*.*"), *(p for folder in folders for p in (ROOT / folder).rglob("*"))]
     texts = [p for p in files if p.suffix in (".py", ".md", ".toml", ".yaml", ".mk", ".sh")]
     assert [str(p.relative_to(ROOT)) for p in texts if notes.search(p.read_text(encoding="utf-8"))] == []
+
+
+def test_the_pictures_of_the_plan_are_current() -> None:
+    """`docs/plan.md` shows what the reference planner decides now; `make docs` draws it again."""
+    spec = importlib.util.spec_from_file_location("draw_plan", ROOT / "tools" / "draw_plan.py")
+    assert spec is not None and spec.loader is not None
+    tool = importlib.util.module_from_spec(spec)
+    sys.modules["draw_plan"] = tool  # dataclasses look their module up
+    spec.loader.exec_module(tool)
+    assert [path.name for path, text in tool.files().items() if path.read_text(encoding="utf-8") != text] == []
