@@ -118,3 +118,29 @@ def test_the_pictures_of_the_plan_are_current() -> None:
     sys.modules["draw_plan"] = tool  # dataclasses look their module up
     spec.loader.exec_module(tool)
     assert [path.name for path, text in tool.files().items() if path.read_text(encoding="utf-8") != text] == []
+
+
+def test_the_readers_walk_names_what_is_there() -> None:
+    """Each hop of the walk links a function, class or method to the file that defines it."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    walk = page.partition("## A reader's walk")[2].partition("\n## ")[0]
+    hops = re.findall(r"\[`([\w.]+)`\]\(([^)]+)\)", walk)
+    assert len(hops) > 30
+    assert [f"{name} in {file}" for name, file in hops if not _defines(ROOT / "docs" / file, name.split("."))] == []
+
+
+def _defines(file: Path, names: list[str]) -> bool:
+    nodes: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8"))]
+    for name in names:
+        inside = [child for node in nodes for child in ast.iter_child_nodes(node)]
+        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        nodes = [child for child in inside if isinstance(child, kinds) and child.name == name]
+    return bool(nodes)
+
+
+def test_every_room_is_in_the_picture() -> None:
+    """`docs/rooms.svg` shows each module and package directly in `bagpipe/`; `make docs` draws it again."""
+    picture = (ROOT / "docs" / "rooms.svg").read_text(encoding="utf-8")
+    here = (ROOT / "bagpipe").iterdir()
+    rooms = {p.stem for p in here if p.suffix == ".py" or (p / "__init__.py").exists()} - {"__init__"}
+    assert set(re.findall(r">(\w+)</text>", picture)) == rooms
