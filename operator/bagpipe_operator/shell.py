@@ -9,9 +9,10 @@ import datetime as dt
 import logging
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-from bagpipe_operator import names
+from bagpipe_operator import names, times
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
@@ -24,7 +25,6 @@ from bagpipe_operator.podstate import Raw
 from bagpipe_operator.reconcile import desired
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.store import JobKey, Store
-from bagpipe_operator.times import parse
 from bagpipe_operator.workqueue import WorkQueue
 from bagpipe_operator.writer import Writer
 
@@ -35,10 +35,16 @@ class Shell:
     """Reconciles jobs, one at a time each, several at once."""
 
     def __init__(
-        self, cluster: Cluster, store: Store, queue: WorkQueue[JobKey], settings: Settings, metrics: Metrics
+        self,
+        cluster: Cluster,
+        store: Store,
+        queue: WorkQueue[JobKey],
+        settings: Settings,
+        metrics: Metrics,
+        clock: Callable[[], dt.datetime] = times.now,
     ) -> None:
         self._cluster, self._store, self._queue = cluster, store, queue
-        self._settings, self._metrics = settings, metrics
+        self._settings, self._metrics, self._clock = settings, metrics, clock
         self._writer = Writer(cluster, store)
         self.memories = Memories(store)
 
@@ -90,7 +96,7 @@ class Shell:
             self._queue.forget(key)
             return
         job = Job.of(raw)
-        now = dt.datetime.now(dt.UTC)
+        now = self._clock()
         memory = self.memories.of(key)
         decision = desired(job, self.memories.observe(job), self._settings, now)
         if decision is None:
@@ -139,13 +145,13 @@ class Shell:
             raw = await self._cluster.get(f"/api/v1/nodes/{node}")
         except ApiError as error:
             if error.outcome is Outcome.ABSENT:
-                return dt.datetime.now(dt.UTC)
+                return self._clock()
             raise
         listed = (raw.get("status") or {}).get("conditions") or ()
         ready = next((c for c in listed if c.get("type") == "Ready"), None)
         if ready is None or ready.get("status") == "True":
             return None
-        return parse(ready.get("lastTransitionTime"))
+        return times.parse(ready.get("lastTransitionTime"))
 
     def _measure(self, job: Job, decision: Decision) -> None:
         new = decision.status

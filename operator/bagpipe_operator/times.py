@@ -6,6 +6,10 @@ EPOCH = dt.datetime.fromtimestamp(0, dt.UTC)
 NEVER = dt.datetime.max.replace(tzinfo=dt.UTC, microsecond=0)
 
 
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
 def parse(text: object) -> dt.datetime | None:
     """A moment, from what the API server shows; none: there is none, or it is no moment."""
     try:

@@ -219,7 +219,8 @@ class FakeApi:
         gone["metadata"]["resourceVersion"] = str(self.version)
         self.history.append((self.version, "DELETED", gone))
         for dependent in list(self.dependents(raw["metadata"]["uid"])):
-            self.remove(dependent)
+            if dependent[0] != "Pod":  # Pods are told to go by `fake_controllers.py`.
+                self.remove(dependent)
         for owner in raw["metadata"].get("ownerReferences") or ():
             self._finish_deletion(owner["uid"])
 

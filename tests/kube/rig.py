@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import datetime as dt
 from typing import Any
 
 from fake_api import FakeApi, FakeCluster
@@ -32,9 +33,12 @@ class Rig:
         self.api = api or FakeApi()
         self.metrics, self.store, self.queue = Metrics(), Store(), WorkQueue[JobKey]()
         self.cluster = FakeCluster(self.api, self.metrics)
-        self.shell = Shell(self.cluster, self.store, self.queue, Settings.of(settings or {}), self.metrics)
+        self.shell = Shell(self.cluster, self.store, self.queue, Settings.of(settings or {}), self.metrics, self._now)
         self.progress = ProgressReader(self.cluster, self.store, self.queue, self.shell.memories)
         self._seen = 0
+
+    def _now(self) -> dt.datetime:
+        return self.api.now
 
     def close(self) -> None:
         """The process has ended."""

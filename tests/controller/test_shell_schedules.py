@@ -1,0 +1,241 @@
+"""Every order of events, stale pictures, and a kill between any two writes lead a job to the same end."""
+
+import copy
+import datetime as dt
+import random
+
+import pytest
+from fake_api import FakeApi
+from fake_controllers import FakeControllers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rig import Rig, job
+
+from bagpipe_operator import names, patches
+from bagpipe_operator.policies import teardown
+
+THEIRS = {"metadata": {"name": "shop", "labels": {"app": "shop"}}, "data": {"setting": "theirs"}}
+POLICY = {"startupDeadlineSeconds": 300_000_000, "backoffLimit": 50}
+
+
+class Killed(BaseException):
+    """The process ends here: nothing of it runs any more."""
+
+
+class Life:
+    """One job on one cluster, and the operator processes that come and go."""
+
+    def __init__(self) -> None:
+        self.api = FakeApi()
+        self.controllers = FakeControllers(self.api)
+        self.theirs = self.api.put("ConfigMap", THEIRS)
+        self.writes, self.kill_at = 0, -1
+        self.crashes = 0
+        self.rig = self._start()
+        self.rig.submit(
+            job(runPolicy=POLICY, servers={"replicas": 2}, trainers={"replicas": 2}, transport={"security": "curve"})
+        )
+
+    def _start(self) -> Rig:
+        rig = Rig(self.api)
+        dead = False
+
+        def die(method: str, url: str) -> None:
+            nonlocal dead
+            self.writes += 1
+            dead = dead or self.writes == self.kill_at
+            if dead:
+                raise Killed
+
+        rig.cluster.before_write = die
+        return rig
+
+    def reconcile(self) -> None:
+        """One job, once; if the process is killed meanwhile, another one starts with what the API server has."""
+
+        async def go() -> None:
+            if self.rig.queue.depth:
+                await self.rig.shell._attempt(await self.rig.queue.get())
+
+        try:
+            self.rig.go(go())
+        except Killed:
+            self.rig.close()
+            self.rig = self._start()
+            self.deliver(None)
+
+    def deliver(self, count: int | None) -> None:
+        async def go() -> None:
+            self.rig.deliver(count)
+
+        self.rig.go(go())
+
+    def act(self, number: int) -> None:
+        """One of the things that may happen in the cluster."""
+        if acts := self.controllers.acts():
+            acts[number % len(acts)]()
+        self.check()
+
+    def crash(self, role: str) -> None:
+        if self.crashes < 3:
+            self.crashes += 1
+            self.controllers.crash(role)
+
+    def suspend(self, held: bool) -> None:
+        raw = copy.deepcopy(self.api.objects[names.KIND, "ns", "j"])
+        raw["spec"]["runPolicy"]["suspend"] = held
+        self.api.put(names.KIND, raw)
+
+    def check(self) -> None:
+        """Never two processes for one rank, and never a hand on what is not ours."""
+        for role, label in (("trainer", names.LABEL_COMPLETION_INDEX), ("oracle", names.LABEL_COMPLETION_INDEX)):
+            ranks = [p["metadata"]["labels"][label] for p in self.controllers.living(role)]
+            assert len(ranks) == len(set(ranks)), f"two living pods for one rank of the {role}"
+        assert self.api.objects["ConfigMap", "ns", "shop"] == self.theirs
+
+    def to_the_end(self) -> None:
+        """From here on everything gets its turn: the job must end Complete, and then nothing is written any more."""
+        for _ in range(400):
+            self.deliver(None)
+            self.api.now += dt.timedelta(seconds=30)
+            self._look_again()
+            self.reconcile()
+            acts = self.controllers.acts()
+            for act in acts:
+                act()
+                self.check()
+            if self.ended() and not acts:
+                break
+            if not acts:
+                self.controllers.train()
+        assert self.ended(), self.rig.status()
+        self._settle()
+
+    def _look_again(self) -> None:
+        async def go() -> None:
+            self.rig.queue.add(("ns", "j"))
+
+        self.rig.go(go())
+
+    def _settle(self) -> None:
+        for _ in range(5):
+            self.deliver(None)
+            self._look_again()
+            self.reconcile()
+            for act in self.controllers.acts():
+                act()
+        before = self.writes
+        for _ in range(3):
+            self.deliver(None)
+            self._look_again()
+            self.reconcile()
+        assert self.writes == before, "a settled job is written to"
+
+    def ended(self) -> bool:
+        return self.rig.condition("Complete").get("status") == "True"
+
+    def end(self) -> dict:
+        """What every schedule must come to."""
+        summary = self.rig.status()["summary"]
+        left = [f"{kind}/{name}" for kind, _, name in self.api.objects if kind in ("Job", "Pod", "StatefulSet")]
+        attempts = {name.rpartition("-")[2] for name in left if name.startswith("Job/")}
+        uid = self.api.objects[names.KIND, "ns", "j"]["metadata"]["uid"]
+        owned = all(
+            raw["metadata"]["ownerReferences"][0]["uid"] == uid
+            for (kind, _, name), raw in self.api.objects.items()
+            if kind not in (names.KIND, "Pod", "Event") and name != "shop"
+        )
+        return {
+            "summary": summary,
+            "attempts": len(attempts),
+            "sets": [name for name in left if name.startswith("StatefulSet/")],
+            "living": sum(len(self.controllers.living(role)) for role in ("trainer", "oracle", "server")),
+            "owned": owned,
+        }
+
+
+END = {"summary": {"modelDigest": "d"}, "attempts": 1, "sets": [], "living": 0, "owned": True}
+
+
+def undisturbed_writes() -> int:
+    life = Life()
+    life.to_the_end()
+    life.rig.close()
+    return life.writes
+
+
+def test_a_kill_before_each_write():
+    """Killed before any one of its writes over a whole life, with a crash in it, the job comes to the same end."""
+    for kill_at in range(1, undisturbed_writes() + 12):
+        life = Life()
+        life.kill_at = kill_at
+        for _ in range(12):
+            life.deliver(None)
+            life.reconcile()
+            for act in life.controllers.acts():
+                act()
+                life.check()
+        life.crash("trainer")
+        life.to_the_end()
+        assert life.end() == END, kill_at
+        assert life.rig.status().get("restarts") == 1, kill_at
+        life.rig.close()
+
+
+STEP = st.one_of(
+    st.tuples(st.just("deliver"), st.integers(1, 4)),
+    st.tuples(st.just("act"), st.integers(0, 50)),
+    st.tuples(st.just("reconcile"), st.none()),
+    st.tuples(st.just("crash"), st.sampled_from(["trainer", "oracle", "server"])),
+    st.tuples(st.just("suspend"), st.booleans()),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(STEP, max_size=60), st.integers(1, 80))
+def test_every_order_of_events(steps, kill_at):
+    """Events that come late and one by one, crashes, suspensions and a kill at any write: the same end."""
+    life = Life()
+    life.kill_at = kill_at
+    try:
+        for what, argument in steps:
+            getattr(life, what)(*(() if argument is None else (argument,)))
+        life.suspend(False)
+        life.to_the_end()
+        assert life.end() == END
+    finally:
+        life.rig.close()
+
+
+def no_waiting(monkeypatch):
+    """A new attempt that does not wait for the older one."""
+    gone = teardown.Ending(trainers_gone=True, all_gone=True)
+    monkeypatch.setattr(teardown, "stop", lambda *_: gone)
+
+
+def no_comparing(monkeypatch):
+    """A status that is written whether it differs or not."""
+    monkeypatch.setattr(patches, "merge", lambda old, new: dict(new))
+
+
+@pytest.mark.parametrize("broken", [no_waiting, no_comparing], ids=lambda f: f.__doc__)
+def test_the_schedules_bite(monkeypatch, broken):
+    """With a rule taken out some schedule comes to another end."""
+    broken(monkeypatch)
+    with pytest.raises(AssertionError):
+        _play(seeds=15)
+
+
+def _play(seeds):
+    for seed in range(seeds):
+        dice, life = random.Random(seed), Life()
+        try:
+            for _ in range(60):
+                life.deliver(dice.randint(1, 4))
+                life.reconcile()
+                life.act(dice.randint(0, 50))
+                if dice.random() < 0.1:
+                    life.crash("trainer")
+            life.to_the_end()
+        finally:
+            life.rig.close()
