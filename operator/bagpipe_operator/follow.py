@@ -1,4 +1,5 @@
-"""What is read now and then beside the watches: progress, from the logs of running jobs' oracles.
+"""What is read now and then beside the watches: progress, in the logs of running jobs' oracles, and warnings about jobs
+that do not start, in the events of their namespaces.
 
 A job may go away during any request, so its memory is asked for again after each; and an error about one
 job is logged and passed over.
@@ -7,7 +8,7 @@ job is logged and passed over.
 import asyncio
 import logging
 
-from bagpipe_operator import defaults, names, progress
+from bagpipe_operator import defaults, names, progress, warned
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError
 from bagpipe_operator.cluster import Cluster, path
@@ -58,3 +59,58 @@ class ProgressReader:
         if found is not None and memory is not None and found != memory.progress:
             memory.progress = found
             self._queue.add(key)
+
+
+class WarningReader:
+    """Lists the warnings of each namespace with a job that does not run; a job is reconciled only if its own changed."""
+
+    def __init__(self, cluster: Cluster, store: Store, queue: WorkQueue[JobKey], memories: Memories) -> None:
+        self._cluster, self._store, self._queue, self._memories = cluster, store, queue, memories
+
+    async def follow(self, seconds: float) -> None:
+        """For ever, every so many seconds."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.read_all()
+
+    async def read_all(self) -> None:
+        """One list for a namespace, however many jobs wait in it."""
+        waiting: dict[str, list[str]] = {}
+        for raw in self._store.jobs():
+            if (raw.get("status") or {}).get("phase") in _WAITING:
+                waiting.setdefault(raw["metadata"]["namespace"], []).append(raw["metadata"]["name"])
+        for namespace, jobs in waiting.items():
+            try:
+                await self._read(namespace, jobs)
+            except ApiError as error:
+                log.warning("warnings not read", extra={"namespace": namespace, "error": str(error)})
+            except Exception:
+                log.exception("warnings not read", extra={"namespace": namespace})
+
+    async def _read(self, namespace: str, jobs: list[str]) -> None:
+        found = warned.newest(await self._events(namespace))
+        for name in jobs:
+            key = (namespace, name)
+            memory = self._memories.known(key)
+            children, pods = self._store.children(key)
+            uids = {raw["metadata"]["uid"] for raw in (*children, *pods)}
+            mine = {uid: obstacle for uid, obstacle in found.items() if uid in uids}
+            if memory is not None and mine != memory.warnings:
+                memory.warnings = mine
+                self._queue.add(key)
+
+    async def _events(self, namespace: str) -> list[Raw]:
+        """In pages: a namespace may hold many, and an hour of them."""
+        events: list[Raw] = []
+        more: dict[str, str] = {}
+        for _ in range(_PAGES):
+            page = await self._cluster.get(path("Event", namespace), fieldSelector=warned.SELECTOR, limit="500", **more)
+            events += page.get("items") or ()
+            more = {"continue": (page.get("metadata") or {}).get("continue") or ""}
+            if not more["continue"]:
+                break
+        return events
+
+
+_PAGES = 10
+_WAITING = frozenset({"Starting", "Restarting"})

@@ -18,7 +18,7 @@ from kopf._core.engines.peering import Identity
 from bagpipe_operator import __version__, logs, names
 from bagpipe_operator.cluster import Cluster
 from bagpipe_operator.connection import connect
-from bagpipe_operator.follow import ProgressReader
+from bagpipe_operator.follow import ProgressReader, WarningReader
 from bagpipe_operator.handlers import kopf_settings, registry
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
@@ -51,7 +51,11 @@ async def run(settings: Settings) -> int:
         metrics.leader.set(1)
         shell = Shell(cluster, store, queue, settings, metrics)
         progress = ProgressReader(cluster, store, queue, shell.memories)
-        return await _lead(settings, shell, progress, store, queue, health, election, stop)
+        warnings = WarningReader(cluster, store, queue, shell.memories)
+        background = [shell.work() for _ in range(settings.workers)]
+        background += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
+        background += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
+        return await _lead(settings, background, store, queue, health, election, stop)
     finally:
         await election.release()
         await cluster.close()
@@ -61,8 +65,7 @@ async def run(settings: Settings) -> int:
 
 async def _lead(
     settings: Settings,
-    shell: Shell,
-    progress: ProgressReader,
+    background: list[Coroutine[Any, Any, Any]],
     store: Store,
     queue: WorkQueue[JobKey],
     health: Health,
@@ -82,11 +85,10 @@ async def _lead(
         stop_flag=stop,
         ready_flag=ready,
     )
-    background = [health.tick(), *(shell.work() for _ in range(settings.workers))]
-    if settings.progress_seconds:
-        background.append(progress.follow(settings.progress_seconds))
     ended = await _first(
-        {"stop": stop.wait(), "lease": election.keep(), "watches": watching}, background=background, grace="watches"
+        {"stop": stop.wait(), "lease": election.keep(), "watches": watching},
+        background=[health.tick(), *background],
+        grace="watches",
     )
     log.info("ending", extra={"because": ended})
     return 0 if stop.is_set() else 1

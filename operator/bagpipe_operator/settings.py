@@ -53,6 +53,8 @@ class Settings:
     """Jobs reconciled at once."""
     progress_seconds: int = 15
     """How often a running job's progress is read from its oracle's log; 0: never."""
+    warning_seconds: int = 5
+    """How often the warnings about jobs that do not run yet are read from their namespaces' events; 0: never."""
     lease_namespace: str = "bagpipe-system"
     lease_name: str = "bagpipe-operator"
     lease_seconds: float = 15.0

@@ -102,7 +102,8 @@ class FakeApi:
     def _list(self, kind: str, namespace: str, params: Mapping[str, str]) -> Raw:
         found = [o for (k, ns, _), o in sorted(self.objects.items()) if k == kind and namespace in ("", ns)]
         if selector := params.get("fieldSelector"):
-            found = [o for o in found if selector == f"metadata.name={o['metadata']['name']}"]
+            field, _, value = selector.partition("=")
+            found = [o for o in found if _field(o, field) == value]
         return {"metadata": {"resourceVersion": str(self.version)}, "items": copy.deepcopy(found)}
 
     def since(self, version: int) -> list[tuple[str, Raw]]:
@@ -261,6 +262,12 @@ class FakeApi:
             raise Refusal(*said)
         if fault := _schema_fault(raw, old):
             raise Refusal(422, "Invalid", f"{raw.get('kind')} {raw['metadata'].get('name')!r} is invalid: {fault}")
+
+
+def _field(raw: Any, path: str) -> Any:
+    for part in path.split("."):
+        raw = raw.get(part, {})
+    return raw
 
 
 def _schema_fault(raw: Raw, old: Raw | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from fake_api import FakeApi, FakeCluster
 
 from bagpipe_operator import names
-from bagpipe_operator.follow import ProgressReader
+from bagpipe_operator.follow import ProgressReader, WarningReader
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.shell import Shell
@@ -35,6 +35,7 @@ class Rig:
         self.cluster = FakeCluster(self.api, self.metrics)
         self.shell = Shell(self.cluster, self.store, self.queue, Settings.of(settings or {}), self.metrics, self._now)
         self.progress = ProgressReader(self.cluster, self.store, self.queue, self.shell.memories)
+        self.warnings = WarningReader(self.cluster, self.store, self.queue, self.shell.memories)
         self._seen = 0
 
     def _now(self) -> dt.datetime:

@@ -37,6 +37,7 @@ kueue: {{ .Values.kueue.enabled }}
 watchNodes: {{ .Values.watchNodes }}
 workers: {{ .Values.workers }}
 progressSeconds: {{ .Values.progressSeconds }}
+warningSeconds: {{ .Values.warningSeconds }}
 leaseNamespace: {{ .Release.Namespace }}
 leaseName: {{ include "bagpipe.name" . }}
 leaseSeconds: {{ .Values.lease.seconds }}
@@ -70,8 +71,11 @@ profiles:
   resources: [pods/log]
   verbs: [get]
 - apiGroups: [""]
-  resources: [secrets, events]
+  resources: [secrets]
   verbs: [create]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create, list]
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [list, watch, create, patch, delete]

@@ -17,6 +17,8 @@ from pathlib import Path
 STEPS = int(os.environ.get("STANDIN_STEPS", "20"))
 SECONDS = float(os.environ.get("STANDIN_SECONDS", "0.2"))
 DEADLINE = float(os.environ.get("STANDIN_DEADLINE", "20"))
+LOSS = os.environ.get("STANDIN_LOSS")
+"""A loss to report instead of one that falls, `NaN` for instance."""
 CHECKPOINTS = Path("/checkpoints")
 
 
@@ -59,6 +61,10 @@ def call(address: str, message: dict[str, object]) -> dict[str, object]:
             time.sleep(0.2)
 
 
+def loss(step: int) -> float:
+    return float(LOSS) if LOSS else 1 / (1 + step)
+
+
 def oracle(options: argparse.Namespace, trainers: int, servers: int) -> None:
     sock = listen(options.bind)
     seen: dict[str, set[int]] = {"server": set(), "trainer": set()}
@@ -89,11 +95,11 @@ def oracle(options: argparse.Namespace, trainers: int, servers: int) -> None:
         if time.monotonic() - spoke > 1:
             spoke = time.monotonic()
             print(
-                json.dumps({"step": step, "total_steps": STEPS, "loss": 1 / (1 + step), "examples_per_second": 100.0}),
+                json.dumps({"step": step, "total_steps": STEPS, "loss": loss(step), "examples_per_second": 100.0}),
                 flush=True,
             )
     Path(options.summary).write_text(
-        json.dumps({"steps": STEPS, "attempt": options.attempt, "modelDigest": f"steps-{STEPS}"})
+        json.dumps({"steps": STEPS, "loss": loss(STEPS), "attempt": options.attempt, "modelDigest": f"steps-{STEPS}"})
     )
 
 

@@ -1,0 +1,138 @@
+"""A job that does not run says why: the words of whoever stands in its way, while they are true."""
+
+import datetime as dt
+
+import pytest
+
+from bagpipe_operator import warned
+from bagpipe_operator.observe import Obstacle
+
+TOLD = Obstacle(reason="FailedCreate", message="pods is forbidden: exceeded quota: small")
+
+
+def event(uid, reason, message, when="2026-01-01T00:00:00Z", kind="Warning", **rest):
+    return {
+        "metadata": {"creationTimestamp": when},
+        "involvedObject": {"uid": uid},
+        "type": kind,
+        "reason": reason,
+        "message": message,
+        **rest,
+    }
+
+
+def test_the_newest_warning_counts():
+    """Of several warnings about an object the one that was last seen is kept; what is no warning is not."""
+    found = warned.newest(
+        [
+            event("a", "FailedMount", "old", "2026-01-01T00:00:00Z"),
+            event("a", "FailedMount", "new", "2026-01-01T00:00:00Z", lastTimestamp="2026-01-01T00:09:00Z"),
+            event("a", "FailedMount", "older", "2026-01-01T00:05:00Z"),
+            event("b", "Scheduled", "fine", kind="Normal"),
+            event("c", "Unhealthy", "readiness probe failed"),
+            {"reason": "FailedMount"},
+            event("d", "FailedCreate", "x", None, series={"lastObservedTime": "nonsense"}),
+        ]
+    )
+    assert {uid: o.message for uid, o in found.items()} == {"a": "new", "d": "x"}
+
+
+@pytest.mark.parametrize("kind", ["StatefulSet", "Job"])
+def test_pods_that_may_not_be_made(world, kind):
+    """A controller that may not make pods is heard, while pods are missing; then its old words count no more."""
+    w = world()
+    w.decide()
+    w.step()
+    name = {"StatefulSet": "j-servers", "Job": "j-trainers-0"}[kind]
+    role = {"StatefulSet": "server", "Job": "trainer"}[kind]
+    for pod in w.pods(role):
+        w.delete_pod(pod, force=True)
+    w.warnings = {w.objects[kind, name]["metadata"]["uid"]: TOLD}
+    w._carry_out(w.decide())
+    running = w.condition("Running")
+    assert (running["status"], running["reason"]) == ("False", "FailedCreate")
+    assert f"{kind} {name}: pods is forbidden: exceeded quota" in running["message"]
+    assert ("Warning", "FailedCreate") in w.events
+    w.settle()
+    assert w.condition("Running")["reason"] == "Starting"
+    w.start_pods()
+    assert w.settle().is_true("Running")
+
+
+def test_a_volume_that_cannot_be_mounted(world):
+    """The kubelet's warning about a pod that is not ready is the reason; about one that is ready it is history."""
+    w = world().settle()
+    uid = w.pod("trainer", 1)["metadata"]["uid"]
+    w.warnings = {uid: Obstacle(reason="FailedMount", message='configmap "code" not found')}
+    w.settle()
+    assert w.condition("Running")["reason"] == "FailedMount"
+    assert "trainer 1" in w.condition("Running")["message"] and 'configmap "code"' in w.condition("Running")["message"]
+    w.start_pods()
+    w.settle()
+    assert w.is_true("Running")
+
+
+def test_the_reason_becomes_the_end(world):
+    """What stood in the way when the startup deadline passes is the reason of the failure."""
+    w = world({"runPolicy": {"startupDeadlineSeconds": 60}}).settle()
+    w.warnings = {w.pod("server", 0)["metadata"]["uid"]: Obstacle(reason="FailedMount", message="no such secret")}
+    w.after(61)
+    assert w.condition("Failed")["reason"] == "FailedMount" and "no such secret" in w.condition("Failed")["message"]
+
+
+def test_a_scheduler_that_nobody_runs(world):
+    """A pod that no scheduler has said a word about for some seconds says whose turn it is."""
+    w = world({"allRoles": {"schedulerName": "nobody"}}).settle()
+    assert w.condition("Running")["reason"] == "Starting"
+    assert w.again_at == w.now + dt.timedelta(seconds=8)
+    w.after(8)
+    running = w.condition("Running")
+    assert running["reason"] == "NoScheduler" and "'nobody'" in running["message"]
+    assert ("Warning", "NoScheduler") in w.events
+
+
+def test_what_is_refused_while_the_job_runs_does_not_stop_it(world):
+    """A running job goes on without what the API server does not accept, and says so."""
+    w = world().run()
+    w.refused = {("Service", "j-oracle"): Obstacle(reason="ChildRefused", message="no", final=True)}
+    w.settle()
+    assert w.is_true("Running") and w.condition("Reconciled")["status"] == "False"
+    assert ("Warning", "ChildRefused") in w.events
+    w.refused = {}
+    assert w.settle().is_true("Reconciled")
+
+
+def test_starting_says_how_far_it_is(world):
+    """A job that simply starts says how many of its pods run, and posts no warning about that."""
+    w = world().settle()
+    assert w.condition("Running") | {"lastTransitionTime": ""} == {
+        "type": "Running",
+        "status": "False",
+        "reason": "Starting",
+        "message": "0 of 5 pods run, 5 exist",
+        "lastTransitionTime": "",
+        "observedGeneration": 1,
+    }
+    assert not [e for e in w.events if e[0] == "Warning"]
+
+
+def test_warnings_are_read_for_jobs_that_do_not_run(rig):
+    """One list of a namespace's warnings; those about this job reach its status, those about others do not."""
+    from rig import job
+
+    rig.submit(job())
+    rig.settle()
+    uid = rig.api.objects["Job", "ns", "j-trainers-0"]["metadata"]["uid"]
+    rig.api.put("Event", {**event(uid, "FailedCreate", TOLD.message), "metadata": {"name": "e"}})
+    rig.api.put("Event", {**event("other", "FailedCreate", "theirs"), "metadata": {"name": "f"}})
+
+    async def go():
+        await rig.warnings.read_all()
+        await rig.settled()
+
+    before = len(rig.api.requests)
+    rig.go(go())
+    assert (
+        rig.condition("Running")["reason"] == "FailedCreate" and "exceeded quota" in rig.condition("Running")["message"]
+    )
+    assert [url for method, url in rig.api.requests[before:] if method == "GET"] == ["/api/v1/namespaces/ns/events"]

@@ -1,0 +1,112 @@
+"""One job's trouble stays that job's, is told within ten seconds, and nobody else's object is touched."""
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
+
+SOON = 10
+
+
+def restarts(operators):
+    return sum(c["restartCount"] for p in operators.pods() for c in p["status"]["containerStatuses"])
+
+
+def says(kube, name, kind, reason, seconds=SOON):
+    """The condition with this reason, once it is there; its event is there too."""
+    found = kube.until(
+        f"{name} says {reason}",
+        lambda: (c := kube.condition(name, kind)).get("reason") == reason and c,
+        seconds,
+    )
+    kube.until(f"an event {reason}", lambda: reason in told(kube, name), SOON)
+    return found
+
+
+def told(kube, name):
+    about = [(e["involvedObject"], e["reason"]) for e in kube.get("events")["items"]]
+    return [reason for what, reason in about if (what["kind"], what["name"]) == ("BagpipeJob", name)]
+
+
+def test_bad_jobs_leave_the_others_alone(kube, job, operators):
+    """A malformed template and a child that the API server refuses end their own jobs; another one runs to its end."""
+    before = restarts(operators)
+    kube.apply(job("unnamed", trainers={"podTemplate": {"spec": {"containers": [{"image": "my-sidecar:1"}]}}}))
+    kube.apply(job("refused", trainers={"resources": {"limits": {"cpu": "many"}}}))
+    kube.apply(job("good", steps=20))
+    message = says(kube, "unnamed", "Failed", "InvalidSpec")["message"]
+    assert message == "spec.trainers.podTemplate.spec.containers[0].name: expected a value, found nothing"
+    assert "quantities must match" in says(kube, "refused", "Failed", "ChildRefused")["message"]
+    kube.wait("good", "Complete", 120)
+    assert restarts(operators) == before
+
+
+@pytest.mark.parametrize("hard", [{"services": "1"}, {"pods": "1"}], ids=lambda h: next(iter(h)))
+def test_a_quota_is_told_and_forgotten(kube, job, hard):
+    """A quota, on what we make or on pods, is a condition and an event; when it is gone the job runs."""
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}, "spec": {"hard": hard}}
+    kube.apply(quota)
+    kube.until("the quota counts", lambda: kube.get("resourcequota", "small").get("status", {}).get("hard"), 20)
+    kube.apply(job("j", steps=10))
+    reason = "QuotaExceeded" if "services" in hard else "FailedCreate"
+    assert "exceeded quota: small" in says(kube, "j", "Running", reason)["message"]
+    kube.run("delete", "resourcequota", "small")
+    status = kube.wait("j", "Complete", 150)
+    assert status["restarts"] == 0
+
+
+def test_a_missing_volume_is_told(kube, job):
+    """A volume whose ConfigMap does not exist is the reason why the job does not run."""
+    volumes, mounts = [{"name": "code", "configMap": {"name": "nobody"}}], [{"name": "code", "mountPath": "/code"}]
+    kube.apply(job("j", trainers={"replicas": 1, "volumes": volumes, "volumeMounts": mounts}))
+    assert 'configmap "nobody" not found' in says(kube, "j", "Running", "FailedMount", 20)["message"]
+
+
+def test_a_scheduler_that_nobody_runs_is_told(kube, job):
+    """Pods that no scheduler looks at say whose turn it is."""
+    kube.apply(job("j", allRoles={"schedulerName": "nobody"}))
+    assert "'nobody'" in says(kube, "j", "Running", "NoScheduler", 15)["message"]
+
+
+def test_objects_of_others_stand(kube, job):
+    """What another application has under names that a job wants is left as it is; the job fails as NameTaken."""
+    labels = {"labels": {"app": "shop"}}
+    theirs = [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {"name": "web-config", **labels},
+            "data": {"a": "theirs"},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": "web-checkpoints", **labels},
+            "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+        },
+        {
+            "apiVersion": "networking.k8s.io/v1",
+            "kind": "NetworkPolicy",
+            "metadata": {"name": "web-peers", **labels},
+            "spec": {"podSelector": {"matchLabels": {"app": "shop"}}, "policyTypes": ["Ingress"]},
+        },
+    ]
+    for raw in theirs:
+        kube.apply(raw)
+    before = [meta(kube, raw) for raw in theirs]
+    kube.apply(job("web"))
+    assert "it was left as it is" in says(kube, "web", "Failed", "NameTaken")["message"]
+    kube.run("delete", "bpj", "web", "--wait=true", "--timeout=30s")
+    assert [meta(kube, raw) for raw in theirs] == before
+
+
+def meta(kube, raw):
+    found = kube.get(raw["kind"], raw["metadata"]["name"])
+    return {key: found["metadata"].get(key) for key in ("uid", "labels", "ownerReferences")}, found.get("data")
+
+
+def test_a_loss_that_is_no_number(kube, job):
+    """A job whose loss is NaN ends Complete, and says that no number came of it."""
+    kube.apply(job("j", steps=15, env={"STANDIN_LOSS": "nan"}))
+    status = kube.wait("j", "Complete", 120)
+    assert status["summary"]["modelDigest"] == "steps-15" and status["summary"]["notFinite"] == {"loss": "NaN"}
+    assert "loss is NaN" in kube.condition("j", "Complete")["message"]
