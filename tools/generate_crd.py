@@ -223,6 +223,10 @@ def status() -> Schema:
         },
         "restarts": {"type": "integer", "description": "Failures so far; `backoffLimit` bounds them."},
         "disruptions": {"type": "integer", "description": "Preemptions, drains, lost nodes and deletions so far."},
+        "shortAttempts": {
+            "type": "integer",
+            "description": "Attempts in a row that ended early; the back-off grows with them.",
+        },
         "startTime": {**time, "description": "When all pods ran for the first time."},
         "startingSince": {**time, "description": "Start of the present wait for all pods."},
         "attemptTime": {**time, "description": "When the present attempt was decided."},

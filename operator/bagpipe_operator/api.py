@@ -55,6 +55,8 @@ class Status:
     attempt: int = 0
     restarts: int = 0
     disruptions: int = 0
+    short_attempts: int = 0
+    """Attempts in a row that ended early; the back-off grows with them."""
     start_time: dt.datetime | None = None
     """When the job ran for the first time."""
     starting_since: dt.datetime | None = None

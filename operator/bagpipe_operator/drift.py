@@ -23,6 +23,9 @@ _FIXED = {
 
 def settle(wanted: Mapping[str, Any], live: Raw | None) -> dict[str, Any]:
     """`wanted` with the unchangeable parts of `live`."""
+    if live is not None and wanted["kind"] == "PersistentVolumeClaim" and not live["metadata"].get("ownerReferences"):
+        # A claim that was kept for later is never bound to a job again: deleting the job must not delete it.
+        wanted = {**wanted, "metadata": {k: v for k, v in wanted["metadata"].items() if k != "ownerReferences"}}
     fixed = _FIXED.get(wanted["kind"], ()) if live else ()
     if not fixed or live is None:
         return dict(wanted)
@@ -49,7 +52,10 @@ def _empty(value: Any) -> bool:
 
 
 def differs(wanted: Mapping[str, Any], live: Raw | None) -> bool:
-    return live is None or not contains(live, wanted)
+    """Whether a write is needed; besides what is wanted, an owner that is not wanted any more makes one so."""
+    if live is None or not contains(live, wanted):
+        return True
+    return bool(live["metadata"].get("ownerReferences")) and not wanted["metadata"].get("ownerReferences")
 
 
 def written(asked: Mapping[str, Any], answered: Raw) -> Written:

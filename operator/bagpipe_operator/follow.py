@@ -62,7 +62,7 @@ class ProgressReader:
 
 
 class WarningReader:
-    """Lists the warnings of each namespace with a job that does not run; a job is reconciled only if its own changed."""
+    """Lists the warnings of each namespace with a job that does not run; a job is looked at only if its own changed."""
 
     def __init__(self, cluster: Cluster, store: Store, queue: WorkQueue[JobKey], memories: Memories) -> None:
         self._cluster, self._store, self._queue, self._memories = cluster, store, queue, memories

@@ -22,7 +22,7 @@ from typing import Any
 
 from bagpipe_operator import children, conditions, drift, kueue, names, status, times
 from bagpipe_operator.api import Job, SpecError, Status
-from bagpipe_operator.decision import Complete, Decision, Fail, Restart, Verdict
+from bagpipe_operator.decision import Complete, Decision, Deletion, Fail, Restart, Verdict
 from bagpipe_operator.kueue import Admission
 from bagpipe_operator.names import Condition, Reason, Role
 from bagpipe_operator.observe import Observed, is_deleting
@@ -31,7 +31,6 @@ from bagpipe_operator.policies import completion, deadlines, failure, finish, ho
 from bagpipe_operator.settings import Settings
 
 _FIRST_DELAY, _LONGEST_DELAY = 10, 300
-_COUNTED = frozenset({Reason.CRASHED, Reason.OOM_KILLED, Reason.TRANSIENT, Reason.OVER_ITS_LIMIT})
 
 
 def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) -> Decision | None:
@@ -89,7 +88,7 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     held = hold.why(job, admission)
     if held:
         return _hold(job, current, observed, settings, held, admission, now)
-    current = _admitted(current, admission, now)
+    current = status.not_ahead(_admitted(current, admission, now), now)
     resumed = current.is_true(Condition.SUSPENDED)
     if resumed:
         current = _resumed(current, now)
@@ -164,10 +163,12 @@ def _run(
 ) -> Decision:
     ending = teardown.stop(observed, current.attempt)
     start = _start_time(current)
+    begun = observed.batch_job(job.name, Role.TRAINER, current.attempt) is not None
     new = _progressed(job, current, observed, now)
     apply = children.base(job, new.attempt)
     wanted = children.workers(job, new.attempt, settings)  # Built in any case: what cannot be built fails now.
-    ready = ending.all_gone and not observed.orphans and now >= start
+    # What has begun goes on, whatever the clock says: a leader's may be behind that of the one before.
+    ready = begun or (ending.all_gone and not observed.orphans and now >= start)
     if ready:
         for role, template in zip((Role.SERVER, Role.ORACLE, Role.TRAINER), wanted, strict=True):
             flavors = (admission.flavors if admission else {}).get(role, ())
@@ -184,14 +185,21 @@ def _run(
         obstacles.look_again(observed, now),
         times.later(now, 5) if observed.orphans else None,
     )
-    first = ready and observed.batch_job(job.name, Role.TRAINER, new.attempt) is None
     return Decision(
         status=replace(new, phase=status.phase(new)),
-        delete=ending.delete,
+        delete=(*ending.delete, *_unwanted(job, observed)),
         apply=tuple(apply),
-        create_curve_secret=first and uses_curve(job),
+        create_curve_secret=ready and not begun and uses_curve(job),
         again_at=again,
     )
+
+
+def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
+    """What an edit of the run policy took away."""
+    live = observed.live.get(("NetworkPolicy", names.network_policy(job.name)))
+    if live is None or is_deleting(live) or job.run_policy.network_policy != "None":
+        return ()
+    return (Deletion(kind="NetworkPolicy", name=live["metadata"]["name"], uid=live["metadata"]["uid"]),)
 
 
 def _progressed(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Status:
@@ -223,13 +231,14 @@ def _servers_counted(job: Job, current: Status, observed: Observed, now: dt.date
 
 
 def _start_time(current: Status) -> dt.datetime:
-    """The first restart after a failure comes at once, later ones wait longer each time; disruptions never wait."""
+    """The first attempt after one that ended early comes at once, later ones wait longer each time.
+
+    Failures and disruptions alike: what ends attempts in a row, whoever is to blame, is not mended by hurry.
+    """
     assert current.attempt_time is not None
-    last = current.last_failure
-    failed = last.get("attempt") == current.attempt - 1 and last.get("reason") in _COUNTED
-    if not failed or current.restarts <= 1:
+    if current.short_attempts <= 1:
         return current.attempt_time
-    delay = min(_FIRST_DELAY * 2 ** min(current.restarts - 2, 10), _LONGEST_DELAY)
+    delay = min(_FIRST_DELAY * 2 ** min(current.short_attempts - 2, 10), _LONGEST_DELAY)
     return times.later(current.attempt_time, delay)
 
 

@@ -97,6 +97,9 @@ class Shell:
             return
         job = Job.of(raw)
         now = self._clock()
+        if job.status.attempt_time is not None and job.status.attempt_time > times.later(now, 1):
+            facts = {"job": job.full_name, "ahead": (job.status.attempt_time - now).total_seconds()}
+            log.warning("the status is ahead of this machine's clock", extra=facts)
         memory = self.memories.of(key)
         decision = desired(job, self.memories.observe(job), self._settings, now)
         if decision is None:

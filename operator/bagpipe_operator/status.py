@@ -53,6 +53,17 @@ def phase(status: Status, holding: bool = False) -> str:
     return "Running" if status.is_true(Condition.RUNNING) else "Starting"
 
 
+def not_ahead(status: Status, now: dt.datetime) -> Status:
+    """With no moment in the future: what another machine's faster clock wrote counts as having happened just now."""
+    ahead: dict[str, Any] = {
+        name: now for name in _STARTS if (when := getattr(status, name)) is not None and when > now
+    }
+    return replace(status, **ahead) if ahead else status
+
+
+_STARTS = ("attempt_time", "starting_since", "running_since")
+
+
 def stop_clock(status: Status, now: dt.datetime) -> Status:
     """Active time stands still: the job is held or has ended."""
     ran = max(int((now - status.running_since).total_seconds()), 0) if status.running_since else 0
@@ -98,14 +109,21 @@ def reconciled(status: Status, refusal: Obstacle | None, now: dt.datetime) -> St
     return status.put(conditions.false(Condition.RECONCILED, refusal.reason, refusal.message, now))
 
 
+LONG_ENOUGH = 600
+"""Seconds after which the end of an attempt is no reason to wait before the next."""
+
+
 def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
     """A new attempt; the counters that the verdict names move."""
     was_running = status.is_true(Condition.RUNNING)
+    lasted = (now - (status.attempt_time or now)).total_seconds()
+    bad = verdict.count is not Count.NOTHING
     status = replace(
         status,
         attempt=status.attempt + 1,
         restarts=status.restarts + verdict.crashes + (verdict.count is Count.FAILURE),
         disruptions=status.disruptions + (verdict.count is Count.DISRUPTION),
+        short_attempts=(status.short_attempts + 1 if lasted < LONG_ENOUGH else 1) if bad else status.short_attempts,
         attempt_time=now,
         starting_since=now if was_running or status.starting_since is None else status.starting_since,
         server_pods={},

@@ -189,6 +189,8 @@ def test_an_oracle_that_crashes_again_and_again_ends_the_job(world):
     w.run()
     w.delete_pod(w.pod("oracle"))
     w.run()
+    w.after(10)
+    w.run()
     assert w.status["disruptions"] == 2 and w.status["restarts"] == 0
     w.end(w.pod("oracle"), 1)
     assert not w.run().is_true("Failed")
