@@ -76,8 +76,9 @@ def not_running(status: Status, reason: str, message: str, now: dt.datetime) -> 
 
 
 def started(status: Status, now: dt.datetime) -> Status:
-    """The first attempt begins, or the wait after a hold does."""
-    return replace(status, attempt_time=status.attempt_time or now, starting_since=status.starting_since or now)
+    """The first attempt begins, or the wait after a hold does; while all pods run nothing is waited for."""
+    since = None if status.is_true(Condition.RUNNING) else status.starting_since or now
+    return replace(status, attempt_time=status.attempt_time or now, starting_since=since)
 
 
 def running(status: Status, observed: Observed, now: dt.datetime) -> Status:

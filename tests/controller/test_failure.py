@@ -194,6 +194,8 @@ def test_an_oracle_that_crashes_again_and_again_ends_the_job(world):
     assert w.status["disruptions"] == 2 and w.status["restarts"] == 0
     w.end(w.pod("oracle"), 1)
     assert not w.run().is_true("Failed")
+    w.after(20)
+    w.run()
     w.end(w.pod("oracle"), 1, "boom")
     w.settle()
     assert w.condition("Failed")["reason"] == "BackoffLimitExceeded" and "boom" in w.condition("Failed")["message"]

@@ -46,6 +46,14 @@ def test_settled_job_is_not_written_to(world):
     assert w.status_writes == writes
 
 
+def test_a_running_job_is_not_starting(world):
+    """Once all pods run the startup deadline is over, however long the job runs."""
+    w = world({"runPolicy": {"startupDeadlineSeconds": 60}}).run()
+    assert "startingSince" not in w.status
+    w.after(10**6)
+    assert w.is_true("Running") and not w.is_true("Failed")
+
+
 def test_complete_needs_trainers_and_oracle(world):
     """The job is complete when all trainers and the oracle have ended well; the oracle's result becomes the summary."""
     w = world().run()
