@@ -217,6 +217,21 @@ def status() -> Schema:
             "description": "Generation of the spec this status is about.",
         },
         "phase": {"type": "string", "description": "One word for people, derived from the conditions."},
+        "reason": {
+            "type": "string",
+            "description": "Why the phase is what it is: the reason of the condition behind it.",
+        },
+        "phaseTime": {**time, "description": "When the phase became what it is."},
+        "durations": {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "Seconds spent in each phase before the present one.",
+        },
+        "readyPods": {
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+            "description": "Pods that are ready, of those wanted, by role.",
+        },
         "attempt": {
             "type": "integer",
             "description": "Number of the present attempt; every child bears it as a label.",
@@ -283,8 +298,10 @@ def columns() -> list[Schema]:
 
     return [
         column("Phase", "string", ".status.phase"),
-        column("Servers", "integer", ".status.replicaStatuses.servers.ready"),
-        column("Trainers", "integer", ".status.replicaStatuses.trainers.ready"),
+        column("Reason", "string", ".status.reason"),
+        column("Since", "date", ".status.phaseTime"),
+        column("Servers", "string", ".status.readyPods.servers"),
+        column("Trainers", "string", ".status.readyPods.trainers"),
         column("Step", "integer", ".status.progress.step"),
         column("Restarts", "integer", ".status.restarts"),
         column("Age", "date", ".metadata.creationTimestamp"),

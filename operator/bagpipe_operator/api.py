@@ -52,6 +52,12 @@ class Status:
 
     observed_generation: int = 0
     phase: str = "Pending"
+    reason: str = ""
+    """Why the phase is what it is: the reason of the condition behind it."""
+    phase_time: dt.datetime | None = None
+    """When the phase became what it is."""
+    durations: Mapping[str, int] = field(default_factory=dict)
+    """Seconds spent in each phase before the present one."""
     attempt: int = 0
     restarts: int = 0
     disruptions: int = 0
@@ -70,6 +76,8 @@ class Status:
     completion_time: dt.datetime | None = None
     server_pods: Mapping[str, int] = field(default_factory=dict)
     """UIDs of the servers' pods when this attempt first ran, and how often each had been restarted by then."""
+    ready_pods: Mapping[str, str] = field(default_factory=dict)
+    """`ready/desired` by role, for people."""
     replica_statuses: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     trainer_replicas: int = 0
     selector: str = ""
@@ -116,7 +124,7 @@ class Status:
         return self.put(condition) if known else self
 
 
-_TIMES = frozenset({"start_time", "starting_since", "attempt_time", "running_since", "completion_time"})
+_TIMES = frozenset({"start_time", "starting_since", "attempt_time", "running_since", "completion_time", "phase_time"})
 
 
 @dataclass(frozen=True, kw_only=True)

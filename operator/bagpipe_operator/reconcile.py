@@ -43,8 +43,10 @@ def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) 
     current = replace(current, attempt=max(current.attempt, observed.newest_attempt()))
     decision = _decide(job, current, observed, settings, now)
     if not current.finished:
-        final = status.counted(job, observed, decision.status)
+        final = status.counted(job, observed, decision.status, now)
         decision = replace(decision, status=final, events=status.events(job.status, final))
+    else:
+        decision = replace(decision, status=replace(decision.status, observed_generation=job.generation))
     force, nodes, again = teardown.overdue(job, observed, now)
     return replace(
         decision,

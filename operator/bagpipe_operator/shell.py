@@ -158,7 +158,7 @@ class Shell:
 
     def _measure(self, job: Job, decision: Decision) -> None:
         new = decision.status
-        facts = {"job": job.full_name, "phase": new.phase, "attempt": new.attempt}
+        facts = {"job": job.full_name, "phase": new.phase, "reason": new.reason, "attempt": new.attempt}
         log.info("status", extra=facts)
         if new.attempt > job.status.attempt and new.is_true(Condition.RESTARTING):
             self._metrics.restarts.labels(job.namespace, str(new.last_failure.get("reason", "Scaled"))).inc()

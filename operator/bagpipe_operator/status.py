@@ -13,15 +13,20 @@ from bagpipe_operator.observe import Observed, Obstacle
 from bagpipe_operator.podstate import Pod
 
 
-def counted(job: Job, observed: Observed, status: Status) -> Status:
-    """Numbers of pods by role, of the present attempt."""
+def counted(job: Job, observed: Observed, status: Status, now: dt.datetime) -> Status:
+    """With the numbers of pods by role, of the present attempt, and what follows from the phase.
+
+    The pods of a job that has ended are on their way out, unless they are kept: none of them counts as active.
+    """
+    over = status.finished and job.run_policy.clean_pod_policy != "None"
     statuses: dict[str, Mapping[str, int]] = {}
     for role in Role:
         pods = observed.of_role(role, status.attempt)
+        living = () if over else tuple(p for p in pods if not p.ended)
         statuses[names.SECTIONS[role]] = {
             "desired": job.replicas(role),
-            "ready": sum(p.ready and not p.ended for p in pods),
-            "active": sum(not p.ended for p in pods),
+            "ready": sum(p.ready for p in living),
+            "active": len(living),
             "succeeded": sum(p.phase == "Succeeded" for p in pods),
             "failed": sum(p.phase == "Failed" for p in pods),
             "restarts": sum(p.restarts for p in pods),
@@ -29,12 +34,32 @@ def counted(job: Job, observed: Observed, status: Status) -> Status:
     trainers = statuses[names.SECTIONS[Role.TRAINER]]
     status = replace(
         status,
+        ready_pods={section: f"{numbers['ready']}/{numbers['desired']}" for section, numbers in statuses.items()},
         replica_statuses=statuses,
         trainer_replicas=trainers["active"] + trainers["succeeded"],
         selector=job.selector,
     )
     judged = tuple(replace(c, observed_generation=job.generation) for c in status.conditions)
-    return replace(status, observed_generation=job.generation, conditions=judged)
+    return _phased(job.status, replace(status, observed_generation=job.generation, conditions=judged), now)
+
+
+def _phased(old: Status, new: Status, now: dt.datetime) -> Status:
+    """With the reason of the phase, its age, and the time spent in those before."""
+    new = replace(new, reason=_reason(new))
+    if new.phase == old.phase and old.phase_time is not None:
+        return new
+    spent = max(int((now - old.phase_time).total_seconds()), 0) if old.phase_time else 0
+    durations = {**old.durations, old.phase: old.durations.get(old.phase, 0) + spent} if spent else old.durations
+    return replace(new, phase_time=now, durations=durations)
+
+
+def _reason(status: Status) -> str:
+    for kind in (Condition.COMPLETE, Condition.FAILED, Condition.SUSPENDED, Condition.RESTARTING):
+        found = conditions.find(status.conditions, kind)
+        if found is not None and found.status:
+            return found.reason
+    running = conditions.find(status.conditions, Condition.RUNNING)
+    return running.reason if running else ""
 
 
 def phase(status: Status, holding: bool = False) -> str:
@@ -157,7 +182,8 @@ def failure(reason: str, message: str, cause: Pod | None, attempt: int, now: dt.
 
 def ended(status: Status, verdict: Complete | Fail, observed: Observed, now: dt.datetime) -> Status:
     """Complete or Failed: from here on the status does not change."""
-    status = replace(stop_clock(status, now), completion_time=now)
+    progress = {key: value for key, value in status.progress.items() if key != "etaSeconds"}
+    status = replace(stop_clock(status, now), completion_time=now, progress=progress)
     status = status.put_if_known(conditions.false(Condition.RESTARTING, Reason.COMPLETED, "the job has ended", now))
     if isinstance(verdict, Fail):
         record = failure(verdict.reason, verdict.message, verdict.cause, status.attempt, now)

@@ -85,14 +85,14 @@ def look_again(observed: Observed, now: dt.datetime) -> dt.datetime | None:
 
 def _warned(job: Job, status: Status, observed: Observed, pods: list[Pod]) -> Obstacle | None:
     """A warning counts only while what it is about is not as it should be: events outlive their causes."""
-    for pod in pods:
-        if not pod.ready and not pod.ended and (found := observed.warnings.get(pod.uid)):
-            return Obstacle(reason=found.reason, message=f"{_who(pod)}: {found.message}")
     have = {role: sum(p.role is role for p in pods) for role in Role}
     for (kind, name), raw in sorted(observed.live.items()):
         found = observed.warnings.get(raw["metadata"]["uid"])
         if found and _lacks_something(raw, job, status, have):
             return Obstacle(reason=found.reason, message=f"{kind} {name}: {found.message}")
+    for pod in pods:
+        if not pod.ready and not pod.ended and (found := observed.warnings.get(pod.uid)):
+            return Obstacle(reason=found.reason, message=f"{_who(pod)}: {found.message}")
     return None
 
 
