@@ -130,9 +130,10 @@ def test_exit_codes():
 def test_argv_parses(sample, role):
     """Every command line that the operator can make is one that `bagpipe` takes."""
     job = operator_job(yaml.safe_load(sample.read_text()))
-    argv = [
-        a.replace("$(POD_INDEX)", "1").replace("$(JOB_COMPLETION_INDEX)", "1") for a in operator_pods.argv(job, role, 3)
-    ]
+    filled_in = {"$(POD_NAME)": "j-servers-1", "$(POD_INDEX)": "1", "$(JOB_COMPLETION_INDEX)": "1"}  # By the kubelet.
+    argv = operator_pods.argv(job, role, 3)
+    for variable, value in filled_in.items():
+        argv = [argument.replace(variable, value) for argument in argv]
     command = typer.main.get_command(app).commands[argv[0]]
     context = command.make_context(argv[0], argv[1:])
     assert context.params["attempt"] == 3
