@@ -2,6 +2,7 @@
 
     BagpipeError                      exit 70   a bug of ours unless a subclass says otherwise
     ├── ConfigError                   exit 78   the job file, a flag or `--set` is wrong; never retry
+    ├── UserCodeError                 exit 78   a model or loss of the user's raised; never retry
     ├── DataError                     exit 65   input data is unreadable or malformed; never retry
     ├── CheckpointError               exit 65   checkpoint missing, partial, corrupt or of another job
     ├── PlanError                     exit 70   the oracle broke its own promise
@@ -36,6 +37,12 @@ class BagpipeError(Exception):
 
 class ConfigError(BagpipeError):
     """The job file, a flag or an override is wrong; names the field and the remedy."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+
+class UserCodeError(BagpipeError):
+    """The user's own code raised, a model or a loss; names its file and line."""
 
     exit_code = ExitCode.BAD_CONFIG
 

@@ -99,7 +99,10 @@ def program() -> str:
 
 def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpipe") -> list[str]:
     """What a run came to, and what to do next."""
-    loss = f"loss {summary['loss']:.4f}, " if summary.get("loss") is not None else ""
+    from bagpipe.lowlevel.strict_json import number
+
+    last = number(summary, "loss")
+    loss = f"loss {last:.4f}, " if last is not None else ""
     ended = "stopped at" if summary.get("stopped") else "trained"
     speed = f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
     lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]

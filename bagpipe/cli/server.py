@@ -37,7 +37,6 @@ def server(
         load_role,
         log_to_stderr,
         stop_flag,
-        until_stopped,
         yield_to_trainers,
     )
 
@@ -61,4 +60,4 @@ def server(
             stop=stop,
         )
         if stay:
-            until_stopped(stop)
+            stop.wait()

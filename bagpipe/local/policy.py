@@ -1,18 +1,23 @@
-"""What to do when a local role ends: one pure function, the table of design section 6.
+"""What to do when a local role ends: one pure function.
 
 | what ended | what follows |
 |---|---|
 | anything, with 78 or 65 | the run ends at once with that code: a retry cannot help |
+| anything, with 70, and nothing was killed | the run ends with 70: an error of the software comes again every time |
 | a server, otherwise | it alone restarts on its files and its address; trainers retry; bounded |
 | the oracle, killed | it alone restarts and replays its plans up to where the trainers are; bounded |
 | the oracle or a trainer, otherwise | a new attempt of all roles from the newest checkpoint; bounded |
 | everything, with 0 or 143 | the run is done, or stopped with a checkpoint |
 
+When one role fails the others end too, because they are told or notice it, and in any order: the first process that
+is found dead need not be the cause. So before a new attempt, and before an end with 70, the others have a moment to end
+(`SETTLE_SECONDS` without a change), and the most telling end of all decides.
+
 It never looks at a process, a clock or a file: the supervisor tells it what it has seen.
 """
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +25,10 @@ from bagpipe.errors import ExitCode
 
 Kind = Literal["oracle", "server", "trainer"]
 
-HOPELESS = frozenset({int(ExitCode.BAD_CONFIG), int(ExitCode.BAD_DATA)})
+HOPELESS = (int(ExitCode.BAD_CONFIG), int(ExitCode.BAD_DATA))
 ORDERLY = frozenset({int(ExitCode.DONE), int(ExitCode.STOPPED)})
+SETTLE_SECONDS = 1.0
+"""After a failure, the roles that still run may use so long to end by themselves, from the last one's end on."""
 LEAVE_SECONDS = 10.0
 """How long the rest may take to leave once the oracle, or every trainer, has."""
 
@@ -112,16 +119,17 @@ Decision = Wait | RestartAlone | NewAttempt | End
 def decide(observed: Observed, limits: Limits) -> Decision:
     """The next thing to do."""
     failed = [e for e in observed.ended if not _orderly(e, observed)]
-    for end in failed:
-        if end.code in HOPELESS:
-            return End(end.code, end)
+    for code in HOPELESS:
+        if (hopeless := next((end for end in failed if end.code == code), None)) is not None:
+            return End(code, hopeless)
     if _work_is_over(observed):
         return _leave(observed, limits)
     for end in failed:
-        if end.role.kind == "oracle" and end.code < 0 and _may_restart(end, observed, limits):
+        alone = all(other is end or other.role.kind == "server" for other in failed)
+        if end.role.kind == "oracle" and end.code < 0 and alone and _may_restart(end, observed, limits):
             return RestartAlone(end)
         if end.role.kind != "server":
-            return _try_again(end, observed, limits)
+            return _try_again(_cause(failed), observed, limits)
     for end in observed.ended:
         if end.role.kind == "server" and (end in failed or end.code == ExitCode.STOPPED):
             if limits.servers_keep_files and _may_restart(end, observed, limits):
@@ -164,8 +172,28 @@ def _leave(observed: Observed, limits: Limits) -> Decision:
     return End(ExitCode.TRANSIENT, None, "every trainer left, but the oracle did not report")
 
 
+def _cause(failed: Sequence[Ended]) -> Ended:
+    """The end that explains the others: a kill, a crash without a word, an error of the software, else the first.
+
+    A role that ends with 75 most often says that another one is gone.
+    """
+    failed = sorted(failed, key=lambda end: end.role.kind == "server")  # A server alone would have been restarted.
+    for explains in (
+        lambda code: code < 0,
+        lambda code: code not in (ExitCode.TRANSIENT, ExitCode.SOFTWARE),
+        lambda code: code == ExitCode.SOFTWARE,
+    ):
+        if (found := next((end for end in failed if explains(end.code)), None)) is not None:
+            return found
+    return failed[0]
+
+
 def _try_again(end: Ended, observed: Observed, limits: Limits) -> Decision:
     code = end.code if end.code > 0 else 128 - end.code
+    if end.code > 0 and observed.running and observed.quiet_seconds < SETTLE_SECONDS:
+        return Wait()
+    if end.code == ExitCode.SOFTWARE:
+        return End(code, end)
     if observed.stopping_seconds is not None:
         return End(code, end, "while the run was stopping")
     if observed.attempts_failed >= limits.restarts:

@@ -1,6 +1,7 @@
 """One role as a child process: its log, its end, its last words."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from bagpipe.local.policy import RoleId
 
 LAUNCHER = Path(__file__).with_name("child.py")
 LAST_BYTES = 64 * 1024
+LAST_LINES = 1000
 ERROR = "error: "
+TRACEBACK = "Traceback (most recent call last)"
+_FRAME = re.compile(r'  File "(.+)", line (\d+)')
 
 
 class Child:
@@ -79,6 +83,26 @@ def last_lines(log: Path, count: int) -> list[str]:
 
 
 def last_error(log: Path) -> str | None:
-    """What the role said it died of: its last line `error: ...`, without that word."""
-    said = [line for line in last_lines(log, 1000) if line.startswith(ERROR)]
-    return said[-1].removeprefix(ERROR) if said else None
+    """What the role said it died of, or what Python said of it; None: nothing of that kind."""
+    return error_in(last_lines(log, LAST_LINES))
+
+
+def error_in(lines: Sequence[str]) -> str | None:
+    """The last line `error: ...` without that word; else the exception of the last traceback, in one line.
+
+    The text of an exception may have many lines, of which the last says the least: the first one counts.
+    """
+    said = [line for line in lines if line.startswith(ERROR)]
+    if said:
+        return said[-1].removeprefix(ERROR)
+    begins = [number for number, line in enumerate(lines) if line.startswith(TRACEBACK)]
+    if not begins:
+        return None
+    place, exception = "", ""
+    for line in lines[begins[-1] + 1 :]:
+        if match := _FRAME.match(line):
+            place = f"{match[1]}:{match[2]}"
+        elif line and not line.startswith(" "):
+            exception = line.strip()
+            break
+    return f"{place}: {exception}" if exception else None

@@ -1,6 +1,8 @@
 """Shows a run as it goes: reads new records of `metrics.jsonl`, draws a bar on a terminal, prints lines elsewhere."""
 
 import json
+import os
+import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +11,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
+
+from bagpipe.lowlevel.strict_json import number
 
 Record = Mapping[str, Any]
 
@@ -39,7 +43,16 @@ class MetricsTail:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return [record for line in whole.splitlines() if (record := _record(line)) is not None]
+
+
+def _record(line: bytes) -> Record | None:
+    """None for a line that a killed process cut off and another one continued."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class Pace:
@@ -64,8 +77,9 @@ def describe(record: Record, eta_seconds: float | None) -> str:
     """One step record in words."""
     total = f"/{record['total_steps']}" if record.get("total_steps") else ""
     parts = [f"step {record['step']}{total}"]
-    if record.get("loss") is not None:
-        parts.append(f"loss {record['loss']:.4f}")
+    loss = number(record, "loss")
+    if loss is not None:
+        parts.append(f"loss {loss:.4f}")
     parts.append(f"{record['examples_per_second']:,.0f} examples/s")
     parts.append(f"hits {record['cache_hit_rate']:.1%}")
     waits = sorted(record["waits"].items(), key=lambda item: -item[1])
@@ -134,4 +148,14 @@ def view_for(console: Console) -> View:
     """A bar on a terminal, lines elsewhere."""
     if console.is_terminal:
         return BarView(console)
-    return PlainView(lambda text: print(text, flush=True))
+    return PlainView(print_while_read)
+
+
+def print_while_read(text: str) -> None:
+    """Print a line; once the reader is gone (`bagpipe run ... | head`), into nothing: the run goes on without one."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)

@@ -2,11 +2,11 @@
 
 import logging
 import os
+import select
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -39,27 +39,45 @@ def yield_to_trainers() -> None:
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
 
 
+class StopRequest:
+    """Whether this process was asked to stop; calling it tells at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        # A signal's handler may write to a pipe at any moment; a lock it might find taken by the code it interrupts.
+        self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """The handler of a signal."""
+        self._asked = True
+        with suppress(BlockingIOError):  # The pipe is full of requests already.
+            os.write(self._writing, b"!")
+
+    def wait(self) -> None:
+        """Until a request comes; for a role whose supervisor would start it again if it ended."""
+        poller = select.poll()
+        poller.register(self._reading, select.POLLIN)
+        poller.poll()
+
+    def close(self) -> None:
+        os.close(self._reading)
+        os.close(self._writing)
+
+
 @contextmanager
-def stop_flag() -> Iterator[Callable[[], bool]]:
-    """Whether this process was asked to stop (SIGTERM or Ctrl-C). The role ends at its next safe point."""
-    asked = threading.Event()
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+def stop_flag() -> Iterator[StopRequest]:
+    """SIGTERM and Ctrl-C become a request. The role ends at its next safe point."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request.ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield asked.is_set
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def until_stopped(stop: Callable[[], bool]) -> None:
-    """Nothing left to do but to be there until SIGTERM comes; for a supervisor that restarts whatever ends."""
-    pause = threading.Event()
-    while not stop():
-        pause.wait(0.2)
+        request.close()
 
 
 def load_role(job_file: Path, run_dir: Path) -> Job:

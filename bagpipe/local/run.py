@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.checkpoint.digest import model_digest
-from bagpipe.checkpoint.store import newest_complete
+from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
-from bagpipe.config.load import load_local_job
+from bagpipe.config.load import load_job, load_local_job
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode
 from bagpipe.local.commands import CommandBuilder
 from bagpipe.local.policy import HOPELESS
 from bagpipe.local.progress import View
-from bagpipe.local.rundir import JOB_FILE, RunDir, default_path
+from bagpipe.local.rundir import JOB_FILE, RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
 
 
@@ -36,9 +36,10 @@ def start_run(
         ConfigError: the job or the run directory will not do.
     """
     job = load_local_job(job_file, overrides)
-    with RunDir.create(run_dir or default_path(job.metadata.name, datetime.now())) as directory:
+    opened = RunDir.create(run_dir) if run_dir is not None else RunDir.create_default(job.metadata.name, datetime.now())
+    with opened as directory:
         result = _supervise(job, directory, None, view, build)
-        if result.outcome.code in HOPELESS and not _trained(directory, job):
+        if result.outcome.code in HOPELESS and not _trained(directory, job) and not directory.has_traceback():
             directory.discard()
         return result
 
@@ -59,7 +60,8 @@ def resume_run(
         new_data: the data as it is now is meant, whatever the run was trained on before.
 
     Raises:
-        ConfigError: there is nothing to resume, or the job changed in a way that changes results.
+        ConfigError: there is nothing to resume, the job changed in a way that changes results, or asks for fewer steps
+            than are trained.
     """
     if run_dir is None:
         raise ConfigError("--resume: which run? name its directory with --run-dir")
@@ -70,7 +72,32 @@ def resume_run(
             from bagpipe.checkpoint.kept_data import accept_data  # reading data is heavy to import
 
             accept_data(job.spec, directory.path)
-        return _supervise(job, directory, newest_complete(directory.checkpoints(job)), view, build)
+        checkpoint = newest_complete(directory.checkpoints(job))
+        summary = _finished(job, directory, checkpoint)
+        if summary is not None and not new_data:
+            view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")
+            return RunResult(directory.path, Outcome(ExitCode.DONE, attempts=0, seconds=0.0), summary)
+        return _supervise(job, directory, checkpoint, view, build)
+
+
+def _finished(job: Job, directory: RunDir, checkpoint: Path | None) -> dict[str, Any] | None:
+    """The summary of a run that has nothing left to do; None where there is something.
+
+    Raises:
+        ConfigError: the job asks for fewer steps than are trained already.
+    """
+    if checkpoint is None:
+        return None
+    trained = open_checkpoint(checkpoint).manifest.step
+    if job.spec.steps is not None and job.spec.steps < trained:
+        raise ConfigError(
+            f"spec.steps: {job.spec.steps}, but the run in {directory.path} has trained {trained} steps already, so "
+            f"nothing is left to train; set more than {trained}, or score what there is with `bagpipe evaluate`"
+        )
+    summary = directory.summary()
+    same = load_job(directory.job_file) == job
+    done = summary is not None and not summary.get("stopped") and summary.get("steps") == trained
+    return summary if same and done else None
 
 
 def _supervise(

@@ -10,6 +10,7 @@ logs/ servers/ checkpoints/ data/
 """
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -23,11 +24,13 @@ from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import ConfigError, StorageError
+from bagpipe.local.process import TRACEBACK
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.strict_json import encode
 
 JOB_FILE = "job.yaml"
 CHECKPOINTS = "checkpoints"
+SUMMARY = "summary.json"
 
 
 def default_path(name: str, now: datetime) -> Path:
@@ -57,14 +60,35 @@ class RunDir:
         made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
         except OSError as error:
             raise ConfigError(f"--run-dir {path}: cannot be used: {error.strerror}; choose another") from None
-        if occupied:
+        # Locked first: of two runs that begin at once, the second must not look before the first has written.
+        lock = _lock(path)
+        if any(path.iterdir()):
+            os.close(lock)
             raise ConfigError(
                 f"--run-dir {path}: not empty; continue that run with --resume, or choose another directory"
             )
-        return cls(path, _lock(path), made=made)
+        return cls(path, lock, made=made)
+
+    @classmethod
+    def create_default(cls, name: str, now: datetime) -> "RunDir":
+        """A directory for a fresh run, named after its job and the time; another one of that second gets a number.
+
+        Raises:
+            ConfigError: no directory can be made here.
+        """
+        path = base = default_path(name, now)
+        for number in itertools.count(2):
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                path = base.with_name(f"{base.name}-{number}")
+            except OSError as error:
+                raise ConfigError(f"{path}: cannot be made: {error.strerror}; choose a place with --run-dir") from None
+            else:
+                break
+        return cls(path, _lock(path), made=True)
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDir":
@@ -90,6 +114,13 @@ class RunDir:
     def log(self, kind: str, index: int) -> Path:
         return self.path / "logs" / f"{kind}-{index}.log"
 
+    def has_traceback(self) -> bool:
+        """Whether a log tells more of an error than its one line."""
+        return any(TRACEBACK in log.read_text(encoding="utf-8", errors="replace") for log in self._logs())
+
+    def _logs(self) -> list[Path]:
+        return sorted((self.path / "logs").glob("*.log"))
+
     def checkpoints(self, job: Job) -> Path:
         """Where this job's checkpoints lie."""
         return Path(job.spec.checkpoint.path) if job.spec.checkpoint.path else self.path / CHECKPOINTS
@@ -108,7 +139,7 @@ class RunDir:
             )
         try:
             (self.path / "logs").mkdir(exist_ok=True)
-            for stale in ("report.json", "summary.json"):
+            for stale in ("report.json", SUMMARY):
                 (self.path / stale).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}") from None
@@ -133,20 +164,32 @@ class RunDir:
     def next_attempt(self) -> int:
         """A number that no earlier attempt in this directory had."""
         path = self.path / "attempt"
-        number = int(path.read_text()) + 1 if path.exists() else 0
+        try:
+            number = int(path.read_text()) + 1 if path.exists() else 0
+        except (OSError, ValueError):
+            raise ConfigError(
+                f"{path}: expected the number of the last attempt; write one that is at least as large"
+            ) from None
         self.write("attempt", f"{number}\n")
         return number
 
     def report(self) -> dict[str, Any] | None:
         """What the oracle reported at its end."""
-        path = self.path / "report.json"
-        if not path.exists():
+        return self._read("report.json")
+
+    def summary(self) -> dict[str, Any] | None:
+        """What an earlier `bagpipe run` here came to."""
+        return self._read(SUMMARY)
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
             return None
-        report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return report
+        return found if isinstance(found, dict) else None
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        self.write("summary.json", encode(summary, indent=2) + "\n")
+        self.write(SUMMARY, encode(summary, indent=2) + "\n")
 
     def write(self, name: str, text: str) -> None:
         """Write a file whole or not at all.
@@ -164,7 +207,10 @@ class RunDir:
 
 def _lock(path: Path) -> int:
     """Hold the directory itself: no lock file can be left behind by a crash."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise ConfigError(f"--run-dir {path}: cannot be used: {error.strerror}; choose another") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

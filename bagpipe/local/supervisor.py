@@ -7,7 +7,6 @@ checkpoint. Decisions are `policy.decide`'s.
 
 import secrets
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,16 +19,17 @@ from bagpipe.config.document import Job
 from bagpipe.errors import ExitCode
 from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_commands, roles_of
 from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Observed, RestartAlone, RoleId, decide
-from bagpipe.local.process import Child, last_error, last_lines
+from bagpipe.local.process import LAST_LINES, TRACEBACK, Child, last_error, last_lines
 from bagpipe.local.progress import MetricsTail, View
 from bagpipe.local.rundir import RunDir
+from bagpipe.local.wakeup import Wakeup
 from bagpipe.net.admission import TOKEN_VARIABLE
 
-POLL_SECONDS = 0.05
+LOOK_SECONDS = 0.1
 GRACE_SECONDS = 120.0
 """How long stopping at a checkpoint may take."""
-SETTLE_SECONDS = 2.0
-"""After a failure that may pass, the other roles may use so long to end by themselves."""
+LAST_WORDS_SECONDS = 2.0
+"""Once the run is over, roles may use so long to end by themselves."""
 LOG_LINES = 15
 TOKEN_BYTES = 32
 INTERRUPTED = 130
@@ -74,7 +74,6 @@ class Supervisor:
         self._stop_requests = 0
         self._stopping_since: float | None = None
         self._changed_at = clock()
-        self._wake = threading.Event()
         self._tail = MetricsTail(run_dir.metrics)
 
     def run(self, checkpoint: Path | None = None) -> Outcome:
@@ -116,7 +115,7 @@ class Supervisor:
 
     def _settle(self) -> None:
         """Let the others say their last words: they were told why, or notice it now."""
-        deadline = self._clock() + SETTLE_SECONDS
+        deadline = self._clock() + LAST_WORDS_SECONDS
         while self._children and self._clock() < deadline and self._stop_requests < 2:
             self._pause()
             self._reap()
@@ -178,8 +177,8 @@ class Supervisor:
             self._view.record(record)
 
     def _pause(self) -> None:
-        self._wake.wait(POLL_SECONDS)
-        self._wake.clear()
+        """Until a child ends or a request to stop comes, or it is time to look at the progress and the deadlines."""
+        self._wakeup.wait(LOOK_SECONDS)
 
     # ── being asked to stop ───────────────────────────────────────────────────────────────────────
 
@@ -187,14 +186,16 @@ class Supervisor:
     def _signals(self) -> Iterator[None]:
         def ask(number: int, frame: FrameType | None) -> None:
             self._stop_requests += 1
-            self._wake.set()
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        # A terminal that is closed asks as well: nobody is left to press Ctrl-C.
+        asking = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), ask)
+        with Wakeup() as self._wakeup:
+            before = {number: signal.signal(number, handler) for number, handler in asking.items()}
+            try:
+                yield
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def _pass_on_stop(self) -> None:
         """Servers are not told: trainers and the oracle still need them for the last checkpoint."""
@@ -211,6 +212,12 @@ class Supervisor:
         error = last_error(self._run_dir.log(ended.role.kind, ended.role.index))
         return f": {error}" if error else ""
 
+    def _where_more_is_told(self) -> str:
+        """The log with a traceback, if this attempt left one."""
+        logs = [self._run_dir.log(role.kind, role.index) for role in roles_of(self._job.spec)]
+        found = [log for log in logs if any(line.startswith(TRACEBACK) for line in last_lines(log, LAST_LINES))]
+        return f" (traceback: {found[0]})" if found else ""
+
     def _explain(self, end: End) -> str:
         """One line about a run that did not end well."""
         if end.code in (ExitCode.DONE, ExitCode.STOPPED):
@@ -220,10 +227,11 @@ class Supervisor:
         log = self._run_dir.log(end.because.role.kind, end.because.role.index)
         error = last_error(log)
         if end.code in HOPELESS and error:
-            return error.removeprefix(THE_ORACLE_SAID)
+            return error.removeprefix(THE_ORACLE_SAID) + self._where_more_is_told()
         if error is None:
             lines = [line for line in last_lines(log, LOG_LINES) if line.strip()]
             for line in lines:
                 self._view.note(f"  {end.because.role} | {line}")
             error = f"{lines[-1].strip() if lines else 'it said nothing'} (log: {log})"
-        return f"{' '.join(filter(None, (str(end.because), end.reason)))}: {error}"
+        ended = " ".join(filter(None, (str(end.because), end.reason)))
+        return f"{ended}: {error}{self._where_more_is_told()}"

@@ -126,7 +126,9 @@ def _import(entrypoint: str) -> Callable[..., nn.Module]:
 
 def _arguments(config: ModelConfig, where: str, model: Callable[..., nn.Module], **offered: Any) -> dict[str, Any]:
     """The job's arguments, and of what is offered everything that the model declares."""
-    parameters = inspect.signature(model).parameters
+    # A class without a constructor of its own shows nn.Module's, whose keywords nobody takes.
+    bare = inspect.isclass(model) and model.__init__ is nn.Module.__init__
+    parameters = {} if bare else inspect.signature(model).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     chosen = _settings(config)
     for name in chosen:

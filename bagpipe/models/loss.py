@@ -20,7 +20,7 @@ def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
     An empty slice of a short batch takes part with a zero loss.
 
     Raises:
-        ConfigError: the job chooses a loss and the model has its own.
+        ConfigError: the job chooses a loss and the model has its own. From the loss: logits do not fit the labels.
     """
     own = getattr(model, "loss", None)
     if callable(own) and config.loss is not None:
@@ -28,6 +28,12 @@ def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
     chosen: Loss = own if callable(own) else _squared_error if config.loss == "mse" else _cross_entropy
 
     def loss(logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+        if not callable(own) and logits_BL.shape != labels_BL.shape:
+            # torch would broadcast, and train on every example's logit against every other's label.
+            raise ConfigError(
+                f"model {type(model).__name__}: expected logits of shape {list(labels_BL.shape)}, one for each example "
+                f"and label, found {list(logits_BL.shape)}; change what forward returns, or give the model its own loss"
+            )
         return chosen(logits_BL, labels_BL) if labels_BL.shape[0] else logits_BL.sum() * 0.0
 
     return loss

@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,11 +12,11 @@ from torch import nn
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import Job, JobSpec
-from bagpipe.errors import Stopped
+from bagpipe.errors import BagpipeError, ConfigError, ExitCode, Stopped
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import loss_of
-from bagpipe.net.messages import Finished, Stop
+from bagpipe.net.messages import Finished, Refused, Stop
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense import dense_optimizer
 from bagpipe.trainer.membership import Membership, join
@@ -23,6 +24,7 @@ from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.step import Step
+from bagpipe.trainer.user_code import naming_user_code
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +44,36 @@ def run_trainer(
     Raises:
         Stopped: the run was asked to stop and its checkpoint is complete.
         PeerLost: another role died or fell silent.
+        UserCodeError: the model or its loss raised.
+        ConfigError: the job's device is not there, or its model does not fit.
     """
     device = choose_device(job, rank)
     torch.set_num_threads(num_threads(job.spec, job.spec.trainers.replicas))
-    with join(
-        job, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, device=device, stop=stop
-    ) as members:
-        Trainer(members, device, stop).run()
+    with (
+        join(
+            job, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, device=device, stop=stop
+        ) as members,
+        telling_the_oracle(members),
+    ):
+        models: list[nn.Module] = []
+        with naming_user_code(models):
+            Trainer(members, device, stop, models).run()
+
+
+@contextmanager
+def telling_the_oracle(members: Membership) -> Iterator[None]:
+    """Tell the oracle why this trainer ends early, so that every role ends at once and for the same reason."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except BagpipeError as error:
+        members.oracle.send(Refused(reason=str(error), exit_code=error.exit_code))
+        raise
+    except Exception as error:
+        reason = f"trainer {members.rank}: {type(error).__name__}: {error}"
+        members.oracle.send(Refused(reason=reason, exit_code=ExitCode.SOFTWARE))
+        raise
 
 
 def num_threads(spec: JobSpec, world_size: int) -> int:
@@ -57,21 +82,35 @@ def num_threads(spec: JobSpec, world_size: int) -> int:
 
 
 def choose_device(job: Job, rank: int) -> torch.device:
-    """Rank r takes device r modulo the devices it sees (on a cluster a pod sees its own only)."""
+    """Rank r takes device r modulo the devices it sees (on a cluster a pod sees its own only).
+
+    Raises:
+        ConfigError: the job wants a GPU and there is none.
+    """
     wanted = job.spec.trainers.device
     if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    return torch.device("cuda", rank % torch.cuda.device_count())
+    devices = torch.cuda.device_count()
+    if not torch.cuda.is_available() or not devices:
+        raise ConfigError("spec.trainers.device: cuda, but torch sees no CUDA device on this machine; set cpu or auto")
+    return torch.device("cuda", rank % devices)
 
 
 class Trainer:
-    """One rank: the dense model, its optimizer, and the row pipeline."""
+    """One rank: the dense model, its optimizer, and the row pipeline.
 
-    def __init__(self, members: Membership, device: torch.device, stop: Callable[[], bool]) -> None:
+    Args:
+        models: the dense model is added to it as soon as it is built, for `naming_user_code`.
+    """
+
+    def __init__(
+        self, members: Membership, device: torch.device, stop: Callable[[], bool], models: list[nn.Module]
+    ) -> None:
         topology = members.topology
         spec = topology.spec
         self.members, self.device, self.stop, self.layout = members, device, stop, topology.layout
         model = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
+        models.append(model)
         self.model: nn.Module = model.to(device)
         self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
         self.checkpointer = Checkpointer(members, self.model, self.optimizer)

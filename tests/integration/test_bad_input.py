@@ -325,6 +325,31 @@ def test_a_folder_without_checkpoints_is_named(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_bug_in_the_users_model_is_told_once(folder: Path) -> None:
+    """One line with the user's own file and line and exit code 78, after one attempt; the traceback is in a log."""
+    (folder / "their_model.py").write_text(
+        "from torch import nn\nclass Model(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.w = nn.Linear(1, 1)\n    def forward(self, dense, sparse):\n        raise ValueError('boom')\n"
+    )
+    options = ["--set", "model={entrypoint: their_model:Model}", "--set", "runPolicy.backoffLimit=3"]
+    ended = bagpipe("run", "job.yaml", "--run-dir", "out", *options)
+    line = ended.one_line()
+    assert ended.code == 78 and "starts again" not in ended.output
+    assert line.startswith(f"error: {folder / 'their_model.py'}:7 (forward): ValueError: boom (traceback: ")
+    log = line.partition("(traceback: ")[2].rstrip(")")
+    assert "Traceback" in (folder / log).read_text()
+
+
+def test_a_run_whose_reader_left_goes_on(folder: Path) -> None:
+    """`bagpipe run ... | head -1`: the pipe is closed after the first line, and the run ends with its summary."""
+    command = [sys.executable, "-m", "bagpipe", "run", "job.yaml", "--run-dir", "out"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        assert run.stdout is not None and run.stdout.readline()
+        run.stdout.close()
+        assert run.wait(100) == 0
+    assert (folder / "out" / "summary.json").exists()
+
+
 def test_a_port_in_use_is_named(folder: Path) -> None:
     """Somebody else listens on the port that the job asks for."""
     with socket.socket() as taken:

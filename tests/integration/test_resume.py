@@ -165,6 +165,47 @@ def test_one_role_dies(job: Path, uninterrupted: dict[str, object], tmp_path: Pa
     assert json.loads((run_dir / "summary.json").read_text())["attempts"] == (2 if role == "trainer" else 1)
 
 
+def test_an_oracle_killed_in_the_evaluation_costs_no_attempt(
+    job: Path, uninterrupted: dict[str, object], tmp_path: Path
+) -> None:
+    """The scores that had come in are kept, so another oracle goes on with the same evaluation to the same figures."""
+    run_dir = tmp_path / "run"
+    options = ("--set", "data.testFraction=0.5", "--set", "epochs=1")
+    finish(bagpipe("run", str(job), "--run-dir", str(run_dir), *options))
+    whole = json.loads((run_dir / "summary.json").read_text())
+    run_dir = tmp_path / "again"
+    process = bagpipe("run", str(job), "--run-dir", str(run_dir), *options, **SLOW)
+    scores = run_dir / "scores-0.msgpack"
+    while not scores.exists() or not scores.stat().st_size:
+        assert process.poll() is None
+        process_wait(process, 0.01)
+    os.kill(next(p for p in children(process.pid) if role_of(p) == "oracle"), signal.SIGKILL)
+    finish(process)
+    same(run_dir, whole)
+    assert json.loads((run_dir / "summary.json").read_text())["attempts"] == 1
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [r["event"] for r in records if "event" in r].count("evaluating") == 2
+    steps = [r["step"] for r in records if "loss" in r]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_nothing_is_left_to_train(job: Path, uninterrupted: dict[str, object]) -> None:
+    """A finished run says so and stands as it is; fewer steps than are trained are refused in one line."""
+    run_dir = job.parent / "whole"
+    before = {path: path.read_bytes() for path in run_dir.iterdir() if path.is_file()}
+    again = [sys.executable, "-m", "bagpipe.cli.main", "run", "--resume", "--run-dir", str(run_dir)]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert (
+        done.returncode == 0
+        and f"nothing left to train: the run in {run_dir} is finished at step {STEPS}" in done.stdout
+    )
+    fewer = subprocess.run([*again, "--set", "steps=4"], capture_output=True, text=True, check=False)
+    assert fewer.returncode == 78
+    assert fewer.stderr.startswith(f"error: spec.steps: 4, but the run in {run_dir} has trained {STEPS} steps already")
+    assert len(fewer.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in run_dir.iterdir() if path.is_file()} == before
+
+
 def test_asked_to_stop(job: Path, uninterrupted: dict[str, object], tmp_path: Path) -> None:
     """SIGTERM ends a run at a checkpoint with exit code 143; resumed on another number of servers, it ends the same."""
     run_dir = tmp_path / "run"

@@ -14,6 +14,7 @@ from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import JobSpec
 from bagpipe.config.rules import fixed_lookahead
+from bagpipe.errors import DataError
 from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.net.messages import Topology
 from bagpipe.oracle.service.phases import Assembled, OpenedData, Start
@@ -59,6 +60,11 @@ def open_data(
     """
     opened = open_job_data(spec, checkpoint=checkpoint, run_dir=run_dir, root=checkpoint_dir)
     dataset, cursor = opened.dataset, opened.cursor
+    if not dataset.layout.groups:
+        raise DataError(
+            "data.path: the data has no categorical feature, so there is no embedding table to train; "
+            "expected at least one, for example `sparse` of a JSON line"
+        )
     if dataset.num_train_examples is not None:
         check_trainers(spec, dataset.num_train_examples)
     total = total_steps(spec, dataset.num_train_examples)

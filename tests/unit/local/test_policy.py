@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bagpipe.local.policy import (
     LEAVE_SECONDS,
+    SETTLE_SECONDS,
     Decision,
     End,
     Ended,
@@ -47,6 +48,7 @@ def everyone_ends(code: int) -> list[tuple[RoleId, int]]:
     return [(role, code if role.kind != "server" else 0) for role in sorted(EVERYONE)]
 
 
+SETTLED = SETTLE_SECONDS + 0.1
 TRAINERS_DONE = [(TRAINER, 0), (OTHER, 0)]
 
 TABLE: list[tuple[str, Observed, Decision]] = [
@@ -69,22 +71,41 @@ TABLE: list[tuple[str, Observed, Decision]] = [
         observe((ORACLE, 143), *[(t, 143) for t in (TRAINER, OTHER)], quiet=99),
         End(143),
     ),
-    ("oracle fails to report", observe(*TRAINERS_DONE, (ORACLE, 75)), NewAttempt(Ended(ORACLE, 75))),
+    ("oracle fails to report", observe(*TRAINERS_DONE, (ORACLE, 75), quiet=SETTLED), NewAttempt(Ended(ORACLE, 75))),
     ("bad config", observe((TRAINER, 78)), End(78, Ended(TRAINER, 78))),
     ("bad data", observe((ORACLE, 65), (TRAINER, 65)), End(65, Ended(ORACLE, 65))),
     ("bad config beats an earlier crash", observe((TRAINER, -9), (ORACLE, 78)), End(78, Ended(ORACLE, 78))),
     ("bad checkpoint at a server", observe((SERVER, 65)), End(65, Ended(SERVER, 65))),
     ("a trainer is killed", observe((TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),
     ("the first failure is the cause", observe((TRAINER, -9), (OTHER, 75)), NewAttempt(Ended(TRAINER, -9))),
-    ("the oracle dies", observe((ORACLE, 70)), NewAttempt(Ended(ORACLE, 70))),
+    ("the oracle fails, the others may say why", observe((ORACLE, 75)), Wait()),
+    ("the oracle fails, nobody says more", observe((ORACLE, 75), quiet=SETTLED), NewAttempt(Ended(ORACLE, 75))),
+    ("an error of the software, the others may say why", observe((ORACLE, 70)), Wait()),
+    ("an error of the software", observe((ORACLE, 70), quiet=SETTLED), End(70, Ended(ORACLE, 70))),
+    (
+        "an error of the software is told before what follows from it",
+        observe((ORACLE, 75), (OTHER, 75), (TRAINER, 70), quiet=SETTLED),
+        End(70, Ended(TRAINER, 70)),
+    ),
+    (
+        "a bad model is told after what follows from it",
+        observe((ORACLE, 75), (TRAINER, 78)),
+        End(78, Ended(TRAINER, 78)),
+    ),
+    (
+        "an error that follows from a kill is none of the software",
+        observe((OTHER, 70), (TRAINER, -9)),
+        NewAttempt(Ended(TRAINER, -9)),
+    ),
+    ("oracle and server are killed", observe((SERVER, -9), (ORACLE, -9)), RestartAlone(Ended(ORACLE, -9))),
+    ("oracle and trainer are killed", observe((ORACLE, -9), (TRAINER, -9)), NewAttempt(Ended(ORACLE, -9))),
     (
         "a trainer dies too often",
-        observe((TRAINER, 75), failed=2),
+        observe((TRAINER, 75), failed=2, quiet=SETTLED),
         End(75, Ended(TRAINER, 75), "and runPolicy.backoffLimit allows 2 new attempts"),
     ),
     ("the oracle is killed", observe((ORACLE, -9)), RestartAlone(Ended(ORACLE, -9))),
     ("the oracle is killed too often", observe((ORACLE, -9), restarts={ORACLE: 2}), NewAttempt(Ended(ORACLE, -9))),
-    ("the oracle gives up", observe((ORACLE, 75)), NewAttempt(Ended(ORACLE, 75))),
     ("a server is killed", observe((SERVER, -9)), RestartAlone(Ended(SERVER, -9))),
     ("a server is terminated alone", observe((SERVER, 143)), RestartAlone(Ended(SERVER, 143))),
     ("a server dies too often", observe((SERVER, -9), restarts={SERVER: 2}), NewAttempt(Ended(SERVER, -9))),
@@ -142,6 +163,25 @@ def test_attempts_are_bounded(codes: dict[RoleId, int], stopping: float | None) 
         *codes.items(), failed=2, restarts={SERVER: 2, RoleId("server", 1): 2, RoleId("oracle"): 2}, stopping=stopping
     )
     assert not isinstance(decide(used_up, LIMITS), NewAttempt | RestartAlone)
+
+
+@given(
+    codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1),
+    data=st.data(),
+    stopping=st.none() | st.floats(0, 20),
+)
+def test_the_order_in_which_ends_are_seen_decides_nothing(
+    codes: dict[RoleId, int], data: st.DataObject, stopping: float | None
+) -> None:
+    """Once no other role is about to end, any order of the same ends has the same consequence and exit code."""
+    ends = list(codes.items())
+    one, other = (
+        decide(observe(*order, stopping=stopping, quiet=LEAVE_SECONDS + 1), LIMITS)
+        for order in (ends, data.draw(st.permutations(ends)))
+    )
+    assert type(one) is type(other)
+    if isinstance(one, End):
+        assert isinstance(other, End) and other.code == one.code
 
 
 @given(codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1))

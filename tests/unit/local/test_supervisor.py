@@ -14,8 +14,10 @@ from bagpipe.config.document import Job
 from bagpipe.config.load import parse_job
 from bagpipe.local.commands import Attempt, CommandBuilder
 from bagpipe.local.policy import RoleId
+from bagpipe.local.process import error_in
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
+from bagpipe.local.wakeup import Wakeup
 
 WAIT_FOR_SIGTERM = "signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))\nready()\nwhile True: signal.pause()\n"
 """A role that runs until it is told to stop."""
@@ -110,7 +112,7 @@ def test_a_hopeless_role_ends_the_run_with_its_words(
     supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit 78 stops everything at once, whoever still runs; the one line shown is that role's own."""
-    monkeypatch.setattr("bagpipe.local.supervisor.SETTLE_SECONDS", 100.0)
+    monkeypatch.setattr("bagpipe.local.supervisor.LAST_WORDS_SECONDS", 100.0)
     outcome, view = supervise({"trainer 1": "fail('spec.model.entrypoint: no module named x', 78)", "server": HANG})
     assert (outcome.code, outcome.error) == (78, "spec.model.entrypoint: no module named x")
     assert view.notes == []
@@ -144,6 +146,60 @@ def test_attempts_are_bounded(supervise: Runner, tmp_path: Path) -> None:
         "trainer 0 ended with exit code 75 and runPolicy.backoffLimit allows 2 new attempts: server 0 is silent"
     )
     assert [started(tmp_path, "trainer 0", attempt) for attempt in range(4)] == [1, 1, 1, 0]
+
+
+def test_what_cannot_get_better_is_tried_once(supervise: Runner, tmp_path: Path) -> None:
+    """An error of the software ends the run with 70, also when the others' words come first; nothing starts again."""
+    outcome, _ = supervise(
+        {
+            "trainer 0": "ready()\nfail('x.py:3: TypeError: boom', 70)",
+            "oracle": "ready()\nfail('trainer 0: TypeError', 75)",
+            "trainer 1": "ready()\nfail('the oracle gave up', 75)",
+        }
+    )
+    assert (outcome.code, outcome.attempts) == (70, 1)
+    assert outcome.error == "trainer 0 ended with exit code 70: x.py:3: TypeError: boom"
+    assert started(tmp_path, "trainer 0", attempt=1) == 0
+
+
+def test_the_cause_may_come_last(supervise: Runner, tmp_path: Path) -> None:
+    """A bad model's trainer ends after the oracle that it told: 78 and its own words all the same."""
+    late = "ready()\nimport select\nselect.select([], [], [], 0.5)\nfail('m.py:7 (forward): ValueError: boom', 78)"
+    outcome, _ = supervise({"trainer 0": late, "oracle": "ready()\nfail('trainer 0 has vanished', 75)"})
+    assert (outcome.code, outcome.attempts) == (78, 1)
+    assert outcome.error == "m.py:7 (forward): ValueError: boom"
+
+
+def test_a_traceback_ends_in_its_exception_and_not_in_the_last_line_of_the_log() -> None:
+    """The text of an exception may go on for lines that say less and less; the first one counts, with its place."""
+    log = ["starting", "Traceback (most recent call last):", '  File "/x/y.py", line 12, in forward', "    y = f(x)"]
+    log += ["RuntimeError: Expected to have finished reduction", "Parameter indices: 2 3", " In addition, you can set"]
+    assert error_in(log) == "/x/y.py:12: RuntimeError: Expected to have finished reduction"
+    assert error_in([*log, "error: what the role itself said"]) == "what the role itself said"
+    assert error_in(["starting", "Segmentation fault"]) is None
+
+
+def test_a_closed_terminal_stops_at_a_checkpoint(run_dir: RunDir, tmp_path: Path) -> None:
+    """SIGHUP is a request like Ctrl-C, and a wait ends with the signal, not with the clock."""
+    with Wakeup() as wakeup:
+        before = signal.signal(signal.SIGHUP, lambda *_: None)
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert wakeup.wait(30) and not wakeup.wait(0)
+        child = subprocess.Popen([sys.executable, "-S", "-E", "-c", ""])
+        assert wakeup.wait(30)
+        child.wait()
+        signal.signal(signal.SIGHUP, before)
+    job = job_with()
+    run_dir.begin(job)
+    view = Notes()
+
+    class WhenReady(Supervisor):
+        def _show_progress(self) -> None:
+            if not view.notes and len(list(tmp_path.glob("*.0.*"))) == 4:
+                os.kill(os.getpid(), signal.SIGHUP)
+
+    outcome = WhenReady(job, run_dir, view, build=fakes({}, tmp_path)).run()
+    assert (outcome.code, view.notes) == (143, ["stopping at a checkpoint; press Ctrl-C again to kill"])
 
 
 def test_a_crash_without_words_shows_the_log(supervise: Runner) -> None:

@@ -1,0 +1,44 @@
+"""Waiting for the end of a child or for a signal, whichever comes first.
+
+The interpreter writes a byte into a socket for every signal that has a handler; SIGCHLD tells that a child has ended.
+So a wait ends when something has happened, and nothing that happens just before it is missed.
+"""
+
+import select
+import signal
+import socket
+from types import FrameType, TracebackType
+from typing import Self
+
+DRAIN_BYTES = 4096
+
+
+class Wakeup:
+    """Use it in a `with`, from the main thread; what was set before is put back."""
+
+    def __enter__(self) -> Self:
+        self._reading, self._writing = socket.socketpair()
+        self._reading.setblocking(False)
+        self._writing.setblocking(False)
+        self._before = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        self._child = signal.signal(signal.SIGCHLD, _nothing)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.signal(signal.SIGCHLD, self._child)
+        signal.set_wakeup_fd(self._before)
+        self._reading.close()
+        self._writing.close()
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Until a signal has come since the last wait; False if none did in that time."""
+        if not select.select([self._reading], [], [], timeout_seconds)[0]:
+            return False
+        self._reading.recv(DRAIN_BYTES)
+        return True
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Without a handler no byte is written."""

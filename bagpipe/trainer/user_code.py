@@ -1,0 +1,117 @@
+"""Errors that the user's own code is the cause of: a model, its loss, its constructor.
+
+Such an error comes again with every try, so it ends the run at once, in one line that names the user's file and line.
+The whole traceback goes to the trainer's log. An error of the library itself stays what it is.
+"""
+
+import inspect
+import logging
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+import bagpipe
+from bagpipe.errors import BagpipeError, UserCodeError
+
+log = logging.getLogger(__name__)
+
+LONGEST_MESSAGE = 300
+_OURS = Path(bagpipe.__file__).parent
+_LIBRARIES = tuple(Path(module.__file__).parent for module in (torch, np) if module.__file__)
+_STANDARD = Path(sysconfig.get_path("stdlib"))
+_UNUSED = "not used in producing loss"
+_INDICES = re.compile(r"did not receive grad for rank \d+: ([\d ]+)")
+
+
+class Place(NamedTuple):
+    """A line of somebody's code."""
+
+    file: str
+    line: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} ({self.name})"
+
+
+@contextmanager
+def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
+    """Turn an error that the user's code caused into `UserCodeError`.
+
+    Args:
+        models: the job's model, once it is built: an error that torch raises about it has no line of the user's.
+
+    Raises:
+        UserCodeError: the body raised because of the user's code.
+    """
+    try:
+        yield
+    except BagpipeError:
+        raise
+    except Exception as error:
+        named = user_error(error, models[0] if models else None)
+        if named is None:
+            raise
+        log.exception("the traceback of an error in the user's code")
+        raise named from None
+
+
+def user_error(error: Exception, model: nn.Module | None) -> UserCodeError | None:
+    """The error in one line, if the user's code caused it."""
+    frames = [Place(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
+    own = [frame for frame in frames if _is_users(Path(frame.file))]
+    if own:
+        return UserCodeError(f"{own[-1]}: {_describe(error)}")
+    if model is None or not frames or not _is_within(Path(frames[-1].file), _LIBRARIES):
+        return None
+    where = _definition(model)
+    if where is None:
+        return None
+    return UserCodeError(f"{where}: {_explain(error, model)}")
+
+
+def _explain(error: Exception, model: nn.Module) -> str:
+    """What torch says of the model as a whole; where it speaks of numbers, by name."""
+    text = str(error)
+    if _UNUSED not in text:
+        return _describe(error)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    found = _INDICES.search(text)
+    names = [trained[int(n)] for n in found[1].split() if int(n) < len(trained)] if found else []
+    what = f"parameters {', '.join(names)} are" if names else "a parameter is"
+    return f"{what} not used by forward in every step; use or remove them, or set requires_grad=False"
+
+
+def _describe(error: Exception) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    text = first if len(first) <= LONGEST_MESSAGE else f"{first[:LONGEST_MESSAGE]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _definition(model: nn.Module) -> Place | None:
+    """Where a model's `forward` stands, if that is the user's."""
+    try:
+        file = inspect.getsourcefile(type(model).forward)
+        line = inspect.getsourcelines(type(model).forward)[1]
+    except (OSError, TypeError):
+        return None
+    return Place(file, line, type(model).__qualname__) if file and _is_users(Path(file)) else None
+
+
+def _is_users(file: Path) -> bool:
+    """Not ours, torch's, numpy's or Python's own; a package that the user installed is the user's."""
+    if str(file).startswith("<") or _is_within(file, (_OURS, *_LIBRARIES)):
+        return False
+    return not file.is_relative_to(_STANDARD) or "site-packages" in file.parts
+
+
+def _is_within(file: Path, folders: tuple[Path, ...]) -> bool:
+    return any(file.is_relative_to(folder) for folder in folders)

@@ -1,0 +1,123 @@
+"""An error of the user's own code is one line with the user's file and line, and exit code 78; ours stays ours."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+from bagpipe.cache.aligned import aligned
+from bagpipe.errors import ConfigError, ExitCode, UserCodeError
+from bagpipe.trainer.user_code import naming_user_code, user_error
+
+SOURCE = """import torch
+from torch import nn
+
+class Raises(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used = nn.Linear(2, 1)
+        self.extra = nn.Linear(2, 1)
+
+    def forward(self, x):
+        return helper(x)
+
+def helper(x):
+    raise ValueError("first line" + chr(10) + "second line")
+
+class Wrong(Raises):
+    def forward(self, x):
+        return nn.functional.linear(x, torch.zeros(1, 7))
+"""
+FORWARD, RAISE, LINEAR = 10, 14, 18
+"""Lines of it."""
+DDP_SAYS = (
+    "Expected to have finished reduction in the prior iteration before starting a new one. This error indicates that "
+    "your module has parameters that were not used in producing loss. You can enable unused parameter detection by "
+    "passing the keyword argument\nParameter indices which did not receive grad for rank 0: 2 3\n In addition, ..."
+)
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Iterator[ModuleType]:
+    """A module in a folder of the user's."""
+    file = tmp_path / "their_models.py"
+    file.write_text(SOURCE)
+    spec = importlib.util.spec_from_file_location("their_models", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["their_models"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["their_models"]
+
+
+def raised_in_torch(error: Exception) -> Exception:
+    """The same error with a traceback of one frame, in a file of torch's."""
+    scope: dict[str, Callable[[Exception], None]] = {}
+    exec(compile("def fail(error): raise error", str(Path(torch.__file__).with_name("any.py")), "exec"), scope)
+    with pytest.raises(type(error)) as caught:
+        scope["fail"](error)
+    return without_this_file(caught.value)
+
+
+def without_this_file(error: Exception) -> Exception:
+    """Tests are no library's files, so their own frame would count as the user's."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+def test_the_line_that_raised_is_named(users: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """The innermost line of the user's, the exception and its first line; the traceback is in the log alone."""
+    model = users.Raises()
+    with pytest.raises(UserCodeError) as caught, naming_user_code([model]):
+        model(torch.zeros(1, 2))
+    assert str(caught.value) == f"{users.__file__}:{RAISE} (helper): ValueError: first line"
+    assert caught.value.exit_code == ExitCode.BAD_CONFIG and caught.value.__suppress_context__
+    assert "Traceback" in caplog.text
+
+
+def test_where_torch_raises_below_the_user_the_users_line_counts(users: ModuleType) -> None:
+    """A wrong shape is found deep in torch, and caused one frame above it."""
+    where = rf"their_models.py:{LINEAR} \(forward\): RuntimeError"
+    with pytest.raises(UserCodeError, match=where), naming_user_code([]):
+        users.Wrong()(torch.zeros(1, 2))
+
+
+def test_an_unused_parameter_is_named(users: ModuleType) -> None:
+    """DDP speaks of indices and of its own arguments, at length; here of the model's class and its parameters."""
+    named = user_error(raised_in_torch(RuntimeError(DDP_SAYS)), users.Raises())
+    assert str(named) == (
+        f"{users.__file__}:{FORWARD} (Raises): parameters extra.weight, extra.bias are not used by forward in every "
+        "step; use or remove them, or set requires_grad=False"
+    )
+
+
+def test_what_torch_says_of_a_model_as_a_whole_names_its_class(users: ModuleType) -> None:
+    """An optimizer without parameters, a backward pass that fails: no line of the user's is in the traceback."""
+    named = user_error(raised_in_torch(ValueError("optimizer got an empty parameter list")), users.Raises())
+    assert str(named) == f"{users.__file__}:{FORWARD} (Raises): ValueError: optimizer got an empty parameter list"
+
+
+def test_an_error_about_a_shipped_model_is_ours() -> None:
+    """torch raised about a model that is not the user's: there is no line of the user's to name."""
+    assert user_error(raised_in_torch(RuntimeError("boom")), nn.Linear(1, 1)) is None
+
+
+def test_our_own_bugs_stay_ours(users: ModuleType) -> None:
+    """An error that the library raises by itself is not blamed on a user's model."""
+    with pytest.raises(TypeError) as caught:
+        aligned(3)  # type: ignore[arg-type]
+    assert user_error(without_this_file(caught.value), users.Raises()) is None
+
+
+def test_deliberate_errors_pass() -> None:
+    """They are one line already."""
+    with pytest.raises(ConfigError, match="as it was"), naming_user_code([]):
+        raise ConfigError("as it was")
