@@ -69,10 +69,11 @@ $(KERNELS): $(STAMP) $(shell grep -rlE 'njit|intrinsic' --include='*.py' bagpipe
 	@$(BIN)/python tools/compile_kernels.py
 	@touch $@
 
-docs: $(STAMP)  ## Generate docs/settings.md, the pictures and the table of docs/plan.md, docs/rooms.svg
+docs: $(STAMP)  ## Generate docs/settings.md, docs/rooms.svg, and the pictures and tables of docs/plan.md and docs/step.md
 	@$(BIN)/python -m bagpipe.cli.reference
 	@$(BIN)/python tools/draw_plan.py
 	@$(BIN)/python tools/draw_rooms.py
+	@$(BIN)/python tools/step_page.py
 
 clean:  ## Remove .venv, runs and caches
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

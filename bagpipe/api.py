@@ -255,7 +255,15 @@ class BagCache:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        """Without an exception as `close`; with one, leave at once.
+
+        Of the batch that was interrupted nothing is updated, written back or reported, and the job ends for everybody
+        without success: its last checkpoint stays what it was. `StopIteration` at the end of the data is no exception.
+        """
+        if value is None or self._over:
+            self.close()
+        else:
+            self._abandon(value)
 
     def __iter__(self) -> Iterator[BatchDict]:
         """Batches to the end of the data."""
@@ -306,7 +314,7 @@ class BagCache:
         """The current batch's embeddings as `bagpipe.models` take them: pooled, by feature."""
         step = self._current("embeddings")
         examples = step.plan.dense_BF.shape[0]
-        return SparseEmbeddings.later(self.topology.layout, lambda: step.rows, step.plan.groups, examples)
+        return SparseEmbeddings.later(self.topology.layout, lambda: self._rows(step), step.plan.groups, examples)
 
     def get_emb(self, ls_i: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
         """Embeddings of a batch's ids, connected to the rows for backward.
@@ -322,7 +330,7 @@ class BagCache:
         assert self._ids is not None
         indices = self._ids.local_indices(ls_i)
         # One lookup for all tables: each would sum a gradient as large as all of the batch's rows.
-        found_ND = gather_rows(step.rows[0], np.concatenate([i.reshape(-1) for i in indices]))
+        found_ND = gather_rows(self._rows(step)[0], np.concatenate([i.reshape(-1) for i in indices]))
         parts = torch.split(found_ND, [i.size for i in indices])
         return [part.view(*index.shape, -1) for part, index in zip(parts, indices, strict=True)]
 
@@ -342,7 +350,7 @@ class BagCache:
         """Update the rows of the current batch now; `next_batch` and `close` do it otherwise."""
         if self._step is not None:
             step, self._step = self._step, None
-            begun, in_backward = time.perf_counter(), step.exchange_seconds
+            begun, in_backward = time.perf_counter(), step.watch.updating
             self._pipeline.finish(step, self._loss)
             self._ended = _ended(step, in_backward + time.perf_counter() - begun)
             self._loss = None
@@ -357,6 +365,9 @@ class BagCache:
         `init_cache(steps=...)` how many batches the loop takes.
         """
         try:
+            if self._step is not None and self._pipeline.untouched:
+                self._step = None  # It was fetched and not trained on.
+                self._leave_after(self._pipeline.machine.next_step - 1)
             self.finish_batch()
             self._leave()
         finally:
@@ -364,19 +375,33 @@ class BagCache:
 
     def _leave(self) -> None:
         """Nobody must wait for a trainer that is gone."""
-        done, total = self._pipeline.next_step, self._members.topology.total_steps
+        done, total = self._pipeline.machine.next_step, self._members.topology.total_steps
         if not self._over and total is not None and done >= total:
             self._advance()
         if self._over:
             return
+        self._leave_after(done)
+
+    def _leave_after(self, done: int) -> None:
+        """End the job after so many batches, which is before its end."""
         self._over = True
-        self._pipeline.send_rest()
         reason = (
             f"trainer {self._members.rank} left after {done} batches, before the job's end; "
             f"for a loop of {done} batches pass steps={done} to init_cache"
         )
         log.warning("%s; the model is not saved", reason)
-        self._members.oracle.send(Refused(reason=reason, exit_code=ExitCode.BAD_CONFIG))
+        self._pipeline.leave(Refused(reason=reason, exit_code=ExitCode.BAD_CONFIG))
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leave in the middle of a batch; whoever waits for this trainer hears of it at once."""
+        self._step, self._over = None, True
+        what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        rank, batch = self._members.rank, self._pipeline.machine.next_step - 1
+        try:
+            reason = f"trainer {rank} left in the middle of batch {batch} ({what}); look at its own output"
+            self._pipeline.leave(Refused(reason=reason, exit_code=ExitCode.TRANSIENT))
+        finally:
+            self._stack.close()
 
     def _advance(self) -> BatchDict | None:
         self.finish_batch()
@@ -392,13 +417,19 @@ class BagCache:
             self._members.oracle.send(Finished(rank=self._members.rank))
             return None
         self._step = step
-        self._begun = _begun(step, self._pipeline.plans_ahead, time.perf_counter() - begun)
+        self._begun = _begun(step, self._pipeline.machine.plans_ahead, time.perf_counter() - begun)
         self._ids = BatchIds(step.plan.groups[0], self._members.topology.layout.groups[0])
         return {
             "dense_x": aligned(step.plan.dense_BF),
             "sparse_vector": self._ids.ids,
             "target": aligned(step.plan.labels_BL),
         }
+
+    def _rows(self, step: Step) -> tuple[torch.Tensor, ...]:
+        """Wait for the batch's rows; with them here, what the batch before left for later goes out."""
+        rows = self._pipeline.rows(step)
+        self._pipeline.rows_handed_out()
+        return rows
 
     def _current(self, what: str) -> Step:
         if self._step is None:
@@ -407,13 +438,13 @@ class BagCache:
 
 
 def _begun(step: Step, plans_ahead: int, seconds: float) -> Begun:
-    waited = step.waits.get("plan", 0.0) + step.waits.get("fetch", 0.0)
+    waited = step.watch.waits.get("plan", 0.0) + step.watch.waits.get("fetch", 0.0)
     fetched = sum(group.fetch_keys.size for group in step.plan.groups)
     return Begun(plans_ahead, fetched, waited, max(seconds - waited, 0.0))
 
 
 def _ended(step: Step, seconds: float) -> Ended:
-    groups, waits = step.plan.groups, step.waits
+    groups, waits = step.plan.groups, step.watch.waits
     transfers = [transfer for group in groups for transfer in (group.send, group.receive)]
     now = [lists for group in groups for lists in (group.grad_send, group.grad_recv)]
     now += [lists for t in transfers for lists in (t.eager_values, t.eager_records)]

@@ -55,7 +55,7 @@ class _Request:
 
 
 @dataclass(slots=True)
-class _Shard:
+class _Server:
     """One server and what it has not answered yet."""
 
     connection: Connection
@@ -72,7 +72,6 @@ class EmbeddingClient:
         connections: one for each shard, in order.
         widths: (record width, embedding_dim) of each width group.
         packed: whether floats are worth packing at present.
-        meanwhile: called now and then in every wait: what a server waits for may hang on this trainer.
     """
 
     def __init__(
@@ -83,17 +82,17 @@ class EmbeddingClient:
         widths: Sequence[tuple[int, int]],
         deadline_seconds: float,
         packed: Callable[[], bool],
-        meanwhile: Callable[[], None],
     ) -> None:
-        self._shards = [_Shard(c) for c in connections]
+        self._servers = [_Server(c) for c in connections]
         self._rank, self._widths, self._deadline = rank, tuple(widths), deadline_seconds
-        self._packed, self._meanwhile = packed, meanwhile
+        self._packed = packed
+        self._look_around: Callable[[], None] = lambda: None
         self._requests: dict[tuple[int, int], _Request] = {}
         self._snapshots: dict[tuple[int, int], SnapshotFiles] = {}
 
     def __repr__(self) -> str:
-        unwritten = [len(s.write_backs) for s in self._shards]
-        return f"EmbeddingClient(shards={len(self._shards)}, fetching={sorted(self._requests)}, {unwritten=})"
+        unwritten = [len(s.write_backs) for s in self._servers]
+        return f"EmbeddingClient(shards={len(self._servers)}, fetching={sorted(self._requests)}, {unwritten=})"
 
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -112,17 +111,25 @@ class EmbeddingClient:
                     rank=self._rank, step=step, group=group, after=after, num_records=wanted, packed=self._packed()
                 )
                 request.missing.add(number)
-                shard = self._shards[number]
-                shard.fetches[step, group] = _Part(message, part, index)
-                self._send(shard, message, [part])
+                server = self._servers[number]
+                server.fetches[step, group] = _Part(message, part, index)
+                self._send(server, message, [part])
         self._requests[step, group] = request
 
     def collect(self, step: int, group: int) -> tuple[Floats, Floats]:
         """The rows asked for: records `[num_records, R]` and values `[rest, D]`, in the order asked."""
-        request = self._requests[step, group]
-        self._until(lambda: not request.missing, f"rows of group {group}", step)
-        del self._requests[step, group]
+        self.await_rows(step)
+        request = self._requests.pop((step, group))
         return request.records, request.values
+
+    def await_rows(self, step: int) -> None:
+        """Wait until every row that was asked for this step is here."""
+        requests = [request for (asked, _), request in self._requests.items() if asked == step]
+        self._until(lambda: not any(request.missing for request in requests), "rows", step)
+
+    def while_waiting(self, look_around: Callable[[], None]) -> None:
+        """Call this now and then in every wait: what a server waits for may hang on this trainer."""
+        self._look_around = look_around
 
     # ── write back ────────────────────────────────────────────────────────────────────────────────
 
@@ -130,27 +137,27 @@ class EmbeddingClient:
         """Hand over rows that left after `step`. Goes to every shard, empty or not: it is the watermark."""
         parts = [(self._split(keys), records) for keys, records in groups]
         message = WriteBack(rank=self._rank, step=step, checkpoint=checkpoint)
-        for number, shard in enumerate(self._shards):
+        for number, server in enumerate(self._servers):
             arrays: list[Any] = []
             for split, records in parts:
                 index, keys = split[number]
-                arrays += [keys, records if len(self._shards) == 1 else records[index]]
-            shard.write_backs.append((message, arrays))
-            self._send(shard, message, arrays)
+                arrays += [keys, records if len(self._servers) == 1 else records[index]]
+            server.write_backs.append((message, arrays))
+            self._send(server, message, arrays)
         self._until(
-            lambda: all(len(s.write_backs) <= UNWRITTEN_STEPS for s in self._shards), "earlier write-backs", step
+            lambda: all(len(s.write_backs) <= UNWRITTEN_STEPS for s in self._servers), "earlier write-backs", step
         )
 
-    def settle(self, step: int) -> None:
+    def await_acknowledgements(self, step: int) -> None:
         """Wait until every shard holds every write-back sent so far."""
-        self._until(lambda: not any(s.write_backs for s in self._shards), "write-backs", step)
+        self._until(lambda: not any(s.write_backs for s in self._servers), "write-backs", step)
 
     # ── checkpoints ───────────────────────────────────────────────────────────────────────────────
 
     def ask_snapshots(self, step: int) -> None:
         """Ask every shard how far its snapshot of `step` is; the answers come in with `poll`."""
-        for shard in self._shards:
-            self._send(shard, SnapshotStatus(step=step), [])
+        for server in self._servers:
+            self._send(server, SnapshotStatus(step=step), [])
 
     def snapshots(self, step: int) -> list[SnapshotFiles] | None:
         """Every shard's files once all snapshots of `step` are on disk, else None.
@@ -158,37 +165,37 @@ class EmbeddingClient:
         Raises:
             StorageError: a shard could not write its snapshot.
         """
-        answers = [self._snapshots.get((step, number)) for number in range(len(self._shards))]
+        answers = [self._snapshots.get((step, number)) for number in range(len(self._servers))]
         for number, answer in enumerate(answers):
             if answer is not None and answer.error:
                 raise StorageError(f"embedding server {number}: snapshot of step {step} failed: {answer.error}")
         found = [a for a in answers if a is not None and a.done]
-        if len(found) < len(self._shards):
+        if len(found) < len(self._servers):
             return None
-        for number in range(len(self._shards)):
+        for number in range(len(self._servers)):
             del self._snapshots[step, number]
         return found
 
     def snapshot_lost(self, step: int) -> bool:
         """Whether a shard was restarted while it wrote its snapshot of `step`, which will never be whole."""
-        answers = (self._snapshots.get((step, number)) for number in range(len(self._shards)))
+        answers = (self._snapshots.get((step, number)) for number in range(len(self._servers)))
         return any(a is not None and a.lost for a in answers)
 
     # ── the wire ──────────────────────────────────────────────────────────────────────────────────
 
     def poll(self, timeout_seconds: float = 0.0) -> None:
         """Take in whatever the servers have answered."""
-        for connection in wait([s.connection for s in self._shards], timeout_seconds):
-            number = next(n for n, s in enumerate(self._shards) if s.connection is connection)
+        for connection in wait([s.connection for s in self._servers], timeout_seconds):
+            number = next(n for n, s in enumerate(self._servers) if s.connection is connection)
             while (received := connection.try_receive()) is not None:
                 self._accept(number, *received)
 
     def _split(self, keys: Keys) -> list[tuple[npt.NDArray[np.intp], Keys]]:
         """(positions, keys) of each shard's part; positions ascend, so records stay before values."""
-        if len(self._shards) == 1:
+        if len(self._servers) == 1:
             return [(np.arange(keys.size), keys)]
-        owner = keys % len(self._shards)
-        return [(index := np.flatnonzero(owner == number), keys[index]) for number in range(len(self._shards))]
+        owner = keys % len(self._servers)
+        return [(index := np.flatnonzero(owner == number), keys[index]) for number in range(len(self._servers))]
 
     def _until(self, ready: Any, what: str, step: int) -> None:
         limit = time.monotonic() + self._deadline
@@ -196,7 +203,7 @@ class EmbeddingClient:
         while not ready():
             self.poll(0.2)
             self._retry()
-            self._meanwhile()
+            self._look_around()
             if time.monotonic() > limit:
                 raise PeerLost(
                     f"trainer {self._rank}: waited {self._deadline:g} s for {what} at step {step} ({self!r}); "
@@ -206,33 +213,33 @@ class EmbeddingClient:
     def _retry(self) -> None:
         """Send everything unanswered again to a shard that came back, or has been silent for too long."""
         now = time.monotonic()
-        for shard in self._shards:
-            again = shard.connection.reconnected() or now - shard.asked > RETRY_SECONDS
-            if again and (shard.fetches or shard.write_backs):
-                self._send_again(shard)
+        for server in self._servers:
+            again = server.connection.reconnected() or now - server.asked > RETRY_SECONDS
+            if again and (server.fetches or server.write_backs):
+                self._send_again(server)
 
-    def _send_again(self, shard: _Shard) -> None:
+    def _send_again(self, server: _Server) -> None:
         """Everything unanswered, write-backs in their order: a shard takes no step before the one before it."""
-        for message, arrays in shard.write_backs:
-            self._send(shard, message, arrays)
-        for part in shard.fetches.values():
-            self._send(shard, part.request, [part.keys])
+        for message, arrays in server.write_backs:
+            self._send(server, message, arrays)
+        for part in server.fetches.values():
+            self._send(server, part.request, [part.keys])
 
-    def _send(self, shard: _Shard, message: Message, arrays: list[Any]) -> None:
-        shard.asked = time.monotonic()
-        shard.connection.send(message, arrays, packed=self._packed())
+    def _send(self, server: _Server, message: Message, arrays: list[Any]) -> None:
+        server.asked = time.monotonic()
+        server.connection.send(message, arrays, packed=self._packed())
 
     def _accept(self, number: int, message: Message, arrays: list[Any]) -> None:
-        shard = self._shards[number]
-        shard.asked = time.monotonic()
+        server = self._servers[number]
+        server.asked = time.monotonic()
         match message:
             case Rows():
                 self._fill(number, message, arrays)
             case Written():
-                while shard.write_backs and shard.write_backs[0][0].step <= message.step:
-                    shard.write_backs.popleft()
+                while server.write_backs and server.write_backs[0][0].step <= message.step:
+                    server.write_backs.popleft()
             case SendAgain():
-                self._send_again(shard)
+                self._send_again(server)
             case SnapshotFiles():
                 self._snapshots[message.step, number] = message
             case Refused():
@@ -241,7 +248,7 @@ class EmbeddingClient:
                 pass
 
     def _fill(self, number: int, message: Rows, arrays: list[Any]) -> None:
-        part = self._shards[number].fetches.pop((message.step, message.group), None)
+        part = self._servers[number].fetches.pop((message.step, message.group), None)
         if part is None:
             return
         request = self._requests[message.step, message.group]

@@ -1,11 +1,12 @@
 """Rows on their way between trainers: the coherence that the oracle compiled into each step's plan.
 
 A row's gradients go to its owner. Its new value goes to whoever uses it next: eager for the very next step, deferred
-for later ones. Nothing here decides who that is, or when to send: the lists are the plan's, the order `pipeline.py`'s.
+for later ones. Nothing here decides who that is, or when to send: the lists are the plan's, the order is that of
+`transitions.py`.
 """
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeGuard
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from bagpipe.cache.optimizers import gather
 from bagpipe.plan import BatchPlan, Indices, PeerLists, Transfer
 from bagpipe.trainer.delivery import Kind
 from bagpipe.trainer.exchange import PeerExchange
+from bagpipe.trainer.machine import Missing, RowsKind
 from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
 Parcel = tuple[int, list[Floats]]
@@ -31,11 +33,9 @@ class Coherence:
     def __init__(self, peers: PeerExchange, caches: Sequence[EmbeddingCache], *, rank: int, world_size: int) -> None:
         self._peers, self._caches, self._rank = peers, tuple(caches), rank
         self._others = [peer for peer in range(world_size) if peer != rank]
-        self._eager: BatchPlan | None = None
-        self._deferred: deque[BatchPlan] = deque()
 
     def __repr__(self) -> str:
-        return f"Coherence(rank={self._rank}, eager={self._eager is not None}, deferred={len(self._deferred)})"
+        return f"Coherence(rank={self._rank}, {self._peers!r})"
 
     # ── gradients ─────────────────────────────────────────────────────────────────────────────────
 
@@ -77,30 +77,31 @@ class Coherence:
         for peer, arrays in parcels:
             self._peers.send(peer, step, kind, arrays)
 
-    def expect(self, plan: BatchPlan) -> None:
-        """This step has ended: its plan lists the values that come in from now on."""
-        self._eager = plan
-        self._deferred.append(plan)
+    # ── what comes in ─────────────────────────────────────────────────────────────────────────────
 
-    def eager_here(self) -> bool:
-        """Whether the next step's values have come already, so that nothing delays them any more."""
-        plan = self._eager
-        if plan is None:
-            return True
-        lists = [_lists(part.receive, "eager") for part in plan.groups]
-        senders = [peer for peer in self._others if _any_rows(lists, peer)]
-        return all(self._peers.arrived(peer, plan.step, "eager") for peer in senders)
+    def arrivals(self) -> list[Missing]:
+        """Gradients and values that have come since this was last asked."""
+        return [Missing(label.kind, label.step, label.source) for label in self._peers.news() if _is_rows(label.kind)]
 
-    def receive_eager(self) -> None:
-        """What the last step's owners sent for this one: their slots were given out when that step ended."""
-        if self._eager is not None:
-            plan, self._eager = self._eager, None
-            self._receive(plan, "eager")
+    def await_one(self, missing: Missing) -> None:
+        """Wait until this has come.
 
-    def receive_deferred(self, *, before: int) -> None:
-        """Deferred rows of steps below `before`: their slots were given out when those steps ended."""
-        while self._deferred and self._deferred[0].step < before:
-            self._receive(self._deferred.popleft(), "deferred")
+        Raises:
+            PeerLost: it did not come within the deadline, or its sender is gone.
+        """
+        self._peers.wait_for(missing.peer, missing.step, missing.kind)
+
+    def store(self, plan: BatchPlan, kind: Kind) -> None:
+        """Values of other trainers, which are here, into the slots that were given out when their step ended."""
+        for peer in self._others:
+            lists = [_lists(part.receive, kind) for part in plan.groups]
+            if _any_rows(lists, peer):
+                arrays = iter(self._peers.receive(peer, plan.step, kind))
+                for cache, (values, records) in zip(self._caches, lists, strict=True):
+                    cache.store_values(values[peer], next(arrays))
+                    cache.store_records(records[peer], next(arrays))
+
+    # ── the connections ───────────────────────────────────────────────────────────────────────────
 
     def done(self, through: int) -> None:
         """Everything of steps up to `through` is here."""
@@ -111,18 +112,17 @@ class Coherence:
         """Send again what a reset may have lost; called in every wait."""
         self._peers.look_after()
 
+    def while_waiting(self, look_around: Callable[[], None]) -> None:
+        """Call this now and then in every wait for another trainer."""
+        self._peers.while_waiting(look_around)
+
     def leave(self, last_step: int) -> None:
         """After the last step: the others may still miss something that this trainer sent."""
         self._peers.leave(last_step)
 
-    def _receive(self, plan: BatchPlan, kind: Kind) -> None:
-        for peer in self._others:
-            lists = [_lists(part.receive, kind) for part in plan.groups]
-            if _any_rows(lists, peer):
-                arrays = iter(self._peers.receive(peer, plan.step, kind))
-                for cache, (values, records) in zip(self._caches, lists, strict=True):
-                    cache.store_values(values[peer], next(arrays))
-                    cache.store_records(records[peer], next(arrays))
+
+def _is_rows(kind: Kind) -> TypeGuard[RowsKind]:
+    return kind in ("gradients", "eager", "deferred")
 
 
 def _picked(rows_KD: Floats, index: Indices) -> Floats:

@@ -45,6 +45,8 @@ class PeerExchange:
         self._rank, self._attempt, self._deadline = rank, attempt, deadline_seconds
         self._packed = packed
         self._delivery: Delivery[KeptFrames, list[Floats]] = Delivery(self._peers)
+        self._news: list[Label] = []
+        self._look_around: Callable[[], None] = self.look_after
         self._looked = time.monotonic()
         self.sent_again = 0
         """Messages that went a second time, after a reconnect."""
@@ -109,13 +111,28 @@ class PeerExchange:
         self._poll(0.0)
         return self._delivery.has(Label(step, kind, peer, bucket))
 
+    def wait_for(self, peer: int, step: int, kind: Kind) -> None:
+        """Wait until `receive` returns at once; it raises what `receive` does."""
+        label = Label(step, kind, peer)
+        self._wait(partial(self._delivery.has, label), peer, kind, step)
+
+    def news(self) -> list[Label]:
+        """What has come since this was last asked, whether or not it was received already."""
+        self._poll(0.0)
+        news, self._news = self._news, []
+        return news
+
+    def while_waiting(self, look_around: Callable[[], None]) -> None:
+        """Call this now and then in every wait, instead of `look_after` alone, which it must call."""
+        self._look_around = look_around
+
     def _wait(self, ready: Callable[[], bool], peer: int, what: str, step: int) -> None:
         limit = time.monotonic() + self._deadline
         while not ready():
             self._poll(LOOK_SECONDS)
             if ready():
                 return
-            self.look_after()
+            self._look_around()
             lost = self._peers[peer].lost
             if lost or time.monotonic() > limit:
                 why = "its connection is gone" if lost else f"nothing came for {self._deadline:g} s"
@@ -128,7 +145,9 @@ class PeerExchange:
             if message.attempt == self._attempt and message.source in self._peers:
                 self._delivery.confirmed(message.source, message.through)
                 if isinstance(message, Exchange):
-                    self._delivery.arrived(Label(message.step, message.kind, message.source, message.bucket), arrays)
+                    label = Label(message.step, message.kind, message.source, message.bucket)
+                    if self._delivery.arrived(label, arrays):
+                        self._news.append(label)
 
     # ── confirm, and send again ───────────────────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from bagpipe.trainer.backward import at_the_end
+from bagpipe.trainer.torch_private import at_the_end
 
 
 def average_two(

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,7 +15,7 @@ from bagpipe.errors import BagpipeError, ConfigError, ExitCode, Stopped
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import loss_of
-from bagpipe.net.messages import Finished, Refused, Stop
+from bagpipe.net.messages import Finished, Refused
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense import dense_optimizer
 from bagpipe.trainer.membership import Membership, join
@@ -121,19 +120,31 @@ class Trainer:
         self.set_step = step_setter(self.model, spec.seed)
 
     def run(self) -> None:
+        """Every step of the plan, training first; then leave."""
         while (step := self.pipeline.next()) is not None:
             if step.plan.training:
                 self.train(step)
             else:
                 self.evaluate(step)
-            self._pass_on_stop()
+            if self.stop():
+                # At every step until the plan ends: the oracle may be restarted in between.
+                self.pipeline.ask_to_stop()
         self.checkpointer.close()
         self.members.oracle.send(Finished(rank=self.members.rank))
-        if self.pipeline.stopped:
-            raise Stopped(f"trainer {self.members.rank}: stopped as asked after step {self.pipeline.next_step}")
+        if self.pipeline.machine.stopped:
+            raise Stopped(f"trainer {self.members.rank}: stopped as asked after step {self.pipeline.machine.next_step}")
 
     def train(self, step: Step) -> None:
-        """One step, as in the paper: forward, backward, dense update, then the rows'."""
+        """One step: forward, backward, the dense update. The rows' update is a part of `backward`.
+
+        - Forward: the model computes on its dense features, and where it first reads a row, waits for this step's
+          rows (`_rows`).
+        - Backward: row gradients leave for their owners as soon as they exist, and dense gradients bucket by bucket.
+          Where it has nothing left to compute, the rows owned here are updated with everybody's gradients and the
+          values that the next step needs are sent; then it waits for the dense gradients, and returns. A trainer that
+          is alone updates its rows in `finish` instead.
+        - `optimizer.step()` comes last, while those values travel.
+        """
         plan = step.plan
         self.set_step(plan.step, self.members.rank * plan.num_examples // self.members.world_size)
         logits, labels = self._forward(step)
@@ -142,9 +153,8 @@ class Trainer:
         # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
         with dense_reduction(self.members.rank, plan.step):
             (loss * (examples * self.members.world_size / plan.num_examples)).backward()
-        if step.exchanged is not None:
-            step.waits["dense"] = time.perf_counter() - step.exchanged
-        self.pipeline.finish(step, float(loss.detach()))
+        step.watch.backward_returned()
+        self.pipeline.finish(step, loss.detach())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         if plan.checkpoint:
@@ -162,17 +172,15 @@ class Trainer:
     def _forward(self, step: Step, model: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         plan = step.plan
         dense_BF = aligned(plan.dense_BF).to(self.device)
-        sparse = SparseEmbeddings.later(self.layout, lambda: step.rows, plan.groups, plan.dense_BF.shape[0])
+        sparse = SparseEmbeddings.later(self.layout, lambda: self._rows(step), plan.groups, plan.dense_BF.shape[0])
         logits_BL = (model or self.parallel)(dense_BF, sparse)
         return logits_BL, aligned(plan.labels_BL).to(self.device)
 
-    def _pass_on_stop(self) -> None:
-        """SIGTERM ends a run through the plan, so that all trainers stop after the same step.
-
-        Said at every step until then: the oracle may be restarted in between.
-        """
-        if self.stop():
-            self.members.oracle.send(Stop(rank=self.members.rank))
+    def _rows(self, step: Step) -> tuple[torch.Tensor, ...]:
+        """Wait for the step's rows; with them here, what the step before left for later goes out under forward."""
+        rows = self.pipeline.rows(step)
+        self.pipeline.rows_handed_out()
+        return rows
 
 
 def _reducer(members: Membership, device: torch.device) -> PeerReducer | None:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from bagpipe.config.document import Job
 from bagpipe.config.rules import fixed_lookahead
@@ -23,6 +21,7 @@ from bagpipe.net.sockets import Connection, Context
 from bagpipe.rows.record import record_width
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.packing import Packing
+from bagpipe.trainer.torch_private import DenseStore, check_torch, process_group, tcp_store
 
 CACHE_SHARE = 4
 """`cacheRows: auto` takes one part in so many of the memory that is free when a trainer begins."""
@@ -64,6 +63,7 @@ def join(
     init_cache: InitCacheArguments | None = None,
 ) -> Iterator[Membership]:
     """Register with the oracle and connect to everyone; leaving the context closes every socket."""
+    check_torch()
     with ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
         listener = stack.enter_context(context.listen(bind))
@@ -120,7 +120,6 @@ def join(
                 ],
                 deadline_seconds=job.spec.transport.deadline_seconds,
                 packed=lambda: packing.on,
-                meanwhile=exchange.look_after,
             ),
             peers=exchange,
             packing=packing,
@@ -140,12 +139,12 @@ def _host(endpoint: str) -> str:
     return endpoint.removeprefix("tcp://").rpartition(":")[0]
 
 
-def _dense_store(job: Job, rank: int, endpoint: str) -> TCPStore | None:
+def _dense_store(job: Job, rank: int, endpoint: str) -> DenseStore | None:
     """Rank 0 holds the store through which the process group forms."""
     if job.spec.trainers.replicas == 1 or rank != 0:
         return None
     world = job.spec.trainers.replicas
-    return TCPStore(_host(endpoint), 0, world, is_master=True, timeout=_timeout(job), wait_for_workers=False)
+    return tcp_store(_host(endpoint), 0, world, own=True, timeout=_timeout(job))
 
 
 def _timeout(job: Job) -> timedelta:
@@ -153,13 +152,9 @@ def _timeout(job: Job) -> timedelta:
 
 
 def _process_group(
-    topology: Topology, store: TCPStore | None, rank: int, device: torch.device, job: Job
+    topology: Topology, store: DenseStore | None, rank: int, device: torch.device, job: Job
 ) -> dist.ProcessGroup | None:
-    """A group of the trainers' own: gloo on CPUs, NCCL on GPUs.
-
-    torch's default group is one per process and belongs to whoever embeds us; building the group from
-    its backend leaves it alone, and lets several trainers live in one process (the tests' way).
-    """
+    """A group of the trainers' own, through rank 0's store; None where one trainer is all."""
     world = len(topology.trainers)
     if world == 1:
         return None
@@ -168,16 +163,5 @@ def _process_group(
         # gloo otherwise listens on whatever address the host's name resolves to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     if store is None:
-        store = TCPStore(host, int(port), world, is_master=False, timeout=_timeout(job), wait_for_workers=False)
-    group = dist.ProcessGroup(store, rank, world)
-    backend: Any
-    if device.type == "cuda":
-        kind = dist.ProcessGroup.BackendType.NCCL
-        backend = dist.ProcessGroupNCCL(PrefixStore("dense", store), rank, world, dist.ProcessGroupNCCL.Options())
-    else:
-        kind = dist.ProcessGroup.BackendType.GLOO
-        backend = dist.ProcessGroupGloo(PrefixStore("dense", store), rank, world, _timeout(job))
-    # torch has no public way to a group outside its registry; these two are what `new_group` itself calls.
-    group._set_default_backend(kind)  # noqa: SLF001  # see above
-    group._register_backend(device, kind, backend)  # noqa: SLF001  # see above
-    return group
+        store = tcp_store(host, int(port), world, own=False, timeout=_timeout(job))
+    return process_group(store, rank, world, device, _timeout(job))

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 
 from bagpipe.batch import Floats
-from bagpipe.trainer.backward import at_the_end
 from bagpipe.trainer.exchange import PeerExchange
+from bagpipe.trainer.torch_private import at_the_end
 
 
 class PeerReducer:

@@ -11,7 +11,6 @@ On CPUs gradients travel on the trainers' own sockets, as rows do, in the order 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bagpipe.errors import PeerLost
 from bagpipe.trainer.group_reducer import GroupReducer, average_two
 from bagpipe.trainer.peer_reducer import PeerReducer
+from bagpipe.trainer.torch_private import ignore_in_ddp
 
 BUCKET_MIB = 0.5
 """Gradients reduced together. DDP's own 25 MiB hold a whole recommendation model: nothing would leave before the end of
@@ -47,8 +47,7 @@ def wrap_dense(
     # Buffers that are not saved are constants (index tables); broadcasting them would cost every step.
     saved = model.state_dict().keys()
     constants = [name for name, _ in model.named_buffers() if name not in saved]
-    set_ignored: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model  # noqa: SLF001  # DDP's only way
-    set_ignored(model, constants)
+    ignore_in_ddp(model, constants)
     parallel = DistributedDataParallel(model, process_group=process_group, bucket_cap_mb=BUCKET_MIB)
     if reducer is not None and all(p.dtype == torch.float32 for p in model.parameters()):
         parallel.register_comm_hook(reducer, PeerReducer.reduce)

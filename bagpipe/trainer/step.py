@@ -1,60 +1,45 @@
-"""One step in progress at a trainer: its plan, its rows, what it waited for, and what it leaves to send."""
+"""One step at a trainer: its plan, and the watch that measures what it takes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-import torch
-
-from bagpipe.batch import Floats, Keys
 from bagpipe.plan import BatchPlan
 
 
 @dataclass(slots=True)
-class Step:
-    """One step in progress: its plan, its rows, and how long it waited for what."""
+class StepWatch:
+    """How long a step took, and how long it waited for what. Times are `time.perf_counter`'s, lengths are seconds."""
 
-    plan: BatchPlan
-    started: float
-    waits: dict[str, float]
-    _bring: Callable[["Step"], tuple[torch.Tensor, ...]]
-    _rows: tuple[torch.Tensor, ...] | None = None
-    gradients_sent: bool = False
-    deferred: list[tuple[int, list[Floats]]] = field(default_factory=list)
-    """Copies of updated rows: what goes to each peer for steps after the next."""
-    leaving: list[tuple[Keys, Floats]] = field(default_factory=list)
-    """Of each width group: what goes back to the servers."""
-    exchanged: float | None = None
-    """When the rows were updated, by `time.perf_counter`."""
-    exchange_seconds: float = 0.0
-    """What that took, with the wait for gradients; at more than one trainer it is a part of the backward pass."""
-    loss: float | None = None
+    begun: float = field(default_factory=time.perf_counter)
+    waits: dict[str, float] = field(default_factory=dict)
+    """By what for: the keys that docs/step.md explains."""
     seconds: float = 0.0
     """From its begin to the end of its backward pass."""
+    updated: float | None = None
+    """When owned rows were updated."""
+    updating: float = 0.0
+    """How long that took, the wait for gradients included; with several trainers it is a part of the backward pass."""
 
-    @property
-    def rows(self) -> tuple[torch.Tensor, ...]:
-        """Weights of the distinct rows `[K, D]` of each width group; leaves whose `.grad` backward fills.
-
-        The first to ask waits for them.
-        """
-        if self._rows is None:
-            self._rows = self._bring(self)
-        return self._rows
-
-    def release(self) -> None:
-        """Let go of the rows; nothing asks for them any more.
-
-        Their hooks refer to the step and it to them: until Python looks for cycles, each step would keep its rows and
-        their gradients, some 8 MiB on the peers' workload, and every new one would be on pages fresh from the kernel.
-        """
-        self._rows = ()
+    def backward_returned(self) -> None:
+        """What backward did after owned rows were updated was to wait for the dense gradients."""
+        if self.updated is not None:
+            self.waits["dense"] = time.perf_counter() - self.updated
 
     @contextmanager
     def waiting_for(self, what: str) -> Iterator[None]:
+        """Count what happens inside as a wait."""
         begun = time.perf_counter()
         try:
             yield
         finally:
             self.waits[what] = self.waits.get(what, 0.0) + time.perf_counter() - begun
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of one trainer."""
+
+    plan: BatchPlan
+    watch: StepWatch

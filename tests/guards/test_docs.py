@@ -36,6 +36,13 @@ def test_named_tests_exist(page: Path) -> None:
     assert missing == []
 
 
+def test_the_page_of_a_step_is_current() -> None:
+    """Table and picture of `docs/step.md` are those of the code; `make docs` rewrites them."""
+    command = [sys.executable, "tools/step_page.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_decisions_are_numbered_without_gaps() -> None:
     """A decision's number is its name for good."""
     numbers = [int(p.name[:4]) for p in sorted((ROOT / "docs" / "decisions").glob("*.md"))]

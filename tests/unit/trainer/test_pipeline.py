@@ -18,6 +18,8 @@ from bagpipe.net.messages import Hello, Message, StepDone
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 from bagpipe.tables import Table, TableLayout
 from bagpipe.trainer.coherence import Coherence
+from bagpipe.trainer.delivery import Label
+from bagpipe.trainer.machine import StepFacts
 from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.pipeline import StepPipeline
 from bagpipe.trainer.step import Step
@@ -34,19 +36,30 @@ class Diary:
     here: bool = False
     """Whether the other trainer's values have come."""
 
+    told: bool = False
+
     @property
     def oracle(self) -> "Oracle":
         return Oracle(self.events)
 
-    def arrived(self, peer: int, step: int, kind: str) -> bool:
-        return self.here
+    def news(self) -> list[Label]:
+        if not self.here or self.told:
+            return []
+        self.told = True
+        return [Label(0, "eager", 1)]
+
+    def wait_for(self, peer: int, step: int, kind: str) -> None:
+        self.events.append(f"{kind} awaited")
+        self.here = True
 
     def send(self, peer: int, step: int, kind: str, arrays: Any) -> None:
         self.events.append(f"{kind} to {peer}")
 
     def receive(self, peer: int, step: int, kind: str) -> list[Any]:
-        self.events.append(f"{kind} awaited")
         return [np.ones((1, 4), np.float32), np.zeros((0, 4), np.float32)]
+
+    def while_waiting(self, look_around: Any) -> None:
+        pass
 
     def done(self, through: int) -> None:
         pass
@@ -54,8 +67,13 @@ class Diary:
     def look_after(self) -> None:
         pass
 
-    def collect(self, step: int, group: int) -> tuple[Any, Any]:
+    def fetch(self, step: int, group: int, keys: Any, *, num_records: int, after: int) -> None:
+        self.events.append(f"rows of step {step} requested")
+
+    def await_rows(self, step: int) -> None:
         self.events.append("rows awaited")
+
+    def collect(self, step: int, group: int) -> tuple[Any, Any]:
         return np.ones((4, 4), np.float32), np.zeros((0, 4), np.float32)
 
     def write_back(self, step: int, groups: Any, *, checkpoint: bool) -> None:
@@ -71,6 +89,28 @@ class Oracle:
     def send(self, message: Message, arrays: Any = ()) -> None:
         if isinstance(message, StepDone):
             self.events.append("reported")
+
+    def reconnected(self) -> bool:
+        return False
+
+    def try_receive(self) -> None:
+        return None
+
+
+def begun(pipeline: StepPipeline, plan: BatchPlan) -> Step:
+    """The step of a plan that has come."""
+    pipeline.hands.plans[plan.step] = plan
+    pipeline._carry_out(pipeline.machine.plan_arrived(StepFacts.of(plan)))
+    step = pipeline.next()
+    assert step is not None
+    return step
+
+
+def read(pipeline: StepPipeline, step: Step) -> tuple[torch.Tensor, ...]:
+    """As the loop does where the model first reads a row."""
+    rows = pipeline.rows(step)
+    pipeline.rows_handed_out()
+    return rows
 
 
 @pytest.fixture
@@ -113,17 +153,19 @@ def step() -> tuple[Step, Diary, StepPipeline]:
         packing=Packing("never", 0),
         deadline_seconds=1.0,
     )
-    return Step(plan, 0.0, {}, pipeline._bring_rows), diary, pipeline
+    step = begun(pipeline, plan)
+    diary.events.clear()
+    return step, diary, pipeline
 
 
-def trained(step: Step, diary: Diary) -> None:
+def trained(step: Step, diary: Diary, pipeline: StepPipeline) -> None:
     """Forward and backward of a DLRM."""
     model = DLRM(LAYOUT, num_dense=3, bottom_mlp=(5,), over_mlp=(5,))
     assert model.dense_arch is not None
     model.dense_arch.register_forward_hook(lambda *_: diary.events.append("dense forward"))
     first = next(model.dense_arch.parameters())
     first.register_post_accumulate_grad_hook(lambda _: diary.events.append("dense backward done"))
-    sparse = SparseEmbeddings.later(LAYOUT, lambda: step.rows, step.plan.groups, 2)
+    sparse = SparseEmbeddings.later(LAYOUT, lambda: read(pipeline, step), step.plan.groups, 2)
     model(torch.from_numpy(step.plan.dense_BF), sparse).sum().backward()
 
 
@@ -132,17 +174,17 @@ def test_rows_travel_under_the_dense_part(step: tuple[Step, Diary, StepPipeline]
     rows are updated before backward returns: under DDP it waits for the dense all-reduce there.
     """
     current, diary, pipeline = step
-    trained(current, diary)
+    trained(current, diary, pipeline)
     made = ["dense forward", "rows awaited", "gradients to 1", "dense backward done"]
     assert diary.events == [*made, "eager to 1"]
-    assert {"fetch", "eager", "deferred", "gradients"} <= current.waits.keys()
-    assert pipeline.caches[0].take_values(np.array([0], np.int32)).tolist() != [[1.0] * 4]
+    assert {"plan", "fetch", "gradients"} <= current.watch.waits.keys()
+    assert pipeline.hands.caches[0].take_values(np.array([0], np.int32)).tolist() != [[1.0] * 4]
 
 
 def test_the_next_steps_values_go_out_behind_the_dense_gradients(step: tuple[Step, Diary, StepPipeline]) -> None:
     """On one connection what is sent first arrives first: the dense gradients, needed first, are on their way."""
-    current, diary, _ = step
-    trained(current, diary)
+    current, diary, pipeline = step
+    trained(current, diary, pipeline)
     assert diary.events.index("dense backward done") < diary.events.index("eager to 1")
 
 
@@ -151,21 +193,24 @@ def test_what_nobody_waits_for_goes_out_after_the_next_steps_rows_have_come(
 ) -> None:
     """Deferred values, rows that leave and the report: held back by `finish`, sent once and in this order."""
     current, diary, pipeline = step
-    trained(current, diary)
+    trained(current, diary, pipeline)
     diary.events.clear()
     pipeline.finish(current, 0.5)
     assert diary.events == []
-    following = Step(dataclasses.replace(current.plan, step=1), 0.0, {}, pipeline._bring_rows)
-    assert following.rows[0].shape == (4, 4)
-    assert diary.events == ["rows awaited", "eager awaited", "deferred to 1", "step 0 written back", "reported"]
-    pipeline.send_rest()
-    assert len(diary.events) == 5
+    following = begun(pipeline, dataclasses.replace(current.plan, step=1))
+    assert pipeline.rows(following)[0].shape == (4, 4)
+    awaited = ["rows of step 1 requested", "rows awaited", "eager awaited"]
+    assert diary.events == awaited, "reading rows waits, and sends nothing of the step before"
+    pipeline.rows_handed_out()
+    assert diary.events == [*awaited, "deferred to 1", "step 0 written back", "reported"]
+    read(pipeline, following)
+    assert len(diary.events) == 6
 
 
 def test_with_the_next_values_at_hand_the_rest_goes_out_at_once(step: tuple[Step, Diary, StepPipeline]) -> None:
     """While the optimizer and the next dense forward run, the link would else be idle."""
     current, diary, pipeline = step
-    trained(current, diary)
+    trained(current, diary, pipeline)
     diary.events.clear()
     diary.here = True
     pipeline.finish(current, 0.5)
@@ -177,8 +222,8 @@ def test_a_finished_step_lets_its_rows_go(step: tuple[Step, Diary, StepPipeline]
     current, diary, pipeline = step
     gc.disable()
     try:
-        trained(current, diary)
-        rows = weakref.ref(current.rows[0])
+        trained(current, diary, pipeline)
+        rows = weakref.ref(pipeline.rows(current)[0])
         pipeline.finish(current, 0.5)
         assert rows() is None
     finally:
@@ -188,7 +233,7 @@ def test_a_finished_step_lets_its_rows_go(step: tuple[Step, Diary, StepPipeline]
 def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diary, StepPipeline]) -> None:
     """Without a backward pass over the rows, nothing left early; `finish` finds it unsent."""
     current, diary, pipeline = step
-    assert current.rows[0].shape == (4, 4)
-    assert diary.events == ["rows awaited"] and not current.gradients_sent
+    assert read(pipeline, current)[0].shape == (4, 4)
+    assert diary.events == ["rows awaited"]
     pipeline.finish(current, None)
     assert diary.events == ["rows awaited", "gradients to 1", "eager to 1"]
