@@ -11,6 +11,8 @@ import pytest
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import PeerLost
+from bagpipe.net.admission import Admission
+from bagpipe.net.messages import Hello
 from bagpipe.net.sockets import Context
 from bagpipe.trainer.exchange import PeerExchange
 
@@ -95,6 +97,9 @@ def pair() -> Iterator[Pair]:
         stack.callback(link.close)
         to_zero = contexts[1].connect(link.endpoint, peer="trainer 0")
         to_one = contexts[0].connect(listeners[1].endpoint, peer="trainer 1")
+        for rank, (listener, connection) in enumerate(zip(listeners, (to_one, to_zero), strict=True)):
+            listener.admission = Admission("trainer", "job", 0, "", 2)
+            connection.send(Hello(job="job", attempt=0, role="trainer", index=rank))
         zero, one = (
             PeerExchange(listener, peers, rank=rank, attempt=0, deadline_seconds=20, packed=lambda: False)
             for rank, (listener, peers) in enumerate(zip(listeners, ([None, to_one], [to_zero, None]), strict=True))
