@@ -19,7 +19,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypedDict
 
@@ -36,16 +35,17 @@ from bagpipe.config.document import (
     Job,
     JobSpec,
     Metadata,
-    RowOptimizer,
     TrainerConfig,
 )
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError, ExitCode
 from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import Finished, InitCacheArguments, Refused, Topology
+from bagpipe.trainer.batch_figures import Begun, Ended, begun_figures, ended_figures
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import open_pipeline
+from bagpipe.trainer.row_optimizers import row_optimizer
 from bagpipe.trainer.step import Step
 
 log = logging.getLogger(__name__)
@@ -62,34 +62,6 @@ class BatchDict(TypedDict):
     """Ids, int64: a tensor `[tables, B]`; where features have several lookups, a list of `[B, k]`."""
     target: torch.Tensor
     """`[B, L]` float32."""
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What bringing in a batch's rows took. Counts are rows of this trainer, times are seconds."""
-
-    plans_ahead: int
-    """Batches after this one whose plans have arrived."""
-    fetched: int
-    waited: float
-    """For the plan, and for rows from the servers."""
-    taken_in: float
-    """The rest: values that came late from other trainers, and gathering."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """What updating a batch's rows took, exchange with other trainers and write-back included."""
-
-    written_back: int
-    exchanged_now: int
-    """Gradients and values to and from other trainers that the next batch needs."""
-    exchanged_later: int
-    """Values that travel under the next batch's compute."""
-    synced: float
-    """Seconds waited for gradients and values of other trainers."""
-    updated: float
-    """Seconds of everything else but handing rows to the servers."""
 
 
 def init_cache(
@@ -163,44 +135,6 @@ def init_cache(
     return BagCache(
         described, arguments, device=torch.device(device), rank=training_worker_id, attempt=attempt, logger=logger
     )
-
-
-_ADAM = ("adam", {"lr": 0.001, "eps": 1e-8}, {"lr": "lr", "eps": "eps"})
-_ROW_OPTIMIZERS: dict[type[torch.optim.Optimizer], tuple[str, dict[str, float], dict[str, str]]] = {
-    torch.optim.SGD: ("sgd", {"lr": 0.001}, {"lr": "lr", "momentum": "momentum"}),
-    torch.optim.Adagrad: (
-        "adagrad",
-        {"lr": 0.01, "eps": 1e-10},
-        {"lr": "lr", "eps": "eps", "initial_accumulator_value": "initial_accumulator"},
-    ),
-    torch.optim.SparseAdam: _ADAM,
-    torch.optim.Adam: _ADAM,
-}
-"""(name here, torch's defaults, torch's options by our names); `betas` is taken apart below."""
-
-
-def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, Any]) -> RowOptimizer | None:
-    """The row optimizer that equals a torch.optim class on sparse gradients.
-
-    Raises:
-        ConfigError: no row optimizer equals it, or it lacks an option.
-    """
-    if kind is None:
-        return None
-    if kind not in _ROW_OPTIMIZERS:
-        names = ", ".join(k.__name__ for k in _ROW_OPTIMIZERS)
-        raise ConfigError(f"init_cache: emb_optim {kind.__name__} has no sparse form here; use one of {names}")
-    name, defaults, fields = _ROW_OPTIMIZERS[kind]
-    values: dict[str, Any] = dict(defaults)
-    for option, value in options.items():
-        if option == "betas" and name == "adam":
-            values["beta1"], values["beta2"] = value
-        elif option in fields:
-            values[fields[option]] = value
-        else:
-            known = sorted(fields) + (["betas"] if name == "adam" else [])
-            raise ConfigError(f"init_cache: emb_optim_params: {kind.__name__} takes {known} here, not {option!r}")
-    return RowOptimizer(name=name, **values)  # type: ignore[arg-type]  # the table holds the literal's values only
 
 
 class BagCache:
@@ -352,7 +286,7 @@ class BagCache:
             step, self._step = self._step, None
             begun, in_backward = time.perf_counter(), step.watch.updating
             self._pipeline.finish(step, self._loss)
-            self._ended = _ended(step, in_backward + time.perf_counter() - begun)
+            self._ended = ended_figures(step, in_backward + time.perf_counter() - begun)
             self._loss = None
             if step.plan.checkpoint:
                 self._checkpointer.begin(step.plan)
@@ -417,7 +351,7 @@ class BagCache:
             self._members.oracle.send(Finished(rank=self._members.rank))
             return None
         self._step = step
-        self._begun = _begun(step, self._pipeline.machine.plans_ahead, time.perf_counter() - begun)
+        self._begun = begun_figures(step, self._pipeline.machine.plans_ahead, time.perf_counter() - begun)
         self._ids = BatchIds(step.plan.groups[0], self._members.topology.layout.groups[0])
         return {
             "dense_x": aligned(step.plan.dense_BF),
@@ -435,25 +369,3 @@ class BagCache:
         if self._step is None:
             raise ConfigError(f"{what}: there is no current batch; call next_batch first")
         return self._step
-
-
-def _begun(step: Step, plans_ahead: int, seconds: float) -> Begun:
-    waited = step.watch.waits.get("plan", 0.0) + step.watch.waits.get("fetch", 0.0)
-    fetched = sum(group.fetch_keys.size for group in step.plan.groups)
-    return Begun(plans_ahead, fetched, waited, max(seconds - waited, 0.0))
-
-
-def _ended(step: Step, seconds: float) -> Ended:
-    groups, waits = step.plan.groups, step.watch.waits
-    transfers = [transfer for group in groups for transfer in (group.send, group.receive)]
-    now = [lists for group in groups for lists in (group.grad_send, group.grad_recv)]
-    now += [lists for t in transfers for lists in (t.eager_values, t.eager_records)]
-    later = [lists for t in transfers for lists in (t.deferred_values, t.deferred_records)]
-    synced = sum(waits.get(name, 0.0) for name in ("gradients", "eager", "deferred"))
-    return Ended(
-        written_back=sum(group.evict_keys.size for group in groups),
-        exchanged_now=sum(lists.values.size for lists in now),
-        exchanged_later=sum(lists.values.size for lists in later),
-        synced=synced,
-        updated=max(seconds - waits.get("gradients", 0.0), 0.0),
-    )

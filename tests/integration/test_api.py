@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from bagpipe.api import row_optimizer
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.errors import ConfigError
 from bagpipe.local.ports import free_ports
+from bagpipe.trainer.row_optimizers import row_optimizer
 
 SCRIPT = Path(__file__).with_name("simple_trainer.py")
 JOB = """

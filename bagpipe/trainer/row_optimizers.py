@@ -1,0 +1,45 @@
+"""The row optimizer that equals a class of torch.optim: what `init_cache` is called with, in the words of the job."""
+
+from typing import Any
+
+import torch
+
+from bagpipe.config.document import RowOptimizer
+from bagpipe.errors import ConfigError
+
+_ADAM = ("adam", {"lr": 0.001, "eps": 1e-8}, {"lr": "lr", "eps": "eps"})
+_ROW_OPTIMIZERS: dict[type[torch.optim.Optimizer], tuple[str, dict[str, float], dict[str, str]]] = {
+    torch.optim.SGD: ("sgd", {"lr": 0.001}, {"lr": "lr", "momentum": "momentum"}),
+    torch.optim.Adagrad: (
+        "adagrad",
+        {"lr": 0.01, "eps": 1e-10},
+        {"lr": "lr", "eps": "eps", "initial_accumulator_value": "initial_accumulator"},
+    ),
+    torch.optim.SparseAdam: _ADAM,
+    torch.optim.Adam: _ADAM,
+}
+"""(name here, torch's defaults, torch's options by our names); `betas` is taken apart below."""
+
+
+def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, Any]) -> RowOptimizer | None:
+    """The row optimizer that equals a torch.optim class on sparse gradients.
+
+    Raises:
+        ConfigError: no row optimizer equals it, or it lacks an option.
+    """
+    if kind is None:
+        return None
+    if kind not in _ROW_OPTIMIZERS:
+        names = ", ".join(k.__name__ for k in _ROW_OPTIMIZERS)
+        raise ConfigError(f"init_cache: emb_optim {kind.__name__} has no sparse form here; use one of {names}")
+    name, defaults, fields = _ROW_OPTIMIZERS[kind]
+    values: dict[str, Any] = dict(defaults)
+    for option, value in options.items():
+        if option == "betas" and name == "adam":
+            values["beta1"], values["beta2"] = value
+        elif option in fields:
+            values[fields[option]] = value
+        else:
+            known = sorted(fields) + (["betas"] if name == "adam" else [])
+            raise ConfigError(f"init_cache: emb_optim_params: {kind.__name__} takes {known} here, not {option!r}")
+    return RowOptimizer(name=name, **values)  # type: ignore[arg-type]  # the table holds the literal's values only
