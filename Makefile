@@ -73,7 +73,7 @@ docs: $(STAMP)  ## Generate docs/settings.md, docs/rooms.svg, and the pictures a
 	@$(BIN)/python -m bagpipe.cli.reference
 	@$(BIN)/python tools/draw_plan.py
 	@$(BIN)/python tools/draw_rooms.py
-	@$(BIN)/python tools/step_page.py
+	@$(BIN)/python tools/draw_step.py
 
 clean:  ## Remove .venv, runs and caches
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

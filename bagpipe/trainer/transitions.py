@@ -1,7 +1,7 @@
 """The order of a trainer's step, as a table: in which state, at which event, what is sent, stored or updated.
 
 `StepMachine` (`machine.py`) reads the table, `StepPipeline` (`pipeline.py`) carries out what it says, `docs/step.md`
-shows it as a page and a picture (`python tools/step_page.py`). Why this order: docs/decisions/0010, 0012 and
+shows it as a page and a picture (`python tools/draw_step.py`). Why this order: docs/decisions/0010, 0012 and
 0013. In one sentence: on a slow link each byte delays those behind it, so what somebody waits for is sent first, and
 what nobody waits for is sent when everything else has come in.
 """

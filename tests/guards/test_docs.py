@@ -38,7 +38,7 @@ def test_named_tests_exist(page: Path) -> None:
 
 def test_the_page_of_a_step_is_current() -> None:
     """Table and picture of `docs/step.md` are those of the code; `make docs` rewrites them."""
-    command = [sys.executable, "tools/step_page.py", "--check"]
+    command = [sys.executable, "tools/draw_step.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -1,7 +1,7 @@
 """Writes the table and the picture of a trainer's step into `docs/step.md`, from `bagpipe/trainer/transitions.py`.
 
-python tools/step_page.py            rewrites what lies between the marks
-python tools/step_page.py --check    fails if it would change (as `tests/guards` does)
+python tools/draw_step.py            rewrites what lies between the marks
+python tools/draw_step.py --check    fails if it would change (as `tests/guards` does)
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 from bagpipe.trainer.transitions import RELEASE, TABLE, WAITS, Do, Event, Guard, Rule, State
 
 TARGET = Path(__file__).parent.parent / "docs" / "step.md"
-MARK = "<!-- {}: written by tools/step_page.py -->"
+MARK = "<!-- {}: written by tools/draw_step.py -->"
 END = "<!-- end -->"
 
 
