@@ -38,6 +38,8 @@ Items = Annotated[int, _kind("items", _MEMORY, ge=1, le=10_000)]
 Lookups = Annotated[int, _kind("lookups", _MEMORY, ge=1, le=10_000)]
 
 # Data and steps.
+Value = Annotated[float, _kind("value of the column", _EXACT, ge=-(2.0**53), le=2.0**53)]
+OovRows = Annotated[int, _kind("rows", _MEMORY, ge=1, le=1 << 20)]
 Examples = Annotated[int, _kind("examples", _EXACT, ge=1, le=10**12)]
 Window = Annotated[int, _kind("examples", "a permutation numbers them in 31 bits", ge=1, le=2**31 - 1)]
 BatchSize = Annotated[int, _kind("examples", "a step numbers its lookups in 31 bits", ge=1, le=1 << 24)]

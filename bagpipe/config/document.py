@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from bagpipe.config import bounds
+from bagpipe.config.columns import ColumnsConfig
 from bagpipe.config.model import ModelConfig as ModelConfig  # noqa: PLC0414  # part of this document
 from bagpipe.config.pods import CheckpointClaim, PodConfig, VolumeClaim
 from bagpipe.config.pods import Section as _Section
@@ -42,15 +43,15 @@ class DataConfig(_Section):
         str | tuple[str, ...], Meta(description="Data of its own for evaluation, all of it, as `path` is given; instead of `testFraction`.")
     ] = ()
     format: Annotated[
-        Literal["auto", "criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic"],
-        Meta(description="Input format; auto: by name and first line, but for caser-json."),
+        Literal["auto", "criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic", "csv", "tsv", "jsonl", "arrow"],
+        Meta(description="Input format; auto: by the first bytes, but for caser-json. csv, tsv, jsonl, arrow (Feather too) and Parquet of one's own need `columns`."),
     ] = "auto"
     test_fraction: Annotated[bounds.Fraction, Meta(description="The last part of the examples, in file order, kept for evaluation.")] = 0.0
     encoding: Annotated[
         Literal["auto", "hash", "vocabulary", "ids"],
         Meta(
             description="Raw categorical values to row numbers: hash into `hashSize` rows; vocabulary built from the training part; "
-            "ids taken as they are. auto: ids where the format has them, else hash."
+            "ids taken as they are. auto: ids where the format has them, vocabulary with `columns`, else hash."
         ),
     ] = "auto"
     hash_size: Annotated[TableRows, Meta(description="Rows of each hashed table.")] = 1_000_000
@@ -68,6 +69,12 @@ class DataConfig(_Section):
     drop_last: Annotated[bool, Meta(description="Drop an epoch's short last batch; what was dropped is reported.")] = False
     readers: Annotated[bounds.Threads, Meta(description="Threads that parse and encode ahead (compiled, outside Python's lock); 0: none. Never changes the batches.")] = 0
     synthetic: SyntheticConfig = SyntheticConfig()
+    columns: Annotated[ColumnsConfig | None, Meta(description="What the columns of one's own data are; `bagpipe init PATH` writes them.")] = None
+    split_by: Annotated[
+        Literal["order", "time", "group"],
+        Meta(description="Which examples `testFraction` keeps: the last ones of the files; the latest by `columns.time`; or whole groups by a hash of `columns.group`."),
+    ] = "order"
+    oov_rows: Annotated[bounds.OovRows, Meta(description="Vocabulary: first rows of each table, shared by hash by the values that have no row of their own.")] = 1
 
 
 class RowOptimizer(_Section):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
+from bagpipe.config.column_rules import column_findings
 from bagpipe.config.document import (
     DataConfig,
     DenseOptimizer,
@@ -45,6 +46,7 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     """Everything that is wrong with a well-typed spec."""
     yield from _model(spec.model)
     yield from _data(spec.data)
+    yield from column_findings(spec.data, spec.model)
     yield from _embedding(spec.embedding)
     yield from _row_optimizer(spec.embedding.optimizer)
     yield from _dense_optimizer(spec.optimizer)
@@ -112,9 +114,9 @@ def _data(data: DataConfig) -> Iterator[Finding]:
         yield from _without_effect("spec.data", data, ("testFraction",), "when data.test names data of its own")
     if data.encoding in ("ids", "vocabulary"):
         yield from _without_effect("spec.data", data, ("hashSize",), f"with encoding {data.encoding}; it needs hash")
-    if data.encoding != "vocabulary":
+    if data.encoding != "vocabulary" and not (data.encoding == "auto" and data.columns is not None):
         because = f"with encoding {data.encoding}; it needs encoding: vocabulary"
-        for name in _given(data, ("minCount", "numericBins")):
+        for name in _given(data, ("minCount", "numericBins", "oovRows")):
             yield f"spec.data.{name}", f"has no effect {because}; set that, or remove {name}"
     if data.shuffle == "never":
         yield from _without_effect("spec.data", data, ("shuffleWindow",), "with shuffle never")

@@ -84,6 +84,9 @@ class _Reader:
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks, self._held = chunks, b""
 
+    closed = False
+    """Arrow asks."""
+
     def read(self, size: int = -1) -> bytes:
         """Exactly `size` bytes, fewer only at the end; -1: all."""
         parts, count = [self._held], len(self._held)

@@ -19,16 +19,17 @@ from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import (
     Format,
     choose_encoding,
-    detect_format,
+    format_of,
     found_tables,
     layout_of,
     open_raw,
     prepared_tables,
 )
 from bagpipe.data.order import EpochOrder, batches_of_epoch
-from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform, train_size
+from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform
 from bagpipe.data.prepared import PreparedSource, prepared_transform, read_info, with_report
 from bagpipe.data.raw import RawSource
+from bagpipe.data.split import train_size
 from bagpipe.data.transform import Transform
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
@@ -114,6 +115,12 @@ class Dataset:
                 self._dropped += (seen.examples - position) % batch_size
             epoch, position = epoch + 1, 0
 
+    def trained_to(self, num_train_examples: int) -> "Dataset":
+        """This data set, which was split while it was prepared."""
+        self.num_test_examples += (self.num_train_examples or 0) - num_train_examples
+        self.num_train_examples = num_train_examples
+        return self
+
     def with_test(self, test: "Dataset") -> "Dataset":
         """This data set, which is evaluated on all of `test`."""
         self._test, self.num_test_examples = test, test.num_train_examples or 0
@@ -173,7 +180,7 @@ def open_dataset(
     if not data.test:
         return opener.open(data, kept, prepare=not only_test)
     train = msgspec.structs.replace(data, test=())
-    test = msgspec.structs.replace(train, path=data.test, test_fraction=0.0)
+    test = msgspec.structs.replace(train, path=data.test, test_fraction=0.0, split_by="order")
     if only_test and kept is not None:
         dataset = opener.open(test, kept, prepare=False, count=True)
         return dataset.with_test(dataset)
@@ -197,20 +204,20 @@ class _Opener:
             prepare: raw data that is read again and again is prepared once, if its transform is to be learned anyway.
             count: the number of examples is wanted.
         """
-        synthetic = data.format == "synthetic"
-        files = () if synthetic else find_files(data.path)
-        found = "synthetic" if synthetic else detect_format(files, data.format)
+        files = () if data.format == "synthetic" else find_files(data.path)
+        found = format_of(data, files)
         if found == "parquet":
-            if kept is None and (data.encoding not in ("auto", "ids") or data.numeric_bins != "none"):
+            if kept is None and (data.encoding not in ("auto", "ids") or data.numeric_bins != "none" or data.columns):
                 raise ConfigError(
-                    "data.encoding and data.numericBins do not apply to prepared Parquet; set them when preparing"
+                    "data.encoding, data.numericBins and data.columns do not apply to prepared Parquet; set them when "
+                    "preparing"
                 )
             return self._prepared(data, files, kept)
-        raw = open_raw(data, found, files, self.seed)
+        raw = open_raw(data, found, files, self.seed, kept)
         if kept is not None:
             kept.check_source(found, raw.schema)
         stated = kept or self._stated(data, found, raw)
-        if stated is None or (prepare and stated.info.encoding == "vocabulary"):
+        if stated is None or (prepare and stated.info.encoding == "vocabulary") or data.split_by != "order":
             tables = self.embedding.tables
             folder = prepared_cache(data, files, tables, self.seed, self.work_dir, self.progress, kept)
             return self._prepared(data, find_files(str(folder)), kept)
@@ -225,7 +232,7 @@ class _Opener:
         """The transform, if nothing has to be learned from the data first."""
         encoding = choose_encoding(data, raw.schema)
         tables = found_tables(data, raw.schema, encoding, self.embedding.tables)
-        if encoding == "vocabulary" or any(t.num_embeddings is None for t in tables):
+        if encoding == "vocabulary" or data.columns is not None or any(t.num_embeddings is None for t in tables):
             return None
         return Transform(stated_transform(data, found, raw.schema, encoding, tables))
 
@@ -242,7 +249,8 @@ class _Opener:
         layout = layout_of(prepared_tables(info), self.embedding.tables, self.embedding.dim)
         source = PreparedSource(files, info, layout, data.readers)
         counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
-        return Dataset(source, layout=layout, transform=transform, counted=counted, data=data, seed=self.seed)
+        dataset = Dataset(source, layout=layout, transform=transform, counted=counted, data=data, seed=self.seed)
+        return dataset if info.train_examples is None else dataset.trained_to(info.train_examples)
 
     def _counted(self, raw: RawSource, data: DataConfig, files: Sequence[InputFile]) -> Counted:
         """The number of examples, remembered in `work_dir`."""

@@ -15,7 +15,7 @@ from bagpipe.config.document import DataConfig
 from bagpipe.data.encode import select
 from bagpipe.data.encoded import raw_blocks
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import detect_format, layout_of, open_raw, prepared_tables
+from bagpipe.data.formats import format_of, layout_of, open_raw, prepared_tables
 from bagpipe.data.prepared import PreparedSource, read_info, with_report
 from bagpipe.data.raw import Codes, Kind, RawSource, value_text
 from bagpipe.data.vocabulary import ValueCounter
@@ -77,7 +77,7 @@ def describe(data: DataConfig, *, seed: int = 0) -> Description:
     """
     data = msgspec.structs.replace(data, on_bad_line="skip", numeric_bins="none")
     files = () if data.format == "synthetic" else find_files(data.path)
-    found = "synthetic" if data.format == "synthetic" else detect_format(files, data.format)
+    found = format_of(data, files)
     if found == "parquet":
         return _describe_prepared(files, data.readers)
     return _describe_raw(open_raw(data, found, files, seed), found, files, data.readers)

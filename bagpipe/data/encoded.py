@@ -82,7 +82,7 @@ def count_values(
     counters = [ValueCounter() for _ in tables]
     position, bad, first = 0, 0, None
     for block in raw_blocks(raw, readers, stop):
-        part = block if stop is None else _first_examples(block, stop - position, len(names))
+        part = block if stop is None else first_examples(block, stop - position, len(names))
         for counter, wanted in zip(counters, features, strict=True):
             counter.add(select(part, len(names), wanted)[0])
         position, bad, first = (position + len(part), bad + block.bad_lines, first or block.first_bad)
@@ -106,7 +106,7 @@ def largest_ids(raw: RawSource, tables: Sequence[FoundTable], readers: int) -> t
     return sizes, Counted(examples, bad, first)
 
 
-def _first_examples(block: RawBlock, count: int, num_features: int) -> RawBlock:
+def first_examples(block: RawBlock, count: int, num_features: int) -> RawBlock:
     if count >= len(block):
         return block
     if block.lengths_BT is None:

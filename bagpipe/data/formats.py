@@ -5,22 +5,24 @@ A binary file, an empty one, or a first line that fits no format is refused here
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from bagpipe.config.document import DataConfig
 from bagpipe.data.caserlines import CaserLines
+from bagpipe.data.columns import ColumnSource, open_columns
 from bagpipe.data.compressed import what_else
 from bagpipe.data.files import InputFile, read_head
 from bagpipe.data.jsonlines import JsonLines
-from bagpipe.data.prepared import PreparedInfo
-from bagpipe.data.raw import RawSchema, RawSource
+from bagpipe.data.prepared import PreparedInfo, read_info
+from bagpipe.data.raw import RawFeature, RawSchema, RawSource
 from bagpipe.data.separated import AvazuText, CriteoText
 from bagpipe.data.synthetic import SyntheticLogs
-from bagpipe.data.transform import KeptTable
+from bagpipe.data.transform import KeptTable, Transform
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
 
-Format = Literal["criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic"]
+Format = Literal["criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic", "columns"]
+TABLE_FORMATS = ("csv", "tsv", "jsonl", "arrow")
 Encoding = Literal["hash", "vocabulary", "ids"]
 PARQUET_MAGIC = b"PAR1"
 _EXPECTED = "expected text, or Parquet made by `bagpipe data prepare`"
@@ -35,7 +37,35 @@ class FoundTable:
     feature_names: tuple[str, ...]
 
 
-def detect_format(files: Sequence[InputFile], stated: Format | Literal["auto"]) -> Format:
+def format_of(data: DataConfig, files: Sequence[InputFile]) -> Format:
+    """What a job's data is; `parquet` is data that was prepared.
+
+    Raises:
+        ConfigError: the data has columns of its own, and nobody says what they are.
+        DataError: empty, binary, or not a format we know.
+    """
+    if data.format == "synthetic":
+        return "synthetic"
+    if data.columns is not None:
+        first = next((f for f in files if f.size), files[0])
+        return "parquet" if is_prepared(first) else "columns"
+    if data.format in TABLE_FORMATS:
+        raise ConfigError(f"data.format: {data.format} needs data.columns; `bagpipe init PATH` writes them")
+    return detect_format(files, data.format)
+
+
+def is_prepared(file: InputFile) -> bool:
+    """Whether this is Parquet that `bagpipe data prepare` wrote."""
+    if not file.size or not read_head(file, 4).startswith(PARQUET_MAGIC):
+        return False
+    try:
+        read_info(file)
+    except DataError:
+        return False
+    return True
+
+
+def detect_format(files: Sequence[InputFile], stated: str) -> Format:
     """The format of the files; `stated` is `data.format`.
 
     Raises:
@@ -57,7 +87,7 @@ def detect_format(files: Sequence[InputFile], stated: Format | Literal["auto"]) 
         )
     line = _first_line(file, head)
     if stated != "auto":
-        return stated
+        return cast("Format", stated)
     if line.startswith(b"{"):
         return "criteo-json"
     if line.startswith(b"id,click,") or b",click," in line:
@@ -66,7 +96,7 @@ def detect_format(files: Sequence[InputFile], stated: Format | Literal["auto"]) 
         return "criteo-tsv"
     raise DataError(
         f"{file.name}:1: unknown format: expected 40 tab-separated fields, a JSON record or Avazu's header, found "
-        f"{line[:40].decode('utf-8', 'replace')!r}; set data.format or fix the file"
+        f"{line[:40].decode('utf-8', 'replace')!r}; set data.format, or describe your columns (`bagpipe init`)"
     )
 
 
@@ -84,14 +114,28 @@ def _first_line(file: InputFile, head: bytes) -> bytes:
     return line
 
 
-def open_raw(data: DataConfig, found: Format, files: tuple[InputFile, ...], seed: int) -> RawSource:
+def open_raw(
+    data: DataConfig,
+    found: Format,
+    files: tuple[InputFile, ...],
+    seed: int,
+    kept: Transform | None = None,
+    *,
+    labelled: bool = True,
+) -> RawSource:
     """The reader of a raw format.
+
+    Args:
+        kept: the transform of a model; what the columns of its data were holds for these as well.
+        labelled: labels are there and wanted; else they are 0.
 
     Raises:
         ConfigError: `numericBins` asked of data without raw integers.
         DataError: the first line is not of this format.
     """
     skip = data.on_bad_line == "skip"
+    if found == "columns":
+        return _open_columns(data, files, kept, skip_bad=skip, labelled=labelled)
     if data.numeric_bins != "none" and (found != "criteo-tsv" or data.encoding != "vocabulary"):
         raise ConfigError(
             f"data.numericBins: {data.numeric_bins} needs format criteo-tsv and encoding vocabulary, found {found} and "
@@ -108,10 +152,27 @@ def open_raw(data: DataConfig, found: Format, files: tuple[InputFile, ...], seed
     return SyntheticLogs(data.synthetic, seed)
 
 
+def _open_columns(
+    data: DataConfig, files: Sequence[InputFile], kept: Transform | None, *, skip_bad: bool, labelled: bool
+) -> ColumnSource:
+    columns = kept.info.columns if kept is not None and kept.info.columns is not None else data.columns
+    assert columns is not None
+    source = open_columns(
+        files,
+        columns,
+        stated=data.format,
+        ids=data.encoding == "ids",
+        skip_bad=skip_bad,
+        labelled=labelled,
+        features=tuple(RawFeature(f.name, f.kind) for f in kept.info.features) if kept is not None else None,
+    )
+    return source if kept is None else source.with_statistics(kept.info.statistics)
+
+
 def choose_encoding(data: DataConfig, schema: RawSchema) -> Encoding:
     """`auto` is ids where the format has them, else hash."""
     if data.encoding == "auto":
-        return "ids" if schema.has_ids else "hash"
+        return "vocabulary" if data.columns is not None else "ids" if schema.has_ids else "hash"
     if data.encoding == "ids" and not schema.has_ids:
         raise ConfigError(
             "data.encoding: ids needs data whose values are row numbers; use hash or vocabulary for this format"
@@ -125,10 +186,22 @@ def found_tables(
     """The job's tables: those it names, else one for each sparse feature."""
     if named:
         return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in named)
+    if data.columns is not None:
+        return _column_tables(data, encoding)
     if encoding == "hash":
         return tuple(FoundTable(f.name, data.hash_size, (f.name,)) for f in schema.features)
     ids = encoding == "ids"
     return tuple(FoundTable(f.name, f.num_ids if ids else None, (f.name,)) for f in schema.features)
+
+
+def _column_tables(data: DataConfig, encoding: Encoding) -> tuple[FoundTable, ...]:
+    """One for each table that columns name, in the order in which they first do."""
+    assert data.columns is not None
+    members: dict[str, list[str]] = {}
+    for column in data.columns.sparse:
+        members.setdefault(column.table or column.name, []).append(column.name)
+    rows = data.hash_size if encoding == "hash" else None
+    return tuple(FoundTable(name, rows, tuple(features)) for name, features in members.items())
 
 
 def prepared_tables(info: PreparedInfo) -> tuple[FoundTable, ...]:

@@ -9,7 +9,6 @@ only when it is complete.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,12 @@ import pyarrow.parquet as pq
 
 from bagpipe.config.document import DataConfig
 from bagpipe.data import encode_kernels
+from bagpipe.data.column_learning import check_vocabularies, learn_columns
+from bagpipe.data.columns import ColumnSource
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples, count_values, largest_ids
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import Format, FoundTable, choose_encoding, detect_format, found_tables, open_raw
+from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, open_raw
 from bagpipe.data.order import cut
 from bagpipe.data.output import check_output, replacing
 from bagpipe.data.prepared import (
@@ -37,7 +38,8 @@ from bagpipe.data.prepared import (
     read_info,
 )
 from bagpipe.data.raw import RawSchema, RawSource
-from bagpipe.data.transform import KeptFeature, KeptTable, Transform, TransformInfo
+from bagpipe.data.split import Split, train_size
+from bagpipe.data.transform import DenseStatistics, KeptFeature, KeptTable, Transform, TransformInfo
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
@@ -79,10 +81,10 @@ def prepare(
     """
     files = () if data.format == "synthetic" else find_files(data.path)
     check_output(out, [f.name for f in files], overwrite=overwrite)
-    found: Format = "synthetic" if data.format == "synthetic" else detect_format(files, data.format)
+    found = format_of(data, files)
     if found == "parquet":
         raise ConfigError(f"{files[0].name}: prepared already; name the raw logs in data.path")
-    raw = open_raw(data, found, files, seed)
+    raw = open_raw(data, found, files, seed, kept)
     with replacing(out) as folder:
         tell = progress or (lambda stage, fraction: None)
         examples, info = _Preparation(data, found, raw, tuple(tables), tell, kept).write(folder)
@@ -123,14 +125,10 @@ def data_digest(data: DataConfig, files: Sequence[InputFile], tables: Sequence[T
         "tables": [(t.name, t.num_embeddings, t.feature_names) for t in tables],
         "recipe": [data.format, data.encoding, data.hash_size, data.min_count, data.numeric_bins, data.on_bad_line],
         "train": data.test_fraction,
+        "columns": [data.columns, data.oov_rows, data.split_by],
         "synthetic": [data.synthetic, seed] if data.format == "synthetic" else None,
     }
     return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:16]
-
-
-def train_size(num_examples: int, test_fraction: float) -> int:
-    """floor(n * (1 - f)), exact for f as it is written."""
-    return int(num_examples * (1 - Fraction(str(test_fraction))))
 
 
 @dataclass(slots=True)
@@ -146,63 +144,102 @@ class _Preparation:
     counted: Counted | None = None
 
     def write(self, folder: Path) -> tuple[int, PreparedInfo]:
+        raw = self.raw
+        if isinstance(raw, ColumnSource) and self.data.columns is not None and self.data.split_by != "order":
+            column = getattr(self.data.columns, self.data.split_by)
+            self.raw = raw = raw.with_split(Split(self.data.split_by, column, self.data.test_fraction))
         transform = self.kept or self._learn()
         if transform.vocabularies is not None:
             transform.save(folder / TRANSFORM_FOLDER)
         info = self._info(transform)
         layout = TableLayout.of(Table(t.name, t.num_embeddings, 1, t.feature_names) for t in info.tables)
-        source = EncodedSource(self.raw, transform.encoder(self.raw.schema, layout), self.data.readers)
-        total = self.counted.examples if self.counted else self.raw.num_examples
+        parts = [
+            EncodedSource(p, transform.encoder(p.schema, layout), self.data.readers) for p in self._parts(transform)
+        ]
+        total = self.counted.examples if self.counted else raw.num_examples
+        sizes = [0] * len(parts)
         examples = _write_parts(
             folder,
             info,
             layout,
-            source.read(0, None),
-            lambda: Report(source.bad_lines, source.first_bad),
+            _counting(parts, sizes),
+            lambda: _report(parts, sizes),
             lambda done: self.progress("writing Parquet", done / total if total else 0.0),
         )
         if examples == 0:
+            first_bad = next((p.first_bad for p in parts if p.first_bad), None)
             raise DataError(
-                f"{source.first_bad or 'data.path'}: no valid example in the data; check data.path and data.format"
+                f"{first_bad or 'data.path'}: no valid example in the data; check data.path and data.format"
             )
-        return examples, msgspec.structs.replace(info, bad_lines=source.bad_lines, first_bad=source.first_bad)
+        _check_parts(sizes, self.data)
+        report = _report(parts, sizes)
+        return examples, msgspec.structs.replace(
+            info, bad_lines=report.bad_lines, first_bad=report.first_bad, train_examples=report.train_examples
+        )
+
+    def _parts(self, transform: Transform) -> list[RawSource]:
+        """All examples in file order, or the training part and then the test part."""
+        raw = self.raw
+        if not isinstance(raw, ColumnSource):
+            return [raw]
+        raw = raw.with_statistics(transform.info.statistics)
+        return [raw] if raw.split is None else [raw.only("training"), raw.only("test")]
 
     def _learn(self) -> Transform:
         """The passes before encoding: sizes or vocabularies of all tables, from the training part."""
         encoding = choose_encoding(self.data, self.raw.schema)
         tables = found_tables(self.data, self.raw.schema, encoding, self.named)
         vocabularies: dict[str, Vocabulary] | None = None
+        raw, stop = self.raw, None
+        statistics: tuple[DenseStatistics, ...] = ()
+        if isinstance(raw, ColumnSource) and raw.split is not None:
+            raw = raw.only("training")
+        elif encoding == "vocabulary" or isinstance(raw, ColumnSource):
+            stop = self._training_part()
+        if isinstance(raw, ColumnSource):
+            self.progress("looking at the columns", 0.0)
+            statistics = learn_columns(raw, self.data.readers, stop)
         if encoding == "vocabulary":
-            tables, vocabularies, self.counted = self._vocabularies(tables)
+            tables, vocabularies = self._vocabularies(raw, tables, stop)
         elif any(t.num_embeddings is None for t in tables):
             self.progress("finding table sizes", 0.0)
             sizes, self.counted = largest_ids(self.raw, tables, self.data.readers)
             tables = tuple(FoundTable(t.name, n, t.feature_names) for t, n in zip(tables, sizes, strict=True))
             _check_found(tables)
-        return Transform.of(stated_transform(self.data, self.found, self.raw.schema, encoding, tables), vocabularies)
+        info = stated_transform(self.data, self.found, self.raw.schema, encoding, tables)
+        if isinstance(self.raw, ColumnSource):
+            info = msgspec.structs.replace(info, columns=self.raw.columns, statistics=statistics)
+        return Transform.of(info, vocabularies)
+
+    def _training_part(self) -> int | None:
+        """Where the training part ends; None: it is all there is."""
+        if self.data.test_fraction == 0:
+            return None
+        self.progress("counting examples", 0.0)
+        self.counted = count_examples(self.raw, self.data.readers)
+        return train_size(self.counted.examples, self.data.test_fraction)
 
     def _vocabularies(
-        self, tables: tuple[FoundTable, ...]
-    ) -> tuple[tuple[FoundTable, ...], dict[str, Vocabulary], Counted | None]:
-        counted, stop = None, None
-        if self.data.test_fraction > 0:
-            self.progress("counting examples", 0.0)
-            counted = count_examples(self.raw, self.data.readers)
-            stop = train_size(counted.examples, self.data.test_fraction)
-        total = stop or self.raw.num_examples or 0
+        self, raw: RawSource, tables: tuple[FoundTable, ...], stop: int | None
+    ) -> tuple[tuple[FoundTable, ...], dict[str, Vocabulary]]:
+        total = stop or raw.num_examples or 0
         counters, seen = count_values(
-            self.raw,
+            raw,
             tables,
             self.data.readers,
             stop,
             lambda n: self.progress("building the vocabulary", n / total if total else 0.0),
         )
         made = {
-            t.name: Vocabulary.of(counter, self.data.min_count, t.num_embeddings)
+            t.name: Vocabulary.of(counter, self.data.min_count, t.num_embeddings, self.data.oov_rows)
             for t, counter in zip(tables, counters, strict=True)
         }
+        if self.data.columns is not None:
+            check_vocabularies(tables, made)
         sized = tuple(FoundTable(t.name, t.num_embeddings or made[t.name].num_rows, t.feature_names) for t in tables)
-        return sized, made, counted or seen
+        if raw is self.raw:
+            self.counted = self.counted or seen
+        return sized, made
 
     def _info(self, transform: Transform) -> PreparedInfo:
         data, schema, kept = self.data, self.raw.schema, transform.info
@@ -234,8 +271,31 @@ def stated_transform(
         dense=schema.dense_names,
         jagged=schema.jagged,
         features=tuple(KeptFeature(f.name, f.kind) for f in schema.features),
-        tables=tuple(KeptTable(t.name, t.num_embeddings or 1, t.feature_names) for t in tables),
+        tables=tuple(KeptTable(t.name, t.num_embeddings or 1, t.feature_names, data.oov_rows) for t in tables),
     )
+
+
+def _counting(parts: Sequence[EncodedSource], sizes: list[int]) -> Iterator[Examples]:
+    """All parts, one after another; `sizes` tells how many examples each had."""
+    for number, part in enumerate(parts):
+        for examples in part.read(0, None):
+            sizes[number] += len(examples)
+            yield examples
+
+
+def _report(parts: Sequence[EncodedSource], sizes: Sequence[int]) -> Report:
+    first_bad = next((p.first_bad for p in parts if p.first_bad), None)
+    return Report(sum(p.bad_lines for p in parts), first_bad, sizes[0] if len(sizes) > 1 else None)
+
+
+def _check_parts(sizes: Sequence[int], data: DataConfig) -> None:
+    """A split that leaves nothing on one side is a mistake."""
+    if len(sizes) > 1 and not all(sizes):
+        part = "training" if sizes[0] == 0 else "test"
+        raise DataError(
+            f"data.splitBy: {data.split_by} with testFraction {data.test_fraction:g} leaves the {part} part of "
+            f"{sum(sizes)} examples empty; choose another fraction or another split"
+        )
 
 
 def _check_found(tables: Sequence[FoundTable]) -> None:

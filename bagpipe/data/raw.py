@@ -5,6 +5,8 @@ A *code* stands for one categorical value. How it is made depends on the feature
     token   text of up to 8 ASCII bytes, packed left-justified (so codes sort as the text does);
             longer or other text: a 64-bit hash with the top bit set. Missing is 0
     int     the integer plus 1, of 64 bits with or without a sign; in the built-in formats none is missing
+    integer of one's own columns: the 64 bits of the integer, xor INTEGER_KEY, plus 1. Missing is 0
+    interval  number of the interval between boundaries, plus 1. Missing is 0
     bin     a bin of a numeric feature, see `bin_text`. Missing is 0
 
 What becomes of a code (a row of a table) is decided by `bagpipe.data.encode`.
@@ -22,7 +24,9 @@ from bagpipe.batch import Floats, Lengths
 from bagpipe.errors import StorageError
 
 Codes = npt.NDArray[np.uint64]
-Kind = Literal["token", "int", "bin"]
+Kind = Literal["token", "int", "bin", "integer", "interval"]
+INTEGER_KEY = np.uint64(0x5851F42D4C957F2D)
+"""Moves the one integer that shares its code with a missing value from -1 to where nobody uses it."""
 BIN_OFFSET = 1 << 40
 """Bins may be negative; this makes their codes positive and keeps their order."""
 PARSE_DEADLINE_SECONDS = 600.0
@@ -134,6 +138,13 @@ def value_text(code: int, kind: Kind) -> str:
         return str(value - 2**64 if value >= 2**63 else value)
     if code == 0:
         return "(missing)"
+    if kind == "integer":
+        value = (code - 1) ^ int(INTEGER_KEY)
+        return str(value - 2**64 if value >= 2**63 else value)
+    if kind == "interval":
+        return str(code - 1)
+    if code == 1 << 63:
+        return "(empty)"
     if kind == "bin":
         return bin_text(code - BIN_OFFSET)
     if code >> 63:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from bagpipe.config.columns import ColumnsConfig
 from bagpipe.data.encode import Encoder
 from bagpipe.data.raw import Kind, RawSchema, value_text
 from bagpipe.data.vocabulary import Vocabulary
@@ -54,6 +55,14 @@ class KeptFeature(msgspec.Struct, frozen=True, rename="camel"):
     kind: Kind
 
 
+class DenseStatistics(msgspec.Struct, frozen=True):
+    """Of a standardised column over the training part, after filling, clipping and logarithm."""
+
+    name: str
+    mean: float
+    deviation: float
+
+
 class TransformInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """The content of `transform.json`."""
 
@@ -69,6 +78,8 @@ class TransformInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     jagged: bool
     features: tuple[KeptFeature, ...]
     tables: tuple[KeptTable, ...]
+    columns: ColumnsConfig | None = None
+    statistics: tuple[DenseStatistics, ...] = ()
     vocabulary: str | None = None
     """SHA-256 of every table's codes and counts."""
 

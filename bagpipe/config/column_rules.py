@@ -1,0 +1,109 @@
+"""Rules that tie the columns of one's own data to each other and to the rest of the job."""
+
+import itertools
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from bagpipe.config.columns import ColumnsConfig, LabelColumn
+from bagpipe.config.document import DataConfig
+from bagpipe.config.model import OWN_LOSS, ModelConfig
+
+Comparison = Literal[">=", "<=", "==", "!=", ">", "<"]
+_RULE = re.compile(r"\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>'[^']*'|\"[^\"]*\"|[^'\"\s]+)\s*")
+_RAW_FORMATS = ("auto", "csv", "tsv", "jsonl", "arrow", "parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """`column operator value`; a text in quotes is compared as text, else a number."""
+
+    column: str
+    operator: Comparison
+    value: str | float
+
+
+def label_rule(label: LabelColumn) -> LabelRule | None:
+    """The label's comparison, if it has one.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    if not label.rule:
+        return None
+    match = _RULE.fullmatch(label.rule)
+    if match is None:
+        raise ValueError(f"expected a comparison such as rating >= 4 or event == 'buy', found {label.rule!r}")
+    text, operator = match["value"], match["operator"]
+    if text[0] in "'\"":
+        if operator not in ("==", "!="):
+            raise ValueError(f"text is compared by == or != only, found {label.rule!r}")
+        return LabelRule(match["column"], operator, text[1:-1])  # type: ignore[arg-type]  # the pattern allows no other
+    try:
+        return LabelRule(match["column"], operator, float(text))  # type: ignore[arg-type]  # as above
+    except ValueError:
+        raise ValueError(f"expected a number or a text in quotes after {operator}, found {text!r}") from None
+
+
+def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:
+    """Everything that is wrong with `data.columns` and what depends on it."""
+    columns = data.columns
+    if columns is None:
+        if data.split_by != "order":
+            yield "spec.data.splitBy", f"{data.split_by} needs data.columns, which say what the time and the group are"
+        return
+    if data.format not in _RAW_FORMATS:
+        yield "spec.data.columns", f"has no effect with format {data.format}, which has columns of its own; remove it"
+    if data.encoding == "ids" and any(c.boundaries for c in columns.sparse):
+        yield "spec.data.encoding", "ids cannot hold for features with boundaries; use vocabulary or hash"
+    yield from _labels(columns, model)
+    yield from _names(columns)
+    yield from _values(columns)
+    for kind in ("time", "group"):
+        if data.split_by == kind and not getattr(columns, kind):
+            yield f"spec.data.columns.{kind}", f"missing; splitBy: {kind} needs it"
+    if data.split_by != "order" and data.test_fraction == 0:
+        yield "spec.data.splitBy", "has no effect without testFraction; set that, or remove splitBy"
+
+
+def _labels(columns: ColumnsConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:
+    if not columns.labels:
+        yield "spec.data.columns.labels", "empty; name the column to predict"
+    own_loss = model.entrypoint is not None or model.name in OWN_LOSS
+    for index, label in enumerate(columns.labels):
+        where = f"spec.data.columns.labels[{index}]"
+        try:
+            rule = label_rule(label)
+        except ValueError as error:
+            yield f"{where}.rule", str(error)
+            continue
+        if rule is not None and label.kind != "binary":
+            yield f"{where}.kind", f"a rule gives 0 or 1, not a {label.kind}; remove the rule or the kind"
+        if label.kind != "binary" and not own_loss:
+            yield f"{where}.kind", f"{label.kind} needs a model with a loss of its own; use a rule, or model.entrypoint"
+
+
+def _names(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
+    for what, listed in (("labels", columns.labels), ("dense", columns.dense), ("sparse", columns.sparse)):
+        twice = [name for name, count in Counter(c.name for c in listed).items() if count > 1]
+        if twice:
+            yield f"spec.data.columns.{what}", f"{twice[0]!r} is listed twice; give each feature a name of its own"
+    if not columns.sparse:
+        yield "spec.data.columns.sparse", "empty; name at least one categorical column"
+
+
+def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
+    for index, dense in enumerate(columns.dense):
+        if dense.clip and (len(dense.clip) != 2 or dense.clip[0] > dense.clip[1]):
+            yield f"spec.data.columns.dense[{index}].clip", "expected two numbers, the least and the greatest value"
+    for index, sparse in enumerate(columns.sparse):
+        where = f"spec.data.columns.sparse[{index}]"
+        rising = sparse.boundaries
+        if any(a >= b for a, b in itertools.pairwise(rising)):
+            yield f"{where}.boundaries", "expected rising numbers"
+        if rising and (sparse.separator or sparse.max_length):
+            yield f"{where}.boundaries", "a number is one value; remove separator and maxLength"
+        if sparse.keep != "last" and sparse.max_length is None:
+            yield f"{where}.keep", "has no effect without maxLength; set that, or remove keep"

@@ -1,0 +1,67 @@
+"""What the columns of one's own data are: labels, dense features, sparse features. Part of the single source.
+
+A name is the feature's; `column` is where it is read, by default the column of that name. So one column can be read
+as two features.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from bagpipe.config import bounds
+from bagpipe.config.pods import Section
+
+_Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class LabelColumn(Section):
+    """One target."""
+
+    name: Annotated[_Name, Meta(description="The column, unless `rule` names another; each label's figures bear this name.")]
+    kind: Annotated[
+        Literal["binary", "count", "real"],
+        Meta(description="binary: 0 or 1. count: whole numbers from 0; real: any finite number; both need a model with a loss of its own."),
+    ] = "binary"
+    rule: Annotated[
+        str,
+        Meta(max_length=300, description="A comparison that is 1 where it holds: `rating >= 4`, `event == 'buy'`. Empty: the column's own value."),
+    ] = ""
+
+
+class DenseColumn(Section):
+    """One number of each example: filled, then clipped, then its logarithm, then standardised, as far as asked for."""
+
+    name: Annotated[_Name, Meta(description="Name of the feature.")]
+    column: Annotated[str, Meta(description="Where it is read; empty: the column `name`.")] = ""
+    fill: Annotated[bounds.Value, Meta(description="Instead of a missing value.")] = 0.0
+    clip: Annotated[tuple[bounds.Value, ...], Meta(description="Two numbers, the least and the greatest value; what lies beyond becomes them. Empty: none.")] = ()
+    log1p: Annotated[bool, Meta(description="log(1 + max(x, 0)): for counts and prices.")] = False
+    standardise: Annotated[bool, Meta(description="Minus the mean, divided by the standard deviation, both of the training part.")] = False
+
+
+class SparseColumn(Section):
+    """One categorical feature: text or whole numbers, one value or several."""
+
+    name: Annotated[_Name, Meta(description="Name of the feature.")]
+    column: Annotated[str, Meta(description="Where it is read; empty: the column `name`.")] = ""
+    table: Annotated[str, Meta(description="Name of the table; features of one table share its rows. Empty: a table of its own.")] = ""
+    separator: Annotated[str, Meta(max_length=8, description="Text between several values of one cell, such as `|`. Empty: one value; lists are several without it.")] = ""
+    max_length: Annotated[
+        bounds.Items | None, Meta(description="Most values of one example; none: all.")
+    ] = None
+    keep: Annotated[Literal["first", "last"], Meta(description="Which values stay when there are more than `maxLength`.")] = "last"
+    boundaries: Annotated[
+        tuple[bounds.Value, ...],
+        Meta(description="Rising numbers: the column is a number, and the value is the interval it lies in; missing is one of its own."),
+    ] = ()
+
+
+class ColumnsConfig(Section):
+    """The columns of the data. Every column is named here, or ignored."""
+
+    labels: Annotated[tuple[LabelColumn, ...], Meta(description="The targets, at least one.")] = ()
+    dense: Annotated[tuple[DenseColumn, ...], Meta(description="Numbers.")] = ()
+    sparse: Annotated[tuple[SparseColumn, ...], Meta(description="Categories.")] = ()
+    time: Annotated[str, Meta(description="When the example happened; for `splitBy: time`.")] = ""
+    group: Annotated[str, Meta(description="Whom the example belongs to, a user or a session; for `splitBy: group`.")] = ""
+    ignore: Annotated[tuple[str, ...], Meta(description="Columns that are not used; `*`: all that are not named.")] = ()

@@ -1,0 +1,285 @@
+"""Files of one's own as tables: CSV, TSV, JSON lines, Parquet, Arrow and Feather, read by pyarrow in pieces.
+
+Cells of CSV are text until a column says what it wants: nothing is guessed, so `007` stays `007`. An empty cell is
+missing, a quoted empty one (`""`) is an empty text. What a column is in another file may have another type; what it
+becomes is decided in `bagpipe.data.column_values`.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import msgspec
+import pyarrow as pa
+import pyarrow.json as pajson
+from pyarrow import csv
+
+from bagpipe.data.compressed import decompressed, what_else
+from bagpipe.data.files import InputFile, read_head, text_blocks
+from bagpipe.data.prepared import open_parquet
+from bagpipe.errors import DataError
+
+TableFormat = Literal["csv", "tsv", "jsonl", "arrow", "parquet"]
+BLOCK_BYTES = 4 << 20
+PARQUET_MAGIC, ARROW_MAGIC, OLD_FEATHER_MAGIC = b"PAR1", b"ARROW1", b"FEA1"
+_HIVE = re.compile(r"([^/=]+)=([^/]*)")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class TablePiece:
+    """Consecutive rows of one file. `first_row` counts from 1, without the header of a CSV."""
+
+    file: str
+    first_row: int
+    load: Callable[[], pa.Table]
+    """Pure; called from several threads."""
+    bad_lines: int = 0
+    first_bad: str | None = None
+
+
+def table_format(file: InputFile, stated: str) -> TableFormat:
+    """What kind of table a file is, by `data.format` and its first bytes.
+
+    Raises:
+        DataError: none that can be read.
+    """
+    head = read_head(file, 4096)
+    if head.startswith(OLD_FEATHER_MAGIC):
+        raise DataError(f"{file.name}: Feather of version 1; write it again with version 2, or as Parquet")
+    if what := what_else(head):
+        raise DataError(f"{file.name}: {what}")
+    found: TableFormat
+    if head.startswith(PARQUET_MAGIC):
+        found = "parquet"
+    elif head.startswith(ARROW_MAGIC):
+        found = "arrow"
+    else:
+        text = head.removeprefix(_BOM).lstrip()
+        if b"\0" in head:
+            raise DataError(f"{file.name}: binary data; expected CSV, TSV, JSON lines, Parquet or Arrow")
+        line = text.split(b"\n", 1)[0]
+        found = "jsonl" if text.startswith(b"{") else "tsv" if line.count(b"\t") > line.count(b",") else "csv"
+        if stated in ("csv", "tsv", "jsonl"):
+            return cast("TableFormat", stated)
+    if stated not in ("auto", found):
+        raise DataError(f"{file.name}: expected {stated}, found {found}; set data.format: {found}")
+    return found
+
+
+def hive_values(name: str) -> dict[str, str]:
+    """What the folders on the way to a file say about its rows: `day=3/part.parquet`."""
+    return dict(_HIVE.findall(name.rpartition("/")[0]))
+
+
+def table_schema(file: InputFile, kind: TableFormat) -> pa.Schema:
+    """Columns of a file, those of its folders last; text cells of unknown type are strings.
+
+    Raises:
+        DataError: the file is damaged, or names a column twice.
+    """
+    with _damage(file.name):
+        if kind == "parquet":
+            with open_parquet(file) as parquet:
+                schema = parquet.schema_arrow
+        elif kind == "arrow":
+            with _arrow(file) as reader:
+                schema = reader.schema
+        elif kind == "jsonl":
+            schema = _json_schema(file)
+        else:
+            schema = pa.schema([(name, pa.string()) for name in _header(file, kind)])
+    for name in hive_values(file.name):
+        if name not in schema.names:
+            schema = schema.append(pa.field(name, pa.string()))
+    return schema
+
+
+def table_pieces(
+    file: InputFile, kind: TableFormat, names: Sequence[str], types: pa.Schema, *, skip_bad: bool
+) -> Iterator[TablePiece]:
+    """The rows of a file, with the columns `names`; `types` are those of JSON columns.
+
+    Raises:
+        DataError: a row is malformed and bad rows are not skipped, or the file is damaged.
+    """
+    hive = hive_values(file.name)
+    stored = [name for name in names if name not in hive]
+    with _damage(file.name):
+        if kind in ("csv", "tsv"):
+            found = _csv_pieces(file, kind, stored, skip_bad=skip_bad)
+        elif kind == "jsonl":
+            found = _json_pieces(file, stored, types, skip_bad=skip_bad)
+        elif kind == "arrow":
+            found = _arrow_pieces(file, stored)
+        else:
+            found = _parquet_pieces(file, stored)
+        for piece in found:
+            yield _with_hive(piece, {n: hive[n] for n in names if n in hive})
+
+
+def _with_hive(piece: TablePiece, constant: dict[str, str]) -> TablePiece:
+    if not constant:
+        return piece
+
+    def load() -> pa.Table:
+        table = piece.load()
+        for name, value in constant.items():
+            table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
+        return table
+
+    return TablePiece(piece.file, piece.first_row, load, piece.bad_lines, piece.first_bad)
+
+
+@contextmanager
+def _damage(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}; fix the file") from error
+
+
+# ── CSV and TSV ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _parse_options(kind: TableFormat, handler: Callable[[Any], str] | None = None) -> csv.ParseOptions:
+    return csv.ParseOptions(
+        delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True, invalid_row_handler=handler
+    )
+
+
+def _header(file: InputFile, kind: TableFormat) -> list[str]:
+    head = read_head(file, 1 << 20)
+    reader = csv.open_csv(
+        pa.BufferReader(head),
+        read_options=csv.ReadOptions(use_threads=False, block_size=len(head) + 1),
+        parse_options=_parse_options(kind, lambda row: "skip"),
+    )
+    names: list[str] = reader.schema.names
+    return names
+
+
+def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, skip_bad: bool) -> Iterator[TablePiece]:
+    bad: list[str] = []
+
+    def handle(row: Any) -> str:
+        bad.append(
+            f"{file.name}: row {row.number - 1}: expected {row.expected_columns} fields, found {row.actual_columns}"
+        )
+        return "skip"
+
+    with file.open() as raw, decompressed(file.name, raw) as stream:
+        reader = csv.open_csv(
+            pa.PythonFile(stream, mode="r"),
+            read_options=csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            parse_options=_parse_options(kind, handle),
+            convert_options=csv.ConvertOptions(
+                column_types={name: pa.string() for name in names},
+                include_columns=list(names),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                null_values=[""],
+            ),
+        )
+        first = 1
+        for batch in reader:
+            if bad and not skip_bad:
+                raise DataError(f"{bad[0]}; fix the row or set data.onBadLine: skip")
+            table = pa.Table.from_batches([batch])
+            yield TablePiece(file.name, first, lambda table=table: table, len(bad), bad[0] if bad else None)  # type: ignore[misc]
+            first += table.num_rows + len(bad)
+            bad.clear()
+        if bad:
+            if not skip_bad:
+                raise DataError(f"{bad[0]}; fix the row or set data.onBadLine: skip")
+            empty = reader.schema.empty_table()
+            yield TablePiece(file.name, first, lambda: empty, len(bad), bad[0])
+
+
+# ── JSON lines ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _json_schema(file: InputFile) -> pa.Schema:
+    """Types of all keys; blocks are read until each key has had a value. Malformed lines are told later."""
+    schema = pa.schema([])
+    for block in text_blocks([file]):
+        try:
+            found = pajson.read_json(pa.BufferReader(block.text)).schema
+        except pa.ArrowInvalid:
+            good = [line for line in block.text.split(b"\n") if _is_json(line)]
+            if not good:
+                raise
+            found = pajson.read_json(pa.BufferReader(b"\n".join(good))).schema
+        schema = pa.unify_schemas([schema, found], promote_options="permissive")
+        if not any(pa.types.is_null(kind) for kind in schema.types):
+            break
+    return schema
+
+
+def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, skip_bad: bool) -> Iterator[TablePiece]:
+    wanted = pa.schema([types.field(name) for name in names if name in types.names])
+    options = pajson.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
+    first = 1
+    for block in text_blocks([file]):
+        lines = [line for line in block.text.split(b"\n") if line.strip()]
+        note, bad = None, 0
+        try:
+            table = pajson.read_json(pa.BufferReader(block.text), parse_options=options)
+        except pa.ArrowInvalid as error:
+            good = [line for line in lines if _is_json(line)]
+            bad = len(lines) - len(good)
+            if not bad:
+                raise
+            row = first + next(i for i, line in enumerate(lines) if not _is_json(line))
+            note = f"{file.name}: row {row}: expected a JSON record ({' '.join(str(error).split())})"
+            if not skip_bad:
+                raise DataError(f"{note}; fix the row or set data.onBadLine: skip") from error
+            text = pa.BufferReader(b"\n".join(good))
+            table = pajson.read_json(text, parse_options=options) if good else wanted.empty_table()
+        yield TablePiece(file.name, first, lambda table=table: table, bad, note)  # type: ignore[misc]
+        first += len(lines)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(msgspec.json.decode(line), dict)
+    except msgspec.DecodeError:
+        return False
+
+
+# ── Parquet and Arrow ─────────────────────────────────────────────────────────────────────────────
+
+
+def _parquet_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiece]:
+    with open_parquet(file) as parquet:
+        metadata = parquet.metadata
+    first = 1
+    for index in range(metadata.num_row_groups):
+
+        def load(index: int = index) -> pa.Table:
+            with _damage(file.name), open_parquet(file, metadata) as parquet:
+                return parquet.read_row_group(index, columns=list(names), use_threads=False)
+
+        yield TablePiece(file.name, first, load)
+        first += metadata.row_group(index).num_rows
+
+
+@contextmanager
+def _arrow(file: InputFile) -> Iterator[Any]:
+    if "://" in file.name:
+        with file.open() as raw:
+            yield pa.ipc.open_file(pa.PythonFile(raw, mode="r"))
+    else:
+        with pa.memory_map(file.name) as mapped:
+            yield pa.ipc.open_file(mapped)
+
+
+def _arrow_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiece]:
+    with _arrow(file) as reader:
+        first = 1
+        for index in range(reader.num_record_batches):
+            table = pa.Table.from_batches([reader.get_batch(index)]).select(list(names))
+            yield TablePiece(file.name, first, lambda table=table: table)  # type: ignore[misc]
+            first += table.num_rows

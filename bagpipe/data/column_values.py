@@ -1,0 +1,179 @@
+"""One column's cells as codes or numbers, and which rows cannot be read, with the reason.
+
+Nothing is rounded: a number with a fraction is no id, text that is no number is no number. Missing cells are null, and
+for numbers also NaN.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bagpipe.data import column_kernels as kernels
+from bagpipe.data.raw import INTEGER_KEY, Codes, Kind
+from bagpipe.errors import DataError
+
+Floats64 = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+EXACT = 2.0**53
+
+
+@dataclass(slots=True)
+class Problems:
+    """Rows of one table that cannot be read; the first of them in words."""
+
+    bad: Mask
+    first_row: int | None = None
+    words: str = field(default="")
+
+    def add(self, column: str, wrong: Mask, expected: str, cells: Any) -> None:
+        if not wrong.any():
+            return
+        row = int(np.flatnonzero(wrong)[0])
+        if self.first_row is None or row < self.first_row:
+            self.first_row = row
+            self.words = f"column {column}: expected {expected}, found {_shown(cells[row])}"
+        self.bad |= wrong
+
+
+def _shown(cell: Any) -> str:
+    value = cell.as_py() if hasattr(cell, "as_py") else cell
+    text = "nothing" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_list(kind: pa.DataType) -> bool:
+    return any(f(kind) for f in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def kind_of(file: str, column: str, kind: pa.DataType) -> Kind:
+    """What codes of this column are.
+
+    Raises:
+        DataError: its type cannot be an id.
+    """
+    inner = kind.value_type if is_list(kind) or pa.types.is_dictionary(kind) else kind
+    if pa.types.is_dictionary(inner):
+        inner = inner.value_type
+    if any(f(inner) for f in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
+        return "token"
+    whole = (pa.types.is_integer, pa.types.is_boolean, pa.types.is_date, pa.types.is_timestamp, pa.types.is_floating)
+    if any(f(inner) for f in whole) or (pa.types.is_decimal(inner) and inner.scale == 0):
+        return "integer"
+    if pa.types.is_null(inner):
+        raise DataError(f"{file}: column {column}: all values are missing; put it under data.columns.ignore")
+    raise DataError(
+        f"{file}: column {column}: expected text or whole numbers, found {kind}; flatten or cast it when writing the "
+        "file, or put it under data.columns.ignore"
+    )
+
+
+def plain(column: Any) -> Any:
+    """One array without dictionaries."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def codes_of(array: Any, kind: Kind) -> tuple[Codes, Mask]:
+    """Codes of plain cells (missing is 0), and which of them are none of the kind."""
+    missing = array.is_null().to_numpy(zero_copy_only=False).copy()
+    if kind == "token":
+        if pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
+            return np.zeros(len(array), np.uint64), ~missing
+        codes = _token_codes(array)
+        wrong = np.zeros(len(array), np.bool_)
+    else:
+        patterns, wrong = _patterns(array, missing)
+        codes = ((patterns ^ INTEGER_KEY) + np.uint64(1)) if kind == "integer" else patterns + np.uint64(1)
+        if kind == "int":
+            wrong |= missing
+    codes[missing] = 0
+    return codes, wrong & ~missing if kind != "int" else wrong
+
+
+def _token_codes(array: Any) -> Codes:
+    text = array.cast(pa.large_string())
+    codes = np.empty(len(text), np.uint64)
+    _, offsets, data = text.buffers()
+    if len(text):
+        bounds = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+        kernels.token_codes(np.frombuffer(data, np.uint8) if data is not None else np.zeros(0, np.uint8), bounds, codes)
+    return codes
+
+
+def _patterns(array: Any, missing: Mask) -> tuple[Codes, Mask]:
+    """Whole numbers as their 64 bits, and which cells are none."""
+    none = np.zeros(len(array), np.bool_)
+    if pa.types.is_uint64(array.type):
+        return array.fill_null(0).to_numpy(zero_copy_only=False).copy(), none
+    if pa.types.is_floating(array.type):
+        numbers = array.fill_null(0).to_numpy(zero_copy_only=False).astype(np.float64)
+        wrong = ~((np.abs(numbers) < EXACT) & (numbers == np.floor(numbers)))
+        wrong &= ~np.isnan(numbers)
+        missing |= np.isnan(numbers)
+        return np.where(wrong | missing, 0, numbers).astype(np.int64).view(np.uint64), wrong
+    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+        return _parsed(array)
+    if pa.types.is_timestamp(array.type) or pa.types.is_date64(array.type):
+        array = array.cast(pa.int64())
+    elif pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    elif pa.types.is_date32(array.type):
+        array = array.cast(pa.int32())
+    numbers = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
+    return numbers.copy().view(np.uint64), none
+
+
+def _parsed(array: Any) -> tuple[Codes, Mask]:
+    fine = pc.fill_null(pc.match_substring_regex(array, r"^[+-]?[0-9]{1,20}$"), fill_value=False)
+    fine = fine.to_numpy(zero_copy_only=False).copy()
+    values = np.zeros(len(array), np.uint64)
+    for i in np.flatnonzero(fine).tolist():
+        number = int(array[i].as_py())
+        if -(2**63) <= number < 2**64:
+            values[i] = number % 2**64
+        else:
+            fine[i] = False
+    return values, ~fine
+
+
+def numbers_of(array: Any) -> tuple[Floats64, Mask]:
+    """Plain cells as float64, missing NaN, and which of them are no finite number."""
+    kind = array.type
+    missing = array.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _parsed_numbers(array, missing)
+    if pa.types.is_boolean(kind):
+        array = array.cast(pa.int8())
+    elif pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
+        array = array.cast(pa.int64())
+    elif pa.types.is_date32(kind):
+        array = array.cast(pa.int32())
+    elif not any(f(kind) for f in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)):
+        return np.full(len(array), np.nan), ~missing
+    numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    return numbers, np.isinf(numbers)
+
+
+def _parsed_numbers(array: Any, missing: Mask) -> tuple[Floats64, Mask]:
+    trimmed = pc.utf8_trim_whitespace(array)
+    try:
+        numbers = trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float64)
+    except pa.ArrowInvalid:
+        numbers = np.array([_number(cell) for cell in trimmed.to_pylist()], np.float64)
+    return numbers, np.isinf(numbers)
+
+
+def _number(cell: str | None) -> float:
+    """Infinity stands for text that is no number: neither is accepted."""
+    if cell is None:
+        return np.nan
+    try:
+        return float(cell)
+    except ValueError:
+        return np.inf
