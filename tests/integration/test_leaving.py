@@ -98,6 +98,20 @@ def take(count: int) -> Callable[[BagCache], None]:
     return loop
 
 
+def test_a_users_loop_gets_aligned_batches(train: Callable[..., list[BaseException]]) -> None:
+    """Features and labels start at a 64-byte boundary wherever the plan lay: matrix products round by alignment."""
+    where: list[int] = []
+
+    def loop(cache: BagCache) -> None:
+        for _ in range(20):
+            batch = cache.next_batch()
+            where.extend(batch[name].data_ptr() % 64 for name in ("dense_x", "target"))
+            torch.cat(cache.get_emb(batch["sparse_vector"])).sum().backward()
+
+    assert train(loop, steps=20) == []
+    assert len(where) == 40 and set(where) == {0}
+
+
 def test_a_loop_that_says_its_length_ends_the_job(train: Callable[..., list[BaseException]], tmp_path: Path) -> None:
     """Whatever the job's own steps: everybody ends, and the model of exactly these batches is saved."""
     assert train(take(5), steps=5) == []
