@@ -131,6 +131,9 @@ def _same(field: str) -> str:
     return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
 
 
+_CHECKPOINT_CLAIM = "has({0}.checkpoint) && has({0}.checkpoint.volumeClaim)"
+
+
 def rules(spec: Schema) -> None:
     """CEL rules, put where they are cheapest."""
     held = "oldSelf.runPolicy.suspend"
@@ -153,7 +156,24 @@ def rules(spec: Schema) -> None:
             "batchSize must give each trainer at least one example",
         )
     )
+    validations += [
+        _rule(_same("servers.volumeClaim"), "servers.volumeClaim cannot change: its claims exist; make a new job"),
+        _rule(
+            f"({_CHECKPOINT_CLAIM.format('self')}) == ({_CHECKPOINT_CLAIM.format('oldSelf')})",
+            "checkpoint.volumeClaim cannot be added or removed: make a new job",
+        ),
+    ]
     spec["x-kubernetes-validations"] = validations
+    spec["properties"]["checkpoint"]["properties"]["volumeClaim"]["x-kubernetes-validations"] = [
+        *(
+            _rule(_same(name), f"{name} cannot change: the claim exists; make a new job")
+            for name in ("size", "storageClassName", "accessMode")
+        ),
+        _rule(
+            "!has(oldSelf.retain) || !oldSelf.retain || (has(self.retain) && self.retain)",
+            "a claim that is to be kept stays kept: delete it by hand",
+        ),
+    ]
     model = spec["properties"]["model"]
     model["x-kubernetes-validations"] = [
         _rule("!(has(self.name) && has(self.entrypoint))", "give name or entrypoint, not both")
@@ -248,6 +268,11 @@ def status() -> Schema:
         "runningSince": {**time, "description": "Start of the present stretch of active time."},
         "activeSeconds": {"type": "integer", "description": "Active time of earlier stretches."},
         "completionTime": {**time, "description": "When the job ended."},
+        "pinned": {
+            "type": "object",
+            "description": "Images and GPU profile that the job took from the operator's settings when it began.",
+            "x-kubernetes-preserve-unknown-fields": True,
+        },
         "serverPods": {
             "type": "object",
             "additionalProperties": {"type": "integer"},
@@ -328,6 +353,10 @@ def crd() -> Schema:
         _rule(
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
             "the name must be a DNS label that starts with a letter",
+        ),
+        _rule(
+            "!has(oldSelf.status) || !has(oldSelf.status.completionTime) || self.spec == oldSelf.spec",
+            "the job has ended: nothing that is changed now takes effect; make a new job",
         ),
     ]
     schema = {

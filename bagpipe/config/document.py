@@ -167,6 +167,10 @@ class RunPolicy(_Section):
         bounds.Restarts | None,
         Meta(description="Cluster only: restarts after preemption, drain, node loss or deletion, counted apart from failures; none: no limit."),
     ] = None
+    image_policy: Annotated[
+        Literal["Pinned", "Latest"],
+        Meta(description="Cluster only. Pinned: every attempt uses the images and the GPU profile that the operator had when the job began. Latest: each attempt takes those of its own beginning."),
+    ] = "Pinned"
     restart_policy: Annotated[
         Literal["OnFailure", "Never", "ExitCode"],
         Meta(

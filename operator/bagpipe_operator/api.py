@@ -24,6 +24,7 @@ class RunPolicy:
 
     backoff_limit: int = 3
     disruption_limit: int | None = None
+    image_policy: str = "Pinned"
     restart_policy: str = "OnFailure"
     active_deadline_seconds: int | None = None
     startup_deadline_seconds: int = 1800
@@ -74,6 +75,8 @@ class Status:
     active_seconds: int = 0
     """Active time of earlier stretches."""
     completion_time: dt.datetime | None = None
+    pinned: Mapping[str, Any] = field(default_factory=dict)
+    """What this job took from the operator's settings when it began (`pins.py`)."""
     server_pods: Mapping[str, int] = field(default_factory=dict)
     """UIDs of the servers' pods when this attempt first ran, and how often each had been restarted by then."""
     ready_pods: Mapping[str, str] = field(default_factory=dict)

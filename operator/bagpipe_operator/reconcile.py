@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bagpipe_operator import children, conditions, drift, kueue, names, status, times
+from bagpipe_operator import children, conditions, drift, kueue, names, pins, status, times
 from bagpipe_operator.api import Job, SpecError, Status
 from bagpipe_operator.decision import Complete, Decision, Deletion, Fail, Restart, Verdict
 from bagpipe_operator.kueue import Admission
@@ -89,7 +89,7 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     admission = kueue.admission(observed.workload) if settings.kueue and job.queue else None
     held = hold.why(job, admission)
     if held:
-        return _hold(job, current, observed, settings, held, admission, now)
+        return _hold(job, current, observed, pins.applied(settings, current.pinned), held, admission, now)
     current = status.not_ahead(_admitted(current, admission, now), now)
     resumed = current.is_true(Condition.SUSPENDED)
     if resumed:
@@ -100,7 +100,8 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
         return _end(current, verdict, observed, now)
     if isinstance(verdict, Restart):
         current = status.restarted(current, verdict, now)
-    return _run(job, current, observed, settings, admission, now)
+    current = pins.pinned(job, current, settings)
+    return _run(job, current, observed, pins.applied(settings, current.pinned), admission, now)
 
 
 def _judge(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Verdict:
@@ -141,7 +142,11 @@ def _hold(
         new = new.put_if_known(conditions.false(Condition.QUOTA_RESERVED, reason, message, now))
     if settings.kueue and job.queue:
         apply = (*apply, kueue.workload(job, settings, observed.priorities))
+    wanted = (job.spec.get("checkpoint") or {}).get("volumeClaim")
+    if wanted and ("PersistentVolumeClaim", names.checkpoint_claim(job.name)) in observed.live:
+        apply = (*apply, children.checkpoint_claim(job))  # Whether it is kept may have changed.
     new = replace(new, phase=status.phase(new, holding=True))
+    delete = (*delete, *_unwanted(job, observed))
     return Decision(status=new, delete=delete, apply=apply, workload_status=report)
 
 

@@ -91,6 +91,7 @@ _RUN_POLICY = Table(
     {
         "backoffLimit": Optional(Whole(0, defaults.MOST_FAILURES)),
         "disruptionLimit": Optional(Whole(0, defaults.MOST_FAILURES)),
+        "imagePolicy": Optional(Text(among=("Pinned", "Latest"))),
         "restartPolicy": Optional(Text(among=("OnFailure", "Never", "ExitCode"))),
         "activeDeadlineSeconds": Optional(Whole(1, defaults.MOST_SECONDS)),
         "startupDeadlineSeconds": Optional(Whole(1, defaults.MOST_SECONDS)),

@@ -176,3 +176,23 @@ def test_lint():
     """helm lint has no complaint."""
     done = subprocess.run(["helm", "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_rules(tmp_path):
+    """The alerts fire when they should and not before, also for the first failure of a namespace."""
+    if shutil.which("promtool") is None:
+        pytest.skip("the alert rules are not tested: promtool is not on the PATH (Debian's package prometheus has it)")
+    rule = one(template("prometheusRule.enabled=true"), "PrometheusRule")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    shutil.copy(Path(__file__).with_name("rules_test.yaml"), tmp_path)
+    command = ["promtool", "test", "rules", "rules_test.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_scrape_gets_through():
+    """The chart's NetworkPolicy does not shut out the ServiceMonitor that it installs; without one nobody gets in."""
+    port = {"protocol": "TCP", "port": 8080}
+    policy = one(template("serviceMonitor.enabled=true"), "NetworkPolicy")
+    assert policy["spec"]["ingress"] == [{"ports": [port]}]
+    assert one(template(), "NetworkPolicy")["spec"]["ingress"] == []

@@ -23,6 +23,8 @@ def test_a_claim_that_shall_be_kept_loses_its_owner(world):
     """`retain: true`, said later, takes the job's ownership from the claim: deleting the job keeps the checkpoints."""
     w = world(CLAIM).run()
     assert w.objects["PersistentVolumeClaim", "j-checkpoints"]["metadata"]["ownerReferences"]
+    w.spec["runPolicy"] = {"suspend": True}
+    w.settle()
     w.spec["checkpoint"] = {"volumeClaim": {"size": "1Gi", "retain": True}}
     w.settle()
     assert "ownerReferences" not in w.objects["PersistentVolumeClaim", "j-checkpoints"]["metadata"]

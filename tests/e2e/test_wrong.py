@@ -1,5 +1,7 @@
 """Wrong things end with a named reason, not a hang."""
 
+import json
+
 import pytest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
@@ -96,3 +98,35 @@ def test_immutable_while_running(kube, job):
     kube.apply(body)
     body["spec"]["seed"] = 5
     kube.apply(body)
+
+
+def changed(body, path, value):
+    """The document with one value of its spec replaced, or taken away."""
+    copied = json.loads(json.dumps(body))
+    *parents, last = path.split(".")
+    target = copied["spec"]
+    for parent in parents:
+        target = target.setdefault(parent, {})
+    if value is None:
+        target.pop(last)
+    else:
+        target[last] = value
+    return copied
+
+
+def test_what_cannot_change_is_refused(kube, job):
+    """Claims that exist are what they are, also while the job is suspended; and a job that ended takes no change."""
+    body = job("j", steps=5, runPolicy={"suspend": True})
+    kube.apply(body)
+    assert "make a new job" in kube.refused(changed(body, "servers.volumeClaim", {"size": "1Gi"}))
+    assert "make a new job" in kube.refused(changed(body, "checkpoint.volumeClaim", None))
+    assert "make a new job" in kube.refused(changed(body, "checkpoint.volumeClaim.size", "2Gi"))
+    kept = changed(body, "checkpoint.volumeClaim.retain", True)
+    kube.apply(kept)
+    assert "stays kept" in kube.refused(changed(body, "checkpoint.volumeClaim.retain", False))
+    running = changed(kept, "runPolicy.suspend", False)
+    kube.apply(running)
+    kube.wait("j", "Complete", 120)
+    assert "has ended" in kube.refused(changed(running, "trainers.replicas", 1))
+    kube.run("delete", "bpj", "j", "--wait=true", "--timeout=30s")
+    assert kube.get("pvc", "j-checkpoints")["metadata"].get("ownerReferences") is None
