@@ -53,21 +53,17 @@ FREE_FIELDS = {"data": ("path", "test", "readers", "on_bad_line")}
 
 def changed_field(before: JobSpec, now: JobSpec) -> str | None:
     """Dotted name of the first setting that makes `now` another job than `before`, or None."""
-    for name in RESULT_FIELDS:
+    for field in (f for f in msgspec.structs.fields(before) if f.name in RESULT_FIELDS):
+        name = field.name
         a, b = getattr(before, name), getattr(now, name)
         if not isinstance(a, msgspec.Struct):
             if a != b:
-                return f"spec.{_camel(name)}"
+                return f"spec.{field.encode_name}"
             continue
-        for field in a.__struct_fields__:
-            if field not in FREE_FIELDS.get(name, ()) and getattr(a, field) != getattr(b, field):
-                return f"spec.{_camel(name)}.{_camel(field)}"
+        for inner in msgspec.structs.fields(a):
+            if inner.name not in FREE_FIELDS.get(name, ()) and getattr(a, inner.name) != getattr(b, inner.name):
+                return f"spec.{field.encode_name}.{inner.encode_name}"
     return None
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
 
 
 def decode_manifest(content: bytes, where: str) -> Manifest:

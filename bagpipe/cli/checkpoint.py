@@ -29,12 +29,11 @@ def _complete(where: Path) -> list[Path]:
     from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
     from bagpipe.config.load import load_job
     from bagpipe.errors import CheckpointError
-    from bagpipe.local.role_process import checkpoint_root
     from bagpipe.local.rundir import JOB_FILE
 
     found = list_checkpoints(where)
     if not found and (where / JOB_FILE).is_file():  # A run keeps them where its job says.
-        found = list_checkpoints(checkpoint_root(load_job(where / JOB_FILE), where))
+        found = list_checkpoints(load_job(where / JOB_FILE).spec.checkpoint.folder(where))
     if found:
         return found
     if not where.exists():

@@ -37,7 +37,7 @@ def oracle(
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
     from bagpipe.checkpoint.store import newest_complete
-    from bagpipe.local.role_process import checkpoint_root, load_role, log_to_stderr, stop_flag, yield_to_trainers
+    from bagpipe.local.role_process import load_role, log_to_stderr, stop_flag, yield_to_trainers
     from bagpipe.oracle.service.main import run_oracle
     from bagpipe.oracle.service.summary import write_summary
 
@@ -45,9 +45,8 @@ def oracle(
     outlive_reader()
     yield_to_trainers()
     loaded = load_role(job, run_dir)
-    start = (
-        newest_complete(checkpoint_root(loaded, run_dir)) if checkpoint == "auto" else checkpoint and Path(checkpoint)
-    )
+    checkpoints = loaded.spec.checkpoint.folder(run_dir)
+    start = newest_complete(checkpoints) if checkpoint == "auto" else checkpoint and Path(checkpoint)
     with stop_flag() as stop:
         run_oracle(
             loaded,
@@ -59,4 +58,4 @@ def oracle(
             echo=sys.stdout if echo_metrics else None,
         )
     if summary is not None:
-        write_summary(summary, loaded, run_dir, checkpoint_root(loaded, run_dir))
+        write_summary(summary, loaded, run_dir, checkpoints)

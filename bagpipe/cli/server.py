@@ -33,7 +33,6 @@ def server(
     from bagpipe.embedding.server import run_server
     from bagpipe.local.role_process import (
         check_index,
-        checkpoint_root,
         load_role,
         log_to_stderr,
         stop_flag,
@@ -55,7 +54,7 @@ def server(
             attempt=attempt,
             data_dir=run_dir / "servers" / str(shard),
             storage=spec.servers.storage,
-            checkpoint_dir=checkpoint_root(loaded, run_dir),
+            checkpoint_dir=loaded.spec.checkpoint.folder(run_dir),
             transport=spec.transport,
             stop=stop,
         )

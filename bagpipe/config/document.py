@@ -5,6 +5,7 @@ This file is the single source: `bagpipe.config.load` reads YAML against it, the
 and snake_case here.
 """
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -126,6 +127,10 @@ class CheckpointConfig(_Section):
     volume_claim: Annotated[
         CheckpointClaim | None, Meta(description="Cluster only: a claim mounted at `path` in every pod (default path there: /checkpoints).")
     ] = None
+
+    def folder(self, run_dir: Path) -> Path:
+        """Where the checkpoints of a run in `run_dir` lie."""
+        return Path(self.path) if self.path else run_dir / "checkpoints"
 
 
 class RoleConfig(PodConfig):

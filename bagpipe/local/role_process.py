@@ -15,7 +15,6 @@ from bagpipe.config.load import load_job
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.lowlevel.malloc import keep_freed_memory
 
-CHECKPOINTS = "checkpoints"
 NICENESS = 10
 """Of oracle and servers: a tenth of a trainer's weight, and still that much of a processor when all are busy."""
 
@@ -94,11 +93,6 @@ def load_role(job_file: Path, run_dir: Path) -> Job:
     except OSError as error:
         raise StorageError(f"{run_dir}: cannot be made: {error.strerror}; choose another --run-dir") from None
     return job
-
-
-def checkpoint_root(job: Job, run_dir: Path) -> Path:
-    """Where this job's checkpoints lie."""
-    return Path(job.spec.checkpoint.path) if job.spec.checkpoint.path else run_dir / CHECKPOINTS
 
 
 def check_index(name: str, index: int, replicas: int) -> None:

@@ -29,7 +29,6 @@ from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.strict_json import encode
 
 JOB_FILE = "job.yaml"
-CHECKPOINTS = "checkpoints"
 SUMMARY = "summary.json"
 
 
@@ -123,7 +122,7 @@ class RunDir:
 
     def checkpoints(self, job: Job) -> Path:
         """Where this job's checkpoints lie."""
-        return Path(job.spec.checkpoint.path) if job.spec.checkpoint.path else self.path / CHECKPOINTS
+        return job.spec.checkpoint.folder(self.path)
 
     def begin(self, job: Job) -> None:
         """Write down what runs; forget an earlier run's last words.

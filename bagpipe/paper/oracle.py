@@ -18,7 +18,7 @@ from bagpipe.data.files import find_files
 from bagpipe.data.formats import detect_format, open_raw
 from bagpipe.data.prepared import read_info
 from bagpipe.errors import ConfigError
-from bagpipe.local.role_process import CHECKPOINTS, stop_flag
+from bagpipe.local.role_process import stop_flag
 from bagpipe.local.rundir import JOB_FILE
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.interfaces import ROWS_INTERFACE, address_of, resolved
@@ -136,7 +136,7 @@ def run(argv: Sequence[str], home: Path) -> None:
             stop=stop,
             widths=widths_of(job.spec.embedding.tables),
         )
-    write_summary(run_dir / "summary.json", job, run_dir, run_dir / CHECKPOINTS)
+    write_summary(run_dir / "summary.json", job, run_dir, job.spec.checkpoint.folder(run_dir))
     print(f"done: {run_dir}")
 
 

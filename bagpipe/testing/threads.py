@@ -66,7 +66,7 @@ def run_in_threads(
     spec = job.spec
     oracle = f"tcp://127.0.0.1:{free_ports(1)[0]}"
     failures = _Failures()
-    checkpoints = Path(spec.checkpoint.path) if spec.checkpoint.path else run_dir / "checkpoints"
+    checkpoints = spec.checkpoint.folder(run_dir)
 
     def the_oracle() -> None:
         run_oracle(job, bind=oracle, run_dir=run_dir, attempt=attempt, checkpoint=checkpoint, stop=stop)

@@ -99,6 +99,19 @@ JOBS: list[tuple[str, str, str, list[str]]] = [
     ("no data", "spec: {}\n", "", ["job.yaml", "spec.data", "missing"]),
     ("duplicate setting", SPEC + "  batchSize: 4\n", "", ["job.yaml:", "batchSize", "twice"]),
     ("broken YAML", "spec: {data: [}\n", "", ["job.yaml:"]),
+    ("endless wait", SPEC + "  transport: {stepSeconds: .inf}\n", "", ["job.yaml:", "stepSeconds", "not a finite"]),
+    ("wait of years", SPEC, "transport.deadPeerSeconds=1e10", ["--set", "deadPeerSeconds", "<= 1000000"]),
+    ("overflow", SPEC, "embedding.optimizer.lr=1e400", ["--set", "1e400", "beyond the range"]),
+    ("65 bits", SPEC, "seed=9223372036854775808", ["--set", "does not fit into 64 bits"]),
+    ("no port", SPEC, "oracle.port=99999", ["--set", "spec.oracle.port", "<= 65535", "99999"]),
+    ("ports beyond the last", SPEC, "servers={port: 65535, replicas: 2}", ["spec.servers.port", "65535 to 65536"]),
+    ("eight or ten", SPEC, "batchSize=010", ["--set", "010", "write 10"]),
+    ("yes for true", SPEC + "  evaluate: yes\n", "", ["spec.evaluate", "true or false", "'yes'"]),
+    ("alias of itself", "spec: &a {data: *a}\n", "", ["job.yaml:3", "spec.data", "alias"]),
+    ("escape character", SPEC + "# \x1b[1m\n", "", ["job.yaml:12", "U+001B"]),
+    ("path of nothing", SPEC, ".=1", ["--set .=1", "no part of a path"]),
+    ("no value", SPEC, "batchSize=", ["--set batchSize=", "no value"]),
+    ("variable", SPEC, "data.path=$HOME/x", ["spec.data.path", "$HOME", "not expanded", "shell"]),
 ]
 
 

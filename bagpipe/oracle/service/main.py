@@ -54,7 +54,7 @@ def run_oracle(
         ConfigError, DataError, CheckpointError, StorageError: the job cannot run.
     """
     start, kept = starting_point(checkpoint), Kept(run_dir, attempt)
-    checkpoint_dir = Path(job.spec.checkpoint.path or run_dir / "checkpoints")
+    checkpoint_dir = job.spec.checkpoint.folder(run_dir)
     with ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
         listener = stack.enter_context(context.listen(bind))
