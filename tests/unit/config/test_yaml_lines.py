@@ -129,11 +129,18 @@ def test_an_endless_file_ends(tmp_path: Path) -> None:
         read_text(Path("/dev/zero"))
 
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+NUMERIC = st.from_regex(r"[-+]?0?[0-9.]{1,4}([eE:_][-+]?[0-9]{1,2})?", fullmatch=True)
+WORDS = st.sampled_from(
+    ["yes", "No", "on", "y", "null", "~", "true", "<<", "=", "2024-01-01", ".inf", ".NaN", "0x1F", "0o17"]
+)
+STRINGS = TEXTS | NUMERIC | WORDS
+SIMPLE = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8), inner, max_size=4),
+    SIMPLE | STRINGS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(STRINGS, inner, max_size=4),
     max_leaves=20,
-)  # fmt: skip
+)
 
 
 @settings(deadline=None)
