@@ -271,7 +271,7 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 
 
 def newest(run: Path) -> Path:
-    return max((run / "checkpoints").iterdir())
+    return max((run / "checkpoints").glob("step-*"))
 
 
 def shard_file(run: Path) -> Path:
