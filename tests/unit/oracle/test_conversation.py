@@ -454,6 +454,33 @@ def test_a_goodbye_that_was_lost_is_said_again() -> None:
     assert trainer.released
 
 
+def test_training_is_not_over_before_its_last_report_is_here() -> None:
+    """A trainer that rejoins says first that it is done, and only then what the last step came to."""
+    world = World(1, steps=1, scores=0)
+    drain(world)
+    (trainer,) = world.members
+    world.finish_step(trainer)
+    trainer.reset()
+    while world.records == []:
+        assert not world.talk.stream_over
+        world.deliver(trainer)
+        if not isinstance(world.talk.stage, Leaving) and world.talk.wants_plan:
+            world.oracle_moves()
+    assert world.talk.stream_over and world.records == [0]
+
+
+def test_a_connection_that_is_remade_by_itself_has_a_new_clock() -> None:
+    """The socket keeps its name over a reset: the role is there again, and may be gone as long once more."""
+    world = assembled()
+    peer = world.members[0].peer
+    world.talk.pass_time(1.0, [peer])
+    world.talk.pass_time(5.0, [])
+    world.talk.pass_time(12.0, [peer])
+    assert world.talk.pass_time(21.0, [peer]) == []
+    with pytest.raises(PeerLost, match="trainer 0 at tcp://trainer0 has vanished"):
+        world.talk.pass_time(23.0, [peer])
+
+
 def test_slow_planning_is_held_against_nobody() -> None:
     """However long the oracle takes for a plan, a trainer that has none is not late."""
     world = assembled()
