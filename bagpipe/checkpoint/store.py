@@ -22,6 +22,9 @@ from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.messages import SnapshotFile
 
+SNAPSHOT_SECONDS = 600.0
+"""Longest wait for the files of the last checkpoint, when training is over; no earlier one is waited for."""
+
 _NAME = re.compile(r"step-(\d{8,})")
 
 

@@ -176,10 +176,27 @@ class EmbeddingClient:
             del self._snapshots[step, number]
         return found
 
-    def snapshot_lost(self, step: int) -> bool:
-        """Whether a shard was restarted while it wrote its snapshot of `step`, which will never be whole."""
-        answers = (self._snapshots.get((step, number)) for number in range(len(self._servers)))
-        return any(a is not None and a.lost for a in answers)
+    def snapshot_lost(self, step: int) -> str:
+        """Why the snapshot of `step` will never be whole; empty: it may become so."""
+        for number in range(len(self._servers)):
+            answer = self._snapshots.get((step, number))
+            if answer is not None and answer.lost:
+                return f"embedding server {number}: {answer.why_lost}"
+        return ""
+
+    def snapshot_progress(self, step: int) -> str:
+        """Which shards have not finished their snapshots of `step`, and how far they are, for people."""
+        parts = []
+        for number in range(len(self._servers)):
+            answer = self._snapshots.get((step, number))
+            if answer is None:
+                parts.append(f"embedding server {number} has not answered")
+            elif answer.waits_for >= 0:
+                parts.append(f"embedding server {number} still writes the checkpoint of step {answer.waits_for + 1}")
+            elif not answer.done:
+                written, total = answer.written_bytes // 1_000_000, answer.total_bytes // 1_000_000
+                parts.append(f"embedding server {number} has written {written} of {total} MB")
+        return ", ".join(parts)
 
     # ── the wire ──────────────────────────────────────────────────────────────────────────────────
 

@@ -57,7 +57,7 @@ class SnapshotQueue:
         given_up, self.waiting = self.waiting, step
         if given_up is None:
             return [Freeze(step)]
-        why = f"the disk was still writing the snapshot of step {self.writing} when that of step {step} was due"
+        why = f"the disk was still writing that of step {self.writing + 1} when that of step {step + 1} was due"
         self._keep(SnapshotFiles(step=given_up, done=False, lost=True, why_lost=why))
         return [LetGo(given_up), Freeze(step)]
 

@@ -64,19 +64,17 @@ class Snapshots:
         snapshot = self._frozen[writing]
         if snapshot.result is not None:
             if snapshot.result.error:
-                log.warning("snapshot of step %d failed: %s", writing, snapshot.result.error)
+                log.warning("no checkpoint of step %d: %s", writing + 1, snapshot.result.error)
             self._act(self._queue.finished(snapshot.result))
             return
         seconds = self._clock() - self._begun
         if seconds > self._named_at:
             self._named_at *= 2
             log.warning(
-                "the disk of %s is slow: %d of %d MB of the snapshot of step %d in %.0f s; training goes on, "
-                "and the next checkpoint waits",
+                "the disk of %s is slow: %d of %d MB in %.0f s; training goes on, and the next checkpoint waits",
                 snapshot.directory,
                 snapshot.written_bytes // 1_000_000,
                 snapshot.total_bytes // 1_000_000,
-                writing,
                 seconds,
             )
 

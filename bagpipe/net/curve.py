@@ -10,6 +10,7 @@ from pathlib import Path
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
+from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError
 
 
@@ -19,6 +20,21 @@ class CurveKeys:
 
     public: bytes
     secret: bytes
+
+    @classmethod
+    def of(cls, transport: TransportConfig, directory: str | None) -> "CurveKeys | None":
+        """The keys in `directory`, if the job wants any.
+
+        Raises:
+            ConfigError: it does, and there are none.
+        """
+        if transport.security == "plain" or (transport.security == "auto" and not directory):
+            return None
+        if not directory:
+            raise ConfigError(
+                "spec.transport.security is curve, but $BAGPIPE_CURVE_DIR is not set; point it at the job's keys"
+            )
+        return cls.load(Path(directory))
 
     @classmethod
     def load(cls, directory: Path) -> "CurveKeys":

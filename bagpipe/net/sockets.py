@@ -11,12 +11,10 @@ peer asks: a listener that was restarted knows nobody.
 """
 
 import logging
-import math
 import os
 import secrets
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -33,6 +31,7 @@ from bagpipe.net.delay import message_delay
 from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import Hello, Message, Refused, SayHello
 from bagpipe.net.refusal_log import RefusalLog
+from bagpipe.net.waits import milliseconds
 from bagpipe.net.wire import FRAME_BYTES, Frame, decode, encode
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,6 @@ log = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 
 CURVE_DIR = "BAGPIPE_CURVE_DIR"
-LONGEST_MILLISECONDS = 2**31 - 1
 LONGEST_FRAME_BYTES = FRAME_BYTES + (64 << 10)
 """zmq drops a connection on which a longer frame is announced, before it takes memory for it."""
 LINGER_SECONDS = 5.0
@@ -59,18 +57,13 @@ CONNECT_SECONDS = 2.0
 name is looked up again with the next try, not after the kernel's two minutes."""
 
 
-def milliseconds(seconds: float) -> int:
-    """For zmq, whose waits are C integers: never below 0, which would mean for ever, and as long as it can count."""
-    return 0 if math.isnan(seconds) else int(min(max(0.0, seconds) * 1000, LONGEST_MILLISECONDS))
-
-
 class Context:
     """The process's zmq context and the settings every socket gets. Leaving it closes them all."""
 
     def __init__(self, transport: TransportConfig) -> None:
         self.transport = transport
         self.token = os.environ.get(TOKEN_VARIABLE, "")
-        self._keys = _keys(transport)
+        self._keys = CurveKeys.of(transport, os.environ.get(CURVE_DIR))
         self._zmq = zmq.Context()
         self._open: list[Listener | Connection] = []
         self._guard = self._keys.guard(self._zmq) if self._keys is not None else None
@@ -149,15 +142,6 @@ class Context:
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         return socket
-
-
-def _keys(transport: TransportConfig) -> CurveKeys | None:
-    directory = os.environ.get(CURVE_DIR)
-    if transport.security == "plain" or (transport.security == "auto" and not directory):
-        return None
-    if not directory:
-        raise ConfigError(f"spec.transport.security is curve, but ${CURVE_DIR} is not set; point it at the job's keys")
-    return CurveKeys.load(Path(directory))
 
 
 class _Socket:

@@ -2,7 +2,8 @@
 
 The plan says after which step a checkpoint is taken; every trainer then writes its rows back, flagged,
 and each embedding server snapshots exactly that step while training goes on. Rank 0 writes the dense
-weights, asks the shards between steps whether they are done, and only then writes the manifest.
+weights, asks the shards between steps whether they are done, and only then writes the manifest. A slow disk
+delays the checkpoint and nothing else: training goes on, and the next one begins at its step.
 """
 
 import logging
@@ -16,7 +17,7 @@ from torch import nn
 
 from bagpipe.checkpoint.kept_files import link_kept
 from bagpipe.checkpoint.manifest import Manifest, changed_field
-from bagpipe.checkpoint.store import commit, describe_file, directory_of, open_checkpoint, prune
+from bagpipe.checkpoint.store import SNAPSHOT_SECONDS, commit, describe_file, directory_of, open_checkpoint, prune
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.plan import BatchPlan
@@ -28,8 +29,8 @@ log = logging.getLogger(__name__)
 
 ASK_SECONDS = 0.1
 """Time between questions to the shards while they write."""
-SNAPSHOT_SECONDS = 600.0
-"""Longest wait for every shard's snapshot of one step."""
+SLOW_SECONDS = 10.0
+"""A checkpoint that takes longer is named in the log: once then, and each time that it has taken twice as long."""
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class _Draft:
     data: tuple[SnapshotFile, ...]
     begun: float
     asked: float = 0.0
+    named_at: float = SLOW_SECONDS
+    """Seconds after which the log says that it takes long."""
 
 
 class Checkpointer:
@@ -54,9 +57,11 @@ class Checkpointer:
     def __init__(self, members: Membership, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> None:
         self.members, self.model, self.optimizer = members, model, optimizer
         self.root = Path(members.topology.checkpoint_dir)
-        self._draft: _Draft | None = None
-        self._lost: int | None = None
-        """Step of the latest checkpoint, if a server was restarted while it wrote its part."""
+        self._drafts: dict[int, _Draft] = {}
+        """Checkpoints under way by step: on a slow disk the next one begins before the last one is whole."""
+        self._latest = -1
+        self._lost = ""
+        """Why the latest checkpoint will never be whole; empty: it is, or may become so."""
 
     def restore(self) -> None:
         """Load the dense weights and optimizer of the checkpoint this attempt starts from, if any.
@@ -82,7 +87,6 @@ class Checkpointer:
         """After a checkpoint step: save what this trainer has to save."""
         if self.members.rank != 0:
             return
-        self.finish()
         directory = directory_of(self.root, plan.step + 1)
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -92,59 +96,55 @@ class Checkpointer:
             kept = link_kept(self.root, directory)
         except OSError as error:
             raise StorageError(f"{directory}: cannot write dense weights: {error.strerror}") from None
-        self._lost = None
+        self._lost = ""
         dense = tuple(describe_file(directory, name) for name in names)
         data = tuple(describe_file(directory, name) for name in kept)
-        self._draft = _Draft(plan, directory, dense, data, time.monotonic())
+        self._latest = plan.step
+        self._drafts[plan.step] = _Draft(plan, directory, dense, data, time.monotonic())
 
     def poll(self) -> None:
-        """Between steps: complete the checkpoint if every shard is done. Never waits."""
-        draft = self._draft
-        if draft is None:
+        """Between steps: complete the checkpoints of which every shard is done. Never waits."""
+        if not self._drafts:
             return
-        servers, step = self.members.servers, draft.plan.step
-        if time.monotonic() - draft.asked > ASK_SECONDS:
-            servers.ask_snapshots(step)
-            draft.asked = time.monotonic()
+        servers, now = self.members.servers, time.monotonic()
+        for step, draft in self._drafts.items():
+            if now - draft.asked > ASK_SECONDS:
+                servers.ask_snapshots(step)
+                draft.asked = now
         servers.poll()
-        if servers.snapshot_lost(step):
-            log.warning("no checkpoint of step %d: an embedding server was restarted while it wrote its part", step + 1)
-            self._draft, self._lost = None, step
-            return
-        shards = servers.snapshots(step)
-        if shards is not None:
-            self._complete(draft, tuple(file for shard in shards for file in shard.files))
-            self._draft = None
+        for step, draft in list(self._drafts.items()):
+            if why := servers.snapshot_lost(step):
+                log.warning("no checkpoint of step %d: %s", step + 1, why)
+                del self._drafts[step]
+                self._lost = why if step == self._latest else self._lost
+            elif (shards := servers.snapshots(step)) is not None:
+                self._complete(draft, tuple(file for shard in shards for file in shard.files))
+                del self._drafts[step]
+            elif now - draft.begun > draft.named_at:
+                draft.named_at *= 2
+                progress = servers.snapshot_progress(step)
+                log.warning("the checkpoint of step %d waits after %.0f s: %s", step + 1, now - draft.begun, progress)
 
     def close(self) -> None:
         """After the last step: its checkpoint must be there.
 
         Raises:
+            StorageError: the shards' disks were too slow.
             PeerLost: a shard could not finish its part; the run goes back to the checkpoint before.
         """
-        self.finish()
-        if self._lost is not None:
-            raise PeerLost(
-                f"trainer 0: an embedding server was restarted while it wrote the snapshot of step {self._lost}"
-            )
-
-    def finish(self) -> None:
-        """Wait for the checkpoint under way.
-
-        Raises:
-            PeerLost: a shard did not finish its snapshot in time.
-        """
-        while self._draft is not None:
+        deadline = time.monotonic() + SNAPSHOT_SECONDS
+        while self._drafts:
             self.poll()
-            if self._draft is None:
-                return
-            if time.monotonic() - self._draft.begun > SNAPSHOT_SECONDS:
-                raise PeerLost(
-                    f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the snapshots of step {self._draft.plan.step}; "
-                    "look at the embedding servers' logs"
+            if self._drafts and time.monotonic() > deadline:
+                step = min(self._drafts)
+                raise StorageError(
+                    f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the checkpoint of step {step + 1}: "
+                    f"{self.members.servers.snapshot_progress(step)}; look at the disk of spec.checkpoint.path"
                 )
             self.members.servers.poll(ASK_SECONDS / 2)
             self.members.peers.look_after()
+        if self._lost:
+            raise PeerLost(f"trainer 0: no checkpoint of the last step: {self._lost}")
 
     def _complete(self, draft: _Draft, shards: tuple[SnapshotFile, ...]) -> None:
         topology = self.members.topology

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from bagpipe.batch import Floats
+from bagpipe.checkpoint.store import SNAPSHOT_SECONDS
 from bagpipe.errors import BagpipeError, ExitCode, PeerLost
 from bagpipe.net.messages import (
     Finished,
@@ -43,8 +44,6 @@ from bagpipe.oracle.service.silence import Silence, Turn
 
 PLANS_IN_RESERVE = 2
 """Steps planned beyond every trainer's credit, so that a credit is answered at once."""
-LEAVE_SECONDS = 600.0
-"""Beside `stepSeconds`: how long a trainer may take for its last checkpoint, whose snapshots may meet a slow disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +340,7 @@ class Conversation:
         if step is None:
             return Turn("ask for plans", -1, limits.startup, "startupSeconds")
         if isinstance(self.stage, Leaving):
-            return Turn("finish its last checkpoint and leave", step, limits.step + LEAVE_SECONDS, "stepSeconds")
+            return Turn("finish its last checkpoint and leave", step, limits.step + SNAPSHOT_SECONDS, "stepSeconds")
         if not self.outbox.holds_plan(rank):
             return None
         if step == self._first_step:

@@ -134,7 +134,7 @@ def test_a_slow_disk_delays_snapshots_and_nothing_else(
     for disk.now in (5.0, 11.0, 12.0, 21.0, 30.0):
         taken.poll()
     slow = [r.getMessage() for r in caplog.records if "is slow" in r.getMessage()]
-    assert len(slow) == 2 and f"{tmp_path / 'step-00000001'}" in slow[0] and "step 0 in 11 s" in slow[0]
+    assert len(slow) == 2 and f"{tmp_path / 'step-00000001'}" in slow[0] and "0 MB in 11 s" in slow[0]
     disk.go.set()
     settle(taken)
     assert [disk.values(step) for step in range(3)] == [[0.0], [], [2.0]]

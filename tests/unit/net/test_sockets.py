@@ -16,7 +16,8 @@ from bagpipe.net import sockets
 from bagpipe.net.admission import TOKEN_VARIABLE, Admission
 from bagpipe.net.curve import CurveKeys
 from bagpipe.net.messages import Fetch, Hello, Message, Ping, Pong, Refused, SayHello
-from bagpipe.net.sockets import CURVE_DIR, Context, milliseconds
+from bagpipe.net.sockets import CURVE_DIR, Context
+from bagpipe.net.waits import milliseconds
 from bagpipe.net.wire import decode, encode
 
 FAST = TransportConfig(dead_peer_seconds=0.5)

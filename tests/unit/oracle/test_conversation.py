@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bagpipe.checkpoint.store import SNAPSHOT_SECONDS
 from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.errors import PeerLost
 from bagpipe.net.messages import (
@@ -26,7 +27,7 @@ from bagpipe.net.messages import (
     Wait,
 )
 from bagpipe.oracle.service.actions import Send, SendPlan, SliceScored, StepFinished, TurnAway
-from bagpipe.oracle.service.conversation import LEAVE_SECONDS, Conversation, Leaving, Limits, Streaming
+from bagpipe.oracle.service.conversation import Conversation, Leaving, Limits, Streaming
 from bagpipe.oracle.service.ledger import StepLedger
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.tables import Table, TableLayout
@@ -549,6 +550,6 @@ def test_a_last_checkpoint_may_take_longer_than_a_step() -> None:
     world = assembled(1)
     world.talk.leave(0)
     world.talk.pass_time(0.0)
-    world.talk.pass_time(LIMITS.step + LEAVE_SECONDS - 1)
+    world.talk.pass_time(LIMITS.step + SNAPSHOT_SECONDS - 1)
     with pytest.raises(PeerLost, match="trainer 0 did not finish its last checkpoint and leave"):
-        world.talk.pass_time(LIMITS.step + LEAVE_SECONDS + 1)
+        world.talk.pass_time(LIMITS.step + SNAPSHOT_SECONDS + 1)
