@@ -95,6 +95,19 @@ def finished(live: Mapping[str, Any], succeeded: bool, message: str, now: dt.dat
     return {"conditions": _conditions(live, changed, now)}
 
 
+def pods_ready(live: Mapping[str, Any], ready: bool, now: dt.datetime) -> dict[str, Any] | None:
+    """Status that tells whether all pods run; none: it says so already.
+
+    With `waitForPodsReady` Kueue evicts whoever does not say it in time, healthy or not.
+    """
+    listed = (live.get("status") or {}).get("conditions") or ()
+    old = next((c for c in listed if c.get("type") == "PodsReady"), None)
+    if (old or {}).get("status", "False") == ("True" if ready else "False"):
+        return None
+    said = ("True", "PodsReady", "All pods run") if ready else ("False", "PodsNotReady", "Not all pods run")
+    return {"conditions": _conditions(live, {"PodsReady": said}, now)}
+
+
 def _conditions(
     live: Mapping[str, Any], changed: Mapping[str, tuple[str, str, str]], now: dt.datetime
 ) -> list[dict[str, Any]]:

@@ -197,8 +197,17 @@ def _run(
         delete=(*ending.delete, *_unwanted(job, observed)),
         apply=tuple(apply),
         create_curve_secret=ready and not begun and uses_curve(job),
+        workload_status=_told_to_kueue(new, observed, admission, now),
         again_at=again,
     )
+
+
+def _told_to_kueue(
+    new: Status, observed: Observed, admission: Admission | None, now: dt.datetime
+) -> Mapping[str, Any] | None:
+    if admission is None or observed.workload is None:
+        return None
+    return kueue.pods_ready(observed.workload, new.is_true(Condition.RUNNING), now)
 
 
 def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:

@@ -79,3 +79,17 @@ def test_finished_is_told(queued):
 def test_without_kueue_a_queue_means_nothing(world):
     """An installation without Kueue runs the job at once."""
     assert len(world({"runPolicy": {"queueName": "q"}}).settle().pods()) == 5
+
+
+def test_kueue_is_told_whether_all_pods_run(queued):
+    """PodsReady follows Running, and is said once: Kueue with `waitForPodsReady` evicts who does not say it."""
+    admit(queued)
+    assert told(queued) == "True" and queued.decide().workload_status is None
+    queued.end(queued.pod("trainer"), 1)
+    queued.settle()
+    assert told(queued) == "False" and queued.decide().workload_status is None
+
+
+def told(w):
+    listed = w.objects[WORKLOAD]["status"]["conditions"]
+    return next((c["status"] for c in listed if c["type"] == "PodsReady"), None)
