@@ -11,7 +11,22 @@ from typing import Any, NoReturn
 
 import typer
 
-from bagpipe.cli import checkpoint, data, evaluate, experiment, export, job, oracle, plan, run, server, trainer, version
+from bagpipe.cli import (
+    checkpoint,
+    data,
+    evaluate,
+    experiment,
+    export,
+    init,
+    job,
+    oracle,
+    plan,
+    predict,
+    run,
+    server,
+    trainer,
+    version,
+)
 from bagpipe.cli.failures import INTERRUPTED, Failure, failure_of
 from bagpipe.cli.user_modules import offer_user_modules
 from bagpipe.config.paths import shown
@@ -35,6 +50,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("plan")(plan.plan)
+app.command("init")(init.init)
+app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.add_typer(checkpoint.app, name="checkpoint")

@@ -25,6 +25,7 @@ TableFormat = Literal["csv", "tsv", "jsonl", "arrow", "parquet"]
 BLOCK_BYTES = 4 << 20
 PARQUET_MAGIC, ARROW_MAGIC, OLD_FEATHER_MAGIC = b"PAR1", b"ARROW1", b"FEA1"
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
+_NUMBER = re.compile(r"\s*(-?[0-9]+(\.[0-9]*)?)?\s*")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -151,6 +152,7 @@ def _parse_options(kind: TableFormat, handler: Callable[[Any], str] | None = Non
 
 
 def _header(file: InputFile, kind: TableFormat) -> list[str]:
+    """Names of the columns. A first row of numbers only is no header: columns are then called f0, f1, ..."""
     head = read_head(file, 1 << 20)
     reader = csv.open_csv(
         pa.BufferReader(head),
@@ -158,7 +160,7 @@ def _header(file: InputFile, kind: TableFormat) -> list[str]:
         parse_options=_parse_options(kind, lambda row: "skip"),
     )
     names: list[str] = reader.schema.names
-    return names
+    return names if not all(_NUMBER.fullmatch(name) for name in names) else [f"f{i}" for i in range(len(names))]
 
 
 def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, skip_bad: bool) -> Iterator[TablePiece]:
@@ -170,10 +172,11 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
         )
         return "skip"
 
+    headless = _header(file, kind)[0] == "f0"
     with file.open() as raw, decompressed(file.name, raw) as stream:
         reader = csv.open_csv(
             pa.PythonFile(stream, mode="r"),
-            read_options=csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES),
+            read_options=csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, autogenerate_column_names=headless),
             parse_options=_parse_options(kind, handle),
             convert_options=csv.ConvertOptions(
                 column_types={name: pa.string() for name in names},

@@ -42,6 +42,8 @@ class ColumnSource:
     """Of the first file, for JSON."""
     skip_bad: bool = False
     labelled: bool = True
+    extra: tuple[str, ...] = ()
+    """Columns that pieces have beside those that are read."""
     split: Split | None = None
     """None: by file order."""
     part: Part | None = None
@@ -55,6 +57,10 @@ class ColumnSource:
 
     def with_statistics(self, statistics: tuple[DenseStatistics, ...]) -> "ColumnSource":
         return replace(self, statistics=statistics)
+
+    def with_extra(self, names: tuple[str, ...]) -> "ColumnSource":
+        """The same source, whose pieces have these columns too."""
+        return replace(self, extra=names)
 
     def with_split(self, split: Split) -> "ColumnSource":
         """The same source with a rule of who is for tests; by time, this reads the time of every row."""
@@ -71,6 +77,7 @@ class ColumnSource:
         names = wanted_columns(self.columns, labelled=self.labelled)
         if self.split is not None and self.split.column not in names:
             names.append(self.split.column)
+        names = list(dict.fromkeys([*names, *self.extra]))
         for file in self.files:
             if not file.size:
                 continue

@@ -69,7 +69,9 @@ def _all_of_other_data(trained: JobSpec, asked: JobSpec, overrides: Sequence[str
         return asked
     if any("testFraction" in override for override in overrides):
         return asked
-    return msgspec.structs.replace(asked, data=msgspec.structs.replace(data, test=data.path, test_fraction=0.0))
+    return msgspec.structs.replace(
+        asked, data=msgspec.structs.replace(data, test=data.path, test_fraction=0.0, split_by="order")
+    )
 
 
 def _reuse_prepared_data(checkpoint: Path, directory: RunDir) -> None:

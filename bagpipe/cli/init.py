@@ -1,0 +1,34 @@
+"""`bagpipe init`: look at data and write a job for it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bagpipe.cli.values import local_path
+
+
+def init(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="File, folder, glob or URL of the data.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Where the job is written.", parser=local_path)] = Path("job.yaml"),
+    label: Annotated[
+        str | None, typer.Option("--label", help="The column to predict, if the guess is wrong.", show_default=False)
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
+) -> None:
+    """Look at a file or folder and write a commented job for it, which runs as it is."""
+    from bagpipe.config.load import parse_job
+    from bagpipe.data.suggest import suggest_job
+    from bagpipe.errors import ConfigError
+    from bagpipe.lowlevel.atomic_files import write_whole
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out}: exists already; choose another name with --out, or allow --overwrite")
+    found = suggest_job(path, label=label)
+    parse_job(found.text, str(out))
+    write_whole(out, found.text.encode())
+    for note in found.notes:
+        typer.echo(note)
+    typer.echo(f"wrote {out}; look at it, then: bagpipe run {out}")

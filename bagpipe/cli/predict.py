@@ -1,0 +1,32 @@
+"""`bagpipe predict`: raw rows in, scores out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bagpipe.cli.checkpoint import Where, newest
+from bagpipe.cli.values import local_path
+
+
+def predict(
+    where: Where,
+    data: Annotated[str, typer.Option("--data", help="Raw rows: file, folder, glob or URL.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", show_default=False, parser=local_path)],
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", metavar="COLUMN", help="Write this column beside the scores; repeatable."),
+    ] = None,
+    file_format: Annotated[str, typer.Option("--format", help="As data.format, where it cannot be told.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+) -> None:
+    """Score raw rows by a checkpoint, with the transform that it keeps: Parquet with a score for each label."""
+    from bagpipe.config.paths import absolute
+    from bagpipe.errors import ConfigError
+    from bagpipe.trainer.predict import predict as write
+
+    if out.exists() and not overwrite:
+        raise ConfigError(f"{out}: exists already; choose another name, or allow --overwrite")
+    done = write(newest(where), absolute(data, "--data"), out, keep=keep or (), file_format=file_format)
+    skipped = f", {done.bad_lines:,} bad rows skipped" if done.bad_lines else ""
+    typer.echo(f"{out}: {done.rows:,} rows, columns file, row, {', '.join([*(keep or ()), *done.columns])}{skipped}")

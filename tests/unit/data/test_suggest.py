@@ -1,0 +1,113 @@
+"""`bagpipe init`: a job for data that nobody described, which loads and whose guesses can be read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bagpipe.config.load import parse_job
+from bagpipe.data.dataset import open_dataset
+from bagpipe.data.suggest import suggest_job
+from bagpipe.errors import ConfigError
+
+ROWS = 500
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> pa.Table:
+    """A log with one column of each kind."""
+    rng = np.random.default_rng(2)
+    return pa.table({
+        "row_key": [f"{i:08x}-{i * 7:08x}" for i in range(ROWS)],
+        "user_id": [f"u{i}" for i in rng.integers(0, 60, ROWS)],
+        "item": [f"i{i}" for i in rng.integers(0, 40, ROWS)],
+        "tags": ["|".join(rng.choice(list("abcdef"), 2)) for _ in range(ROWS)],
+        "price": np.exp(rng.normal(3, 3, ROWS)).round(3),
+        "country": [["de", "fr", None][i % 3] for i in range(ROWS)],
+        "constant": ["x"] * ROWS,
+        "nothing": pa.array([None] * ROWS, pa.string()),
+        "when": 1_700_000_000 + np.arange(ROWS) * 60,
+        "clicked": (rng.random(ROWS) < 0.3).astype(np.int64),
+        "bought": (rng.random(ROWS) < 0.1).astype(np.int64),
+    })  # fmt: skip
+
+
+def opened(text: str, tmp_path: Path):
+    spec = parse_job(text, "job.yaml").spec
+    return spec, open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=tmp_path / "work")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_each_column_gets_a_use_and_the_job_can_be_read(kind, log, tmp_path):
+    """Label, time, group, dense, sparse and ignored columns are told apart alike in every format."""
+    import pyarrow.csv as csv
+
+    path = tmp_path / f"log.{kind}"
+    if kind == "csv":
+        csv.write_csv(log, path, csv.WriteOptions(quoting_style="needed"))
+    elif kind == "parquet":
+        pq.write_table(log, path)
+    else:
+        path.write_text("".join(json.dumps(r) + "\n" for r in log.to_pylist()))
+    found = suggest_job(str(path))
+    spec, dataset = opened(found.text, tmp_path)
+    columns = spec.data.columns
+    assert columns is not None
+    assert [c.name for c in columns.labels] == ["clicked"]
+    assert (columns.time, columns.group, spec.data.split_by) == ("when", "user_id", "time")
+    assert [(c.name, c.log1p, c.standardise) for c in columns.dense] == [("price", True, True)]
+    assert [(c.name, c.separator) for c in columns.sparse] == [
+        ("user_id", ""),
+        ("item", ""),
+        ("tags", "|"),
+        ("country", ""),
+    ]
+    assert set(columns.ignore) == {"row_key", "constant", "nothing", "bought"}
+    assert (dataset.num_train_examples, dataset.num_test_examples) == (450, 50)
+    assert len(list(dataset.train_batches(64, epochs=1))) == 8
+    for words in ("# 0 or 1, ", "another label", "always the same", "every row has a value of its own", "33% missing"):
+        assert words in found.text
+
+
+def test_rows_without_a_header_and_ratings_instead_of_labels(tmp_path):
+    """Columns are called f0, f1, ...; a rating becomes a label by a rule, and the note says that this is a guess."""
+    rng = np.random.default_rng(3)
+    rows = [(u, i, r, 950_000_000 + t) for t, (u, i, r) in enumerate(
+        zip(rng.integers(0, 50, 400), rng.integers(0, 90, 400), rng.integers(1, 6, 400), strict=True))]  # fmt: skip
+    path = tmp_path / "ratings.tsv"
+    path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    found = suggest_job(str(path))
+    spec, dataset = opened(found.text, tmp_path)
+    columns = spec.data.columns
+    assert columns is not None
+    (label,) = columns.labels
+    assert (label.name, label.rule, columns.time) == ("high_f2", "f2 >= 3", "f3")
+    assert [c.name for c in columns.sparse] == ["f0", "f1"]
+    assert any("which is a guess" in note for note in found.notes)
+    labels = [y for b in dataset.train_batches(64, epochs=1) for y in b.labels_BL[:, 0].tolist()]
+    assert labels == [float(r >= 3) for _, _, r, _ in rows[:360]]
+
+
+def test_known_formats_need_no_columns(criteo_file, tmp_path):
+    """Criteo's text gets the settings that suit it."""
+    found = suggest_job(str(criteo_file))
+    data = parse_job(found.text, "job.yaml").spec.data
+    assert (data.format, data.encoding, data.numeric_bins, data.columns) == (
+        "criteo-tsv",
+        "vocabulary",
+        "log-squared",
+        None,
+    )
+
+
+def test_a_label_that_cannot_be_guessed_is_asked_for(tmp_path):
+    """The message says how to name it; a wrong name lists what there is."""
+    path = tmp_path / "log.csv"
+    path.write_text("user,item\n" + "".join(f"u{i % 9},i{i % 7}\n" for i in range(200)))
+    with pytest.raises(ConfigError, match=r"no column looks like a label .*--label COLUMN \(user, item\)"):
+        suggest_job(str(path))
+    with pytest.raises(ConfigError, match=r"--label clicks: no column of .*; it has user, item"):
+        suggest_job(str(path), label="clicks")
