@@ -117,8 +117,9 @@ def run_server(
             directory=kept,
             checkpoint_dir=checkpoint_dir or Path(topology.checkpoint_dir),
         )
-        hello = structs.replace(hello, fresh=False)
-        server = EmbeddingServer(held, topology, listener, to_oracle, hello, transport.dead_peer_seconds)
+        # An oracle that is restarted hears that the rows are here.
+        to_oracle.remember(structs.replace(hello, fresh=False))
+        server = EmbeddingServer(held, topology, listener, to_oracle, transport.dead_peer_seconds)
         try:
             server.serve(stop)
         except StorageError as error:
@@ -135,11 +136,10 @@ class EmbeddingServer:
         topology: Topology,
         listener: Listener,
         oracle: Connection,
-        hello: Hello,
         dead_peer_seconds: float,
     ) -> None:
         self.shard, self.listener, self.oracle = shard, listener, oracle
-        self._hello, self._dead_peer_seconds = hello, dead_peer_seconds
+        self._dead_peer_seconds = dead_peer_seconds
         self._bounds = Bounds(len(topology.trainers), topology.slots)
         # A trainer asks for the rows of each group up to `prefetchDepth` steps ahead of the one it is in.
         most_waiting = len(topology.layout.groups) * (2 * topology.spec.prefetch_depth + 2)
@@ -181,8 +181,6 @@ class EmbeddingServer:
                 return True
             if isinstance(message, Refused):
                 raise refusal(message)
-        if self.oracle.reconnected():
-            self.oracle.send(self._hello)
         if self.oracle.lost:
             raise PeerLost(
                 f"server {self.shard.number}: the oracle at {self.oracle.endpoint} has been gone for "

@@ -314,10 +314,15 @@ class Connection(_Socket):
         if self._hello is not None:
             self.send(self._hello)
 
+    def remember(self, hello: Hello) -> Hello:
+        """From now on this is what is said when the connection is remade; returned with the job's token in it."""
+        self._hello = structs.replace(hello, token=self._token)
+        return self._hello
+
     def send(self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> None:
         """`send_frames` of a message, its floats packed or not. A `Hello` gets the job's token, and is remembered."""
         if isinstance(message, Hello):
-            message = self._hello = structs.replace(message, token=self._token)
+            message = self.remember(message)
         self.send_frames(encode(message, arrays, packed=packed))
 
     def send_frames(self, frames: "Sequence[Frame] | KeptFrames") -> None:

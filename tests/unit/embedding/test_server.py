@@ -15,6 +15,7 @@ import zmq
 from bagpipe.batch import Floats
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer, TransportConfig
 from bagpipe.embedding.server import run_server
+from bagpipe.errors import ConfigError
 from bagpipe.net.messages import (
     Fetch,
     Hello,
@@ -54,13 +55,13 @@ class Job:
     data: Path
     failed: list[BaseException] = field(default_factory=list)
     endpoint: str = ""
-    _server: bytes = b""
+    server: bytes = b""
     _thread: threading.Thread | None = None
 
     def start(self) -> None:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        ((self._server, hello, _),) = self.oracle.poll(20)
+        ((self.server, hello, _),) = self.oracle.poll(20)
         assert isinstance(hello, Hello)
         self.endpoint = hello.endpoint
         topology = Topology(
@@ -77,12 +78,12 @@ class Job:
             first_step=0,
             total_steps=None,
         )
-        self.oracle.send(self._server, topology)
+        self.oracle.send(self.server, topology)
 
     def end(self) -> None:
         """The job is over; the server must have lived until here."""
         assert self._thread is not None and self._thread.is_alive() and not self.failed
-        self.oracle.send(self._server, NoMorePlans(step=9))
+        self.oracle.send(self.server, NoMorePlans(step=9))
         self._thread.join(20)
         assert not self._thread.is_alive() and not self.failed
 
@@ -197,6 +198,25 @@ def test_a_fetch_waits_for_every_trainer_and_goes_to_its_sender(job: Job) -> Non
     message, (records, _) = first.receive(20, waiting_for="rows", step=2)
     assert message == Rows(step=2, group=0) and records[:, 0].tolist() == [4, 5]
     assert second.try_receive() is None
+
+
+def test_a_restarted_oracle_hears_that_the_rows_are_here(job: Job) -> None:
+    """A server says Hello again to the oracle's next process, and that it has the rows of this attempt."""
+    first, second = job.trainer(0), job.trainer(1)
+    for trainer, rank in ((first, 0), (second, 1)):
+        assert ask(trainer, *write(rank, 0, [4 * rank], 3.0)) == Written(step=0)
+    address = job.oracle.endpoint
+    job.oracle.close()
+    deadline = time.monotonic() + 20
+    while True:  # zmq closes a listener in the background
+        try:
+            job.oracle = job.context.listen(address)
+            break
+        except ConfigError:
+            assert time.monotonic() < deadline
+    ((job.server, hello, _), *_) = job.oracle.poll(20)
+    assert isinstance(hello, Hello) and not hello.fresh and hello.endpoint == job.endpoint
+    assert rows(first, 2, OURS[:1], 0)[0, 0] == 3
 
 
 def test_strangers_and_noise_change_nothing(job: Job) -> None:

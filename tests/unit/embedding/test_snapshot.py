@@ -67,7 +67,7 @@ def test_files_have_the_stated_content(tmp_path: Path, monkeypatch: pytest.Monke
     taken = Snapshot(4, [rows], tmp_path / "step", "shard")
     taken.write()
     taken.wait(20)
-    assert taken.result is not None and len(taken.result.files) == 3 and taken.result.done
+    assert taken.result is not None and len(taken.result.files) == 3 and taken.result.done and taken.held_bytes == 0
     keys = [safetensors.numpy.load((tmp_path / "step" / f.name).read_bytes())["keys"] for f in taken.result.files]
     assert np.concatenate(keys).tolist() == list(range(25))
     assert all((tmp_path / "step" / f.name).stat().st_size == f.num_bytes for f in taken.result.files)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bagpipe.errors import WireError
 from bagpipe.net import messages as m
-from bagpipe.net import pack_floats, pack_integers
+from bagpipe.net import pack_floats, pack_integers, wire
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.wire import MAX_ARRAYS, decode, encode
 from bagpipe.testing.mutate_frames import mutated, sample_messages
@@ -50,6 +50,13 @@ def test_headers_that_lie_are_refused(first: bytes) -> None:
     """Lengths, depths, numbers and text that cannot be are a WireError before any memory is taken for them."""
     with pytest.raises(WireError):
         decode([first, bytes(64)])
+
+
+def test_no_memory_is_taken_for_floats_that_cannot_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A header that announces more floats than its packed bytes can hold is refused before they are unpacked."""
+    monkeypatch.setattr(wire, "unpack", lambda packed, out: pytest.fail("memory was taken"))
+    with pytest.raises(WireError, match="at most 128 floats"):
+        decode([header([(0, (129,), 64)]), bytes(64)])
 
 
 @pytest.mark.parametrize("value", [(1 << 64) - 1, 1 << 62, -2, -(1 << 63)])
