@@ -93,7 +93,7 @@ class Picture:
     def __init__(self, width: int, height: int, title: str) -> None:
         style = (
             "text{font:14px sans-serif;fill:#1b1f24}.b{font-weight:600}.q{fill:#57606a;font-size:13px}"
-            ".h{paint-order:stroke;stroke:#ffffff;stroke-width:5px}"
+            ".h{fill:none;stroke:#ffffff;stroke-width:5px}"
         )
         arrow = (
             '<marker id="h" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
@@ -115,6 +115,11 @@ class Picture:
 
     def text(self, x: float, y: float, words: str, style: str = "", anchor: str = "middle") -> None:
         self.parts.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}" class="{style}">{words}</text>')
+
+    def text_on_line(self, x: float, y: float, words: str, style: str = "") -> None:
+        """Words with a white margin, which is drawn first: not every viewer knows how to paint it behind them."""
+        self.text(x, y, words, f"{style} h".strip())
+        self.text(x, y, words, style)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, *, arrow: bool = False, dashed: bool = False) -> None:
         extra = ' marker-end="url(#h)"' * arrow + ' stroke-dasharray="5 4"' * dashed
@@ -159,7 +164,7 @@ def draw_window() -> str:
 def draw_slots(example: Example) -> str:
     """Which row lies in which slot of which trainer."""
     lane = 34 * CACHE_ROWS + 26
-    width, height = LEFT + CELL * len(BATCHES) + 20, TOP + lane * len(TRAINERS) + 44
+    width, height = LEFT + CELL * len(BATCHES) + 20, TOP + lane * len(TRAINERS) + 68
     picture = Picture(width, height, "The slots of both trainers over six steps")
     _columns(picture)
     for rank in TRAINERS:
@@ -171,12 +176,13 @@ def draw_slots(example: Example) -> str:
         for step, stays in enumerate(example.stays):
             for stay in stays[rank]:
                 _draw_stay(picture, LEFT + CELL * step, y + 34 * stay.slot, stay)
-    y = height - 22
+    y = height - 46
     picture.box(LEFT, y - 14, 24, 20, fill=COLORS["A"], stroke=INK, extra='stroke-width="1.5"')
     picture.text(LEFT + 30, y, "used in this step", "q", "start")
     picture.box(LEFT + 150, y - 14, 24, 20, fill=COLORS["A"], extra='fill-opacity="0.35" stroke-dasharray="4 3"')
     picture.text(LEFT + 180, y, "waits for a later step", "q", "start")
-    picture.text(LEFT + 330, y, f"{FETCHED}fetched before the step,{EVICTED} evicted after it, * owner", "q", "start")
+    words = f"{FETCHED}fetched before the step,{EVICTED} evicted after it, * owned by this trainer"
+    picture.text(LEFT, y + 24, words, "q", "start")
     return picture.svg()
 
 
@@ -202,6 +208,7 @@ def draw_owners(example: Example) -> str:
             for owner in [rank for rank, stay in held.items() if stay.is_owner]:
                 x, is_used = LEFT + CELL * step, held[owner].is_used
                 extra = "" if is_used else 'fill-opacity="0.3" stroke-dasharray="4 3"'
+                picture.box(x + 3, y + 3, CELL - 6, 28, fill="#ffffff")  # Hides the line behind a pale box.
                 picture.box(x + 3, y + 3, CELL - 6, 28, fill=OWNER_COLORS[owner], extra=extra)
                 others = "".join(f", {rank} too" for rank in held if rank != owner)
                 picture.text(x + CELL / 2, y + 22, f"{owner}{others}" if is_used else "waits", "b" if is_used else "q")
@@ -265,8 +272,8 @@ def draw_step(example: Example, step: int) -> str:
             y += 44
         picture.line(places[source], y, places[target], y, arrow=True, dashed="deferred" in when)
         middle = (places[source] + places[target]) / 2
-        picture.text(middle, y - 6, words, "h")
-        picture.text(middle, y + 15, when, "q h")
+        picture.text_on_line(middle, y - 6, words)
+        picture.text_on_line(middle, y + 15, when, "q")
         y += 44
     return picture.svg()
 
