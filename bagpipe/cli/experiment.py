@@ -20,94 +20,106 @@ INTERRUPTED = 130
 WARM_UP_STEPS = 5
 SEQUENCES, SMALL_SEQUENCES = "caser.jsonl", 20_000
 
+# One alias for each option, in the order in which `--help` tells them.
+Here = Annotated[bool, typer.Option("--local", help="Run here, as processes, instead of on a cluster.")]
+Models = Annotated[
+    str | None,
+    typer.Option("--models", help="Some of dlrm,wdl,dcn,deepfm,fgcnn,caser; none: all.", show_default=False),
+]
+Variants = Annotated[str, typer.Option("--variants", help="With the cache, without it (lookahead 0), or both.")]
+Scale = Annotated[
+    Literal["paper", "small"] | None,
+    typer.Option(
+        "--scale",
+        help="The paper's sizes on its data sets, or small ones on generated data; none: small with --local.",
+        show_default=False,
+    ),
+]
+JobFiles = Annotated[
+    Path | None,
+    typer.Option(
+        "--jobs",
+        metavar="DIR",
+        help="Folder of job files to run instead: MODEL.yaml each.",
+        show_default=False,
+        parser=local_path,
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", metavar="DIR", help="Where logs and tables go; default: runs/six-models-<time>.", parser=local_path
+    ),
+]
+Skip = Annotated[
+    int,
+    typer.Option(
+        "--skip",
+        metavar="N",
+        help="Steps at the start of each run that do not count.",
+        parser=whole("--skip", 0, 10**12, "steps"),
+    ),
+]
+Warm = Annotated[
+    bool, typer.Option("--warm/--no-warm", help="First a short run on each data set, which reads all of it.")
+]
+TorchRecLog = Annotated[
+    Path | None,
+    typer.Option(
+        "--torchrec-log",
+        metavar="FILE",
+        help="Log of the TorchRec baseline, for its row.",
+        show_default=False,
+        parser=local_path,
+    ),
+]
+Conditions = Annotated[
+    list[str] | None, typer.Option("--condition", help="A line above the table, e.g. the links' speed; repeatable.")
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Leave jobs on the cluster, checkpoints on the disk.")]
+JobTimeout = Annotated[
+    float,
+    typer.Option(
+        "--job-timeout",
+        metavar="SECONDS",
+        help="On a cluster: longest time for one job, in seconds.",
+        parser=number("--job-timeout", 1, 315_360_000, "seconds"),
+    ),
+]
+Name = Annotated[str | None, typer.Option("--name", help="First part of the jobs' names; default: six-<time>.")]
+WriteJobs = Annotated[
+    Path | None,
+    typer.Option(
+        "--write-jobs",
+        metavar="DIR",
+        help="Only write the job files to this folder.",
+        show_default=False,
+        parser=local_path,
+    ),
+]
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace.", show_default=False)]
+KubeContext = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)]
+
 
 @app.command("six-models")
 def six_models(
-    local: Annotated[bool, typer.Option("--local", help="Run here, as processes, instead of on a cluster.")] = False,
-    models: Annotated[
-        str | None,
-        typer.Option("--models", help="Some of dlrm,wdl,dcn,deepfm,fgcnn,caser; none: all.", show_default=False),
-    ] = None,
-    variants: Annotated[str, typer.Option("--variants", help="With the cache, without it (lookahead 0), or both.")] = (
-        "cached,uncached"
-    ),
-    scale: Annotated[
-        Literal["paper", "small"] | None,
-        typer.Option(
-            "--scale",
-            help="The paper's sizes on its data sets, or small ones on generated data; none: small with --local.",
-            show_default=False,
-        ),
-    ] = None,
-    jobs: Annotated[
-        Path | None,
-        typer.Option(
-            "--jobs",
-            metavar="DIR",
-            help="Folder of job files to run instead: MODEL.yaml each.",
-            show_default=False,
-            parser=local_path,
-        ),
-    ] = None,
+    local: Here = False,
+    models: Models = None,
+    variants: Variants = "cached,uncached",
+    scale: Scale = None,
+    jobs: JobFiles = None,
     overrides: Overrides = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="DIR", help="Where logs and tables go; default: runs/six-models-<time>.", parser=local_path
-        ),
-    ] = None,
-    skip: Annotated[
-        int,
-        typer.Option(
-            "--skip",
-            metavar="N",
-            help="Steps at the start of each run that do not count.",
-            parser=whole("--skip", 0, 10**12, "steps"),
-        ),
-    ] = 10,
-    warm: Annotated[
-        bool, typer.Option("--warm/--no-warm", help="First a short run on each data set, which reads all of it.")
-    ] = True,
-    torchrec_log: Annotated[
-        Path | None,
-        typer.Option(
-            "--torchrec-log",
-            metavar="FILE",
-            help="Log of the TorchRec baseline, for its row.",
-            show_default=False,
-            parser=local_path,
-        ),
-    ] = None,
-    condition: Annotated[
-        list[str] | None, typer.Option("--condition", help="A line above the table, e.g. the links' speed; repeatable.")
-    ] = None,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave jobs on the cluster, checkpoints on the disk.")] = False,
-    job_timeout: Annotated[
-        float,
-        typer.Option(
-            "--job-timeout",
-            metavar="SECONDS",
-            help="On a cluster: longest time for one job, in seconds.",
-            parser=number("--job-timeout", 1, 315_360_000, "seconds"),
-        ),
-    ] = 7200,
-    experiment: Annotated[
-        str | None, typer.Option("--name", help="First part of the jobs' names; default: six-<time>.")
-    ] = None,
-    write_jobs: Annotated[
-        Path | None,
-        typer.Option(
-            "--write-jobs",
-            metavar="DIR",
-            help="Only write the job files to this folder.",
-            show_default=False,
-            parser=local_path,
-        ),
-    ] = None,
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace.", show_default=False)] = None,
-    context: Annotated[
-        str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)
-    ] = None,
+    out: Out = None,
+    skip: Skip = 10,
+    warm: Warm = True,
+    torchrec_log: TorchRecLog = None,
+    condition: Conditions = None,
+    keep: Keep = False,
+    job_timeout: JobTimeout = 7200,
+    experiment: Name = None,
+    write_jobs: WriteJobs = None,
+    namespace: Namespace = None,
+    context: KubeContext = None,
 ) -> None:
     """Train the paper's six models, each with the cache and without, and write one table and one picture."""
     from bagpipe.experiment import suite
