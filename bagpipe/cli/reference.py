@@ -26,9 +26,10 @@ Every key of the `BagpipeJob` document. Generated from `bagpipe/config/document.
 `--set spec.batchSize=1024`; `spec.` may be left out, and lists take an index: `--set embedding.tables[0].name=item`.
 A misspelt key, a wrong type, a setting without effect: each is an error that names the field (exit code 78).
 
-**YAML.** A job file is UTF-8 text with one document, read by the rules of YAML 1.2 (`docs/decisions/0016`): `1e-3` is
-a number; `yes`, `on`, dates and `1_000` are strings; `010` is refused, because readers disagree whether it is 8 or
-10; numbers are finite and fit into 64 bits. What `kubectl get bpj NAME -o yaml` prints is a job file too.
+**YAML.** A job file is UTF-8 text with one document, read by the rules of YAML 1.2
+([why](decisions/0016-one-yaml-reader.md)): `1e-3` is a number; `yes`, `on`, dates and `1_000` are strings; `010`
+is refused, because readers disagree whether it is 8 or 10; numbers are finite and fit into 64 bits. What `kubectl
+get bpj NAME -o yaml` prints is a job file too.
 
 **Values of `--set`.** A value that begins with a bracket or a quote is YAML; any other is one scalar to its end, so
 that `--set 'data.path=my data #2/*.tsv'` needs no quotes but the shell's. `null` takes the default back.

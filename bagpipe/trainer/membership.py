@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from msgspec import structs
 
 from bagpipe.config.document import Job
 from bagpipe.config.rules import fixed_lookahead
@@ -73,28 +74,19 @@ def join(
         endpoint = advertise or listener.endpoint
         # Who uses the Python API brings a process group of their own.
         store = _dense_store(job, rank, endpoint) if init_cache is None else None
-        hello = Hello(
-            job=job.metadata.name,
-            attempt=attempt,
-            role="trainer",
-            index=rank,
-            endpoint=endpoint,
+        greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)
+        hello = structs.replace(
+            greeting,
             dense_endpoint=f"{_host(endpoint)}:{store.port}" if store is not None else "",
             cache=_cache_memory(device),
             init_cache=init_cache,
         )
         topology = register(to_oracle, hello, startup_seconds=job.spec.transport.startup_seconds, stop=stop)
-        servers = [
-            stack.enter_context(context.connect(address, peer=f"server {number}"))
-            for number, address in enumerate(topology.servers)
-        ]
-        peers: list[Connection | None] = [
-            None if number == rank else stack.enter_context(context.connect(address, peer=f"trainer {number}"))
+        servers = [_greet(stack, context, a, f"server {n}", greeting) for n, a in enumerate(topology.servers)]
+        peers = [
+            None if number == rank else _greet(stack, context, address, f"trainer {number}", greeting)
             for number, address in enumerate(topology.trainers)
         ]
-        greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)
-        for connection in (*servers, *filter(None, peers)):
-            connection.send(greeting)
         packing = Packing(topology.spec.transport.pack_floats, fixed_lookahead(topology.spec))
         exchange = PeerExchange(
             listener,
@@ -125,6 +117,13 @@ def join(
             packing=packing,
             process_group=_process_group(topology, store, rank, device, job) if init_cache is None else None,
         )
+
+
+def _greet(stack: ExitStack, context: Context, address: str, peer: str, greeting: Hello) -> Connection:
+    """A connection to a role, closed with the stack, on which this trainer has said who it is."""
+    connection = stack.enter_context(context.connect(address, peer=peer))
+    connection.send(greeting)
+    return connection
 
 
 def _cache_memory(device: torch.device) -> CacheMemory:
