@@ -9,20 +9,25 @@ them a restart within the evaluation costs a new attempt.
 """
 
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 import msgspec
 import numpy as np
 
 from bagpipe.batch import Floats
+from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.net.messages import Topology
 from bagpipe.oracle.service.phases import Figures
+
+log = logging.getLogger(__name__)
 
 
 class Kept:
@@ -77,11 +82,22 @@ class _Score(msgspec.Struct, array_like=True):
 
 
 class ScoreFile:
-    """Logits of the evaluation, appended as they come in."""
+    """Logits of the evaluation, appended as they come in; a file that cannot be written costs nothing by itself.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        known: by step and rank, what is known already. It replaces the file, whose last record a kill may have cut off:
+            what is appended behind such a record could never be read.
+    """
+
+    def __init__(self, path: Path, known: Mapping[int, Mapping[int, Floats]]) -> None:
         self._path = path
-        self._file: BinaryIO = path.open("ab")
+        self._file: RawIOBase | None = None
+        records = [_record(step, rank, logits) for step, parts in known.items() for rank, logits in parts.items()]
+        try:
+            write_whole(path, b"".join(records))
+            self._file = path.open("ab", buffering=0)
+        except (StorageError, OSError) as error:
+            self._give_up(error)
 
     def __enter__(self) -> Self:
         return self
@@ -89,16 +105,35 @@ class ScoreFile:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if kind is None:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):
+                self._path.unlink()
 
     def append(self, step: int, rank: int, logits: Floats) -> None:
         """One trainer's slice of one step; a record that was cut off by a kill is not read again."""
-        record = msgspec.msgpack.encode(_Score(step, rank, np.ascontiguousarray(logits, np.float32).tobytes()))
-        with suppress(OSError):  # A full disk costs an attempt only if the oracle is killed as well.
-            self._file.write(len(record).to_bytes(4, "little") + record)
-            self._file.flush()
+        if self._file is None:
+            return
+        record = _record(step, rank, logits)
+        try:
+            if self._file.write(record) == len(record):
+                return
+            self._give_up("the disk is full")
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, why: object) -> None:
+        """Nothing may follow a record that is not whole."""
+        log.warning("%s: scores are kept no longer (%s); a restart now costs a new attempt", self._path, why)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _record(step: int, rank: int, logits: Floats) -> bytes:
+    record = msgspec.msgpack.encode(_Score(step, rank, np.ascontiguousarray(logits, np.float32).tobytes()))
+    return len(record).to_bytes(4, "little") + record
 
 
 def read_scores(path: Path) -> Iterator[tuple[int, int, Floats]]:

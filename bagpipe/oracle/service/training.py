@@ -88,10 +88,7 @@ def evaluate_test_part(
     conversation = shell.conversation
     for step, rank, logits in read_scores(kept.scores):
         conversation.scored.setdefault(step, {})[rank] = logits
-    with ScoreFile(kept.scores) as scores:
-        for step, known in conversation.scored.items():
-            for rank, logits in known.items():
-                scores.append(step, rank, logits)
+    with ScoreFile(kept.scores, conversation.scored) as scores:
         shell.keep_score = scores.append
         shell.stream(schedule.plans(batches()), trained.step, evaluation=True)
     parts = [np.ravel(part) for part in conversation.logits(trained.step)]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_scores_are_read_up_to_the_record_that_a_kill_cut_off(tmp_path: Path) ->
     """Every whole record, to the bit; a finished evaluation leaves no file."""
     path = tmp_path / "scores"
     logits = [np.array([0.1, math.nan], np.float32), np.empty(0, np.float32), np.array([1e-30], np.float32)]
-    with pytest.raises(KeyboardInterrupt), ScoreFile(path) as scores:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), ScoreFile(path, {}) as scores:  # noqa: PT012
         for number, part in enumerate(logits):
             scores.append(7, number, part)
         raise KeyboardInterrupt
@@ -124,6 +125,42 @@ def test_scores_are_read_up_to_the_record_that_a_kill_cut_off(tmp_path: Path) ->
         for (_, rank, got), expected in zip(found, logits, strict=False):
             assert got.tobytes() == expected.tobytes(), rank
     assert len(found) == 3
-    with ScoreFile(path):
+    with ScoreFile(path, {}):
         pass
     assert not path.exists() and list(read_scores(path)) == []
+
+
+def test_scores_survive_a_second_kill(tmp_path: Path) -> None:
+    """What is appended after a record that a kill cut off is read again: the file begins anew with what is known."""
+    path, part = tmp_path / "scores", np.array([0.5], np.float32)
+    with pytest.raises(KeyboardInterrupt), ScoreFile(path, {}) as scores:  # noqa: PT012
+        scores.append(7, 0, part)
+        scores.append(7, 1, part)
+        raise KeyboardInterrupt
+    path.write_bytes(path.read_bytes()[:-3])
+    known = {step: {rank: logits} for step, rank, logits in read_scores(path)}
+    with pytest.raises(KeyboardInterrupt), ScoreFile(path, known) as scores:  # noqa: PT012
+        scores.append(7, 1, part)
+        scores.append(8, 0, part)
+        raise KeyboardInterrupt
+    assert [(step, rank) for step, rank, _ in read_scores(path)] == [(7, 0), (7, 1), (8, 0)]
+
+
+def test_scores_that_cannot_be_kept_end_nothing(tmp_path: Path) -> None:
+    """Neither a folder that is gone nor a full disk (here: a limit of a file's size) ends an evaluation."""
+    part = np.zeros(64, np.float32)
+    with ScoreFile(tmp_path / "gone" / "scores", {}) as scores:
+        scores.append(0, 0, part)
+    path = tmp_path / "scores"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(KeyboardInterrupt), ScoreFile(path, {}) as scores:  # noqa: PT012
+            scores.append(0, 0, part)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, before[1]))
+            scores.append(0, 1, part)
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            scores.append(0, 2, part)
+            raise KeyboardInterrupt
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [(step, rank) for step, rank, _ in read_scores(path)] == [(0, 0)]
