@@ -51,6 +51,8 @@ class StepPipeline:
         depth: steps ahead for which rows are requested.
         reduction: from a row's summed gradient to the one it is updated with.
         packing: told how long each step took.
+        deadline_seconds: longest wait for a plan of the oracle.
+        startup_seconds: the same for the first plan, before which the oracle may have to compile its kernels.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class StepPipeline:
         reduction: Reduction,
         packing: Packing,
         deadline_seconds: float,
+        startup_seconds: float = 0.0,
     ) -> None:
         self.rank, self.oracle, self.servers, self.coherence = rank, oracle, servers, coherence
         self.packing, self.deadline_seconds = packing, deadline_seconds
+        self.startup_seconds = max(startup_seconds, deadline_seconds)
         self.machine = StepMachine(num_groups=len(caches), first_step=first_step, depth=depth)
         self.hands = StepHands(
             self.machine,
@@ -282,13 +286,14 @@ class StepPipeline:
                 raise type(error)(f"trainer {self.rank}: {error}")
 
     def _await_oracle(self) -> None:
-        limit = time.monotonic() + self.deadline_seconds
+        seconds = self.startup_seconds if self._ended_at is None else self.deadline_seconds
+        limit = time.monotonic() + seconds
         while self.machine.state is State.AWAITS_PLAN:
             self._look_around()
             if self.machine.state is not State.AWAITS_PLAN:
                 return
             if self.oracle.lost or time.monotonic() > limit:
-                why = "it is gone" if self.oracle.lost else f"nothing came for {self.deadline_seconds:g} s"
+                why = "it is gone" if self.oracle.lost else f"nothing came for {seconds:g} s"
                 raise PeerLost(
                     f"trainer {self.rank}: waited for the plan of step {self.machine.next_step} from the oracle; {why}"
                 )
@@ -323,4 +328,5 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
         reduction=Reduction(members.world_size, mean=spec.embedding.gradient_reduction == "mean"),
         packing=members.packing,
         deadline_seconds=spec.transport.step_seconds,
+        startup_seconds=spec.transport.startup_seconds,
     )

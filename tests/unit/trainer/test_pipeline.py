@@ -13,6 +13,7 @@ import torch
 from bagpipe.cache.cache import HostCache, Reduction
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import RowOptimizer
+from bagpipe.errors import PeerLost
 from bagpipe.models.dlrm import DLRM
 from bagpipe.net.messages import Hello, Message, StepDone
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
@@ -96,6 +97,11 @@ class Oracle:
     def try_receive(self) -> None:
         return None
 
+    lost = False
+
+    def poll(self, timeout_seconds: float) -> None:
+        pass
+
 
 def begun(pipeline: StepPipeline, plan: BatchPlan) -> Step:
     """The step of a plan that has come."""
@@ -111,6 +117,25 @@ def read(pipeline: StepPipeline, step: Step) -> tuple[torch.Tensor, ...]:
     rows = pipeline.rows(step)
     pipeline.rows_handed_out()
     return rows
+
+
+def opened(diary: Diary, **seconds: float) -> StepPipeline:
+    """Rank 0's pipeline, of two trainers, with a cache of four rows."""
+    caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
+    return StepPipeline(
+        rank=0,
+        world_size=2,
+        hello=Hello(job="job", attempt=0, role="trainer", index=0),
+        oracle=diary.oracle,  # type: ignore[arg-type]
+        servers=diary,  # type: ignore[arg-type]
+        caches=caches,
+        coherence=Coherence(diary, caches, rank=0, world_size=2),  # type: ignore[arg-type]
+        first_step=0,
+        depth=0,
+        reduction=Reduction(2, mean=True),
+        packing=Packing("never", 0),
+        **{"deadline_seconds": 1.0, **seconds},
+    )
 
 
 @pytest.fixture
@@ -138,21 +163,7 @@ def step() -> tuple[Step, Diary, StepPipeline]:
     )
     plan = BatchPlan(0, 0, 4, 0, None, True, False, np.ones((2, 3), np.float32), np.ones((2, 1), np.float32), (part,))  # type: ignore[arg-type]  # no cursor is read
     diary = Diary()
-    caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
-    pipeline = StepPipeline(
-        rank=0,
-        world_size=2,
-        hello=Hello(job="job", attempt=0, role="trainer", index=0),
-        oracle=diary.oracle,  # type: ignore[arg-type]
-        servers=diary,  # type: ignore[arg-type]
-        caches=caches,
-        coherence=Coherence(diary, caches, rank=0, world_size=2),  # type: ignore[arg-type]
-        first_step=0,
-        depth=0,
-        reduction=Reduction(2, mean=True),
-        packing=Packing("never", 0),
-        deadline_seconds=1.0,
-    )
+    pipeline = opened(diary)
     step = begun(pipeline, plan)
     diary.events.clear()
     return step, diary, pipeline
@@ -160,6 +171,7 @@ def step() -> tuple[Step, Diary, StepPipeline]:
 
 def trained(step: Step, diary: Diary, pipeline: StepPipeline) -> None:
     """Forward and backward of a DLRM."""
+    torch.manual_seed(0)  # With weights that happen to silence every unit no row would change.
     model = DLRM(LAYOUT, num_dense=3, bottom_mlp=(5,), over_mlp=(5,))
     assert model.dense_arch is not None
     model.dense_arch.register_forward_hook(lambda *_: diary.events.append("dense forward"))
@@ -237,3 +249,15 @@ def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diar
     assert diary.events == ["rows awaited"]
     pipeline.finish(current, None)
     assert diary.events == ["rows awaited", "gradients to 1", "eager to 1"]
+
+
+def test_the_first_plan_may_take_as_long_as_start_up(step: tuple[Step, Diary, StepPipeline]) -> None:
+    """Before the first plan the oracle may compile its kernels; later ones have the deadline of a step."""
+    with pytest.raises(PeerLost, match=r"plan of step 0 from the oracle; nothing came for 0\.2 s"):
+        opened(Diary(), deadline_seconds=0.1, startup_seconds=0.2).next()
+    current, diary, pipeline = step
+    trained(current, diary, pipeline)
+    pipeline.finish(current, 0.0)
+    pipeline.deadline_seconds, pipeline.startup_seconds = 0.1, 0.2
+    with pytest.raises(PeerLost, match=r"plan of step 1 from the oracle; nothing came for 0\.1 s"):
+        pipeline.next()
