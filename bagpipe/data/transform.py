@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -20,7 +20,7 @@ from bagpipe.data.encode import Encoder
 from bagpipe.data.raw import Kind, RawSchema, value_text
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import CheckpointError, DataError
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import replacing_file, write_whole
 from bagpipe.tables import TableLayout
 
 VERSION = 1
@@ -133,24 +133,23 @@ class Transform:
         """Write the transform's files into `folder`; returns their names.
 
         Raises:
-            OSError: they cannot be written.
+            OSError, StorageError: they cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         names = []
         if self.vocabularies is not None:
-            draft = folder / f"{VOCABULARY_FILE}.tmp"
-            self._write_vocabulary(draft)
-            draft.replace(folder / VOCABULARY_FILE)
+            with replacing_file(folder / VOCABULARY_FILE) as draft:
+                self._write_vocabulary(draft)
             names.append(VOCABULARY_FILE)
         write_whole(folder / INFO_FILE, msgspec.json.format(msgspec.json.encode(self.info), indent=2) + b"\n")
         return [*names, INFO_FILE]
 
-    def _write_vocabulary(self, path: Path) -> None:
+    def _write_vocabulary(self, file: BinaryIO) -> None:
         assert self.vocabularies is not None
         kinds = {f.name: f.kind for f in self.info.features}
         names = [t.name for t in self.info.tables]
         options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, _SCHEMA, options=options) as writer:
+        with pa.ipc.new_file(pa.PythonFile(file, "w"), _SCHEMA, options=options) as writer:
             for number, table in enumerate(self.info.tables):
                 vocabulary, kind = self.vocabularies[table.name], kinds[table.feature_names[0]]
                 for at in range(0, len(vocabulary.codes), BLOCK_ROWS):

@@ -152,9 +152,9 @@ class _Training:
         self.clock.mark("Next Batch Time")
         embeddings = self.cache.embeddings()
         self.clock.mark("Get Emb Time")
-        loss = self.loss(self.parallel(dense, embeddings), labels)
-        self.clock.mark("Forward Time")
         with dense_reduction(self.rank, number):
+            loss = self.loss(self.parallel(dense, embeddings), labels)
+            self.clock.mark("Forward Time")
             torch.autograd.backward(loss * self.cache.slice_weight)
         self.clock.mark("Backward Time")
         self.optimizer.step()

@@ -114,7 +114,8 @@ class Trainer:
         self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
         self.checkpointer = Checkpointer(members, self.model, self.optimizer)
         self.checkpointer.restore()
-        self.parallel = wrap_dense(self.model, members.process_group, _reducer(members, device))
+        with dense_reduction(members.rank, topology.first_step):
+            self.parallel = wrap_dense(self.model, members.process_group, _reducer(members, device))
         self.pipeline = open_pipeline(members, device)
         self.loss = loss_of(self.model, spec.model)
         self.set_step = step_setter(self.model, spec.seed)
@@ -147,11 +148,11 @@ class Trainer:
         """
         plan = step.plan
         self.set_step(plan.step, self.members.rank * plan.num_examples // self.members.world_size)
-        logits, labels = self._forward(step)
-        loss = self.loss(logits, labels)
         examples = plan.dense_BF.shape[0]
-        # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
         with dense_reduction(self.members.rank, plan.step):
+            logits, labels = self._forward(step)
+            loss = self.loss(logits, labels)
+            # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
             (loss * (examples * self.members.world_size / plan.num_examples)).backward()
         step.watch.backward_returned()
         self.pipeline.finish(step, loss.detach())

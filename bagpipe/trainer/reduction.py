@@ -77,11 +77,14 @@ def share_buffers(model: nn.Module, process_group: dist.ProcessGroup | None) -> 
 
 @contextmanager
 def dense_reduction(rank: int, step: int) -> Iterator[None]:
-    """Around a backward pass: a broken or silent peer becomes PeerLost; other errors stay as they are."""
+    """Around whatever DDP does with the other trainers: a broken or silent one becomes PeerLost, anything else stays.
+
+    DDP talks to them in the backward pass, in the forward pass of a model with running means, and when it is made.
+    """
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
             reason = str(error).splitlines()[0]
-            raise PeerLost(f"trainer {rank}: dense gradients of step {step} were not reduced: {reason}") from error
+            raise PeerLost(f"trainer {rank}: the dense model was not reduced at step {step}: {reason}") from error
         raise

@@ -4,14 +4,17 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import NoReturn
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bagpipe.cache.aligned import aligned
-from bagpipe.errors import ConfigError, ExitCode, UserCodeError
+from bagpipe.errors import ConfigError, ExitCode, PeerLost, UserCodeError
+from bagpipe.trainer.loop import Trainer
 from bagpipe.trainer.user_code import naming_user_code, user_error
 
 SOURCE = """import torch
@@ -121,3 +124,19 @@ def test_deliberate_errors_pass() -> None:
     """They are one line already."""
     with pytest.raises(ConfigError, match="as it was"), naming_user_code([]):
         raise ConfigError("as it was")
+
+
+def test_a_lost_peer_is_not_the_models_fault(users: ModuleType) -> None:
+    """DDP shares running means in forward: a peer that is gone there is to be tried again, whoever wrote the model."""
+    gone = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
+    model, trainer = users.Raises(), object.__new__(Trainer)
+    trainer.members = SimpleNamespace(rank=1, world_size=2)  # type: ignore[assignment]
+    trainer.set_step = lambda step, first: None
+
+    def forward(*_: object) -> NoReturn:
+        raise raised_in_torch(gone)
+
+    trainer._forward = forward  # type: ignore[method-assign]
+    plan = SimpleNamespace(step=4, num_examples=8, dense_BF=np.zeros((4, 1)))
+    with pytest.raises(PeerLost, match=r"trainer 1: .* at step 4: .*Connection closed"), naming_user_code([model]):
+        trainer.train(SimpleNamespace(plan=plan))  # type: ignore[arg-type]
