@@ -30,6 +30,15 @@ def parse(text: str) -> Mapping[str, Any] | None:
     return {**record, NOT_FINITE: odd} if odd else record
 
 
+def without_nulls(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with nothing in place of null, at any depth of objects; what stands in a list keeps its place."""
+    return {
+        key: without_nulls(value) if isinstance(value, Mapping) else value
+        for key, value in record.items()
+        if value is not None
+    }
+
+
 def _clean(value: Any, path: str, odd: dict[str, str], depth: int) -> Any:
     if isinstance(value, bool) or value is None:
         return value

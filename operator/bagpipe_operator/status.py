@@ -204,11 +204,11 @@ def _not_finite(summary: Mapping[str, Any]) -> str:
 
 
 def _summary(observed: Observed, attempt: int) -> Mapping[str, Any]:
-    """What the oracle left as its last words, if it is a JSON object."""
+    """What the oracle left as its last words, if it is a JSON object; a merge patch can write no nulls."""
     for pod in observed.of_role(Role.ORACLE, attempt):
         found = records.parse(pod.exit_message) if pod.phase == "Succeeded" else None
         if found is not None:
-            return found
+            return records.without_nulls(found)
     return {}
 
 

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from fake_api import merged
 from rig import Rig
 
-from bagpipe_operator import names
+from bagpipe_operator import names, patches
 from bagpipe_operator.api import Job
 from bagpipe_operator.decision import Decision, Deletion
 from bagpipe_operator.names import Role
@@ -132,7 +133,8 @@ class World:
         status = decision.status.to_dict()
         if status != self.status:
             self.status_writes += 1
-            self.status = json.loads(json.dumps(status))
+            self.status = merged(self.status, json.loads(json.dumps(patches.merge(self.status, status))))
+            assert self.status == json.loads(json.dumps(status)), "the API server keeps another status than was decided"
             self.events += [(e.type, e.reason) for e in decision.events]
         for deletion in decision.delete:
             self._delete(deletion)

@@ -87,7 +87,7 @@ class FakeApi:
         if content_type == "application/apply-patch+yaml":
             return self._apply((kind, namespace, name), body, params["fieldManager"])
         old = self._get((kind, namespace, name))
-        patched = _json_patched(old, body) if content_type == "application/json-patch+json" else _merged(old, body)
+        patched = _json_patched(old, body) if content_type == "application/json-patch+json" else merged(old, body)
         return self._write((kind, namespace, name), patched, sub)
 
     def _log(self, namespace: str, name: str) -> str:
@@ -323,8 +323,8 @@ def _laid_over(base: Any, top: Any) -> Any:
     return copy.deepcopy(top)
 
 
-def _merged(base: Any, patch: Any) -> Any:
-    """RFC 7396."""
+def merged(base: Any, patch: Any) -> Any:
+    """What a JSON merge patch makes of `base` (RFC 7396): a null anywhere in it takes its key away."""
     if not isinstance(patch, Mapping):
         return copy.deepcopy(patch)
     result = dict(base) if isinstance(base, Mapping) else {}
@@ -332,7 +332,7 @@ def _merged(base: Any, patch: Any) -> Any:
         if value is None:
             result.pop(key, None)
         else:
-            result[key] = _merged(result.get(key), value)
+            result[key] = merged(result.get(key), value)
     return result
 
 

@@ -198,7 +198,14 @@ def test_a_closed_terminal_stops_at_a_checkpoint(run_dir: RunDir, tmp_path: Path
             if not view.notes and len(list(tmp_path.glob("*.0.*"))) == 4:
                 os.kill(os.getpid(), signal.SIGHUP)
 
-    outcome = WhenReady(job, run_dir, view, build=fakes({}, tmp_path)).run()
+    def unheard(*_: object) -> None:
+        raise AssertionError("SIGHUP came to whoever started the supervisor")
+
+    before = signal.signal(signal.SIGHUP, unheard)
+    try:
+        outcome = WhenReady(job, run_dir, view, build=fakes({}, tmp_path)).run()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert (outcome.code, view.notes) == (143, ["stopping at a checkpoint; press Ctrl-C again to kill"])
 
 

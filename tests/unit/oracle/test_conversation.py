@@ -108,7 +108,8 @@ class Role:
                 self.begun = True
                 if self.kind == "trainer":
                     self.told.ask_for_plans(0)
-            case Planned(step) if step == self.next_step + len(self.plans):
+            case Planned(step):
+                assert step == self.next_step + len(self.plans), "a plan came twice, or one was left out"
                 self.plans.append(message)
             case NoMorePlans():
                 self.released = True
@@ -468,6 +469,21 @@ def test_training_is_not_over_before_its_last_report_is_here() -> None:
         if not isinstance(world.talk.stage, Leaving) and world.talk.wants_plan:
             world.oracle_moves()
     assert world.talk.stream_over and world.records == [0]
+
+
+def test_an_evaluation_is_not_over_before_its_last_score_is_here() -> None:
+    """A trainer that rejoins says first that it is done, and only then how it scored its last slice."""
+    world = World(1, steps=1, scores=1)
+    (trainer,) = world.members
+    for _ in ("training", "evaluation"):
+        drain(world)
+        world.finish_step(trainer)
+    assert world.evaluating
+    trainer.reset()
+    while not world.kept_scores:
+        assert not world.talk.stream_over
+        world.deliver(trainer)
+    assert world.talk.stream_over and [float(part[0]) for part in world.talk.logits(1)] == [10.0]
 
 
 def test_a_connection_that_is_remade_by_itself_has_a_new_clock() -> None:

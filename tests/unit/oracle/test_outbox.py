@@ -56,6 +56,8 @@ def test_no_plan_is_lost_or_repeated_over_a_restart(data: st.DataObject, restart
             box.join(rank, bytes([rank]), credit=CREDIT, done=done[rank], step=len(received[rank]))
         elif move == "plan":
             for r in (0, 1):
+                # Nothing is encoded for a trainer that got it from the oracle before this one.
+                assert box.wants(r, planned) == (r in waiting or planned >= len(received[r]))
                 if box.wants(r, planned):
                     box.add(r, planned, [planned])
             planned += 1
