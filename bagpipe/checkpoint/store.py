@@ -118,7 +118,8 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         content = path.read_bytes()
     except FileNotFoundError:
         raise CheckpointError(
-            f"{directory}: no {FILE_NAME}, so it is no complete checkpoint; `bagpipe checkpoint ls` lists those"
+            f"{directory}: no {FILE_NAME}, so it is no complete checkpoint; give a run directory, or one that "
+            "`bagpipe checkpoint ls RUN` lists"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None

@@ -28,13 +28,20 @@ def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) ->
     data, spec = job.spec.data, job.spec
     files = () if data.format == "synthetic" else find_files(data.path)
     where, _ = _model(job)
-    yield f"{job.metadata.name}: the oracle, {spec.servers.replicas} servers and {spec.trainers.replicas} trainers"
+    servers, trainers = counted(spec.servers.replicas, "server"), counted(spec.trainers.replicas, "trainer")
+    yield f"{job.metadata.name}: the oracle, {servers} and {trainers}"
     yield f"  model: {where}"
-    yield f"  data: {f'{len(files)} files, the first {shown(files[0].name)}' if files else 'synthetic'}"
-    length = f"{spec.steps} steps" if spec.steps else f"{spec.epochs or 1} epochs"
-    yield f"  length: {length} of {spec.batch_size} examples"
+    data_files = f"{counted(len(files), 'file')}, the first {shown(files[0].name)}" if files else "synthetic"
+    yield f"  data: {data_files}"
+    length = counted(spec.steps, "step") if spec.steps else counted(spec.epochs or 1, "epoch")
+    yield f"  length: {length}, in batches of {counted(spec.batch_size, 'example')}"
     yield f"  run directory: {shown(place)}"
     yield "nothing was started: this was a check"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 step`, `2,048 steps`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _model(job: Job) -> tuple[str, object]:

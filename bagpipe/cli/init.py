@@ -20,6 +20,7 @@ def init(
 ) -> None:
     """Look at a file or folder and write a commented job for it, which runs as it is."""
     from bagpipe.config.load import parse_job
+    from bagpipe.config.paths import typed
     from bagpipe.data.suggest import suggest_job
     from bagpipe.errors import ConfigError
     from bagpipe.lowlevel.atomic_files import write_whole
@@ -31,4 +32,4 @@ def init(
     write_whole(out, found.text.encode())
     for note in found.notes:
         typer.echo(note)
-    typer.echo(f"wrote {out}; look at it, then: bagpipe run {out}")
+    typer.echo(f"wrote {out}; look at it, then: bagpipe run {typed(out)}")

@@ -75,7 +75,10 @@ def run(
         for line in closing_lines(result.summary, result.run_dir, program()):
             typer.echo(line)
     elif result.outcome.code == ExitCode.STOPPED:
-        typer.echo(f"stopped before the first step; bagpipe run --resume --run-dir {result.run_dir} begins again")
+        from bagpipe.config.paths import typed
+
+        again = f"{program()} run --resume --run-dir {typed(result.run_dir)}"
+        typer.echo(f"stopped before the first step; {again} begins again")
     if result.outcome.error:
         typer.echo(f"error: {result.outcome.error}", err=True)
     raise typer.Exit(result.outcome.code)
@@ -99,6 +102,7 @@ def program() -> str:
 
 def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpipe") -> list[str]:
     """What a run came to, and what to do next."""
+    from bagpipe.config.paths import typed
     from bagpipe.lowlevel.strict_json import number
 
     last = number(summary, "loss")
@@ -111,11 +115,12 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
         auc, log_loss, calibration = (_figure(test[name]) for name in ("auc", "logLoss", "calibration"))
         lines.append(f"test AUC {auc}, log loss {log_loss}, calibration {calibration} ({test['examples']:,} examples)")
     lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
+    run, bagpipe = typed(run_dir), typed(bagpipe)
     if summary.get("stopped"):
-        return [*lines, f"  {bagpipe} run --resume --run-dir {run_dir}"]
-    lines.append(f"  {bagpipe} evaluate {run_dir}                 # again, or on other data: --set spec.data.path=...")
-    lines.append(f"  {bagpipe} checkpoint show {run_dir}          # what was saved")
-    lines.append(f"  {bagpipe} export {run_dir} {run_dir}/export  # plain tensors")
+        return [*lines, f"  {bagpipe} run --resume --run-dir {run}"]
+    lines.append(f"  {bagpipe} evaluate {run}                 # again, or on other data: --set spec.data.path=...")
+    lines.append(f"  {bagpipe} checkpoint show {run}          # what was saved")
+    lines.append(f"  {bagpipe} export {run} {typed(run_dir / 'export')}  # plain tensors")
     return lines
 
 

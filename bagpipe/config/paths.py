@@ -8,6 +8,7 @@ a path that becomes part of a job is refused if it has such bytes, because jobs 
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from bagpipe.errors import ConfigError
@@ -67,6 +68,15 @@ def as_text(path: Path, name: str) -> Path:
             f"{name}: {shown(path)}: the path has bytes that are not UTF-8; choose or make a path of text"
         ) from None
     return path
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """A path as a word of a command that a message proposes, so that it can be copied into a POSIX shell.
+
+    A relative path that begins like an option or a home folder gets `./` in front: it names what it named here.
+    """
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)
 
 
 def shown(path: str | os.PathLike[str]) -> str:

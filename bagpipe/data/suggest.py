@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bagpipe.config.paths import absolute
+from bagpipe.config.paths import absolute, typed
 from bagpipe.data.column_files import TableFormat, table_format, table_pieces, table_schema
 from bagpipe.data.column_values import is_list, numbers_of, plain
 from bagpipe.data.files import InputFile, find_files
@@ -211,7 +211,8 @@ def _label(columns: Sequence[Column], asked: str | None, path: str) -> Column:
     found = two or rated
     if not found:
         raise ConfigError(
-            f"{path}: no column looks like a label (0 and 1, or ratings); name it: bagpipe init {path} --label COLUMN "
+            f"{path}: no column looks like a label (0 and 1, or ratings); name it: "
+            f"bagpipe init {typed(path)} --label COLUMN "
             f"({', '.join(list(by_name)[:12])})"
         )
     return found[0]
@@ -274,8 +275,11 @@ def _label_line(column: Column, notes: list[str]) -> str:
         share = float(column.numbers.mean())
         return f"        - {{name: {_quoted(column.name)}}}  # 0 or 1, {share:.1%} are 1"
     if column.numbers is None or len(values) < 2:
+        rule = f"{column.name} == 'yes'"
+        example = f"{{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}"
         raise ConfigError(
-            f"column {column.name}: expected numbers for a label, found {column.about}; write a rule yourself"
+            f"column {column.name}: expected numbers for a label, found {column.about}; write the job by hand, "
+            f"with a rule (docs/data.md), for instance {example}"
         )
     least = next((v for v in values[1:] if float(np.mean(column.numbers >= v)) <= 0.6), values[-1])
     share = float(np.mean(column.numbers >= least))

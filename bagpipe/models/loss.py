@@ -28,15 +28,36 @@ def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
     chosen: Loss = own if callable(own) else _squared_error if config.loss == "mse" else _cross_entropy
 
     def loss(logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+        _check_tensor(logits_BL, f"model {type(model).__name__}: forward")
         if not callable(own) and logits_BL.shape != labels_BL.shape:
             # torch would broadcast, and train on every example's logit against every other's label.
             raise ConfigError(
                 f"model {type(model).__name__}: expected logits of shape {list(labels_BL.shape)}, one for each example "
                 f"and label, found {list(logits_BL.shape)}; change what forward returns, or give the model its own loss"
             )
-        return chosen(logits_BL, labels_BL) if labels_BL.shape[0] else logits_BL.sum() * 0.0
+        if not labels_BL.shape[0]:
+            return logits_BL.sum() * 0.0
+        value = chosen(logits_BL, labels_BL)
+        if callable(own):
+            _check_own_loss(value, f"model {type(model).__name__}: loss")
+        return value
 
     return loss
+
+
+def _check_tensor(value: object, where: str) -> None:
+    if not isinstance(value, torch.Tensor):
+        raise ConfigError(f"{where}: expected a tensor, found {type(value).__name__}; change what it returns")
+
+
+def _check_own_loss(value: object, where: str) -> None:
+    _check_tensor(value, where)
+    assert isinstance(value, torch.Tensor)
+    if value.numel() != 1:
+        raise ConfigError(
+            f"{where}: expected one number, the mean over the examples, found a tensor of shape {list(value.shape)}; "
+            "change what it returns"
+        )
 
 
 def _cross_entropy(logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:

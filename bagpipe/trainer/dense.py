@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bagpipe.config.document import DenseOptimizer
-from bagpipe.errors import CheckpointError
+from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.lowlevel.atomic_files import write_whole
 
 WEIGHTS = "dense.safetensors"
@@ -27,7 +27,14 @@ OPTIMIZER_SETTINGS = "dense_optimizer.json"
 
 
 def dense_optimizer(config: DenseOptimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The job's optimizer of dense weights, from torch.optim."""
+    """The job's optimizer of dense weights, from torch.optim.
+
+    Raises:
+        ConfigError: the model has no dense weights.
+    """
+    parameters = list(parameters)
+    if not parameters:
+        raise ConfigError("model: expected at least one dense weight, found none; give the model a torch.nn.Parameter")
     match config.name:
         case "sgd":
             return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)

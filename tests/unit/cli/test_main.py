@@ -1,5 +1,6 @@
 """The command line: what is parsed, what an error becomes, what it costs to ask for help."""
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,19 @@ def test_closing_lines_of_a_stopped_run() -> None:
     lines = closing_lines({**SUMMARY, "stopped": True, "evaluation": None}, Path("runs/demo"))
     assert "  bagpipe run --resume --run-dir runs/demo" in lines
     assert not any("AUC" in line for line in lines)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("name", ["r #1 ~x", "~x", "-x", "it's; $HOME", "a\\b"])
+def test_closing_commands_can_be_copied(name: str, stopped: bool) -> None:
+    """A shell reads each proposed command as words of which one is the run directory, whatever its name is."""
+    lines = closing_lines({**SUMMARY, "stopped": stopped}, Path(name))
+    commands = [shlex.split(line, comments=True) for line in lines[lines.index("next:") + 1 :]]
+    assert len(commands) == (1 if stopped else 3)
+    for words in commands:
+        named = [word for word in words if Path(word) == Path(name)]
+        assert len(named) == 1
+        assert not named[0].startswith(("-", "~"))
 
 
 def test_closing_lines_without_figures() -> None:

@@ -1,6 +1,8 @@
 """`bagpipe init`: a job for data that nobody described, which loads and whose guesses can be read."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,21 @@ def test_a_label_that_cannot_be_guessed_is_asked_for(tmp_path):
         suggest_job(str(path))
     with pytest.raises(ConfigError, match=r"--label clicks: no column of .*; it has user, item"):
         suggest_job(str(path), label="clicks")
+
+
+def test_what_init_says_of_a_label_of_words_can_be_used(tmp_path):
+    """The command is quoted for a shell, and the label it proposes for a column of words is a valid one."""
+    path = tmp_path / "my clicks #1.csv"
+    path.write_text("bought,item\n" + "".join(f"{'yes' if i % 3 else 'no'},i{i % 7}\n" for i in range(200)))
+    with pytest.raises(ConfigError) as guess:
+        suggest_job(str(path))
+    command = re.search(r"bagpipe init .* --label", str(guess.value))
+    assert command is not None
+    assert shlex.split(command[0]) == ["bagpipe", "init", str(path), "--label"]
+    with pytest.raises(ConfigError, match="expected numbers for a label") as words:
+        suggest_job(str(path), label="bought")
+    label = str(words.value)[str(words.value).index("{") :]
+    job = {"data": {"path": str(path), "columns": {"labels": ["LABEL"], "sparse": [{"name": "item"}]}}}
+    text = json.dumps({"apiVersion": "bagpipe.dev/v1alpha1", "kind": "BagpipeJob", "spec": job})
+    columns = parse_job(text.replace('"LABEL"', label), "job.yaml").spec.data.columns
+    assert columns.labels[0].name == "bought"

@@ -76,3 +76,23 @@ def test_the_job_chooses_the_loss() -> None:
     torch.testing.assert_close(loss_of(Own(), ModelConfig())(logits, labels), (logits - labels).abs().mean())
     with pytest.raises(ConfigError, match=r"model\.loss: mse: this model has a loss of its own"):
         loss_of(Own(), ModelConfig(loss="mse"))
+
+
+@pytest.mark.parametrize(
+    ("logits", "value", "message"),
+    [
+        (None, torch.tensor(0.0), "forward: expected a tensor, found NoneType; change what it returns"),
+        (torch.zeros(3, 1), "x", "loss: expected a tensor, found str"),
+        (torch.zeros(3, 1), torch.zeros(3, 1), r"loss: expected one number, .* found a tensor of shape \[3, 1\]"),
+    ],
+    ids=["forward returns nothing", "loss is text", "loss of each example"],
+)
+def test_what_a_model_returns_is_checked_by_name(logits: object, value: object, message: str) -> None:
+    """A model whose forward or loss returns the wrong thing is the user's mistake: one line names the method."""
+
+    class Wrong(nn.Module):
+        def loss(self, _logits: torch.Tensor, _labels: torch.Tensor) -> object:
+            return value
+
+    with pytest.raises(ConfigError, match=f"model Wrong: {message}"):
+        loss_of(Wrong(), ModelConfig())(logits, torch.ones(3, 1))  # type: ignore[arg-type]  # that is the mistake

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bagpipe.config.document import DenseOptimizer
-from bagpipe.errors import CheckpointError
+from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.trainer.dense import dense_optimizer, load_dense, save_dense
 
 OPTIMIZERS = [
@@ -85,3 +85,10 @@ def test_what_does_not_belong_is_refused_by_name(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(CheckpointError, match=r"dense.safetensors: cannot be read"):
         load_dense(net, adam, tmp_path)
+
+
+def test_a_model_without_dense_weights_is_refused_by_that_name():
+    """Every optimizer says that the model has nothing to train, not that torch was given an empty list."""
+    for name in ("sgd", "adagrad", "adam", "adamw"):
+        with pytest.raises(ConfigError, match="model: expected at least one dense weight, found none"):
+            dense_optimizer(DenseOptimizer(name=name), iter(()))
