@@ -6,6 +6,7 @@ safetensors of at most `PART_BYTES`, each complete under its name or not there a
 """
 
 import hashlib
+import logging
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from bagpipe.embedding.row_store import RowStore
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.net.messages import SnapshotFile, SnapshotFiles
+
+log = logging.getLogger(__name__)
 
 PART_BYTES = 32 << 20
 
@@ -121,6 +124,9 @@ class Snapshot:
             result = SnapshotFiles(step=self.step, done=True, files=files)
         except StorageError as error:
             result = SnapshotFiles(step=self.step, done=False, error=str(error))
+        except Exception as error:  # Top of a thread: without a result the trainers would wait, and the rows be kept.
+            log.exception("snapshot of step %d", self.step)
+            result = SnapshotFiles(step=self.step, done=False, error=f"{type(error).__name__}: {error}")
         self._frozen = ()
         self.result = result
 

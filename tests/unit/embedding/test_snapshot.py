@@ -158,3 +158,19 @@ def test_finished_snapshots_hold_no_memory(tmp_path: Path, monkeypatch: pytest.M
         settle(taken)
         assert taken.held_bytes == 0 and taken.status(step, passed=True).files
     assert [disk.values(step) for step in range(4)] == [[0.0], [1.0], [2.0], [3.0]]
+
+
+def test_whatever_ends_the_writing_is_a_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what nobody expects, such as no memory for a part: trainers are told, and no row is held any longer."""
+
+    def no_memory(path: Path, content: bytes) -> None:
+        raise MemoryError("32 MiB")
+
+    monkeypatch.setattr(module, "write_whole", no_memory)
+    rows = store()
+    write(rows, [1, 2], 1.0)
+    taken = Snapshot(4, [rows], tmp_path / "step", "shard")
+    taken.write()
+    taken.wait(20)
+    assert taken.result is not None and not taken.result.done and taken.result.error == "MemoryError: 32 MiB"
+    assert taken.held_bytes == 0
