@@ -15,7 +15,7 @@ import numpy as np
 from bagpipe.batch import Keys
 from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.row_store import RowStore
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import Table, TableLayout
 
 REPEATS = 21
@@ -44,7 +44,12 @@ def measure(num_rows: int, dim: int) -> dict[str, float]:
         0
     ]
     store = RowStore(
-        group, RowOptimizer(name="sgd"), Newborn(group, seed=0, init_scale=None), shard=0, num_shards=1, directory=None
+        group,
+        RowOptimizer(name="sgd"),
+        InitialRows(group, seed=0, init_scale=None),
+        shard=0,
+        num_shards=1,
+        directory=None,
     )
     for begin in range(0, num_rows, 1 << 20):
         keys = np.arange(begin, min(begin + (1 << 20), num_rows))

@@ -15,7 +15,7 @@ from bagpipe.cli.main import run_command
 from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import Table, TableLayout
 
 JOB = """
@@ -38,8 +38,8 @@ def shard(directory: Path) -> None:
     optimizer = RowOptimizer()
     (group,) = TableLayout.of([Table("t", 100, 8, ("t",))]).groups
     for place in (directory, None):
-        newborn = Newborn(group, seed=0, init_scale=None)
-        store = RowStore(group, optimizer, newborn, shard=0, num_shards=2, directory=place)
+        initial_rows = InitialRows(group, seed=0, init_scale=None)
+        store = RowStore(group, optimizer, initial_rows, shard=0, num_shards=2, directory=place)
         keys = np.arange(0, 100, 2, dtype=np.int64)
         records, _ = store.read(keys, keys.size)
         store.write(keys, records)

@@ -19,7 +19,7 @@ from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.lowlevel.atomic_files import make_folder, replacing_file, write_whole
 from bagpipe.lowlevel.strict_json import encode
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import TableLayout
 
 FILL_ROWS = 1 << 16
@@ -98,7 +98,7 @@ def _fill_tables(
     """First values everywhere, then the rows that training touched; tables begin at `start`."""
     for number, group in enumerate(checkpoint.manifest.layout.groups):
         embedding = checkpoint.manifest.spec.embedding
-        newborn = Newborn(group, seed=checkpoint.manifest.spec.seed, init_scale=embedding.init_scale)
+        initial_rows = InitialRows(group, seed=checkpoint.manifest.spec.seed, init_scale=embedding.init_scale)
         for member, table in enumerate(group.tables):
             begin = start + offsets[table.name]
             rows = table.num_embeddings
@@ -106,7 +106,7 @@ def _fill_tables(
             weights = view.reshape(rows, group.embedding_dim)
             for first in range(0, rows, FILL_ROWS):
                 keys = np.arange(first, min(first + FILL_ROWS, rows)) + group.offsets[member]
-                newborn.fill(keys, keys - group.offsets[member], weights)
+                initial_rows.fill(keys, keys - group.offsets[member], weights)
         _overwrite_touched(checkpoint, number, content, start, offsets)
 
 

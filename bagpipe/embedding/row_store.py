@@ -26,7 +26,7 @@ from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.storage import Storage
 from bagpipe.errors import StorageError, WireError
 from bagpipe.lowlevel.intrinsics import prefetch_lines, prefetch_row
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.rows.record import record_width, set_initial_state
 from bagpipe.tables import WidthGroup
 
@@ -169,7 +169,7 @@ class RowStore:
         self,
         group: WidthGroup,
         optimizer: RowOptimizer,
-        newborn: Newborn,
+        initial_rows: InitialRows,
         *,
         shard: int,
         num_shards: int,
@@ -177,7 +177,7 @@ class RowStore:
     ) -> None:
         self.embedding_dim = group.embedding_dim
         self.record_width = record_width(optimizer, group.embedding_dim)
-        self._optimizer, self._newborn = optimizer, newborn
+        self._optimizer, self._initial_rows = optimizer, initial_rows
         self._shard, self._num_shards = shard, num_shards
         self.capacity = len(range(shard, group.num_rows, num_shards))
         name = f"dim{group.embedding_dim}"
@@ -244,7 +244,7 @@ class RowStore:
             new = np.flatnonzero(here < 0)
             if new.size:
                 born = np.empty((new.size, out.shape[1]), np.float32)
-                self._newborn.fill(keys[begin + new], np.arange(new.size), born)
+                self._initial_rows.fill(keys[begin + new], np.arange(new.size), born)
                 set_initial_state(born, self._optimizer, self.embedding_dim)
                 out[new] = born
         return records, values

@@ -25,7 +25,7 @@ from bagpipe.embedding.snapshots import Snapshots
 from bagpipe.embedding.watermark import Watermarks
 from bagpipe.errors import StorageError
 from bagpipe.net.messages import Topology
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.rows.record import record_width
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Shard:
             RowStore(
                 group,
                 embedding.optimizer,
-                Newborn(group, seed=seed, init_scale=embedding.init_scale),
+                InitialRows(group, seed=seed, init_scale=embedding.init_scale),
                 shard=number,
                 num_shards=header.num_shards,
                 directory=directory,

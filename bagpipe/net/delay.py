@@ -5,8 +5,9 @@
 
 import os
 import random
-import threading
 from collections.abc import Callable
+
+from bagpipe.lowlevel.clock import SYSTEM_CLOCK
 
 DELAY_SECONDS = "BAGPIPE_DELAY_SECONDS"
 
@@ -17,9 +18,8 @@ def message_delay() -> Callable[[], None]:
     if not longest:
         return lambda: None
     draw = random.Random()  # schedules should differ from run to run: results may not
-    never = threading.Event()
 
     def hold() -> None:
-        never.wait(longest * draw.random() ** 3)
+        SYSTEM_CLOCK.pause(longest * draw.random() ** 3)
 
     return hold

@@ -297,7 +297,7 @@ class Connection(_Socket):
             if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._handshakes += 1
                 if self._handshakes > 1:
-                    self._again()
+                    self._introduce_again()
                 self._down_since = None
             elif event == zmq.EVENT_DISCONNECTED and self._down_since is None:
                 self._down_since = time.monotonic()
@@ -306,7 +306,7 @@ class Connection(_Socket):
                     f"{self.peer} at {self.endpoint} refused our key; every role needs the job's own keys"
                 )
 
-    def _again(self) -> None:
+    def _introduce_again(self) -> None:
         """The connection was remade, or the listener was: say who we are, and let the owner know."""
         down = time.monotonic() - self._down_since if self._down_since is not None else 0.0
         log.info("connected to %s again after %.1f s", self.peer, down)
@@ -359,7 +359,7 @@ class Connection(_Socket):
                 return message, arrays
             if self._asked_in < self._handshakes:
                 self._asked_in = self._handshakes
-                self._again()
+                self._introduce_again()
 
     def receive(self, timeout_seconds: float, *, waiting_for: str, step: int | None) -> tuple[Message, list[Array]]:
         """The next message.

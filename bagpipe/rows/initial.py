@@ -46,7 +46,7 @@ def initial_rows(seed: int, table: int, rows: npt.ArrayLike, dim: int, scale: fl
     return out
 
 
-class Newborn:
+class InitialRows:
     """Rows of one width group by key, as they are before anybody trained them."""
 
     def __init__(self, group: WidthGroup, *, seed: int, init_scale: float | None) -> None:

@@ -31,5 +31,5 @@ def initial_state(optimizer: RowOptimizer) -> float:
 
 
 def set_initial_state(records_KR: Floats, optimizer: RowOptimizer, embedding_dim: int) -> None:
-    """Fill the state part of newborn records in place."""
+    """Fill the state part of new records in place."""
     records_KR[:, embedding_dim:] = initial_state(optimizer)

@@ -33,7 +33,7 @@ from bagpipe.data.transform import Transform
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write
 from bagpipe.models.base import build_model
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import WidthGroup
 from bagpipe.trainer.loop import num_threads
 
@@ -44,7 +44,7 @@ class KeptRows:
     def __init__(self, checkpoint: Checkpoint, number: int, group: WidthGroup) -> None:
         spec = checkpoint.manifest.spec
         self.group = group
-        self._newborn = Newborn(group, seed=spec.seed, init_scale=spec.embedding.init_scale)
+        self._initial_rows = InitialRows(group, seed=spec.seed, init_scale=spec.embedding.init_scale)
         parts = [(k, r) for at, k, r in map(checkpoint.rows, checkpoint.manifest.shards) if at == number]
         self._parts = [(keys[order], order, records) for keys, records in parts for order in [np.argsort(keys)]]
 
@@ -58,7 +58,7 @@ class KeptRows:
             out[here] = records[order[place[here]], : self.group.embedding_dim]
             born &= ~here
         where = np.flatnonzero(born)
-        self._newborn.fill(keys_K[where], where, out)
+        self._initial_rows.fill(keys_K[where], where, out)
         return out
 
 

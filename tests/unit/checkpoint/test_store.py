@@ -26,7 +26,7 @@ from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOpt
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.errors import CheckpointError, ConfigError, StorageError
-from bagpipe.rows.initial import Newborn, initial_rows, row_scale
+from bagpipe.rows.initial import InitialRows, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
 
 TABLES = (
@@ -45,7 +45,9 @@ def save(root: Path, step: int, *, num_servers: int = 1, change: float = 0.0, or
     files = []
     for shard in range(num_servers):
         stores = [
-            RowStore(g, SGD, Newborn(g, seed=0, init_scale=None), shard=shard, num_shards=num_servers, directory=None)
+            RowStore(
+                g, SGD, InitialRows(g, seed=0, init_scale=None), shard=shard, num_shards=num_servers, directory=None
+            )
             for g in LAYOUT.groups
         ]
         for group, rows in zip(LAYOUT.groups, stores, strict=True):

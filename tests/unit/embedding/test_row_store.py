@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.row_store import Recovered, RowStore, _enter
 from bagpipe.errors import StorageError, WireError
-from bagpipe.rows.initial import Newborn, initial_rows, row_scale
+from bagpipe.rows.initial import InitialRows, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
 
 TABLES = (
@@ -25,8 +25,8 @@ ADAGRAD = RowOptimizer(name="adagrad", initial_accumulator=0.25)
 
 
 def store(shard: int, num_shards: int, directory: Path | None = None, optimizer: RowOptimizer = ADAGRAD) -> RowStore:
-    newborn = Newborn(GROUP, seed=3, init_scale=None)
-    return RowStore(GROUP, optimizer, newborn, shard=shard, num_shards=num_shards, directory=directory)
+    initial_rows = InitialRows(GROUP, seed=3, init_scale=None)
+    return RowStore(GROUP, optimizer, initial_rows, shard=shard, num_shards=num_shards, directory=directory)
 
 
 def born(key: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_first_values_do_not_depend_on_shards_or_order() -> None:
 
 
 def test_first_values_are_uniform_in_their_range() -> None:
-    """Newborn weights fill [-scale, scale) evenly, and differ between seeds, tables and rows."""
+    """First weights fill [-scale, scale) evenly, and differ between seeds, tables and rows."""
     rows = initial_rows(1, 0, np.arange(20_000), 8, 0.5)
     assert rows.min() >= -0.5 and rows.max() < 0.5
     assert abs(float(rows.mean())) < 0.005 and abs(float(rows.std()) - 0.5 / 3**0.5) < 0.005
@@ -248,7 +248,7 @@ def test_memory_follows_touched_rows(tmp_path: Path) -> None:
     """A table of ten million rows of which a thousand are written takes little more than those."""
     big = TableLayout.of([Table(name="t", num_embeddings=10_000_000, embedding_dim=48, feature_names=("t",))]).groups[0]
     shard = RowStore(
-        big, RowOptimizer(name="sgd"), Newborn(big, seed=0, init_scale=None), shard=0, num_shards=1, directory=None
+        big, RowOptimizer(name="sgd"), InitialRows(big, seed=0, init_scale=None), shard=0, num_shards=1, directory=None
     )
     before = resident_bytes()
     keys = np.random.default_rng(0).choice(10_000_000, 200_000, replace=False)

@@ -17,15 +17,15 @@ from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import FrozenRows, Snapshot
 from bagpipe.embedding.snapshots import Snapshots
 from bagpipe.lowlevel.atomic_files import write_whole
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import Table, TableLayout
 
 GROUP = TableLayout.of([Table(name="t", num_embeddings=64, embedding_dim=2, feature_names=("t",))]).groups[0]
 
 
 def store() -> RowStore:
-    newborn = Newborn(GROUP, seed=0, init_scale=None)
-    return RowStore(GROUP, RowOptimizer(name="sgd"), newborn, shard=0, num_shards=1, directory=None)
+    initial_rows = InitialRows(GROUP, seed=0, init_scale=None)
+    return RowStore(GROUP, RowOptimizer(name="sgd"), initial_rows, shard=0, num_shards=1, directory=None)
 
 
 def write(rows: RowStore, keys: list[int], value: float, frozen: FrozenRows | None = None) -> None:
