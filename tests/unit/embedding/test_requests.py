@@ -8,7 +8,7 @@ from bagpipe.embedding.requests import Bounds, check_fetch, check_write_back
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.errors import WireError
 from bagpipe.net.messages import Fetch, WriteBack
-from bagpipe.rows.initial import Newborn
+from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import Table, TableLayout
 
 GROUP = TableLayout.of([Table(name="t", num_embeddings=8, embedding_dim=4, feature_names=("f",))]).groups[0]
@@ -18,8 +18,8 @@ RECORDS = np.ones((2, 4), np.float32)
 
 
 def stores() -> list[RowStore]:
-    newborn = Newborn(GROUP, seed=3, init_scale=None)
-    return [RowStore(GROUP, RowOptimizer(name="sgd"), newborn, shard=0, num_shards=1, directory=None)]
+    initial_rows = InitialRows(GROUP, seed=3, init_scale=None)
+    return [RowStore(GROUP, RowOptimizer(name="sgd"), initial_rows, shard=0, num_shards=1, directory=None)]
 
 
 def test_a_rank_that_the_job_has_not_is_refused() -> None:
