@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer, ServerConfig
-from bagpipe.net.messages import Fetch, Hello, NoMorePlans, Rows, Topology, WriteBack, Written
+from bagpipe.net.messages import Fetch, Hello, NoMorePlans, Pong, Rows, Topology, WriteBack, Written
 from bagpipe.net.sockets import Context, Listener
 from bagpipe.tables import Table, TableLayout
 
@@ -83,7 +83,7 @@ def start(oracle: Listener, checkpoint_dir: Path) -> dict[int, tuple[bytes, str]
         spec=SPEC,
         num_dense=13,
         num_labels=1,
-        slots=(1000,),
+        slots=(40_000,),
         checkpoint=None,
         checkpoint_dir=str(checkpoint_dir),
         first_step=0,
@@ -114,10 +114,14 @@ def serve_once(tmp_path: Path) -> tuple[float, float]:
             links = [context.connect(found[shard][1], peer=f"server {shard}") for shard in range(2)]
             everywhere = np.linspace(0, LAYOUT.num_rows - 2, 1000).astype(np.int64) // 2 * 2
             for shard, link in enumerate(links):
+                link.send(Hello(job="full", attempt=0, role="trainer", index=0, endpoint="tcp://127.0.0.1:1"))
+                message, _ = link.receive(300, waiting_for="an answer to Hello", step=0)
+                assert isinstance(message, Pong), message
                 link.send(Fetch(rank=0, step=0, group=0, after=-1, num_records=0), [np.unique(everywhere) + shard])
             for link in links:
                 message, arrays = link.receive(300, waiting_for="rows", step=0)
-                assert isinstance(message, Rows) and arrays[1].shape[1] == DIM
+                assert isinstance(message, Rows), message
+                assert arrays[1].shape[1] == DIM
             seconds = time.monotonic() - begun
             busy = max(processor_seconds(process) for process in processes)
             check_memory(processes, links)
