@@ -41,6 +41,11 @@ class TablePiece:
     first_bad: str | None = None
 
 
+def _already_read(table: pa.Table) -> Callable[[], pa.Table]:
+    """`load` of a piece of a file that can only be read from its beginning on, so that its rows are here already."""
+    return lambda: table
+
+
 def table_format(file: InputFile, stated: str) -> TableFormat:
     """What kind of table a file is, by `data.format` and its first bytes.
 
@@ -191,7 +196,7 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
             if bad and not skip_bad:
                 raise DataError(f"{bad[0]}; fix the row or set data.onBadLine: skip")
             table = pa.Table.from_batches([batch])
-            yield TablePiece(file.name, first, lambda table=table: table, len(bad), bad[0] if bad else None)  # type: ignore[misc]
+            yield TablePiece(file.name, first, _already_read(table), len(bad), bad[0] if bad else None)
             first += table.num_rows + len(bad)
             bad.clear()
         if bad:
@@ -241,7 +246,7 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
                 raise DataError(f"{note}; fix the row or set data.onBadLine: skip") from error
             text = pa.BufferReader(b"\n".join(good))
             table = pajson.read_json(text, parse_options=options) if good else wanted.empty_table()
-        yield TablePiece(file.name, first, lambda table=table: table, bad, note)  # type: ignore[misc]
+        yield TablePiece(file.name, first, _already_read(table), bad, note)
         first += len(lines)
 
 
@@ -284,5 +289,5 @@ def _arrow_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiece]
         first = 1
         for index in range(reader.num_record_batches):
             table = pa.Table.from_batches([reader.get_batch(index)]).select(list(names))
-            yield TablePiece(file.name, first, lambda table=table: table)  # type: ignore[misc]
+            yield TablePiece(file.name, first, _already_read(table))
             first += table.num_rows

@@ -73,7 +73,7 @@ def decompressed(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
     if kind is not None:
         yield _Reader(_Members(name, kind, raw).chunks())  # type: ignore[misc]  # the part of IO that is used
     elif head.startswith(ZSTD) or head[1:4] == SKIPPABLE:
-        yield _Reader(_zstd_chunks(name, raw))  # type: ignore[misc]
+        yield _Reader(_zstd_chunks(name, raw))  # type: ignore[misc]  # as above
     else:
         yield raw
 

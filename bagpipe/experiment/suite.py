@@ -94,7 +94,8 @@ def read_document(path: Path) -> Document:
     Raises:
         ConfigError: it is no job.
     """
-    return msgspec.to_builtins(read_job_file(path).document)  # type: ignore[no-any-return]
+    document: Document = msgspec.to_builtins(read_job_file(path).document)
+    return document
 
 
 def cases(
