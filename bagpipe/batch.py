@@ -13,6 +13,7 @@ import numpy.typing as npt
 Keys = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 Lengths = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,10 @@ class Batch:
     labels_BL: Floats
     """Targets, `[B, L]`; click logs have L = 1."""
     sparse: tuple[SparseBlock, ...]
+    weights_B: Floats | None = None
+    """Weight of each example in the loss and in figures; None: all weigh the same."""
+    groups_B: Int64s | None = None
+    """Whom each example belongs to, as a number that stands for the value of `columns.group`; None: not told."""
 
     @property
     def num_examples(self) -> int:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bagpipe.batch import Cursor, Floats, Keys, Lengths
+from bagpipe.batch import Cursor, Floats, Int64s, Keys, Lengths
 
 Slots = npt.NDArray[np.int32]
 Indices = npt.NDArray[np.int32]
@@ -117,3 +117,9 @@ class BatchPlan:
     dense_BF: Floats
     labels_BL: Floats
     groups: tuple[GroupPlan, ...]
+    weights_B: Floats | None = None
+    """Weight of each example of this slice; None: all weigh the same, and nothing travels."""
+    total_weight: float | None = None
+    """Sum of the weights of the global batch, in float64: what a weighted mean over all slices is divided by."""
+    groups_B: Int64s | None = None
+    """Whom each example of this slice belongs to; None: not told, and nothing travels."""

@@ -63,5 +63,8 @@ class ColumnsConfig(Section):
     dense: Annotated[tuple[DenseColumn, ...], Meta(description="Numbers.")] = ()
     sparse: Annotated[tuple[SparseColumn, ...], Meta(description="Categories.")] = ()
     time: Annotated[str, Meta(description="When the example happened; for `splitBy: time`.")] = ""
-    group: Annotated[str, Meta(description="Whom the example belongs to, a user or a session; for `splitBy: group`.")] = ""
+    weight: Annotated[
+        str, Meta(description="Weight of the example in the loss and in figures, a number from 0. Empty: all weigh the same.")
+    ] = ""
+    group: Annotated[str, Meta(description="Whom the example belongs to, a user or a session; for `splitBy: group` and figures by group.")] = ""
     ignore: Annotated[tuple[str, ...], Meta(description="Columns that are not used; `*`: all that are not named.")] = ()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bagpipe.batch import Floats, Lengths
+from bagpipe.batch import Floats, Int64s, Lengths
 from bagpipe.config.column_rules import LabelRule, label_rule
 from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
 from bagpipe.data import column_kernels as kernels
@@ -118,7 +118,11 @@ class ColumnSource:
         kinds = [f.kind for f in self.schema.features]
         lists = [_sparse(table, c, kind, problems) for c, kind in zip(columns.sparse, kinds, strict=True)]
         codes_N, lengths_BT = _side_by_side(lists, count, jagged=self.schema.jagged)
-        return RawBlock(labels_BL, dense_BF, codes_N, lengths_BT, piece.file, rows, piece.bad_lines, piece.first_bad)
+        return RawBlock(
+            labels_BL, dense_BF, codes_N, lengths_BT, piece.file, rows, piece.bad_lines, piece.first_bad,
+            _weights(table, columns.weight, problems) if self.schema.weighted else None,
+            _groups(table, columns.group, piece.file) if self.schema.grouped else None,
+        )  # fmt: skip
 
 
 def open_columns(
@@ -148,7 +152,14 @@ def open_columns(
     check_columns(first.name, schema, wanted_columns(columns, labelled=labelled), all_columns(columns))
     jagged = any(_is_several(c, schema) for c in columns.sparse)
     found = features or tuple(RawFeature(c.name, _kind(first.name, c, schema, ids=ids)) for c in columns.sparse)
-    raw = RawSchema(found, tuple(c.name for c in columns.dense), len(columns.labels), jagged)
+    raw = RawSchema(
+        found,
+        tuple(c.name for c in columns.dense),
+        len(columns.labels),
+        jagged,
+        weighted=labelled and bool(columns.weight),
+        grouped=labelled and bool(columns.group),
+    )
     return ColumnSource(tuple(files), stated, columns, raw, schema, skip_bad, labelled)
 
 
@@ -174,15 +185,16 @@ def label_source(label: LabelColumn) -> str:
 
 
 def wanted_columns(columns: ColumnsConfig, *, labelled: bool) -> list[str]:
-    """Columns to read, each once."""
+    """Columns to read, each once. Without labels nothing is compared, so nobody asks for weights and groups."""
     names = [label_source(label) for label in columns.labels] if labelled else []
     names += [source_of(c) for c in columns.dense] + [source_of(c) for c in columns.sparse]
-    return list(dict.fromkeys(names))
+    names += [columns.weight, columns.group] if labelled else []
+    return list(dict.fromkeys(name for name in names if name))
 
 
 def all_columns(columns: ColumnsConfig) -> tuple[str, ...]:
     """Every column that is spoken of; `*` stands for all others."""
-    named = [*wanted_columns(columns, labelled=True), *columns.ignore, columns.time, columns.group]
+    named = [*wanted_columns(columns, labelled=True), *columns.ignore, columns.time]
     return tuple(dict.fromkeys(name for name in named if name))
 
 
@@ -259,6 +271,20 @@ def _dense(table: pa.Table, dense: DenseColumn, known: DenseStatistics | None, p
     if known is not None:
         numbers = (numbers.astype(np.float32).astype(np.float64) - known.mean) / known.deviation
     return numbers.astype(np.float32)
+
+
+def _weights(table: pa.Table, name: str, problems: Problems) -> Floats:
+    column = plain(table.column(name))
+    numbers, wrong = numbers_of(column)
+    wrong |= ~(numbers >= 0) | (numbers > LARGEST)
+    problems.add(name, wrong, "a weight, a finite number from 0", column)
+    return np.where(wrong, 0.0, numbers).astype(np.float32)
+
+
+def _groups(table: pa.Table, name: str, file: str) -> Int64s:
+    """Codes as they are for features, so that equal values have equal numbers in every file."""
+    column = plain(table.column(name))
+    return codes_of(column, kind_of(file, name, column.type))[0].view(np.int64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bagpipe.batch import Keys, Lengths, SparseBlock
+from bagpipe.batch import Int64s, Keys, Lengths, SparseBlock
 from bagpipe.data import encode_kernels as kernels
-from bagpipe.data.examples import Examples, Int64s
+from bagpipe.data.examples import Examples
 from bagpipe.data.raw import Codes, RawBlock, RawSchema
 from bagpipe.data.vocabulary import LookupTables, Vocabulary
 from bagpipe.errors import ConfigError, DataError
@@ -55,7 +55,8 @@ class Encoder:
         """Raises:
         DataError: an id is out of range of its table.
         """
-        return Examples(block.labels_BL, block.dense_BF, tuple(self._block(g, block) for g in self._groups))
+        sparse = tuple(self._block(g, block) for g in self._groups)
+        return Examples(block.labels_BL, block.dense_BF, sparse, block.weights_B, block.groups_B)
 
     def _block(self, group: _Group, block: RawBlock) -> SparseBlock:
         codes_N, lengths_BT, which_N = select(block, len(self.schema.features), group.features)

@@ -1,7 +1,7 @@
 """Raw data read straight into keys, and the passes over it that have to come first (counting, sizes, vocabulary)."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -114,4 +114,15 @@ def first_examples(block: RawBlock, count: int, num_features: int) -> RawBlock:
     else:
         lengths = block.lengths_BT[:count]
         codes = block.codes_N[: int(lengths.sum(dtype=np.int64))]
-    return RawBlock(block.labels_BL[:count], block.dense_BF[:count], codes, lengths, block.file, block.lines_B[:count])
+    return replace(
+        block,
+        labels_BL=block.labels_BL[:count],
+        dense_BF=block.dense_BF[:count],
+        codes_N=codes,
+        lengths_BT=lengths,
+        lines_B=block.lines_B[:count],
+        bad_lines=0,
+        first_bad=None,
+        weights_B=None if block.weights_B is None else block.weights_B[:count],
+        groups_B=None if block.groups_B is None else block.groups_B[:count],
+    )

@@ -6,14 +6,17 @@ letters as in `bagpipe.batch`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from bagpipe.batch import Floats, Keys, Lengths, SparseBlock
+from bagpipe.batch import Floats, Int64s, Keys, Lengths, SparseBlock
 
-Int64s = npt.NDArray[np.int64]
+Number = TypeVar("Number", np.float32, np.int64)
+Range = slice
+"""`slice` has another meaning within `Examples`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,8 @@ class Examples:
     labels_BL: Floats
     dense_BF: Floats
     sparse: tuple[SparseBlock, ...]
+    weights_B: Floats | None = None
+    groups_B: Int64s | None = None
 
     def __len__(self) -> int:
         return int(self.labels_BL.shape[0])
@@ -32,12 +37,18 @@ class Examples:
         if start == 0 and stop == len(self):
             return self
         blocks = tuple(_slice(block, start, stop, len(self)) for block in self.sparse)
-        return Examples(self.labels_BL[start:stop], self.dense_BF[start:stop], blocks)
+        return self._with(blocks, Range(start, stop))
 
     def take(self, index_B: Int64s) -> "Examples":
         """The examples `index_B`, in that order."""
         blocks = tuple(_take(block, index_B, len(self)) for block in self.sparse)
-        return Examples(self.labels_BL[index_B], self.dense_BF[index_B], blocks)
+        return self._with(blocks, index_B)
+
+    def _with(self, sparse: tuple[SparseBlock, ...], chosen: Range | Int64s) -> "Examples":
+        """The chosen examples, whose lookups are `sparse`."""
+        weights = None if self.weights_B is None else self.weights_B[chosen]
+        groups = None if self.groups_B is None else self.groups_B[chosen]
+        return Examples(self.labels_BL[chosen], self.dense_BF[chosen], sparse, weights, groups)
 
 
 def concatenate(parts: Sequence[Examples]) -> Examples:
@@ -50,8 +61,19 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         lengths = [m.lengths_BT for m in members if m.lengths_BT is not None]
         keys_N = np.concatenate([m.keys_N for m in members])
         blocks.append(SparseBlock(keys_N, np.concatenate(lengths) if lengths else None))
-    labels = np.concatenate([part.labels_BL for part in parts])
-    return Examples(labels, np.concatenate([part.dense_BF for part in parts]), tuple(blocks))
+    return Examples(
+        np.concatenate([part.labels_BL for part in parts]),
+        np.concatenate([part.dense_BF for part in parts]),
+        tuple(blocks),
+        joined([part.weights_B for part in parts]),
+        joined([part.groups_B for part in parts]),
+    )
+
+
+def joined(parts: "Sequence[npt.NDArray[Number] | None]") -> "npt.NDArray[Number] | None":
+    """All parts one after another; either all are arrays or none is."""
+    found = [part for part in parts if part is not None]
+    return np.concatenate(found) if found else None
 
 
 def lookups_before(lengths_BT: Lengths) -> Int64s:

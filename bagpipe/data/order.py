@@ -13,8 +13,8 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from bagpipe.batch import Batch, Cursor
-from bagpipe.data.examples import Examples, Int64s, concatenate
+from bagpipe.batch import Batch, Cursor, Int64s
+from bagpipe.data.examples import Examples, concatenate
 
 Shuffle = Literal["never", "after-first", "always"]
 PIECE = 1 << 15
@@ -97,4 +97,12 @@ def batches_of_epoch(pieces: Iterable[Examples], batch_size: int, start: Cursor,
 
 
 def _batch(examples: Examples, cursor: Cursor, end: Cursor) -> Batch:
-    return Batch(cursor, end, examples.dense_BF, examples.labels_BL, examples.sparse)
+    return Batch(
+        cursor,
+        end,
+        examples.dense_BF,
+        examples.labels_BL,
+        examples.sparse,
+        examples.weights_B,
+        examples.groups_B,
+    )

@@ -253,8 +253,9 @@ class _Preparation:
             data.on_bad_line,
         )
         return PreparedInfo(
-            VERSION, schema.num_labels, schema.dense_names, schema.jagged, kept.tables, recipe, transform=kept
-        )
+            VERSION, schema.num_labels, schema.dense_names, schema.jagged, kept.tables, recipe, transform=kept,
+            weighted=schema.weighted, grouped=schema.grouped,
+        )  # fmt: skip
 
 
 def stated_transform(
@@ -345,7 +346,7 @@ def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, sc
     columns += [pa.array(examples.dense_BF[:, i]) for i in range(len(info.dense))]
     group, block = layout.groups[0], examples.sparse[0]
     features = [(t, offset) for t, offset in zip(group.tables, group.offsets, strict=True) for _ in t.feature_names]
-    types = schema.types[len(columns) :]
+    types = schema.types[len(columns) : len(columns) + len(features)]
     for place, ((_, offset), kind) in enumerate(zip(features, types, strict=True)):
         if block.lengths_BT is None:
             rows = block.keys_N.reshape(len(examples), -1)[:, place] - offset
@@ -358,4 +359,5 @@ def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, sc
         rows = (codes.view(np.int64) - offset).astype(kind.value_type.to_pandas_dtype())
         offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths[:, 0], dtype=np.int32)])
         columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows), type=kind))
+    columns += [pa.array(array) for array in (examples.weights_B, examples.groups_B) if array is not None]
     return pa.Table.from_arrays(columns, schema=schema)

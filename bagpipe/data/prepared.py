@@ -3,7 +3,8 @@
 A prepared folder holds `part-*.parquet` and, where values have rows of their own, `_transform/` with the vocabulary.
 Every part carries `PreparedInfo` in its metadata, so a part alone can be read, and a folder is ordinary Parquet for
 every other program. Columns: `label` (or `label_0`...), `dense_<name>` float32, `sparse_<name>` int32 (int64 for tables
-beyond 2^31 rows), or lists of them if multi-valued.
+beyond 2^31 rows), or lists of them if multi-valued. Of the
+example, where told: `weight` float32, `group` int64.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bagpipe.batch import Floats, SparseBlock
+from bagpipe.batch import Floats, Int64s, SparseBlock
 from bagpipe.data import prepared_kernels as kernels
 from bagpipe.data.encode import feature_positions
-from bagpipe.data.examples import Examples, Int64s
+from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile
 from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array
 from bagpipe.data.raw import ordered_map
@@ -34,6 +35,7 @@ METADATA_KEY = b"bagpipe"
 REPORT_KEY = b"bagpipe.report"
 """In the last part only: what was known once all parts were written."""
 TRANSFORM_FOLDER = "_transform"
+WEIGHT, GROUP = "weight", "group"
 OLD_TABLES_FILE = "tables.json"
 """Folders prepared before November 2026 have their `PreparedInfo` in this file too."""
 
@@ -76,6 +78,8 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
     """None: prepared before transforms were kept, or by somebody else."""
     train_examples: int | None = None
     """Where the training part ends, if the data was split while it was prepared."""
+    weighted: bool = False
+    grouped: bool = False
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def shape(self) -> tuple[object, ...]:
         """What all files read together have to share."""
-        return (self.tables, self.dense, self.num_labels, self.jagged)
+        return (self.tables, self.dense, self.num_labels, self.jagged, self.weighted, self.grouped)
 
     @property
     def label_columns(self) -> list[str]:
@@ -101,6 +105,7 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
             ids = pa.int32() if table.num_embeddings <= 2**31 else pa.int64()
             kind = pa.list_(pa.field("element", ids, nullable=False)) if self.jagged else ids
             fields += [(f"sparse_{name}", kind) for name in table.feature_names]
+        fields += [(WEIGHT, pa.float32())] * self.weighted + [(GROUP, pa.int64())] * self.grouped
         columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
         return pa.schema(columns, metadata={METADATA_KEY: msgspec.json.encode(self)})
 
@@ -135,7 +140,11 @@ class PreparedSource:
         numbers = info.label_columns + info.dense_columns
         ids: Role = "ids" if info.jagged else "id"
         sparse = dict.fromkeys(c for g in self._groups for c in g.columns)
-        self._columns: tuple[tuple[str, Role], ...] = (*((n, "number") for n in numbers), *((n, ids) for n in sparse))
+        weights: tuple[tuple[str, Role], ...] = ((WEIGHT, "number"),) * info.weighted
+        groups: tuple[tuple[str, Role], ...] = ((GROUP, "id"),) * info.grouped
+        self._columns: tuple[tuple[str, Role], ...] = (
+            *((n, "number") for n in numbers), *((n, ids) for n in sparse), *weights, *groups
+        )  # fmt: skip
         self._pieces = tuple(piece for file in files if file.size for piece in _pieces(file, info, self._columns))
         self.num_examples = sum(p.num_rows for p in self._pieces)
 
@@ -170,7 +179,11 @@ class PreparedSource:
             ) from error
         labels_BL = _floats(table, self.info.label_columns, piece)
         dense_BF = _floats(table, self.info.dense_columns, piece)
-        return Examples(labels_BL, dense_BF, tuple(self._block(g, table, piece) for g in self._groups))
+        weights_B = _floats(table, [WEIGHT], piece).reshape(-1) if self.info.weighted else None
+        where = (piece.file.name, piece.first_row)
+        groups_B = id_array(table, GROUP, *where).astype(np.int64, copy=False) if self.info.grouped else None
+        sparse = tuple(self._block(g, table, piece) for g in self._groups)
+        return Examples(labels_BL, dense_BF, sparse, weights_B, groups_B)
 
     def _block(self, group: _Group, table: pa.Table, piece: _Piece) -> SparseBlock:
         where = (piece.file.name, piece.first_row)

@@ -20,7 +20,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from bagpipe.batch import Floats, Lengths
+from bagpipe.batch import Floats, Int64s, Lengths
 from bagpipe.errors import StorageError
 
 Codes = npt.NDArray[np.uint64]
@@ -52,6 +52,10 @@ class RawSchema:
     dense_names: tuple[str, ...]
     num_labels: int = 1
     jagged: bool = False
+    weighted: bool = False
+    """Examples have weights."""
+    grouped: bool = False
+    """It is told whom examples belong to."""
 
     @property
     def has_ids(self) -> bool:
@@ -73,6 +77,10 @@ class RawBlock:
     bad_lines: int = 0
     first_bad: str | None = None
     """What was wrong with the first malformed line, as an error would say it."""
+    weights_B: Floats | None = None
+    """Weight of each example; None: all weigh the same."""
+    groups_B: Int64s | None = None
+    """The code of each example's group; None: not told."""
 
     def __len__(self) -> int:
         return int(self.labels_BL.shape[0])

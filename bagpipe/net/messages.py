@@ -16,7 +16,7 @@ from bagpipe.config.document import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.config.model import ModelConfig
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 Role = Literal["oracle", "server", "trainer"]
 Step = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
@@ -140,7 +140,7 @@ class NeedPlans(Message, kw_only=True):
     """First step whose `StepDone` follows, once more: those of the last steps may have been lost with a connection."""
 
 
-class Plan(Message, kw_only=True):
+class Plan(Message, kw_only=True, omit_defaults=True):
     """Header of a `BatchPlan`; its arrays follow in the order of `net/plan_codec.py`."""
 
     step: Step
@@ -151,6 +151,10 @@ class Plan(Message, kw_only=True):
     training: bool
     checkpoint: bool
     groups: tuple["GroupHeader", ...]
+    total_weight: float | None = None
+    """Not None: a frame with the weight of each example follows the labels."""
+    grouped: bool = False
+    """A frame with the group of each example follows them."""
 
 
 class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):

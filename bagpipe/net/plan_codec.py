@@ -6,7 +6,8 @@ indices and offsets (int32) into another, both in as few bits as they need (`net
 largest and narrow already, is a frame of its own and copied nowhere. The header gives the length of every array
 in the order of `_narrow` and `_wide` below, so that the receiver cuts views out of what it unpacked.
 
-Frames: dense_BF, labels_BL, then for each group inverse_N, packed int32s, packed keys.
+Frames: dense_BF, labels_BL, weights_B and groups_B where the header says that they are there, then for each width
+group inverse_N, packed int32s, packed keys.
 
 Every length is checked against the frames before it is used. What the arrays *say* is the oracle's
 word: the planner's invariants are tested there, not paid for at every trainer and step.
@@ -36,7 +37,8 @@ _NO_LENGTHS: npt.NDArray[np.int32] = np.zeros(0, np.int32)
 
 def pack_plan(plan: BatchPlan) -> tuple[messages.Plan, list[Array]]:
     """The header and the frames of one plan. Frames may be views of the plan's own arrays."""
-    frames: list[Array] = [np.ascontiguousarray(plan.dense_BF), np.ascontiguousarray(plan.labels_BL)]
+    of_examples = (plan.dense_BF, plan.labels_BL, plan.weights_B, plan.groups_B)
+    frames: list[Array] = [np.ascontiguousarray(array) for array in of_examples if array is not None]
     groups = []
     for group in plan.groups:
         narrow, wide = _narrow(group), _wide(group)
@@ -62,6 +64,8 @@ def pack_plan(plan: BatchPlan) -> tuple[messages.Plan, list[Array]]:
         training=plan.training,
         checkpoint=plan.checkpoint,
         groups=tuple(groups),
+        total_weight=plan.total_weight,
+        grouped=plan.groups_B is not None,
     )
     return header, frames
 
@@ -73,7 +77,9 @@ def unpack_plan(message: messages.Plan, arrays: Sequence[Array]) -> BatchPlan:
         WireError: frames and header do not describe one plan.
     """
     where = f"plan of step {message.step}"
-    expected = FRAMES_BEFORE + FRAMES_OF_GROUP * len(message.groups)
+    weighted = message.total_weight is not None
+    before = FRAMES_BEFORE + weighted + message.grouped
+    expected = before + FRAMES_OF_GROUP * len(message.groups)
     if len(arrays) != expected:
         raise WireError(f"{where}: expected {expected} frames for {len(message.groups)} groups, found {len(arrays)}")
     dense, labels = _typed(arrays[0], np.float32, 2, where), _typed(arrays[1], np.float32, 2, where)
@@ -83,10 +89,13 @@ def unpack_plan(message: messages.Plan, arrays: Sequence[Array]) -> BatchPlan:
             f"{where}: {examples} dense rows and {labels.shape[0]} labels from example {message.first_example} "
             f"of {message.num_examples}"
         )
+    rest = iter(arrays[FRAMES_BEFORE:before])
+    weights = _of_examples(next(rest), np.float32, examples, where) if weighted else None
+    belongs = _of_examples(next(rest), np.int64, examples, where) if message.grouped else None
     groups = tuple(
         _unpack_group(header, arrays[at : at + FRAMES_OF_GROUP], examples, f"{where}, group {number}")
         for number, (header, at) in enumerate(
-            zip(message.groups, range(FRAMES_BEFORE, expected, FRAMES_OF_GROUP), strict=True)
+            zip(message.groups, range(before, expected, FRAMES_OF_GROUP), strict=True)
         )
     )
     return BatchPlan(
@@ -100,6 +109,9 @@ def unpack_plan(message: messages.Plan, arrays: Sequence[Array]) -> BatchPlan:
         dense_BF=dense,
         labels_BL=labels,
         groups=groups,
+        weights_B=weights,
+        total_weight=message.total_weight,
+        groups_B=belongs,
     )
 
 
@@ -173,6 +185,13 @@ def _typed(array: Array, dtype: type[Scalar], ndim: int, where: str) -> npt.NDAr
     if array.dtype != dtype or array.ndim != ndim:
         raise WireError(f"{where}: expected {np.dtype(dtype)} in {ndim} dimensions, found {array.dtype} {array.shape}")
     return array
+
+
+def _of_examples(array: Array, dtype: type[Scalar], examples: int, where: str) -> npt.NDArray[Scalar]:
+    """One number for each example."""
+    if array.shape != (examples,):
+        raise WireError(f"{where}: expected a number for each of {examples} examples, found {array.shape}")
+    return _typed(array, dtype, 1, where)
 
 
 def _cut(frame: Array, bits: int, dtype: type[Number], sizes: Sequence[int], where: str) -> list[npt.NDArray[Number]]:

@@ -113,6 +113,9 @@ def _plan() -> BatchPlan:
         dense_BF=np.zeros((4, 2), np.float32),
         labels_BL=np.zeros((4, 1), np.float32),
         groups=(group,),
+        weights_B=np.ones(4, np.float32),
+        total_weight=8.0,
+        groups_B=np.zeros(4, np.int64),
     )
 
 

@@ -187,7 +187,10 @@ def _share(batch: Batch, rank: int, world_size: int) -> Batch:
     """Rank r's contiguous part of the global batch."""
     first, last = (r * batch.num_examples // world_size for r in (rank, rank + 1))
     blocks = tuple(_part(block, batch.num_examples, first, last) for block in batch.sparse)
-    return Batch(batch.cursor, batch.end, batch.dense_BF[first:last], batch.labels_BL[first:last], blocks)
+    weights = None if batch.weights_B is None else batch.weights_B[first:last]
+    groups = None if batch.groups_B is None else batch.groups_B[first:last]
+    dense, labels = batch.dense_BF[first:last], batch.labels_BL[first:last]
+    return Batch(batch.cursor, batch.end, dense, labels, blocks, weights, groups)
 
 
 def _part(block: SparseBlock, num_examples: int, first: int, last: int) -> SparseBlock:

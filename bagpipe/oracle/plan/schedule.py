@@ -184,6 +184,7 @@ def assemble(
     """Put each rank's slice of the examples beside its decisions; `groups[g][r]` is rank r's share."""
     world_size = len(groups[0])
     bounds = slice_bounds(batch.num_examples, world_size).tolist()
+    total_weight = None if batch.weights_B is None else float(batch.weights_B.sum(dtype=np.float64))
     return tuple(
         BatchPlan(
             step=step,
@@ -196,6 +197,9 @@ def assemble(
             dense_BF=batch.dense_BF[bounds[rank] : bounds[rank + 1]],
             labels_BL=batch.labels_BL[bounds[rank] : bounds[rank + 1]],
             groups=tuple(group[rank] for group in groups),
+            weights_B=None if batch.weights_B is None else batch.weights_B[bounds[rank] : bounds[rank + 1]],
+            total_weight=total_weight,
+            groups_B=None if batch.groups_B is None else batch.groups_B[bounds[rank] : bounds[rank + 1]],
         )
         for rank in range(world_size)
     )

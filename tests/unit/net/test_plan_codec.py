@@ -25,7 +25,8 @@ LAYOUT = TableLayout.of(
 )
 
 
-def make_batches(seed: int, sizes: list[int], *, jagged: bool) -> list[Batch]:
+def make_batches(seed: int, sizes: list[int], *, jagged: bool, told: bool = False) -> list[Batch]:
+    """With `told`, examples have weights and groups."""
     rng = np.random.default_rng(seed)
     batches, at = [], 0
     for size in sizes:
@@ -36,14 +37,15 @@ def make_batches(seed: int, sizes: list[int], *, jagged: bool) -> list[Batch]:
             lookups = int(lengths.sum()) if lengths is not None else shape[0] * shape[1]
             blocks.append(SparseBlock(rng.integers(0, group.num_rows, lookups), lengths))
         dense = rng.random((size, 3), np.float32)
-        batches.append(Batch(Cursor(0, at), Cursor(0, at + size), dense, dense[:, :1], tuple(blocks)))
+        weights, groups = (dense[:, 1], rng.integers(-9, 9, size)) if told else (None, None)
+        batches.append(Batch(Cursor(0, at), Cursor(0, at + size), dense, dense[:, :1], tuple(blocks), weights, groups))
         at += size
     return batches
 
 
-def make_plans(seed: int, sizes: list[int], *, world_size: int, jagged: bool) -> list[BatchPlan]:
+def make_plans(seed: int, sizes: list[int], *, world_size: int, jagged: bool, told: bool = False) -> list[BatchPlan]:
     schedule = TrainingSchedule(LAYOUT, world_size=world_size, lookahead=2, slots=(None, None), checkpoint_every=2)
-    return [plan for step in schedule.plans(make_batches(seed, sizes, jagged=jagged)) for plan in step]
+    return [plan for step in schedule.plans(make_batches(seed, sizes, jagged=jagged, told=told)) for plan in step]
 
 
 def assert_same(left: object, right: object) -> None:
@@ -69,10 +71,11 @@ def assert_same(left: object, right: object) -> None:
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     world_size=st.integers(1, 4),
     jagged=st.booleans(),
+    told=st.booleans(),
 )
-def test_every_plan_survives_the_wire(seed: int, sizes: list[int], world_size: int, jagged: bool) -> None:
+def test_every_plan_survives_the_wire(seed: int, sizes: list[int], world_size: int, jagged: bool, told: bool) -> None:
     """Packing, encoding and unpacking give back the same plan, empty slices and jagged lookups included."""
-    for plan in make_plans(seed, sizes, world_size=world_size, jagged=jagged):
+    for plan in make_plans(seed, sizes, world_size=world_size, jagged=jagged, told=told):
         header, frames = pack_plan(plan)
         encoded = msgspec.msgpack.encode(header)
         sent = [np.frombuffer(f.tobytes(), f.dtype).reshape(f.shape) for f in frames]
@@ -88,6 +91,19 @@ def test_a_plan_has_a_handful_of_frames() -> None:
     unpacked = unpack_plan(header, frames)
     assert unpacked.dense_BF is frames[0]
     assert unpacked.groups[0].inverse_N is frames[2]
+
+
+def test_weights_and_groups_travel_with_their_examples_and_cost_nothing_where_there_are_none() -> None:
+    """Each trainer has those of its slice; without them neither a frame nor a byte of the header is there."""
+    told = make_plans(3, [7], world_size=3, jagged=False, told=True)
+    (batch,) = make_batches(3, [7], jagged=False, told=True)
+    assert np.array_equal(np.concatenate([plan.weights_B for plan in told]), batch.weights_B)
+    assert np.array_equal(np.concatenate([plan.groups_B for plan in told]), batch.groups_B)
+    assert batch.weights_B is not None
+    assert {plan.total_weight for plan in told} == {float(batch.weights_B.astype(np.float64).sum())}
+    header, frames = pack_plan(make_plans(3, [7], world_size=3, jagged=False)[0])
+    assert set(msgspec.to_builtins(header)) & {"total_weight", "grouped"} == set()
+    assert len(frames) == 2 + 3 * len(LAYOUT.groups)
 
 
 def changed(header: messages.Plan, **changes: object) -> messages.Plan:
@@ -125,7 +141,17 @@ def test_lengths_that_do_not_describe_the_frames_are_refused() -> None:
         (changed(header, num_fetch_records=10**6), frames),
         (changed(header, num_features=2), frames),
     ]
+    weights, groups = np.ones(4, np.float32), np.zeros(4, np.int64)
+    both = msgspec.structs.replace(header, total_weight=4.0, grouped=True)
+    bad += [
+        (both, frames),
+        (both, [*frames[:2], weights, weights, *frames[2:]]),
+        (both, [*frames[:2], weights[:3], groups, *frames[2:]]),
+        (both, [*frames[:2], weights, groups[:, None], *frames[2:]]),
+        (header, [*frames[:2], weights, *frames[2:]]),
+    ]
     assert_same(plan, unpack_plan(header, frames))
+    unpack_plan(both, [*frames[:2], weights, groups, *frames[2:]])
     for message, arrays in bad:
         with pytest.raises(WireError, match="plan of step 0"):
             unpack_plan(message, arrays)
