@@ -1,8 +1,8 @@
 """What a trainer has told the oracle of its latest steps, to be told again when the connection was remade.
 
 A `StepDone` that was on its way when a connection broke, or when the oracle was killed, is lost without a word. The
-oracle plans no step further ahead of the slowest trainer than `credit + RESERVE` steps, so it may lack those of the
-last `credit + RESERVE` steps and no earlier ones. Whoever gets one twice ignores the second.
+oracle sends a trainer no plan that is more than `credit` steps beyond the last `StepDone` it has, so it may lack those
+of the last `credit` steps and no earlier ones. Whoever gets one twice ignores the second.
 """
 
 from collections import deque
@@ -12,21 +12,18 @@ from bagpipe.batch import Floats
 from bagpipe.net.messages import NeedPlans, StepDone
 from bagpipe.net.sockets import Connection
 
-RESERVE = 4
-"""Steps that the oracle may plan beyond a trainer's credit."""
-
 
 class ToldSteps:
     """Tells one trainer's finished steps.
 
     Args:
-        credit: steps that the oracle may plan beyond the last one it knows to be finished.
+        credit: steps for which the oracle may send plans beyond the last one it knows to be finished.
     """
 
     def __init__(self, oracle: Connection, *, rank: int, first_step: int, credit: int) -> None:
         self._oracle, self._rank, self._credit = oracle, rank, credit
         self._finished = first_step - 1
-        self._latest: deque[tuple[StepDone, Sequence[Floats]]] = deque(maxlen=credit + RESERVE)
+        self._latest: deque[tuple[StepDone, Sequence[Floats]]] = deque(maxlen=credit)
 
     def tell(self, done: StepDone, arrays: Sequence[Floats] = ()) -> None:
         """This trainer finished a step."""
