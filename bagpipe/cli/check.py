@@ -12,6 +12,7 @@ from bagpipe.config.paths import shown
 from bagpipe.data.files import find_files
 from bagpipe.errors import ConfigError
 from bagpipe.local.rundir import default_path
+from bagpipe.lowlevel.wording import counted
 
 
 def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) -> Iterator[str]:
@@ -37,11 +38,6 @@ def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) ->
     yield f"  length: {length}, in batches of {counted(spec.batch_size, 'example')}"
     yield f"  run directory: {shown(place)}"
     yield "nothing was started: this was a check"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 step`, `2,048 steps`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _model(job: Job) -> tuple[str, object]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bagpipe.cli.options import Overrides
+from bagpipe.cli.options import Context, Namespace, Overrides
 from bagpipe.cli.output import outlive_reader
 from bagpipe.cli.values import local_path, number, whole
 
@@ -97,8 +97,6 @@ WriteJobs = Annotated[
         parser=local_path,
     ),
 ]
-Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="Namespace.", show_default=False)]
-KubeContext = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)]
 
 
 @app.command("six-models")
@@ -119,7 +117,7 @@ def six_models(
     experiment: Name = None,
     write_jobs: WriteJobs = None,
     namespace: Namespace = None,
-    context: KubeContext = None,
+    context: Context = None,
 ) -> None:
     """Train the paper's six models, each with the cache and without, and write one table and one picture."""
     from bagpipe.experiment import suite

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bagpipe.cli.options import Context, Namespace
 from bagpipe.cli.values import local_path, number, whole
 
 if TYPE_CHECKING:
@@ -14,10 +15,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Submit and follow jobs on a Kubernetes cluster.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.", show_default=False)]
-Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="Namespace; none: the current context's.", show_default=False)
-]
-Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)]
 
 
 def _client(namespace: str | None, context: str | None) -> "BagpipeClient":

@@ -58,4 +58,8 @@ Advertise = Annotated[
         parser=endpoint("--advertise"),
     ),
 ]
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Namespace; none: the current context's.", show_default=False)
+]
+Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)]
 ANY_LOCAL = "tcp://127.0.0.1:0"

@@ -10,6 +10,7 @@ import typer
 
 from bagpipe.cli.options import JobFile, Overrides
 from bagpipe.cli.values import number, whole
+from bagpipe.lowlevel.wording import counted
 
 if TYPE_CHECKING:
     from bagpipe.config.document import JobSpec
@@ -156,10 +157,9 @@ def report_lines(
 ) -> Iterator[str]:
     """The table that is printed."""
     first = estimates[0]
-    yield (
-        f"{first.world_size} trainers, {first.num_servers} servers, {first.steps} steps of "
-        f"{first.examples / max(first.steps, 1):,.0f} examples; MB per step, all trainers together"
-    )
+    roles = f"{counted(first.world_size, 'trainer')}, {counted(first.num_servers, 'server')}"
+    batch = counted(round(first.examples / max(first.steps, 1)), "example")
+    yield f"{roles}, {counted(first.steps, 'step')} of {batch}; MB per step, all trainers together"
     yield (
         f"{'lookahead':>12s} {'hit rate':>9s} {'cache rows':>11s} {'fetch':>8s} {'write':>8s} {'peers':>8s} "
         f"{'critical':>9s} {'plans':>7s} {'step':>9s}"

@@ -16,6 +16,7 @@ from bagpipe.local.policy import HOPELESS
 from bagpipe.local.progress import View
 from bagpipe.local.rundir import JOB_FILE, RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
+from bagpipe.lowlevel.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def _supervise(
     directory.begin(job)
     where = f" from {checkpoint.name}" if checkpoint else ""
     spec = job.spec
-    roles = f"{spec.servers.replicas} servers, {spec.trainers.replicas} trainers"
+    roles = f"{counted(spec.servers.replicas, 'server')}, {counted(spec.trainers.replicas, 'trainer')}"
     view.note(f"{job.metadata.name}: {roles}{where}, in {directory.path}")
     outcome = Supervisor(job, directory, view, build=build).run(checkpoint)
     report = directory.report()
