@@ -246,9 +246,8 @@ class SparseEmbeddings:
         Raises:
             ConfigError: no such feature, or its table is not pooled.
         """
+        self._check_pooled(feature)
         group, t = self._find(feature)
-        if group.pooling[t] == "none":
-            raise ConfigError(f'feature {feature!r} has pooling "none"; read it with `jagged({feature!r})`')
         return group.pooled_BPD[:, sum(p != "none" for p in group.pooling[:t])]
 
     def stacked(self) -> torch.Tensor:
@@ -266,20 +265,71 @@ class SparseEmbeddings:
         """`[B, sum of widths]`, all pooled features side by side; any widths."""
         return torch.cat([g.pooled_BPD.flatten(1) for g in self._groups], dim=1)
 
+    def side_by_side(self, features: Sequence[str]) -> torch.Tensor:
+        """`[B, sum of their widths]`, these pooled features in this order.
+
+        Raises:
+            ConfigError: no such feature, or its table is not pooled.
+        """
+        for feature in features:
+            self._check_pooled(feature)
+        if len(self._groups) == 1 and tuple(features) == self._groups[0].names:
+            return self._groups[0].pooled_BPD.flatten(1)
+        # Each group is taken apart once: a slice for each feature would have a gradient as large as the group each.
+        vectors: dict[str, torch.Tensor] = {}
+        for group in self._groups:
+            pooled = [name for name, pooling in zip(group.names, group.pooling, strict=True) if pooling != "none"]
+            vectors |= dict(zip(pooled, group.pooled_BPD.unbind(1), strict=True))
+        return torch.cat([vectors[feature] for feature in features], dim=1)
+
     def jagged(self, feature: str) -> Jagged:
         """The rows of a feature whose table has pooling "none", padded to the longest example.
 
         Raises:
             ConfigError: no such feature, or its table is pooled.
         """
+        return _padded(*self._picked(feature))
+
+    def flat(self, feature: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same one behind the other: `[N, D]`, and how many of them are each example's, `[B]`.
+
+        Raises:
+            ConfigError: no such feature, or its table is pooled.
+        """
+        rows_ND, lengths = self._picked(feature)
+        return rows_ND, torch.from_numpy(lengths).to(rows_ND.device)
+
+    def lengths(self, feature: str) -> torch.Tensor:
+        """`[B]` integers, lookups of each example; of any feature.
+
+        Raises:
+            ConfigError: no such feature.
+        """
+        group, t = self._find(feature)
+        lengths = self._lengths(group)[:, t].astype(np.int64)
+        return torch.from_numpy(lengths).to(group.pooled_BPD.device)
+
+    def _lengths(self, group: GroupEmbeddings) -> Lengths:
+        if group.lengths_BT is None:
+            return np.ones((self.num_examples, len(group.pooling)), np.int32)
+        return group.lengths_BT
+
+    def _picked(self, feature: str) -> tuple[torch.Tensor, npt.NDArray[np.int64]]:
+        """One unpooled feature's rows out of all of them (`J` runs over examples, then features), and its lengths."""
         group, t = self._find(feature)
         if group.pooling[t] != "none":
             raise ConfigError(f"feature {feature!r} is pooled ({group.pooling[t]}); read it with `[{feature!r}]`")
         unpooled = [i for i, p in enumerate(group.pooling) if p == "none"]
-        lengths = group.lengths_BT
-        if lengths is None:
-            lengths = np.ones((self.num_examples, len(group.pooling)), np.int32)
-        return _padded(group.jagged_JD, lengths[:, unpooled], unpooled.index(t))
+        lengths_BU, column = self._lengths(group)[:, unpooled], unpooled.index(t)
+        ends = np.cumsum(lengths_BU.reshape(-1), dtype=np.int64).reshape(lengths_BU.shape)
+        lengths = lengths_BU[:, column].astype(np.int64)
+        source = np.repeat(ends[:, column] - lengths, lengths) + _within(lengths)
+        return group.jagged_JD[torch.from_numpy(source).to(group.jagged_JD.device)], lengths
+
+    def _check_pooled(self, feature: str) -> None:
+        group, t = self._find(feature)
+        if group.pooling[t] == "none":
+            raise ConfigError(f'feature {feature!r} has pooling "none"; read it with `jagged({feature!r})`')
 
     def _find(self, feature: str) -> tuple[GroupEmbeddings, int]:
         if feature not in self._where:
@@ -301,16 +351,16 @@ def _look_up(
     return groups
 
 
-def _padded(jagged_JD: torch.Tensor, lengths_BU: Lengths, column: int) -> Jagged:
-    """Pick one unpooled feature's rows out of all of them (`J` runs over examples, then features)."""
-    ends = np.cumsum(lengths_BU.reshape(-1), dtype=np.int64).reshape(lengths_BU.shape)
-    lengths = lengths_BU[:, column].astype(np.int64)
+def _padded(rows_ND: torch.Tensor, lengths: npt.NDArray[np.int64]) -> Jagged:
     longest = int(lengths.max(initial=0))
     example = np.repeat(np.arange(lengths.size), lengths)
-    within = np.arange(example.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    source = np.repeat(ends[:, column] - lengths, lengths) + within
-    device, dim = jagged_JD.device, jagged_JD.shape[1]
-    picked = jagged_JD[torch.from_numpy(source).to(device)]
-    target = torch.from_numpy(example * longest + within).to(device)
-    padded = picked.new_zeros((lengths.size * longest, dim)).index_copy(0, target, picked)
+    device, dim = rows_ND.device, rows_ND.shape[1]
+    target = torch.from_numpy(example * longest + _within(lengths)).to(device)
+    padded = rows_ND.new_zeros((lengths.size * longest, dim)).index_copy(0, target, rows_ND)
     return Jagged(padded.view(lengths.size, longest, dim), torch.from_numpy(lengths).to(device))
+
+
+def _within(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Each lookup's place in its own list."""
+    within: npt.NDArray[np.int64] = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return within

@@ -20,6 +20,7 @@ from torch import nn
 
 from bagpipe.config.model import MODEL_SETTINGS, ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.nn import feed_collections
 from bagpipe.tables import TableLayout
 
 ModelClass = TypeVar("ModelClass", bound=Callable[..., nn.Module])
@@ -73,6 +74,7 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
         built = model(**arguments)
     if not isinstance(built, nn.Module):
         raise ConfigError(f"{where}: expected a torch.nn.Module, found {type(built).__name__}")
+    feed_collections(built, layout)
     return built
 
 
