@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from bagpipe.batch import Floats
-from bagpipe.cache.optimizers import BLOCK_ROWS, RowUpdater, gather, gather_sums, scatter
+from bagpipe.cache.optimizers import BLOCK_ROWS, LearningRate, RowUpdater, gather, gather_sums, scatter
 from bagpipe.config.document import RowOptimizer
 from bagpipe.plan import Indices, Slots
 from bagpipe.rows.record import record_width
@@ -66,21 +66,33 @@ class EmbeddingCache(Protocol):
         """
 
 
-def create_cache(num_slots: int, embedding_dim: int, optimizer: RowOptimizer, device: torch.device) -> EmbeddingCache:
-    """The cache for a device. Memory is `num_slots` records; on a CPU only touched slots cost any."""
+def create_cache(
+    num_slots: int,
+    embedding_dim: int,
+    optimizer: RowOptimizer,
+    device: torch.device,
+    learning_rate: LearningRate | None = None,
+) -> EmbeddingCache:
+    """The cache for a device. Memory is `num_slots` records; on a CPU only touched slots cost any.
+
+    Args:
+        learning_rate: of each step; none: the optimizer's `lr` at every step.
+    """
     if device.type == "cpu":
-        return HostCache(num_slots, embedding_dim, optimizer)
-    return DeviceCache(num_slots, embedding_dim, optimizer, device)
+        return HostCache(num_slots, embedding_dim, optimizer, learning_rate)
+    return DeviceCache(num_slots, embedding_dim, optimizer, device, learning_rate)
 
 
 class HostCache:
     """A slab in the trainer's own memory; copies and updates are compiled loops (`cache/optimizers.py`)."""
 
-    def __init__(self, num_slots: int, embedding_dim: int, optimizer: RowOptimizer) -> None:
+    def __init__(
+        self, num_slots: int, embedding_dim: int, optimizer: RowOptimizer, learning_rate: LearningRate | None = None
+    ) -> None:
         self.embedding_dim = embedding_dim
         self.record_width = record_width(optimizer, embedding_dim)
         self._slab = np.zeros((num_slots, self.record_width), np.float32)
-        self._updater = RowUpdater(optimizer, embedding_dim)
+        self._updater = RowUpdater(optimizer, embedding_dim, learning_rate)
         self._block = np.empty((BLOCK_ROWS, embedding_dim), np.float32)
 
     def __repr__(self) -> str:
@@ -122,12 +134,19 @@ class DeviceCache:
     Rows that leave are the exception: the network needs their bytes, so `take_*` waits for its copy.
     """
 
-    def __init__(self, num_slots: int, embedding_dim: int, optimizer: RowOptimizer, device: torch.device) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        embedding_dim: int,
+        optimizer: RowOptimizer,
+        device: torch.device,
+        learning_rate: LearningRate | None = None,
+    ) -> None:
         self.embedding_dim = embedding_dim
         self.record_width = record_width(optimizer, embedding_dim)
         self._device = device
         self._slab = torch.zeros((num_slots, self.record_width), device=device)
-        self._updater = RowUpdater(optimizer, embedding_dim)
+        self._updater = RowUpdater(optimizer, embedding_dim, learning_rate)
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has not annotated it
 
     def __repr__(self) -> str:

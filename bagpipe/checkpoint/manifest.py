@@ -1,5 +1,7 @@
 """The record that makes a checkpoint exist: what it is of, and every file with its size and checksum."""
 
+from typing import Any
+
 import msgspec
 
 from bagpipe.batch import Cursor
@@ -53,17 +55,32 @@ FREE_FIELDS = {"data": ("path", "test", "readers", "on_bad_line")}
 
 def changed_field(before: JobSpec, now: JobSpec) -> str | None:
     """Dotted name of the first setting that makes `now` another job than `before`, or None."""
-    for field in (f for f in msgspec.structs.fields(before) if f.name in RESULT_FIELDS):
-        name = field.name
-        a, b = getattr(before, name), getattr(now, name)
-        if not isinstance(a, msgspec.Struct):
-            if a != b:
-                return f"spec.{field.encode_name}"
-            continue
-        for inner in msgspec.structs.fields(a):
-            if inner.name not in FREE_FIELDS.get(name, ()) and getattr(a, inner.name) != getattr(b, inner.name):
-                return f"spec.{field.encode_name}.{inner.encode_name}"
+    for name in RESULT_FIELDS:
+        changed = _changed(
+            getattr(before, name), getattr(now, name), _yaml_name(before, name), FREE_FIELDS.get(name, ())
+        )
+        if changed is not None:
+            return f"spec.{changed}"
     return None
+
+
+def _changed(before: Any, now: Any, path: str, free: tuple[str, ...] = ()) -> str | None:
+    """The first setting below `path` in which two sections differ."""
+    if before == now:
+        return None
+    if not isinstance(before, msgspec.Struct) or type(before) is not type(now):
+        return path
+    for field in msgspec.structs.fields(before):
+        if field.name in free:
+            continue
+        a, b = getattr(before, field.name), getattr(now, field.name)
+        if (changed := _changed(a, b, f"{path}.{field.encode_name}")) is not None:
+            return changed
+    return None
+
+
+def _yaml_name(section: msgspec.Struct, name: str) -> str:
+    return next(f.encode_name for f in msgspec.structs.fields(section) if f.name == name)
 
 
 def decode_manifest(content: bytes, where: str) -> Manifest:

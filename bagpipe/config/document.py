@@ -15,6 +15,8 @@ from bagpipe.config.columns import ColumnsConfig
 from bagpipe.config.model import ModelConfig as ModelConfig  # noqa: PLC0414  # part of this document
 from bagpipe.config.pods import CheckpointClaim, PodConfig, VolumeClaim
 from bagpipe.config.pods import Section as _Section
+from bagpipe.config.recipe import DenseOptimizer as DenseOptimizer  # noqa: PLC0414  # part of this document
+from bagpipe.config.recipe import RowOptimizer as RowOptimizer  # noqa: PLC0414  # part of this document
 from bagpipe.tables import Table, TableRows, Width
 
 API_VERSION = "bagpipe.dev/v1alpha1"
@@ -78,21 +80,6 @@ class DataConfig(_Section):
     oov_rows: Annotated[bounds.OovRows, Meta(description="Vocabulary: first rows of each table, shared by hash by the values that have no row of their own.")] = 1
 
 
-class RowOptimizer(_Section):
-    """How rows are updated. State belongs to the row and travels with it."""
-
-    name: Annotated[
-        Literal["sgd", "adagrad", "rowwise-adagrad", "adam"],
-        Meta(description="Equal to torch's own sparse result: SGD, Adagrad, torchrec's row-wise Adagrad, SparseAdam."),
-    ] = "adagrad"
-    lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.01
-    momentum: Annotated[bounds.Fraction, Meta(description="sgd only: momentum of touched rows.")] = 0.0
-    eps: Annotated[bounds.Rate, Meta(description="adagrad, rowwise-adagrad, adam: added to the denominator.")] = 1e-10
-    beta1: Annotated[bounds.Fraction, Meta(description="adam: decay of the first moment.")] = 0.9
-    beta2: Annotated[bounds.Fraction, Meta(description="adam: decay of the second moment.")] = 0.999
-    initial_accumulator: Annotated[bounds.RateOrZero, Meta(description="adagrad, rowwise-adagrad: starting value of the accumulator.")] = 0.0
-
-
 class EmbeddingConfig(_Section):
     """The embedding tables and their optimizer."""
 
@@ -107,15 +94,6 @@ class EmbeddingConfig(_Section):
         Literal["mean", "sum"],
         Meta(description="Row gradients over trainers: mean, as DDP does for dense weights; sum, as the paper's code did."),
     ] = "mean"
-
-
-class DenseOptimizer(_Section):
-    """How the dense weights are updated (torch.optim)."""
-
-    name: Annotated[Literal["sgd", "adagrad", "adam", "adamw"], Meta(description="torch.optim class.")] = "adam"
-    lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.001
-    momentum: Annotated[bounds.Fraction, Meta(description="sgd only.")] = 0.0
-    weight_decay: Annotated[bounds.RateOrZero, Meta(description="As in torch.optim.")] = 0.0
 
 
 class CheckpointConfig(_Section):

@@ -4,22 +4,20 @@ A setting without effect is an error, not a silence: whoever wrote it expected s
 that its value differs from the default, so a resolved job (every default written out) passes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-
-import msgspec
+from collections.abc import Callable, Iterator
 
 from bagpipe.config.column_rules import column_findings
 from bagpipe.config.document import (
     DataConfig,
-    DenseOptimizer,
     EmbeddingConfig,
     Job,
     JobSpec,
-    RowOptimizer,
     ServerConfig,
     TrainerConfig,
 )
+from bagpipe.config.given import Finding, given, without_effect
 from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
+from bagpipe.config.recipe_rules import dense_optimizer_findings, row_optimizer_findings
 from bagpipe.errors import ConfigError
 
 GREATEST_PORT = 65_535
@@ -27,9 +25,6 @@ LARGEST_FILE = 2**62
 """Bytes. Offsets into the rows' files are signed integers of 64 bits, and sums of two of them must fit as well."""
 LARGEST_ELEMENT = 12
 """Bytes of one float of a row with its optimizer's state (adam)."""
-
-Finding = tuple[str, str]
-"""A dotted field and what is wrong with it, remedy included."""
 
 
 def check_rules(job: Job, where: Callable[[str], str] = lambda dotted: "job") -> None:
@@ -48,8 +43,8 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from _data(spec.data)
     yield from column_findings(spec.data, spec.model)
     yield from _embedding(spec.embedding)
-    yield from _row_optimizer(spec.embedding.optimizer)
-    yield from _dense_optimizer(spec.optimizer)
+    yield from row_optimizer_findings("spec.embedding.optimizer", spec.embedding.optimizer)
+    yield from dense_optimizer_findings("spec.optimizer", spec.optimizer)
     if spec.batch_size < spec.trainers.replicas:
         few = f"{spec.batch_size} examples cannot be shared by {spec.trainers.replicas} trainers"
         yield "spec.batchSize", f"{few}; raise batchSize or lower trainers.replicas"
@@ -68,20 +63,6 @@ def _ports(prefix: str, role: ServerConfig | TrainerConfig) -> Iterator[Finding]
         )
 
 
-def _given(section: msgspec.Struct, names: Iterable[str]) -> Iterator[str]:
-    """Those of `names` (as in YAML) whose value is not the default."""
-    wanted = set(names)
-    for field in msgspec.structs.fields(type(section)):
-        default = field.default_factory() if field.default_factory is not msgspec.NODEFAULT else field.default
-        if field.encode_name in wanted and getattr(section, field.name) != default:
-            yield field.encode_name
-
-
-def _without_effect(prefix: str, section: msgspec.Struct, names: Iterable[str], because: str) -> Iterator[Finding]:
-    for name in _given(section, names):
-        yield f"{prefix}.{name}", f"has no effect {because}; remove it"
-
-
 def _model(model: ModelConfig) -> Iterator[Finding]:
     every = dict.fromkeys(name for names in MODEL_SETTINGS.values() for name in names)
     if model.entrypoint is None:
@@ -89,14 +70,12 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
             own = MODEL_SETTINGS[model.name]
             useless = [name for name in every if name not in own] + ["loss"] * (model.name in OWN_LOSS)
             because = f"on {model.name}, which has {', '.join(own)}"
-            yield from _without_effect("spec.model", model, useless, because)
+            yield from without_effect("spec.model", model, useless, because)
         if model.interaction == "cat":
-            yield from _without_effect(
-                "spec.model", model, ("interactionItself",), "with interaction cat; it needs dot"
-            )
+            yield from without_effect("spec.model", model, ("interactionItself",), "with interaction cat; it needs dot")
         return
     because = "with entrypoint (a model of your own takes its settings from args)"
-    yield from _without_effect("spec.model", model, ("name", *every), because)
+    yield from without_effect("spec.model", model, ("name", *every), because)
     module, _, name = model.entrypoint.partition(":")
     if not module or not name:
         yield "spec.model.entrypoint", f"expected package.module:Class, found {model.entrypoint!r}"
@@ -105,27 +84,27 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
 def _data(data: DataConfig) -> Iterator[Finding]:
     paths = (data.path,) if isinstance(data.path, str) else data.path
     if data.format == "synthetic":
-        yield from _without_effect("spec.data", data, ("path", "test"), "with format synthetic")
+        yield from without_effect("spec.data", data, ("path", "test"), "with format synthetic")
     elif not paths or not all(paths):
         yield "spec.data.path", "missing; name a file, a list, a folder, a glob or a URL, or use format: synthetic"
     else:
-        yield from _without_effect("spec.data", data, ("synthetic",), f"with format {data.format}; it needs synthetic")
+        yield from without_effect("spec.data", data, ("synthetic",), f"with format {data.format}; it needs synthetic")
     if data.test:
-        yield from _without_effect("spec.data", data, ("testFraction",), "when data.test names data of its own")
+        yield from without_effect("spec.data", data, ("testFraction",), "when data.test names data of its own")
     if data.encoding in ("ids", "vocabulary"):
-        yield from _without_effect("spec.data", data, ("hashSize",), f"with encoding {data.encoding}; it needs hash")
+        yield from without_effect("spec.data", data, ("hashSize",), f"with encoding {data.encoding}; it needs hash")
     if data.encoding != "vocabulary" and not (data.encoding == "auto" and data.columns is not None):
         because = f"with encoding {data.encoding}; it needs encoding: vocabulary"
-        for name in _given(data, ("minCount", "numericBins", "oovRows")):
+        for name in given(data, ("minCount", "numericBins", "oovRows")):
             yield f"spec.data.{name}", f"has no effect {because}; set that, or remove {name}"
     if data.shuffle == "never":
-        yield from _without_effect("spec.data", data, ("shuffleWindow",), "with shuffle never")
+        yield from without_effect("spec.data", data, ("shuffleWindow",), "with shuffle never")
 
 
 def _embedding(embedding: EmbeddingConfig) -> Iterator[Finding]:
     if not embedding.tables:
         return
-    yield from _without_effect("spec.embedding", embedding, ("dim",), "when tables are listed (each has embeddingDim)")
+    yield from without_effect("spec.embedding", embedding, ("dim",), "when tables are listed (each has embeddingDim)")
     yield from _duplicates("spec.embedding.tables", "table", [t.name for t in embedding.tables])
     yield from _duplicates("spec.embedding.tables", "feature", [f for t in embedding.tables for f in t.feature_names])
     size = sum(table.num_embeddings * table.embedding_dim for table in embedding.tables) * LARGEST_ELEMENT
@@ -141,22 +120,6 @@ def _duplicates(field: str, what: str, names: list[str]) -> Iterator[Finding]:
         if name in names[:index]:
             yield field, f"{what} {name!r} is listed twice; give each {what} once"
             return
-
-
-def _row_optimizer(optimizer: RowOptimizer) -> Iterator[Finding]:
-    uses = {
-        "sgd": {"momentum"},
-        "adagrad": {"eps", "initialAccumulator"},
-        "rowwise-adagrad": {"eps", "initialAccumulator"},
-        "adam": {"eps", "beta1", "beta2"},
-    }
-    useless = set().union(*uses.values()) - uses[optimizer.name]
-    yield from _without_effect("spec.embedding.optimizer", optimizer, useless, f"on {optimizer.name}")
-
-
-def _dense_optimizer(optimizer: DenseOptimizer) -> Iterator[Finding]:
-    if optimizer.name != "sgd":
-        yield from _without_effect("spec.optimizer", optimizer, ("momentum",), f"on {optimizer.name}; it needs sgd")
 
 
 def fixed_lookahead(spec: JobSpec) -> int:

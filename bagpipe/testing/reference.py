@@ -28,6 +28,7 @@ from bagpipe.models.loss import Loss, loss_of
 from bagpipe.rows.initial import initial_rows, row_scale
 from bagpipe.rows.record import set_initial_state, state_width
 from bagpipe.tables import TableLayout, WidthGroup
+from bagpipe.testing.reference_schedules import row_rates, scheduler_of
 from bagpipe.trainer.dense import dense_optimizer
 from bagpipe.trainer.loop import num_threads
 
@@ -70,6 +71,7 @@ def _train(
 ) -> ReferenceRun:
     model = build_model(spec.model, layout, num_dense, num_labels, spec.seed)
     optimizer = dense_optimizer(spec.optimizer, model.parameters())
+    scheduler, rates = scheduler_of(spec.optimizer.schedule, optimizer), row_rates(spec.embedding.optimizer)
     loss, set_step = loss_of(model, spec.model), step_setter(model, spec.seed)
     tables = [_Rows(group, spec) for group in layout.groups]
     losses = []
@@ -81,8 +83,10 @@ def _train(
             results.append(_backward(model, loss, share, tables, batch.num_examples, world_size))
         _reduce_dense(model, results)
         optimizer.step()
+        scheduler.step()
+        rate = next(rates)
         for number, rows in enumerate(tables):
-            rows.update([r.row_gradients[number] for r in results], step)
+            rows.update([r.row_gradients[number] for r in results], step, rate)
         told = [r.loss * share.num_examples for r, share in zip(results, shares, strict=True)]
         losses.append(sum(told) / batch.num_examples)
     records = {name_row: record for rows in tables for name_row, record in rows.named()}
@@ -232,7 +236,7 @@ class _Rows:
                 self.records[key] = self._born(key)
         return torch.stack([self.records[k][:dim] for k in keys.tolist()]) if keys.size else torch.empty((0, dim))
 
-    def update(self, gradients: list[dict[int, torch.Tensor]], step: int) -> None:
+    def update(self, gradients: list[dict[int, torch.Tensor]], step: int, rate: float) -> None:
         """Sum over ranks in their order, scale, apply."""
         keys = sorted(set().union(*gradients))
         if not keys:
@@ -240,7 +244,8 @@ class _Rows:
         total = torch.stack([self._sum([g[key] for g in gradients if key in g], len(gradients)) for key in keys])
         records = torch.stack([self.records[key] for key in keys])
         dim = self.group.embedding_dim
-        weights, state = _updated(self.spec.embedding.optimizer, records[:, :dim], records[:, dim:], total, step)
+        optimizer = self.spec.embedding.optimizer
+        weights, state = _updated(optimizer, records[:, :dim], records[:, dim:], total, step, rate)
         self.records |= dict(zip(keys, torch.cat([weights, state], dim=1), strict=True))
 
     def _sum(self, parts: list[torch.Tensor], world_size: int) -> torch.Tensor:
@@ -268,10 +273,10 @@ class _Rows:
 
 
 def _updated(
-    optimizer: RowOptimizer, weights: torch.Tensor, state: torch.Tensor, gradients: torch.Tensor, step: int
+    optimizer: RowOptimizer, weights: torch.Tensor, state: torch.Tensor, gradients: torch.Tensor, step: int, lr: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """New weights and state of rows that were all used in this step: torch.optim's where it has the optimizer."""
-    lr, dim = optimizer.lr, weights.shape[1]
+    dim = weights.shape[1]
     parameter = nn.Parameter(weights.clone())
     rows = torch.arange(len(weights)).unsqueeze(0)
     parameter.grad = torch.sparse_coo_tensor(rows, gradients, parameter.shape, is_coalesced=True, check_invariants=True)

@@ -77,7 +77,10 @@ class Checkpointer:
         # With no step left to train this is an evaluation, and other data is welcome.
         only_evaluates = self.members.topology.total_steps == checkpoint.manifest.step
         if changed is not None and not (only_evaluates and changed.startswith("spec.data.")):
-            raise CheckpointError(f"{source}: {changed} is not what it was; resume with the settings of the checkpoint")
+            why = " (left out, it follows from the job's length)" if changed.endswith(".decaySteps") else ""
+            raise CheckpointError(
+                f"{source}: {changed} is not what it was{why}; resume with the settings of the checkpoint"
+            )
         for file in checkpoint.manifest.dense:
             checkpoint.read(file)
         if self.model is not None and self.optimizer is not None:

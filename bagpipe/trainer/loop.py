@@ -17,7 +17,7 @@ from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import loss_of
 from bagpipe.net.messages import Finished, Refused
 from bagpipe.trainer.checkpointer import Checkpointer
-from bagpipe.trainer.dense import dense_optimizer
+from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import open_pipeline
@@ -111,8 +111,8 @@ class Trainer:
         model = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
         models.append(model)
         self.model: nn.Module = model.to(device)
-        self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
-        self.checkpointer = Checkpointer(members, self.model, self.optimizer)
+        self.dense = DenseUpdate(spec.optimizer, self.model)
+        self.checkpointer = Checkpointer(members, self.model, self.dense.optimizer)
         self.checkpointer.restore()
         with dense_reduction(members.rank, topology.first_step):
             self.parallel = wrap_dense(self.model, members.process_group, _reducer(members, device))
@@ -144,7 +144,7 @@ class Trainer:
           Where it has nothing left to compute, the rows owned here are updated with everybody's gradients and the
           values that the next step needs are sent; then it waits for the dense gradients, and returns. A trainer that
           is alone updates its rows in `finish` instead.
-        - `optimizer.step()` comes last, while those values travel.
+        - `dense.apply` comes last, while those values travel.
         """
         plan = step.plan
         self.set_step(plan.step, self.members.rank * plan.num_examples // self.members.world_size)
@@ -156,8 +156,7 @@ class Trainer:
             (loss * (examples * self.members.world_size / plan.num_examples)).backward()
         step.watch.backward_returned()
         self.pipeline.finish(step, loss.detach())
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        self.dense.apply(plan.step)
         if plan.checkpoint:
             self.checkpointer.begin(plan)
         self.checkpointer.poll()

@@ -26,6 +26,7 @@ from bagpipe.trainer.hands import StepHands
 from bagpipe.trainer.machine import Instruction, StepFacts, StepMachine
 from bagpipe.trainer.membership import Membership
 from bagpipe.trainer.packing import Packing
+from bagpipe.trainer.schedules import row_learning_rate
 from bagpipe.trainer.step import Step, StepWatch
 from bagpipe.trainer.torch_private import at_the_end
 from bagpipe.trainer.transitions import Do, Event, State
@@ -311,8 +312,9 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
     """The row pipeline of a trainer that has joined a job, with empty caches on `device`."""
     topology = members.topology
     spec = topology.spec
+    optimizer = spec.embedding.optimizer
     caches = [
-        create_cache(slots, group.embedding_dim, spec.embedding.optimizer, device)
+        create_cache(slots, group.embedding_dim, optimizer, device, row_learning_rate(optimizer))
         for slots, group in zip(topology.slots, topology.layout.groups, strict=True)
     ]
     return StepPipeline(

@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import msgspec
 import torch
 
 from bagpipe.config.document import RowOptimizer
+from bagpipe.config.recipe import Schedule
+from bagpipe.config.recipe_rules import row_optimizer_findings
 from bagpipe.errors import ConfigError
 
 _ADAM = ("adam", {"lr": 0.001, "eps": 1e-8}, {"lr": "lr", "eps": "eps"})
@@ -24,8 +27,11 @@ _ROW_OPTIMIZERS: dict[type[torch.optim.Optimizer], tuple[str, dict[str, float], 
 def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, Any]) -> RowOptimizer | None:
     """The row optimizer that equals a torch.optim class on sparse gradients.
 
+    Args:
+        options: torch's, and `schedule`: a `Schedule`, or a mapping as in a job file.
+
     Raises:
-        ConfigError: no row optimizer equals it, or it lacks an option.
+        ConfigError: no row optimizer equals it, it lacks an option, or an option contradicts another.
     """
     if kind is None:
         return None
@@ -37,9 +43,21 @@ def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, A
     for option, value in options.items():
         if option == "betas" and name == "adam":
             values["beta1"], values["beta2"] = value
+        elif option == "schedule":
+            values["schedule"] = _schedule(value)
         elif option in fields:
             values[fields[option]] = value
         else:
-            known = sorted(fields) + (["betas"] if name == "adam" else [])
+            known = [*sorted(fields), *(["betas"] if name == "adam" else []), "schedule"]
             raise ConfigError(f"init_cache: emb_optim_params: {kind.__name__} takes {known} here, not {option!r}")
-    return RowOptimizer(name=name, **values)  # type: ignore[arg-type]  # the table holds the literal's values only
+    made = RowOptimizer(name=name, **values)  # type: ignore[arg-type]  # the table holds the literal's values only
+    for where, problem in row_optimizer_findings("emb_optim_params", made):
+        raise ConfigError(f"init_cache: {where}: {problem}")
+    return made
+
+
+def _schedule(value: Any) -> Schedule:
+    try:
+        return value if isinstance(value, Schedule) else msgspec.convert(value, Schedule)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"init_cache: emb_optim_params: schedule: {error}") from None

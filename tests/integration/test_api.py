@@ -15,6 +15,7 @@ import torch
 
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config.recipe import Schedule
 from bagpipe.errors import ConfigError
 from bagpipe.local.ports import free_ports
 from bagpipe.trainer.row_optimizers import row_optimizer
@@ -97,6 +98,11 @@ def test_the_papers_model_trains(tmp_path: Path) -> None:
             {"betas": (0.8, 0.9)},
             {"name": "adam", "lr": 0.001, "beta1": 0.8, "beta2": 0.9, "eps": 1e-8},
         ),
+        (
+            torch.optim.SGD,
+            {"schedule": {"name": "step", "every": 3}},
+            {"name": "sgd", "schedule": Schedule(name="step", every=3)},
+        ),
     ],
 )
 def test_optimizers_map_to_their_sparse_form(kind: type, options: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -111,3 +117,5 @@ def test_unknown_optimizers_and_options_are_refused() -> None:
         row_optimizer(torch.optim.RMSprop, {})
     with pytest.raises(ConfigError, match="not 'nesterov'"):
         row_optimizer(torch.optim.SGD, {"nesterov": True})
+    with pytest.raises(ConfigError, match="either every or milestones"):
+        row_optimizer(torch.optim.SGD, {"schedule": {"name": "step"}})

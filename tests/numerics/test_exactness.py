@@ -6,7 +6,6 @@ The grid covers every pair of values of the settings that must not matter, for e
 """
 
 import itertools
-import random
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from bagpipe.config.document import Job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.net.delay import DELAY_SECONDS
 from bagpipe.testing.compare import differences
+from bagpipe.testing.covering import covering
 from bagpipe.testing.reference import ReferenceRun, train_reference
 from bagpipe.testing.threads import ThreadedRun, run_in_threads
 
@@ -65,22 +65,7 @@ AXES = Setting(
 )
 
 
-def covering(seed: int = 0) -> list[Setting]:
-    """Settings in which every two values of different axes meet at least once. Greedy, reproducible."""
-    draw = random.Random(seed)
-    everything = [Setting(*values) for values in itertools.product(*AXES)]
-    missing = {pair for one in everything for pair in pairs(one)}
-    chosen = []
-    while missing:
-        best = max(draw.sample(everything, 200), key=lambda one: len(missing & pairs(one)))
-        if missing & pairs(best):
-            chosen.append(best)
-            missing -= pairs(best)
-    return chosen
-
-
-def pairs(setting: Setting) -> set[tuple[int, Any, int, Any]]:
-    return {(i, setting[i], j, setting[j]) for i, j in itertools.combinations(range(len(setting)), 2)}
+GRID = [Setting(*values) for values in covering(AXES)]
 
 
 def job_of(setting: Setting, **more: Any) -> Job:
@@ -151,7 +136,7 @@ def assert_equal(run: ThreadedRun, expected: ReferenceRun) -> None:
     assert differences(run, expected) == []
 
 
-@pytest.mark.parametrize("setting", covering(), ids=lambda s: "-".join(map(str, s)))
+@pytest.mark.parametrize("setting", GRID, ids=lambda s: "-".join(map(str, s)))
 def test_equals_the_uncached_reference(setting: Setting, tmp_path: Path) -> None:
     """Losses, rows, state and dense weights are the reference's, whatever cache, servers and timing (X1)."""
     run = run_in_threads(job_of(setting), tmp_path / "run")

@@ -31,7 +31,7 @@ from bagpipe.oracle.sizing.auto import (
     view_bytes,
 )
 from bagpipe.oracle.sizing.reuse import peek
-from bagpipe.oracle.sizing.steps import check_first, check_trainers, total_steps
+from bagpipe.oracle.sizing.steps import check_first, check_trainers, settle_schedules, total_steps
 
 
 def starting_point(checkpoint: Path | None) -> Start:
@@ -101,6 +101,8 @@ def assemble(
     dataset, trainers = data.dataset, list(roles.trainers.values())
     calls = [t.init_cache for t in trainers if t.init_cache]
     spec, layout = apply_init_cache(spec, dataset.layout, calls, widths)
+    total = total_steps(spec, dataset.num_train_examples)
+    spec = settle_schedules(spec, total)
     settings = resolve_auto(spec, layout, [t.cache for t in trainers if t.cache], data.auto_lookahead)
     topology = Topology(
         servers=roles.server_endpoints(),
@@ -114,7 +116,7 @@ def assemble(
         checkpoint=str(checkpoint) if checkpoint else None,
         checkpoint_dir=checkpoint_dir,
         first_step=start.step,
-        total_steps=total_steps(spec, dataset.num_train_examples),
+        total_steps=total,
         with_keys=bool(calls),
     )
     return Assembled(topology, settings, restarted=False)

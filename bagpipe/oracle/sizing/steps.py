@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+from msgspec import structs
+
 from bagpipe.batch import Batch
 from bagpipe.config.document import JobSpec
+from bagpipe.config.recipe import OWN_SCHEDULES, Schedule
 from bagpipe.errors import ConfigError
 
 
@@ -38,3 +41,34 @@ def total_steps(spec: JobSpec, num_train_examples: int | None) -> int | None:
         return None
     full, rest = divmod(num_train_examples, spec.batch_size)
     return (full + (rest > 0 and not spec.data.drop_last)) * (spec.epochs or 1)
+
+
+def settle_schedules(spec: JobSpec, steps: int | None) -> JobSpec:
+    """The job with a number for every `decaySteps` that was left out: to the job's last step.
+
+    A resumed job must have the same number, so it stands in every checkpoint.
+
+    Raises:
+        ConfigError: nobody knows how many steps the job has, or its warm-up takes them all.
+    """
+    embedding, optimizer = spec.embedding, spec.optimizer
+    rows = _settled(embedding.optimizer.schedule, steps, "spec.embedding.optimizer.schedule")
+    dense = _settled(optimizer.schedule, steps, "spec.optimizer.schedule")
+    return structs.replace(
+        spec,
+        embedding=structs.replace(embedding, optimizer=structs.replace(embedding.optimizer, schedule=rows)),
+        optimizer=structs.replace(optimizer, schedule=dense),
+    )
+
+
+def _settled(schedule: Schedule, steps: int | None, where: str) -> Schedule:
+    if schedule.decay_steps is not None or "decaySteps" not in OWN_SCHEDULES.get(schedule.name, ()):
+        return schedule
+    if steps is None:
+        raise ConfigError(f"{where}.decaySteps: missing; this data does not tell how many steps there are, so give it")
+    if steps <= schedule.warmup_steps:
+        raise ConfigError(
+            f"{where}.warmupSteps: {schedule.warmup_steps} steps of warm-up leave none of the job's {steps} for "
+            f"schedule {schedule.name}; lower it, or give decaySteps"
+        )
+    return structs.replace(schedule, decay_steps=steps - schedule.warmup_steps)

@@ -65,8 +65,8 @@ def test_the_job_is_remembered(tmp_path: Path) -> None:
     [
         ("seed=6", "spec.seed"),
         ("batchSize=7", "spec.batchSize"),
-        ("embedding.optimizer.lr=0.5", "spec.embedding.optimizer"),
-        ("data.synthetic={examples: 9}", "spec.data.synthetic"),
+        ("embedding.optimizer.lr=0.5", "spec.embedding.optimizer.lr"),
+        ("data.synthetic={examples: 9}", "spec.data.synthetic.examples"),
         ("metadata.name=other", "metadata.name"),
     ],
 )

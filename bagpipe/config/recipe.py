@@ -1,0 +1,74 @@
+"""Settings of a training recipe: optimizers and how their learning rates change. Part of the single source
+(`bagpipe/config/document.py`).
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from bagpipe.config import bounds
+from bagpipe.config.pods import Section
+
+OWN_SCHEDULES: dict[str, tuple[str, ...]] = {
+    "constant": (),
+    "step": ("every", "milestones", "gamma"),
+    "cosine": ("decaySteps", "finalFactor"),
+    "polynomial": ("decaySteps", "finalFactor", "power"),
+}
+"""Schedules of our own, and which settings each has beside the warm-up."""
+
+TORCH_SCHEDULES = (
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "SequentialLR",
+    "StepLR",
+)
+"""Classes of `torch.optim.lr_scheduler` that depend on the step alone (a test holds them and torch's together)."""
+
+
+class Schedule(Section):
+    """How a learning rate changes: `lr` times a factor that depends on the number of the step alone."""
+
+    name: Annotated[str, Meta(description="constant; step: times `gamma` again and again; cosine: half a wave down to `finalFactor`; polynomial: (1 - share of `decaySteps` done)^`power`; or a class of torch.optim.lr_scheduler, such as OneCycleLR, with `args`.")] = "constant"
+    warmup_steps: Annotated[bounds.StepsOrNever, Meta(description="Steps in which the factor first rises in a straight line to 1. What follows counts from their end.")] = 0
+    warmup_from: Annotated[bounds.RateOrZero, Meta(description="Where that line begins: step s of n has the factor from + (1 - from)(s + 1)/n.")] = 0.0
+    decay_steps: Annotated[bounds.Steps | None, Meta(description="cosine, polynomial: steps until `finalFactor` is reached, which then stays. none: to the job's last step.")] = None
+    final_factor: Annotated[bounds.RateOrZero, Meta(description="cosine, polynomial: factor at the end.")] = 0.0
+    power: Annotated[bounds.Exponent, Meta(description="polynomial: 1 is a straight line.")] = 1.0
+    every: Annotated[bounds.Steps | None, Meta(description="step: steps between two changes.")] = None
+    milestones: Annotated[tuple[bounds.Steps, ...], Meta(description="step: instead of `every`, the steps at which it changes, rising.")] = ()
+    gamma: Annotated[bounds.Rate, Meta(description="step: factor of each change.")] = 0.1
+    args: Annotated[dict[str, Any], Meta(description="torch's classes: arguments of the constructor. `schedulers` is a list of {name, args}; `lr_lambda` is `package.module:function`.")] = {}
+
+
+class RowOptimizer(Section):
+    """How rows are updated. State belongs to the row and travels with it."""
+
+    name: Annotated[Literal["sgd", "adagrad", "rowwise-adagrad", "adam"], Meta(description="Equal to torch's own sparse result: SGD, Adagrad, torchrec's row-wise Adagrad, SparseAdam.")] = "adagrad"
+    lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.01
+    momentum: Annotated[bounds.Fraction, Meta(description="sgd only: momentum of touched rows.")] = 0.0
+    eps: Annotated[bounds.Rate, Meta(description="adagrad, rowwise-adagrad, adam: added to the denominator.")] = 1e-10
+    beta1: Annotated[bounds.Fraction, Meta(description="adam: decay of the first moment.")] = 0.9
+    beta2: Annotated[bounds.Fraction, Meta(description="adam: decay of the second moment.")] = 0.999
+    initial_accumulator: Annotated[bounds.RateOrZero, Meta(description="adagrad, rowwise-adagrad: starting value of the accumulator.")] = 0.0
+    schedule: Schedule = Schedule()
+
+
+class DenseOptimizer(Section):
+    """How the dense weights are updated (torch.optim)."""
+
+    name: Annotated[Literal["sgd", "adagrad", "adam", "adamw"], Meta(description="torch.optim class.")] = "adam"
+    lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.001
+    momentum: Annotated[bounds.Fraction, Meta(description="sgd only.")] = 0.0
+    weight_decay: Annotated[bounds.RateOrZero, Meta(description="As in torch.optim.")] = 0.0
+    schedule: Schedule = Schedule()

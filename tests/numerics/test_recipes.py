@@ -1,0 +1,128 @@
+"""Every setting of a recipe trains as plain PyTorch does, to the bit: cached, uncached, on several trainers, resumed.
+
+The grid covers every pair of values (contracts X1, X2 and X3). The reference
+(`bagpipe.testing.reference`) is a plain loop. The values' names stand in the tests' names.
+"""
+
+import itertools
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config.document import Job
+from bagpipe.data.dataset import open_dataset
+from bagpipe.errors import CheckpointError, DataError
+from bagpipe.oracle.sizing.steps import settle_schedules
+from bagpipe.testing.compare import differences
+from bagpipe.testing.covering import covering
+from bagpipe.testing.reference import ReferenceRun, train_reference
+from bagpipe.testing.threads import run_in_threads
+
+pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
+
+BATCH, EXAMPLES, STEPS, STOP = 30, 400, 17, 7
+
+ROWS: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd", "lr": 0.1},
+    "momentum": {"name": "sgd", "lr": 0.1, "momentum": 0.9},
+    "adagrad": {"name": "adagrad", "lr": 0.05},
+    "rowwise": {"name": "rowwise-adagrad", "lr": 0.05},
+    "adam": {"name": "adam", "lr": 0.01},
+}
+DENSE: dict[str, dict[str, Any]] = {
+    "sgd": {"name": "sgd", "lr": 0.05, "momentum": 0.5},
+    "adam": {"name": "adam", "lr": 0.01, "weightDecay": 0.01},
+    "adamw": {"name": "adamw", "lr": 0.01, "weightDecay": 0.1},
+}
+ROW_SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {},
+    "step": {"name": "step", "every": 4, "gamma": 0.5, "warmupSteps": 3, "warmupFrom": 0.1},
+    "cosine": {"name": "cosine", "decaySteps": 12, "finalFactor": 0.1},
+    "OneCycle": {"name": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": STEPS}},
+}
+DENSE_SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {},
+    "polynomial": {"name": "polynomial", "decaySteps": 11, "power": 2.0, "warmupSteps": 2},
+    "OneCycle": {"name": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": STEPS}},
+    "Exponential": {"name": "ExponentialLR", "args": {"gamma": 0.9}},
+}
+
+
+class Recipe(NamedTuple):
+    """One point of the grid: names of the values above."""
+
+    trainers: int
+    lookahead: int
+    row: str
+    dense: str
+    row_schedule: str
+    dense_schedule: str
+
+
+AXES = ((1, 3), (0, 5), tuple(ROWS), tuple(DENSE), tuple(ROW_SCHEDULES), tuple(DENSE_SCHEDULES))
+GRID = [Recipe(*values) for values in covering(AXES)]
+
+
+def job_of(recipe: Recipe, **more: Any) -> Job:
+    spec = {
+        "model": {"name": "dlrm", "bottomMlp": [8], "overMlp": [8]},
+        "data": {
+            "format": "synthetic",
+            "synthetic": {"examples": EXAMPLES, "tableSizes": [40, 200, 7, 90], "numDense": 3, "multiHot": 2},
+        },
+        "embedding": {"dim": 4, "optimizer": {**ROWS[recipe.row], "schedule": ROW_SCHEDULES[recipe.row_schedule]}},
+        "optimizer": {**DENSE[recipe.dense], "schedule": DENSE_SCHEDULES[recipe.dense_schedule]},
+        "batchSize": BATCH,
+        "steps": STEPS,
+        "lookahead": recipe.lookahead,
+        "seed": 3,
+        "logEvery": 1,
+        "servers": {"replicas": 2, "storage": "memory"},
+        "trainers": {"replicas": recipe.trainers, "device": "cpu", "threads": 1},
+    }
+    return msgspec.convert({"spec": spec | more}, Job)
+
+
+@cache
+def reference(recipe: Recipe) -> ReferenceRun:
+    spec = settle_schedules(job_of(recipe).spec, STEPS)
+    data = open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=Path("/nonexistent"))
+    batches = itertools.islice(data.train_batches(BATCH), STEPS)
+    return train_reference(batches, data.layout, spec, num_dense=data.num_dense, world_size=recipe.trainers)
+
+
+def plain(recipe: Recipe) -> ReferenceRun:
+    """The reference does not know of a lookahead."""
+    return reference(recipe._replace(lookahead=0))
+
+
+@pytest.mark.parametrize("recipe", GRID, ids=["-".join(map(str, one)) for one in GRID])
+def test_equals_plain_pytorch(recipe: Recipe, tmp_path: Path) -> None:
+    """Losses, rows with their state, and dense weights, whatever the recipe (X1)."""
+    run = run_in_threads(job_of(recipe), tmp_path / "run")
+    assert differences(run, plain(recipe)) == []
+
+
+@pytest.mark.parametrize("recipe", GRID[::5], ids=["-".join(map(str, one)) for one in GRID[::5]])
+def test_resumed_at_an_odd_step_ends_the_same(recipe: Recipe, tmp_path: Path) -> None:
+    """A run that ended after seven steps, and went on, is the run that never ended (X3)."""
+    run_in_threads(job_of(recipe, steps=STOP, checkpoint={"every": 5}), tmp_path / "run")
+    checkpoint = newest_complete(tmp_path / "run" / "checkpoints")
+    run = run_in_threads(job_of(recipe), tmp_path / "run", attempt=1, checkpoint=checkpoint)
+    assert differences(run, plain(recipe)) == []
+
+
+def test_a_decay_that_was_settled_by_the_length_is_not_settled_anew(tmp_path: Path) -> None:
+    """Without `decaySteps` the job's length is it; a longer job would decay otherwise, so it is not resumed."""
+    falling = {"optimizer": {"name": "adam", "schedule": {"name": "cosine"}}, "checkpoint": {"every": 5}}
+    recipe = Recipe(1, 2, "sgd", "sgd", "constant", "constant")
+    run = run_in_threads(job_of(recipe, steps=STOP, **falling), tmp_path / "run")
+    assert np.isfinite(run.losses).all()
+    checkpoint = newest_complete(tmp_path / "run" / "checkpoints")
+    with pytest.raises((CheckpointError, DataError), match=r"decaySteps is not what it was \(left out, it follows"):
+        run_in_threads(job_of(recipe, **falling), tmp_path / "run", attempt=1, checkpoint=checkpoint)
