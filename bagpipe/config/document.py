@@ -147,9 +147,8 @@ class RunPolicy(_Section):
 
     backoff_limit: Annotated[bounds.Restarts, Meta(description="Restarts from a checkpoint before the run fails.")] = 3
     disruption_limit: Annotated[
-        bounds.Restarts | None,
-        Meta(description="Cluster only: restarts after preemption, drain, node loss or deletion, counted apart from failures; none: no limit."),
-    ] = None
+        bounds.Restarts, Meta(description="Cluster only: restarts after preemption, drain, node loss or deletion, counted apart from failures.")
+    ] = 100
     image_policy: Annotated[
         Literal["Pinned", "Latest"],
         Meta(description="Cluster only. Pinned: every attempt uses the images and the GPU profile that the operator had when the job began. Latest: each attempt takes those of its own beginning."),

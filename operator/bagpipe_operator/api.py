@@ -23,7 +23,7 @@ class RunPolicy:
     """`spec.runPolicy`; defaults and meaning are the library's (config/document.py), pinned by `tests/contract`."""
 
     backoff_limit: int = 3
-    disruption_limit: int | None = None
+    disruption_limit: int = 100
     image_policy: str = "Pinned"
     restart_policy: str = "OnFailure"
     active_deadline_seconds: int | None = None

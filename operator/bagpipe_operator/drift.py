@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bagpipe_operator import podstate
 from bagpipe_operator.observe import Written
 from bagpipe_operator.podstate import Raw
 
@@ -32,7 +33,18 @@ def settle(wanted: Mapping[str, Any], live: Raw | None) -> dict[str, Any]:
     there = live.get("spec") or {}
     spec = {key: value for key, value in wanted["spec"].items() if key not in fixed}
     spec |= {key: there[key] for key in fixed if key in there and key in wanted["spec"]}
+    if wanted["kind"] == "StatefulSet" and _same_attempt(spec, there):
+        spec["template"] = there["template"]
     return {**wanted, "spec": spec}
+
+
+def _same_attempt(wanted: Raw, live: Raw) -> bool:
+    """Whether the pods of both belong to one attempt: they then stay as they were made, whatever a newer release makes.
+
+    A StatefulSet's template could be changed, and a server that comes back would be another one than its peers.
+    """
+    asked, there = (podstate.attempt_of_template(spec.get("template") or {}) for spec in (wanted, live))
+    return asked == there != -1
 
 
 def contains(live: Any, wanted: Any) -> bool:

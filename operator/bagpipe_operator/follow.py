@@ -28,11 +28,25 @@ class ProgressReader:
         self._cluster, self._store, self._queue, self._memories = cluster, store, queue, memories
 
     async def follow(self, seconds: float) -> None:
-        """For ever, every so many seconds."""
-        while True:
-            await asyncio.sleep(seconds)
-            for raw in list(self._store.jobs()):
-                await self.read(raw)
+        """For ever, every so many seconds, several jobs at once: a log that comes slowly delays no other job's."""
+        reading: set[JobKey] = set()
+        free = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(key: JobKey, raw: Raw) -> None:
+            try:
+                async with free:
+                    await self.read(raw)
+            finally:
+                reading.discard(key)
+
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep(seconds)
+                for raw in list(self._store.jobs()):
+                    key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
+                    if key not in reading and _runs(raw):
+                        reading.add(key)
+                        tasks.create_task(one(key, raw))
 
     async def read(self, raw: Raw) -> None:
         """Of one job, if it runs."""
@@ -112,5 +126,11 @@ class WarningReader:
         return events
 
 
+def _runs(raw: Raw) -> bool:
+    return (raw.get("status") or {}).get("phase") == "Running"
+
+
+_AT_ONCE = 24
+"""Logs read at once: fewer than the connections to the API server, so that reconciling always has some."""
 _PAGES = 10
 _WAITING = frozenset({"Starting", "Restarting"})

@@ -146,6 +146,11 @@ def _attempt(spec: Raw, labels: Raw) -> int:
     return -1 if found is None else found
 
 
+def attempt_of_template(template: Raw) -> int:
+    """Of a pod template; -1: nothing says which."""
+    return _attempt(template.get("spec") or {}, (template.get("metadata") or {}).get("labels") or {})
+
+
 def _index(name: str, role: Role, labels: Raw) -> int:
     if role is Role.SERVER:
         return whole(name.rpartition("-")[2]) or 0

@@ -190,7 +190,6 @@ def _run(
         deadlines.active_end(job, new),
         deadlines.startup_end(job, new),
         obstacles.look_again(observed, now),
-        times.later(now, 5) if observed.orphans else None,
     )
     return Decision(
         status=replace(new, phase=status.phase(new)),

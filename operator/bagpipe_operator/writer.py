@@ -11,10 +11,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from bagpipe_operator import children, curve, drift, names, patches, times
+from bagpipe_operator import children, claims, curve, drift, names, patches, times
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
-from bagpipe_operator.cluster import Cluster, created_not_applied
+from bagpipe_operator.cluster import Cluster, created_not_applied, path
 from bagpipe_operator.decision import Decision, Deletion, Event
 from bagpipe_operator.memory import Memory
 from bagpipe_operator.names import Reason
@@ -86,6 +86,7 @@ class Writer:
             live = self._store.get(key[0], job.namespace, key[1])
             if live is not None and _whose(job, live) is not None:
                 live = None  # It bears our label and is not ours: the create finds out whose it is.
+            await self._claims_are_free(job, wanted, live)
             result = await (self._create(job, memory, wanted) if live is None else self._update(memory, wanted, live))
         except NameTaken as taken:
             memory.refused[key] = taken.obstacle
@@ -122,6 +123,16 @@ class Writer:
                 await self._cluster.own_fields(read)
             memory.applied.add(meta["uid"])
         return await self._cluster.apply({**wanted, "metadata": {**wanted["metadata"], "uid": meta["uid"]}})
+
+    async def _claims_are_free(self, job: Job, wanted: Raw, live: Raw | None) -> None:
+        """Before a StatefulSet makes pods: it would take any claim that bears the name of one of its own."""
+        taken = claims.wanted(wanted)
+        if not taken or (live is not None and wanted["spec"]["replicas"] <= live["spec"].get("replicas", 0)):
+            return
+        there = await self._cluster.get(path("PersistentVolumeClaim", job.namespace))
+        obstacle = claims.in_the_way(taken, there.get("items") or (), live)
+        if obstacle is not None:
+            raise NameTaken(obstacle)
 
     async def curve_secret(self, job: Job) -> None:
         """Made once; we may create Secrets and not read them, so that it exists is learnt by trying."""

@@ -150,6 +150,20 @@ def test_disruption_limit(world):
     assert w.condition("Failed")["reason"] == "DisruptionLimitExceeded"
 
 
+def test_disruptions_do_not_go_on_for_ever(world):
+    """A job that says nothing about disruptions bears a hundred of them."""
+    w = world().run()
+    w.status["disruptions"] = 99
+    w.disrupt(w.pod("trainer"))
+    w.run()
+    w.after(600)
+    w.run()
+    assert w.is_true("Running") and w.status["disruptions"] == 100
+    w.disrupt(w.pod("trainer"))
+    w.settle()
+    assert w.condition("Failed")["reason"] == "DisruptionLimitExceeded"
+
+
 def test_late_peers_at_the_start_cost_nothing(world):
     """Before all pods have run, a trainer that gave up waiting is no failure: its peers may be pulling their image."""
     w = world({"runPolicy": {"backoffLimit": 0}}).settle()

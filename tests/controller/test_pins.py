@@ -1,5 +1,8 @@
 """An upgrade of the operator changes no job that runs."""
 
+import pytest
+
+from bagpipe_operator import pods
 from bagpipe_operator.settings import Settings
 
 PROFILE = {"gpus": 1, "nodeSelector": {"a": "b"}, "tolerations": [{"key": "k"}], "env": {"E": "1"}}
@@ -57,3 +60,28 @@ def test_another_profile_is_resolved_anew(world):
     w.spec["runPolicy"] = {}
     w.run()
     assert images(w) == {"trainer:2", "server:2"}
+
+
+def test_a_release_with_other_templates_waits_for_the_next_attempt(world, monkeypatch):
+    """What a newer operator would put into pods is not put into a StatefulSet whose attempt has begun."""
+    w = world().run()
+    monkeypatch.setitem(pods._NO_SIDECARS, "a.newer/release", "x")
+    assert w.decide().apply == ()
+    w.end(w.pod("trainer"), 1)
+    w.run()
+    assert w.status["attempt"] == 1 and w.is_true("Running")
+    for role in ("server", "trainer"):
+        owner = w.pod(role)["metadata"]["ownerReferences"][0]
+        template = w.objects[owner["kind"], owner["name"]]["spec"]["template"]
+        assert template["metadata"]["annotations"]["a.newer/release"] == "x"
+
+
+@pytest.mark.parametrize("label", ["7", "foo", None])
+def test_a_label_that_somebody_changed_makes_no_new_template(world, monkeypatch, label):
+    """The attempt of a StatefulSet is read from the command line in its template, not from what anybody may write."""
+    w = world().run()
+    w.objects["StatefulSet", "j-servers"]["metadata"]["labels"]["bagpipe.dev/attempt"] = label
+    monkeypatch.setitem(pods._NO_SIDECARS, "a.newer/release", "x")
+    w.settle()
+    template = w.objects["StatefulSet", "j-servers"]["spec"]["template"]
+    assert "a.newer/release" not in template["metadata"]["annotations"]

@@ -1,6 +1,7 @@
 """The shell on a fake API server: whatever one job contains or one answer says, only that job is affected."""
 
 import asyncio
+import copy
 import json
 import logging
 from pathlib import Path
@@ -137,6 +138,50 @@ def test_what_is_not_ours_is_never_touched(rig, kind, name, labelled):
     assert rig.api.objects[kind, "ns", name] == before
 
 
+CLAIM = "bagpipe-run-j-servers-1"
+
+
+def test_a_claim_of_somebody_else_is_not_given_to_a_server(rig):
+    """A claim that the servers' StatefulSet would take by its name, and delete, fails the job before there is a set."""
+    before = rig.api.put("PersistentVolumeClaim", {"metadata": {"name": CLAIM, "labels": {"app": "shop"}}, "spec": {}})
+    rig.submit(job(servers={"replicas": 2, "volumeClaim": {"size": "1Gi"}}))
+    rig.settle()
+    failed = rig.condition("Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "NameTaken") and CLAIM in failed["message"]
+    assert "StatefulSet/j-servers" not in rig.kinds()
+    assert rig.api.objects["PersistentVolumeClaim", "ns", CLAIM] == before
+
+
+def test_a_claim_of_an_older_set_is_waited_for(rig):
+    """A server's claim that goes with an older StatefulSet delays the job until it is gone."""
+    owner = {"kind": "StatefulSet", "name": "j-servers", "uid": "older"}
+    rig.api.put("PersistentVolumeClaim", {"metadata": {"name": CLAIM, "ownerReferences": [owner]}, "spec": {}})
+    rig.submit(job(servers={"replicas": 2, "volumeClaim": {"size": "1Gi"}}))
+    rig.settle()
+    assert rig.condition("Running")["reason"] == "OlderJobEnding" and rig.condition("Failed") == {}
+    rig.api.remove(("PersistentVolumeClaim", "ns", CLAIM))
+    rig.again()
+    assert "StatefulSet/j-servers" in rig.kinds() and rig.condition("Running")["reason"] == "Starting"
+
+
+@pytest.mark.parametrize("owned", [True, False], ids=["owned", "just made"])
+def test_the_servers_own_claims_are_theirs(rig, owned):
+    """A set that is scaled up again finds its own claims, and looks at no name that it has pods for."""
+    rig.submit(job(servers={"replicas": 2, "volumeClaim": {"size": "1Gi"}}))
+    rig.settle()
+    made = rig.api.objects["StatefulSet", "ns", "j-servers"]
+    labels = {k: made["metadata"]["labels"][k] for k in (names.LABEL_JOB, names.LABEL_ROLE)}
+    owner = [{"kind": "StatefulSet", "name": "j-servers", "uid": made["metadata"]["uid"]}] if owned else []
+    claim = {"metadata": {"name": CLAIM, "labels": labels, "ownerReferences": owner}, "spec": {}}
+    rig.api.put("PersistentVolumeClaim", claim)
+    scaled = copy.deepcopy(made)
+    scaled["spec"]["replicas"] = 0
+    rig.api.put("StatefulSet", scaled)
+    rig.settle()
+    assert rig.api.objects["StatefulSet", "ns", "j-servers"]["spec"]["replicas"] == 2
+    assert rig.condition("Failed") == {}
+
+
 def test_a_secret_of_somebody_else_is_not_used_as_keys(rig):
     """The Secret's name has a part of the job's UID: one that is there already cannot be taken for ours."""
     rig.api.put("Secret", {"metadata": {"name": "j-curve"}, "stringData": {"public": "x", "secret": "y"}})
@@ -226,6 +271,35 @@ def test_a_job_that_goes_away_while_its_log_is_read(rig, monkeypatch):
         monkeypatch.setattr(rig.cluster, "text", slowly)
         await rig.progress.read(raw)
         assert rig.shell.memories.known(key) is None and rig.queue.depth == 0
+
+    rig.go(go())
+
+
+def test_a_slow_log_delays_no_other_jobs(rig, monkeypatch):
+    """Progress of one job is read while another one's log does not come, and each job's is read once at a time."""
+    running(rig, "")
+    raw = copy.deepcopy(rig.api.objects[names.KIND, "ns", "j"])
+    for name in ("slow", "quick"):
+        meta = {**raw["metadata"], "name": name}
+        rig.store.put({**raw, "metadata": meta, "status": {**raw["status"], "phase": "Running"}})
+    rig.store.remove({**raw, "metadata": {**raw["metadata"], "resourceVersion": "999999"}})
+
+    async def go():
+        begun, twice = [], asyncio.Event()
+
+        async def read(raw):
+            begun.append(raw["metadata"]["name"])
+            if begun.count("quick") == 2:
+                twice.set()
+            if raw["metadata"]["name"] == "slow":
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(rig.progress, "read", read)
+        following = asyncio.ensure_future(rig.progress.follow(0.001))
+        await asyncio.wait_for(twice.wait(), 20)
+        following.cancel()
+        await asyncio.wait([following])
+        assert begun.count("slow") == 1
 
     rig.go(go())
 

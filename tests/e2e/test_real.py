@@ -20,7 +20,8 @@ def test_same_model_as_here(kube, real_job, complete, expected, pinned):
     kube.apply(real_job())
     status = complete()
     assert status.get("attempt", 0) == 0
-    assert kube.get("secret", "j-curve")["immutable"] is True
+    uid = kube.get("bpj", "j")["metadata"]["uid"]
+    assert kube.get("secret", f"j-curve-{uid[:8]}")["immutable"] is True
     here = Path(expected["export"])
     hashes = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in here.glob("*.safetensors")}
     assert len(hashes) == 2

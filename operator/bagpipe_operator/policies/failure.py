@@ -41,7 +41,7 @@ def _limited(job: Job, status: Status, verdict: Restart | None, crashes: list[Po
     """The run policy's word on it: how often, and whether at all."""
     policy = job.run_policy
     limit = policy.disruption_limit
-    if verdict and verdict.count is Count.DISRUPTION and limit is not None and status.disruptions >= limit:
+    if verdict and verdict.count is Count.DISRUPTION and status.disruptions >= limit:
         message = f"disrupted more than {limit} times: {verdict.message}"
         return Fail(reason=Reason.DISRUPTION_LIMIT, message=message, cause=verdict.cause)
     counted = verdict is not None and verdict.count is Count.FAILURE

@@ -79,8 +79,10 @@ def _silence_ends(pod: Pod) -> dt.datetime:
 
 
 def look_again(observed: Observed, now: dt.datetime) -> dt.datetime | None:
-    """When silence about a pod becomes telling."""
-    return times.earliest(*(_silence_ends(p) for p in observed.pods if p.scheduler and now < _silence_ends(p)))
+    """When silence about a pod becomes telling, or an older job's object may be gone that no watch tells of."""
+    silences = (_silence_ends(p) for p in observed.pods if p.scheduler and now < _silence_ends(p))
+    older = observed.orphans or any(o.reason == Reason.OLDER_JOB for o in observed.refused.values())
+    return times.earliest(*silences, times.later(now, 5) if older else None)
 
 
 def _warned(job: Job, status: Status, observed: Observed, pods: list[Pod]) -> Obstacle | None:
