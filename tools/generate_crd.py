@@ -179,7 +179,10 @@ def rules(spec: Schema) -> None:
         _rule("!(has(self.name) && has(self.entrypoint))", "give name or entrypoint, not both")
     ]
     policy = spec["properties"]["runPolicy"]
-    policy["x-kubernetes-validations"] = [_rule(_same("managedBy"), "managedBy cannot change")]
+    policy["x-kubernetes-validations"] = [
+        _rule(_same("managedBy"), "managedBy cannot change"),
+        _rule(f"oldSelf.suspend || ({_same('queueName')})", "queueName cannot change while the job may run; suspend it first"),
+    ]
     reserved = ", ".join(repr(name) for name in RESERVED_ENV)
     for section in ("allRoles", "oracle", "servers", "trainers"):
         items = spec["properties"][section]["properties"]["env"]["items"]

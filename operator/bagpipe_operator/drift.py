@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bagpipe_operator import podstate
+from bagpipe_operator import names, podstate
 from bagpipe_operator.observe import Written
 from bagpipe_operator.podstate import Raw
 
@@ -18,7 +18,6 @@ _FIXED = {
     "Job": ("template", "selector", "completionMode", "podFailurePolicy", "completions"),
     "StatefulSet": ("volumeClaimTemplates", "serviceName", "podManagementPolicy", "selector"),
     "PersistentVolumeClaim": ("accessModes", "resources", "storageClassName", "volumeMode", "volumeName"),
-    "Workload": ("podSets", "priorityClassSource"),
 }
 
 
@@ -27,6 +26,8 @@ def settle(wanted: Mapping[str, Any], live: Raw | None) -> dict[str, Any]:
     if live is not None and wanted["kind"] == "PersistentVolumeClaim" and not live["metadata"].get("ownerReferences"):
         # A claim that was kept for later is never bound to a job again: deleting the job must not delete it.
         wanted = {**wanted, "metadata": {k: v for k, v in wanted["metadata"].items() if k != "ownerReferences"}}
+    if live is not None and wanted["kind"] == "Workload":
+        return _settled_workload(wanted, live)
     fixed = _FIXED.get(wanted["kind"], ()) if live else ()
     if not fixed or live is None:
         return dict(wanted)
@@ -36,6 +37,22 @@ def settle(wanted: Mapping[str, Any], live: Raw | None) -> dict[str, Any]:
     if wanted["kind"] == "StatefulSet" and _same_attempt(spec, there):
         spec["template"] = there["template"]
     return {**wanted, "spec": spec}
+
+
+def _settled_workload(wanted: Mapping[str, Any], live: Raw) -> dict[str, Any]:
+    """While quota is reserved, what it was counted by stands; what the job needs by then is another Workload's."""
+    listed = (live.get("status") or {}).get("conditions") or ()
+    if not any(c.get("type") == "QuotaReserved" and c.get("status") == "True" for c in listed):
+        return dict(wanted)
+    kept = {key: value for key, value in wanted["spec"].items() if key not in _RESERVED}
+    kept |= {key: live["spec"][key] for key in _RESERVED if key in live["spec"]}
+    labels = dict(wanted["metadata"]["labels"])
+    asked = (live["metadata"].get("labels") or {}).get(names.LABEL_ASKED)
+    labels |= {names.LABEL_ASKED: asked} if asked else {}
+    return {**wanted, "metadata": {**wanted["metadata"], "labels": labels}, "spec": kept}
+
+
+_RESERVED = ("podSets", "queueName", "priorityClassSource", "priorityClassName", "priority")
 
 
 def _same_attempt(wanted: Raw, live: Raw) -> bool:

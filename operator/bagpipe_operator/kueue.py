@@ -2,11 +2,16 @@
 
 The contract of an external framework: we own the Workload, hold every pod until it is Admitted, add
 the assigned flavors' labels and tolerations to the pods, and when it is Evicted end the pods first
-and then give the reservation back ourselves.
+and then give the reservation back ourselves. What a job asks for may change while it has a reservation:
+
+    fewer trainers      the rest of the reservation is given back as `reclaimablePods`, and so are trainers that ended
+    anything else       the job stops at a checkpoint, its Workload is deleted, and a new one queues for what it needs now
 """
 
 import datetime as dt
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +19,7 @@ from bagpipe_operator import names, times
 from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.children import owner_reference
 from bagpipe_operator.names import Role
+from bagpipe_operator.observe import Observed
 from bagpipe_operator.pods import pod_template
 from bagpipe_operator.settings import Settings
 
@@ -28,28 +34,83 @@ class Admission:
     evicted: bool = False
     reserved: bool = False
     message: str = ""
+    """Why it was evicted, or is not admitted, in Kueue's words."""
+    partial: str = ""
+    """What was not admitted of what the Workload asks for, in words; empty: all of it was."""
     flavors: Mapping[Role, tuple[str, ...]] = field(default_factory=dict)
     """Names of the flavors assigned to each role."""
+    placed: frozenset[Role] = frozenset()
+    """Roles whose pods Kueue sends to places of a topology."""
 
 
 def admission(workload: Mapping[str, Any] | None) -> Admission:
     """The Workload's conditions and assignment; an absent one is not admitted."""
-    status = (workload or {}).get("status") or {}
+    raw = workload or {}
+    status = raw.get("status") or {}
     true = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
-    assigned = (status.get("admission") or {}).get("podSetAssignments") or ()
-    flavors = {
-        Role(a["name"]): tuple(sorted(set((a.get("flavors") or {}).values())))
-        for a in assigned
-        if a["name"] in set(Role)
-    }
+    assigned = [a for a in (status.get("admission") or {}).get("podSetAssignments") or () if a["name"] in set(Role)]
     evicted = "Evicted" in true
     return Admission(
         admitted="Admitted" in true and not evicted,
         evicted=evicted and "QuotaReserved" in true,
         reserved="QuotaReserved" in true,
-        message=(true.get("Evicted") or {}).get("message") or "",
-        flavors=flavors,
+        message=_words(raw, true),
+        partial=_partial(_pod_sets(raw), assigned),
+        flavors={Role(a["name"]): tuple(sorted(set((a.get("flavors") or {}).values()))) for a in assigned},
+        placed=frozenset(Role(a["name"]) for a in assigned if a.get("topologyAssignment")),
     )
+
+
+def _words(workload: Mapping[str, Any], true: Mapping[str, Mapping[str, Any]]) -> str:
+    if "Evicted" in true and "QuotaReserved" in true:
+        return str(true["Evicted"].get("message") or "")
+    if (workload.get("spec") or {}).get("active") is False:
+        return f"Workload {workload['metadata']['name']} was deactivated"
+    listed = (workload.get("status") or {}).get("conditions") or ()
+    return next((str(c.get("message") or "") for c in listed if c["type"] == "QuotaReserved"), "")
+
+
+def _pod_sets(workload: Mapping[str, Any]) -> dict[str, int]:
+    """Pods of each pod set."""
+    return {s["name"]: int(s.get("count", 1)) for s in (workload.get("spec") or {}).get("podSets") or ()}
+
+
+def _partial(asked: Mapping[str, int], assigned: Iterable[Mapping[str, Any]]) -> str:
+    short = [a for a in assigned if a.get("count", asked.get(a["name"], 0)) < asked.get(a["name"], 0)]
+    return ", ".join(f"{a['count']} of {asked[a['name']]} {names.SECTIONS[Role(a['name'])]}" for a in short)
+
+
+def follows(job: Job, live: Mapping[str, Any], observed: Observed, attempt: int) -> bool:
+    """Whether the quota that this Workload has reserved is what the job needs now, or more trainers than that."""
+    have, spec = _pod_sets(live).get(Role.TRAINER.value, 0), live.get("spec") or {}
+    needed = job.replicas(Role.TRAINER) - _ended(observed, attempt)
+    asked = (live["metadata"].get("labels") or {}).get(names.LABEL_ASKED)
+    same = asked is None or asked == _asked(job, have)  # None: made by a release that wrote no such label.
+    return same and needed <= have - _reclaimed(live) and spec.get("queueName") == job.queue
+
+
+def _ended(observed: Observed, attempt: int) -> int:
+    return sum(p.phase == "Succeeded" for p in observed.of_role(Role.TRAINER, attempt))
+
+
+def _reclaimed(live: Mapping[str, Any]) -> int:
+    listed = (live.get("status") or {}).get("reclaimablePods") or ()
+    return next((int(r["count"]) for r in listed if r.get("name") == Role.TRAINER.value), 0)
+
+
+def _asked(job: Job, trainers: int) -> str:
+    """Digest of all that quota is counted by, with so many trainers: labels cannot hold more."""
+    parts: list[Any] = [job.spec.get("allRoles") or {}]
+    for role in Role:
+        section = job.section(role)
+        parts.append([role.value, trainers if role is Role.TRAINER else job.replicas(role)])
+        parts.append({key: section.get(key) for key in (*_COUNTED, "gpuProfile")})
+    parts[0] = {key: parts[0].get(key) for key in _COUNTED}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+_COUNTED = ("resources", "nodeSelector", "affinity", "runtimeClassName", "podTemplate", "annotations")
+"""Settings of pods by which Kueue counts, and chooses flavors and places."""
 
 
 def workload(job: Job, settings: Settings, priorities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -57,8 +118,10 @@ def workload(job: Job, settings: Settings, priorities: Mapping[str, Mapping[str,
     pod_sets = []
     for role in Role:
         template = pod_template(job, role, 0, settings)
-        pod_sets.append({"name": role.value, "count": job.replicas(role), "template": {"spec": template["spec"]}})
-    spec: dict[str, Any] = {"queueName": job.queue, "podSets": pod_sets, "active": not job.run_policy.suspend}
+        body = {"name": role.value, "count": job.replicas(role), "template": {"spec": template["spec"]}}
+        request = _topology_request(template["metadata"].get("annotations") or {}, role)
+        pod_sets.append({**body, "topologyRequest": request} if request else body)
+    spec: dict[str, Any] = {"queueName": job.queue, "podSets": pod_sets}  # `active` is Kueue's and its administrators'.
     priority = job.run_policy.workload_priority_class or job.labels.get(names.LABEL_PRIORITY_CLASS)
     if priority:
         if priority not in priorities:
@@ -68,10 +131,37 @@ def workload(job: Job, settings: Settings, priorities: Mapping[str, Mapping[str,
     metadata = {
         "name": names.workload(job.name),
         "namespace": job.namespace,
-        "labels": names.labels(job.name),
+        "labels": {**names.labels(job.name), names.LABEL_ASKED: _asked(job, job.replicas(Role.TRAINER))},
         "ownerReferences": [owner_reference(job)],
     }
     return {"apiVersion": API_VERSION, "kind": "Workload", "metadata": metadata, "spec": spec}
+
+
+_PODSET = "kueue.x-k8s.io/podset-"
+_TOPOLOGY = {
+    f"{_PODSET}required-topology": "required",
+    f"{_PODSET}preferred-topology": "preferred",
+    f"{_PODSET}unconstrained-topology": "unconstrained",
+    f"{_PODSET}slice-required-topology": "podSetSliceRequiredTopology",
+    f"{_PODSET}slice-size": "podSetSliceSize",
+}
+"""Annotations of a pod by which its user asks for places in a topology, and the fields of a request."""
+
+
+def _topology_request(annotations: Mapping[str, str], role: Role) -> dict[str, Any]:
+    """As Kueue's own integrations make it; empty: nothing is asked."""
+    asked: dict[str, Any] = {theirs: annotations[key] for key, theirs in _TOPOLOGY.items() if key in annotations}
+    if not asked:
+        return {}
+    if "unconstrained" in asked:
+        asked["unconstrained"] = asked["unconstrained"] == "true"
+    if "podSetSliceSize" in asked:
+        if not asked["podSetSliceSize"].isdecimal():
+            where = f"spec.{names.SECTIONS[role]}.annotations[{_PODSET}slice-size]"
+            raise SpecError(f"{where}: expected a whole number, found {asked['podSetSliceSize']!r}")
+        asked["podSetSliceSize"] = int(asked["podSetSliceSize"])
+    index = names.LABEL_POD_INDEX if role is Role.SERVER else names.LABEL_COMPLETION_INDEX
+    return {**asked, "podIndexLabel": index}
 
 
 def released(live: Mapping[str, Any], now: dt.datetime) -> dict[str, Any]:
@@ -82,7 +172,7 @@ def released(live: Mapping[str, Any], now: dt.datetime) -> dict[str, Any]:
         "Requeued": ("True", "BagpipeJobStopped", "The job waits for quota again"),
     }
     status = {key: value for key, value in (live.get("status") or {}).items() if key != "admission"}
-    return {**status, "admission": None, "conditions": _conditions(live, changed, now)}
+    return {**status, "admission": None, "reclaimablePods": None, "conditions": _conditions(live, changed, now)}
 
 
 def finished(live: Mapping[str, Any], succeeded: bool, message: str, now: dt.datetime) -> dict[str, Any] | None:
@@ -95,17 +185,37 @@ def finished(live: Mapping[str, Any], succeeded: bool, message: str, now: dt.dat
     return {"conditions": _conditions(live, changed, now)}
 
 
-def pods_ready(live: Mapping[str, Any], ready: bool, now: dt.datetime) -> dict[str, Any] | None:
-    """Status that tells whether all pods run; none: it says so already.
+def running(
+    job: Job, observed: Observed, attempt: int, ready: bool, begun: bool, now: dt.datetime
+) -> dict[str, Any] | None:
+    """Status of an admitted job's Workload: whether all pods run, and what of the quota is not needed any more.
 
-    With `waitForPodsReady` Kueue evicts whoever does not say it in time, healthy or not.
+    With `waitForPodsReady` Kueue evicts whoever does not say that they run, healthy or not. None: it says so already.
+
+    Args:
+        begun: whether the present attempt's trainers were made: those of older attempts have ended by then.
     """
+    live = observed.workload
+    if live is None:
+        return None
+    given_back = _reclaimable(job, live, _ended(observed, attempt)) if begun else {}
+    return {**_pods_ready(live, ready, now), **given_back} or None
+
+
+def _pods_ready(live: Mapping[str, Any], ready: bool, now: dt.datetime) -> dict[str, Any]:
     listed = (live.get("status") or {}).get("conditions") or ()
     old = next((c for c in listed if c.get("type") == "PodsReady"), None)
     if (old or {}).get("status", "False") == ("True" if ready else "False"):
-        return None
+        return {}
     said = ("True", "PodsReady", "All pods run") if ready else ("False", "PodsNotReady", "Not all pods run")
     return {"conditions": _conditions(live, {"PodsReady": said}, now)}
+
+
+def _reclaimable(job: Job, live: Mapping[str, Any], ended: int) -> dict[str, Any]:
+    """What is given back cannot be taken again within an admission: the count only rises."""
+    have, already = _pod_sets(live).get(Role.TRAINER.value, 0), _reclaimed(live)
+    count = have - (job.replicas(Role.TRAINER) - ended)
+    return {"reclaimablePods": [{"name": Role.TRAINER.value, "count": count}]} if count > already else {}
 
 
 def _conditions(
@@ -126,13 +236,32 @@ def _conditions(
     return [*kept, *new]
 
 
-def assign(template: dict[str, Any], flavors: tuple[str, ...], known: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put the assigned flavors' node labels and tolerations into a pod template."""
+def assign(
+    template: dict[str, Any], job: Job, role: Role, admission: Admission, known: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Put what an admission assigns into a pod template: the flavors' node labels and tolerations, a place's gate."""
     spec = template["spec"]
-    for name in flavors:
+    for name in admission.flavors.get(role, ()):
         flavor = (known.get(name) or {}).get("spec") or {}
         if flavor.get("nodeLabels"):
             spec["nodeSelector"] = {**(spec.get("nodeSelector") or {}), **flavor["nodeLabels"]}
         tolerated = spec.get("tolerations") or ()
         added = (t for t in flavor.get("tolerations") or () if t not in tolerated)
         spec["tolerations"] = [*tolerated, *added]
+    if role in admission.placed:
+        _gate(template, job, role)
+
+
+def _gate(template: dict[str, Any], job: Job, role: Role) -> None:
+    """The pod is scheduled once Kueue has put its place into it."""
+    meta = template["metadata"]
+    meta["labels"] = {**meta["labels"], _POD_SET_LABEL: role.value}
+    theirs = meta.get("annotations") or {}
+    implicit = {} if theirs.keys() & _TOPOLOGY.keys() else {f"{_PODSET}unconstrained-topology": "true"}
+    meta["annotations"] = {**theirs, **implicit, _WORKLOAD_ANNOTATION: names.workload(job.name)}
+    template["spec"]["schedulingGates"] = [*(template["spec"].get("schedulingGates") or ()), {"name": _GATE}]
+
+
+_POD_SET_LABEL = "kueue.x-k8s.io/podset"
+_WORKLOAD_ANNOTATION = "kueue.x-k8s.io/workload"
+_GATE = "kueue.x-k8s.io/topology"

@@ -39,6 +39,8 @@ LABEL_ROLE = f"{GROUP}/role"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_PRIORITY_CLASS = "kueue.x-k8s.io/priority-class"
+LABEL_ASKED = f"{GROUP}/asked"
+"""On a Workload: digest of what its quota was counted by."""
 LABEL_POD_INDEX = "apps.kubernetes.io/pod-index"
 LABEL_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 
@@ -93,6 +95,7 @@ class Reason(StrEnum):
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUOTA_RESERVED = "QuotaReserved"
     PREEMPTED = "Preempted"
+    QUOTA_CHANGES = "QuotaChanges"
     STOPPING = "Stopping"
     # starting and running
     STARTING = "Starting"
@@ -120,6 +123,7 @@ class Reason(StrEnum):
     DEADLINE = "DeadlineExceeded"
     STARTUP_DEADLINE = "StartupDeadlineExceeded"
     RESTART_POLICY = "RestartPolicyNever"
+    PARTIAL_ADMISSION = "PartialAdmission"
     INTERNAL_ERROR = "InternalError"
     # failures of one attempt
     CRASHED = "Crashed"

@@ -87,7 +87,12 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     if done:
         return _end(current, done, observed, now)
     admission = kueue.admission(observed.workload) if settings.kueue and job.queue else None
-    held = hold.why(job, admission)
+    if admission is not None and admission.admitted and admission.partial:
+        words = f"Kueue admitted {admission.partial}; a job runs with all of its pods or not at all"
+        return _end(current, Fail(reason=Reason.PARTIAL_ADMISSION, message=words), observed, now)
+    workload = observed.workload
+    follows = workload is None or kueue.follows(job, workload, observed, current.attempt)
+    held = hold.why(job, admission, follows=follows)
     if held:
         return _hold(job, current, observed, pins.applied(settings, current.pinned), held, admission, now)
     current = status.not_ahead(_admitted(current, admission, now), now)
@@ -140,7 +145,11 @@ def _hold(
             report = kueue.released(observed.workload, now)
     if admission is not None and not admission.reserved:
         new = new.put_if_known(conditions.false(Condition.QUOTA_RESERVED, reason, message, now))
-    if settings.kueue and job.queue:
+    leaving = gone and reason in (Reason.QUOTA_CHANGES, Reason.SUSPENDED)  # What it needs next, another Workload asks.
+    if leaving and observed.workload is not None and not is_deleting(observed.workload):
+        meta = observed.workload["metadata"]
+        delete = (*delete, Deletion(kind="Workload", name=meta["name"], uid=meta["uid"]))
+    if settings.kueue and job.queue and not leaving:
         apply = (*apply, kueue.workload(job, settings, observed.priorities))
     wanted = (job.spec.get("checkpoint") or {}).get("volumeClaim")
     if wanted and ("PersistentVolumeClaim", names.checkpoint_claim(job.name)) in observed.live:
@@ -178,8 +187,7 @@ def _run(
     ready = begun or (ending.all_gone and not observed.orphans and now >= start)
     if ready:
         for role, template in zip((Role.SERVER, Role.ORACLE, Role.TRAINER), wanted, strict=True):
-            flavors = (admission.flavors if admission else {}).get(role, ())
-            kueue.assign(template["spec"]["template"], flavors, observed.flavors)
+            kueue.assign(template["spec"]["template"], job, role, admission or Admission(), observed.flavors)
         apply += wanted
     elif ending.trainers_gone and ("StatefulSet", names.stateful_set(job.name)) in observed.live:
         apply.append(children.server_set(job, new.attempt, settings, replicas=0))
@@ -196,25 +204,25 @@ def _run(
         delete=(*ending.delete, *_unwanted(job, observed)),
         apply=tuple(apply),
         create_curve_secret=ready and not begun and uses_curve(job),
-        workload_status=_told_to_kueue(new, observed, admission, now),
+        workload_status=kueue.running(job, observed, new.attempt, new.is_true(Condition.RUNNING), begun, now)
+        if admission
+        else None,
         again_at=again,
     )
 
 
-def _told_to_kueue(
-    new: Status, observed: Observed, admission: Admission | None, now: dt.datetime
-) -> Mapping[str, Any] | None:
-    if admission is None or observed.workload is None:
-        return None
-    return kueue.pods_ready(observed.workload, new.is_true(Condition.RUNNING), now)
-
-
 def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
-    """What an edit of the run policy took away."""
-    live = observed.live.get(("NetworkPolicy", names.network_policy(job.name)))
-    if live is None or is_deleting(live) or job.run_policy.network_policy != "None":
-        return ()
-    return (Deletion(kind="NetworkPolicy", name=live["metadata"]["name"], uid=live["metadata"]["uid"]),)
+    """What an edit of the run policy, or of the queue's label, took away."""
+    gone = {
+        ("NetworkPolicy", names.network_policy(job.name)): job.run_policy.network_policy == "None",
+        ("Workload", names.workload(job.name)): not job.queue,
+    }
+    live = [observed.live[key] for key, unwanted in gone.items() if unwanted and key in observed.live]
+    return tuple(
+        Deletion(kind=raw["kind"], name=raw["metadata"]["name"], uid=raw["metadata"]["uid"])
+        for raw in live
+        if not is_deleting(raw)
+    )
 
 
 def _progressed(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Status:

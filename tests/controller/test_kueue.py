@@ -20,8 +20,9 @@ def queued(world):
     return w.settle()
 
 
-def admit(w):
-    flavors = [{"name": role, "flavors": {"cpu": "f"}} for role in ("oracle", "server", "trainer")]
+def admit(w, **more):
+    counts = {s["name"]: s["count"] for s in w.objects[WORKLOAD]["spec"]["podSets"]}
+    flavors = [{"name": role, "flavors": {"cpu": "f"}, "count": count, **more} for role, count in counts.items()]
     w.objects[WORKLOAD]["status"] = {
         "conditions": conditions(QuotaReserved=True, Admitted=True),
         "admission": {"clusterQueue": "c", "podSetAssignments": flavors},
@@ -93,3 +94,159 @@ def test_kueue_is_told_whether_all_pods_run(queued):
 def told(w):
     listed = w.objects[WORKLOAD]["status"]["conditions"]
     return next((c["status"] for c in listed if c["type"] == "PodsReady"), None)
+
+
+def asked(w):
+    return {s["name"]: s["count"] for s in w.objects[WORKLOAD]["spec"]["podSets"]}
+
+
+def test_more_trainers_queue_for_their_quota(queued):
+    """Scaled up, the job stops at a checkpoint, and a new Workload asks for all that it needs; then it goes on."""
+    admit(queued)
+    uid = queued.objects[WORKLOAD]["metadata"]["uid"]
+    queued.slow_deletion = True
+    queued.spec["trainers"] = {"replicas": 6}
+    queued.settle()
+    assert queued.condition("Running")["reason"] == "QuotaChanges"
+    assert queued.objects[WORKLOAD]["metadata"]["uid"] == uid and asked(queued)["trainer"] == 2  # Its pods still run.
+    for _ in range(3):
+        queued.let_go().settle()
+    assert queued.pods() == [] and queued.status["phase"] == "Queued"
+    assert queued.objects[WORKLOAD]["metadata"]["uid"] != uid and asked(queued)["trainer"] == 6
+    queued.slow_deletion = False
+    admit(queued)
+    assert len(queued.live_pods("trainer")) == 6 and queued.status["attempt"] == 1 and queued.status["restarts"] == 0
+
+
+def reclaimable(w):
+    return {r["name"]: r["count"] for r in w.objects[WORKLOAD]["status"].get("reclaimablePods", ())}
+
+
+def test_fewer_trainers_give_quota_back(world):
+    """Scaled down, a job keeps its admission, and gives the rest back once the former trainers have ended."""
+    w = world({"runPolicy": {"queueName": "q"}, "trainers": {"replicas": 6}}, settings={"kueue": True}).settle()
+    admit(w)
+    uid = w.objects[WORKLOAD]["metadata"]["uid"]
+    w.slow_deletion = True
+    w.spec["trainers"] = {"replicas": 2}
+    w.settle()
+    assert reclaimable(w) == {}
+    for _ in range(3):
+        w.let_go().settle()
+    w.slow_deletion = False
+    w.run()
+    assert reclaimable(w) == {"trainer": 4} and w.objects[WORKLOAD]["metadata"]["uid"] == uid
+    assert w.is_true("Running") and len(w.live_pods("trainer")) == 2
+    w.spec["trainers"] = {"replicas": 3}
+    w.settle()
+    assert w.status["phase"] == "Queued" and asked(w)["trainer"] == 3  # What was given back must be queued for.
+
+
+def test_trainers_that_have_ended_give_quota_back(queued):
+    """A trainer that has ended well needs no quota; the attempt goes on with the others."""
+    admit(queued)
+    queued.end(queued.pod("trainer", 1), 0)
+    queued.settle()
+    assert reclaimable(queued) == {"trainer": 1} and queued.is_true("Running")
+    queued.end(queued.pod("oracle"), 1)
+    queued.settle()
+    assert queued.status["phase"] == "Queued" and asked(queued)["trainer"] == 2  # The next attempt needs both again.
+
+
+@pytest.mark.parametrize("change", ["requests", "queue"])
+def test_what_changed_while_suspended_is_asked_anew(queued, change):
+    """A suspended job has no Workload; resumed it asks for what it needs by then, in the queue that it names by then."""
+    admit(queued)
+    queued.spec["runPolicy"]["suspend"] = True
+    queued.settle()
+    assert WORKLOAD not in queued.objects and queued.status["phase"] == "Suspended"
+    if change == "requests":
+        queued.spec["servers"] = {"replicas": 2, "resources": {"requests": {"cpu": "3"}}}
+    else:
+        queued.spec["runPolicy"]["queueName"] = "other"
+    queued.spec["runPolicy"]["suspend"] = False
+    queued.settle()
+    spec = queued.objects[WORKLOAD]["spec"]
+    requests = [s["template"]["spec"]["containers"][0].get("resources") for s in spec["podSets"]]
+    assert spec["queueName"] == ("q" if change == "requests" else "other") and queued.pods() == []
+    assert requests[1] == ({"requests": {"cpu": "3"}} if change == "requests" else None)
+
+
+def test_an_edit_faster_than_the_end_of_the_pods_is_seen(queued):
+    """Suspended, changed and resumed before its pods have ended, a job does not run on what was reserved before."""
+    admit(queued)
+    queued.slow_deletion = True
+    queued.spec["runPolicy"]["suspend"] = True
+    queued.settle()
+    queued.spec["servers"] = {"replicas": 2, "resources": {"requests": {"cpu": "3"}}}
+    queued.spec["runPolicy"]["suspend"] = False
+    queued.settle()
+    for _ in range(3):
+        queued.let_go().settle()
+    requests = queued.objects[WORKLOAD]["spec"]["podSets"][1]["template"]["spec"]["containers"][0]["resources"]
+    assert requests == {"requests": {"cpu": "3"}} and queued.status["phase"] == "Queued"
+
+
+def test_a_queue_by_label_that_changes_or_goes(world):
+    """A queue that a label names may change at any time: the job queues in the new one; without one it has no Workload."""
+    w = world(settings={"kueue": True}, labels={"kueue.x-k8s.io/queue-name": "a"}).settle()
+    admit(w)
+    w.labels["kueue.x-k8s.io/queue-name"] = "b"
+    w.settle()
+    assert w.objects[WORKLOAD]["spec"]["queueName"] == "b" and w.pods() == []
+    w.labels.clear()
+    w.run()
+    assert WORKLOAD not in w.objects and w.is_true("Running")
+
+
+def test_a_release_with_other_templates_keeps_its_reservation(queued, monkeypatch):
+    """What a newer operator puts into pods is not what quota is counted by: nobody queues again because of it."""
+    from bagpipe_operator import pods
+
+    admit(queued)
+    monkeypatch.setitem(pods._NO_SIDECARS, "a.newer/release", "x")
+    assert queued.decide().apply == () and queued.settle().is_true("Running")
+
+
+def test_a_part_of_a_job_is_no_job(queued):
+    """An admission for fewer pods than the Workload asks for ends the job with the reason, before any pod is made."""
+    counts = {"oracle": 1, "server": 2, "trainer": 1}
+    assigned = [{"name": role, "flavors": {}, "count": count} for role, count in counts.items()]
+    queued.objects[WORKLOAD]["status"] = {
+        "conditions": conditions(QuotaReserved=True, Admitted=True),
+        "admission": {"clusterQueue": "c", "podSetAssignments": assigned},
+    }
+    queued.settle()
+    failed = queued.condition("Failed")
+    assert failed["reason"] == "PartialAdmission" and "1 of 2 trainers" in failed["message"] and queued.pods() == []
+
+
+def test_kueues_words_are_the_jobs(queued):
+    """While a job waits it says what Kueue says; one that was deactivated says that, and is not activated by us."""
+    said = conditions(QuotaReserved=False)
+    said[0]["message"] = "insufficient quota for cpu in flavor f"
+    queued.objects[WORKLOAD]["status"] = {"conditions": said}
+    queued.settle()
+    assert queued.condition("Suspended")["message"] == "waiting in queue q: insufficient quota for cpu in flavor f"
+    queued.objects[WORKLOAD]["spec"]["active"] = False
+    queued.settle()
+    assert "was deactivated" in queued.condition("Suspended")["message"]
+    assert queued.objects[WORKLOAD]["spec"]["active"] is False
+
+
+def test_places_in_a_topology(world):
+    """Annotations for Kueue's topologies become requests, by rank; placed pods wait at Kueue's gate for their place."""
+    trainers = {"replicas": 2, "annotations": {"kueue.x-k8s.io/podset-required-topology": "rack"}}
+    w = world({"runPolicy": {"queueName": "q"}, "trainers": trainers}, settings={"kueue": True}).settle()
+    sets = {s["name"]: s.get("topologyRequest") for s in w.objects[WORKLOAD]["spec"]["podSets"]}
+    index = "batch.kubernetes.io/job-completion-index"
+    assert sets == {"oracle": None, "server": None, "trainer": {"required": "rack", "podIndexLabel": index}}
+    admit(w, topologyAssignment={"levels": ["rack"], "domains": []})
+    for role in ("server", "trainer"):
+        pod = w.pod(role)
+        assert pod["spec"]["schedulingGates"] == [{"name": "kueue.x-k8s.io/topology"}]
+        assert pod["metadata"]["labels"]["kueue.x-k8s.io/podset"] == role
+    template = w.objects["Job", "j-trainers-0"]["spec"]["template"]
+    assert template["metadata"]["annotations"]["kueue.x-k8s.io/workload"] == "bagpipejob-j"
+    servers = w.objects["StatefulSet", "j-servers"]["spec"]["template"]["metadata"]["annotations"]
+    assert servers["kueue.x-k8s.io/podset-unconstrained-topology"] == "true"

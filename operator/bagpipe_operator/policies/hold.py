@@ -16,15 +16,23 @@ from bagpipe_operator.policies import teardown
 from bagpipe_operator.settings import Settings
 
 
-def why(job: Job, admission: Admission | None) -> tuple[Reason, str] | None:
-    """Reason and message of the hold; none: the job may run."""
+def why(job: Job, admission: Admission | None, *, follows: bool = True) -> tuple[Reason, str] | None:
+    """Reason and message of the hold; none: the job may run.
+
+    Args:
+        follows: whether the admission is for what the job needs now.
+    """
     if job.run_policy.suspend:
         return Reason.SUSPENDED, "spec.runPolicy.suspend is true"
+    if admission is not None and admission.reserved and not follows:
+        message = f"the job needs other quota than it has: it stops at a checkpoint and waits in queue {job.queue}"
+        return Reason.QUOTA_CHANGES, message
     if admission is None or admission.admitted:
         return None
     if admission.evicted:
         return Reason.PREEMPTED, f"evicted from queue {job.queue}: {admission.message}"
-    return Reason.WAITING_FOR_QUOTA, f"waiting in queue {job.queue}"
+    words = f": {admission.message}" if admission.message else ""
+    return Reason.WAITING_FOR_QUOTA, f"waiting in queue {job.queue}{words}"
 
 
 def stop(
