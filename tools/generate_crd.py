@@ -181,7 +181,8 @@ def rules(spec: Schema) -> None:
     policy = spec["properties"]["runPolicy"]
     policy["x-kubernetes-validations"] = [
         _rule(_same("managedBy"), "managedBy cannot change"),
-        _rule(f"oldSelf.suspend || ({_same('queueName')})", "queueName cannot change while the job may run; suspend it first"),
+        _rule(_same("operatorClass"), "operatorClass cannot change"),
+        _rule(f"oldSelf.suspend || ({_same('queueName')})", "queueName cannot change under a job; suspend it first"),
     ]
     reserved = ", ".join(repr(name) for name in RESERVED_ENV)
     for section in ("allRoles", "oracle", "servers", "trainers"):

@@ -172,6 +172,14 @@ class RunPolicy(_Section):
         Literal["All", "Running", "None"],
         Meta(description="Cluster only: what goes when the job ends. Running: servers and whatever still runs; finished pods stay for their logs."),
     ] = "Running"
+    partial_start_seconds: Annotated[
+        bounds.Time,
+        Meta(description="Cluster only: how long some pods may wait on their nodes while others find none; then all are given back, and the job tries again later."),
+    ] = 600
+    gang: Annotated[
+        Literal["Coscheduling", "Volcano", "None"],
+        Meta(description="Cluster only: the scheduler that places all pods of an attempt or none, by a PodGroup. It must be among the operator's `gangSchedulers`."),
+    ] = "None"
     node_lost_seconds: Annotated[
         bounds.TimeOrNone, Meta(description="Cluster only: how long pods wait for a node that is unreachable; then they are replaced elsewhere.")
     ] = 60
@@ -179,6 +187,10 @@ class RunPolicy(_Section):
     queue_name: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: Kueue's LocalQueue; the job is held until it is admitted.")] = None
     workload_priority_class: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Cluster only: Kueue's priority class.")] = None
     managed_by: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: the controller that runs this job; anything but `bagpipe.dev/bagpipe-operator`: not ours.")
+    ] = None
+    operator_class: Annotated[
+        Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None,
+        Meta(description="Cluster only: the operator that runs this job, where a cluster has several; none: the one without a class."),
     ] = None
     network_policy: Annotated[
         Literal["Ingress", "Isolated", "None"],

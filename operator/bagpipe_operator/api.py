@@ -30,16 +30,35 @@ class RunPolicy:
     startup_deadline_seconds: int = 1800
     ttl_seconds_after_finished: int | None = None
     clean_pod_policy: str = "Running"
+    partial_start_seconds: int = 600
+    gang: str = "None"
     node_lost_seconds: int = 60
     suspend: bool = False
     queue_name: str | None = None
     workload_priority_class: str | None = None
     managed_by: str | None = None
+    operator_class: str | None = None
     network_policy: str = "Ingress"
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "RunPolicy":
         return cls(**{name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None})
+
+    @classmethod
+    def for_whom(cls, spec: Any) -> "RunPolicy":
+        """Only who runs the job, from a document that may be anything."""
+        policy = spec.get("runPolicy") if isinstance(spec, Mapping) else None
+        found = policy if isinstance(policy, Mapping) else {}
+        manager, operator = found.get("managedBy"), found.get("operatorClass")
+        return cls(
+            managed_by=manager if isinstance(manager, str) else None,
+            operator_class=operator if isinstance(operator, str) else None,
+        )
+
+    def is_of(self, operator_class: str) -> bool:
+        """Whether the operator of this class (empty: the one without) runs this job."""
+        ours = self.managed_by in (None, names.MANAGER, f"{names.GROUP}/{names.MANAGER}")
+        return ours and (self.operator_class or "") == operator_class
 
 
 def camel(name: str) -> str:
@@ -152,7 +171,7 @@ class Job:
     def of(cls, raw: Mapping[str, Any]) -> "Job":
         meta, spec = raw["metadata"], raw.get("spec") or {}
         fault = spec_shape.fault(spec)
-        policy = RunPolicy.of(spec.get("runPolicy") or {}) if fault is None else RunPolicy(managed_by=_manager(spec))
+        policy = RunPolicy.of(spec.get("runPolicy") or {}) if fault is None else RunPolicy.for_whom(spec)
         return cls(
             name=meta["name"],
             namespace=meta["namespace"],
@@ -183,10 +202,6 @@ class Job:
         return self.run_policy.queue_name or self.labels.get(names.LABEL_QUEUE)
 
     @property
-    def ours(self) -> bool:
-        return self.run_policy.managed_by in (None, names.MANAGER, f"{names.GROUP}/{names.MANAGER}")
-
-    @property
     def servers_durable(self) -> bool:
         """Whether a server's rows outlive its pod: kept in files on a claim, not in its memory or an emptyDir."""
         servers = self.section(Role.SERVER)
@@ -200,10 +215,3 @@ class Job:
     @property
     def full_name(self) -> str:
         return f"{self.namespace}/{self.name}"
-
-
-def _manager(spec: Any) -> str | None:
-    """Who manages a job whose document cannot be read otherwise."""
-    policy = spec.get("runPolicy") if isinstance(spec, Mapping) else None
-    manager = policy.get("managedBy") if isinstance(policy, Mapping) else None
-    return manager if isinstance(manager, str) else None

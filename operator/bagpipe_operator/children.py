@@ -4,7 +4,7 @@
     Services         one headless Service a role; addresses are published before pods are ready
     StatefulSet      embedding servers: ordinal = shard; OnDelete, for a new attempt replaces pods itself
     Jobs (Indexed)   oracle and trainers: index = rank; the first failure ends them, as all stand and fall together
-    NetworkPolicy, PodDisruptionBudget, claims
+    NetworkPolicy, PodDisruptionBudget, claims, PodGroup
 
 Every object is owned by the BagpipeJob, so that deleting it needs no operator.
 """
@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
-from bagpipe_operator import defaults, names
-from bagpipe_operator.api import Job
+from bagpipe_operator import defaults, gangs, names
+from bagpipe_operator.api import Job, SpecError
+from bagpipe_operator.gangs import Gang
 from bagpipe_operator.names import Role
 from bagpipe_operator.pods import checkpoint_path, pod_template
 from bagpipe_operator.settings import Settings
@@ -22,11 +23,13 @@ from bagpipe_operator.settings import Settings
 Object = dict[str, Any]
 
 
-def base(job: Job, attempt: int) -> list[Object]:
+def base(job: Job, attempt: int, settings: Settings) -> list[Object]:
     """What stays while a job is held or restarts: configuration, addresses, rules, claims."""
     objects = [config_map(job), *(service(job, role, attempt) for role in Role), disruption_budget(job)]
     if job.run_policy.network_policy != "None":
         objects.append(network_policy(job))
+    if (gang := gangs.KNOWN.get(job.run_policy.gang)) and job.run_policy.gang in settings.gang_schedulers:
+        objects.append(pod_group(job, gang))
     if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
         objects.append(checkpoint_claim(job))
     return objects
@@ -177,6 +180,28 @@ def disruption_budget(job: Job) -> Object:
         **_object(job, "policy/v1", "PodDisruptionBudget", name, Role.SERVER),
         "spec": {"maxUnavailable": 1, "selector": selector},
     }
+
+
+def check_gang(job: Job, settings: Settings) -> None:
+    """Refuse a job whose gang scheduler this installation does not serve: its pods would wait for ever.
+
+    Raises:
+        SpecError: names the schedulers that there are.
+    """
+    asked = job.run_policy.gang
+    if asked in gangs.KNOWN and asked not in settings.gang_schedulers:
+        known = ", ".join(settings.gang_schedulers) or "none"
+        raise SpecError(f"spec.runPolicy.gang: this installation does not serve {asked}; gangSchedulers: {known}")
+
+
+def pod_group(job: Job, gang: Gang) -> Object:
+    """All pods of an attempt, or none."""
+    spec: Object = {"minMember": job.pods_wanted}
+    if gang is gangs.KNOWN["Volcano"]:
+        priority = (job.spec.get("allRoles") or {}).get("priorityClassName")
+        spec |= {"priorityClassName": priority} if priority else {}
+        spec |= {"queue": job.run_policy.queue_name} if job.run_policy.queue_name else {}
+    return {**_object(job, gang.api_version, gang.kind, names.pod_group(job.name)), "spec": spec}
 
 
 def checkpoint_claim(job: Job) -> Object:

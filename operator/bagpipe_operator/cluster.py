@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from bagpipe_operator import names
+from bagpipe_operator import gangs, names
 from bagpipe_operator.api_error import ApiError, Fenced, Outcome
 from bagpipe_operator.connection import Connection
 from bagpipe_operator.metrics import Metrics
@@ -34,7 +34,9 @@ RESOURCES = {
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "Workload": ("apis/kueue.x-k8s.io/v1beta1", "workloads"),
+    **{gang.kind: (f"apis/{gang.api_version}", "podgroups") for gang in gangs.KNOWN.values()},
 }
+"""By kind; where two API groups call theirs the same, with the group behind it."""
 
 
 def path(kind: str, namespace: str | None, name: str | None = None, sub: str | None = None) -> str:
@@ -84,7 +86,8 @@ class Cluster:
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Make an object that does not exist yet."""
-        return await self._json("POST", path(kind, namespace), body, params={"fieldManager": names.MANAGER})
+        made = await self._json("POST", path(kind, namespace), _sent(body), params={"fieldManager": names.MANAGER})
+        return {**made, "kind": kind}
 
     async def replace(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return await self._json("PUT", path(kind, namespace, name), body)
@@ -95,7 +98,8 @@ class Cluster:
         url = path(body["kind"], meta["namespace"], meta["name"])
         params = {"fieldManager": names.MANAGER, "force": "true"}
         try:
-            return await self._json("PATCH", url, body, "application/apply-patch+yaml", params)
+            answer = await self._json("PATCH", url, _sent(body), "application/apply-patch+yaml", params)
+            return {**answer, "kind": body["kind"]}
         except ApiError as error:
             if error.code == 422 and "metadata.uid" in error.message:  # Another object bears the name by now.
                 raise ApiError(409, error.message, "Conflict") from error
@@ -187,6 +191,11 @@ class Cluster:
         finally:
             self._ended_at = time.monotonic()
             self._metrics.api_requests.labels(method, code).inc()
+
+
+def _sent(body: Mapping[str, Any]) -> dict[str, Any]:
+    """As the API server wants it: the kind without the group, which is in `apiVersion`."""
+    return {**body, "kind": body["kind"].partition(".")[0]} if "kind" in body else dict(body)
 
 
 def _created_by_us(entry: Mapping[str, Any]) -> bool:

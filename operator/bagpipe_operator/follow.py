@@ -59,7 +59,7 @@ class ProgressReader:
             log.exception("progress not read", extra=facts)
 
     async def _read(self, job: Job) -> None:
-        if not job.ours or not job.status.is_true(Condition.RUNNING):
+        if not job.status.is_true(Condition.RUNNING):
             return
         oracles = self._memories.observe(job).of_role(Role.ORACLE, job.status.attempt)
         oracle = next((p for p in oracles if p.phase == "Running"), None)

@@ -9,7 +9,8 @@ from typing import Any
 
 import kopf
 
-from bagpipe_operator import names
+from bagpipe_operator import gangs, names
+from bagpipe_operator.api import RunPolicy
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.store import JobKey, Store
 from bagpipe_operator.workqueue import WorkQueue
@@ -29,6 +30,10 @@ _KUEUE = {
     ("kueue.x-k8s.io", "v1beta1", "resourceflavors"): "ResourceFlavor",
     ("kueue.x-k8s.io", "v1beta1", "workloadpriorityclasses"): "WorkloadPriorityClass",
 }
+_GANGS = {
+    name: {(gang.api_version.split("/")[0], gang.api_version.split("/")[1], "podgroups"): gang.kind}
+    for name, gang in gangs.KNOWN.items()
+}
 _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
 
@@ -36,22 +41,37 @@ def registry(store: Store, queue: WorkQueue[JobKey], settings: Settings) -> kopf
     """Handlers bound to this store and queue."""
     result = kopf.OperatorRegistry()
     kinds = {(names.GROUP, names.VERSION, names.PLURAL): names.KIND, **_CHILDREN, **(_KUEUE if settings.kueue else {})}
+    for name in settings.gang_schedulers:
+        kinds |= _GANGS[name]
     for resource, kind in kinds.items():
-        _watch(result, resource, kind, store, queue)
+        _watch(result, resource, kind, store, queue, settings.operator_class)
     for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
         kopf.on.login(id=login.__name__, registry=result, retries=3)(login)
     return result
 
 
 def _watch(
-    registry: kopf.OperatorRegistry, resource: tuple[str, str, str], kind: str, store: Store, queue: WorkQueue[JobKey]
+    registry: kopf.OperatorRegistry,
+    resource: tuple[str, str, str],
+    kind: str,
+    store: Store,
+    queue: WorkQueue[JobKey],
+    operator_class: str,
 ) -> None:
+    def ours(raw: dict[str, Any]) -> bool:
+        """A job of another operator is not even kept: it is neither reconciled nor counted nor followed."""
+        return kind != names.KIND or RunPolicy.for_whom(raw.get("spec")).is_of(operator_class)
+
     async def keep(body: kopf.Body, **_: Any) -> None:
         """Fills the store; kopf's own index stays empty. No key is queued: other kinds may not be listed yet."""
-        store.put(_raw(body, kind))
+        raw = _raw(body, kind)
+        if ours(raw):
+            store.put(raw)
 
     async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         raw = _raw(body, kind)
+        if not ours(raw):
+            return
         key = store.remove(raw) if event["type"] == "DELETED" else store.put(raw)
         if key is not None:
             queue.add(key)
@@ -75,6 +95,7 @@ def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     result.watching.server_timeout = 300
     result.watching.client_timeout = 330
     result.watching.reconnect_backoff = 1
-    for group, _, plural in _CHILDREN:
+    watched = [*_CHILDREN, *(resource for name in settings.gang_schedulers for resource in _GANGS[name])]
+    for group, _, plural in watched:
         result.watching.label_selectors[group, plural] = _SELECTOR
     return result

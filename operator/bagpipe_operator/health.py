@@ -1,6 +1,7 @@
 """`/healthz`, `/readyz`, `/metrics`. Healthy means that the process moves: no stuck loop, no stuck workers.
 
-A standby is healthy and ready: it is ready to take over. What a restart cannot mend makes nobody unhealthy: an API
+A standby is healthy and ready: it is ready to take over. One whose jobs another installation runs is not ready, so that
+whoever installed it is told at once. What a restart cannot mend makes nobody unhealthy: an API
 server that is away, slow or throttles us lets keys wait long, and each request still ends by its deadline, which
 shows that the workers live.
 """
@@ -29,6 +30,8 @@ class Health:
         self._metrics, self._queue, self._store = metrics, queue, store
         self._last_tick = 0.0
         self.synced: Callable[[], bool] = lambda: True
+        self.refused_by: Callable[[], str] = lambda: ""
+        """Another installation that runs our jobs."""
         self.since_answer: Callable[[], float] = lambda: float("inf")
         """Seconds since a request to the API server ended, well or not."""
 
@@ -69,7 +72,9 @@ class Health:
         return web.Response(text=trouble or "ok", status=500 if trouble else 200)
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok" if self.synced() else "not synced", status=200 if self.synced() else 503)
+        other = self.refused_by()
+        trouble = f"the installation {other} runs our jobs" if other else "" if self.synced() else "not synced"
+        return web.Response(text=trouble or "ok", status=503 if trouble else 200)
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
         self._metrics.jobs.clear()

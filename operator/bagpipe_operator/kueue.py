@@ -5,7 +5,7 @@ the assigned flavors' labels and tolerations to the pods, and when it is Evicted
 and then give the reservation back ourselves. What a job asks for may change while it has a reservation:
 
     fewer trainers      the rest of the reservation is given back as `reclaimablePods`, and so are trainers that ended
-    anything else       the job stops at a checkpoint, its Workload is deleted, and a new one queues for what it needs now
+    anything else       the job stops at a checkpoint, its Workload is deleted, and a new one queues for what it needs
 """
 
 import datetime as dt

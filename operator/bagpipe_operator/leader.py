@@ -3,18 +3,24 @@
 As in client-go: a lease is judged by the moment at which *we* saw it change, never by its own
 timestamps, so that clocks need not agree. The holder stops writing well before others may take over
 (the fence), and a process that lost the lease ends: nothing of its memory can be wrong afterwards.
+
+There is one lease for each class of operators, wherever they are installed, so that of two installations of a class
+one waits. That is no stand-by but a mistake of whoever installed it, so it is told: see `Election.refused_by`.
 """
 
 import asyncio
 import datetime as dt
 import logging
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bagpipe_operator import names, times
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, path
+from bagpipe_operator.names import Reason
 from bagpipe_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,12 +33,15 @@ class Sighting:
     """The lease as last seen, and when it last changed by our own clock."""
 
     holder: str = ""
+    release: str = ""
+    """Installation of the holder; empty: it does not say."""
     renewed: str = ""
     changed_at: float = 0.0
 
     def see(self, lease: Mapping[str, Any], now: float) -> None:
         spec = lease.get("spec") or {}
         holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
+        self.release = ((lease.get("metadata") or {}).get("annotations") or {}).get(names.ANNOTATION_RELEASE, "")
         if (holder, renewed) != (self.holder, self.renewed):
             self.holder, self.renewed, self.changed_at = holder, renewed, now
 
@@ -47,7 +56,14 @@ class Election:
     def __init__(self, cluster: Cluster, identity: str, settings: Settings) -> None:
         self._cluster, self._identity, self._settings = cluster, identity, settings
         self._seen = Sighting()
+        self._told = ""
         self._held_until = 0.0
+
+    @property
+    def refused_by(self) -> str:
+        """Another installation that serves our class; empty: none does, as far as we saw."""
+        other = self._seen.release if self._seen.holder not in ("", self._identity) else ""
+        return other if other != self._settings.release else ""
 
     def may_write(self) -> bool:
         """False a good while before anyone else may believe to lead."""
@@ -56,7 +72,42 @@ class Election:
     async def acquire(self) -> None:
         """Returns once the lease is ours."""
         while not await self._try():
+            if self.refused_by != self._told:
+                await self._tell()
             await asyncio.sleep(self._settings.renew_seconds / 2)
+
+    async def _tell(self) -> None:
+        """Once for each installation that is in the way: in the log, and in an event about our own pod."""
+        self._told = self.refused_by
+        if not self._told:
+            return
+        whose = f"jobs of class {self._settings.operator_class!r}" if self._settings.operator_class else "jobs"
+        words = (
+            f"{whose} are run by the installation {self._told}; {self._settings.release} waits until that is gone. "
+            "Uninstall one of them, or give this one an operatorClass of its own"
+        )
+        log.error("another installation leads", extra={"said": words})
+        namespace, _, _ = self._settings.release.partition("/")
+        pod, now = os.environ.get("POD_NAME"), times.text(times.now())
+        if not pod:
+            return
+        body = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{pod}.", "namespace": namespace},
+            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": pod, "namespace": namespace},
+            "type": "Warning",
+            "reason": Reason.OTHER_INSTALLATION,
+            "message": words,
+            "source": {"component": names.MANAGER},
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            await self._cluster.create("Event", namespace, body)
+        except ApiError as error:
+            log.warning("event not posted", extra={"error": str(error)})
 
     async def keep(self) -> None:
         """Renews; returns when the lease is lost."""
@@ -121,8 +172,8 @@ class Election:
             "renewTime": now,
             "leaseTransitions": int(old.get("leaseTransitions") or 0) + (not mine),
         }
-        metadata = lease.get("metadata") or {
-            "name": self._settings.lease_name,
-            "namespace": self._settings.lease_namespace,
-        }
+        metadata = dict(lease.get("metadata") or {})
+        metadata |= {"name": self._settings.lease_name, "namespace": self._settings.lease_namespace}
+        release = {names.ANNOTATION_RELEASE: self._settings.release}
+        metadata["annotations"] = {**(metadata.get("annotations") or {}), **release}
         return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}

@@ -42,6 +42,7 @@ async def run(settings: Settings) -> int:
     election = Election(elector, identity, settings)
     cluster = Cluster(connection, metrics, election.may_write)
     health.since_answer = cluster.since_answer
+    health.refused_by = lambda: election.refused_by
     stop = _stop_on_signals()
     try:
         ended = await _first({"stop": stop.wait(), "lease": election.acquire()}, background=[health.tick()])

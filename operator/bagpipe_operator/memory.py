@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bagpipe_operator.api import Job
-from bagpipe_operator.observe import Key, Known, Observed, Obstacle, Written, observe
+from bagpipe_operator.observe import Contested, Key, Known, Observed, Obstacle, Written, observe
 from bagpipe_operator.store import JobKey, Store
 
 
@@ -19,6 +19,7 @@ class Memory:
     refused: dict[Key, Obstacle] = field(default_factory=dict)
     warnings: Mapping[str, Obstacle] = field(default_factory=dict)
     written: dict[Key, Written] = field(default_factory=dict)
+    contested: dict[Key, Contested] = field(default_factory=dict)
     applied: set[str] = field(default_factory=set)
     """UIDs of the children whose fields we own as applied ones (`Cluster.own_fields`)."""
 
@@ -53,5 +54,6 @@ class Memories:
             refused=memory.refused,
             warnings=memory.warnings,
             written=memory.written,
+            contested=memory.contested,
         )
         return observe(job.uid, children, pods, known)

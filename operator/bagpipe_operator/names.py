@@ -44,6 +44,10 @@ LABEL_ASKED = f"{GROUP}/asked"
 LABEL_POD_INDEX = "apps.kubernetes.io/pod-index"
 LABEL_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 
+ANNOTATION_RELEASE = f"{GROUP}/release"
+"""On the lease: the installation that holds it."""
+GANG_SCHEDULERS = ("Coscheduling", "Volcano")
+
 CONFIG_DIR = "/etc/bagpipe"
 CONFIG_KEY = "job.yaml"
 RUN_DIR = "/var/lib/bagpipe"
@@ -103,6 +107,7 @@ class Reason(StrEnum):
     PODS_NOT_READY = "PodsNotReady"
     SERVERS_READY = "ServersReady"
     UNSCHEDULABLE = "Unschedulable"
+    PARTLY_PLACED = "PartlyPlaced"
     BACKING_OFF = "BackingOff"
     NO_SCHEDULER = "NoScheduler"
     OLDER_JOB = "OlderJobEnding"
@@ -111,6 +116,7 @@ class Reason(StrEnum):
     FORBIDDEN = "Forbidden"
     API_ERROR = "ApiServerError"
     CHILD_REFUSED = "ChildRefused"
+    CONTESTED = "Contested"
     NAME_TAKEN = "NameTaken"
     ACCEPTED = "Accepted"
     # ends
@@ -124,6 +130,7 @@ class Reason(StrEnum):
     STARTUP_DEADLINE = "StartupDeadlineExceeded"
     RESTART_POLICY = "RestartPolicyNever"
     PARTIAL_ADMISSION = "PartialAdmission"
+    OTHER_INSTALLATION = "OtherInstallation"
     INTERNAL_ERROR = "InternalError"
     # failures of one attempt
     CRASHED = "Crashed"
@@ -179,6 +186,10 @@ def checkpoint_claim(job: str) -> str:
 
 def workload(job: str) -> str:
     return f"bagpipejob-{job}"
+
+
+def pod_group(job: str) -> str:
+    return f"{job}-gang"
 
 
 def oracle_address(job: str, namespace: str) -> str:

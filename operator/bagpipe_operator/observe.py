@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bagpipe_operator import names, podstate
+from bagpipe_operator import names, podstate, times
 from bagpipe_operator.names import Role
 from bagpipe_operator.podstate import Pod, Raw
 
@@ -38,6 +38,33 @@ class Written:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contested:
+    """A child that is changed back after our writes: somebody else wants it otherwise."""
+
+    times: int
+    """Within the last ten minutes each after the one before."""
+    last: dt.datetime
+
+    @property
+    def until(self) -> dt.datetime:
+        """When it is written again: a few times at once, as hands may slip, then later each time."""
+        late = self.times - _SLIPS
+        return times.later(self.last, min(10 * 2 ** min(late, 10), 300)) if late >= 0 else self.last
+
+    @property
+    def over(self) -> dt.datetime:
+        """When it counts no more."""
+        return times.later(self.last, _REMEMBERED)
+
+    def again(self, now: dt.datetime) -> "Contested":
+        """After one more such write."""
+        return Contested(times=self.times + 1 if now < self.over else 1, last=now)
+
+
+_SLIPS, _REMEMBERED = 4, 600
+
+
+@dataclass(frozen=True, kw_only=True)
 class Known:
     """What the shell knows beyond the job's children: it was asked for, answered to a write, or read in a log."""
 
@@ -54,6 +81,7 @@ class Known:
     warnings: Mapping[str, Obstacle] = field(default_factory=dict)
     """Newest warning about an object, by its UID: what controllers below us and kubelets could not do."""
     written: Mapping[Key, Written] = field(default_factory=dict)
+    contested: Mapping[Key, Contested] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ the user's own overlay asks for more.
 from collections.abc import Mapping
 from typing import Any
 
-from bagpipe_operator import defaults, names
+from bagpipe_operator import defaults, gangs, names
 from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.names import Role
 from bagpipe_operator.overlay import overlay
@@ -52,7 +52,8 @@ def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict
     }
     merged: dict[str, Any] = overlay(template, section.get("podTemplate") or {})
     merged["metadata"]["labels"].update(ours)
-    return merged
+    gang = gangs.KNOWN.get(job.run_policy.gang)
+    return gangs.marked(merged, gang, names.pod_group(job.name)) if gang else merged
 
 
 def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile, settings: Settings) -> dict[str, Any]:

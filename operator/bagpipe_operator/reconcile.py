@@ -27,15 +27,24 @@ from bagpipe_operator.kueue import Admission
 from bagpipe_operator.names import Condition, Reason, Role
 from bagpipe_operator.observe import Observed, is_deleting
 from bagpipe_operator.pods import uses_curve
-from bagpipe_operator.policies import completion, deadlines, failure, finish, hold, obstacles, scale, teardown
+from bagpipe_operator.policies import (
+    backoff,
+    completion,
+    deadlines,
+    failure,
+    finish,
+    hold,
+    obstacles,
+    partial,
+    scale,
+    teardown,
+)
 from bagpipe_operator.settings import Settings
-
-_FIRST_DELAY, _LONGEST_DELAY = 10, 300
 
 
 def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) -> Decision | None:
     """What to do about `job`; none: nothing at all, it is not ours or on its way out."""
-    if job.deleting or not job.ours:
+    if job.deleting or not job.run_policy.is_of(settings.operator_class):
         return None
     now = now.replace(microsecond=0)
     current = status.mended(job.status)
@@ -51,7 +60,7 @@ def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) 
     return replace(
         decision,
         delete=(*decision.delete, *force),
-        apply=_drifted(decision.apply, observed),
+        apply=_drifted(decision.apply, observed, now),
         look_at_nodes=nodes,
         again_at=times.earliest(decision.again_at, again),
     )
@@ -115,6 +124,7 @@ def _judge(job: Job, current: Status, observed: Observed, now: dt.datetime) -> V
     return (
         failure.judge(job, current, observed)
         or deadlines.judge(job, current, observed, now)
+        or partial.judge(job, current, observed, now)
         or scale.judge(job, current, observed)
     )
 
@@ -178,10 +188,12 @@ def _run(
     job: Job, current: Status, observed: Observed, settings: Settings, admission: Admission | None, now: dt.datetime
 ) -> Decision:
     ending = teardown.stop(observed, current.attempt)
-    start = _start_time(current)
+    start = backoff.start_time(job, current)
     begun = observed.batch_job(job.name, Role.TRAINER, current.attempt) is not None
     new = _progressed(job, current, observed, now)
-    apply = children.base(job, new.attempt)
+    if not begun:
+        children.check_gang(job, settings)
+    apply = children.base(job, new.attempt, settings)
     wanted = children.workers(job, new.attempt, settings)  # Built in any case: what cannot be built fails now.
     # What has begun goes on, whatever the clock says: a leader's may be behind that of the one before.
     ready = begun or (ending.all_gone and not observed.orphans and now >= start)
@@ -197,6 +209,7 @@ def _run(
         start if now < start else None,
         deadlines.active_end(job, new),
         deadlines.startup_end(job, new),
+        partial.end(job, new) if now < (partial.end(job, new) or now) else None,
         obstacles.look_again(observed, now),
     )
     return Decision(
@@ -227,7 +240,8 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
 
 def _progressed(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
-    new = _servers_counted(job, status.reconciled(current, obstacles.refusal(observed), now), observed, now)
+    untaken = obstacles.refusal(observed) or obstacles.contested(observed, now)
+    new = _servers_counted(job, status.reconciled(current, untaken, now), observed, now)
     if observed.progress is not None:
         new = replace(new, progress=observed.progress)
     if new.is_true(Condition.RUNNING):
@@ -253,20 +267,8 @@ def _servers_counted(job: Job, current: Status, observed: Observed, now: dt.date
     return current.put_if_known(conditions.false(Condition.SERVERS_READY, Reason.PODS_NOT_READY, message, now))
 
 
-def _start_time(current: Status) -> dt.datetime:
-    """The first attempt after one that ended early comes at once, later ones wait longer each time.
-
-    Failures and disruptions alike: what ends attempts in a row, whoever is to blame, is not mended by hurry.
-    """
-    assert current.attempt_time is not None
-    if current.short_attempts <= 1:
-        return current.attempt_time
-    delay = min(_FIRST_DELAY * 2 ** min(current.short_attempts - 2, 10), _LONGEST_DELAY)
-    return times.later(current.attempt_time, delay)
-
-
-def _drifted(apply: tuple[Mapping[str, Any], ...], observed: Observed) -> tuple[Mapping[str, Any], ...]:
-    """Only what is missing or differs; what is being deleted is waited for.
+def _drifted(apply: tuple[Any, ...], observed: Observed, now: dt.datetime) -> tuple[Mapping[str, Any], ...]:
+    """Only what is missing or differs; what is being deleted, or changed back and forth, is waited for.
 
     What the API server made of our last write is no difference: it may write a quantity its own way.
     """
@@ -274,7 +276,8 @@ def _drifted(apply: tuple[Mapping[str, Any], ...], observed: Observed) -> tuple[
     for wanted in apply:
         key = (wanted["kind"], wanted["metadata"]["name"])
         live = observed.live.get(key)
-        if live is not None and is_deleting(live):
+        contested = observed.contested.get(key)
+        if (live is not None and is_deleting(live)) or (contested is not None and now < contested.until):
             continue
         settled = drift.settle(wanted, live)
         if live is None or (drift.differs(settled, live) and observed.written.get(key) != drift.written(settled, live)):

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from bagpipe_operator import names
 from bagpipe_operator.api import SpecError, camel
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
@@ -43,10 +44,16 @@ class Settings:
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    operator_class: str = ""
+    """Jobs with this `runPolicy.operatorClass` are ours; empty: those without one."""
+    release: str = ""
+    """Namespace and name of the installation, to tell one from another."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty: all."""
     kueue: bool = False
     """Watch and write Kueue's Workloads; jobs with a queue are held until admitted."""
+    gang_schedulers: tuple[str, ...] = ()
+    """Gang schedulers whose PodGroups this cluster has: Coscheduling, Volcano."""
     watch_nodes: bool = True
     """Whether the operator may read nodes; without it pods of lost nodes wait for an administrator."""
     workers: int = 8
@@ -73,6 +80,10 @@ class Settings:
             for key, value in raw.items()
             if value is not None
         }
+        for name in values.get("gang_schedulers", ()):
+            if name not in names.GANG_SCHEDULERS:
+                known = ", ".join(names.GANG_SCHEDULERS)
+                raise SpecError(f"operator settings: gangSchedulers: unknown {name!r}; known: {known}")
         values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
         return cls(**values)
 

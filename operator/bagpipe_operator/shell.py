@@ -45,7 +45,7 @@ class Shell:
     ) -> None:
         self._cluster, self._store, self._queue = cluster, store, queue
         self._settings, self._metrics, self._clock = settings, metrics, clock
-        self._writer = Writer(cluster, store)
+        self._writer = Writer(cluster, store, clock)
         self.memories = Memories(store)
 
     async def work(self) -> None:

@@ -97,11 +97,14 @@ _RUN_POLICY = Table(
         "startupDeadlineSeconds": Optional(Whole(1, defaults.MOST_SECONDS)),
         "ttlSecondsAfterFinished": Optional(_SECONDS),
         "cleanPodPolicy": Optional(Text(among=("All", "Running", "None"))),
+        "partialStartSeconds": Optional(Whole(1, defaults.MOST_SECONDS)),
+        "gang": Optional(Text(among=("Coscheduling", "Volcano", "None"))),
         "nodeLostSeconds": Optional(_SECONDS),
         "suspend": Optional(Flag()),
         "queueName": Optional(_ANY_TEXT),
         "workloadPriorityClass": Optional(_ANY_TEXT),
         "managedBy": Optional(_ANY_TEXT),
+        "operatorClass": Optional(_ANY_TEXT),
         "networkPolicy": Optional(Text(among=("Ingress", "Isolated", "None"))),
     }
 )

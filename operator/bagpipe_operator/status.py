@@ -143,13 +143,14 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
     """A new attempt; the counters that the verdict names move."""
     was_running = status.is_true(Condition.RUNNING)
     lasted = (now - (status.attempt_time or now)).total_seconds()
-    bad = verdict.count is not Count.NOTHING
+    gave_way = verdict.reason == Reason.PARTLY_PLACED
+    bad, short = verdict.count is not Count.NOTHING or gave_way, lasted < LONG_ENOUGH or gave_way
     status = replace(
         status,
         attempt=status.attempt + 1,
         restarts=status.restarts + verdict.crashes + (verdict.count is Count.FAILURE),
         disruptions=status.disruptions + (verdict.count is Count.DISRUPTION),
-        short_attempts=(status.short_attempts + 1 if lasted < LONG_ENOUGH else 1) if bad else status.short_attempts,
+        short_attempts=(status.short_attempts + 1 if short else 1) if bad else status.short_attempts,
         attempt_time=now,
         starting_since=now if was_running or status.starting_since is None else status.starting_since,
         server_pods={},

@@ -1,7 +1,8 @@
 """A queue of keys: each at most once, never two workers on one, later where asked, with back-off.
 
 A key that is added while it is being worked on comes again afterwards: what woke it may have been
-missed. Time comes from the event loop.
+missed. A key that comes again and again for long comes once a second: whoever else writes to what it stands for
+makes us write no faster than that. Time comes from the event loop.
 """
 
 import asyncio
@@ -12,12 +13,15 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 _FIRST, _LONGEST = 0.2, 60.0
+_PER_SECOND = 1.0
 
 
 class WorkQueue(Generic[K]):
     """Keys to reconcile."""
 
-    def __init__(self) -> None:
+    def __init__(self, burst: float = 60) -> None:
+        """`burst`: how often a key may come before it has to wait; a job's own life is over sooner than that."""
+        self._burst = burst
         self._ready: asyncio.Queue[K] = asyncio.Queue()
         self._waiting: dict[K, float] = {}
         """Keys in `_ready`, and since when."""
@@ -25,16 +29,24 @@ class WorkQueue(Generic[K]):
         self._again: set[K] = set()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
+        self._left: dict[K, tuple[float, float]] = {}
+        """How often a key may still come at once, and since when."""
         self._moved_at = 0.0
         """When a worker last took a key or gave one back."""
 
     def add(self, key: K) -> None:
-        """As soon as a worker is free."""
+        """As soon as a worker is free, and it has not come too often."""
         if key in self._working:
             self._again.add(key)
+        elif (left := self._allowance(key)) < 1:
+            self.add_after(key, (1 - left) / _PER_SECOND + 0.001)
         elif key not in self._waiting:
             self._waiting[key] = asyncio.get_running_loop().time()
             self._ready.put_nowait(key)
+
+    def _allowance(self, key: K) -> float:
+        left, since = self._left.get(key, (self._burst, 0.0))
+        return min(left + (asyncio.get_running_loop().time() - since) * _PER_SECOND, self._burst)
 
     def add_after(self, key: K, seconds: float) -> None:
         """No later than in so many seconds; an earlier wish for the same key stands."""
@@ -54,6 +66,7 @@ class WorkQueue(Generic[K]):
     async def get(self) -> K:
         key = await self._ready.get()
         del self._waiting[key]
+        self._left[key] = (self._allowance(key) - 1, asyncio.get_running_loop().time())
         self._working[key] = self._moved_at = asyncio.get_running_loop().time()
         return key
 
@@ -76,6 +89,7 @@ class WorkQueue(Generic[K]):
         if timer := self._timers.pop(key, None):
             timer.cancel()
         self._failures.pop(key, None)
+        self._left.pop(key, None)
 
     def _release(self, key: K) -> None:
         del self._working[key]

@@ -8,23 +8,30 @@ What the API server does not accept is remembered as an obstacle, for the next d
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from bagpipe_operator import children, claims, curve, drift, names, patches, times
+from bagpipe_operator import children, claims, curve, drift, gangs, names, patches, times
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, created_not_applied, path
 from bagpipe_operator.decision import Decision, Deletion, Event
 from bagpipe_operator.memory import Memory
 from bagpipe_operator.names import Reason
-from bagpipe_operator.observe import Key, Obstacle, claimed_by_name, is_deleting, owner_of
+from bagpipe_operator.observe import Contested, Key, Obstacle, Written, claimed_by_name, is_deleting, owner_of
 from bagpipe_operator.podstate import Raw
 from bagpipe_operator.store import Store
 
 log = logging.getLogger(__name__)
 
-_BASE = frozenset({"ConfigMap", "Service", "NetworkPolicy", "PodDisruptionBudget", "PersistentVolumeClaim", "Workload"})
+_BASE = gangs.KINDS | {
+    "ConfigMap",
+    "Service",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "PersistentVolumeClaim",
+    "Workload",
+}
 
 
 class StatusRefused(Exception):
@@ -42,8 +49,8 @@ class NameTaken(Exception):
 class Writer:
     """Writes for one job at a time; several jobs at once."""
 
-    def __init__(self, cluster: Cluster, store: Store) -> None:
-        self._cluster, self._store = cluster, store
+    def __init__(self, cluster: Cluster, store: Store, clock: Callable[[], dt.datetime]) -> None:
+        self._cluster, self._store, self._clock = cluster, store, clock
 
     async def status(self, job: Job, raw: Raw, decision: Decision) -> bool:
         """Whether there was anything to write."""
@@ -97,9 +104,16 @@ class Writer:
             return error
         self._store.put(result)
         memory.refused.pop(key, None)
-        memory.written[key] = drift.written(wanted, result)
+        self._remember(memory, key, drift.written(wanted, result))
         log.info("write", extra={"job": job.full_name, "object": "/".join(key), "new": live is None})
         return None
+
+    def _remember(self, memory: Memory, key: Key, new: Written) -> None:
+        """What was written, and whether it had been before: then somebody took it back."""
+        old, memory.written[key] = memory.written.get(key), new
+        if old is not None and old.asked == new.asked:
+            now = self._clock()
+            memory.contested[key] = memory.contested.get(key, Contested(times=0, last=now)).again(now)
 
     async def _create(self, job: Job, memory: Memory, wanted: Raw) -> Raw:
         try:

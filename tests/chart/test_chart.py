@@ -24,6 +24,8 @@ EVERYTHING = [
     "imagePullSecrets={a}",
     "jobs.imagePullSecrets={b}",
     "kueue.enabled=true",
+    "gangSchedulers={Coscheduling,Volcano}",
+    "operatorClass=gpu",
     "serviceMonitor.enabled=true",
     "prometheusRule.enabled=true",
     "networkPolicy.apiServer[0].cidr=10.0.0.1/32",
@@ -133,6 +135,24 @@ def test_namespaced_mode_has_no_cluster_role():
     ) == ["a", "b"]
 
 
+@pytest.mark.parametrize(
+    ("values", "lease"),
+    [
+        ((), ("kube-system", "bagpipe-operator")),
+        (("operatorClass=gpu",), ("kube-system", "bagpipe-operator-gpu")),
+        (("lease.namespace=leases",), ("leases", "bagpipe-operator")),
+        (("scope.namespaces={a}",), ("system", "r")),
+    ],
+)
+def test_one_lease_for_a_class(values, lease):
+    """Installations of a class contend for one lease, which is what the role allows; one for namespaces has its own."""
+    documents = template(*values)
+    role = next(d for d in documents if d["kind"] == "Role" and d["metadata"]["name"] == "r-lease")
+    assert (role["metadata"]["namespace"], role["rules"][1]["resourceNames"][0]) == lease
+    settings = yaml.safe_load(one(documents, "ConfigMap")["data"]["operator.yaml"])
+    assert (settings["leaseNamespace"], settings["leaseName"]) == lease
+
+
 def test_no_secret_is_ever_read():
     """Secrets may be created; no rule reads, lists or changes one, and no rule has a wildcard."""
     for document in template(*EVERYTHING):
@@ -163,7 +183,8 @@ def test_settings_are_the_operators():
     text = one(template("profiles.x.gpus=2", "kueue.enabled=true"), "ConfigMap")["data"]["operator.yaml"]
     settings = Settings.of(yaml.safe_load(text))
     assert settings.kueue and settings.profiles["x"].gpus == 2 and "v100" in settings.profiles
-    assert settings.lease_namespace == "system"
+    assert (settings.lease_namespace, settings.lease_name) == ("kube-system", "bagpipe-operator")
+    assert settings.release == "system/r"
 
 
 def test_install_yaml_is_rendered():

@@ -155,7 +155,7 @@ def test_trainers_that_have_ended_give_quota_back(queued):
 
 @pytest.mark.parametrize("change", ["requests", "queue"])
 def test_what_changed_while_suspended_is_asked_anew(queued, change):
-    """A suspended job has no Workload; resumed it asks for what it needs by then, in the queue that it names by then."""
+    """A suspended job has no Workload; resumed it asks for what it needs by then, in its queue of then."""
     admit(queued)
     queued.spec["runPolicy"]["suspend"] = True
     queued.settle()
@@ -188,7 +188,7 @@ def test_an_edit_faster_than_the_end_of_the_pods_is_seen(queued):
 
 
 def test_a_queue_by_label_that_changes_or_goes(world):
-    """A queue that a label names may change at any time: the job queues in the new one; without one it has no Workload."""
+    """A queue that a label names may change at any time: the job queues in the new one, or needs no Workload."""
     w = world(settings={"kueue": True}, labels={"kueue.x-k8s.io/queue-name": "a"}).settle()
     admit(w)
     w.labels["kueue.x-k8s.io/queue-name"] = "b"

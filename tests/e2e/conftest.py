@@ -363,7 +363,7 @@ class Operators:
 
     def leader(self) -> str | None:
         """Name of the pod that holds the lease."""
-        held = self._kube.get("leases", namespace=SYSTEM)["items"][0]["spec"].get("holderIdentity", "")
+        held = self._kube.get("lease", "bagpipe-operator", namespace="kube-system")["spec"].get("holderIdentity", "")
         return next((n for n in (p["metadata"]["name"] for p in self.pods()) if held.startswith(n)), None)
 
     def read(self, code: str) -> str:

@@ -31,7 +31,7 @@ class Rig:
     def __init__(self, api: FakeApi | None = None, settings: Raw | None = None) -> None:
         self.loop = asyncio.new_event_loop()
         self.api = api or FakeApi()
-        self.metrics, self.store, self.queue = Metrics(), Store(), WorkQueue[JobKey]()
+        self.metrics, self.store, self.queue = Metrics(), Store(), WorkQueue[JobKey](burst=float("inf"))
         self.cluster = FakeCluster(self.api, self.metrics)
         self.shell = Shell(self.cluster, self.store, self.queue, Settings.of(settings or {}), self.metrics, self._now)
         self.progress = ProgressReader(self.cluster, self.store, self.queue, self.shell.memories)

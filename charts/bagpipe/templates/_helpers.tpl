@@ -25,6 +25,19 @@ app.kubernetes.io/part-of: bagpipe
 {{- end -}}
 {{- end -}}
 
+{{/* One lease for a class, wherever it is installed; an installation for some namespaces has one of its own. */}}
+{{- define "bagpipe.leaseNamespace" -}}
+{{- if .Values.scope.namespaces -}}{{ .Release.Namespace }}{{- else -}}{{ .Values.lease.namespace }}{{- end -}}
+{{- end -}}
+
+{{- define "bagpipe.leaseName" -}}
+{{- if .Values.scope.namespaces -}}
+{{- include "bagpipe.name" . -}}
+{{- else -}}
+bagpipe-operator{{ with .Values.operatorClass }}-{{ . }}{{ end }}
+{{- end -}}
+{{- end -}}
+
 {{/* The operator's settings file (bagpipe_operator/settings.py). */}}
 {{- define "bagpipe.settings" -}}
 trainerImage: {{ .Values.images.trainer | quote }}
@@ -34,12 +47,15 @@ imagePullSecrets: {{ .Values.jobs.imagePullSecrets | toJson }}
 runAsUser: {{ .Values.jobs.runAsUser }}
 namespaces: {{ .Values.scope.namespaces | toJson }}
 kueue: {{ .Values.kueue.enabled }}
+gangSchedulers: {{ .Values.gangSchedulers | toJson }}
 watchNodes: {{ .Values.watchNodes }}
 workers: {{ .Values.workers }}
 progressSeconds: {{ .Values.progressSeconds }}
 warningSeconds: {{ .Values.warningSeconds }}
-leaseNamespace: {{ .Release.Namespace }}
-leaseName: {{ include "bagpipe.name" . }}
+operatorClass: {{ .Values.operatorClass | quote }}
+release: {{ printf "%s/%s" .Release.Namespace .Release.Name | quote }}
+leaseNamespace: {{ include "bagpipe.leaseNamespace" . }}
+leaseName: {{ include "bagpipe.leaseName" . }}
 leaseSeconds: {{ .Values.lease.seconds }}
 renewSeconds: {{ .Values.lease.renewSeconds }}
 listenPort: 8080
@@ -95,5 +111,10 @@ profiles:
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads/status]
   verbs: [patch]
+{{- end }}
+{{- range .Values.gangSchedulers }}
+- apiGroups: [{{ if eq . "Volcano" }}scheduling.volcano.sh{{ else }}scheduling.x-k8s.io{{ end }}]
+  resources: [podgroups]
+  verbs: [list, watch, create, patch, delete]
 {{- end }}
 {{- end -}}

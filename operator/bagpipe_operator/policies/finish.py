@@ -3,7 +3,7 @@
 import datetime as dt
 from typing import Any
 
-from bagpipe_operator import children, times
+from bagpipe_operator import children, gangs, times
 from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Deletion
 from bagpipe_operator.names import Role
@@ -11,7 +11,7 @@ from bagpipe_operator.observe import Observed, is_deleting, job_condition
 from bagpipe_operator.policies import teardown
 from bagpipe_operator.settings import Settings
 
-_BULK = ("StatefulSet", "Job", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget")
+_BULK = ("StatefulSet", "Job", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", *gangs.KINDS)
 
 
 def clean(
@@ -24,7 +24,8 @@ def clean(
         return old, ()
     if policy == "All":
         return _delete(observed, _BULK), ()
-    return (*old, *_delete(observed, ("StatefulSet",))), _stopped_jobs(job, status.attempt, observed, settings)
+    gone = _delete(observed, ("StatefulSet", *gangs.KINDS))
+    return (*old, *gone), _stopped_jobs(job, status.attempt, observed, settings)
 
 
 def _delete(observed: Observed, kinds: tuple[str, ...]) -> tuple[Deletion, ...]:

@@ -35,6 +35,15 @@ def _in_order(observed: Observed) -> list[Obstacle]:
     return [observed.refused[key] for key in sorted(observed.refused)]
 
 
+def contested(observed: Observed, now: dt.datetime) -> Obstacle | None:
+    """An object that somebody changes back whenever we have written it."""
+    for (kind, name), found in sorted(observed.contested.items()):
+        if found.last < found.until and now < found.over:
+            message = f"{kind}/{name} is changed back whenever the operator has written it; it waits longer each time"
+            return Obstacle(reason=Reason.CONTESTED, message=message)
+    return None
+
+
 def why_not_running(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Obstacle:
     """What holds the present attempt up, by the name that Kubernetes gives it."""
     pods = [p for p in observed.pods if p.attempt == status.attempt]
@@ -79,10 +88,11 @@ def _silence_ends(pod: Pod) -> dt.datetime:
 
 
 def look_again(observed: Observed, now: dt.datetime) -> dt.datetime | None:
-    """When silence about a pod becomes telling, or an older job's object may be gone that no watch tells of."""
+    """When silence becomes telling, an object that nobody watches may be gone, or a contested one is written again."""
     silences = (_silence_ends(p) for p in observed.pods if p.scheduler and now < _silence_ends(p))
     older = observed.orphans or any(o.reason == Reason.OLDER_JOB for o in observed.refused.values())
-    return times.earliest(*silences, times.later(now, 5) if older else None)
+    ends = [when for found in observed.contested.values() for when in (found.until, found.over) if now < when]
+    return times.earliest(*silences, *ends, times.later(now, 5) if older else None)
 
 
 def _warned(job: Job, status: Status, observed: Observed, pods: list[Pod]) -> Obstacle | None:
