@@ -33,11 +33,13 @@ class SparseBlock:
     """The lookups of one width group, example-major: example 0's features in order, then example 1's.
 
     `keys_N` are row numbers within the group (`WidthGroup.key_of`). `lengths_BT` counts the lookups
-    of each (example, feature); None means exactly one each, so that N = B * T.
+    of each (example, feature); None means exactly one each, so that N = B * T. `weights_N` are the
+    weights of the lookups, from 0; None: all are 1. Blocks with weights have `lengths_BT`.
     """
 
     keys_N: Keys
     lengths_BT: Lengths | None = None
+    weights_N: Floats | None = None
 
 
 @dataclass(frozen=True, slots=True)

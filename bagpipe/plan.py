@@ -90,6 +90,8 @@ class GroupPlan:
     """Checkpoint steps only: rows that stay are also written back, once everything has arrived."""
     keys_K: Keys
     """Key of each distinct row; empty unless the trainer asked for it (`Hello.init_cache`)."""
+    weights_N: Floats | None = None
+    """Weight of each lookup; None: all are 1, and nothing travels. With weights there is `lengths_BT`."""
 
     def owned(self) -> Indices:
         """Local indices of the rows this trainer owns in this step: those whose gradients stay here. Ascending."""

@@ -10,33 +10,39 @@ So does the sum of a row's gradients with up to two lookups. With more, torch's 
 in the order of an unstable sort, which the order of a batch is not; adding in batch order is what
 `index_add_` does. Sums start from -0.0, the neutral element (+0.0 would turn a gradient of -0.0 around).
 
+Lookups may have weights, constants from 0: `sum` adds weight times row, `mean` divides that by the sum of the weights
+(an empty bag, and one whose weights are all 0, is 0). It equals `(weights * rows[index]).sum(0)` in torch, divided by
+`weights.sum()`, to the bit, forward and backward.
+
 On a GPU the same is done with torch's operations, whose sums have no fixed order.
 
 Shapes: `B` examples, `T` features of a width group, `P` of them pooled, `J` lookups of the others,
 `N` lookups, `K` distinct rows, `D` embedding_dim.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from bagpipe.batch import Lengths
+from bagpipe.batch import Floats, Int64s, Lengths
 from bagpipe.cache.lookup_kernels import (
+    POOLINGS,
     jagged_backward,
     jagged_forward,
     single_backward,
     single_forward,
+    weighted_backward,
+    weighted_forward,
 )
+from bagpipe.cache.lookup_torch import lookup_torch
 from bagpipe.errors import ConfigError
 from bagpipe.plan import GroupPlan
 from bagpipe.tables import Pooling, TableLayout
-
-POOLINGS: Mapping[Pooling, int] = {"sum": 0, "mean": 1, "none": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,18 @@ class Jagged:
 
     padded_BkD: torch.Tensor
     lengths_B: torch.Tensor
+    weights_Bk: torch.Tensor | None = None
+    """Of its lookups, 0 beyond each example's length; None where no lookup has a weight."""
+
+
+class Lookups(NamedTuple):
+    """The lookups of one width group, example-major."""
+
+    inverse_N: npt.NDArray[Any]
+    lengths_BT: Lengths | None = None
+    """None: exactly one of each (example, feature)."""
+    weights_N: Floats | None = None
+    """None: all are 1."""
 
 
 def lookup(
@@ -52,23 +70,25 @@ def lookup(
     inverse_N: npt.NDArray[Any],
     lengths_BT: Lengths | None,
     pooling_T: Sequence[Pooling],
+    weights_N: Floats | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pool the lookups of one width group.
 
     Args:
         lengths_BT: lookups of each (example, feature); None: exactly one each.
         pooling_T: of each feature, in block order.
+        weights_N: of each lookup; None: all are 1. Lookups of features that are not pooled are not multiplied.
 
     Returns:
         `pooled_BPD` of the features that are pooled, and `jagged_JD`, the lookups of the others in
         batch order.
     """
-    if lengths_BT is None and "none" in pooling_T:
+    if lengths_BT is None and ("none" in pooling_T or weights_N is not None):
         lengths_BT = np.ones((inverse_N.size // len(pooling_T), len(pooling_T)), np.int32)
     if rows_KD.device.type != "cpu":
-        return _lookup_torch(rows_KD, inverse_N, lengths_BT, pooling_T)
+        return lookup_torch(rows_KD, inverse_N, lengths_BT, pooling_T, weights_N)
     kinds = np.array([POOLINGS[p] for p in pooling_T], np.int32)
-    pooled, jagged = _Lookup.apply(rows_KD, inverse_N, lengths_BT, kinds)  # type: ignore[no-untyped-call]  # torch has not annotated it
+    pooled, jagged = _Lookup.apply(rows_KD, inverse_N, lengths_BT, weights_N, kinds)  # type: ignore[no-untyped-call]  # torch has not annotated it
     return pooled, jagged
 
 
@@ -88,9 +108,10 @@ class _Lookup(torch.autograd.Function):
         rows_KD: torch.Tensor,
         inverse_N: npt.NDArray[Any],
         lengths_BT: Lengths | None,
+        weights_N: Floats | None,
         kinds_T: npt.NDArray[np.int32],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ctx.plan, ctx.shape = (inverse_N, lengths_BT, kinds_T), tuple(rows_KD.shape)
+        ctx.plan, ctx.shape = (inverse_N, lengths_BT, weights_N, kinds_T), tuple(rows_KD.shape)
         rows, dim = rows_KD.detach().numpy(), rows_KD.shape[1]
         # torch's memory, because it is aligned alike at every step, and matrix products may round by alignment.
         if lengths_BT is None:
@@ -100,28 +121,28 @@ class _Lookup(torch.autograd.Function):
         unpooled = kinds_T == POOLINGS["none"]
         pooled = torch.empty((lengths_BT.shape[0], int(np.count_nonzero(~unpooled)), dim), dtype=torch.float32)
         jagged = torch.empty((int(lengths_BT[:, unpooled].sum(dtype=np.int64)), dim), dtype=torch.float32)
-        jagged_forward(rows, inverse_N, lengths_BT, kinds_T, pooled.numpy(), jagged.numpy())
+        out = (pooled.numpy(), jagged.numpy())
+        if weights_N is None:
+            jagged_forward(rows, inverse_N, lengths_BT, kinds_T, *out)
+        else:
+            weighted_forward(rows, inverse_N, lengths_BT, weights_N, kinds_T, *out)
         return pooled, jagged
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        inverse_N, lengths_BT, kinds_T = ctx.plan
+        inverse_N, lengths_BT, weights_N, kinds_T = ctx.plan
         grad_pooled, grad_jagged = grads
         out = np.full(ctx.shape, -0.0, np.float32)
         flat, stride = _rows_of_examples(grad_pooled)
         if lengths_BT is None:
             single_backward(flat, stride, kinds_T.size, inverse_N, out)
+            return torch.from_numpy(out), None, None, None, None
+        jagged = grad_jagged.contiguous().numpy()
+        if weights_N is None:
+            jagged_backward(flat, stride, jagged, inverse_N, lengths_BT, kinds_T, out)
         else:
-            jagged_backward(
-                flat,
-                stride,
-                grad_jagged.contiguous().numpy(),
-                inverse_N,
-                lengths_BT,
-                kinds_T,
-                out,
-            )
-        return torch.from_numpy(out), None, None, None
+            weighted_backward(flat, stride, jagged, inverse_N, lengths_BT, weights_N, kinds_T, out)
+        return torch.from_numpy(out), None, None, None, None
 
 
 def _rows_of_examples(grad_BPD: torch.Tensor) -> tuple[npt.NDArray[np.float32], int]:
@@ -139,31 +160,6 @@ def _rows_of_examples(grad_BPD: torch.Tensor) -> tuple[npt.NDArray[np.float32], 
     return grad_BPD.as_strided(((b - 1) * stride + p * d,), (1,)).numpy(), stride
 
 
-def _lookup_torch(
-    rows_KD: torch.Tensor,
-    inverse_N: npt.NDArray[Any],
-    lengths_BT: Lengths | None,
-    pooling_T: Sequence[Pooling],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same with torch's operations, on any device."""
-    device, dim, num_features = rows_KD.device, rows_KD.shape[1], len(pooling_T)
-    looked_up = rows_KD[torch.from_numpy(inverse_N.astype(np.int64)).to(device)]
-    if lengths_BT is None:
-        return looked_up.view(-1, num_features, dim), looked_up[:0]
-    kinds = np.array([POOLINGS[p] for p in pooling_T])
-    pooled_T = kinds != POOLINGS["none"]
-    # Segment of each lookup among the pooled (example, feature) pairs; -1 where it is not pooled.
-    segment_BT = np.full(lengths_BT.shape, -1, np.int64)
-    segment_BT[:, pooled_T] = np.arange(lengths_BT.shape[0] * int(pooled_T.sum())).reshape(lengths_BT.shape[0], -1)
-    segment_N = torch.from_numpy(np.repeat(segment_BT.reshape(-1), lengths_BT.reshape(-1))).to(device)
-    is_pooled = segment_N >= 0
-    sums = looked_up.new_zeros((lengths_BT.shape[0] * int(pooled_T.sum()), dim))
-    sums = sums.index_add(0, segment_N[is_pooled], looked_up[is_pooled])
-    divisor = np.where(kinds == POOLINGS["mean"], np.maximum(lengths_BT, 1), 1)[:, pooled_T]
-    pooled = sums / torch.from_numpy(divisor.astype(np.float32).reshape(-1, 1)).to(device)
-    return pooled.view(lengths_BT.shape[0], -1, dim), looked_up[~is_pooled]
-
-
 @dataclass(frozen=True, slots=True)
 class GroupEmbeddings:
     """One width group's lookups."""
@@ -173,6 +169,7 @@ class GroupEmbeddings:
     pooled_BPD: torch.Tensor
     jagged_JD: torch.Tensor
     lengths_BT: Lengths | None
+    weights_N: Floats | None = None
 
 
 class SparseEmbeddings:
@@ -219,7 +216,7 @@ class SparseEmbeddings:
         num_examples: int,
     ) -> Self:
         """A step's rows, looked up when the model first asks: `rows()[g]` are the weights of `plans[g].slots_K`."""
-        lookups = [(p.inverse_N, p.lengths_BT) for p in plans]
+        lookups = [Lookups(p.inverse_N, p.lengths_BT, p.weights_N) for p in plans]
         return cls(lambda: _look_up(layout, rows(), lookups), num_examples, [g.feature_names for g in layout.groups])
 
     @classmethod
@@ -227,13 +224,13 @@ class SparseEmbeddings:
         cls,
         layout: TableLayout,
         rows: Sequence[torch.Tensor],
-        lookups: Sequence[tuple[npt.NDArray[Any], Lengths | None]],
+        lookups: Sequence[Lookups | tuple[npt.NDArray[Any], Lengths | None]],
     ) -> Self:
         """Look rows up by (inverse_N, lengths_BT) of each width group."""
-        num_examples = 0
-        for group, (inverse_N, lengths_BT) in zip(layout.groups, lookups, strict=True):
+        num_examples, listed = 0, [Lookups(*one) for one in lookups]
+        for group, (inverse_N, lengths_BT, _) in zip(layout.groups, listed, strict=True):
             num_examples = inverse_N.size // len(group.feature_names) if lengths_BT is None else lengths_BT.shape[0]
-        return cls(_look_up(layout, rows, lookups), num_examples)
+        return cls(_look_up(layout, rows, listed), num_examples)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -288,7 +285,10 @@ class SparseEmbeddings:
         Raises:
             ConfigError: no such feature, or its table is pooled.
         """
-        return _padded(*self._picked(feature))
+        rows_ND, lengths = self._picked(feature)
+        lengths_B, weights_N = torch.from_numpy(lengths).to(rows_ND.device), self.weights(feature)
+        weights_Bk = None if weights_N is None else _padded(weights_N.unsqueeze(1), lengths).squeeze(2)
+        return Jagged(_padded(rows_ND, lengths), lengths_B, weights_Bk)
 
     def flat(self, feature: str) -> tuple[torch.Tensor, torch.Tensor]:
         """The same one behind the other: `[N, D]`, and how many of them are each example's, `[B]`.
@@ -309,6 +309,18 @@ class SparseEmbeddings:
         lengths = self._lengths(group)[:, t].astype(np.int64)
         return torch.from_numpy(lengths).to(group.pooled_BPD.device)
 
+    def weights(self, feature: str) -> torch.Tensor | None:
+        """`[N]`, the weight of each of a feature's lookups; of any feature. None: no lookup of its width has a weight.
+
+        Raises:
+            ConfigError: no such feature.
+        """
+        group, t = self._find(feature)
+        if group.weights_N is None:
+            return None
+        source, _ = _places(self._lengths(group), t)
+        return torch.from_numpy(group.weights_N[source]).to(group.pooled_BPD.device)
+
     def _lengths(self, group: GroupEmbeddings) -> Lengths:
         if group.lengths_BT is None:
             return np.ones((self.num_examples, len(group.pooling)), np.int32)
@@ -320,10 +332,7 @@ class SparseEmbeddings:
         if group.pooling[t] != "none":
             raise ConfigError(f"feature {feature!r} is pooled ({group.pooling[t]}); read it with `[{feature!r}]`")
         unpooled = [i for i, p in enumerate(group.pooling) if p == "none"]
-        lengths_BU, column = self._lengths(group)[:, unpooled], unpooled.index(t)
-        ends = np.cumsum(lengths_BU.reshape(-1), dtype=np.int64).reshape(lengths_BU.shape)
-        lengths = lengths_BU[:, column].astype(np.int64)
-        source = np.repeat(ends[:, column] - lengths, lengths) + _within(lengths)
+        source, lengths = _places(self._lengths(group)[:, unpooled], unpooled.index(t))
         return group.jagged_JD[torch.from_numpy(source).to(group.jagged_JD.device)], lengths
 
     def _check_pooled(self, feature: str) -> None:
@@ -341,26 +350,33 @@ class SparseEmbeddings:
 def _look_up(
     layout: TableLayout,
     rows: Sequence[torch.Tensor],
-    lookups: Sequence[tuple[npt.NDArray[Any], Lengths | None]],
+    lookups: Sequence[Lookups],
 ) -> list[GroupEmbeddings]:
     groups = []
-    for group, rows_KD, (inverse_N, lengths_BT) in zip(layout.groups, rows, lookups, strict=True):
+    for group, rows_KD, (inverse_N, lengths_BT, weights_N) in zip(layout.groups, rows, lookups, strict=True):
         pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
-        pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, pooling)
-        groups.append(GroupEmbeddings(group.feature_names, pooling, pooled, jagged, lengths_BT))
+        pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, pooling, weights_N)
+        groups.append(GroupEmbeddings(group.feature_names, pooling, pooled, jagged, lengths_BT, weights_N))
     return groups
 
 
-def _padded(rows_ND: torch.Tensor, lengths: npt.NDArray[np.int64]) -> Jagged:
+def _padded(rows_ND: torch.Tensor, lengths: Int64s) -> torch.Tensor:
     longest = int(lengths.max(initial=0))
     example = np.repeat(np.arange(lengths.size), lengths)
     device, dim = rows_ND.device, rows_ND.shape[1]
     target = torch.from_numpy(example * longest + _within(lengths)).to(device)
     padded = rows_ND.new_zeros((lengths.size * longest, dim)).index_copy(0, target, rows_ND)
-    return Jagged(padded.view(lengths.size, longest, dim), torch.from_numpy(lengths).to(device))
+    return padded.view(lengths.size, longest, dim)
 
 
-def _within(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _places(lengths_BT: Lengths, column: int) -> tuple[Int64s, Int64s]:
+    """Where one feature's lookups lie among those of all features, example-major, and how many each example has."""
+    ends = np.cumsum(lengths_BT.reshape(-1), dtype=np.int64).reshape(lengths_BT.shape)
+    lengths = lengths_BT[:, column].astype(np.int64)
+    return np.repeat(ends[:, column] - lengths, lengths) + _within(lengths), lengths
+
+
+def _within(lengths: Int64s) -> Int64s:
     """Each lookup's place in its own list."""
-    within: npt.NDArray[np.int64] = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    within: Int64s = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return within

@@ -105,5 +105,7 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
             yield f"{where}.boundaries", "expected rising numbers"
         if rising and (sparse.separator or sparse.max_length):
             yield f"{where}.boundaries", "a number is one value; remove separator and maxLength"
+        if rising and sparse.weight:
+            yield f"{where}.weight", "an interval has no weight; remove weight or boundaries"
         if sparse.keep != "last" and sparse.max_length is None:
             yield f"{where}.keep", "has no effect without maxLength; set that, or remove keep"

@@ -49,6 +49,10 @@ class SparseColumn(Section):
     max_length: Annotated[
         bounds.Items | None, Meta(description="Most values of one example; none: all.")
     ] = None
+    weight: Annotated[
+        str, Meta(description="Column with the weight of each value, a number from 0: `sum` adds weight times row, `mean` divides that by the sum of the weights. "
+                  "As many as there are values, in the same form. Empty: all are 1.")
+    ] = ""
     keep: Annotated[Literal["first", "last"], Meta(description="Which values stay when there are more than `maxLength`.")] = "last"
     boundaries: Annotated[
         tuple[bounds.Value, ...],

@@ -30,11 +30,11 @@ def mix_codes(codes: Any, out: Any) -> None:
 
 
 @njit(cache=True, nogil=True)
-def interleave_codes(codes: Any, begins_BT: Any, lengths_BT: Any, out_N: Any) -> None:
-    """Feature by feature to example by example: the list of (b, t) begins at `begins_BT[b, t]` of `codes`."""
+def interleave(values: Any, begins_BT: Any, lengths_BT: Any, out_N: Any) -> None:
+    """Feature by feature to example by example: the list of (b, t) begins at `begins_BT[b, t]` of `values`."""
     at = 0
     for b in range(lengths_BT.shape[0]):
         for t in range(lengths_BT.shape[1]):
             for i in range(begins_BT[b, t], begins_BT[b, t] + lengths_BT[b, t]):
-                out_N[at] = codes[i]
+                out_N[at] = values[i]
                 at += 1

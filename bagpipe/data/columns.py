@@ -7,26 +7,30 @@ columns, as long as every cell can be read as what the first file's was.
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from bagpipe.batch import Floats, Int64s, Lengths
-from bagpipe.config.column_rules import LabelRule, label_rule
-from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
-from bagpipe.data import column_kernels as kernels
+from bagpipe.config.columns import ColumnsConfig, SparseColumn
+from bagpipe.data.column_cells import (
+    dense_cells,
+    group_cells,
+    label_cells,
+    label_source,
+    side_by_side,
+    source_of,
+    sparse_cells,
+    weight_cells,
+)
 from bagpipe.data.column_files import TablePiece, table_format, table_pieces, table_schema
-from bagpipe.data.column_values import Floats64, Problems, codes_of, is_list, kind_of, numbers_of, plain
+from bagpipe.data.column_values import Problems, is_list, kind_of
 from bagpipe.data.files import InputFile
-from bagpipe.data.raw import Codes, Kind, RawBlock, RawFeature, RawSchema
+from bagpipe.data.raw import Kind, RawBlock, RawFeature, RawSchema
 from bagpipe.data.split import Part, Split
 from bagpipe.data.transform import DenseStatistics
 from bagpipe.errors import ConfigError, DataError
 
-LARGEST = float(np.finfo(np.float32).max)
 REMEDY = "fix the row or set data.onBadLine: skip"
 
 
@@ -110,18 +114,19 @@ class ColumnSource:
         labels_BL = np.zeros((count, len(columns.labels)), np.float32)
         if self.labelled:
             for place, label in enumerate(columns.labels):
-                labels_BL[:, place] = _label(table, label, problems)
+                labels_BL[:, place] = label_cells(table, label, problems)
         dense_BF = np.zeros((count, len(columns.dense)), np.float32)
         known = {s.name: s for s in self.statistics or ()}
         for place, dense in enumerate(columns.dense):
-            dense_BF[:, place] = _dense(table, dense, known.get(dense.name), problems)
+            dense_BF[:, place] = dense_cells(table, dense, known.get(dense.name), problems)
         kinds = [f.kind for f in self.schema.features]
-        lists = [_sparse(table, c, kind, problems) for c, kind in zip(columns.sparse, kinds, strict=True)]
-        codes_N, lengths_BT = _side_by_side(lists, count, jagged=self.schema.jagged)
+        lists = [sparse_cells(table, c, kind, problems) for c, kind in zip(columns.sparse, kinds, strict=True)]
+        codes_N, lengths_BT, weights_N = side_by_side(lists, jagged=self.schema.jagged)
         return RawBlock(
             labels_BL, dense_BF, codes_N, lengths_BT, piece.file, rows, piece.bad_lines, piece.first_bad,
-            _weights(table, columns.weight, problems) if self.schema.weighted else None,
-            _groups(table, columns.group, piece.file) if self.schema.grouped else None,
+            weight_cells(table, columns.weight, problems) if self.schema.weighted else None,
+            group_cells(table, columns.group, piece.file) if self.schema.grouped else None,
+            weights_N,
         )  # fmt: skip
 
 
@@ -133,13 +138,13 @@ def open_columns(
     ids: bool = False,
     skip_bad: bool = False,
     labelled: bool = True,
-    features: tuple[RawFeature, ...] | None = None,
+    kept: Sequence[Kind] | None = None,
 ) -> ColumnSource:
     """Look at the first file.
 
     Args:
         ids: values are row numbers.
-        features: what codes were when the model was trained; None: the first file decides.
+        kept: what the codes of each feature were when the model was trained; None: the first file decides.
 
     Raises:
         ConfigError: a column is named that is not there, or there and not named.
@@ -151,7 +156,10 @@ def open_columns(
     schema = table_schema(first, table_format(first, stated))
     check_columns(first.name, schema, wanted_columns(columns, labelled=labelled), all_columns(columns))
     jagged = any(_is_several(c, schema) for c in columns.sparse)
-    found = features or tuple(RawFeature(c.name, _kind(first.name, c, schema, ids=ids)) for c in columns.sparse)
+    kinds = kept or [_kind(first.name, c, schema, ids=ids) for c in columns.sparse]
+    found = tuple(
+        RawFeature(c.name, kind, weighted=bool(c.weight)) for c, kind in zip(columns.sparse, kinds, strict=True)
+    )
     raw = RawSchema(
         found,
         tuple(c.name for c in columns.dense),
@@ -170,24 +178,14 @@ def _kind(file: str, column: SparseColumn, schema: pa.Schema, *, ids: bool) -> K
 
 
 def _is_several(column: SparseColumn, schema: pa.Schema) -> bool:
-    return bool(column.separator) or is_list(schema.field(source_of(column)).type)
-
-
-def source_of(column: SparseColumn | DenseColumn) -> str:
-    """Where a feature is read."""
-    return column.column or column.name
-
-
-def label_source(label: LabelColumn) -> str:
-    """The column that a label is made of."""
-    rule = label_rule(label)
-    return rule.column if rule else label.name
+    """Whether lengths have to be told: there are lists, or weights, which only go with lengths."""
+    return bool(column.separator or column.weight) or is_list(schema.field(source_of(column)).type)
 
 
 def wanted_columns(columns: ColumnsConfig, *, labelled: bool) -> list[str]:
     """Columns to read, each once. Without labels nothing is compared, so nobody asks for weights and groups."""
     names = [label_source(label) for label in columns.labels] if labelled else []
-    names += [source_of(c) for c in columns.dense] + [source_of(c) for c in columns.sparse]
+    names += [source_of(c) for c in columns.dense] + [n for c in columns.sparse for n in (source_of(c), c.weight)]
     names += [columns.weight, columns.group] if labelled else []
     return list(dict.fromkeys(name for name in names if name))
 
@@ -219,140 +217,3 @@ def check_columns(file: str, schema: pa.Schema, names: Sequence[str], spoken_of:
                 f"data.columns: {file} has a column {strange[0]!r} that is not spoken of; add it to dense, sparse or "
                 "ignore (`ignore: ['*']` for all others)"
             )
-
-
-# ── columns to numbers ────────────────────────────────────────────────────────────────────────────
-
-
-def _label(table: pa.Table, label: LabelColumn, problems: Problems) -> Floats64:
-    rule, name = label_rule(label), label_source(label)
-    column = plain(table.column(name))
-    if rule is not None and isinstance(rule.value, str):
-        missing = column.is_null().to_numpy(zero_copy_only=False)
-        problems.add(name, missing, "a value for the label", column)
-        text = np.array(column.cast(pa.string()).to_pylist(), object)
-        same = text == rule.value
-        return np.where(same if rule.operator == "==" else ~same, 1.0, 0.0)
-    numbers, wrong = numbers_of(column)
-    problems.add(name, wrong | np.isnan(numbers), "a number for the label", column)
-    numbers = np.where(wrong | np.isnan(numbers), 0.0, numbers)
-    if rule is not None:
-        return _compared(numbers, rule)
-    if label.kind == "binary":
-        problems.add(name, (numbers != 0) & (numbers != 1), "a label of 0 or 1 (or a rule)", column)
-    elif label.kind == "count":
-        problems.add(name, (numbers < 0) | (numbers != np.floor(numbers)), "a whole number from 0", column)
-    problems.add(name, np.abs(numbers) > LARGEST, "a number of 32 bits", column)
-    return np.clip(numbers, -LARGEST, LARGEST)
-
-
-def _compared(numbers: Floats64, rule: LabelRule) -> Floats64:
-    compare = {
-        ">=": np.greater_equal,
-        "<=": np.less_equal,
-        "==": np.equal,
-        "!=": np.not_equal,
-        ">": np.greater,
-        "<": np.less,
-    }[rule.operator]
-    return np.asarray(compare(numbers, rule.value), np.float64)
-
-
-def _dense(table: pa.Table, dense: DenseColumn, known: DenseStatistics | None, problems: Problems) -> Floats:
-    column = plain(table.column(source_of(dense)))
-    numbers, wrong = numbers_of(column)
-    wrong |= np.abs(numbers) > LARGEST
-    problems.add(source_of(dense), wrong, "a finite number", column)
-    numbers = np.where(np.isnan(numbers) | wrong, dense.fill, numbers)
-    if dense.clip:
-        numbers = np.clip(numbers, dense.clip[0], dense.clip[1])
-    if dense.log1p:
-        numbers = np.log1p(np.maximum(numbers, 0.0))
-    if known is not None:
-        numbers = (numbers.astype(np.float32).astype(np.float64) - known.mean) / known.deviation
-    return numbers.astype(np.float32)
-
-
-def _weights(table: pa.Table, name: str, problems: Problems) -> Floats:
-    column = plain(table.column(name))
-    numbers, wrong = numbers_of(column)
-    wrong |= ~(numbers >= 0) | (numbers > LARGEST)
-    problems.add(name, wrong, "a weight, a finite number from 0", column)
-    return np.where(wrong, 0.0, numbers).astype(np.float32)
-
-
-def _groups(table: pa.Table, name: str, file: str) -> Int64s:
-    """Codes as they are for features, so that equal values have equal numbers in every file."""
-    column = plain(table.column(name))
-    return codes_of(column, kind_of(file, name, column.type))[0].view(np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class _Lists:
-    """The codes of one feature; of example b, `codes[begins[b] : begins[b] + lengths[b]]`."""
-
-    codes: Codes
-    begins: npt.NDArray[np.int64]
-    lengths: Lengths
-
-
-def _sparse(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Problems) -> _Lists:
-    name = source_of(sparse)
-    column = plain(table.column(name))
-    if sparse.separator and not is_list(column.type):
-        column = _split(column, sparse.separator)
-    if is_list(column.type):
-        return _several(column, sparse, kind, problems)
-    if kind == "interval":
-        numbers, wrong = numbers_of(column)
-        places = np.searchsorted(np.array(sparse.boundaries), numbers, side="right").astype(np.uint64)
-        codes = np.where(np.isnan(numbers), np.uint64(0), places + np.uint64(1))
-        expected = "a number"
-    else:
-        codes, wrong = codes_of(column, kind)
-        expected = "text" if kind == "token" else "a whole number of 64 bits"
-    problems.add(name, wrong, expected, column)
-    count = len(codes)
-    return _Lists(codes, np.arange(count, dtype=np.int64), np.ones(count, np.int32))
-
-
-def _split(column: Any, separator: str) -> Any:
-    """Cells at a separator: an empty text is an empty list, a missing cell stays missing."""
-    lists = pc.split_pattern(column.cast(pa.string()), separator)
-    return pc.if_else(
-        pc.fill_null(pc.equal(column.cast(pa.string()), ""), fill_value=False), pa.scalar([], lists.type), lists
-    )
-
-
-def _several(column: Any, sparse: SparseColumn, kind: Kind, problems: Problems) -> _Lists:
-    """A missing list is one missing value, an empty one is none."""
-    lists = column.cast(pa.large_list(column.type.value_type))
-    null = lists.is_null().to_numpy(zero_copy_only=False)
-    offsets = lists.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
-    values = plain(lists.values)
-    codes, wrong = codes_of(values, kind)
-    begins, lengths = offsets[:-1].copy(), np.diff(offsets)
-    lengths[null] = 0
-    if wrong.any():
-        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(wrong)])
-        rows = (before[begins + lengths] - before[begins]) > 0
-        expected = "texts" if kind == "token" else "whole numbers of 64 bits"
-        problems.add(source_of(sparse), rows, expected, column)
-    if sparse.max_length is not None:
-        kept = np.minimum(lengths, sparse.max_length)
-        if sparse.keep == "last":
-            begins += lengths - kept
-        lengths = kept
-    begins[null], lengths[null] = len(codes), 1
-    return _Lists(np.append(codes, np.uint64(0)), begins, lengths.astype(np.int32))
-
-
-def _side_by_side(lists: Sequence[_Lists], count: int, *, jagged: bool) -> tuple[Codes, Lengths | None]:
-    if not jagged:
-        return np.ascontiguousarray(np.stack([one.codes for one in lists], axis=1)).reshape(-1), None
-    lengths_BT = np.ascontiguousarray(np.stack([one.lengths for one in lists], axis=1))
-    starts = np.cumsum([0] + [len(one.codes) for one in lists])[:-1]
-    begins_BT = np.stack([one.begins + start for one, start in zip(lists, starts, strict=True)], axis=1)
-    codes_N = np.empty(int(lengths_BT.sum(dtype=np.int64)), np.uint64)
-    kernels.interleave_codes(np.concatenate([one.codes for one in lists]), begins_BT, lengths_BT, codes_N)
-    return codes_N, lengths_BT

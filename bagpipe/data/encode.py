@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bagpipe.batch import Int64s, Keys, Lengths, SparseBlock
+from bagpipe.batch import Floats, Int64s, Keys, Lengths, SparseBlock
 from bagpipe.data import encode_kernels as kernels
 from bagpipe.data.examples import Examples
 from bagpipe.data.raw import Codes, RawBlock, RawSchema
@@ -33,6 +33,8 @@ class _Group:
     offsets: Int64s
     sizes: Int64s
     lookup: LookupTables | None
+    weighted: bool
+    """The values of one of its features have weights."""
 
 
 class Encoder:
@@ -72,7 +74,14 @@ class Encoder:
             kernels.vocabulary_keys(
                 codes_N, which_N, group.offsets, t.firsts, t.masks, t.missing, t.others, t.codes, t.numbers, keys_N
             )
-        return SparseBlock(keys_N, lengths_BT)
+        return SparseBlock(keys_N, lengths_BT, self._weights(group, block, len(keys_N)))
+
+    def _weights(self, group: _Group, block: RawBlock, lookups: int) -> Floats | None:
+        if block.weights_N is None or not group.weighted:
+            return None
+        weights_N = np.empty(lookups, np.float32)
+        kernels.select_values(block.weights_N, block.lengths_BT, group.features, weights_N)
+        return weights_N
 
     def _out_of_range(
         self, group: _Group, block: RawBlock, value: int, place: int, lookup: int, lengths_BT: Lengths | None
@@ -129,4 +138,6 @@ def _group(schema: RawSchema, group: WidthGroup, vocabularies: Mapping[str, Voca
         offsets += [offset] * len(table.feature_names)
     lookup = LookupTables.of([vocabularies[t.name] for t in tables]) if vocabularies is not None else None
     sizes = np.array([t.num_embeddings for t in tables], np.int64)
-    return _Group(group, np.array(features, np.int64), tuple(tables), np.array(offsets, np.int64), sizes, lookup)
+    weighted = any(schema.features[f].weighted for f in features)
+    places = (np.array(features, np.int64), tuple(tables), np.array(offsets, np.int64))
+    return _Group(group, *places, sizes, lookup, weighted)

@@ -34,6 +34,23 @@ def select_features(codes_N: Any, lengths_BT: Any, features: Any, out_N: Any, ou
 
 
 @njit(cache=True, nogil=True)
+def select_values(values_N: Any, lengths_BT: Any, features: Any, out_N: Any) -> None:
+    """Jagged: what belongs to the lookups, in the order in which `select_features` puts them."""
+    examples, width = lengths_BT.shape
+    starts = np.empty(width, np.int64)
+    at, read = 0, 0
+    for example in range(examples):
+        for feature in range(width):
+            starts[feature] = read
+            read += lengths_BT[example, feature]
+        for place in range(features.shape[0]):
+            feature = features[place]
+            for i in range(starts[feature], starts[feature] + lengths_BT[example, feature]):
+                out_N[at] = values_N[i]
+                at += 1
+
+
+@njit(cache=True, nogil=True)
 def hash_keys(codes_N: Any, which_N: Any, offsets: Any, sizes: Any, out_N: Any) -> None:
     """Row 0 is the missing value's; every other value is hashed into rows 1..size-1."""
     for i in range(codes_N.shape[0]):

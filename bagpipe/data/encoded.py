@@ -110,19 +110,20 @@ def first_examples(block: RawBlock, count: int, num_features: int) -> RawBlock:
     if count >= len(block):
         return block
     if block.lengths_BT is None:
-        codes, lengths = block.codes_N[: count * num_features], None
+        values, lengths = count * num_features, None
     else:
         lengths = block.lengths_BT[:count]
-        codes = block.codes_N[: int(lengths.sum(dtype=np.int64))]
+        values = int(lengths.sum(dtype=np.int64))
     return replace(
         block,
         labels_BL=block.labels_BL[:count],
         dense_BF=block.dense_BF[:count],
-        codes_N=codes,
+        codes_N=block.codes_N[:values],
         lengths_BT=lengths,
         lines_B=block.lines_B[:count],
         bad_lines=0,
         first_bad=None,
         weights_B=None if block.weights_B is None else block.weights_B[:count],
         groups_B=None if block.groups_B is None else block.groups_B[:count],
+        weights_N=None if block.weights_N is None else block.weights_N[:values],
     )

@@ -6,13 +6,13 @@ letters as in `bagpipe.batch`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from bagpipe.batch import Floats, Int64s, Keys, Lengths, SparseBlock
+from bagpipe.batch import Floats, Int64s, Lengths, SparseBlock
 
 Number = TypeVar("Number", np.float32, np.int64)
 Range = slice
@@ -60,7 +60,8 @@ def concatenate(parts: Sequence[Examples]) -> Examples:
         members = [part.sparse[group] for part in parts]
         lengths = [m.lengths_BT for m in members if m.lengths_BT is not None]
         keys_N = np.concatenate([m.keys_N for m in members])
-        blocks.append(SparseBlock(keys_N, np.concatenate(lengths) if lengths else None))
+        weights_N = joined([m.weights_N for m in members])
+        blocks.append(SparseBlock(keys_N, np.concatenate(lengths) if lengths else None, weights_N))
     return Examples(
         np.concatenate([part.labels_BL for part in parts]),
         np.concatenate([part.dense_BF for part in parts]),
@@ -90,22 +91,27 @@ def _slice(block: SparseBlock, start: int, stop: int, num_examples: int) -> Spar
     before = int(block.lengths_BT[:start].sum(dtype=np.int64))
     lengths_BT = block.lengths_BT[start:stop]
     count = int(lengths_BT.sum(dtype=np.int64))
-    return SparseBlock(block.keys_N[before : before + count], lengths_BT)
+    weights_N = None if block.weights_N is None else block.weights_N[before : before + count]
+    return SparseBlock(block.keys_N[before : before + count], lengths_BT, weights_N)
 
 
 def _take(block: SparseBlock, index_B: Int64s, num_examples: int) -> SparseBlock:
     if block.lengths_BT is None:
         return SparseBlock(block.keys_N.reshape(num_examples, -1)[index_B].reshape(-1))
     lengths_BT = block.lengths_BT[index_B]
-    keys_N = np.empty(int(lengths_BT.sum(dtype=np.int64)), np.int64)
-    _copy_examples(block.keys_N, lookups_before(block.lengths_BT), index_B, keys_N)
-    return SparseBlock(keys_N, lengths_BT)
+    starts, total = lookups_before(block.lengths_BT), int(lengths_BT.sum(dtype=np.int64))
+    keys_N, weights_N = np.empty(total, np.int64), None
+    _copy_examples(block.keys_N, starts, index_B, keys_N)
+    if block.weights_N is not None:
+        weights_N = np.empty(total, np.float32)
+        _copy_examples(block.weights_N, starts, index_B, weights_N)
+    return SparseBlock(keys_N, lengths_BT, weights_N)
 
 
 @njit(cache=True, nogil=True)
-def _copy_examples(keys_N: Keys, starts: Int64s, index_B: Int64s, out_N: Keys) -> None:
+def _copy_examples(values_N: Any, starts: Int64s, index_B: Int64s, out_N: Any) -> None:
     at = 0
     for example in index_B:
         for position in range(starts[example], starts[example + 1]):
-            out_N[at] = keys_N[position]
+            out_N[at] = values_N[position]
             at += 1

@@ -14,7 +14,7 @@ from bagpipe.data.compressed import what_else
 from bagpipe.data.files import InputFile, read_head
 from bagpipe.data.jsonlines import JsonLines
 from bagpipe.data.prepared import PreparedInfo, read_info
-from bagpipe.data.raw import RawFeature, RawSchema, RawSource
+from bagpipe.data.raw import RawSchema, RawSource
 from bagpipe.data.separated import AvazuText, CriteoText
 from bagpipe.data.synthetic import SyntheticLogs
 from bagpipe.data.transform import KeptTable, Transform
@@ -164,7 +164,7 @@ def _open_columns(
         ids=data.encoding == "ids",
         skip_bad=skip_bad,
         labelled=labelled,
-        features=tuple(RawFeature(f.name, f.kind) for f in kept.info.features) if kept is not None else None,
+        kept=[f.kind for f in kept.info.features] if kept is not None else None,
     )
     return source if kept is None else source.with_statistics(kept.info.statistics)
 

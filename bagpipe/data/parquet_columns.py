@@ -15,9 +15,14 @@ import pyarrow.compute as pc
 
 from bagpipe.errors import DataError
 
-Role = Literal["number", "id", "ids"]
-"""A label or dense value; a row number; a list of row numbers."""
-EXPECTED: dict[Role, str] = {"number": "numbers", "id": "whole numbers", "ids": "lists of whole numbers"}
+Role = Literal["number", "id", "ids", "numbers"]
+"""A label, dense value or weight; a row number; a list of row numbers; a list of weights."""
+EXPECTED: dict[Role, str] = {
+    "number": "numbers",
+    "id": "whole numbers",
+    "ids": "lists of whole numbers",
+    "numbers": "lists of numbers",
+}
 REMEDY = "write the column as `bagpipe data prepare` does, or prepare the data again"
 _FAST = (pa.float32(), pa.int32(), pa.int64())
 
@@ -44,6 +49,8 @@ def check_schema(file: str, schema: pa.Schema, columns: Sequence[tuple[str, Role
 def _fits(found: pa.DataType, role: Role) -> bool:
     if role == "ids":
         return _is_list(found) and _fits(found.value_type, "id")
+    if role == "numbers":
+        return _is_list(found) and _fits(found.value_type, "number")
     if pa.types.is_dictionary(found):
         found = found.value_type
     if role == "id":
@@ -87,6 +94,33 @@ def id_lists(table: pa.Table, name: str, file: str, first_row: int) -> tuple[npt
     Raises:
         DataError: a list or a value in one is null.
     """
+    values, lengths = _lists(table, name, file, first_row)
+    return _ids(values, name, file), lengths
+
+
+def weight_lists(
+    table: pa.Table, name: str, lengths_B: npt.NDArray[np.int32], file: str, first_row: int
+) -> npt.NDArray[np.float32]:
+    """A column with the weights of lists of row numbers, which have the lengths `lengths_B`.
+
+    Raises:
+        DataError: a list has another length, or holds a null or what is no finite number from 0.
+    """
+    values, lengths = _lists(table, name, file, first_row)
+    weights: npt.NDArray[np.float32] = values.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    wrong = lengths != lengths_B
+    wrong[np.repeat(np.arange(len(lengths)), lengths)[~(np.isfinite(weights) & (weights >= 0))]] = True
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(
+            f"{file}: row {first_row + row + 1}: column {name}: expected {lengths_B[row]} finite numbers from 0, one "
+            f"for each row number, found {table.column(name)[row].as_py()}; {REMEDY}"
+        )
+    return weights
+
+
+def _lists(table: pa.Table, name: str, file: str, first_row: int) -> tuple[Any, npt.NDArray[np.int32]]:
+    """All values of a column of lists, and the length of each."""
     column = _whole(table.column(name), name, file, first_row)
     if not pa.types.is_list(column.type):
         column = column.cast(pa.list_(column.type.value_type))
@@ -97,7 +131,7 @@ def id_lists(table: pa.Table, name: str, file: str, first_row: int) -> tuple[npt
         place = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
         row = first_row + int(np.searchsorted(np.cumsum(lengths), place, side="right")) + 1
         raise DataError(f"{file}: row {row}: a list of column {name} holds a null; {REMEDY}")
-    return _ids(values, name, file), lengths
+    return values, lengths
 
 
 def _whole(column: Any, name: str, file: str, first_row: int) -> Any:

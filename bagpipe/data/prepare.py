@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bagpipe.batch import SparseBlock
 from bagpipe.config.document import DataConfig
 from bagpipe.data import encode_kernels
 from bagpipe.data.column_learning import check_vocabularies, learn_columns
@@ -255,6 +256,7 @@ class _Preparation:
         return PreparedInfo(
             VERSION, schema.num_labels, schema.dense_names, schema.jagged, kept.tables, recipe, transform=kept,
             weighted=schema.weighted, grouped=schema.grouped,
+            value_weights=tuple(f.name for f in schema.features if f.weighted),
         )  # fmt: skip
 
 
@@ -360,4 +362,16 @@ def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, sc
         offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths[:, 0], dtype=np.int32)])
         columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows), type=kind))
     columns += [pa.array(array) for array in (examples.weights_B, examples.groups_B) if array is not None]
+    columns += [_weight_lists(block, group.feature_names.index(name)) for name in info.value_weights]
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _weight_lists(block: SparseBlock, place: int) -> Any:
+    assert block.lengths_BT is not None
+    assert block.weights_N is not None
+    lengths_B = block.lengths_BT[:, place]
+    weights = np.empty(int(lengths_B.sum(dtype=np.int64)), np.float32)
+    encode_kernels.select_values(block.weights_N, block.lengths_BT, np.array([place], np.int64), weights)
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths_B, dtype=np.int32)])
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=False))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(weights), type=kind)

@@ -3,8 +3,8 @@
 A prepared folder holds `part-*.parquet` and, where values have rows of their own, `_transform/` with the vocabulary.
 Every part carries `PreparedInfo` in its metadata, so a part alone can be read, and a folder is ordinary Parquet for
 every other program. Columns: `label` (or `label_0`...), `dense_<name>` float32, `sparse_<name>` int32 (int64 for tables
-beyond 2^31 rows), or lists of them if multi-valued. Of the
-example, where told: `weight` float32, `group` int64.
+beyond 2^31 rows), or lists of them if multi-valued. Where
+told: `weight` float32 and `group` int64 of the example, `weight_<name>` lists of float32 beside lists of rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bagpipe.batch import Floats, Int64s, SparseBlock
+from bagpipe.batch import Floats, Int64s, Lengths, SparseBlock
 from bagpipe.data import prepared_kernels as kernels
+from bagpipe.data.column_kernels import interleave
 from bagpipe.data.encode import feature_positions
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile
-from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array
+from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array, weight_lists
 from bagpipe.data.raw import ordered_map
 from bagpipe.data.transform import KeptTable, Transform, TransformInfo, load_transform
 from bagpipe.errors import DataError
@@ -80,6 +81,8 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
     """Where the training part ends, if the data was split while it was prepared."""
     weighted: bool = False
     grouped: bool = False
+    value_weights: tuple[str, ...] = ()
+    """Features whose values have weights."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -88,7 +91,7 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def shape(self) -> tuple[object, ...]:
         """What all files read together have to share."""
-        return (self.tables, self.dense, self.num_labels, self.jagged, self.weighted, self.grouped)
+        return (self.tables, self.dense, self.num_labels, self.jagged, self.weighted, self.grouped, self.value_weights)
 
     @property
     def label_columns(self) -> list[str]:
@@ -106,6 +109,8 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
             kind = pa.list_(pa.field("element", ids, nullable=False)) if self.jagged else ids
             fields += [(f"sparse_{name}", kind) for name in table.feature_names]
         fields += [(WEIGHT, pa.float32())] * self.weighted + [(GROUP, pa.int64())] * self.grouped
+        weights = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        fields += [(f"{WEIGHT}_{name}", weights) for name in self.value_weights]
         columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
         return pa.schema(columns, metadata={METADATA_KEY: msgspec.json.encode(self)})
 
@@ -142,8 +147,9 @@ class PreparedSource:
         sparse = dict.fromkeys(c for g in self._groups for c in g.columns)
         weights: tuple[tuple[str, Role], ...] = ((WEIGHT, "number"),) * info.weighted
         groups: tuple[tuple[str, Role], ...] = ((GROUP, "id"),) * info.grouped
+        of_values: tuple[tuple[str, Role], ...] = tuple((f"{WEIGHT}_{n}", "numbers") for n in info.value_weights)
         self._columns: tuple[tuple[str, Role], ...] = (
-            *((n, "number") for n in numbers), *((n, ids) for n in sparse), *weights, *groups
+            *((n, "number") for n in numbers), *((n, ids) for n in sparse), *weights, *groups, *of_values
         )  # fmt: skip
         self._pieces = tuple(piece for file in files if file.size for piece in _pieces(file, info, self._columns))
         self.num_examples = sum(p.num_rows for p in self._pieces)
@@ -204,7 +210,24 @@ class PreparedSource:
             before = np.cumsum(lengths_BT.reshape(-1))
             example, feature = divmod(int(np.searchsorted(before, wrong, side="right")), len(group.columns))
             raise _out_of_range(group, piece, example, feature, int(keys_N[wrong]))
-        return SparseBlock(keys_N, lengths_BT)
+        return SparseBlock(keys_N, lengths_BT, self._weights(group, table, piece, lengths_BT))
+
+    def _weights(self, group: _Group, table: pa.Table, piece: _Piece, lengths_BT: Lengths) -> Floats | None:
+        weighted = [f"sparse_{name}" for name in self.info.value_weights]
+        if not any(name in weighted for name in group.columns):
+            return None
+        parts = []
+        for name, lengths_B in zip(group.columns, lengths_BT.T, strict=True):
+            if name not in weighted:
+                parts.append(np.ones(int(lengths_B.sum()), np.float32))
+                continue
+            of_name = name.replace("sparse_", f"{WEIGHT}_", 1)
+            parts.append(weight_lists(table, of_name, lengths_B, piece.file.name, piece.first_row))
+        begins = np.cumsum([0] + [len(part) for part in parts])[:-1]
+        begins_BT = begins + np.cumsum(lengths_BT, axis=0, dtype=np.int64) - lengths_BT
+        weights_N = np.empty(int(lengths_BT.sum(dtype=np.int64)), np.float32)
+        interleave(np.concatenate(parts), begins_BT, lengths_BT, weights_N)
+        return weights_N
 
 
 def _out_of_range(group: _Group, piece: _Piece, example: int, feature: int, key: int) -> DataError:

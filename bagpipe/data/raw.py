@@ -42,6 +42,8 @@ class RawFeature:
     name: str
     kind: Kind
     num_ids: int | None = None
+    weighted: bool = False
+    """Its values have weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class RawBlock:
     """Weight of each example; None: all weigh the same."""
     groups_B: Int64s | None = None
     """The code of each example's group; None: not told."""
+    weights_N: Floats | None = None
+    """Weight of each value; None: all are 1. Where there are weights, there are lengths."""
 
     def __len__(self) -> int:
         return int(self.labels_BL.shape[0])

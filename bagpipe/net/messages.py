@@ -157,7 +157,7 @@ class Plan(Message, kw_only=True, omit_defaults=True):
     """A frame with the group of each example follows them."""
 
 
-class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
+class GroupHeader(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     num_fetch_records: Count
     fetch_after: Step
     num_features: Index | None
@@ -168,6 +168,8 @@ class GroupHeader(msgspec.Struct, frozen=True, kw_only=True):
     """Bits of each number in the frame of slots, indices and offsets."""
     wide_bits: Count
     """Bits of each key."""
+    weighted: bool = False
+    """A frame with the weight of each lookup follows the keys."""
 
 
 class NoMorePlans(Message, kw_only=True):

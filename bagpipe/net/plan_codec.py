@@ -7,12 +7,13 @@ largest and narrow already, is a frame of its own and copied nowhere. The header
 in the order of `_narrow` and `_wide` below, so that the receiver cuts views out of what it unpacked.
 
 Frames: dense_BF, labels_BL, weights_B and groups_B where the header says that they are there, then for each width
-group inverse_N, packed int32s, packed keys.
+group inverse_N, packed int32s, packed keys, and weights_N where its header says so.
 
 Every length is checked against the frames before it is used. What the arrays *say* is the oracle's
 word: the planner's invariants are tested there, not paid for at every trainer and step.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -52,9 +53,11 @@ def pack_plan(plan: BatchPlan) -> tuple[messages.Plan, list[Array]]:
                 sizes=tuple(a.size for a in narrow) + tuple(a.size for a in wide),
                 narrow_bits=narrow_bits,
                 wide_bits=wide_bits,
+                weighted=group.weights_N is not None,
             )
         )
         frames += (np.ascontiguousarray(group.inverse_N), narrow_words, wide_words)
+        frames += () if group.weights_N is None else (np.ascontiguousarray(group.weights_N),)
     header = messages.Plan(
         step=plan.step,
         rank=plan.rank,
@@ -79,7 +82,10 @@ def unpack_plan(message: messages.Plan, arrays: Sequence[Array]) -> BatchPlan:
     where = f"plan of step {message.step}"
     weighted = message.total_weight is not None
     before = FRAMES_BEFORE + weighted + message.grouped
-    expected = before + FRAMES_OF_GROUP * len(message.groups)
+    starts = [before]
+    for header in message.groups:
+        starts.append(starts[-1] + FRAMES_OF_GROUP + header.weighted)
+    expected = starts[-1]
     if len(arrays) != expected:
         raise WireError(f"{where}: expected {expected} frames for {len(message.groups)} groups, found {len(arrays)}")
     dense, labels = _typed(arrays[0], np.float32, 2, where), _typed(arrays[1], np.float32, 2, where)
@@ -93,10 +99,8 @@ def unpack_plan(message: messages.Plan, arrays: Sequence[Array]) -> BatchPlan:
     weights = _of_examples(next(rest), np.float32, examples, where) if weighted else None
     belongs = _of_examples(next(rest), np.int64, examples, where) if message.grouped else None
     groups = tuple(
-        _unpack_group(header, arrays[at : at + FRAMES_OF_GROUP], examples, f"{where}, group {number}")
-        for number, (header, at) in enumerate(
-            zip(message.groups, range(before, expected, FRAMES_OF_GROUP), strict=True)
-        )
+        _unpack_group(header, arrays[start:end], examples, f"{where}, group {number}")
+        for number, (header, (start, end)) in enumerate(zip(message.groups, itertools.pairwise(starts), strict=True))
     )
     return BatchPlan(
         step=message.step,
@@ -165,6 +169,7 @@ def _unpack_group(header: messages.GroupHeader, frames: Sequence[Array], example
         slots_K=slots,
         inverse_N=inverse,
         lengths_BT=_shaped(lengths, header.num_features, examples, where),
+        weights_N=_weights(frames[FRAMES_OF_GROUP], header, inverse.size, where) if header.weighted else None,
         fetch_keys=fetch_keys,
         fetch_slots=fetch_slots,
         num_fetch_records=header.num_fetch_records,
@@ -185,6 +190,12 @@ def _typed(array: Array, dtype: type[Scalar], ndim: int, where: str) -> npt.NDAr
     if array.dtype != dtype or array.ndim != ndim:
         raise WireError(f"{where}: expected {np.dtype(dtype)} in {ndim} dimensions, found {array.dtype} {array.shape}")
     return array
+
+
+def _weights(frame: Array, header: messages.GroupHeader, lookups: int, where: str) -> npt.NDArray[np.float32]:
+    if header.num_features is None or frame.shape != (lookups,):
+        raise WireError(f"{where}: expected counts and weights of {lookups} lookups, found weights {frame.shape}")
+    return _typed(frame, np.float32, 1, where)
 
 
 def _of_examples(array: Array, dtype: type[Scalar], examples: int, where: str) -> npt.NDArray[Scalar]:

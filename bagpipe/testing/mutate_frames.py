@@ -101,6 +101,7 @@ def _plan() -> BatchPlan:
         flush_keys=keys[:0],
         flush_slots=few[:0],
         keys_K=keys,
+        weights_N=np.ones(8, np.float32),
     )
     return BatchPlan(
         step=3,

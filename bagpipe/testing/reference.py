@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bagpipe.batch import Batch, Floats, Keys, SparseBlock
+from bagpipe.batch import Batch, Floats, Keys, Lengths, SparseBlock
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings
 from bagpipe.config.document import JobSpec, RowOptimizer
@@ -153,6 +153,8 @@ def _look_up(
     lengths_BT = block.lengths_BT
     if lengths_BT is None:
         lengths_BT = np.ones((num_examples, len(pooling)), np.int32)
+    if block.weights_N is not None:
+        return _look_up_weighted(group, rows_KD, index_N, lengths_BT, torch.from_numpy(block.weights_N))
     feature_N = np.repeat(np.tile(np.arange(len(pooling)), num_examples), lengths_BT.reshape(-1))
     pooled_BTD = rows_KD.new_zeros((num_examples, len(pooling), group.embedding_dim))
     for mode in ("sum", "mean"):
@@ -173,6 +175,31 @@ def _look_up(
     jagged_JD = functional.embedding(index_N[torch.from_numpy(np.isin(feature_N, unpooled))], rows_KD, sparse=True)
     pooled = [t for t, p in enumerate(pooling) if p != "none"]
     return GroupEmbeddings(group.feature_names, pooling, pooled_BTD[:, pooled], jagged_JD, lengths_BT)
+
+
+def _look_up_weighted(
+    group: WidthGroup, rows_KD: torch.Tensor, index_N: torch.Tensor, lengths_BT: Lengths, weights_N: torch.Tensor
+) -> GroupEmbeddings:
+    """Bags with weights, one after another, as one writes them down: sum(w * x), or divided by sum(w)."""
+    pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
+    found = functional.embedding(index_N, rows_KD, sparse=True).unbind(0)
+    bags, jagged, at = [], [rows_KD.new_zeros(group.embedding_dim)], 0
+    for counts in lengths_BT.tolist():
+        for way, count in zip(pooling, counts, strict=True):
+            x, w = found[at : at + count], weights_N[at : at + count]
+            at += count
+            if way == "none":
+                jagged += x
+                continue
+            total, weight = rows_KD.new_zeros(group.embedding_dim), w.new_zeros(())
+            for row, one in zip(x, w, strict=True):
+                total, weight = total + one * row, weight + one
+            bags.append(total / weight if way == "mean" and weight > 0 else total)
+    pooled_BTD = torch.stack([rows_KD.new_zeros(group.embedding_dim), *bags])[1:]
+    pooled_BTD = pooled_BTD.view(len(lengths_BT), -1, group.embedding_dim)
+    return GroupEmbeddings(
+        group.feature_names, pooling, pooled_BTD, torch.stack(jagged)[1:], lengths_BT, weights_N.numpy()
+    )
 
 
 def _in_batch_order(leaf: torch.Tensor) -> torch.Tensor:
@@ -202,7 +229,9 @@ def _part(block: SparseBlock, num_examples: int, first: int, last: int) -> Spars
         each = block.keys_N.size // num_examples
         return SparseBlock(block.keys_N[first * each : last * each])
     lookups = [int(block.lengths_BT[:n].sum(dtype=np.int64)) for n in (first, last)]
-    return SparseBlock(block.keys_N[lookups[0] : lookups[1]], block.lengths_BT[first:last])
+    chosen = slice(*lookups)
+    weights_N = None if block.weights_N is None else block.weights_N[chosen]
+    return SparseBlock(block.keys_N[chosen], block.lengths_BT[first:last], weights_N)
 
 
 # ── reductions and updates ────────────────────────────────────────────────────────────────────────

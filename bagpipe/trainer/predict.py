@@ -18,7 +18,7 @@ import torch
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.cache.aligned import aligned
-from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings, lookup
+from bagpipe.cache.lookup import Lookups, SparseEmbeddings
 from bagpipe.checkpoint.digest import DENSE_WEIGHTS
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
@@ -77,15 +77,14 @@ class Scorer:
 
     def logits(self, examples: Examples) -> Floats:
         """`[B, L]`."""
-        groups = []
+        weights, lookups = [], []
         for rows, block in zip(self._rows, examples.sparse, strict=True):
             distinct, inverse = np.unique(block.keys_N, return_inverse=True)
-            pooling = tuple(t.pooling for t in rows.group.tables for _ in t.feature_names)
-            weights = aligned(rows.weights(distinct))
-            pooled, jagged = lookup(weights, inverse.astype(np.int32), block.lengths_BT, pooling)
-            groups.append(GroupEmbeddings(rows.group.feature_names, pooling, pooled, jagged, block.lengths_BT))
+            weights.append(aligned(rows.weights(distinct)))
+            lookups.append(Lookups(inverse.astype(np.int32), block.lengths_BT, block.weights_N))
+        sparse = SparseEmbeddings.of_lookups(self.layout, weights, lookups)
         with torch.no_grad():
-            out: Floats = self.model(aligned(examples.dense_BF), SparseEmbeddings(groups, len(examples))).numpy()
+            out: Floats = self.model(aligned(examples.dense_BF), sparse).numpy()
         return out.reshape(len(examples), -1)
 
 

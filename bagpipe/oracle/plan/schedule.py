@@ -13,10 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bagpipe.batch import Batch, SparseBlock
+from bagpipe.batch import Batch, Keys, SparseBlock
 from bagpipe.oracle.plan.planner import GroupPlanner, Lookups
 from bagpipe.plan import BatchPlan, GroupPlan
 from bagpipe.tables import TableLayout
+
+NO_KEYS: Keys = np.zeros(0, np.int64)
 
 
 def slice_bounds(num_examples: int, world_size: int) -> npt.NDArray[np.int64]:
@@ -82,8 +84,8 @@ class TrainingSchedule:
         while following is not None or view:
             while following is not None and len(view) <= self.lookahead:
                 self._push(following)
-                # The planner has what it needs of the lookups; only `with_keys` needs them once more.
-                view.append(following if self.with_keys else dataclasses.replace(following, sparse=()))
+                # The planner has what it needs of the lookups; only `with_keys` needs their keys once more.
+                view.append(following if self.with_keys else without_keys(following))
                 following = self._read(source, pushed=self.step + len(view))
             last = self.stopping or (following is None and len(view) == 1)
             due = self.checkpoint_every > 0 and (self.step + 1) % self.checkpoint_every == 0
@@ -178,10 +180,29 @@ def add_keys(plans: tuple[GroupPlan, ...], block: SparseBlock) -> tuple[GroupPla
     return tuple(keyed)
 
 
+def without_keys(batch: Batch) -> Batch:
+    """The batch with the weights of its lookups, and nothing else of them."""
+    if all(block.weights_N is None for block in batch.sparse):
+        return dataclasses.replace(batch, sparse=())
+    blocks = tuple(SparseBlock(NO_KEYS, None, block.weights_N) for block in batch.sparse)
+    return dataclasses.replace(batch, sparse=blocks)
+
+
+def add_weights(plans: tuple[GroupPlan, ...], block: SparseBlock) -> tuple[GroupPlan, ...]:
+    """The same plans, each with the weights of its lookups."""
+    if block.weights_N is None:
+        return plans
+    ends = np.cumsum([plan.inverse_N.size for plan in plans])
+    shares = np.split(block.weights_N, ends[:-1])
+    return tuple(dataclasses.replace(plan, weights_N=share) for plan, share in zip(plans, shares, strict=True))
+
+
 def assemble(
     batch: Batch, step: int, groups: Sequence[tuple[GroupPlan, ...]], *, training: bool, checkpoint: bool
 ) -> tuple[BatchPlan, ...]:
     """Put each rank's slice of the examples beside its decisions; `groups[g][r]` is rank r's share."""
+    if batch.sparse:
+        groups = [add_weights(plans, block) for plans, block in zip(groups, batch.sparse, strict=True)]
     world_size = len(groups[0])
     bounds = slice_bounds(batch.num_examples, world_size).tolist()
     total_weight = None if batch.weights_B is None else float(batch.weights_B.sum(dtype=np.float64))

@@ -105,5 +105,5 @@ def _uses(batches: Iterable[Keys], share: float) -> tuple[npt.NDArray[np.int32],
 def _bytes(batch: Batch) -> int:
     arrays: list[npt.NDArray[Any]] = [batch.dense_BF, batch.labels_BL]
     for block in batch.sparse:
-        arrays += [block.keys_N] if block.lengths_BT is None else [block.keys_N, block.lengths_BT]
+        arrays += [a for a in (block.keys_N, block.lengths_BT, block.weights_N) if a is not None]
     return sum(a.nbytes for a in arrays)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bagpipe.cache.lookup import SparseEmbeddings, gather_rows, lookup
+from bagpipe.cache.lookup import Lookups, SparseEmbeddings, gather_rows, lookup
 from bagpipe.errors import ConfigError
 from bagpipe.tables import Table, TableLayout
 
@@ -186,25 +186,68 @@ def test_torch_path_agrees_with_the_compiled_one() -> None:
 
 
 def _compare_devices(device: str) -> None:
-    from bagpipe.cache.lookup import _lookup_torch
+    from bagpipe.cache.lookup_torch import lookup_torch
 
     rng = np.random.default_rng(3)
     pooling = ("mean", "none", "sum")
     lengths = rng.integers(0, 4, (30, 3)).astype(np.int32)
     inverse = rng.integers(0, 12, int(lengths.sum())).astype(np.uint16)
     weights = random_rows(rng, 12, 8)
-    compiled, other = (
-        weights.clone().requires_grad_(),
-        weights.clone().to(device).requires_grad_(),
-    )
-    for rows, (pooled, jagged) in (
-        (compiled, lookup(compiled, inverse, lengths, pooling)),
-        (other, _lookup_torch(other, inverse, lengths, pooling)),
-    ):
-        ((pooled**2).sum() + (3 * jagged).sum()).backward()
-        assert rows.grad is not None
-    torch.testing.assert_close(compiled.grad, other.grad.cpu() if other.grad is not None else None)
-    torch.testing.assert_close(
-        lookup(compiled, inverse, lengths, pooling)[0],
-        _lookup_torch(other, inverse, lengths, pooling)[0].cpu(),
-    )
+    for of_lookups in (None, rng.integers(0, 3, inverse.size).astype(np.float32)):
+        compiled, other = weights.clone().requires_grad_(), weights.clone().to(device).requires_grad_()
+        results = []
+        for rows, look_up in ((compiled, lookup), (other, lookup_torch)):
+            pooled, jagged = look_up(rows, inverse, lengths, pooling, of_lookups)
+            ((pooled**2).sum() + (3 * jagged).sum()).backward()
+            assert rows.grad is not None
+            results.append((pooled.detach().cpu(), rows.grad.cpu()))
+        torch.testing.assert_close(results[0], results[1])
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean"])
+@pytest.mark.parametrize("dim", DIMS)
+def test_weighted_pooling_equals_torch_to_the_bit(dim: int, mode: str) -> None:
+    """Forward and gradients are those of sum(w * x), by sum(w) for a mean; weights of 0 and empty bags count."""
+    rng = np.random.default_rng(dim)
+    lengths = rng.integers(0, 5, (40, 1)).astype(np.int32)
+    indices = rng.integers(0, 20, int(lengths.sum())).astype(np.uint16)
+    weights = (rng.integers(0, 4, indices.size) / np.float32(3)).astype(np.float32)
+    start, upstream = random_rows(rng, 20, dim), random_rows(rng, 40, dim)
+
+    plain = start.clone().requires_grad_()
+    found = plain[torch.from_numpy(indices).long()]
+    found.retain_grad()
+    bags, at, found_rows = [], 0, found.unbind(0)
+    for count in lengths[:, 0].tolist():
+        total, weight = torch.zeros(dim), torch.zeros(())
+        for row, one in zip(found_rows[at : at + count], torch.from_numpy(weights[at : at + count]), strict=True):
+            total, weight = total + one * row, weight + one
+        bags.append(total / weight if mode == "mean" and weight > 0 else total)
+        at += count
+    expected = torch.stack(bags)
+    expected.backward(upstream)
+
+    rows = start.clone().requires_grad_()
+    pooled, _ = lookup(rows, indices, lengths, [mode], weights)  # type: ignore[list-item]
+    pooled.backward(upstream[:, None])
+    assert same_bits(pooled[:, 0].detach(), expected.detach())
+    assert found.grad is not None and rows.grad is not None
+    assert same_bits(rows.grad, batch_order_sum(torch.from_numpy(indices.astype(np.int64)), found.grad, 20))
+
+
+def test_weights_of_lookups_that_are_not_pooled_are_handed_to_the_model() -> None:
+    """`jagged` gives rows as they are, and their weights padded like them; with pooling they are multiplied."""
+    rows = torch.arange(20.0).reshape(5, 4).requires_grad_()
+    places = torch.tensor([[7.0, 8.0]])
+    weights = np.arange(10, dtype=np.float32)
+    lookups = [Lookups(INVERSE, LENGTHS, weights), Lookups(np.zeros(2, np.uint16))]
+    sparse = SparseEmbeddings.of_lookups(LAYOUT, [rows, places], lookups)
+    clicked = sparse.jagged("clicked")
+    assert clicked.weights_Bk is not None
+    assert clicked.weights_Bk.tolist() == [[1.0, 2.0, 0.0], [5.0, 6.0, 7.0]]
+    assert torch.equal(clicked.padded_BkD, mixed()[0].jagged("clicked").padded_BkD)
+    assert torch.equal(sparse["user"][0], 0 * rows[0])
+    assert torch.equal(sparse["tags"], torch.stack([(3 * rows[3] + 4 * rows[3]) / 7, 9 * rows[2] / 9]))
+    weights_N = sparse.weights("clicked")
+    assert weights_N is not None and weights_N.tolist() == [1.0, 2.0, 5.0, 6.0, 7.0]
+    assert mixed()[0].jagged("clicked").weights_Bk is None and mixed()[0].weights("clicked") is None

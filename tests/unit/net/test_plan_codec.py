@@ -26,7 +26,7 @@ LAYOUT = TableLayout.of(
 
 
 def make_batches(seed: int, sizes: list[int], *, jagged: bool, told: bool = False) -> list[Batch]:
-    """With `told`, examples have weights and groups."""
+    """With `told`, examples have weights and groups, and lookups of one width group weights if they are jagged."""
     rng = np.random.default_rng(seed)
     batches, at = [], 0
     for size in sizes:
@@ -35,7 +35,8 @@ def make_batches(seed: int, sizes: list[int], *, jagged: bool, told: bool = Fals
             shape = (size, len(group.feature_names))
             lengths = rng.integers(0, 4, shape).astype(np.int32) if jagged else None
             lookups = int(lengths.sum()) if lengths is not None else shape[0] * shape[1]
-            blocks.append(SparseBlock(rng.integers(0, group.num_rows, lookups), lengths))
+            weights = rng.random(lookups, np.float32) if told and jagged and group.embedding_dim == 8 else None
+            blocks.append(SparseBlock(rng.integers(0, group.num_rows, lookups), lengths, weights))
         dense = rng.random((size, 3), np.float32)
         weights, groups = (dense[:, 1], rng.integers(-9, 9, size)) if told else (None, None)
         batches.append(Batch(Cursor(0, at), Cursor(0, at + size), dense, dense[:, :1], tuple(blocks), weights, groups))
@@ -101,7 +102,11 @@ def test_weights_and_groups_travel_with_their_examples_and_cost_nothing_where_th
     assert np.array_equal(np.concatenate([plan.groups_B for plan in told]), batch.groups_B)
     assert batch.weights_B is not None
     assert {plan.total_weight for plan in told} == {float(batch.weights_B.astype(np.float64).sum())}
+    of_lookups = [plan.groups[0].weights_N for plan in make_plans(3, [7], world_size=3, jagged=True, told=True)]
+    (batch,) = make_batches(3, [7], jagged=True, told=True)
+    assert np.array_equal(np.concatenate(of_lookups), batch.sparse[0].weights_N)
     header, frames = pack_plan(make_plans(3, [7], world_size=3, jagged=False)[0])
+    assert all("weighted" not in msgspec.to_builtins(group) for group in header.groups)
     assert set(msgspec.to_builtins(header)) & {"total_weight", "grouped"} == set()
     assert len(frames) == 2 + 3 * len(LAYOUT.groups)
 
@@ -151,6 +156,12 @@ def test_lengths_that_do_not_describe_the_frames_are_refused() -> None:
         (header, [*frames[:2], weights, *frames[2:]]),
     ]
     assert_same(plan, unpack_plan(header, frames))
+    lookups = frames[2].size
+    lengths = changed(header, weighted=True, num_features=2)
+    bad += [
+        (changed(header, weighted=True), [*frames[:5], np.ones(lookups, np.float32), *frames[5:]]),
+        (lengths, frames),
+    ]
     unpack_plan(both, [*frames[:2], weights, groups, *frames[2:]])
     for message, arrays in bad:
         with pytest.raises(WireError, match="plan of step 0"):

@@ -1,0 +1,206 @@
+"""Cells of one's own columns as labels, dense values, weights, groups and codes, as `data.columns` asks for them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bagpipe.batch import Floats, Int64s, Lengths
+from bagpipe.config.column_rules import LabelRule, label_rule
+from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
+from bagpipe.data import column_kernels as kernels
+from bagpipe.data.column_values import Floats64, Mask, Problems, codes_of, is_list, kind_of, numbers_of, plain
+from bagpipe.data.raw import Codes, Kind
+from bagpipe.data.transform import DenseStatistics
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def source_of(column: SparseColumn | DenseColumn) -> str:
+    """Where a feature is read."""
+    return column.column or column.name
+
+
+def label_source(label: LabelColumn) -> str:
+    """The column that a label is made of."""
+    rule = label_rule(label)
+    return rule.column if rule else label.name
+
+
+def label_cells(table: pa.Table, label: LabelColumn, problems: Problems) -> Floats64:
+    rule, name = label_rule(label), label_source(label)
+    column = plain(table.column(name))
+    if rule is not None and isinstance(rule.value, str):
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        problems.add(name, missing, "a value for the label", column)
+        text = np.array(column.cast(pa.string()).to_pylist(), object)
+        same = text == rule.value
+        return np.where(same if rule.operator == "==" else ~same, 1.0, 0.0)
+    numbers, wrong = numbers_of(column)
+    problems.add(name, wrong | np.isnan(numbers), "a number for the label", column)
+    numbers = np.where(wrong | np.isnan(numbers), 0.0, numbers)
+    if rule is not None:
+        return _compared(numbers, rule)
+    if label.kind == "binary":
+        problems.add(name, (numbers != 0) & (numbers != 1), "a label of 0 or 1 (or a rule)", column)
+    elif label.kind == "count":
+        problems.add(name, (numbers < 0) | (numbers != np.floor(numbers)), "a whole number from 0", column)
+    problems.add(name, np.abs(numbers) > LARGEST, "a number of 32 bits", column)
+    return np.clip(numbers, -LARGEST, LARGEST)
+
+
+def _compared(numbers: Floats64, rule: LabelRule) -> Floats64:
+    compare = {
+        ">=": np.greater_equal,
+        "<=": np.less_equal,
+        "==": np.equal,
+        "!=": np.not_equal,
+        ">": np.greater,
+        "<": np.less,
+    }[rule.operator]
+    return np.asarray(compare(numbers, rule.value), np.float64)
+
+
+def dense_cells(table: pa.Table, dense: DenseColumn, known: DenseStatistics | None, problems: Problems) -> Floats:
+    column = plain(table.column(source_of(dense)))
+    numbers, wrong = numbers_of(column)
+    wrong |= np.abs(numbers) > LARGEST
+    problems.add(source_of(dense), wrong, "a finite number", column)
+    numbers = np.where(np.isnan(numbers) | wrong, dense.fill, numbers)
+    if dense.clip:
+        numbers = np.clip(numbers, dense.clip[0], dense.clip[1])
+    if dense.log1p:
+        numbers = np.log1p(np.maximum(numbers, 0.0))
+    if known is not None:
+        numbers = (numbers.astype(np.float32).astype(np.float64) - known.mean) / known.deviation
+    return numbers.astype(np.float32)
+
+
+def weight_cells(table: pa.Table, name: str, problems: Problems) -> Floats:
+    column = plain(table.column(name))
+    numbers, wrong = numbers_of(column)
+    wrong |= ~(numbers >= 0) | (numbers > LARGEST)
+    problems.add(name, wrong, "a weight, a finite number from 0", column)
+    return np.where(wrong, 0.0, numbers).astype(np.float32)
+
+
+def group_cells(table: pa.Table, name: str, file: str) -> Int64s:
+    """Codes as they are for features, so that equal values have equal numbers in every file."""
+    column = plain(table.column(name))
+    return codes_of(column, kind_of(file, name, column.type))[0].view(np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """The codes of one feature; of example b, `codes[begins[b] : begins[b] + lengths[b]]`."""
+
+    codes: Codes
+    begins: Int64s
+    lengths: Int64s
+    weights: Floats | None = None
+    """Of each code; None: all are 1."""
+
+
+def sparse_cells(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Problems) -> Lists:
+    """A missing list is one missing value, an empty one is none."""
+    name = source_of(sparse)
+    column = _separated(plain(table.column(name)), sparse.separator)
+    if kind == "interval":
+        numbers, wrong = numbers_of(column)
+        places = np.searchsorted(np.array(sparse.boundaries), numbers, side="right").astype(np.uint64)
+        problems.add(name, wrong, "a number", column)
+        return _one_each(np.where(np.isnan(numbers), np.uint64(0), places + np.uint64(1)))
+    if is_list(column.type):
+        lists = _several(column, name, kind, problems)
+    else:
+        codes, wrong = codes_of(column, kind)
+        problems.add(name, wrong, "text" if kind == "token" else "a whole number of 64 bits", column)
+        lists = _one_each(codes)
+    if sparse.weight:
+        lists = _weighted(lists, table, sparse, problems)
+    return lists if sparse.max_length is None else _shortened(lists, sparse.max_length, sparse.keep)
+
+
+def _one_each(codes: Codes) -> Lists:
+    return Lists(codes, np.arange(len(codes), dtype=np.int64), np.ones(len(codes), np.int64))
+
+
+def _separated(column: Any, separator: str) -> Any:
+    """Cells at a separator: an empty text is an empty list, a missing cell stays missing."""
+    if not separator or is_list(column.type):
+        return column
+    text = column.cast(pa.string())
+    lists = pc.split_pattern(text, separator)
+    return pc.if_else(pc.fill_null(pc.equal(text, ""), fill_value=False), pa.scalar([], lists.type), lists)
+
+
+def _bounds(column: Any) -> tuple[Any, Int64s, Int64s, Mask]:
+    """A column of lists: all values, where each list begins and how long it is, and which are missing (and have 0)."""
+    lists = column.cast(pa.large_list(column.type.value_type))
+    null = lists.is_null().to_numpy(zero_copy_only=False)
+    offsets = lists.offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+    lengths = np.diff(offsets)
+    lengths[null] = 0
+    return plain(lists.values), offsets[:-1].copy(), lengths, null
+
+
+def _several(column: Any, name: str, kind: Kind, problems: Problems) -> Lists:
+    values, begins, lengths, null = _bounds(column)
+    codes, wrong = codes_of(values, kind)
+    if wrong.any():
+        expected = "texts" if kind == "token" else "whole numbers of 64 bits"
+        problems.add(name, _any_of(wrong, begins, lengths), expected, column)
+    begins[null], lengths[null] = len(codes), 1
+    return Lists(np.append(codes, np.uint64(0)), begins, lengths)
+
+
+def _any_of(marked: Mask, begins: Int64s, lengths: Int64s) -> Mask:
+    """Lists of which a value is marked."""
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(marked)])
+    return np.asarray(before[begins + lengths] - before[begins] > 0)
+
+
+def _weighted(lists: Lists, table: pa.Table, sparse: SparseColumn, problems: Problems) -> Lists:
+    """A missing value whose weight is missing too has weight 1."""
+    column = _separated(plain(table.column(sparse.weight)), sparse.separator)
+    if is_list(column.type):
+        values, begins, lengths, _ = _bounds(column)
+        numbers, wrong = numbers_of(values)
+    else:
+        numbers, wrong = numbers_of(column)
+        begins, lengths = np.arange(len(numbers), dtype=np.int64), 1 - np.isnan(numbers).astype(np.int64)
+    wrong |= ~(numbers >= 0) | (numbers > LARGEST)
+    lone = (lists.lengths == 1) & (lengths == 0)
+    lone[lone] = lists.codes[lists.begins[lone]] == 0
+    odd = (lengths != lists.lengths) & ~lone | _any_of(wrong, begins, lengths)
+    problems.add(sparse.weight, odd, f"as many numbers from 0 as {source_of(sparse)} has values", column)
+    weights, counts = np.ones(len(lists.codes), np.float32), np.where(odd | lone, 0, lengths)
+    within = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    weights[np.repeat(lists.begins, counts) + within] = numbers[np.repeat(begins, counts) + within]
+    return replace(lists, weights=weights)
+
+
+def _shortened(lists: Lists, most: int, keep: Literal["first", "last"]) -> Lists:
+    kept = np.minimum(lists.lengths, most)
+    begins = lists.begins + (lists.lengths - kept if keep == "last" else 0)
+    return replace(lists, begins=begins, lengths=kept)
+
+
+def side_by_side(lists: Sequence[Lists], *, jagged: bool) -> tuple[Codes, Lengths | None, Floats | None]:
+    """All features, example by example: codes, their numbers, their weights (None: all are 1)."""
+    if not jagged:
+        return np.ascontiguousarray(np.stack([one.codes for one in lists], axis=1)).reshape(-1), None, None
+    lengths_BT = np.stack([one.lengths for one in lists], axis=1).astype(np.int32)
+    starts = np.cumsum([0] + [len(one.codes) for one in lists])[:-1]
+    begins_BT = np.stack([one.begins + start for one, start in zip(lists, starts, strict=True)], axis=1)
+    total = int(lengths_BT.sum(dtype=np.int64))
+    codes_N, weights_N = np.empty(total, np.uint64), None
+    kernels.interleave(np.concatenate([one.codes for one in lists]), begins_BT, lengths_BT, codes_N)
+    if any(one.weights is not None for one in lists):
+        parts = [np.ones(len(one.codes), np.float32) if one.weights is None else one.weights for one in lists]
+        weights_N = np.empty(total, np.float32)
+        kernels.interleave(np.concatenate(parts), begins_BT, lengths_BT, weights_N)
+    return codes_N, lengths_BT, weights_N
