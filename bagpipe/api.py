@@ -46,7 +46,7 @@ from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.row_optimizers import row_optimizer
-from bagpipe.trainer.step import Step
+from bagpipe.trainer.step import Step, slice_weight
 
 log = logging.getLogger(__name__)
 
@@ -239,10 +239,9 @@ class BagCache:
     def slice_weight(self) -> float:
         """Factor of this slice's mean loss that makes the mean over trainers that of the global batch.
 
-        It is 1 but for a short batch that trainers cannot share evenly.
+        It is 1 but for a short batch that trainers cannot share evenly, and for examples with weights.
         """
-        plan = self._current("slice_weight").plan
-        return int(plan.dense_BF.shape[0]) * self._members.world_size / plan.num_examples
+        return slice_weight(self._current("slice_weight").plan, self._members.world_size)
 
     def embeddings(self) -> SparseEmbeddings:
         """The current batch's embeddings as `bagpipe.models` take them: pooled, by feature."""

@@ -21,5 +21,13 @@ def evaluate(
     if as_json:
         typer.echo(encode(figures))
         return
-    for name, value in figures.items():
-        typer.echo(f"{name:12s} {value:.6f}" if isinstance(value, float) else f"{name:12s} {value}")
+    from bagpipe.metrics.tasks import UNDEFINED, by_task
+
+    typer.echo(f"{'examples':12s} {figures['examples']}")
+    for task, found in by_task(figures).items():
+        why = found.get(UNDEFINED, {})
+        for name, value in found.items():
+            if name == UNDEFINED:
+                continue
+            shown = f"{value:.6f}" if isinstance(value, float) else f"undefined: {why.get(name, 'not known')}"
+            typer.echo(f"{f'{task} ' if task else ''}{name:12s} {shown}")

@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,9 +111,7 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
     speed = f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
     lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]
     test = summary.get("evaluation")
-    if test:
-        auc, log_loss, calibration = (_figure(test[name]) for name in ("auc", "logLoss", "calibration"))
-        lines.append(f"test AUC {auc}, log loss {log_loss}, calibration {calibration} ({test['examples']:,} examples)")
+    lines += evaluation_lines(test, f" ({test['examples']:,} examples)") if test else []
     lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
     run, bagpipe = typed(run_dir), typed(bagpipe)
     if summary.get("stopped"):
@@ -124,6 +122,23 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
     return lines
 
 
-def _figure(value: float | None) -> str:
+def evaluation_lines(evaluation: Mapping[str, Any], end: str = "") -> list[str]:
+    """The figures of each task on a line, with the reason where one is not defined."""
+    from bagpipe.metrics.tasks import by_task
+
+    lines = []
+    for task, figures in by_task(evaluation).items():
+        why = figures.get("undefined", {})
+        shown = [f"{_TITLES.get(n, n)} {_figure(v, why.get(n))}" for n, v in figures.items() if n != "undefined"]
+        lines.append(f"test {f'{task}: ' if task else ''}{', '.join(shown)}{end}")
+    return lines
+
+
+_TITLES = {"auc": "AUC", "logLoss": "log loss", "rmse": "RMSE", "mae": "MAE"}
+
+
+def _figure(value: float | None, why: str | None) -> str:
     """None where a figure has no meaning: labels of one class only, or a model that diverged."""
-    return "undefined" if value is None else f"{value:.4f}"
+    if value is not None:
+        return f"{value:.4f}"
+    return f"undefined ({why})" if why else "undefined"

@@ -9,7 +9,8 @@ from typing import Literal
 
 from bagpipe.config.columns import ColumnsConfig, LabelColumn
 from bagpipe.config.document import DataConfig
-from bagpipe.config.model import OWN_LOSS, ModelConfig
+from bagpipe.config.losses import LABEL_KINDS, loss_kind
+from bagpipe.config.model import ModelConfig
 
 Comparison = Literal[">=", "<=", "==", "!=", ">", "<"]
 _RULE = re.compile(r"\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>'[^']*'|\"[^\"]*\"|[^'\"\s]+)\s*")
@@ -71,7 +72,7 @@ def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str,
 def _labels(columns: ColumnsConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:
     if not columns.labels:
         yield "spec.data.columns.labels", "empty; name the column to predict"
-    own_loss = model.entrypoint is not None or model.name in OWN_LOSS
+    loss = loss_kind(model)
     for index, label in enumerate(columns.labels):
         where = f"spec.data.columns.labels[{index}]"
         try:
@@ -81,8 +82,12 @@ def _labels(columns: ColumnsConfig, model: ModelConfig) -> Iterator[tuple[str, s
             continue
         if rule is not None and label.kind != "binary":
             yield f"{where}.kind", f"a rule gives 0 or 1, not a {label.kind}; remove the rule or the kind"
-        if label.kind != "binary" and not own_loss:
-            yield f"{where}.kind", f"{label.kind} needs a model with a loss of its own; use a rule, or model.entrypoint"
+        if loss is not None and label.kind not in LABEL_KINDS[loss.figures]:
+            wanted = "squared-error, or poisson for counts" if loss.figures == "clicks" else "squared-error"
+            yield (
+                f"{where}.kind",
+                f"{label.kind} does not fit the loss {loss.name}; give a rule, or model.loss: {wanted}",
+            )
 
 
 def _names(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:

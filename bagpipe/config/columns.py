@@ -20,7 +20,7 @@ class LabelColumn(Section):
     name: Annotated[_Name, Meta(description="The column, unless `rule` names another; each label's figures bear this name.")]
     kind: Annotated[
         Literal["binary", "count", "real"],
-        Meta(description="binary: 0 or 1. count: whole numbers from 0; real: any finite number; both need a model with a loss of its own."),
+        Meta(description="binary: 0 or 1. count: whole numbers from 0; real: any finite number; count needs the loss poisson or squared-error, real squared-error, or a model with a loss of its own."),
     ] = "binary"
     rule: Annotated[
         str,

@@ -107,8 +107,13 @@ class ModelConfig(Section):
         ),
     ] = None
     loss: Annotated[
-        Literal["bce", "mse"] | None,
+        Literal["bce", "mse", "squared-error", "poisson"] | None,
         Meta(
-            description="bce: binary cross-entropy of the logits (the default); mse: squared error of the probability. caser has its own."
+            description="bce: binary cross-entropy of the logits (the default); mse: squared error of the probability; squared-error: of the output itself, "
+            "for any value; poisson: for counts, the output is the logarithm of the expected one. caser has its own."
         ),
     ] = None
+    task_weights: Annotated[
+        tuple[bounds.RateOrZero, ...],
+        Meta(description="Factor of each label's loss, in the order of the labels; empty: 1 each. Not for a model with a loss of its own."),
+    ] = ()

@@ -68,7 +68,7 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
     if model.entrypoint is None:
         if model.name in MODEL_SETTINGS:
             own = MODEL_SETTINGS[model.name]
-            useless = [name for name in every if name not in own] + ["loss"] * (model.name in OWN_LOSS)
+            useless = [name for name in every if name not in own] + ["loss", "taskWeights"] * (model.name in OWN_LOSS)
             because = f"on {model.name}, which has {', '.join(own)}"
             yield from without_effect("spec.model", model, useless, because)
         if model.interaction == "cat":

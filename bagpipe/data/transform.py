@@ -103,6 +103,14 @@ class Transform:
         return cls(msgspec.structs.replace(info, vocabulary=hashed.hexdigest()), vocabularies)
 
     @property
+    def label_names(self) -> tuple[str, ...]:
+        """Of the labels, in their order; data without column names has `label`, or `label_0`, `label_1` and so on."""
+        columns, count = self.info.columns, self.info.num_labels
+        if columns is not None:
+            return tuple(label.name for label in columns.labels)
+        return ("label",) if count == 1 else tuple(f"label_{number}" for number in range(count))
+
+    @property
     def digest(self) -> str:
         return hashlib.sha256(msgspec.json.encode(self.info)).hexdigest()
 

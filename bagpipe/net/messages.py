@@ -113,6 +113,7 @@ class Topology(Message, kw_only=True):
     num_dense: Count
     """Dense features of the data."""
     num_labels: Count
+    label_names: tuple[Text, ...] = ()
     slots: tuple[Count, ...]
     """Cache slots of each width group."""
     checkpoint: str | None

@@ -80,15 +80,15 @@ def _train(
         results = []
         for rank, share in _each_rank(model, shares):
             set_step(step, rank * batch.num_examples // world_size)
-            results.append(_backward(model, loss, share, tables, batch.num_examples, world_size))
+            results.append(_backward(model, loss, share, tables, _counts(batch), world_size))
         _reduce_dense(model, results)
         optimizer.step()
         scheduler.step()
         rate = next(rates)
         for number, rows in enumerate(tables):
             rows.update([r.row_gradients[number] for r in results], step, rate)
-        told = [r.loss * share.num_examples for r, share in zip(results, shares, strict=True)]
-        losses.append(sum(told) / batch.num_examples)
+        told = [r.loss * _counts(share) for r, share in zip(results, shares, strict=True)]
+        losses.append(sum(told) / _counts(batch))
     records = {name_row: record for rows in tables for name_row, record in rows.named()}
     return ReferenceRun(losses, records, {name: t.clone() for name, t in model.state_dict().items()})
 
@@ -125,7 +125,7 @@ def _load(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
 
 
 def _backward(
-    model: nn.Module, loss_function: Loss, share: Batch, tables: list["_Rows"], num_examples: int, world_size: int
+    model: nn.Module, loss_function: Loss, share: Batch, tables: list["_Rows"], whole: float, world_size: int
 ) -> _Result:
     keys = [np.unique(block.keys_N) for block in share.sparse]
     leaves = [rows.weights(k).requires_grad_() for rows, k in zip(tables, keys, strict=True)]
@@ -135,14 +135,20 @@ def _backward(
     ]
     model.zero_grad()
     logits = model(aligned(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
-    loss = loss_function(logits, aligned(share.labels_BL))
-    # The mean of the slices' means, weighted by their sizes, is the mean of the global batch.
-    (loss * (share.num_examples * world_size / num_examples)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+    weights = None if share.weights_B is None else aligned(share.weights_B)
+    loss = loss_function(logits, aligned(share.labels_BL), weights)
+    # The mean of the slices' means, weighted by what each slice counts, is the mean of the global batch.
+    (loss * (_counts(share) * world_size / whole)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
     dense = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
     rows_grads = [
         dict(zip(k.tolist(), _in_batch_order(leaf), strict=True)) for k, leaf in zip(keys, leaves, strict=True)
     ]
     return _Result(float(loss.detach()), dense, rows_grads)
+
+
+def _counts(batch: Batch) -> float:
+    """What a batch or slice counts in a mean: its examples, or the sum of their weights."""
+    return batch.num_examples if batch.weights_B is None else float(batch.weights_B.sum(dtype=np.float64))
 
 
 def _look_up(

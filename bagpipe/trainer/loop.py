@@ -11,10 +11,12 @@ from torch import nn
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import Job, JobSpec
+from bagpipe.config.losses import LOSSES, loss_kind
+from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, Stopped
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
-from bagpipe.models.loss import loss_of
+from bagpipe.models.loss import has_own_loss, loss_of
 from bagpipe.net.messages import Finished, Refused
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
@@ -22,7 +24,7 @@ from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
-from bagpipe.trainer.step import Step
+from bagpipe.trainer.step import Step, slice_weight, told_loss
 from bagpipe.trainer.user_code import naming_user_code
 
 log = logging.getLogger(__name__)
@@ -118,6 +120,8 @@ class Trainer:
             self.parallel = wrap_dense(self.model, members.process_group, _reducer(members, device))
         self.pipeline = open_pipeline(members, device)
         self.loss = loss_of(self.model, spec.model)
+        # Where the job alone does not say whether the model brings its own loss, the oracle could not check the labels.
+        self.unchecked = LOSSES["bce"] if loss_kind(spec.model) is None and not has_own_loss(self.model) else None
         self.set_step = step_setter(self.model, spec.seed)
 
     def run(self) -> None:
@@ -148,14 +152,14 @@ class Trainer:
         """
         plan = step.plan
         self.set_step(plan.step, self.members.rank * plan.num_examples // self.members.world_size)
-        examples = plan.dense_BF.shape[0]
         with dense_reduction(self.members.rank, plan.step):
             logits, labels = self._forward(step)
-            loss = self.loss(logits, labels)
+            weights = None if plan.weights_B is None else aligned(plan.weights_B).to(self.device)
+            loss = self.loss(logits, labels, weights)
             # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
-            (loss * (examples * self.members.world_size / plan.num_examples)).backward()
+            (loss * slice_weight(plan, self.members.world_size)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
         step.watch.backward_returned()
-        self.pipeline.finish(step, loss.detach())
+        self.pipeline.finish(step, told_loss(plan, float(loss.detach())))
         self.dense.apply(plan.step)
         if plan.checkpoint:
             self.checkpointer.begin(plan)
@@ -171,6 +175,9 @@ class Trainer:
 
     def _forward(self, step: Step, model: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         plan = step.plan
+        if self.unchecked is not None:
+            names, where = self.members.topology.label_names, f"batch of step {plan.step}"
+            check_labels(plan.labels_BL, self.unchecked, names, where, plan.first_example)
         dense_BF = aligned(plan.dense_BF).to(self.device)
         sparse = SparseEmbeddings.later(self.layout, lambda: self._rows(step), plan.groups, plan.dense_BF.shape[0])
         logits_BL = (model or self.parallel)(dense_BF, sparse)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -23,6 +24,7 @@ from bagpipe.checkpoint.digest import DENSE_WEIGHTS
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.config.document import JobSpec
+from bagpipe.config.losses import LossKind, loss_kind
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.encode import Encoder
 from bagpipe.data.examples import Examples
@@ -36,6 +38,8 @@ from bagpipe.models.base import build_model
 from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import WidthGroup
 from bagpipe.trainer.loop import num_threads
+
+Floats64 = npt.NDArray[np.float64]
 
 
 class KeptRows:
@@ -128,7 +132,7 @@ def predict(directory: Path, path: str, out: Path, *, keep: Sequence[str] = (), 
     raw = _open(checkpoint.manifest.spec, path, file_format, kept.transform, tuple(keep))
     scorer = Scorer(checkpoint, kept.transform)
     encoder = kept.transform.encoder(raw.schema, scorer.layout)
-    names = [f"score_{name}" for name in _labels(kept.transform)]
+    names = [f"score_{name}" for name in kept.transform.label_names]
     draft = out.with_name(f".{out.name}.tmp")
     try:
         rows, bad = _write(draft, _tables(raw, encoder, scorer, names, tuple(keep)))
@@ -161,13 +165,6 @@ def _open(spec: JobSpec, path: str, file_format: str, transform: Transform, keep
     return raw
 
 
-def _labels(transform: Transform) -> list[str]:
-    columns, count = transform.info.columns, transform.info.num_labels
-    if columns is not None:
-        return [label.name for label in columns.labels]
-    return ["label"] if count == 1 else [f"label_{i}" for i in range(count)]
-
-
 def _tables(
     raw: RawSource, encoder: Encoder, scorer: Scorer, names: Sequence[str], keep: tuple[str, ...]
 ) -> Iterator[tuple[pa.Table, int]]:
@@ -188,14 +185,22 @@ def _tables(
         yield pa.table(columns), block.bad_lines
 
 
-def _scores(block: RawBlock, encoder: Encoder, scorer: Scorer) -> Floats:
+def _scores(block: RawBlock, encoder: Encoder, scorer: Scorer) -> Floats64:
     examples, size = encoder.encode(block), scorer.spec.batch_size
     parts = [scorer.logits(examples.slice(at, min(at + size, len(block)))) for at in range(0, len(block), size)]
     logits = np.concatenate(parts) if parts else np.zeros((0, len(block.labels_BL[0])), np.float32)
-    return probabilities(logits)
+    return predictions(logits, loss_kind(scorer.spec.model))
 
 
-def probabilities(logits: Floats) -> Floats:
+def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:
+    """What the model's outputs say of the labels: probabilities, values or expected counts, as in evaluation."""
+    if loss is None or loss.figures == "clicks":
+        return probabilities(outputs_BL)
+    wide = outputs_BL.astype(np.float64)
+    return np.exp(wide) if loss.figures == "counts" else wide
+
+
+def probabilities(logits: Floats) -> Floats64:
     """Of a logit, as evaluation takes it: 1 / (1 + e^-x) in float64."""
     wide = logits.astype(np.float64)
     small = np.exp(-np.abs(wide))

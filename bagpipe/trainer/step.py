@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from bagpipe.plan import BatchPlan
 
 
@@ -43,3 +45,19 @@ class Step:
 
     plan: BatchPlan
     watch: StepWatch
+
+
+def slice_weight(plan: BatchPlan, world_size: int) -> float:
+    """Factor of this slice's mean loss that makes the mean over trainers that of the global batch."""
+    if plan.weights_B is None:
+        return int(plan.dense_BF.shape[0]) * world_size / plan.num_examples
+    total = plan.total_weight
+    return float(plan.weights_B.sum(dtype=np.float64)) * world_size / total if total else 0.0
+
+
+def told_loss(plan: BatchPlan, loss: float) -> float:
+    """What the oracle is told: it weighs each slice by its examples, whatever their weights."""
+    examples = int(plan.dense_BF.shape[0])
+    if plan.weights_B is None or not examples:
+        return loss
+    return loss * slice_weight(plan, 1) * plan.num_examples / examples

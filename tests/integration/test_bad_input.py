@@ -191,6 +191,11 @@ def _large_id(folder: Path) -> None:
     (folder / "train.txt").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def _rating(folder: Path) -> None:
+    rows = [{"label": label, "dense": [0.5], "sparse": [1]} for label in (1, 0.5, 4, 5)]
+    (folder / "train.txt").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def _nothing(folder: Path) -> None:
     """The data is good."""
 
@@ -218,6 +223,8 @@ DATA: list[tuple[str, Callable[[Path], None], list[str], int, list[str]]] = [
         78,
         ["spec.trainers.replicas", "3 trainers", "2 training examples", "at most 2"],
     ),
+    ("label outside", _rating, JSON_LINES, 65, ["data.path", "example 2", "'label' is 4", "loss bce", "squared-error"]),
+    ("factors of labels", _nothing, ["model.taskWeights=[1, 2]"], 78, ["taskWeights", "2 factors", "1 labels"]),
     ("no whole batch", _nothing, ["data.dropLast=true", "batchSize=64"], 65, ["dropLast"]),
 ]
 

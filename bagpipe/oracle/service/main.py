@@ -16,6 +16,7 @@ from bagpipe.net.admission import Admission
 from bagpipe.net.messages import Wait
 from bagpipe.net.sockets import Context
 from bagpipe.oracle.service.conversation import Conversation, Limits
+from bagpipe.oracle.service.evaluation import evaluate_test_part
 from bagpipe.oracle.service.kept import Kept
 from bagpipe.oracle.service.leaving import release, report_of
 from bagpipe.oracle.service.ledger import StepLedger
@@ -24,7 +25,7 @@ from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.report import Reporter, keep_loss
 from bagpipe.oracle.service.shell import POLL_SECONDS, Shell
 from bagpipe.oracle.service.start import assemble, open_data, reassemble, starting_point
-from bagpipe.oracle.service.training import evaluate_test_part, train
+from bagpipe.oracle.service.training import train
 from bagpipe.oracle.sizing.auto import Widths
 
 

@@ -13,7 +13,9 @@ from bagpipe.batch import Batch, Cursor
 from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import JobSpec
+from bagpipe.config.losses import check_task_weights, loss_kind
 from bagpipe.config.rules import fixed_lookahead
+from bagpipe.data.labels import checked
 from bagpipe.errors import DataError
 from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.net.messages import Topology
@@ -65,6 +67,7 @@ def open_data(
             "data.path: the data has no categorical feature, so there is no embedding table to train; "
             "expected at least one, for example `sparse` of a JSON line"
         )
+    check_task_weights(spec.model, dataset.num_labels)
     if dataset.num_train_examples is not None:
         check_trainers(spec, dataset.num_train_examples)
     total = total_steps(spec, dataset.num_train_examples)
@@ -73,6 +76,7 @@ def open_data(
     if left != 0:
         epochs = spec.epochs if spec.epochs or spec.steps else 1
         batches = dataset.train_batches(spec.batch_size, start=cursor, epochs=epochs)
+        batches = checked(batches, loss_kind(spec.model), dataset.transform.label_names, "data.path")
         if cursor.position == 0:
             batches = check_first(spec, batches)
     auto_lookahead: LookaheadChoice | None = None
@@ -112,6 +116,7 @@ def assemble(
         spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),
         num_dense=dataset.num_dense,
         num_labels=dataset.num_labels,
+        label_names=dataset.transform.label_names,
         slots=settings.slots,
         checkpoint=str(checkpoint) if checkpoint else None,
         checkpoint_dir=checkpoint_dir,

@@ -1,16 +1,13 @@
-"""The phases that stream plans: training, and the evaluation of the test part."""
+"""The phase that streams the plans of training."""
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-
-from bagpipe.batch import Batch, Floats
+from bagpipe.batch import Batch
 from bagpipe.errors import ConfigError
-from bagpipe.metrics.clicks import evaluate
-from bagpipe.oracle.plan.schedule import EvaluationSchedule, TrainingSchedule
+from bagpipe.oracle.plan.schedule import TrainingSchedule
 from bagpipe.oracle.service.conversation import Conversation
-from bagpipe.oracle.service.kept import Kept, ScoreFile, read_scores
-from bagpipe.oracle.service.phases import Assembled, Evaluation, OpenedData, Start, Trained, hit_rate
+from bagpipe.oracle.service.kept import Kept
+from bagpipe.oracle.service.phases import Assembled, OpenedData, Start, Trained, hit_rate
 from bagpipe.oracle.service.shell import Shell
 from bagpipe.plan import BatchPlan
 
@@ -57,45 +54,3 @@ def _plans_until_stopped(
         if step_plans is None:
             return
         yield step_plans
-
-
-def evaluate_test_part(
-    shell: Shell, data: OpenedData, assembled: Assembled, kept: Kept, trained: Trained
-) -> Evaluation:
-    """Stream the test part's plans and score the logits that come back; None where there is nothing to evaluate.
-
-    Raises:
-        PeerLost: logits that came to a predecessor of this process are lost.
-    """
-    spec, dataset = assembled.topology.spec, data.dataset
-    if not spec.evaluate or trained.stopped or not dataset.num_test_examples:
-        return None
-    shell.reporter.event("evaluating", step=trained.step)
-    schedule = EvaluationSchedule(
-        dataset.layout,
-        world_size=len(assembled.topology.trainers),
-        lookahead=min(assembled.settings.lookahead, EVALUATION_LOOKAHEAD),
-        slots=assembled.settings.slots,
-        first_step=trained.step,
-    )
-    labels: list[Floats] = []
-
-    def batches() -> Iterator[Batch]:
-        for batch in dataset.test_batches(spec.batch_size):
-            labels.append(batch.labels_BL)
-            yield batch
-
-    conversation = shell.conversation
-    for step, rank, logits in read_scores(kept.scores):
-        conversation.scored.setdefault(step, {})[rank] = logits
-    with ScoreFile(kept.scores, conversation.scored) as scores:
-        shell.keep_score = scores.append
-        shell.stream(schedule.plans(batches()), trained.step, evaluation=True)
-    parts = [np.ravel(part) for part in conversation.logits(trained.step)]
-    scored = evaluate(np.concatenate(parts), np.concatenate(labels).reshape(-1))
-    return {
-        "examples": scored.examples,
-        "auc": scored.auc,
-        "logLoss": scored.log_loss,
-        "calibration": scored.calibration,
-    }

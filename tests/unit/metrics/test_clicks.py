@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.metrics.clicks import Evaluation, calibration_bins, evaluate
+from bagpipe.metrics.clicks import FIGURES, Evaluation, calibration_bins, evaluate
 
 EXAMPLES = st.lists(
     st.tuples(st.one_of(st.sampled_from([-1.0, 0.0, 0.5]), st.floats(-50, 50, width=32)), st.integers(0, 1)),
@@ -70,6 +70,51 @@ def test_extreme_logits_do_not_overflow():
 def test_a_diverged_model_has_no_figures(bad):
     """NaN would sort anywhere; the figures are None, never NaN and never a number that means nothing."""
     assert evaluate([0.0, bad, 1.0], [0, 1, 1]) == Evaluation(3, None, None, None)
+
+
+def assert_same(found, expected):
+    """Sums of other numbers of terms differ in the last bits."""
+    for name in FIGURES:
+        one, other = getattr(found, name), getattr(expected, name)
+        assert (one is None and other is None) or one == pytest.approx(other, rel=1e-9, abs=1e-12), name
+
+
+@settings(deadline=None)
+@given(EXAMPLES, st.data())
+def test_a_weight_counts_as_so_many_examples(examples, data):
+    """An example of weight 3 is the example three times, one of weight 0 is none."""
+    weights = data.draw(st.lists(st.integers(0, 3), min_size=len(examples), max_size=len(examples)))
+    repeated = [example for example, weight in zip(examples, weights, strict=True) for _ in range(weight)]
+    found = evaluate(*zip(*examples, strict=True), weights)
+    expected = evaluate(*zip(*repeated, strict=True)) if repeated else evaluate([], [])
+    assert found.examples == len(examples)
+    assert_same(found, expected)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-2, 2), st.integers(0, 10)), min_size=1, max_size=20))
+def test_a_label_between_is_so_much_of_a_click(examples):
+    """A label of 0.3 gives the figures of ten examples, three of them clicks."""
+    logits, labels = [float(x) for x, _ in examples], [y / 10 for _, y in examples]
+    tenfold = [(float(x), float(k < y)) for x, y in examples for k in range(10)]
+    found, expected = evaluate(logits, labels), evaluate(*zip(*tenfold, strict=True))
+    assert_same(found, expected)
+
+
+def test_normalized_entropy_is_one_for_who_predicts_the_mean():
+    """And less for who knows more."""
+    labels = [1, 0, 0, 0]
+    assert evaluate([math.log(1 / 3)] * 4, labels).normalized_entropy == pytest.approx(1)
+    assert evaluate([2.0, -2.0, -2.0, -2.0], labels).normalized_entropy < 0.5
+
+
+def test_a_figure_that_is_none_says_why():
+    """One class, no example and a diverged model are told apart."""
+    assert evaluate([0.0, 1.0], [0, 0]).undefined["auc"] == "every label is 0"
+    assert evaluate([0.0, 1.0], [1, 1]).undefined == dict.fromkeys(("auc", "normalized_entropy"), "every label is 1")
+    assert evaluate([], []).undefined["log_loss"] == "there is no example"
+    assert evaluate([0.0, math.nan], [0, 1]).undefined["auc"] == "1 of 2 logits are not finite"
+    assert evaluate([0.0], [1], [0.0]).undefined["auc"] == "every weight is 0"
 
 
 def test_each_logit_needs_a_label():

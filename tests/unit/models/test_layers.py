@@ -78,6 +78,36 @@ def test_the_job_chooses_the_loss() -> None:
         loss_of(Own(), ModelConfig(loss="mse"))
 
 
+def test_losses_of_values_counts_and_several_tasks_are_torchs() -> None:
+    """Squared error of the output and Poisson's likelihood; factors of tasks multiply each label's terms, and examples
+    count by their weights, so that slices weighted by the sums of theirs give the whole batch's loss.
+    """
+    torch.manual_seed(0)
+    outputs, labels = torch.randn(8, 2, requires_grad=True), torch.randint(0, 5, (8, 2)).float()
+    weights = torch.rand(8)
+    terms = {"squared-error": (outputs - labels) ** 2, "poisson": outputs.exp() - labels * outputs}
+    for name, expected_BL in terms.items():
+        plain = loss_of(nn.Identity(), ModelConfig(loss=name))
+        torch.testing.assert_close(plain(outputs, labels), expected_BL.mean())
+        weighted = loss_of(nn.Identity(), ModelConfig(loss=name, task_weights=(1.0, 0.3)))
+        expected = ((expected_BL * torch.tensor([1.0, 0.3])).mean(1) * weights).sum() / weights.sum()
+        whole = weighted(outputs, labels, weights)
+        torch.testing.assert_close(whole, expected)
+        slices = [slice(0, 3), slice(3, 8)]
+        parts = [weighted(outputs[s], labels[s], weights[s]) * weights[s].sum() / weights.sum() for s in slices]
+        torch.testing.assert_close(sum(parts), expected)
+        assert float(weighted(outputs, labels, torch.zeros(8)).detach()) == 0.0
+
+    class Own(nn.Module):
+        def loss(self, logits_BL: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+            return (logits_BL - labels_BL).mean()
+
+    with pytest.raises(ConfigError, match=r"model Own: the examples have weights .* its loss takes none"):
+        loss_of(Own(), ModelConfig())(outputs, labels, weights)
+    with pytest.raises(ConfigError, match="3 factors for 2 labels"):
+        loss_of(nn.Identity(), ModelConfig(task_weights=(1.0, 1.0, 1.0)))(outputs, labels)
+
+
 @pytest.mark.parametrize(
     ("logits", "value", "message"),
     [

@@ -1,0 +1,75 @@
+"""What the losses that a job can choose demand of labels, and what the figures of an evaluation are for them. No torch.
+
+The formulas are in `bagpipe.models.loss`. A model's own loss may take any label, and is in no table.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bagpipe.config.model import OWN_LOSS, ModelConfig
+from bagpipe.errors import ConfigError
+
+Figures = Literal["clicks", "values", "counts"]
+"""What the model's output is: the log-odds of a probability; the value itself; the logarithm of an expected count."""
+
+
+LARGEST = 3.4028234663852886e38
+"""The largest finite float32, which labels are."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossKind:
+    """One loss of the job document; labels lie in [least, greatest]."""
+
+    name: str
+    figures: Figures
+    least: float = 0.0
+    greatest: float = 1.0
+    instead: str = "set loss squared-error or poisson for values, or make labels of 0 and 1 by a rule in data.columns"
+    """What to do about a label outside."""
+
+
+LOSSES = {
+    kind.name: kind
+    for kind in (
+        LossKind("bce", "clicks"),
+        LossKind("mse", "clicks"),
+        LossKind("squared-error", "values", -LARGEST, LARGEST, "remove the example"),
+        LossKind("poisson", "counts", 0.0, LARGEST, "use the loss squared-error for values of any sign"),
+    )
+}
+
+
+LABEL_KINDS: dict[Figures, tuple[str, ...]] = {
+    "clicks": ("binary",),
+    "values": ("binary", "count", "real"),
+    "counts": ("binary", "count"),
+}
+"""Kinds of label columns (`data.columns.labels[].kind`) that a loss with such figures takes."""
+
+
+def loss_kind(model: ModelConfig) -> LossKind | None:
+    """The loss that the job trains for; None where only the model knows whether it brings its own."""
+    if model.loss is not None:
+        return LOSSES[model.loss]
+    if model.entrypoint is not None or model.name in OWN_LOSS:
+        return None
+    return LOSSES["bce"]
+
+
+def check_task_weights(model: ModelConfig, num_labels: int) -> None:
+    """Refuse factors of which there is not one for each label.
+
+    Raises:
+        ConfigError: says how many labels there are.
+    """
+    given = len(model.task_weights)
+    if given and given != num_labels:
+        raise ConfigError(
+            f"spec.model.taskWeights: {given} factors, but the data has {num_labels} labels; give one for each label"
+        )
+
+
+def labels_are_candidates(model: ModelConfig, num_labels: int) -> bool:
+    """Whether the labels of an example belong to candidates of one task, and not to a task each."""
+    return num_labels > 1 and model.entrypoint is None and model.name in OWN_LOSS
