@@ -78,7 +78,6 @@ def start(oracle: Listener, checkpoint_dir: Path) -> dict[int, tuple[bytes, str]
     topology = Topology(
         servers=(found[0][1], found[1][1]),
         trainers=("tcp://127.0.0.1:1",),
-        dense_endpoint="",
         layout=LAYOUT,
         spec=SPEC,
         num_dense=13,

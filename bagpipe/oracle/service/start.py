@@ -111,7 +111,6 @@ def assemble(
     topology = Topology(
         servers=roles.server_endpoints(),
         trainers=roles.trainer_endpoints(),
-        dense_endpoint=roles.trainers[0].dense_endpoint,
         layout=layout,
         spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),
         num_dense=dataset.num_dense,

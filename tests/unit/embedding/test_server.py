@@ -67,7 +67,6 @@ class Job:
         topology = Topology(
             servers=(self.endpoint, "tcp://127.0.0.1:9"),
             trainers=("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"),
-            dense_endpoint="",
             layout=LAYOUT,
             spec=SPEC,
             num_dense=0,
