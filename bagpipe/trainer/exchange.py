@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bagpipe.errors import PeerLost
+from bagpipe.net.connection import Connection, KeptFrames, keep_frames
+from bagpipe.net.listener import Listener
 from bagpipe.net.messages import Confirmed, Exchange
-from bagpipe.net.sockets import Connection, KeptFrames, Listener, keep_frames
 from bagpipe.net.wire import Array, encode
 from bagpipe.trainer.delivery import Delivery, Kind, Label
 

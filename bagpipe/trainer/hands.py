@@ -12,8 +12,8 @@ import torch
 from bagpipe.batch import Floats, Keys
 from bagpipe.cache.cache import EmbeddingCache, Reduction
 from bagpipe.embedding.client import EmbeddingClient
+from bagpipe.net.connection import Connection
 from bagpipe.net.messages import Hello, Refused, StepDone, Stop
-from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan
 from bagpipe.trainer.coherence import Coherence, Parcel
 from bagpipe.trainer.machine import StepMachine

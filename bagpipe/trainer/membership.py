@@ -15,10 +15,11 @@ from bagpipe.config.rules import fixed_lookahead
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.net.admission import Admission
+from bagpipe.net.connection import Connection
 from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topology
 from bagpipe.net.register import register
-from bagpipe.net.sockets import Connection, Context
+from bagpipe.net.sockets import Context
 from bagpipe.rows.record import record_width
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.packing import Packing
@@ -74,9 +75,9 @@ def join(
     check_torch()
     with ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
-        listener = stack.enter_context(context.listen(bind))
         trainers = job.spec.trainers.replicas
-        listener.admission = Admission("trainer", job.metadata.name, attempt, context.token, trainers)
+        admission = Admission("trainer", job.metadata.name, attempt, context.token, trainers)
+        listener = stack.enter_context(context.listen(bind, admission))
         to_oracle = stack.enter_context(context.connect(oracle, peer="oracle"))
         endpoint = advertise or listener.endpoint
         greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)

@@ -17,10 +17,10 @@ from bagpipe.batch import Floats
 from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import ConfigError, PeerLost
+from bagpipe.net.connection import Connection
 from bagpipe.net.messages import Hello, Message, NoMorePlans, Plan, Refused
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.register import refusal
-from bagpipe.net.sockets import Connection
 from bagpipe.trainer.coherence import Coherence
 from bagpipe.trainer.hands import StepHands
 from bagpipe.trainer.machine import Instruction, StepFacts, StepMachine

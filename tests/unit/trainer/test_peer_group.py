@@ -13,6 +13,7 @@ from torch import nn
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import PeerLost
 from bagpipe.net.sockets import Context
+from bagpipe.testing.open_door import OpenDoor
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.peer_group import PeerGroup
 from bagpipe.trainer.peer_store import PeerStore
@@ -30,7 +31,7 @@ def with_exchanges(world: int, run: Callable[[int, PeerExchange], Any], *, deadl
 
     def one(rank: int) -> None:
         with Context(TransportConfig()) as context:
-            listener = context.listen("tcp://127.0.0.1:0")
+            listener = context.listen("tcp://127.0.0.1:0", OpenDoor())
             endpoints[rank] = listener.endpoint
             bound.wait()
             connections = [

@@ -14,7 +14,9 @@ from torch import nn
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import PeerLost
-from bagpipe.net.sockets import Context, Listener
+from bagpipe.net.listener import Listener
+from bagpipe.net.sockets import Context
+from bagpipe.testing.open_door import OpenDoor
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.peer_group import PeerGroup
 from bagpipe.trainer.peer_reducer import PeerReducer
@@ -86,7 +88,7 @@ class Sockets:
 
     def train(self, rank: int, world: int, port: int) -> list[list[torch.Tensor]]:
         with Context(TransportConfig()) as context:
-            exchange = self.exchange(context, context.listen("tcp://127.0.0.1:0"), rank)
+            exchange = self.exchange(context, context.listen("tcp://127.0.0.1:0", OpenDoor()), rank)
             group = PeerGroup(exchange, rank=rank, world_size=world, step=0)
             reducer = PeerReducer(exchange, rank=rank, world_size=world, first_step=0) if self.reduces else None
             seen = train_rank(rank, world, port, group, reducer)
@@ -184,7 +186,7 @@ def test_a_silent_peer_is_named(world: int) -> None:
                 return str(error)
             return "nothing was missed"
         with Context(TransportConfig()) as context:
-            exchange = sockets.exchange(context, context.listen("tcp://127.0.0.1:0"), rank)
+            exchange = sockets.exchange(context, context.listen("tcp://127.0.0.1:0", OpenDoor()), rank)
             wrap_dense(copy.deepcopy(MODEL), PeerGroup(exchange, rank=rank, world_size=world, step=0))
             over.wait(30)
             return "silent"
