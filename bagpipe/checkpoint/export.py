@@ -97,8 +97,8 @@ def _fill_tables(
 ) -> None:
     """First values everywhere, then the rows that training touched; tables begin at `start`."""
     for number, group in enumerate(checkpoint.manifest.layout.groups):
-        embedding = checkpoint.manifest.spec.embedding
-        initial_rows = InitialRows(group, seed=checkpoint.manifest.spec.seed, init_scale=embedding.init_scale)
+        spec = checkpoint.manifest.spec
+        initial_rows = InitialRows(group, spec.embedding, spec.seed)
         for member, table in enumerate(group.tables):
             begin = start + offsets[table.name]
             rows = table.num_embeddings

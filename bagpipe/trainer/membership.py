@@ -20,7 +20,7 @@ from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topology
 from bagpipe.net.register import register
 from bagpipe.net.sockets import Context
-from bagpipe.rows.record import record_width
+from bagpipe.rows.record import group_record_width
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.peer_group import PeerGroup
@@ -112,8 +112,7 @@ def join(
                 servers,
                 rank=rank,
                 widths=[
-                    (record_width(topology.spec.embedding.optimizer, g.embedding_dim), g.embedding_dim)
-                    for g in topology.layout.groups
+                    (group_record_width(topology.spec.embedding, g), g.embedding_dim) for g in topology.layout.groups
                 ],
                 deadline_seconds=job.spec.transport.deadline_seconds,
                 packed=lambda: packing.on,

@@ -48,7 +48,7 @@ class KeptRows:
     def __init__(self, checkpoint: Checkpoint, number: int, group: WidthGroup) -> None:
         spec = checkpoint.manifest.spec
         self.group = group
-        self._initial_rows = InitialRows(group, seed=spec.seed, init_scale=spec.embedding.init_scale)
+        self._initial_rows = InitialRows(group, spec.embedding, spec.seed)
         parts = [(k, r) for at, k, r in map(checkpoint.rows, checkpoint.manifest.shards) if at == number]
         self._parts = [(keys[order], order, records) for keys, records in parts for order in [np.argsort(keys)]]
 
