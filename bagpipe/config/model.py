@@ -23,7 +23,7 @@ MODEL_SETTINGS: dict[str, tuple[str, ...]] = {
     "dcnv2": ("overMlp", "crossLayers", "crossStructure"),
     "autoint": ("overMlp", "attentionLayers", "attentionHeads", "attentionDim"),
     "din": ("targetFeatures", "historyFeatures", "attentionMlp", "overMlp"),
-    "two-tower": ("itemFeatures", "towerMlp", "temperature", "normalise"),
+    "two-tower": ("itemFeatures", "towerMlp", "temperature", "normalise", "negatives", "logQ"),
     "mmoe": ("experts", "expertMlp", "towerMlp"),
     "sasrec": ("historyFeatures", "sequenceLength", "positions", "attentionLayers", "attentionHeads", "dropout"),
 }
@@ -146,6 +146,14 @@ class ModelConfig(Section):
     temperature: Annotated[bounds.Rate | None, Meta(description="two-tower: divides the product of the towers' vectors (default 1).")] = None
     normalise: Annotated[
         bool | None, Meta(description="two-tower: give each tower's vector length one, so that the product is a cosine (default false).")
+    ] = None
+    negatives: Annotated[
+        Literal["none", "in-batch"] | None,
+        Meta(description="two-tower: in-batch: its loss is the softmax over the items of the slice, which depends on the number of trainers (default none)."),
+    ] = None
+    log_q: Annotated[
+        bool | None,
+        Meta(description="two-tower with negatives in-batch: the last dense feature is the logarithm of the item's share of the examples, and corrects the softmax (default false)."),
     ] = None
     experts: Annotated[bounds.Units | None, Meta(description="mmoe: experts that the labels share (default 8).")] = None
     expert_mlp: Annotated[_Widths | None, Meta(description="mmoe: widths of each expert (default 256, 128).")] = None

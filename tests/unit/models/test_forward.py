@@ -223,6 +223,33 @@ def test_each_label_has_its_own_mixture_of_experts() -> None:
     assert {name.split(".")[1] for name in moved if not name.startswith("experts")} == {"1"}
 
 
+@pytest.mark.parametrize("log_q", [False, True])
+def test_each_user_chooses_among_the_items_of_the_slice(log_q: bool) -> None:
+    """Two towers with in-batch negatives: -log of its own item's share of the softmax, over the clicked examples."""
+    settings = {"item_features": ("t4", "t1"), "tower_mlp": (7, 5), "temperature": 0.2, "negatives": "in-batch"}
+    model = build("two-tower", **settings, log_q=log_q)
+    sparse, emb = looked_up()
+    dense, labels = torch.randn(BATCH, DENSE), (torch.arange(BATCH) % 3 > 0).float()[:, None]
+    w = dict(model.state_dict())
+    item = mlp(w, "item_tower.", torch.cat([emb[:, 4], emb[:, 1]], 1), last_is_linear=True)
+    inputs = dense[:, :-1] if log_q else dense
+    user = mlp(w, "user_tower.", torch.cat([inputs, emb[:, [0, 2, 3, 5]].flatten(1)], 1), last_is_linear=True)
+    losses = []
+    for b in range(BATCH):
+        shares = torch.stack(
+            [((user[b] @ item[j]) / 0.2).exp() / (dense[j, -1].exp() if log_q else 1) for j in range(BATCH)]
+        )
+        losses.append(-(shares[b] / shares.sum()).log() * labels[b])
+    loss, expected = model.loss(model(dense, sparse), labels), torch.stack(losses).mean()  # type: ignore[operator]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    weighted = model.loss(model(dense, sparse), labels, torch.arange(BATCH).float())  # type: ignore[operator]
+    amounts = torch.arange(BATCH)
+    expected = (torch.stack(losses).squeeze(1) * amounts).sum() / amounts.sum()
+    torch.testing.assert_close(weighted, expected, rtol=1e-4, atol=1e-5)
+    model.eval()
+    torch.testing.assert_close(model(dense, sparse), (user * item).sum(1, keepdim=True) / 0.2, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("case", ["deepfm", "fgcnn"])
 def test_evaluation_uses_running_statistics(case: str) -> None:
     """After a step of training, `eval()` normalises by what was collected, not by the batch."""
@@ -288,6 +315,7 @@ def test_sizes_are_the_originals(name: str) -> None:
         ("dlrm", {"cross_rank": 4}, "model.name dlrm: it has no setting cross_rank"),
         ("two-tower", {}, "missing a required argument: 'item_features'"),
         ("two-tower", {"item_features": ("x",)}, "two-tower: expected one of the features t0, t1, .*, found 'x'"),
+        ("two-tower", {"item_features": ("t1",), "log_q": True}, "logQ needs negatives: in-batch and a dense feature"),
         ("two-tower", {"item_features": ()}, "features of the item's tower, found none; name itemFeatures"),
     ],
 )
@@ -299,7 +327,12 @@ def test_settings_that_do_not_fit_are_refused(name: str, settings: dict[str, Any
 
 def test_literals_of_the_job_are_those_of_the_models() -> None:
     """What the file may say is what the class distinguishes."""
-    for name, setting in (("dlrm", "interaction"), ("wdl", "deep_inputs"), ("dcnv2", "cross_structure")):
+    for name, setting in (
+        ("dlrm", "interaction"),
+        ("wdl", "deep_inputs"),
+        ("dcnv2", "cross_structure"),
+        ("two-tower", "negatives"),
+    ):
         _, model = find_model(ModelConfig(name=name))
         own = inspect.get_annotations(model.__init__, eval_str=True)[setting]  # type: ignore[misc]
         job = inspect.get_annotations(ModelConfig, eval_str=True)[setting]
