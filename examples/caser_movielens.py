@@ -2,7 +2,7 @@
 
     python examples/caser_movielens.py prepare ratings.tsv work/ 3
     bagpipe run examples/caser-movielens.yaml --set spec.data.path=work/train.jsonl --run-dir work/run
-    bagpipe export work/run work/model
+    bagpipe export work/run work/model --all-rows
     python examples/caser_movielens.py rank work/ work/model
 
 Ratings are lines of user, item, rating and time, separated by tabs (`.xz` or not), numbered from 0. Every rating
@@ -22,8 +22,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from bagpipe.checkpoint.export import load_tables
 from bagpipe.config.document import ModelConfig
+from bagpipe.export.tables import load_tables
 from bagpipe.metrics.ranking import Ranking, rank_users
 from bagpipe.models.base import build_model
 from bagpipe.models.caser import Caser

@@ -10,8 +10,8 @@ import typer
 
 from bagpipe.cli.options import Overrides
 from bagpipe.cli.output import outlive_reader
+from bagpipe.cli.user_modules import offer_beside
 from bagpipe.cli.values import local_path
-from bagpipe.local.user_modules import offer_beside
 
 
 def run(
@@ -118,7 +118,7 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
         return [*lines, f"  {bagpipe} run --resume --run-dir {run}"]
     lines.append(f"  {bagpipe} evaluate {run}                 # again, or on other data: --set spec.data.path=...")
     lines.append(f"  {bagpipe} checkpoint show {run}          # what was saved")
-    lines.append(f"  {bagpipe} export {run} {typed(run_dir / 'export')}  # plain tensors")
+    lines.append(f"  {bagpipe} export {run} {typed(run_dir / 'export')}  # raw rows to scores without Bagpipe")
     return lines
 
 

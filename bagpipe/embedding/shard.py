@@ -26,7 +26,7 @@ from bagpipe.embedding.watermark import Watermarks
 from bagpipe.errors import StorageError
 from bagpipe.net.messages import Topology
 from bagpipe.rows.initial import InitialRows
-from bagpipe.rows.record import record_widths
+from bagpipe.rows.record import record_width
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ class Shard:
         stores = [
             RowStore(
                 group,
-                InitialRows(group, embedding, seed),
+                embedding.optimizer,
+                InitialRows(group, seed=seed, init_scale=embedding.init_scale),
                 shard=number,
                 num_shards=header.num_shards,
                 directory=directory,
@@ -138,4 +139,5 @@ def _header(topology: Topology, *, job: str, attempt: int, number: int) -> Heade
 
 
 def _record_widths(topology: Topology) -> tuple[int, ...]:
-    return record_widths(topology.spec.embedding, topology.layout)
+    optimizer = topology.spec.embedding.optimizer
+    return tuple(record_width(optimizer, group.embedding_dim) for group in topology.layout.groups)

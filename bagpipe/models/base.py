@@ -31,7 +31,7 @@ ENTRY_POINTS = "bagpipe.models"
 _DRAWING = threading.Lock()
 """torch draws first weights from the process's one generator: models are built one at a time."""
 
-_SHIPPED = {name: f"bagpipe.models.{name.replace('-', '_')}" for name in MODEL_SETTINGS}
+_SHIPPED = {name: f"bagpipe.models.{name}" for name in MODEL_SETTINGS}
 """Modules of the models that come with Bagpipe, imported when one is asked for."""
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {}
@@ -68,7 +68,7 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
         ConfigError: unknown model, an entrypoint that cannot be imported, or arguments that do not fit.
     """
     where, model = find_model(config)
-    arguments = _arguments(config, where, model, layout=layout, num_dense=num_dense, num_labels=num_labels)
+    arguments = constructor_arguments(config, where, model, layout=layout, num_dense=num_dense, num_labels=num_labels)
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         built = model(**arguments)
@@ -126,7 +126,9 @@ def _import(entrypoint: str) -> Callable[..., nn.Module]:
     return checked
 
 
-def _arguments(config: ModelConfig, where: str, model: Callable[..., nn.Module], **offered: Any) -> dict[str, Any]:
+def constructor_arguments(
+    config: ModelConfig, where: str, model: Callable[..., nn.Module], **offered: Any
+) -> dict[str, Any]:
     """The job's arguments, and of what is offered everything that the model declares."""
     # A class without a constructor of its own shows nn.Module's, whose keywords nobody takes.
     bare = inspect.isclass(model) and model.__init__ is nn.Module.__init__

@@ -1,11 +1,14 @@
 """Scores of raw rows by a checkpoint, in this process: no servers, no oracle, read-only.
 
 Rows go the way that they went in training: the kept transform turns them into table rows, the checkpoint's weights (or
-first values, where nobody touched a row) go through the same lookup and the same dense model as in evaluation.
+first values, where nobody touched a row) go through the same lookup and the same dense model as in evaluation. They are
+scored in batches of the job's size, whatever pieces the files are read in, so that the scores are evaluation's to the
+last digit. Memory holds some pieces of the files and one batch.
 """
 
+import difflib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,90 +17,25 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import safetensors.torch
-import torch
 
-from bagpipe.batch import Floats, Keys
-from bagpipe.cache.aligned import aligned
-from bagpipe.cache.lookup import Lookups, SparseEmbeddings
-from bagpipe.checkpoint.digest import DENSE_WEIGHTS
+from bagpipe.batch import Floats
 from bagpipe.checkpoint.kept_data import load_kept
-from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
+from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import JobSpec
 from bagpipe.config.losses import LossKind, loss_kind
+from bagpipe.data.column_files import table_format, table_schema
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.encode import Encoder
-from bagpipe.data.examples import Examples
+from bagpipe.data.examples import Examples, concatenate
 from bagpipe.data.files import find_files
 from bagpipe.data.formats import format_of, open_raw
 from bagpipe.data.raw import RawBlock, RawSource
 from bagpipe.data.transform import Transform
 from bagpipe.errors import CheckpointError, ConfigError, DataError
-from bagpipe.lowlevel.atomic_files import cannot_write
-from bagpipe.models.base import build_model
-from bagpipe.rows.initial import InitialRows
-from bagpipe.tables import WidthGroup
-from bagpipe.trainer.loop import num_threads
+from bagpipe.lowlevel.atomic_files import replacing_file
+from bagpipe.trainer.scorer import Scorer
 
 Floats64 = npt.NDArray[np.float64]
-
-
-class KeptRows:
-    """The rows of one width group of a checkpoint; records stay in their files until they are read."""
-
-    def __init__(self, checkpoint: Checkpoint, number: int, group: WidthGroup) -> None:
-        spec = checkpoint.manifest.spec
-        self.group = group
-        self._initial_rows = InitialRows(group, spec.embedding, spec.seed)
-        parts = [(k, r) for at, k, r in map(checkpoint.rows, checkpoint.manifest.shards) if at == number]
-        self._parts = [(keys[order], order, records) for keys, records in parts for order in [np.argsort(keys)]]
-
-    def weights(self, keys_K: Keys) -> Floats:
-        """`[K, D]`, as training left them, or as they were born."""
-        out = np.empty((len(keys_K), self.group.embedding_dim), np.float32)
-        born = np.ones(len(keys_K), np.bool_)
-        for keys, order, records in self._parts:
-            place = np.minimum(np.searchsorted(keys, keys_K), max(len(keys) - 1, 0))
-            here = (keys[place] == keys_K) if len(keys) else np.zeros(len(keys_K), np.bool_)
-            out[here] = records[order[place[here]], : self.group.embedding_dim]
-            born &= ~here
-        where = np.flatnonzero(born)
-        self._initial_rows.fill(keys_K[where], where, out)
-        return out
-
-
-class Scorer:
-    """A checkpoint's model over encoded examples."""
-
-    def __init__(self, checkpoint: Checkpoint, transform: Transform) -> None:
-        manifest = checkpoint.manifest
-        self.spec, self.layout = manifest.spec, manifest.layout
-        info = transform.info
-        self.model = build_model(self.spec.model, self.layout, len(info.dense), info.num_labels, self.spec.seed)
-        self.model.load_state_dict(_dense_weights(checkpoint))
-        self.model.eval()
-        self._rows = [KeptRows(checkpoint, number, group) for number, group in enumerate(self.layout.groups)]
-        torch.set_num_threads(num_threads(self.spec, self.spec.trainers.replicas))
-
-    def logits(self, examples: Examples) -> Floats:
-        """`[B, L]`."""
-        weights, lookups = [], []
-        for rows, block in zip(self._rows, examples.sparse, strict=True):
-            distinct, inverse = np.unique(block.keys_N, return_inverse=True)
-            weights.append(aligned(rows.weights(distinct)))
-            lookups.append(Lookups(inverse.astype(np.int32), block.lengths_BT, block.weights_N))
-        sparse = SparseEmbeddings.of_lookups(self.layout, weights, lookups)
-        with torch.no_grad():
-            out: Floats = self.model(aligned(examples.dense_BF), sparse).numpy()
-        return out.reshape(len(examples), -1)
-
-
-def _dense_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    for file in checkpoint.manifest.dense:
-        if file.name == DENSE_WEIGHTS:
-            found: dict[str, torch.Tensor] = safetensors.torch.load(checkpoint.read(file))
-            return found
-    raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,31 +59,118 @@ def predict(directory: Path, path: str, out: Path, *, keep: Sequence[str] = (), 
     Raises:
         CheckpointError: the checkpoint keeps no transform, or is damaged.
         ConfigError, DataError: the data is not of the form that the model was trained on.
-        StorageError: the output cannot be written.
+        UserCodeError: the model raised.
+        StorageError: the output cannot be written; an older file of that name is as it was.
     """
-    checkpoint = open_checkpoint(directory)
-    kept = load_kept(checkpoint)
-    if kept is None:
-        raise CheckpointError(
-            f"{directory}: written before transforms were kept; resume the run to get a new checkpoint"
-        )
-    raw = _open(checkpoint.manifest.spec, path, file_format, kept.transform, tuple(keep))
-    scorer = Scorer(checkpoint, kept.transform)
-    encoder = kept.transform.encoder(raw.schema, scorer.layout)
-    names = [f"score_{name}" for name in kept.transform.label_names]
-    draft = out.with_name(f".{out.name}.tmp")
-    try:
-        rows, bad = _write(draft, _tables(raw, encoder, scorer, names, tuple(keep)))
-        draft.replace(out)
-    except OSError as error:
-        raise cannot_write(out, error) from None
-    finally:
-        draft.unlink(missing_ok=True)
-    return Predicted(rows, bad, tuple(names))
+    scores = CheckpointScores(directory, path, keep=keep, file_format=file_format)
+    rows = write_scores(scores.tables(), out)
+    return Predicted(rows, scores.bad_lines, scores.columns)
+
+
+def write_scores(tables: Iterator[pa.Table], out: Path) -> int:
+    """Write tables as one Parquet file, whole or not at all; returns the number of rows.
+
+    Raises:
+        DataError: there is no row.
+        StorageError: the file cannot be written.
+    """
+    writer: pq.ParquetWriter | None = None
+    rows = 0
+    with replacing_file(out) as draft:
+        try:
+            for table in tables:
+                if writer is None:
+                    writer = pq.ParquetWriter(draft, table.schema, compression="zstd")
+                writer.write_table(table.cast(writer.schema))
+                rows += table.num_rows
+        finally:
+            if writer is not None:
+                writer.close()
+        if not rows:
+            raise DataError("no valid row in the data; nothing was written")
+    return rows
+
+
+@dataclass(slots=True)
+class CheckpointScores:
+    """The scores of raw rows, as tables; made of a checkpoint and a path."""
+
+    directory: Path
+    path: str
+    keep: Sequence[str] = ()
+    file_format: str = "auto"
+    columns: tuple[str, ...] = ()
+    bad_lines: int = field(default=0, init=False)
+    _loss: LossKind | None = field(init=False)
+    _scorer: Scorer = field(init=False)
+    _raw: RawSource = field(init=False)
+    _encoder: Encoder = field(init=False)
+
+    def __post_init__(self) -> None:
+        checkpoint = open_checkpoint(self.directory)
+        kept = load_kept(checkpoint)
+        if kept is None:
+            raise CheckpointError(
+                f"{self.directory}: written before transforms were kept; resume the run to get a new checkpoint"
+            )
+        self.columns = tuple(f"score_{name}" for name in kept.transform.label_names)
+        self._raw = _open(checkpoint.manifest.spec, self.path, self.file_format, kept.transform, tuple(self.keep))
+        self._loss = loss_kind(checkpoint.manifest.spec.model)
+        self._scorer = Scorer(checkpoint, kept.transform)
+        self._encoder = kept.transform.encoder(self._raw.schema, self._scorer.layout)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """One for each batch: file, row, the kept columns, a score for each label."""
+        for examples, described in _batches(self._pieces(), self._scorer.spec.batch_size):
+            logits = self._scorer.logits(examples)
+            if logits.shape[1] != len(self.columns):
+                raise DataError(
+                    f"the model gives {logits.shape[1]} outputs for {len(self.columns)} labels; it cannot be "
+                    "predicted with"
+                )
+            scores = predictions(logits, self._loss)
+            for place, name in enumerate(self.columns):
+                described = described.append_column(name, pa.array(scores[:, place]))
+            yield described
+
+    def _pieces(self) -> Iterator[tuple[Examples, pa.Table]]:
+        for piece in self._raw.pieces(0)[1]:
+            block = self._raw.parse(piece)
+            self.bad_lines += block.bad_lines
+            yield self._encoder.encode(block), self._described(block, piece)
+
+    def _described(self, block: RawBlock, piece: Any) -> pa.Table:
+        columns: dict[str, Any] = {"file": pa.array([block.file] * len(block), pa.string()), "row": block.lines_B}
+        if self.keep:
+            table = piece.load()
+            chosen = pa.array(block.lines_B - piece.first_row)
+            columns |= {name: table.column(name).take(chosen) for name in self.keep}
+        return pa.table(columns)
+
+
+def _batches(pieces: Iterator[tuple[Examples, pa.Table]], size: int) -> Iterator[tuple[Examples, pa.Table]]:
+    """The same examples, `size` at once; the last batch is shorter."""
+    examples: list[Examples] = []
+    tables: list[pa.Table] = []
+    count = 0
+    for piece, table in pieces:
+        at = 0
+        while at < len(piece):
+            take = min(len(piece) - at, size - count)
+            examples.append(piece.slice(at, at + take))
+            tables.append(table.slice(at, take))
+            at, count = at + take, count + take
+            if count == size:
+                yield concatenate(examples), pa.concat_tables(tables, promote_options="permissive")
+                examples, tables, count = [], [], 0
+    if count:
+        yield concatenate(examples), pa.concat_tables(tables, promote_options="permissive")
 
 
 def _open(spec: JobSpec, path: str, file_format: str, transform: Transform, keep: tuple[str, ...]) -> RawSource:
     files = find_files(path)
+    if file_format == "auto" and transform.info.source not in ("columns", "parquet", "synthetic"):
+        file_format = transform.info.source
     changes: dict[str, Any] = {
         "path": path,
         "format": file_format,
@@ -158,38 +183,21 @@ def _open(spec: JobSpec, path: str, file_format: str, transform: Transform, keep
         raise ConfigError(f"{path}: prepared data; give the raw rows")
     raw = open_raw(data, found, files, spec.seed, transform, labelled=False)
     transform.check_source(found, raw.schema)
-    if isinstance(raw, ColumnSource):
-        return raw.with_extra(keep)
-    if keep:
+    if not keep:
+        return raw
+    if not isinstance(raw, ColumnSource):
         raise ConfigError("--keep: this format has no columns of its own; rows are named by file and number")
-    return raw
+    first = next(file for file in files if file.size)
+    _check_kept(keep, first.name, table_schema(first, table_format(first, data.format)).names)
+    return raw.with_extra(keep)
 
 
-def _tables(
-    raw: RawSource, encoder: Encoder, scorer: Scorer, names: Sequence[str], keep: tuple[str, ...]
-) -> Iterator[tuple[pa.Table, int]]:
-    """For each piece of the data its scores, and how many bad lines it had."""
-    for piece in raw.pieces(0)[1]:
-        block = raw.parse(piece)
-        scores = _scores(block, encoder, scorer)
-        if scores.shape[1] != len(names):
-            raise DataError(
-                f"the model gives {scores.shape[1]} outputs for {len(names)} labels; it cannot be predicted with"
-            )
-        columns: dict[str, Any] = {"file": pa.array([block.file] * len(block)), "row": pa.array(block.lines_B)}
-        if keep:
-            table = piece.load()
-            for name in keep:
-                columns[name] = table.column(name).take(pa.array(block.lines_B - piece.first_row))
-        columns |= {name: pa.array(scores[:, place]) for place, name in enumerate(names)}
-        yield pa.table(columns), block.bad_lines
-
-
-def _scores(block: RawBlock, encoder: Encoder, scorer: Scorer) -> Floats64:
-    examples, size = encoder.encode(block), scorer.spec.batch_size
-    parts = [scorer.logits(examples.slice(at, min(at + size, len(block)))) for at in range(0, len(block), size)]
-    logits = np.concatenate(parts) if parts else np.zeros((0, len(block.labels_BL[0])), np.float32)
-    return predictions(logits, loss_kind(scorer.spec.model))
+def _check_kept(keep: Sequence[str], file: str, names: Sequence[str]) -> None:
+    for name in keep:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"its columns are {', '.join(names[:12])}"
+            raise ConfigError(f"--keep: {file} has no column {name!r}; {hint}")
 
 
 def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:
@@ -205,20 +213,3 @@ def probabilities(logits: Floats) -> Floats64:
     wide = logits.astype(np.float64)
     small = np.exp(-np.abs(wide))
     return np.asarray(np.where(wide >= 0, 1.0, small) / (1.0 + small), np.float64)
-
-
-def _write(path: Path, tables: Iterator[tuple[pa.Table, int]]) -> tuple[int, int]:
-    writer: pq.ParquetWriter | None = None
-    rows, bad = 0, 0
-    try:
-        for table, bad_lines in tables:
-            if writer is None:
-                writer = pq.ParquetWriter(path, table.schema, compression="zstd")
-            writer.write_table(table.cast(writer.schema))
-            rows, bad = rows + table.num_rows, bad + bad_lines
-    finally:
-        if writer is not None:
-            writer.close()
-    if not rows:
-        raise DataError("no valid row in the data; nothing was written")
-    return rows, bad

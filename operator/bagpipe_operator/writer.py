@@ -8,7 +8,6 @@ What the API server does not accept is remembered as an obstacle, for the next d
 import asyncio
 import datetime as dt
 import logging
-import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,8 +23,6 @@ from bagpipe_operator.podstate import Raw
 from bagpipe_operator.store import Store
 
 log = logging.getLogger(__name__)
-
-TOKEN_BYTES = 32
 
 _BASE = gangs.KINDS | {
     "ConfigMap",
@@ -151,14 +148,11 @@ class Writer:
         if obstacle is not None:
             raise NameTaken(obstacle)
 
-    async def job_secret(self, job: Job) -> None:
-        """The job's keys, and its token for `security: plain`.
-
-        Made once; we may create Secrets and not read them, so that it exists is learnt by trying.
-        """
+    async def curve_secret(self, job: Job) -> None:
+        """Made once; we may create Secrets and not read them, so that it exists is learnt by trying."""
         public, secret = curve.keypair()
         metadata = {
-            "name": names.job_secret(job.name, job.uid),
+            "name": names.curve_secret(job.name, job.uid),
             "namespace": job.namespace,
             "labels": names.labels(job.name),
             "ownerReferences": [children.owner_reference(job)],
@@ -168,7 +162,7 @@ class Writer:
             "kind": "Secret",
             "metadata": metadata,
             "immutable": True,
-            "stringData": {"public": public, "secret": secret, "token": secrets.token_hex(TOKEN_BYTES)},
+            "stringData": {"public": public, "secret": secret},
         }
         try:
             await self._cluster.create("Secret", job.namespace, body)

@@ -138,7 +138,7 @@ def test_equals_a_plain_caser_and_ranks_alike(tmp_path: Path) -> None:
     settings = (f"spec.data.path={tmp_path}/train.jsonl", "spec.logEvery=1")
     run("-m", "bagpipe", "run", "examples/caser-movielens.yaml", "--run-dir", str(tmp_path / "run"),
         *(word for setting in settings for word in ("--set", setting)))  # fmt: skip
-    run("-m", "bagpipe", "export", str(tmp_path / "run"), str(tmp_path / "model"))
+    run("-m", "bagpipe", "export", str(tmp_path / "run"), str(tmp_path / "model"), "--all-rows")
     records: list[dict[str, Any]] = [
         json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     ]

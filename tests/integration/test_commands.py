@@ -135,7 +135,7 @@ class PlainDLRM(nn.Module):
 def test_the_export_scores_the_same_in_plain_pytorch(demo: tuple[Path, str], tmp_path: Path) -> None:
     """Whole tables and dense weights in safetensors give the run's AUC and log loss without Bagpipe."""
     run_dir, _ = demo
-    bagpipe("export", str(run_dir), str(tmp_path / "export"))
+    bagpipe("export", str(run_dir), str(tmp_path / "export"), "--all-rows")
     tables = safetensors.torch.load_file(tmp_path / "export" / "tables.safetensors")
     dense = safetensors.torch.load_file(tmp_path / "export" / "dense.safetensors")
     model = PlainDLRM(tables, dense)

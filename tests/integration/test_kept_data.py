@@ -123,7 +123,7 @@ def by_hand(export: Path, train: list[list[str]], rows: list[list[str]]) -> Any:
 
 def test_other_raw_rows_are_scored_with_the_vocabulary_of_the_run(place: Path) -> None:
     """All 400 of them, as plain PyTorch scores them with rows looked up by hand; or the part that is asked for."""
-    assert bagpipe(place, "export", "run", "out")[0] == 0
+    assert bagpipe(place, "export", "run", "out", "--all-rows")[0] == 0
     assert (place / "out" / "transform" / "vocabulary.arrow").is_file()
     train, rows = lines(1000, seed=1)[:750], lines(400, seed=2)
     for chosen, part in ((rows, ()), (rows[300:], ("--set", "data.testFraction=0.25"))):

@@ -1,6 +1,5 @@
 """A checkpoint is whole or it is none, and says by name what is wrong with it."""
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import safetensors.numpy
 
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.digest import model_digest
-from bagpipe.checkpoint.export import export_model, load_tables
+from bagpipe.checkpoint.kept_rows import kept_rows
 from bagpipe.checkpoint.manifest import Manifest, changed_field, check_same_job
 from bagpipe.checkpoint.store import (
     Checkpoint,
@@ -25,7 +24,8 @@ from bagpipe.checkpoint.store import (
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
-from bagpipe.errors import CheckpointError, ConfigError, StorageError
+from bagpipe.errors import CheckpointError
+from bagpipe.export.tables import load_tables, write_tables
 from bagpipe.rows.initial import InitialRows, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
 
@@ -46,11 +46,7 @@ def save(root: Path, step: int, *, num_servers: int = 1, change: float = 0.0, or
     for shard in range(num_servers):
         stores = [
             RowStore(
-                g,
-                InitialRows(g, EmbeddingConfig(optimizer=SGD), seed=0),
-                shard=shard,
-                num_shards=num_servers,
-                directory=None,
+                g, SGD, InitialRows(g, seed=0, init_scale=None), shard=shard, num_shards=num_servers, directory=None
             )
             for g in LAYOUT.groups
         ]
@@ -176,11 +172,11 @@ def test_the_digest_sees_the_model_and_nothing_else(tmp_path: Path) -> None:
     assert one != model_digest(save(tmp_path / "4", 5, change=1e-3))
 
 
-def test_an_export_holds_every_row(tmp_path: Path) -> None:
+def test_whole_tables_hold_every_row(tmp_path: Path) -> None:
     """Touched rows come as trained, the others as they were born, whatever the number of shards."""
-    names = export_model(save(tmp_path / "checkpoints", 5, num_servers=2), tmp_path / "out")
-    assert names == ["tables.safetensors", "dense.safetensors", "model.json"]
-    tables = load_tables(tmp_path / "out")
+    rows = kept_rows(open_checkpoint(save(tmp_path / "checkpoints", 5, num_servers=2)))
+    assert write_tables(rows, tmp_path, {}, all_rows=True) == ["tables.safetensors"]
+    tables = load_tables(tmp_path)
     assert {name: t.shape for name, t in tables.items()} == {"a": (50, 4), "b": (9, 2), "c": (20, 4)}
     for number, (name, offset) in enumerate((("a", 0), ("b", 0), ("c", 50))):
         rows = np.arange(len(tables[name]))
@@ -189,28 +185,6 @@ def test_an_export_holds_every_row(tmp_path: Path) -> None:
         trained = ((rows + offset)[:, None] + np.arange(dim)).astype(np.float32)
         touched = ((rows + offset) % 2 == 0)[:, None]
         np.testing.assert_array_equal(tables[name], np.where(touched, trained, born))
-    with pytest.raises(ConfigError, match="expected an empty directory"):
-        export_model(directory_of(tmp_path / "checkpoints", 5), tmp_path / "out")
-
-
-def test_an_export_that_finds_no_room_leaves_nothing(tmp_path: Path) -> None:
-    """A file that may not grow so far stands for a full disk: one line, an empty place, and the next try succeeds."""
-    checkpoint = save(tmp_path / "checkpoints", 5)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    for out in (tmp_path / "new", tmp_path / "empty"):
-        if out.name == "empty":
-            out.mkdir()
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-        try:
-            with pytest.raises(
-                StorageError, match=r"tables\.safetensors: cannot be written: File too large; free some"
-            ):
-                export_model(checkpoint, out)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert out.exists() == (out.name == "empty") and not any(out.glob("*"))
-        export_model(checkpoint, out)
-        assert sorted(load_tables(out)) == ["a", "b", "c"]
 
 
 def test_retention_keeps_the_newest(tmp_path: Path) -> None:

@@ -1,0 +1,200 @@
+"""`bagpipe export`: a folder that scores raw rows without Bagpipe.
+
+score.py              the command and `load()`
+model.json            tables, model, labels, how the rows are stored
+tables.safetensors    (and rows, scales) the embedding tables, see `bagpipe.export.tables`
+dense.safetensors     dense weights by name
+transform/            what turns raw values into rows
+code/                 the scorer's modules and the model's class, as source
+"""
+
+import importlib.util
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from bagpipe.checkpoint.digest import DENSE_WEIGHTS
+from bagpipe.checkpoint.kept_data import KeptData, load_kept
+from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
+from bagpipe.checkpoint.kept_rows import kept_rows
+from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
+from bagpipe.config.losses import loss_kind
+from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.export.code import code_for
+from bagpipe.export.tables import Dtype, write_tables
+from bagpipe.lowlevel.atomic_files import make_folder, write_whole
+from bagpipe.models.base import constructor_arguments, find_model
+from bagpipe.standalone import score
+from bagpipe.standalone.model import VERSION
+
+OFFERED = ("layout", "num_dense", "num_labels")
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    files: tuple[str, ...]
+    requires: tuple[str, ...]
+    """Packages beside torch, numpy and pyarrow that the model's own code imports."""
+
+
+def export_model(
+    directory: Path, out: Path, *, dtypes: Mapping[str, Dtype] | None = None, all_rows: bool = False
+) -> Exported:
+    """Write a checkpoint's model as a folder that scores alone, and load it once to see that it does.
+
+    Args:
+        directory: a checkpoint.
+        out: a folder that is empty or not there.
+        dtypes: how the values of a table are stored, by its name; `*`: of all others. By default fp32.
+        all_rows: store rows that training never touched too; without, they are computed when they are read.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete or corrupt, or keeps no transform.
+        ConfigError: `out` holds something, a table is not there, or the model's code cannot be copied.
+        DataError: a weight is too large for its type.
+        StorageError: the disk is full or refuses; nothing is left in `out`.
+    """
+    checkpoint = open_checkpoint(directory)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out}: expected an empty directory to export to; choose another")
+    kept = load_kept(checkpoint)
+    if kept is None:
+        raise CheckpointError(f"{directory}: written before transforms were kept; resume the run to get a new one")
+    chosen = table_dtypes(checkpoint, dtypes or {})
+    model = _model(checkpoint, kept)
+    code = code_for(model["module"])
+    facts = _facts(checkpoint, kept, model, chosen, all_rows=all_rows) | {"requires": sorted(code.requires)}
+    with _all_or_nothing(out):
+        names = write_tables(kept_rows(checkpoint), out, chosen, all_rows=all_rows)
+        names += _copy(checkpoint, out)
+        for name, text in code.files.items():
+            make_folder((out / "code" / name).parent)
+            write_whole(out / "code" / name, text.encode())
+        write_whole(out / "score.py", Path(score.__file__).read_bytes())
+        write_whole(out / "model.json", msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+        load_export(out)
+        for folder in out.rglob("__pycache__"):
+            shutil.rmtree(folder)
+    return Exported(out, (*names, "model.json", "score.py", "code"), tuple(sorted(code.requires)))
+
+
+def load_export(folder: Path) -> Any:
+    """An export's model, by the export's own code (`bagpipe.standalone.model.ExportedModel`).
+
+    Raises:
+        CheckpointError: this is no export, or a file of it is damaged.
+    """
+    return _score_module(folder).load(folder)
+
+
+def is_export(folder: Path) -> bool:
+    """Whether a folder holds what `export_model` writes."""
+    return (folder / "score.py").is_file() and (folder / "model.json").is_file()
+
+
+def table_dtypes(checkpoint: Checkpoint, asked: Mapping[str, Dtype]) -> dict[str, Dtype]:
+    """The type of every table.
+
+    Raises:
+        ConfigError: a table is named that is not there.
+    """
+    names = [table.name for table in checkpoint.manifest.tables]
+    for name in asked:
+        if name not in (*names, "*"):
+            raise ConfigError(f"--dtype: there is no table {name}; the tables are {', '.join(names)}")
+    return {name: asked.get(name, asked.get("*", "fp32")) for name in names}
+
+
+def _score_module(folder: Path) -> ModuleType:
+    path = folder / "score.py"
+    spec = importlib.util.spec_from_file_location("bagpipe_export_score", path)
+    if not is_export(folder) or spec is None or spec.loader is None:
+        raise CheckpointError(f"{folder}: no export; write one with `bagpipe export RUN {folder}`")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _model(checkpoint: Checkpoint, kept: KeptData) -> dict[str, Any]:
+    """Where the model's class is and what it is called with."""
+    manifest, info = checkpoint.manifest, kept.transform.info
+    where, found = find_model(manifest.spec.model)
+    offered = dict(zip(OFFERED, (manifest.layout, len(info.dense), info.num_labels), strict=True))
+    arguments = constructor_arguments(manifest.spec.model, where, found, **offered)
+    name = getattr(found, "__qualname__", "")
+    if not name or "<" in name:
+        raise ConfigError(f"{where}: defined within a function, so an export cannot name it; define it in a module")
+    return {
+        "module": found.__module__,
+        "class": name,
+        "offered": [n for n in OFFERED if n in arguments],
+        "arguments": {n: value for n, value in arguments.items() if n not in OFFERED},
+    }
+
+
+def _facts(
+    checkpoint: Checkpoint, kept: KeptData, model: dict[str, Any], dtypes: Mapping[str, Dtype], *, all_rows: bool
+) -> dict[str, Any]:
+    manifest = checkpoint.manifest
+    spec, transform, loss = manifest.spec, kept.transform, loss_kind(manifest.spec.model)
+    return {
+        "format": VERSION,
+        "job": manifest.job,
+        "step": manifest.step,
+        "labels": transform.label_names,
+        "dense": transform.info.dense,
+        "tables": manifest.tables,
+        "model": model,
+        "outputs": "clicks" if loss is None else loss.figures,
+        "dtypes": dtypes,
+        "allRows": all_rows,
+        "seed": spec.seed,
+        "initScale": spec.embedding.init_scale,
+        "batchSize": spec.batch_size,
+        "threads": spec.trainers.threads,
+        "transform": transform.digest,
+    }
+
+
+def _copy(checkpoint: Checkpoint, out: Path) -> Sequence[str]:
+    """Dense weights and transform, as they are."""
+    names = []
+    for file in checkpoint.manifest.dense:
+        if file.name == DENSE_WEIGHTS:
+            write_whole(out / DENSE_WEIGHTS, checkpoint.read(file))
+            names.append(DENSE_WEIGHTS)
+    if not names:
+        raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
+    for file in checkpoint.manifest.data:
+        if file.name != f"{FOLDER}/{FINGERPRINT_FILE}":
+            make_folder(out / FOLDER)
+            write_whole(out / file.name, checkpoint.read(file))
+            names.append(file.name)
+    return names
+
+
+@contextmanager
+def _all_or_nothing(out: Path) -> Iterator[None]:
+    """Empty the folder again if the body fails, and remove it if it was made here."""
+    made = not out.exists()
+    make_folder(out)
+    try:
+        yield
+    except BaseException:
+        for entry in out.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        if made:
+            out.rmdir()
+        raise

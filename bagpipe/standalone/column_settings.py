@@ -1,0 +1,93 @@
+"""What `data.columns` says of each column, read from an export's `transform.json`.
+
+In an export this stands in for `bagpipe.config.columns`, `bagpipe.config.column_rules` and `bagpipe.data.transform`,
+which need msgspec.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from bagpipe.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class LabelColumn:
+    """One target."""
+
+    name: str
+    kind: Literal["binary", "count", "real"] = "binary"
+    rule: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DenseColumn:
+    """One number of each example."""
+
+    name: str
+    column: str = ""
+    fill: float = 0.0
+    clip: tuple[float, ...] = ()
+    log1p: bool = False
+    standardise: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SparseColumn:
+    """One categorical feature."""
+
+    name: str
+    column: str = ""
+    table: str = ""
+    separator: str = ""
+    weight: str = ""
+    max_length: int | None = None
+    keep: Literal["first", "last"] = "last"
+    boundaries: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DenseStatistics:
+    """Of a standardised column over the training part."""
+
+    name: str
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRule:
+    """`column operator value`."""
+
+    column: str
+    operator: Literal[">=", "<=", "==", "!=", ">", "<"]
+    value: str | float
+
+
+Setting = TypeVar("Setting", DenseColumn, SparseColumn, DenseStatistics)
+
+
+def label_rule(label: LabelColumn) -> LabelRule | None:
+    """Whoever scores has no labels."""
+    raise NotImplementedError(label.name)
+
+
+def read_setting(kind: type[Setting], facts: Mapping[str, Any]) -> Setting:
+    """One column's settings.
+
+    Raises:
+        CheckpointError: one of them is of a later version.
+    """
+    names = {_camel(f.name): f.name for f in fields(kind)}
+    strange = [name for name in facts if name not in names]
+    if strange:
+        raise CheckpointError(f"transform.json: {strange[0]} of {facts.get('name')} is not known to this score.py")
+    values: dict[str, Any] = {
+        names[name]: tuple(value) if isinstance(value, list) else value for name, value in facts.items()
+    }
+    return kind(**values)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)

@@ -1,0 +1,100 @@
+"""Scores of raw rows by the model in this folder. Needs torch, numpy and pyarrow; not Bagpipe.
+
+python score.py DATA OUT.parquet [--keep COLUMN]...    a file or folder of raw rows
+python score.py - -                                    JSON objects, one a line, from stdin; scores to stdout
+
+from score import load
+model = load()
+model.score([{"user": "u1", "item": "i7"}])            # [rows, labels], probabilities
+"""
+
+import argparse
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def load(folder: Path = HERE, *, threads: int | None = None) -> Any:
+    """The model of an export (`ExportedModel` in `code/bagpipe/standalone/model.py`).
+
+    Args:
+        folder: the export; by default the one that this file lies in.
+        threads: torch's; None: as many as in training, where the job said how many.
+    """
+    # A package of this export's own, so that two exports do not share code, nor with an installed Bagpipe.
+    name = f"bagpipe_export_{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
+    if name not in sys.modules:
+        spec = ModuleSpec(name, None, is_package=True)
+        spec.submodule_search_locations = [str(folder / "code")]
+        sys.modules[name] = module_from_spec(spec)
+    return importlib.import_module(f"{name}.bagpipe.standalone.model").ExportedModel(folder, threads=threads)
+
+
+def main() -> int:
+    """Score what the command line names; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Scores of raw rows by the model in this folder.")
+    parser.add_argument("data", help="file or folder of raw rows; -: JSON objects from stdin")
+    parser.add_argument("out", help="Parquet file to write; -: JSON to stdout")
+    parser.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="write this column too")
+    parser.add_argument("--threads", type=int, help="torch's; by default as in training")
+    asked = parser.parse_args()
+    model = load(threads=asked.threads)
+    try:
+        if asked.data == "-":
+            _from_stdin(model)
+        elif asked.out == "-":
+            _to_stdout(model, asked.data, asked.keep)
+        else:
+            _to_parquet(model, asked.data, Path(asked.out), asked.keep)
+    except Exception as error:
+        if not hasattr(error, "exit_code"):
+            raise
+        sys.stderr.write(f"error: {error}\n")
+        return int(error.exit_code)
+    return 0
+
+
+def _from_stdin(model: Any) -> None:
+    for line in filter(str.strip, sys.stdin):
+        scores = model.score([json.loads(line)])[0].tolist()
+        sys.stdout.write(model.json(dict(zip(model.labels, scores, strict=True))) + "\n")
+
+
+def _to_stdout(model: Any, data: str, keep: list[str]) -> None:
+    for table in model.score_file(data, keep):
+        for row in table.to_pylist():
+            sys.stdout.write(model.json(row) + "\n")
+
+
+def _to_parquet(model: Any, data: str, out: Path, keep: list[str]) -> None:
+    """Whole or not at all: a draft takes the name when it is complete."""
+    import pyarrow.parquet as pq
+
+    draft, writer = out.with_name(f".{out.name}.tmp"), None
+    try:
+        for table in model.score_file(data, keep):
+            if writer is None:
+                writer = pq.ParquetWriter(draft, table.schema, compression="zstd")
+            writer.write_table(table.cast(writer.schema))
+        if writer is None:
+            raise SystemExit("error: no row in the data; nothing was written")
+        writer.close()
+        os.replace(draft, out)
+    finally:
+        if writer is not None:
+            writer.close()
+        with contextlib.suppress(FileNotFoundError):
+            draft.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""A checkpoint's model in this process, over encoded examples: no servers, no oracle, read-only."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from bagpipe.batch import Floats, Keys
+from bagpipe.cache.aligned import aligned
+from bagpipe.cache.lookup import Lookups, SparseEmbeddings
+from bagpipe.checkpoint.digest import DENSE_WEIGHTS
+from bagpipe.checkpoint.kept_rows import kept_rows
+from bagpipe.checkpoint.store import Checkpoint
+from bagpipe.data.examples import Examples
+from bagpipe.data.transform import Transform
+from bagpipe.errors import CheckpointError
+from bagpipe.models.base import build_model
+from bagpipe.tables import WidthGroup
+from bagpipe.trainer.loop import num_threads
+from bagpipe.trainer.user_code import naming_user_code
+
+
+class RowWeights(Protocol):
+    """The weights of one width group's rows."""
+
+    @property
+    def group(self) -> WidthGroup: ...
+
+    def weights(self, keys_K: Keys) -> Floats:
+        """`[K, D]`."""
+        ...
+
+
+class Scorer:
+    """A model and the rows that it looks up.
+
+    Args:
+        rows: of each width group; None: the checkpoint's.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        UserCodeError: the model's constructor raised.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, transform: Transform, rows: Sequence[RowWeights] | None = None) -> None:
+        manifest = checkpoint.manifest
+        self.spec, self.layout = manifest.spec, manifest.layout
+        info = transform.info
+        with naming_user_code([]):
+            model = build_model(self.spec.model, self.layout, len(info.dense), info.num_labels, self.spec.seed)
+        model.load_state_dict(_dense_weights(checkpoint))
+        self.model: nn.Module = model.eval()
+        self._rows = kept_rows(checkpoint) if rows is None else rows
+        torch.set_num_threads(num_threads(self.spec, self.spec.trainers.replicas))
+
+    def logits(self, examples: Examples) -> Floats:
+        """`[B, L]`.
+
+        Raises:
+            UserCodeError: the model raised.
+        """
+        with naming_user_code([self.model]), torch.no_grad():
+            out: torch.Tensor = self.model(aligned(examples.dense_BF), self.embeddings(examples))
+        found: Floats = out.float().numpy().reshape(len(examples), -1)
+        return found
+
+    def embeddings(self, examples: Examples) -> SparseEmbeddings:
+        """What the dense model receives for its sparse features."""
+        weights, lookups = [], []
+        for rows, block in zip(self._rows, examples.sparse, strict=True):
+            distinct, inverse = np.unique(block.keys_N, return_inverse=True)
+            weights.append(aligned(rows.weights(distinct)))
+            lookups.append(Lookups(inverse.astype(np.int32), block.lengths_BT, block.weights_N))
+        return SparseEmbeddings.of_lookups(self.layout, weights, lookups)
+
+
+def _dense_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    for file in checkpoint.manifest.dense:
+        if file.name == DENSE_WEIGHTS:
+            found: dict[str, torch.Tensor] = safetensors.torch.load(checkpoint.read(file))
+            return found
+    raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
