@@ -312,7 +312,7 @@ def status() -> Schema:
         },
         "conditions": {
             "type": "array",
-            "description": "Suspended, QuotaReserved, ServersReady, Running, Restarting, Reconciled, Complete, Failed.",
+            "description": "By type; docs/operator.md has what each means.",
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],
             "items": condition,
@@ -405,6 +405,7 @@ def crd() -> Schema:
                 "plural": plural,
                 "singular": KIND.lower(),
                 "shortNames": ["bpj"],
+                "categories": ["all"],
             },
             "versions": [version],
         },

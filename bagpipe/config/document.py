@@ -192,6 +192,10 @@ class RunPolicy(_Section):
         Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None,
         Meta(description="Cluster only: the operator that runs this job, where a cluster has several; none: the one without a class."),
     ] = None
+    inherit: Annotated[
+        Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=317)], ...], Meta(max_length=50)],
+        Meta(description="Cluster only: keys of the job's own labels and annotations that everything made for it bears too; `example.com/*`: all with this prefix."),
+    ] = ()
     network_policy: Annotated[
         Literal["Ingress", "Isolated", "None"],
         Meta(description="Cluster only. Ingress: only the job's own pods reach its ports. Isolated: and they reach nothing but each other and DNS."),

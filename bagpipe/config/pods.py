@@ -47,6 +47,49 @@ class EnvVar(Section):
     value_from: Annotated[dict[str, Any] | None, Meta(description="Source, as in a Kubernetes container.")] = None
 
 
+class Reference(Section):
+    """An object of the job's namespace, by name."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="Name of the object.")]
+    optional: Annotated[bool, Meta(description="The pod starts without it too.")] = False
+
+
+class PullSecret(Section):
+    """A Secret with credentials of an image registry."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=253, description="Name of the Secret.")]
+
+
+class EnvSource(Section):
+    """All keys of a ConfigMap or a Secret as variables."""
+
+    config_map_ref: Annotated[Reference | None, Meta(description="The ConfigMap.")] = None
+    secret_ref: Annotated[Reference | None, Meta(description="The Secret.")] = None
+    prefix: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Put before each name.")] = None
+
+
+class HostAlias(Section):
+    """A line of the pod's /etc/hosts."""
+
+    ip: Annotated[str, Meta(min_length=1, max_length=64, description="Address.")]
+    hostnames: Annotated[tuple[str, ...], Meta(description="Names of this address.")] = ()
+
+
+class DnsOption(Section):
+    """An option of the resolver."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, description="Name of the option, `ndots` for instance.")]
+    value: Annotated[Annotated[str, Meta(max_length=64)] | None, Meta(description="Its value, as text.")] = None
+
+
+class DnsConfig(Section):
+    """Resolver settings of the pods, added to those of their DNS policy."""
+
+    nameservers: Annotated[tuple[str, ...], Meta(description="Addresses of name servers.")] = ()
+    searches: Annotated[tuple[str, ...], Meta(description="Domains in which short names are looked for.")] = ()
+    options: Annotated[tuple[DnsOption, ...], Meta(description="Options of the resolver.")] = ()
+
+
 class PodConfig(Section):
     """Cluster only: how pods look. `bagpipe run` ignores all of it, and says so."""
 
@@ -80,6 +123,19 @@ class PodConfig(Section):
         Meta(description="Service account, for cloud identity; its token is not mounted."),
     ] = None
     env: Annotated[tuple[EnvVar, ...], Meta(description="Environment variables.")] = ()
+    env_from: Annotated[tuple[EnvSource, ...], Meta(description="ConfigMaps and Secrets whose keys are variables.")] = ()
+    image_pull_secrets: Annotated[
+        tuple[PullSecret, ...], Meta(description="Credentials of image registries; added to the operator's.")
+    ] = ()
+    init_containers: Annotated[
+        tuple[dict[str, Any], ...],
+        Meta(description="Containers that end before the main one starts, as in a Kubernetes pod; restricted unless they say otherwise."),
+    ] = ()
+    host_aliases: Annotated[tuple[HostAlias, ...], Meta(description="Lines of /etc/hosts.")] = ()
+    dns_config: Annotated[DnsConfig | None, Meta(description="Resolver settings.")] = None
+    security_context: Annotated[
+        dict[str, Any] | None, Meta(description="Security context of the pods, laid over the operator's restricted one.")
+    ] = None
     volumes: Annotated[tuple[dict[str, Any], ...], Meta(description="Volumes, as in a Kubernetes pod.")] = ()
     volume_mounts: Annotated[tuple[dict[str, Any], ...], Meta(description="Where the main container sees them.")] = ()
     shm_size: Annotated[

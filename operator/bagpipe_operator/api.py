@@ -38,11 +38,13 @@ class RunPolicy:
     workload_priority_class: str | None = None
     managed_by: str | None = None
     operator_class: str | None = None
+    inherit: tuple[str, ...] = ()
     network_policy: str = "Ingress"
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "RunPolicy":
-        return cls(**{name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None})
+        known = {name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None}
+        return cls(**{**known, "inherit": tuple(known.get("inherit", ()))})
 
     @classmethod
     def for_whom(cls, spec: Any) -> "RunPolicy":
@@ -146,6 +148,7 @@ class Status:
         return self.put(condition) if known else self
 
 
+_NOT_INHERITED = (f"{names.GROUP}/", "kueue.x-k8s.io/")
 _TIMES = frozenset({"start_time", "starting_since", "attempt_time", "running_since", "completion_time", "phase_time"})
 
 
@@ -160,6 +163,7 @@ class Job:
     resource_version: str
     deleting: bool
     labels: Mapping[str, str]
+    annotations: Mapping[str, str]
     spec: Mapping[str, Any]
     run_policy: RunPolicy
     status: Status
@@ -180,6 +184,7 @@ class Job:
             resource_version=meta.get("resourceVersion", ""),
             deleting="deletionTimestamp" in meta,
             labels=meta.get("labels") or {},
+            annotations=meta.get("annotations") or {},
             spec=spec if fault is None else {},
             run_policy=policy,
             status=Status.of(raw.get("status") or {}),
@@ -201,11 +206,30 @@ class Job:
         """Kueue's queue: from the run policy, or the label that Kueue's users know."""
         return self.run_policy.queue_name or self.labels.get(names.LABEL_QUEUE)
 
+    def inherited(self, of: Mapping[str, str]) -> dict[str, str]:
+        """What of the job's own labels or annotations its children bear too; never what steers us or Kueue."""
+        keys = self.run_policy.inherit
+        prefixes = tuple(key[:-1] for key in keys if key.endswith("/*"))
+        asked = {k: v for k, v in of.items() if k in keys or k.startswith(prefixes)}
+        return {k: v for k, v in asked.items() if k != names.LABEL_MANAGED_BY and not k.startswith(_NOT_INHERITED)}
+
+    @property
+    def checkpoint_claim(self) -> Mapping[str, Any] | None:
+        """The claim for checkpoints that the operator makes, perhaps empty: all its settings have defaults."""
+        found: Mapping[str, Any] | None = (self.spec.get("checkpoint") or {}).get("volumeClaim")
+        return found
+
+    @property
+    def server_claim(self) -> Mapping[str, Any] | None:
+        """What each server's claim is like, perhaps empty; none: its rows are gone with its pod."""
+        found: Mapping[str, Any] | None = self.section(Role.SERVER).get("volumeClaim")
+        return found
+
     @property
     def servers_durable(self) -> bool:
         """Whether a server's rows outlive its pod: kept in files on a claim, not in its memory or an emptyDir."""
-        servers = self.section(Role.SERVER)
-        return bool(servers.get("volumeClaim")) and (servers.get("storage") or defaults.SERVER_STORAGE) == "file"
+        storage = self.section(Role.SERVER).get("storage") or defaults.SERVER_STORAGE
+        return self.server_claim is not None and storage == "file"
 
     @property
     def selector(self) -> str:

@@ -30,7 +30,7 @@ def base(job: Job, attempt: int, settings: Settings) -> list[Object]:
         objects.append(network_policy(job))
     if (gang := gangs.KNOWN.get(job.run_policy.gang)) and job.run_policy.gang in settings.gang_schedulers:
         objects.append(pod_group(job, gang))
-    if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
+    if job.checkpoint_claim is not None:
         objects.append(checkpoint_claim(job))
     return objects
 
@@ -50,7 +50,10 @@ def _object(
     *,
     owned: bool = True,
 ) -> Object:
-    metadata: Object = {"name": name, "namespace": job.namespace, "labels": names.labels(job.name, role, attempt)}
+    labels = {**job.inherited(job.labels), **names.labels(job.name, role, attempt)}
+    metadata: Object = {"name": name, "namespace": job.namespace, "labels": labels}
+    if annotations := job.inherited(job.annotations):
+        metadata["annotations"] = annotations
     if owned:
         metadata["ownerReferences"] = [owner_reference(job)]
     return {"apiVersion": api, "kind": kind, "metadata": metadata}
@@ -98,7 +101,6 @@ def service(job: Job, role: Role, attempt: int) -> Object:
 
 
 def server_set(job: Job, attempt: int, settings: Settings, replicas: int | None = None) -> Object:
-    servers = job.section(Role.SERVER)
     spec: Object = {
         "replicas": job.replicas(Role.SERVER) if replicas is None else replicas,
         "serviceName": names.service(job.name, Role.SERVER),
@@ -107,7 +109,7 @@ def server_set(job: Job, attempt: int, settings: Settings, replicas: int | None 
         "selector": {"matchLabels": {names.LABEL_JOB: job.name, names.LABEL_ROLE: Role.SERVER.value}},
         "template": pod_template(job, Role.SERVER, attempt, settings),
     }
-    if claim := servers.get("volumeClaim"):
+    if (claim := job.server_claim) is not None:
         template = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "bagpipe-run"}}
         spec["volumeClaimTemplates"] = [{**template, "spec": _claim(claim)}]
         spec["persistentVolumeClaimRetentionPolicy"] = {"whenDeleted": "Delete", "whenScaled": "Retain"}
@@ -205,7 +207,7 @@ def pod_group(job: Job, gang: Gang) -> Object:
 
 
 def checkpoint_claim(job: Job) -> Object:
-    claim = job.spec["checkpoint"]["volumeClaim"]
+    claim = job.checkpoint_claim or {}
     owned = not claim.get("retain", defaults.CLAIM_RETAINED)
     return {
         **_object(job, "v1", "PersistentVolumeClaim", names.checkpoint_claim(job.name), owned=owned),

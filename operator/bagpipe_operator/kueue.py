@@ -109,7 +109,7 @@ def _asked(job: Job, trainers: int) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-_COUNTED = ("resources", "nodeSelector", "affinity", "runtimeClassName", "podTemplate", "annotations")
+_COUNTED = ("resources", "nodeSelector", "affinity", "runtimeClassName", "initContainers", "podTemplate", "annotations")
 """Settings of pods by which Kueue counts, and chooses flavors and places."""
 
 
@@ -131,7 +131,11 @@ def workload(job: Job, settings: Settings, priorities: Mapping[str, Mapping[str,
     metadata = {
         "name": names.workload(job.name),
         "namespace": job.namespace,
-        "labels": {**names.labels(job.name), names.LABEL_ASKED: _asked(job, job.replicas(Role.TRAINER))},
+        "labels": {
+            **job.inherited(job.labels),
+            **names.labels(job.name),
+            names.LABEL_ASKED: _asked(job, job.replicas(Role.TRAINER)),
+        },
         "ownerReferences": [owner_reference(job)],
     }
     return {"apiVersion": API_VERSION, "kind": "Workload", "metadata": metadata, "spec": spec}

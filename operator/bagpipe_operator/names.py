@@ -86,6 +86,8 @@ class Condition(StrEnum):
     RESTARTING = "Restarting"
     COMPLETE = "Complete"
     FAILED = "Failed"
+    MODEL_KEPT = "ModelKept"
+    """False if nothing of the job outlives its pods."""
     RECONCILED = "Reconciled"
     """False while the API server does not accept what the job needs."""
 
@@ -106,6 +108,8 @@ class Reason(StrEnum):
     PODS_READY = "PodsReady"
     PODS_NOT_READY = "PodsNotReady"
     SERVERS_READY = "ServersReady"
+    NOTHING_KEPT = "NothingOutlivesPods"
+    KEPT = "CheckpointsKept"
     UNSCHEDULABLE = "Unschedulable"
     PARTLY_PLACED = "PartlyPlaced"
     BACKING_OFF = "BackingOff"

@@ -18,7 +18,7 @@ _MERGE_KEYS = {
     "ports": "containerPort",
     "hostAliases": "ip",
 }
-_APPEND = frozenset({"tolerations", "topologySpreadConstraints"})
+_APPEND = frozenset({"tolerations", "topologySpreadConstraints", "envFrom"})
 
 
 def overlay(base: Any, patch: Any, key: str = "") -> Any:

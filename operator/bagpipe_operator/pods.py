@@ -16,7 +16,20 @@ from bagpipe_operator.settings import Profile, Settings
 
 Raw = Mapping[str, Any]
 
-_COPIED = ("affinity", "topologySpreadConstraints", "priorityClassName", "schedulerName", "serviceAccountName")
+_COPIED = (
+    "affinity",
+    "topologySpreadConstraints",
+    "priorityClassName",
+    "schedulerName",
+    "serviceAccountName",
+    "hostAliases",
+    "dnsConfig",
+)
+_RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 _NO_SIDECARS = {"sidecar.istio.io/inject": "false", "linkerd.io/inject": "disabled"}
 
 
@@ -24,7 +37,7 @@ def checkpoint_path(job: Job) -> str | None:
     """Where checkpoints go in every pod; none: nothing outlives the pods."""
     section = job.spec.get("checkpoint") or {}
     path: str | None = section.get("path")
-    return path or (defaults.CHECKPOINT_PATH if section.get("volumeClaim") else None)
+    return path or (defaults.CHECKPOINT_PATH if job.checkpoint_claim is not None else None)
 
 
 def profile_of(job: Job, settings: Settings) -> Profile:
@@ -45,8 +58,12 @@ def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict
     ours = names.labels(job.name, role, attempt)
     template: dict[str, Any] = {
         "metadata": {
-            "labels": {**(section.get("labels") or {}), **ours},
-            "annotations": {**_NO_SIDECARS, **(section.get("annotations") or {})},
+            "labels": {**job.inherited(job.labels), **(section.get("labels") or {}), **ours},
+            "annotations": {
+                **_NO_SIDECARS,
+                **job.inherited(job.annotations),
+                **(section.get("annotations") or {}),
+            },
         },
         "spec": _pod_spec(job, role, attempt, section, profile, settings),
     }
@@ -68,14 +85,7 @@ def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": section.get("terminationGracePeriodSeconds")
         or defaults.TERMINATION_GRACE_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": settings.run_as_user,
-            "runAsGroup": settings.run_as_user,
-            "fsGroup": settings.run_as_user,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": overlay(_pod_security(settings), section.get("securityContext") or {}),
         "containers": [_container(job, role, attempt, section, profile, settings)],
         "volumes": [*_volumes(job, role, section, profile), *(section.get("volumes") or ())],
         "tolerations": [*profile.tolerations, *(section.get("tolerations") or ()), *gone],
@@ -86,11 +96,24 @@ def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile
     runtime_class = section.get("runtimeClassName") or profile.runtime_class_name
     spec |= {"nodeSelector": selector} if selector else {}
     spec |= {"runtimeClassName": runtime_class} if runtime_class else {}
-    spec |= (
-        {"imagePullSecrets": [{"name": s} for s in settings.image_pull_secrets]} if settings.image_pull_secrets else {}
-    )
+    theirs = [s for s in section.get("imagePullSecrets") or () if s["name"] not in settings.image_pull_secrets]
+    secrets = [*({"name": s} for s in settings.image_pull_secrets), *theirs]
+    spec |= {"imagePullSecrets": secrets} if secrets else {}
+    if prior := section.get("initContainers"):
+        spec["initContainers"] = [overlay({"securityContext": _RESTRICTED}, c) for c in prior]
     spec |= {key: section[key] for key in _COPIED if section.get(key)}
     return spec
+
+
+def _pod_security(settings: Settings) -> dict[str, Any]:
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": settings.run_as_user,
+        "runAsGroup": settings.run_as_user,
+        "fsGroup": settings.run_as_user,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
 
 
 def _container(
@@ -108,13 +131,11 @@ def _container(
         "readinessProbe": probe,
         # The last words of a role that failed become the job's status; a role may also leave its result there.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": _RESTRICTED,
         "volumeMounts": [*_mounts(job, role, section, profile), *(section.get("volumeMounts") or ())],
     }
+    if sources := section.get("envFrom"):
+        container["envFrom"] = list(sources)
     resources = section.get("resources") or {}
     if profile.gpus:
         resources = overlay({"limits": {"nvidia.com/gpu": str(profile.gpus)}}, resources)
@@ -182,11 +203,11 @@ def _volumes(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[
         {"name": "bagpipe-config", "configMap": {"name": names.config_map(job.name)}},
         {"name": "bagpipe-tmp", "emptyDir": {}},
     ]
-    if not (role is Role.SERVER and job.section(role).get("volumeClaim")):
+    if role is not Role.SERVER or job.server_claim is None:
         volumes.append({"name": "bagpipe-run", "emptyDir": {}})
     if shm := _shm_size(role, section, profile):
         volumes.append({"name": "bagpipe-shm", "emptyDir": {"medium": "Memory", "sizeLimit": shm}})
-    if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
+    if job.checkpoint_claim is not None:
         volumes.append(
             {"name": "bagpipe-checkpoints", "persistentVolumeClaim": {"claimName": names.checkpoint_claim(job.name)}}
         )
@@ -208,7 +229,7 @@ def _mounts(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[s
     ]
     if _shm_size(role, section, profile):
         mounts.append({"name": "bagpipe-shm", "mountPath": "/dev/shm"})
-    if (job.spec.get("checkpoint") or {}).get("volumeClaim"):
+    if job.checkpoint_claim is not None:
         mounts.append({"name": "bagpipe-checkpoints", "mountPath": checkpoint_path(job)})
     if uses_curve(job):
         mounts.append({"name": "bagpipe-curve", "mountPath": names.CURVE_DIR, "readOnly": True})
@@ -224,6 +245,7 @@ def _refuse_reserved(section: Raw, role: Role) -> None:
     taken = {
         "env": names.RESERVED_ENV & {*_named(section, "env")},
         "labels": names.RESERVED_LABELS & {*(section.get("labels") or {})},
+        "initContainers": {names.CONTAINER} & {*_named(section, "initContainers")},
         "volumes": names.RESERVED_VOLUMES & {*_named(section, "volumes")},
         "podTemplate.metadata.labels": names.RESERVED_LABELS
         & {*((template.get("metadata") or {}).get("labels") or {})},

@@ -34,6 +34,7 @@ from bagpipe_operator.policies import (
     failure,
     finish,
     hold,
+    keeping,
     obstacles,
     partial,
     scale,
@@ -161,8 +162,10 @@ def _hold(
         delete = (*delete, Deletion(kind="Workload", name=meta["name"], uid=meta["uid"]))
     if settings.kueue and job.queue and not leaving:
         apply = (*apply, kueue.workload(job, settings, observed.priorities))
-    wanted = (job.spec.get("checkpoint") or {}).get("volumeClaim")
-    if wanted and ("PersistentVolumeClaim", names.checkpoint_claim(job.name)) in observed.live:
+    if (
+        job.checkpoint_claim is not None
+        and ("PersistentVolumeClaim", names.checkpoint_claim(job.name)) in observed.live
+    ):
         apply = (*apply, children.checkpoint_claim(job))  # Whether it is kept may have changed.
     new = replace(new, phase=status.phase(new, holding=True))
     delete = (*delete, *_unwanted(job, observed))
@@ -241,7 +244,8 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
 def _progressed(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
     untaken = obstacles.refusal(observed) or obstacles.contested(observed, now)
-    new = _servers_counted(job, status.reconciled(current, untaken, now), observed, now)
+    new = status.kept(status.reconciled(current, untaken, now), keeping.loss(job), now)
+    new = _servers_counted(job, new, observed, now)
     if observed.progress is not None:
         new = replace(new, progress=observed.progress)
     if new.is_true(Condition.RUNNING):

@@ -78,6 +78,12 @@ _POD_CONFIG: dict[str, Shape] = {
     "runtimeClassName": Optional(_ANY_TEXT),
     "serviceAccountName": Optional(_ANY_TEXT),
     "env": Optional(Many(_ENV)),
+    "envFrom": Optional(Many(_MAP)),
+    "imagePullSecrets": Optional(Many(_NAMED)),
+    "initContainers": Optional(Many(_CONTAINER)),
+    "hostAliases": Optional(Many(Table({"ip": Text()}, required=("ip",)))),
+    "dnsConfig": Optional(_MAP),
+    "securityContext": Optional(_MAP),
     "volumes": Optional(Many(_NAMED)),
     "volumeMounts": Optional(Many(_MOUNT)),
     "shmSize": Optional(Text()),
@@ -105,6 +111,7 @@ _RUN_POLICY = Table(
         "workloadPriorityClass": Optional(_ANY_TEXT),
         "managedBy": Optional(_ANY_TEXT),
         "operatorClass": Optional(_ANY_TEXT),
+        "inherit": Optional(Many(Text())),
         "networkPolicy": Optional(Text(among=("Ingress", "Isolated", "None"))),
     }
 )

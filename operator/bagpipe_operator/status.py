@@ -135,6 +135,14 @@ def reconciled(status: Status, refusal: Obstacle | None, now: dt.datetime) -> St
     return status.put(conditions.false(Condition.RECONCILED, refusal.reason, refusal.message, now))
 
 
+def kept(status: Status, loss: str, now: dt.datetime) -> Status:
+    """Whether anything outlives the pods; `loss` says what does not."""
+    if loss:
+        return status.put(conditions.false(Condition.MODEL_KEPT, Reason.NOTHING_KEPT, loss, now))
+    message = "checkpoints outlive the pods"
+    return status.put_if_known(conditions.true(Condition.MODEL_KEPT, Reason.KEPT, message, now))
+
+
 LONG_ENOUGH = 600
 """Seconds after which the end of an attempt is no reason to wait before the next."""
 
@@ -250,7 +258,9 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
             result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))
         elif c.type == Condition.RUNNING and c.reason not in _QUIET | told and (was is None or was.reason != c.reason):
             result.append(Event(type="Warning", reason=c.reason, message=f"not running: {c.message}"))
-        elif c.type in (Condition.RECONCILED, Condition.FAILED) and (was is None or was.reason != c.reason):
+        elif c.type in (Condition.RECONCILED, Condition.FAILED, Condition.MODEL_KEPT) and (
+            was is None or was.reason != c.reason
+        ):
             result.append(Event(type="Warning", reason=c.reason, message=c.message))
     return tuple(result)
 

@@ -16,6 +16,8 @@ JobKey = tuple[str, str]
 """Namespace and name."""
 _Key = tuple[str, str, str]
 
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+"""A whole document in an annotation: nothing asks for it, and it would take more memory than all the rest."""
 _TOMBSTONES = 10_000
 
 
@@ -35,7 +37,9 @@ class Store:
         stray = job is None and "namespace" in raw["metadata"]
         if stray or version <= self._dead.get(key, 0) or (known is not None and version < _version(known)):
             return job
-        meta = {k: v for k, v in raw["metadata"].items() if k not in ("managedFields", "annotations")}
+        meta = {k: v for k, v in raw["metadata"].items() if k != "managedFields"}
+        if annotations := meta.get("annotations"):
+            meta["annotations"] = {k: v for k, v in annotations.items() if k != _LAST_APPLIED}
         self._objects[key] = {**raw, "metadata": meta}
         if job is not None and key[0] != names.KIND:
             self._by_job[job].add(key)

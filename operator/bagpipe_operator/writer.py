@@ -154,7 +154,8 @@ class Writer:
         metadata = {
             "name": names.curve_secret(job.name, job.uid),
             "namespace": job.namespace,
-            "labels": names.labels(job.name),
+            "labels": {**job.inherited(job.labels), **names.labels(job.name)},
+            "annotations": job.inherited(job.annotations),
             "ownerReferences": [children.owner_reference(job)],
         }
         body = {

@@ -153,6 +153,26 @@ def test_one_lease_for_a_class(values, lease):
     assert (settings["leaseNamespace"], settings["leaseName"]) == lease
 
 
+def test_roles_of_namespaces_cover_jobs():
+    """The roles view, edit and admin take in jobs; who may only view changes nothing; namespaced mode makes none."""
+    found = {d["metadata"]["name"]: d for d in template() if d["kind"] == "ClusterRole"}
+    for role, whom in (("r-view", {"view", "edit", "admin"}), ("r-edit", {"edit", "admin"})):
+        labels = found[role]["metadata"]["labels"]
+        assert {k.rpartition("-")[2] for k in labels if "aggregate-to" in k} == whom
+    verbs = {verb for rule in found["r-view"]["rules"] for verb in rule["verbs"]}
+    assert verbs == {"get", "list", "watch"}
+    assert "r-edit" not in {d["metadata"]["name"] for d in template("aggregatedRoles=false")}
+
+
+def test_notes_say_what_comes_next():
+    """After an installation three commands are printed, with the release's own name and namespace."""
+    command = ["helm", "install", "r", str(CHART), "--namespace", "system", "--dry-run=client"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    notes = done.stdout.partition("NOTES:")[2]
+    assert done.returncode == 0 and "helm test r --namespace system" in notes, done.stderr
+    assert sum(line.startswith("  ") for line in notes.splitlines()) == 3
+
+
 def test_no_secret_is_ever_read():
     """Secrets may be created; no rule reads, lists or changes one, and no rule has a wildcard."""
     for document in template(*EVERYTHING):

@@ -104,7 +104,7 @@ def test_what_is_refused_while_the_job_runs_does_not_stop_it(world):
 
 def test_starting_says_how_far_it_is(world):
     """A job that simply starts says how many of its pods run, and posts no warning about that."""
-    w = world().settle()
+    w = world({"checkpoint": {"volumeClaim": {"size": "1Gi"}}}).settle()
     assert w.condition("Running") | {"lastTransitionTime": ""} == {
         "type": "Running",
         "status": "False",

@@ -235,5 +235,10 @@ def _granted(kube):
     """Every verb of the roles that are bound to the operator's account."""
     roles = kube.get("clusterroles", "-l", "app.kubernetes.io/part-of=bagpipe")["items"]
     roles += kube.get("roles", "-l", "app.kubernetes.io/part-of=bagpipe", "--all-namespaces")["items"]
-    rules = [r for role in roles if not role["metadata"]["name"].endswith("-kueue") for r in role["rules"]]
+    rules = [
+        r
+        for role in roles
+        if not role["metadata"]["name"].endswith(("-kueue", "-view", "-edit"))
+        for r in role["rules"]
+    ]
     return {(g, resource, v) for r in rules for g in r["apiGroups"] for resource in r["resources"] for v in r["verbs"]}
