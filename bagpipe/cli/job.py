@@ -89,6 +89,12 @@ def get(
             print(f"  {key}: {value}")
 
 
+@app.command("describe")
+def describe(name: Name, namespace: Namespace = None, context: Context = None) -> None:
+    """Tell a job's story in one page: where it is, what happened to it, its pods, its last words."""
+    print(_client(namespace, context).describe(name), end="")
+
+
 @app.command("wait")
 def wait(
     name: Name,

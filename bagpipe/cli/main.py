@@ -70,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     leave(run_command(sys.argv[1:] if argv is None else argv))
 
 
+def plugin() -> NoReturn:
+    """`kubectl bagpipe ...`: what kubectl runs when it finds `kubectl-bagpipe` on the PATH is `bagpipe job ...`."""
+    main(["job", *sys.argv[1:]])
+
+
 def run_command(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     unpack_kernels()

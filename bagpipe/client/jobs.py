@@ -8,6 +8,7 @@
 It speaks to the API server alone, like kubectl, with the same credentials. Needs the extra `cluster`.
 """
 
+import datetime as dt
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagpipe.config.document import API_VERSION
+from bagpipe.client.story import tell
+from bagpipe.config.document import API_VERSION, KIND
 from bagpipe.config.load import JobFile, read_job_file
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 from bagpipe.lowlevel.clock import SYSTEM_CLOCK, Clock
@@ -203,6 +205,23 @@ class BagpipeClient:
             if end is not None and self._clock.now() >= end:
                 raise WaitTimeout(f"job {name} is {view.phase} after {timeout_seconds:g} s; {view.message}")
             self._clock.pause(POLL_SECONDS)
+
+    def describe(self, name: str) -> str:
+        """The job's story in one page: phase, progress, timeline, pods, last failure, conditions, result."""
+        raw = self.get(name).raw
+        about = f"involvedObject.kind={KIND},involvedObject.uid={raw['metadata']['uid']}"
+        with self._told(name):
+            events = self._core.list_namespaced_event(
+                self.namespace, field_selector=about, _preload_content=False, _request_timeout=REQUEST_SECONDS
+            )
+            pods = self._core.list_namespaced_pod(
+                self.namespace,
+                label_selector=f"bagpipe.dev/job={name}",
+                _preload_content=False,
+                _request_timeout=REQUEST_SECONDS,
+            )
+        now = dt.datetime.now(dt.UTC)
+        return tell(raw, json.loads(events.data)["items"], json.loads(pods.data)["items"], now)
 
     # ── logs ─────────────────────────────────────────────────────────────────────────────────────
 

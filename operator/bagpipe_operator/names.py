@@ -102,7 +102,6 @@ class Reason(StrEnum):
     QUOTA_RESERVED = "QuotaReserved"
     PREEMPTED = "Preempted"
     QUOTA_CHANGES = "QuotaChanges"
-    STOPPING = "Stopping"
     # starting and running
     STARTING = "Starting"
     PODS_READY = "PodsReady"
@@ -112,7 +111,6 @@ class Reason(StrEnum):
     KEPT = "CheckpointsKept"
     UNSCHEDULABLE = "Unschedulable"
     PARTLY_PLACED = "PartlyPlaced"
-    BACKING_OFF = "BackingOff"
     NO_SCHEDULER = "NoScheduler"
     OLDER_JOB = "OlderJobEnding"
     # what the API server or a controller said to something that the job needs

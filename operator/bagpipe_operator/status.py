@@ -232,7 +232,7 @@ def mended(status: Status) -> Status:
     return replace(status, conditions=tuple(kept))
 
 
-_QUIET = frozenset({Reason.STARTING, Reason.BACKING_OFF, Reason.COMPLETED})
+_QUIET = frozenset({Reason.STARTING, Reason.COMPLETED})
 """Reasons why a job does not run that need nobody's attention."""
 
 

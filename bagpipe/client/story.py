@@ -1,0 +1,165 @@
+"""A job's story in one page: where it is, what happened to it, which pods it has, and how it ended.
+
+Pure: from what the API server shows (the job, its events, its pods) to lines of text. Only what is known is said.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Raw = Mapping[str, Any]
+
+_ROLES = ("oracle", "server", "trainer")
+_INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "apps.kubernetes.io/pod-index")
+_LAST_WORDS = 10
+
+
+def tell(job: Raw, events: Iterable[Raw], pods: Iterable[Raw], now: dt.datetime) -> str:
+    """The page; `now` is what ages are counted to."""
+    status = job.get("status") or {}
+    parts = [
+        _head(job, status, now),
+        _block("Progress", _progress(status)),
+        _block("Time", _durations(status, now)),
+        _block("Timeline", _timeline(job, status, events)),
+        _block("Pods", _pods(pods)),
+        _block("Last failure", _failure(status)),
+        _block("Conditions", _conditions(status, now)),
+        _block("Result", [f"{key}: {value}" for key, value in (status.get("summary") or {}).items()]),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _block(title: str, lines: list[str]) -> str:
+    return "\n".join([title, *(f"  {line}" for line in lines)]) if lines else ""
+
+
+def _head(job: Raw, status: Raw, now: dt.datetime) -> str:
+    meta = job["metadata"]
+    phase, since = status.get("phase", "Pending"), _age(status.get("phaseTime"), now)
+    words = [f"{meta['namespace']}/{meta['name']}: {phase}"]
+    words += [f"for {since}"] if since else []
+    words += [f"({status['reason']})"] if status.get("reason") else []
+    if not status:
+        return " ".join(words) + "\n  no operator has looked at it: is one installed, of its operatorClass?"
+    policy = (job.get("spec") or {}).get("runPolicy") or {}
+    limits = (("restarts", "failures", "backoffLimit"), ("disruptions", "disruptions", "disruptionLimit"))
+    counts = [f"attempt {status.get('attempt', 0)}"]
+    for key, name, limit in limits:
+        allowed = f" of {policy[limit]}" if limit in policy else ""
+        counts.append(f"{status.get(key, 0)} {name}{allowed}")
+    return " ".join(words) + "\n  " + ", ".join(counts)
+
+
+def _progress(status: Raw) -> list[str]:
+    known = status.get("progress") or {}
+    if not known:
+        return []
+    total = f" of {known['totalSteps']}" if "totalSteps" in known else ""
+    words = [f"step {known['step']}{total}"] if "step" in known else []
+    words += [f"loss {known['loss']:.4f}"] if "loss" in known else []
+    words += [f"{known['examplesPerSecond']:,.0f} examples/s"] if "examplesPerSecond" in known else []
+    words += [f"{_span(known['etaSeconds'])} to go"] if "etaSeconds" in known else []
+    words += [f"checkpoint at step {known['lastCheckpoint']}"] if "lastCheckpoint" in known else []
+    return [", ".join(words)]
+
+
+def _durations(status: Raw, now: dt.datetime) -> list[str]:
+    spent = dict(status.get("durations") or {})
+    phase, since = status.get("phase"), _moment(status.get("phaseTime"))
+    if phase not in (None, "Complete", "Failed") and since is not None:
+        spent[phase] = spent.get(phase, 0) + max((now - since).total_seconds(), 0)
+    return [", ".join(f"{name} {_span(seconds)}" for name, seconds in spent.items())] if spent else []
+
+
+def _timeline(job: Raw, status: Raw, events: Iterable[Raw]) -> list[str]:
+    """Events, which Kubernetes forgets after an hour, and what the status itself remembers."""
+    told = [(e.get("lastTimestamp") or e.get("eventTime") or "", f"{e.get('reason')}: {_line(e)}") for e in events]
+    said = " ".join(text for _, text in told)
+    remembered = [(job["metadata"].get("creationTimestamp", ""), "made")]
+    remembered += [(status["startTime"], "all pods ran for the first time")] if "startTime" in status else []
+    for c in status.get("conditions") or ():
+        if c["status"] == "True" and (c.get("message") or c["reason"]) not in said:
+            remembered.append((c["lastTransitionTime"], f"{c['type']}: {_line(c)}"))
+    return [f"{when}  {text}" for when, text in sorted({*told, *remembered}, key=lambda entry: entry[0]) if when]
+
+
+def _line(raw: Raw) -> str:
+    return " ".join((raw.get("message") or raw.get("reason") or "").split())
+
+
+def _pods(pods: Iterable[Raw]) -> list[str]:
+    rows = sorted(
+        (_ROLES.index(role), _index(p), p["metadata"]["name"], p) for p in pods if (role := _role(p)) in _ROLES
+    )
+    lines = []
+    for role, index, name, pod in rows:
+        status, attempt = pod.get("status") or {}, pod["metadata"]["labels"].get("bagpipe.dev/attempt", "?")
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+        words = [
+            f"{_ROLES[role]} {index}",
+            f"attempt {attempt}",
+            status.get("phase", "?") + (", ready" if ready else ""),
+        ]
+        words += ["is being deleted"] if "deletionTimestamp" in pod["metadata"] else []
+        words += [f"on {node}"] if (node := (pod.get("spec") or {}).get("nodeName")) else []
+        lines.append("  ".join((*words, name, *_trouble(status))))
+    return lines
+
+
+def _trouble(status: Raw) -> list[str]:
+    """How its container ended, or what it waits for."""
+    main: Raw = next((c for c in status.get("containerStatuses") or () if c.get("name") == "bagpipe"), {})
+    ended = ((main.get("state") or {}).get("terminated")) or ((main.get("lastState") or {}).get("terminated")) or {}
+    waiting = (main.get("state") or {}).get("waiting") or {}
+    words = [f"restarted {main['restartCount']} times"] if main.get("restartCount") else []
+    words += [f"exited with {ended['exitCode']}"] if ended.get("exitCode") else []
+    words += [str(waiting["reason"])] if waiting.get("reason") else []
+    return [f"({', '.join(words)})"] if words else []
+
+
+def _role(pod: Raw) -> str:
+    return str((pod["metadata"].get("labels") or {}).get("bagpipe.dev/role", ""))
+
+
+def _index(pod: Raw) -> int:
+    labels = pod["metadata"].get("labels") or {}
+    return int(next((labels[key] for key in _INDEX_LABELS if str(labels.get(key)).isdecimal()), 0))
+
+
+def _failure(status: Raw) -> list[str]:
+    known = status.get("lastFailure") or {}
+    if not known:
+        return []
+    lines = [f"attempt {known.get('attempt', 0)}, {known.get('time', '')}: {known.get('reason')}: {_line(known)}"]
+    words = str(known.get("lastWords", "")).splitlines()
+    return lines + [f"| {line}" for line in words[-_LAST_WORDS:]]
+
+
+def _conditions(status: Raw, now: dt.datetime) -> list[str]:
+    return [
+        f"{c['type']} {c['status'].lower()} for {_age(c['lastTransitionTime'], now) or '?'} ({c['reason']}): {_line(c)}"
+        for c in status.get("conditions") or ()
+    ]
+
+
+def _moment(text: object) -> dt.datetime | None:
+    try:
+        return dt.datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _age(text: object, now: dt.datetime) -> str:
+    when = _moment(text)
+    return _span((now - when).total_seconds()) if when else ""
+
+
+def _span(seconds: float) -> str:
+    """In the two largest units that count."""
+    left, words = max(int(seconds), 0), []
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if left >= size:
+            words.append(f"{left // size} {unit}")
+            left %= size
+    return " ".join([*words, f"{left} s"][:2])

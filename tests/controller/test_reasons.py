@@ -1,0 +1,29 @@
+"""Whoever is woken at night finds each condition and each reason in one page."""
+
+from pathlib import Path
+
+from bagpipe_operator import reasons
+from bagpipe_operator.names import Condition, Reason
+from bagpipe_operator.podstate import _STUCK
+from bagpipe_operator.warned import _MEANINGFUL
+
+PAGE = Path(__file__).parents[2] / "docs" / "reasons.md"
+
+
+def test_the_page_is_generated():
+    """docs/reasons.md is what the operator's own table says."""
+    assert PAGE.read_text() == reasons.page(), "python -m bagpipe_operator.reasons > docs/reasons.md"
+
+
+def test_nothing_is_left_out():
+    """Every condition and reason that the operator writes is explained, and those of Kubernetes that it passes on."""
+    assert set(reasons.CONDITIONS) == set(Condition)
+    told = {name for rows in reasons.TABLES.values() for key in rows for name in str(key).split(", ")}
+    theirs = {"FailedScheduling", "FailedCreatePodSandBox", "VolumeResizeFailed", "ErrImageNeverPull"}
+    assert told >= {str(reason) for reason in Reason} | ((_STUCK | _MEANINGFUL) - theirs)
+
+
+def test_each_reason_stands_once():
+    """One reason has one meaning."""
+    listed = [name for rows in reasons.TABLES.values() for key in rows for name in str(key).split(", ")]
+    assert len(listed) == len(set(listed))
