@@ -89,22 +89,22 @@ def _line(raw: Raw) -> str:
 
 
 def _pods(pods: Iterable[Raw]) -> list[str]:
-    rows = sorted(
-        (_ROLES.index(role), _index(p), p["metadata"]["name"], p) for p in pods if (role := _role(p)) in _ROLES
-    )
-    lines = []
-    for role, index, name, pod in rows:
-        status, attempt = pod.get("status") or {}, pod["metadata"]["labels"].get("bagpipe.dev/attempt", "?")
-        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
-        words = [
-            f"{_ROLES[role]} {index}",
-            f"attempt {attempt}",
-            status.get("phase", "?") + (", ready" if ready else ""),
-        ]
-        words += ["is being deleted"] if "deletionTimestamp" in pod["metadata"] else []
-        words += [f"on {node}"] if (node := (pod.get("spec") or {}).get("nodeName")) else []
-        lines.append("  ".join((*words, name, *_trouble(status))))
-    return lines
+    ours = sorted((p for p in pods if _role(p) in _ROLES), key=lambda p: (_ROLES.index(_role(p)), _index(p), _name(p)))
+    return [_pod(p) for p in ours]
+
+
+def _pod(pod: Raw) -> str:
+    status, attempt = pod.get("status") or {}, pod["metadata"]["labels"].get("bagpipe.dev/attempt", "?")
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
+    phase = status.get("phase", "?") + (", ready" if ready else "")
+    words = [f"{_role(pod)} {_index(pod)}", f"attempt {attempt}", phase]
+    words += ["is being deleted"] if "deletionTimestamp" in pod["metadata"] else []
+    words += [f"on {node}"] if (node := (pod.get("spec") or {}).get("nodeName")) else []
+    return "  ".join((*words, _name(pod), *_trouble(status)))
+
+
+def _name(pod: Raw) -> str:
+    return str(pod["metadata"]["name"])
 
 
 def _trouble(status: Raw) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from bagpipe_operator import times
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.store import Store
 from bagpipe_operator.workqueue import WorkQueue
@@ -77,9 +78,6 @@ class Health:
         return web.Response(text=trouble or "ok", status=503 if trouble else 200)
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
-        self._metrics.jobs.clear()
-        for raw in self._store.jobs():
-            phase = (raw.get("status") or {}).get("phase", "Pending")
-            self._metrics.jobs.labels(raw["metadata"]["namespace"], phase).inc()
+        self._metrics.count(self._store.jobs(), times.now())
         self._metrics.queue.set(self._queue.depth)
         return web.Response(body=self._metrics.render(), content_type="text/plain")

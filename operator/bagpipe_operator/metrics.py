@@ -1,6 +1,12 @@
 """What the operator measures of itself. No label names a job: their number has no bound."""
 
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from bagpipe_operator import __version__, times
 
 
 class Metrics:
@@ -20,6 +26,21 @@ class Metrics:
         self.restarts = Counter(
             "bagpipe_job_restarts_total", "New attempts, by reason.", ["namespace", "reason"], registry=to
         )
+        self.oldest = Gauge(
+            "bagpipe_oldest_job_seconds",
+            "Seconds since the job that has been longest in this phase came into it.",
+            ["namespace", "phase"],
+            registry=to,
+        )
+        self.phase_seconds = Histogram(
+            "bagpipe_job_phase_seconds",
+            "Seconds that jobs which have ended spent in each phase.",
+            ["phase"],
+            buckets=(1, 5, 15, 60, 300, 900, 3600, 14_400, 86_400, 604_800),
+            registry=to,
+        )
+        self.build = Gauge("bagpipe_operator_build_info", "1; the version is a label.", ["version"], registry=to)
+        self.build.labels(__version__).set(1)
         self.queue = Gauge("bagpipe_operator_queue_depth", "Jobs that wait to be reconciled.", registry=to)
         self.reconcile_seconds = Histogram(
             "bagpipe_operator_reconcile_seconds", "Time of one reconcile.", ["result"], registry=to
@@ -36,6 +57,21 @@ class Metrics:
         self.loop_lag = Gauge(
             "bagpipe_operator_loop_lag_seconds", "How late the event loop's last tick was.", registry=to
         )
+
+    def count(self, jobs: Iterable[Mapping[str, Any]], now: dt.datetime) -> None:
+        """What is so now about all jobs: how many there are in each phase, and for how long the oldest has been."""
+        self.jobs.clear()
+        self.oldest.clear()
+        ages: dict[tuple[str, str], float] = {}
+        for raw in jobs:
+            status = raw.get("status") or {}
+            key = (raw["metadata"]["namespace"], status.get("phase", "Pending"))
+            self.jobs.labels(*key).inc()
+            since = times.parse(status.get("phaseTime") or raw["metadata"].get("creationTimestamp"))
+            if since is not None and key[1] not in ("Complete", "Failed"):
+                ages[key] = max(ages.get(key, 0.0), (now - since).total_seconds())
+        for key, seconds in ages.items():
+            self.oldest.labels(*key).set(seconds)
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

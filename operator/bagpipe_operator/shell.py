@@ -165,6 +165,8 @@ class Shell:
         if new.finished and not job.status.finished:
             last = next(c for c in new.conditions if c.status and c.type in (Condition.COMPLETE, Condition.FAILED))
             self._metrics.ended.labels(job.namespace, last.type, last.reason).inc()
+            for phase, seconds in new.durations.items():
+                self._metrics.phase_seconds.labels(phase).observe(seconds)
 
 
 def _words(error: Exception) -> str:

@@ -231,6 +231,15 @@ def test_rules(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_every_alert_is_tested():
+    """No alert is installed that promtool's tests do not see fire."""
+    rule = one(template("prometheusRule.enabled=true"), "PrometheusRule")
+    alerts = {r["alert"] for group in rule["spec"]["groups"] for r in group["rules"]}
+    tests = yaml.safe_load(Path(__file__).with_name("rules_test.yaml").read_text())["tests"]
+    fired = {t["alertname"] for test in tests for t in test["alert_rule_test"] if t["exp_alerts"]}
+    assert alerts == fired
+
+
 def test_a_scrape_gets_through():
     """The chart's NetworkPolicy does not shut out the ServiceMonitor that it installs; without one nobody gets in."""
     port = {"protocol": "TCP", "port": 8080}

@@ -1,0 +1,62 @@
+"""What the operator says about all jobs together."""
+
+import datetime as dt
+
+from rig import Rig, job
+
+from bagpipe_operator import __version__
+from bagpipe_operator.metrics import Metrics
+
+NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
+
+def made(phase, minutes, namespace="ml"):
+    since = (NOW - dt.timedelta(minutes=minutes)).isoformat()
+    return {"metadata": {"namespace": namespace, "name": "j"}, "status": {"phase": phase, "phaseTime": since}}
+
+
+def values(metrics):
+    lines = (line.rpartition(" ") for line in metrics.render().decode().splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_jobs_and_the_oldest_by_phase():
+    """How many jobs are in each phase, and since when the oldest; a job that has ended grows no older."""
+    metrics = Metrics()
+    metrics.count([made("Starting", 1), made("Starting", 20), made("Complete", 90), made("Queued", 5, "web")], NOW)
+    found = values(metrics)
+    assert found['bagpipe_jobs{namespace="ml",phase="Starting"}'] == 2
+    assert found['bagpipe_oldest_job_seconds{namespace="ml",phase="Starting"}'] == 1200
+    assert found['bagpipe_oldest_job_seconds{namespace="web",phase="Queued"}'] == 300
+    assert not [name for name in found if "oldest" in name and "Complete" in name]
+    metrics.count([], NOW)
+    assert not [name for name in values(metrics) if name.startswith(("bagpipe_jobs{", "bagpipe_oldest"))]
+
+
+def test_a_job_that_nobody_has_looked_at_counts_from_its_creation():
+    """Without a status a job is Pending since it was made."""
+    metrics = Metrics()
+    meta = {"namespace": "ml", "name": "j", "creationTimestamp": "2026-01-01T11:59:00Z"}
+    metrics.count([{"metadata": meta}], NOW)
+    assert values(metrics)['bagpipe_oldest_job_seconds{namespace="ml",phase="Pending"}'] == 60
+
+
+def test_the_version_is_told():
+    """Which operator runs can be asked of its metrics."""
+    assert values(Metrics())[f'bagpipe_operator_build_info{{version="{__version__}"}}'] == 1
+
+
+def test_durations_of_jobs_that_ended():
+    """When a job ends, the time that it spent in each phase is counted once."""
+    rig = Rig()
+    try:
+        rig.submit(job(runPolicy={"startupDeadlineSeconds": 100}))
+        rig.settle()
+        rig.api.now += dt.timedelta(seconds=100)
+        rig.again()
+        rig.again()
+        assert rig.status()["phase"] == "Failed"
+        assert values(rig.metrics)['bagpipe_job_phase_seconds_sum{phase="Starting"}'] == 100
+        assert values(rig.metrics)['bagpipe_job_phase_seconds_count{phase="Starting"}'] == 1
+    finally:
+        rig.close()
