@@ -64,11 +64,15 @@ class Life:
             self.rig = self._start()
             self.deliver(None)
 
-    def deliver(self, count: int | None) -> None:
+    def deliver(self, count: int | None, without: str = "") -> None:
         async def go() -> None:
-            self.rig.deliver(count)
+            self.rig.deliver(count, without)
 
         self.rig.go(go())
+
+    def others(self, kind: str) -> None:
+        """All watches but one tell what they know."""
+        self.deliver(None, kind)
 
     def act(self, number: int) -> None:
         """One of the things that may happen in the cluster."""
@@ -157,33 +161,86 @@ class Life:
 END = {"summary": {"modelDigest": "d"}, "attempts": 1, "sets": [], "living": 0, "owned": True}
 
 
-def undisturbed_writes() -> int:
+def until_it_runs(life: Life, without: str = "") -> None:
+    for _ in range(12):
+        life.deliver(None, without)
+        life.reconcile()
+        for act in life.controllers.acts():
+            act()
+            life.check()
+
+
+def a_crash(life: Life) -> None:
+    life.crash("trainer")
+
+
+def a_suspension(life: Life) -> None:
+    life.suspend(True)
+    until_it_runs(life)
+    assert life.controllers.pods() == []
+    life.suspend(False)
+
+
+def a_lost_server(life: Life) -> None:
+    life.crash("server")
+
+
+HAPPENINGS = [a_crash, a_suspension, a_lost_server]
+
+
+def writes_of(happening) -> int:
     life = Life()
+    until_it_runs(life)
+    happening(life)
     life.to_the_end()
     life.rig.close()
     return life.writes
 
 
-def test_a_kill_before_each_write():
-    """Killed before any one of its writes over a whole life, with a crash in it, the job comes to the same end."""
-    for kill_at in range(1, undisturbed_writes() + 12):
+@pytest.mark.parametrize("happening", HAPPENINGS)
+def test_a_kill_before_each_write(happening):
+    """Killed before any one of its writes over a whole life in which something happens, a job has the same end."""
+    writes = writes_of(happening)
+    assert writes > 30
+    for kill_at in range(1, writes + 1):
         life = Life()
         life.kill_at = kill_at
-        for _ in range(12):
+        until_it_runs(life)
+        happening(life)
+        life.to_the_end()
+        assert life.end() == END, kill_at
+        assert life.rig.status().get("restarts", 0) + life.rig.status().get("disruptions", 0) <= 1, kill_at
+        life.rig.close()
+
+
+KINDS = (names.KIND, "Pod", "Job", "StatefulSet", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget")
+
+
+@pytest.mark.parametrize("happening", HAPPENINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_watch_that_stands_still(kind, happening):
+    """From any moment on the watch of one kind tells nothing for long while the others do; the end is the same."""
+    for moment in range(0, 8, 2):
+        life = Life()
+        for _ in range(moment):
             life.deliver(None)
             life.reconcile()
             for act in life.controllers.acts():
                 act()
                 life.check()
-        life.crash("trainer")
+        until_it_runs(life, without=kind)
+        if life.rig.status().get("phase") == "Running":
+            happening(life)
+        until_it_runs(life, without=kind)
+        life.suspend(False)
         life.to_the_end()
-        assert life.end() == END, kill_at
-        assert life.rig.status().get("restarts") == 1, kill_at
+        assert life.end() == END, moment
         life.rig.close()
 
 
 STEP = st.one_of(
     st.tuples(st.just("deliver"), st.integers(1, 4)),
+    st.tuples(st.just("others"), st.sampled_from(KINDS)),
     st.tuples(st.just("act"), st.integers(0, 50)),
     st.tuples(st.just("reconcile"), st.none()),
     st.tuples(st.just("crash"), st.sampled_from(["trainer", "oracle", "server"])),
