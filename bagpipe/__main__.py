@@ -1,7 +1,7 @@
 """`python -m bagpipe`: the same command.
 
 Python has put the current folder before its own modules; it is taken out here, before anything else is imported, and
-`bagpipe.cli.user_modules` offers it last.
+`bagpipe.local.user_modules` offers it last.
 """
 
 import os

@@ -267,10 +267,11 @@ class BagCache:
         parts = torch.split(found_ND, [i.size for i in indices])
         return [part.view(*index.shape, -1) for part, index in zip(parts, indices, strict=True)]
 
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """Make the dense model part of this job's checkpoints; a resumed job's weights are loaded into it.
 
-        Pass the model itself before it is wrapped in DDP. Without it checkpoints hold the tables only.
+        Pass the model itself before it is wrapped in DDP, and None for the optimizer of a model that has nothing to
+        train. Without it checkpoints hold the tables only.
         """
         self._checkpointer = Checkpointer(self._members, model, optimizer)
         self._checkpointer.restore()

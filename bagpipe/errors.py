@@ -34,6 +34,10 @@ class BagpipeError(Exception):
 
     exit_code: ExitCode = ExitCode.SOFTWARE
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython and Jupyter show of it: one line, for the frames above it are ours and not the user's."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class ConfigError(BagpipeError):
     """The job file, a flag or an override is wrong; names the field and the remedy."""
@@ -83,3 +87,14 @@ class Stopped(BagpipeError):
     """The process was asked to stop and its state is safe in a checkpoint."""
 
     exit_code = ExitCode.STOPPED
+
+
+def error_of(code: int) -> type[BagpipeError]:
+    """The class of error whose exit code a process ended with; where several share it, the most common one."""
+    kinds: dict[int, type[BagpipeError]] = {
+        ExitCode.BAD_CONFIG: ConfigError,
+        ExitCode.BAD_DATA: DataError,
+        ExitCode.SOFTWARE: BagpipeError,
+        ExitCode.STOPPED: Stopped,
+    }
+    return kinds.get(code, PeerLost)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from bagpipe.batch import Keys
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import Table, TableLayout
@@ -45,8 +45,7 @@ def measure(num_rows: int, dim: int) -> dict[str, float]:
     ]
     store = RowStore(
         group,
-        RowOptimizer(name="sgd"),
-        InitialRows(group, seed=0, init_scale=None),
+        InitialRows(group, EmbeddingConfig(optimizer=RowOptimizer(name="sgd")), seed=0),
         shard=0,
         num_shards=1,
         directory=None,

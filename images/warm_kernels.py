@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bagpipe.cli.main import run_command
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.rows.initial import InitialRows
@@ -35,11 +35,10 @@ spec:
 
 def shard(directory: Path) -> None:
     """Reads, births, writes and a snapshot of one shard."""
-    optimizer = RowOptimizer()
     (group,) = TableLayout.of([Table("t", 100, 8, ("t",))]).groups
     for place in (directory, None):
-        initial_rows = InitialRows(group, seed=0, init_scale=None)
-        store = RowStore(group, optimizer, initial_rows, shard=0, num_shards=2, directory=place)
+        initial_rows = InitialRows(group, EmbeddingConfig(), seed=0)
+        store = RowStore(group, initial_rows, shard=0, num_shards=2, directory=place)
         keys = np.arange(0, 100, 2, dtype=np.int64)
         records, _ = store.read(keys, keys.size)
         store.write(keys, records)

@@ -25,7 +25,7 @@ TARGET = Path(__file__).parent.parent / "charts" / "bagpipe" / "files" / "crd.ya
 GROUP, VERSION = API_VERSION.split("/")
 
 MAX_NAME = 40
-RESERVED_ENV = ("BAGPIPE_CURVE_DIR", "JOB_COMPLETION_INDEX", "POD_INDEX", "POD_NAME")
+RESERVED_ENV = ("BAGPIPE_CURVE_DIR", "BAGPIPE_TOKEN", "JOB_COMPLETION_INDEX", "POD_INDEX", "POD_NAME")
 
 # Bounds that only the API server needs: it estimates the cost of CEL rules by them.
 BOUNDS: dict[str, Schema] = {

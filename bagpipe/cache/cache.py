@@ -6,6 +6,7 @@ gathered weights of a step to the model as a leaf tensor. The cache knows no key
 sockets.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +18,6 @@ from bagpipe.batch import Floats
 from bagpipe.cache.optimizers import BLOCK_ROWS, LearningRate, RowUpdater, gather, gather_sums, scatter
 from bagpipe.config.document import RowOptimizer
 from bagpipe.plan import Indices, Slots
-from bagpipe.rows.record import record_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,41 +58,47 @@ class EmbeddingCache(Protocol):
     def take_values(self, slots: Slots) -> Floats:
         """Copies of weights `[K, D]`."""
 
-    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int) -> None:
-        """Apply the row optimizer to the rows at these slots, which are distinct.
+    def update(
+        self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int, kind: int = 0
+    ) -> None:
+        """Apply a row optimizer to the rows at these slots, which are distinct.
 
         Args:
             sums_KD: each row's gradients of `step` summed over trainers; those of the slots are `sums_KD[index_U]`.
+            kind: which of the width group's optimizers.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class RowKind:
+    """Rows of a width group that are updated alike."""
+
+    optimizer: RowOptimizer
+    learning_rate: LearningRate | None = None
+    """Of each step; None: the optimizer's `lr` at every step."""
 
 
 def create_cache(
     num_slots: int,
     embedding_dim: int,
-    optimizer: RowOptimizer,
+    record_width: int,
+    kinds: Sequence[RowKind],
     device: torch.device,
-    learning_rate: LearningRate | None = None,
 ) -> EmbeddingCache:
-    """The cache for a device. Memory is `num_slots` records; on a CPU only touched slots cost any.
-
-    Args:
-        learning_rate: of each step; none: the optimizer's `lr` at every step.
-    """
+    """The cache for a device. Memory is `num_slots` records; on a CPU only touched slots cost any."""
     if device.type == "cpu":
-        return HostCache(num_slots, embedding_dim, optimizer, learning_rate)
-    return DeviceCache(num_slots, embedding_dim, optimizer, device, learning_rate)
+        return HostCache(num_slots, embedding_dim, record_width, kinds)
+    return DeviceCache(num_slots, embedding_dim, record_width, kinds, device)
 
 
 class HostCache:
     """A slab in the trainer's own memory; copies and updates are compiled loops (`cache/optimizers.py`)."""
 
-    def __init__(
-        self, num_slots: int, embedding_dim: int, optimizer: RowOptimizer, learning_rate: LearningRate | None = None
-    ) -> None:
+    def __init__(self, num_slots: int, embedding_dim: int, record_width: int, kinds: Sequence[RowKind]) -> None:
         self.embedding_dim = embedding_dim
-        self.record_width = record_width(optimizer, embedding_dim)
+        self.record_width = record_width
         self._slab = np.zeros((num_slots, self.record_width), np.float32)
-        self._updater = RowUpdater(optimizer, embedding_dim, learning_rate)
+        self._updaters = [RowUpdater(kind.optimizer, embedding_dim, kind.learning_rate) for kind in kinds]
         self._block = np.empty((BLOCK_ROWS, embedding_dim), np.float32)
 
     def __repr__(self) -> str:
@@ -118,12 +124,14 @@ class HostCache:
         gather(self._slab, slots, width, out)
         return out
 
-    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int) -> None:
+    def update(
+        self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int, kind: int = 0
+    ) -> None:
         for at in range(0, slots_U.size, BLOCK_ROWS):
             part = slice(at, at + BLOCK_ROWS)
             gradients = self._block[: slots_U[part].size]
             gather_sums(sums_KD, index_U[part], reduction.zero, reduction.scale, gradients)
-            self._updater.apply(self._slab, slots_U[part], gradients, step)
+            self._updaters[kind].apply(self._slab, slots_U[part], gradients, step)
 
 
 class DeviceCache:
@@ -138,15 +146,15 @@ class DeviceCache:
         self,
         num_slots: int,
         embedding_dim: int,
-        optimizer: RowOptimizer,
+        record_width: int,
+        kinds: Sequence[RowKind],
         device: torch.device,
-        learning_rate: LearningRate | None = None,
     ) -> None:
         self.embedding_dim = embedding_dim
-        self.record_width = record_width(optimizer, embedding_dim)
+        self.record_width = record_width
         self._device = device
         self._slab = torch.zeros((num_slots, self.record_width), device=device)
-        self._updater = RowUpdater(optimizer, embedding_dim, learning_rate)
+        self._updaters = [RowUpdater(kind.optimizer, embedding_dim, kind.learning_rate) for kind in kinds]
         self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch has not annotated it
 
     def __repr__(self) -> str:
@@ -179,10 +187,12 @@ class DeviceCache:
         taken: Floats = self._slab[self._to_device(slots), :width].cpu().numpy()
         return taken
 
-    def update(self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int) -> None:
+    def update(
+        self, slots_U: Slots, sums_KD: Floats, index_U: Indices, reduction: Reduction, step: int, kind: int = 0
+    ) -> None:
         gradients = np.empty((index_U.size, self.embedding_dim), np.float32)
         gather_sums(sums_KD, index_U, reduction.zero, reduction.scale, gradients)
-        self._updater.apply(self._slab, self._to_device(slots_U), self._to_device(gradients), step)
+        self._updaters[kind].apply(self._slab, self._to_device(slots_U), self._to_device(gradients), step)
 
     def _to_device(self, array: npt.NDArray[Any]) -> torch.Tensor:
         """Through pinned memory, on the side stream; the default stream waits for it, the host does not."""

@@ -73,6 +73,16 @@ def gather_sums(rows_KD: Any, index: Any, zero: Any, scale: Any, out: Any) -> No
             target[j] = (source[j] + zero) * scale
 
 
+@njit(cache=True, nogil=True)
+def decay(slab: Any, slots: Any, dim: Any, factor: Any) -> None:
+    """`slab[slots[i], :dim] *= factor`: decoupled weight decay."""
+    for i in range(slots.shape[0]):
+        _prefetch_row(slab, slots, i + AHEAD, dim)
+        row = slab[slots[i]]
+        for j in range(dim):
+            row[j] = row[j] * factor
+
+
 # ── row optimizers: the slab's rows are [weights | state] ─────────────────────────────────────────
 
 

@@ -19,6 +19,8 @@ only at steps that use the row, starting from zero; for a row that is used at ev
 Adam follows `torch.optim.SparseAdam`: moments of a row change only when it is used, the bias correction
 counts every step of the run.
 
+Weight decay is decoupled and lazy: a row shrinks at the steps that use it, before its update. Clipping is row by row.
+
 The learning rate is a function of the step that produced the gradient, however late it is applied.
 
 A torch slab (GPU) takes the same steps with torch's operations; there bits are the device's.
@@ -36,12 +38,15 @@ from bagpipe.batch import Floats
 from bagpipe.cache import kernels
 from bagpipe.cache.kernels import accumulate, gather, gather_sums, scatter
 from bagpipe.config.document import RowOptimizer
-from bagpipe.rows.record import record_width
+from bagpipe.rows.record import state_width
 
 __all__ = ["BLOCK_ROWS", "RowUpdater", "accumulate", "gather", "gather_sums", "scatter"]
 
 BLOCK_ROWS = 512
 """Rows updated at a time: few enough for copies of their state and gradients to stay in the processor's cache."""
+
+NORM_EPS = 1e-6
+"""What torch adds to a norm before it divides by it."""
 
 LearningRate = Callable[[int], float]
 
@@ -60,12 +65,12 @@ class RowUpdater:
         learning_rate: LearningRate | None = None,
     ) -> None:
         self.optimizer, self.dim = optimizer, embedding_dim
-        self.record_width = record_width(optimizer, embedding_dim)
+        self._state_end = embedding_dim + state_width(optimizer, embedding_dim)
         self._learning_rate = learning_rate or (lambda step: optimizer.lr)
         self._block = np.empty((BLOCK_ROWS, 1 if optimizer.name == "rowwise-adagrad" else embedding_dim), np.float32)
 
     def __repr__(self) -> str:
-        return f"RowUpdater({self.optimizer.name}, dim={self.dim}, record={self.record_width})"
+        return f"RowUpdater({self.optimizer.name}, dim={self.dim})"
 
     def apply(self, slab: Any, slots: Any, grads_KD: Any, step: int) -> None:
         """Update `slab[slots]` in place with the gradients of `step` (from 0); slots are distinct.
@@ -76,9 +81,29 @@ class RowUpdater:
             return
         lr = self._learning_rate(step)
         if isinstance(slab, torch.Tensor):
-            self._apply_torch(slab, slots, grads_KD, lr, step)
-        else:
-            self._apply_compiled(slab, slots, np.ascontiguousarray(grads_KD, np.float32), lr, step)
+            self._apply_torch(slab, slots, self._clipped(grads_KD), lr, step)
+            return
+        gradients = np.ascontiguousarray(grads_KD, np.float32)
+        if self._clips:
+            gradients = self._clipped(torch.from_numpy(gradients)).numpy()
+        if self.optimizer.weight_decay:
+            kernels.decay(slab, slots, self.dim, np.float32(1 - lr * self.optimizer.weight_decay))
+        self._apply_compiled(slab, slots, gradients, lr, step)
+
+    @property
+    def _clips(self) -> bool:
+        return self.optimizer.clip_value is not None or self.optimizer.clip_norm is not None
+
+    def _clipped(self, grads_KD: torch.Tensor) -> torch.Tensor:
+        """Gradients within the bounds of the recipe, as `torch.nn.utils.clip_grad_value_` and `clip_grad_norm_` would
+        make them if every row were a parameter of its own.
+        """
+        if (bound := self.optimizer.clip_value) is not None:
+            grads_KD = grads_KD.clamp(-bound, bound)
+        if (bound := self.optimizer.clip_norm) is not None:
+            norms_K1 = torch.linalg.vector_norm(grads_KD, dim=1, keepdim=True)
+            grads_KD = grads_KD * (bound / (norms_K1 + NORM_EPS)).clamp(max=1.0)
+        return grads_KD
 
     def _apply_compiled(self, slab: Floats, slots: npt.NDArray[Any], grads: Floats, lr: float, step: int) -> None:
         o, minus_lr = self.optimizer, np.float32(-lr)
@@ -120,7 +145,9 @@ class RowUpdater:
         o, dim = self.optimizer, self.dim
         index = slots.long()
         records = slab[index]
-        weights, state = records[:, :dim], records[:, dim:]
+        weights, state = records[:, :dim], records[:, dim : self._state_end]
+        if o.weight_decay:
+            weights.mul_(1 - lr * o.weight_decay)
         match o.name:
             case "sgd" if o.momentum:
                 state.mul_(o.momentum).add_(grads)

@@ -63,6 +63,6 @@ def kept_rows(checkpoint: Checkpoint) -> list[KeptRows]:
         parts[number].append(_Part(keys[order], order, records))
     spec = manifest.spec
     return [
-        KeptRows(group, InitialRows(group, seed=spec.seed, init_scale=spec.embedding.init_scale), found)
+        KeptRows(group, InitialRows(group, spec.embedding, spec.seed), found)
         for group, found in zip(manifest.layout.groups, parts, strict=True)
     ]

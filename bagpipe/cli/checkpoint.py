@@ -44,8 +44,16 @@ def _complete(where: Path) -> list[Path]:
 
 
 def newest(where: Path) -> Path:
-    """The newest complete checkpoint in or at `where`."""
-    return _complete(where)[-1]
+    """The newest complete checkpoint in or at `where`; models that lie in its run directory are importable."""
+    from bagpipe.local.rundir import JOB_FILE
+    from bagpipe.local.user_modules import offer_beside
+
+    found = _complete(where)[-1]
+    for run in (where, found.absolute().parent.parent):
+        if (run / JOB_FILE).is_file():
+            offer_beside(run / JOB_FILE)
+            break
+    return found
 
 
 @app.command("ls")

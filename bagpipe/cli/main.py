@@ -28,9 +28,9 @@ from bagpipe.cli import (
     version,
 )
 from bagpipe.cli.failures import INTERRUPTED, Failure, failure_of
-from bagpipe.cli.user_modules import offer_user_modules
 from bagpipe.config.paths import shown
 from bagpipe.errors import ExitCode
+from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.kernel_cache import unpack_kernels
 from bagpipe.lowlevel.process_life import leave
 

@@ -124,7 +124,7 @@ def _estimate(
         num_servers=spec.servers.replicas,
         lookahead=ahead,
         cache_rows=slots or [None] * len(dataset.layout.groups),
-        optimizer=spec.embedding.optimizer,
+        embedding=spec.embedding,
     )
 
 

@@ -10,8 +10,8 @@ import typer
 
 from bagpipe.cli.options import Overrides
 from bagpipe.cli.output import outlive_reader
-from bagpipe.cli.user_modules import offer_beside
 from bagpipe.cli.values import local_path
+from bagpipe.local.user_modules import offer_beside
 
 
 def run(

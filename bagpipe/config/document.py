@@ -17,6 +17,7 @@ from bagpipe.config.pods import CheckpointClaim, PodConfig, VolumeClaim
 from bagpipe.config.pods import Section as _Section
 from bagpipe.config.recipe import DenseOptimizer as DenseOptimizer  # noqa: PLC0414  # part of this document
 from bagpipe.config.recipe import RowOptimizer as RowOptimizer  # noqa: PLC0414  # part of this document
+from bagpipe.config.recipe import TableOverride
 from bagpipe.tables import Table, TableRows, Width
 
 API_VERSION = "bagpipe.dev/v1alpha1"
@@ -87,13 +88,14 @@ class EmbeddingConfig(_Section):
     tables: Annotated[tuple[Table, ...], Meta(description="The tables; empty: found in the data, one for each sparse feature.")] = ()
     optimizer: RowOptimizer = RowOptimizer()
     init_scale: Annotated[
-        bounds.Rate | None,
-        Meta(description="Rows are born uniform in [-scale, scale); none: 1 / sqrt(rows of the table)."),
+        bounds.RateOrZero | None,
+        Meta(description="Rows are born uniform in [-scale, scale), with 0 as zeros; none: 1 / sqrt(rows of the table)."),
     ] = None
     gradient_reduction: Annotated[
         Literal["mean", "sum"],
         Meta(description="Row gradients over trainers: mean, as DDP does for dense weights; sum, as the paper's code did."),
     ] = "mean"
+    overrides: Annotated[tuple[TableOverride, ...], Meta(description="For some of the tables. All that match a table apply to it, later ones last.")] = ()
 
 
 class CheckpointConfig(_Section):

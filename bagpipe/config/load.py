@@ -57,7 +57,12 @@ def parse_job(text: str, source: str, overrides: Sequence[str] = ()) -> Job:
 
 def job_from(document: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Job:
     """As `load_job`, from a document that a program made."""
-    return _read(Document(source, msgspec.to_builtins(document)), overrides).job
+    return job_file_from(document, source, overrides).job
+
+
+def job_file_from(document: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> JobFile:
+    """As `job_from`, with the document itself."""
+    return _read(Document(source, msgspec.to_builtins(document)), overrides)
 
 
 def _read(document: Document, overrides: Sequence[str]) -> JobFile:

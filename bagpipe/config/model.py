@@ -20,6 +20,12 @@ MODEL_SETTINGS: dict[str, tuple[str, ...]] = {
     "deepfm": ("overMlp", "dropout", "batchNorm"),
     "fgcnn": ("overMlp", "filterRange", "convKernel", "poolSize", "recombined", "batchNorm"),
     "caser": ("sequenceLength", "verticalFilters", "horizontalFilters", "dropout"),
+    "dcnv2": ("overMlp", "crossLayers", "crossStructure"),
+    "autoint": ("overMlp", "attentionLayers", "attentionHeads", "attentionDim"),
+    "din": ("targetFeatures", "historyFeatures", "attentionMlp", "overMlp"),
+    "two-tower": ("itemFeatures", "towerMlp", "temperature", "normalise", "negatives", "logQ"),
+    "mmoe": ("experts", "expertMlp", "towerMlp"),
+    "sasrec": ("historyFeatures", "sequenceLength", "positions", "attentionLayers", "attentionHeads", "dropout"),
 }
 """Which settings each shipped model has; its class takes the same names (a test holds them together)."""
 
@@ -33,7 +39,7 @@ class ModelConfig(Section):
     name: Annotated[
         str,
         Meta(
-            description="A registered model: dlrm, wdl, dcn, deepfm, fgcnn, caser, or one added with `register_model`."
+            description="A registered model: dlrm, wdl, dcn, deepfm, fgcnn, caser, dcnv2, autoint, din, two-tower, mmoe, sasrec, or one added with `register_model`."
         ),
     ] = "dlrm"
     entrypoint: Annotated[
@@ -51,7 +57,7 @@ class ModelConfig(Section):
         _Widths | None,
         Meta(
             description="Widths of the last MLP; the single logit is appended. dlrm (default 512, 256), dcn (1024, 512, 256), "
-            "deepfm (64, 64, 64), fgcnn (4096, 2048, 1024, 512)."
+            "deepfm (64, 64, 64), fgcnn (4096, 2048, 1024, 512), din (200, 80), dcnv2: the deep part (768, 768); autoint: a deep part beside the attention (none)."
         ),
     ] = None
     interaction: Annotated[
@@ -66,7 +72,11 @@ class ModelConfig(Section):
         Literal["dense", "all"] | None,
         Meta(description="wdl: the deep part sees the dense features (the default), or the embeddings too."),
     ] = None
-    cross_layers: Annotated[bounds.Layers | None, Meta(description="dcn: layers of the cross net (default 2).")] = None
+    cross_layers: Annotated[bounds.Layers | None, Meta(description="dcn (default 2), dcnv2 (3): layers of the cross net.")] = None
+    cross_structure: Annotated[
+        Literal["parallel", "stacked"] | None,
+        Meta(description="dcnv2: the deep part beside the cross net (the default), or behind it."),
+    ] = None
     cross_rank: Annotated[bounds.Units | None, Meta(description="dcn: rank of each cross layer's matrix (default 8).")] = None
     filter_range: Annotated[
         Annotated[str, Meta(pattern="^[0-8]-[0-8]$")] | None,
@@ -87,7 +97,7 @@ class ModelConfig(Section):
     ] = None
     sequence_length: Annotated[
         bounds.Items | None,
-        Meta(description="caser: items of the history, at most; shorter ones are filled with zeros (default 10)."),
+        Meta(description="caser (default 10), sasrec (50): items of the history, at most; shorter ones are filled up."),
     ] = None
     vertical_filters: Annotated[bounds.Units | None, Meta(description="caser: vertical filters (default 16).")] = None
     horizontal_filters: Annotated[
@@ -97,7 +107,7 @@ class ModelConfig(Section):
     dropout: Annotated[
         bounds.Fraction | None,
         Meta(
-            description="deepfm, caser: share of the activations set to zero while training (default 0.5). Masks depend on seed, step and example alone."
+            description="deepfm, caser (default 0.5), sasrec (0.2): share of the activations set to zero while training. Masks depend on seed, step and example alone."
         ),
     ] = None
     batch_norm: Annotated[
@@ -105,6 +115,51 @@ class ModelConfig(Section):
         Meta(
             description="deepfm, fgcnn: normalise by the statistics of each trainer's slice, which depend on the number of trainers (default true)."
         ),
+    ] = None
+    attention_layers: Annotated[
+        bounds.Layers | None, Meta(description="autoint (default 3), sasrec (2): layers of self-attention.")
+    ] = None
+    attention_heads: Annotated[
+        bounds.Units | None, Meta(description="autoint (default 2), sasrec (1): heads of each layer; sasrec: they divide the width.")
+    ] = None
+    attention_dim: Annotated[bounds.Units | None, Meta(description="autoint: units of each head (default 16).")] = None
+    attention_mlp: Annotated[
+        _Widths | None,
+        Meta(description="din: widths of the MLP that weighs an item of the history against the target (default 80, 40); the weight is appended."),
+    ] = None
+    target_features: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="din: the item in question, one lookup an example; with several histories one for each. May share its history's table."),
+    ] = None
+    history_features: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="din: the user's last items, one feature for each target; sasrec: the one feature that is the history. Their tables have pooling none."),
+    ] = None
+    item_features: Annotated[
+        tuple[str, ...] | None,
+        Meta(description="two-tower: features of the item's tower; all others, and dense features, are the user's."),
+    ] = None
+    tower_mlp: Annotated[
+        _Widths | None,
+        Meta(description="two-tower: widths of each tower, its vector's last (default 64, 32); mmoe: of each label's own MLP, the logit is appended (64)."),
+    ] = None
+    temperature: Annotated[bounds.Rate | None, Meta(description="two-tower: divides the product of the towers' vectors (default 1).")] = None
+    normalise: Annotated[
+        bool | None, Meta(description="two-tower: give each tower's vector length one, so that the product is a cosine (default false).")
+    ] = None
+    negatives: Annotated[
+        Literal["none", "in-batch"] | None,
+        Meta(description="two-tower: in-batch: its loss is the softmax over the items of the slice, which depends on the number of trainers (default none)."),
+    ] = None
+    log_q: Annotated[
+        bool | None,
+        Meta(description="two-tower with negatives in-batch: the last dense feature is the logarithm of the item's share of the examples, and corrects the softmax (default false)."),
+    ] = None
+    experts: Annotated[bounds.Units | None, Meta(description="mmoe: experts that the labels share (default 8).")] = None
+    expert_mlp: Annotated[_Widths | None, Meta(description="mmoe: widths of each expert (default 256, 128).")] = None
+    positions: Annotated[
+        bounds.Items | None,
+        Meta(description="sasrec: places at the end of the history whose next items are candidates; they divide the number of labels (default 1)."),
     ] = None
     loss: Annotated[
         Literal["bce", "mse", "squared-error", "poisson"] | None,

@@ -40,7 +40,7 @@ class EnvVar(Section):
         Meta(
             min_length=1,
             max_length=253,
-            description="Name; the operator's own (BAGPIPE_CURVE_DIR, POD_NAME, POD_INDEX, JOB_COMPLETION_INDEX) are refused.",
+            description="Name; the operator's own (BAGPIPE_CURVE_DIR, BAGPIPE_TOKEN, POD_NAME, POD_INDEX, JOB_COMPLETION_INDEX) are refused.",
         ),
     ]
     value: Annotated[str | None, Meta(description="Literal value.")] = None

@@ -4,7 +4,7 @@
 
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from bagpipe.config import bounds
 from bagpipe.config.pods import Section
@@ -61,7 +61,53 @@ class RowOptimizer(Section):
     beta1: Annotated[bounds.Fraction, Meta(description="adam: decay of the first moment.")] = 0.9
     beta2: Annotated[bounds.Fraction, Meta(description="adam: decay of the second moment.")] = 0.999
     initial_accumulator: Annotated[bounds.RateOrZero, Meta(description="adagrad, rowwise-adagrad: starting value of the accumulator.")] = 0.0
+    weight_decay: Annotated[bounds.RateOrZero, Meta(description="Decoupled and lazy: a row is multiplied by 1 - rate x weightDecay at each step that uses it, before its update.")] = 0.0
+    clip_value: Annotated[bounds.Rate | None, Meta(description="Each number of a row's gradient is clamped to [-clipValue, clipValue], after the sum over trainers.")] = None
+    clip_norm: Annotated[bounds.Rate | None, Meta(description="A row's gradient that is longer is scaled to this length, after `clipValue`; row by row.")] = None
     schedule: Schedule = Schedule()
+
+
+class RowOptimizerChange(Section):
+    """What differs from `embedding.optimizer`; what is left out stays. With another `name`, what only the old one had is gone."""
+
+    name: Annotated[Literal["sgd", "adagrad", "rowwise-adagrad", "adam"] | None, Meta(description="Another optimizer. Rows of one width have room for the one with most state.")] = None
+    lr: Annotated[bounds.Rate | None, Meta(description="Learning rate.")] = None
+    momentum: Annotated[bounds.Fraction | None, Meta(description="sgd only.")] = None
+    eps: Annotated[bounds.Rate | None, Meta(description="adagrad, rowwise-adagrad, adam.")] = None
+    beta1: Annotated[bounds.Fraction | None, Meta(description="adam.")] = None
+    beta2: Annotated[bounds.Fraction | None, Meta(description="adam.")] = None
+    initial_accumulator: Annotated[bounds.RateOrZero | None, Meta(description="adagrad, rowwise-adagrad.")] = None
+    weight_decay: Annotated[bounds.RateOrZero | None, Meta(description="Decoupled and lazy.")] = None
+    clip_value: Annotated[bounds.Rate | None, Meta(description="Bound of each number of a row's gradient.")] = None
+    clip_norm: Annotated[bounds.Rate | None, Meta(description="Bound of the length of a row's gradient.")] = None
+    schedule: Schedule | None = None
+
+
+def changed_optimizer(optimizer: RowOptimizer, change: RowOptimizerChange) -> RowOptimizer:
+    """The optimizer with what the change gives."""
+    given = {name: value for name in change.__struct_fields__ if (value := getattr(change, name)) is not None}
+    if given.get("name", optimizer.name) != optimizer.name:
+        every = ("lr", "weight_decay", "clip_value", "clip_norm", "schedule")
+        optimizer = RowOptimizer(**{name: getattr(optimizer, name) for name in every})
+    return structs.replace(optimizer, **given)
+
+
+class TableOverride(Section):
+    """What is different for some tables."""
+
+    tables: Annotated[tuple[str, ...], Meta(min_length=1, description="Names of tables, or patterns with * and ?. One that no table matches is an error.")]
+    optimizer: RowOptimizerChange = RowOptimizerChange()
+    init_scale: Annotated[bounds.RateOrZero | None, Meta(description="As `embedding.initScale`, for these tables; 0: rows are born as zeros.")] = None
+    frozen: Annotated[bool | None, Meta(description="Rows are read and never updated.")] = None
+
+
+class DenseOverride(Section):
+    """What is different for some dense weights."""
+
+    parameters: Annotated[tuple[str, ...], Meta(min_length=1, description="Names of parameters of the model, or patterns with * and ?. One that none matches is an error.")]
+    lr: Annotated[bounds.Rate | None, Meta(description="Learning rate.")] = None
+    weight_decay: Annotated[bounds.RateOrZero | None, Meta(description="Weight decay.")] = None
+    frozen: Annotated[bool | None, Meta(description="They are never updated.")] = None
 
 
 class DenseOptimizer(Section):
@@ -70,5 +116,8 @@ class DenseOptimizer(Section):
     name: Annotated[Literal["sgd", "adagrad", "adam", "adamw"], Meta(description="torch.optim class.")] = "adam"
     lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.001
     momentum: Annotated[bounds.Fraction, Meta(description="sgd only.")] = 0.0
-    weight_decay: Annotated[bounds.RateOrZero, Meta(description="As in torch.optim.")] = 0.0
+    weight_decay: Annotated[bounds.RateOrZero, Meta(description="As in torch.optim: adamw decouples it, the others add it to the gradient.")] = 0.0
+    clip_value: Annotated[bounds.Rate | None, Meta(description="Each number of the gradients is clamped to [-clipValue, clipValue], after the mean over trainers.")] = None
+    clip_norm: Annotated[bounds.Rate | None, Meta(description="All dense gradients together are scaled to this length if they are longer, after `clipValue`. Rows do not count.")] = None
     schedule: Schedule = Schedule()
+    overrides: Annotated[tuple[DenseOverride, ...], Meta(description="For some of the weights. All that match a weight apply to it, later ones last.")] = ()

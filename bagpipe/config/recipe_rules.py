@@ -2,10 +2,19 @@
 
 import difflib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bagpipe.config.given import Finding, without_effect
-from bagpipe.config.recipe import OWN_SCHEDULES, TORCH_SCHEDULES, DenseOptimizer, RowOptimizer, Schedule
+from bagpipe.config.recipe import (
+    OWN_SCHEDULES,
+    TORCH_SCHEDULES,
+    DenseOptimizer,
+    DenseOverride,
+    RowOptimizer,
+    Schedule,
+    TableOverride,
+    changed_optimizer,
+)
 
 ROW_OPTIMIZER_SETTINGS = {
     "sgd": {"momentum"},
@@ -24,11 +33,33 @@ def row_optimizer_findings(prefix: str, optimizer: RowOptimizer) -> Iterator[Fin
     yield from schedule_findings(f"{prefix}.schedule", optimizer.schedule)
 
 
+def table_override_findings(
+    prefix: str, optimizer: RowOptimizer, overrides: Sequence[TableOverride]
+) -> Iterator[Finding]:
+    """Everything that is wrong with overrides of tables, whose names are not known yet.
+
+    A change without a name may be one of what an earlier override made of the same table.
+    """
+    bases = [optimizer]
+    for number, override in enumerate(overrides):
+        change, where = override.optimizer, f"{prefix}[{number}]"
+        tried = [list(row_optimizer_findings(f"{where}.optimizer", changed_optimizer(base, change))) for base in bases]
+        if all(tried):
+            yield from tried[0]
+        if override == TableOverride(override.tables):
+            yield where, "changes nothing; give optimizer, initScale or frozen, or remove it"
+        if change.name is not None:
+            bases.append(changed_optimizer(optimizer, change))
+
+
 def dense_optimizer_findings(prefix: str, optimizer: DenseOptimizer) -> Iterator[Finding]:
     """Everything that is wrong with the dense optimizer."""
     if optimizer.name != "sgd":
         yield from without_effect(prefix, optimizer, ("momentum",), f"on {optimizer.name}; it needs sgd")
     yield from schedule_findings(f"{prefix}.schedule", optimizer.schedule)
+    for number, override in enumerate(optimizer.overrides):
+        if override == DenseOverride(override.parameters):
+            yield f"{prefix}.overrides[{number}]", "changes nothing; give lr, weightDecay or frozen, or remove it"
 
 
 def schedule_findings(prefix: str, schedule: Schedule) -> Iterator[Finding]:

@@ -17,7 +17,7 @@ from bagpipe.config.document import (
 )
 from bagpipe.config.given import Finding, given, without_effect
 from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
-from bagpipe.config.recipe_rules import dense_optimizer_findings, row_optimizer_findings
+from bagpipe.config.recipe_rules import dense_optimizer_findings, row_optimizer_findings, table_override_findings
 from bagpipe.errors import ConfigError
 
 GREATEST_PORT = 65_535
@@ -44,6 +44,7 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from column_findings(spec.data, spec.model)
     yield from _embedding(spec.embedding)
     yield from row_optimizer_findings("spec.embedding.optimizer", spec.embedding.optimizer)
+    yield from table_override_findings("spec.embedding.overrides", spec.embedding.optimizer, spec.embedding.overrides)
     yield from dense_optimizer_findings("spec.optimizer", spec.optimizer)
     if spec.batch_size < spec.trainers.replicas:
         few = f"{spec.batch_size} examples cannot be shared by {spec.trainers.replicas} trainers"

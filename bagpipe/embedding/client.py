@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.errors import PeerLost, StorageError
+from bagpipe.net.connection import Connection
 from bagpipe.net.messages import (
     Fetch,
     Message,
@@ -28,7 +29,7 @@ from bagpipe.net.messages import (
     WriteBack,
     Written,
 )
-from bagpipe.net.sockets import Connection, wait
+from bagpipe.net.sockets import wait
 
 RETRY_SECONDS = 5.0
 """An unanswered request is sent again after so long, in case the server that had it is gone."""

@@ -22,12 +22,10 @@ import numpy.typing as npt
 from numba import njit
 
 from bagpipe.batch import Floats, Keys
-from bagpipe.config.document import RowOptimizer
 from bagpipe.embedding.storage import Storage
 from bagpipe.errors import StorageError, WireError
 from bagpipe.lowlevel.intrinsics import prefetch_lines, prefetch_row
 from bagpipe.rows.initial import InitialRows
-from bagpipe.rows.record import record_width, set_initial_state
 from bagpipe.tables import WidthGroup
 
 RESERVE_ROWS = 1 << 14
@@ -168,7 +166,6 @@ class RowStore:
     def __init__(
         self,
         group: WidthGroup,
-        optimizer: RowOptimizer,
         initial_rows: InitialRows,
         *,
         shard: int,
@@ -176,8 +173,8 @@ class RowStore:
         directory: Path | None,
     ) -> None:
         self.embedding_dim = group.embedding_dim
-        self.record_width = record_width(optimizer, group.embedding_dim)
-        self._optimizer, self._initial_rows = optimizer, initial_rows
+        self.record_width = initial_rows.record_width
+        self._initial_rows = initial_rows
         self._shard, self._num_shards = shard, num_shards
         self.capacity = len(range(shard, group.num_rows, num_shards))
         name = f"dim{group.embedding_dim}"
@@ -244,8 +241,7 @@ class RowStore:
             new = np.flatnonzero(here < 0)
             if new.size:
                 born = np.empty((new.size, out.shape[1]), np.float32)
-                self._initial_rows.fill(keys[begin + new], np.arange(new.size), born)
-                set_initial_state(born, self._optimizer, self.embedding_dim)
+                self._initial_rows.fill_records(keys[begin + new], born)
                 out[new] = born
         return records, values
 

@@ -32,6 +32,8 @@ from bagpipe.embedding.shard import Shard
 from bagpipe.embedding.shard_files import holds_rows
 from bagpipe.errors import ConfigError, ExitCode, PeerLost, Stopped, StorageError, WireError
 from bagpipe.net.admission import Admission
+from bagpipe.net.connection import Connection
+from bagpipe.net.listener import Listener
 from bagpipe.net.messages import (
     Fetch,
     Hello,
@@ -48,7 +50,7 @@ from bagpipe.net.messages import (
     Written,
 )
 from bagpipe.net.register import refusal, register
-from bagpipe.net.sockets import Connection, Context, Listener, wait
+from bagpipe.net.sockets import Context, wait
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ def run_server(
             # Told to the oracle, which tells everybody: nobody waits for a server that will not come.
             to_oracle.send(Refused(reason=str(error), exit_code=error.exit_code))
             raise
-        listener.admission = Admission("server", job, attempt, context.token, len(topology.trainers))
+        listener.admit(Admission("server", job, attempt, context.token, len(topology.trainers)))
         held = Shard.open(
             topology,
             job=job,

@@ -26,7 +26,7 @@ from bagpipe.embedding.watermark import Watermarks
 from bagpipe.errors import StorageError
 from bagpipe.net.messages import Topology
 from bagpipe.rows.initial import InitialRows
-from bagpipe.rows.record import record_width
+from bagpipe.rows.record import record_widths
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ class Shard:
         stores = [
             RowStore(
                 group,
-                embedding.optimizer,
-                InitialRows(group, seed=seed, init_scale=embedding.init_scale),
+                InitialRows(group, embedding, seed),
                 shard=number,
                 num_shards=header.num_shards,
                 directory=directory,
@@ -139,5 +138,4 @@ def _header(topology: Topology, *, job: str, attempt: int, number: int) -> Heade
 
 
 def _record_widths(topology: Topology) -> tuple[int, ...]:
-    optimizer = topology.spec.embedding.optimizer
-    return tuple(record_width(optimizer, group.embedding_dim) for group in topology.layout.groups)
+    return record_widths(topology.spec.embedding, topology.layout)

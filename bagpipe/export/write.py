@@ -30,6 +30,7 @@ from bagpipe.export.code import code_for
 from bagpipe.export.tables import Dtype, write_tables
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.models.base import constructor_arguments, find_model
+from bagpipe.rows.recipe import recipe_of
 from bagpipe.standalone import score
 from bagpipe.standalone.model import VERSION
 
@@ -158,7 +159,7 @@ def _facts(
         "dtypes": dtypes,
         "allRows": all_rows,
         "seed": spec.seed,
-        "initScale": spec.embedding.init_scale,
+        "initScales": [recipe_of(spec.embedding, table.name).init_scale for table in manifest.tables],
         "batchSize": spec.batch_size,
         "threads": spec.trainers.threads,
         "transform": transform.digest,

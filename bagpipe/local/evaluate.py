@@ -13,14 +13,10 @@ import msgspec
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
-from bagpipe.errors import BagpipeError, ConfigError, ExitCode
+from bagpipe.errors import ConfigError, error_of
 from bagpipe.local.progress import PlainView
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
-
-
-class EvaluationFailed(BagpipeError):
-    """A role failed; carries its words."""
 
 
 def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Any]:
@@ -29,6 +25,7 @@ def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> dict[str,
     Raises:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: the job, as overridden, has no test part.
+        BagpipeError: a role failed; of the kind that its exit code says.
     """
     job = _job_of(checkpoint, overrides)
     notes: list[str] = []
@@ -38,9 +35,7 @@ def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> dict[str,
         outcome = Supervisor(job, directory, PlainView(notes.append)).run(checkpoint.absolute())
         report = directory.report()
     if outcome.error:
-        failed = EvaluationFailed(outcome.error)
-        failed.exit_code = ExitCode(outcome.code) if outcome.code in set(ExitCode) else ExitCode.TRANSIENT
-        raise failed
+        raise error_of(outcome.code)(outcome.error)
     figures: dict[str, Any] | None = report and report.get("evaluation")
     if not figures:
         raise ConfigError(f"{checkpoint}: its data has no test part; give one with --set spec.data.testFraction=0.1")

@@ -13,6 +13,7 @@ from types import FrameType
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job
 from bagpipe.errors import ConfigError, StorageError
+from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.malloc import keep_freed_memory
 
 NICENESS = 10
@@ -87,6 +88,7 @@ def load_role(job_file: Path, run_dir: Path) -> Job:
         StorageError: the run directory cannot be made.
     """
     keep_freed_memory()
+    offer_user_modules(job_file.absolute().parent)
     job = load_job(job_file)
     try:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -39,10 +39,19 @@ def start_run(
     job = load_local_job(job_file, overrides)
     opened = RunDir.create(run_dir) if run_dir is not None else RunDir.create_default(job.metadata.name, datetime.now())
     with opened as directory:
-        result = _supervise(job, directory, None, view, build)
-        if result.outcome.code in HOPELESS and not _trained(directory, job) and not directory.has_traceback():
-            directory.discard()
-        return result
+        return run_job(job, directory, view, build=build)
+
+
+def run_job(job: Job, directory: RunDir, view: View, *, build: CommandBuilder | None = None) -> RunResult:
+    """A fresh run of a job in an open directory, of which nothing is left if the job cannot begin at all.
+
+    Raises:
+        ConfigError: the run directory will not do.
+    """
+    result = _supervise(job, directory, None, view, build)
+    if result.outcome.code in HOPELESS and not _trained(directory, job) and not directory.has_traceback():
+        directory.discard()
+    return result
 
 
 def resume_run(

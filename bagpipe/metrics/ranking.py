@@ -1,4 +1,4 @@
-"""How good is a ranking of items? Precision, recall and mean average precision of each user's first k.
+"""How good is a ranking of items? Precision, recall, MAP, hit rate and NDCG of each user's first k.
 
 Items that a user has had already are never recommended. Pure numpy; no torch, no model.
 """
@@ -23,6 +23,10 @@ class Ranking:
     """Share of the relevant items that are among the first k."""
     mean_average_precision: float
     """Mean of the precisions at each hit among the first k, over min(k, relevant items)."""
+    hit_rate: float
+    """Share of the users of whose relevant items one at least is among the first k."""
+    ndcg: float
+    """Sum over hits of 1 / log2(1 + place), over its largest value for this number of relevant items."""
 
 
 def rank_users(
@@ -48,15 +52,17 @@ def rank_users(
         if len(wanted)
     ]
     if not figures:
-        return Ranking(0, 0.0, 0.0, 0.0)
-    precision, recall, average = np.mean(np.array(figures, np.float64), axis=0).tolist()
-    return Ranking(len(figures), precision, recall, average)
+        return Ranking(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    return Ranking(len(figures), *np.mean(np.array(figures, np.float64), axis=0).tolist())
 
 
-def _one(scores_I: npt.NDArray[np.float64], seen: Items, relevant: Items, k: int) -> tuple[float, float, float]:
+def _one(scores_I: npt.NDArray[np.float64], seen: Items, relevant: Items, k: int) -> tuple[float, ...]:
     scores_I[seen] = -np.inf
     first = np.argsort(-scores_I, kind="stable")[:k]
     hits = np.isin(first, relevant) & np.isfinite(scores_I[first])
     precisions = np.cumsum(hits) / np.arange(1, len(first) + 1)
     found, wanted = int(hits.sum()), len(np.unique(relevant))
-    return found / k, found / wanted, float(np.sum(precisions * hits)) / min(k, wanted)
+    gains = 1.0 / np.log2(np.arange(2, len(first) + 2))
+    ndcg = float(np.sum(gains * hits) / np.sum(1.0 / np.log2(np.arange(2, min(k, wanted) + 2))))
+    average = float(np.sum(precisions * hits)) / min(k, wanted)
+    return found / k, found / wanted, average, float(found > 0), ndcg

@@ -31,7 +31,7 @@ ENTRY_POINTS = "bagpipe.models"
 _DRAWING = threading.Lock()
 """torch draws first weights from the process's one generator: models are built one at a time."""
 
-_SHIPPED = {name: f"bagpipe.models.{name}" for name in MODEL_SETTINGS}
+_SHIPPED = {name: f"bagpipe.models.{name.replace('-', '_')}" for name in MODEL_SETTINGS}
 """Modules of the models that come with Bagpipe, imported when one is asked for."""
 
 _MODELS: dict[str, Callable[..., nn.Module]] = {}

@@ -15,7 +15,7 @@ from torch import nn
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.models.base import register_model
 from bagpipe.models.dlrm import DenseArch, OverArch
-from bagpipe.models.layers import width_and_features
+from bagpipe.models.layers import width_and_features, xavier
 from bagpipe.tables import TableLayout
 
 
@@ -24,8 +24,8 @@ class LowRankCrossNet(nn.Module):
 
     def __init__(self, width: int, num_layers: int, rank: int) -> None:
         super().__init__()
-        self.down = nn.ModuleList(_xavier(nn.Linear(width, rank, bias=False)) for _ in range(num_layers))
-        self.up = nn.ModuleList(_xavier(nn.Linear(rank, width)) for _ in range(num_layers))
+        self.down = nn.ModuleList(xavier(nn.Linear(width, rank, bias=False)) for _ in range(num_layers))
+        self.up = nn.ModuleList(xavier(nn.Linear(rank, width)) for _ in range(num_layers))
 
     def forward(self, x0_BX: torch.Tensor) -> torch.Tensor:
         x_BX = x0_BX
@@ -71,10 +71,3 @@ class DeepAndCross(nn.Module):
             x0_BX = torch.cat([dense_BD, sparse.concatenated()], dim=1)
         logits_BL: torch.Tensor = self.over_arch(self.cross_net(x0_BX))
         return logits_BL
-
-
-def _xavier(layer: nn.Linear) -> nn.Linear:
-    nn.init.xavier_normal_(layer.weight)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer

@@ -37,6 +37,14 @@ def linear(num_inputs: int, num_outputs: int) -> nn.Linear:
     return layer
 
 
+def xavier(layer: nn.Linear) -> nn.Linear:
+    """The layer with a matrix from Xavier's normal distribution and a bias of zero."""
+    nn.init.xavier_normal_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
 def width_and_features(layout: TableLayout, model: str) -> tuple[int, int]:
     """The one width of all tables and the number of features.
 

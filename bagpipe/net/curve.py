@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
+from zmq.utils import z85
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError
+
+CURVE_DIR = "BAGPIPE_CURVE_DIR"
+"""Names the environment variable that holds the folder of the job's keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +68,10 @@ class CurveKeys:
             path.write_bytes(key)
         return cls(public, secret)
 
-    def guard(self, context: "zmq.Context[zmq.Socket[bytes]]") -> ThreadAuthenticator:
-        """Admit only clients with the job's own key to this context's listeners; stop it before the context."""
-        guard = ThreadAuthenticator(context)
-        guard.start()
-        guard.configure_curve_callback(credentials_provider=_Only(self.public))
-        return guard
+    @property
+    def public_bytes(self) -> bytes:
+        """The public key as the handshake carries it."""
+        return z85.decode(self.public)
 
     def serve(self, socket: "zmq.Socket[bytes]") -> None:
         """Make a listening socket prove that it holds the job's key."""
@@ -83,13 +84,3 @@ class CurveKeys:
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.public)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret)
-
-
-@dataclass(frozen=True, slots=True)
-class _Only:
-    """Admits one client key."""
-
-    public: bytes
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return key == self.public

@@ -26,6 +26,11 @@ class Endpoint:
     def __str__(self) -> str:
         return f"tcp://{self.host}:{self.port}"
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can be reached by it."""
+        return self.host in ("localhost", "[::1]") or self.host.startswith("127.")
+
     def needs_ipv6(self) -> bool:
         """Whether only IPv6 leads there. A name that is not known yet is looked up as IPv4 later."""
         if self.host.startswith("["):

@@ -47,8 +47,6 @@ class Hello(Message, kw_only=True):
     """Servers: `index` is a number that only orders them; the oracle counts the shards."""
     endpoint: Text = ""
     """Where this role listens, as others reach it."""
-    dense_endpoint: Text = ""
-    """Rank 0 only: host:port of the torch.distributed store."""
     cache: "CacheMemory | None" = None
     """Trainers: memory offered for cached rows."""
     fresh: bool = False
@@ -104,7 +102,6 @@ class Topology(Message, kw_only=True):
 
     servers: tuple[str, ...]
     trainers: tuple[str, ...]
-    dense_endpoint: Text
     layout: TableLayout
     spec: JobSpec
     """The job with the arguments of `init_cache` and the resolved lookahead; what else is `auto` each role
@@ -304,15 +301,16 @@ class Pong(Message, kw_only=True):
 
 class Exchange(Message, kw_only=True):
     """What one trainer tells another in a step. One array for each width group follows with row gradients, two (values,
-    then records) with eager and deferred rows; one array, a part of a DDP bucket, with dense gradients and their means.
+    then records) with eager and deferred rows; one array, a part of a DDP bucket, with dense gradients and their means;
+    bytes of tensors with a collective of DDP, a key and its value with what NCCL's ranks tell each other at the start.
     """
 
     attempt: int
     step: Step
     source: Index
-    kind: Literal["gradients", "eager", "deferred", "dense", "dense_means"]
+    kind: Literal["gradients", "eager", "deferred", "dense", "dense_means", "collective", "store"]
     bucket: Index = 0
-    """DDP's number of it, where the array is of a bucket."""
+    """DDP's number of it, where the array is of a bucket; the number of a collective or key in its step."""
     through: Step
     """The sender needs nothing of steps up to this one any more: the receiver may forget what it sent for them."""
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 
 from bagpipe.errors import BagpipeError, ConfigError, DataError, ExitCode, PeerLost, Stopped
+from bagpipe.net.connection import Connection
 from bagpipe.net.messages import Hello, Refused, Topology
-from bagpipe.net.sockets import Connection
 
 HELLO_SECONDS = 5.0
 """A hello is repeated so often until the topology comes: the oracle may have been restarted."""
@@ -22,7 +22,7 @@ def register(oracle: Connection, hello: Hello, *, startup_seconds: float, stop: 
 
     Raises:
         PeerLost: no topology within `startup_seconds`.
-        ConfigError, DataError: the oracle refused this role or cannot run the job.
+        ConfigError, DataError: the oracle refused this role, its key or token, or cannot run the job.
         Stopped: asked to stop meanwhile.
     """
     name = f"{hello.role} {hello.index}"
@@ -35,6 +35,7 @@ def register(oracle: Connection, hello: Hello, *, startup_seconds: float, stop: 
             oracle.send(hello)
             said = time.monotonic()
         oracle.poll(0.2)
+        oracle.reconnected()  # Raises where the oracle has refused our key or token.
         while (received := oracle.try_receive()) is not None:
             message, _ = received
             if isinstance(message, Topology):

@@ -79,7 +79,7 @@ class EmbeddingBagCollection(Collection[EmbeddingBagConfig]):
     """Pooled lookups: one vector for each feature and example.
 
     Args:
-        is_weighted: each row counts by the weight of its id.
+        is_weighted: each row counts by the weight of its id, which the data must have.
     """
 
     def __init__(
@@ -107,10 +107,7 @@ class EmbeddingBagCollection(Collection[EmbeddingBagConfig]):
         if sparse is None:
             values = torch.cat([bag for config in self.configs for bag in self._bags(config, features)], dim=1)
         else:
-            if self._is_weighted:
-                raise ConfigError(
-                    "EmbeddingBagCollection: is_weighted: the data has no weights of ids; set it to False"
-                )
+            self._check_weights(sparse, names)
             values = sparse.side_by_side(names)
         return KeyedTensor(names, widths, values)
 
@@ -121,6 +118,19 @@ class EmbeddingBagCollection(Collection[EmbeddingBagConfig]):
     def embedding_bag_configs(self) -> list[EmbeddingBagConfig]:
         """The tables."""
         return self.configs
+
+    def _check_weights(self, sparse: SparseEmbeddings, names: Sequence[str]) -> None:
+        """A step's bags are weighted if the data has weights."""
+        weights = {name: found for name in names if (found := sparse.weights(name)) is not None}
+        if self._is_weighted and not weights:
+            raise ConfigError("EmbeddingBagCollection: is_weighted: the data has no weights of ids; set it to False")
+        for name, found in weights.items():
+            # Features of one width have weights together: those that the data gives none count 1.
+            if not self._is_weighted and bool((found != 1.0).any()):
+                raise ConfigError(
+                    f"EmbeddingBagCollection: ids of {name} have weights in the data; set is_weighted to True, "
+                    "or remove the weights from data.columns"
+                )
 
     def _bags(self, config: EmbeddingBagConfig, features: Any) -> list[torch.Tensor]:
         table, bags = self._table(config), []

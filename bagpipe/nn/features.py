@@ -239,8 +239,12 @@ class StepFeatures(KeyedJaggedTensor):
         )
 
     def weights_or_none(self) -> torch.Tensor | None:
-        """None."""
-        return None
+        """`[N]`; None if the data has none."""
+        parts = [self.sparse.weights(key) for key in self._keys]
+        if all(part is None for part in parts):
+            return None
+        ones = [torch.ones(count, device=self.device()) for count in self.length_per_key()]
+        return torch.cat([one if part is None else part for part, one in zip(parts, ones, strict=True)])
 
     def stride(self) -> int:
         """B, the number of examples."""
@@ -255,15 +259,15 @@ class StepFeatures(KeyedJaggedTensor):
         return self
 
     def _parts(self, numbers: Sequence[int]) -> list[JaggedTensor]:
-        return [_Lists(self, self.sparse.lengths(self._keys[number])) for number in numbers]
+        return [_Lists(self.permute([number])) for number in numbers]
 
 
 class _Lists(JaggedTensor):
     """One feature of a step: its lengths and offsets are known, its ids are not."""
 
-    def __init__(self, features: StepFeatures, lengths_B: torch.Tensor) -> None:
+    def __init__(self, features: StepFeatures) -> None:
         self._features = features
-        self._lengths, self._offsets, self._weights = lengths_B, None, None
+        self._lengths, self._offsets, self._weights = features.lengths(), None, features.weights_or_none()
 
     def __repr__(self) -> str:
         return f"JaggedTensor(examples={self.lengths().numel()}, of a step)"

@@ -24,7 +24,7 @@ from bagpipe.net.interfaces import resolved
 from bagpipe.paper.flags import DENSE_PORT, Parser, add_master, add_tables, check_worker_id, replicas, table_sizes
 from bagpipe.paper.kinds import Kind
 from bagpipe.paper.log_writer import Clock, WorkerLogger
-from bagpipe.trainer.dense import dense_optimizer
+from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.reduction import dense_reduction, wrap_dense
 
 JOIN_SECONDS = 600.0
@@ -122,8 +122,8 @@ class _Training:
         self.rank = arguments.dist_worker_id
         model = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
         self.model = model.to(self.device)
-        self.optimizer = dense_optimizer(spec.optimizer, self.model.parameters())
-        cache.attach(self.model, self.optimizer)
+        self.dense = DenseUpdate(spec.optimizer, self.model)
+        cache.attach(self.model, self.dense.optimizer)
         self.parallel = wrap_dense(self.model, group)
         self.loss, self.set_step = loss_of(self.model, spec.model), step_setter(self.model, spec.seed)
         self.clock = Clock(self.device if arguments.precise_times else None)
@@ -157,8 +157,7 @@ class _Training:
             self.clock.mark("Forward Time")
             torch.autograd.backward(loss * self.cache.slice_weight)
         self.clock.mark("Backward Time")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
+        self.dense.apply(number)
         told = float(loss.detach())
         self.clock.mark("Dense Optim Time")
         self.cache.report_loss(told)

@@ -13,6 +13,9 @@ import numpy.typing as npt
 from numba import njit
 
 from bagpipe.batch import Floats
+from bagpipe.config.document import EmbeddingConfig
+from bagpipe.rows.recipe import recipes_of
+from bagpipe.rows.record import group_record_width, initial_state
 from bagpipe.tables import WidthGroup
 
 
@@ -49,12 +52,16 @@ def initial_rows(seed: int, table: int, rows: npt.ArrayLike, dim: int, scale: fl
 class InitialRows:
     """Rows of one width group by key, as they are before anybody trained them."""
 
-    def __init__(self, group: WidthGroup, *, seed: int, init_scale: float | None) -> None:
+    def __init__(self, group: WidthGroup, embedding: EmbeddingConfig, seed: int) -> None:
         self.dim = group.embedding_dim
+        self.record_width = group_record_width(embedding, group)
+        recipes = recipes_of(embedding, group)
+        scales = [row_scale(t.num_embeddings, r.init_scale) for t, r in zip(group.tables, recipes, strict=True)]
         self._seed = seed
         self._offsets = np.array(group.offsets, np.int64)
         self._tables = np.array(group.table_indices, np.int64)
-        self._scales = np.array([row_scale(t.num_embeddings, init_scale) for t in group.tables], np.float32)
+        self._scales = np.array(scales, np.float32)
+        self._states = np.array([initial_state(r.optimizer) for r in recipes], np.float32)
 
     def fill(self, keys: npt.NDArray[np.int64], where: npt.NDArray[np.int64], out: Floats) -> None:
         """Write the weights of `keys[i]` to `out[where[i], :dim]`."""
@@ -62,6 +69,13 @@ class InitialRows:
             member = np.searchsorted(self._offsets, keys, side="right") - 1
             rows = keys - self._offsets[member]
             _fill(self._seed, self._tables[member], rows, self._scales[member], self.dim, where, out)
+
+    def fill_records(self, keys: npt.NDArray[np.int64], out: Floats) -> None:
+        """Write weights and optimizer state of `keys[i]` to `out[i]`, as far as it is wide."""
+        self.fill(keys, np.arange(keys.size), out)
+        if out.shape[1] > self.dim:
+            member = np.searchsorted(self._offsets, keys, side="right") - 1
+            out[:, self.dim :] = self._states[member][:, None]
 
 
 def row_scale(num_embeddings: int, init_scale: float | None) -> float:

@@ -1,10 +1,13 @@
 """What is stored for a row: its weights, then its optimizer's state, all float32.
 
-A record moves as a whole between server and owner, so state belongs to the row wherever it is.
+A record moves as a whole between server and owner, so state belongs to the row wherever it is. All records of a width
+group are as wide as the optimizer with most state among its tables needs; what a row's own does not need stays as it
+began.
 """
 
-from bagpipe.batch import Floats
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig, RowOptimizer
+from bagpipe.rows.recipe import recipes_of
+from bagpipe.tables import TableLayout, WidthGroup
 
 
 def state_width(optimizer: RowOptimizer, embedding_dim: int) -> int:
@@ -21,15 +24,21 @@ def state_width(optimizer: RowOptimizer, embedding_dim: int) -> int:
 
 
 def record_width(optimizer: RowOptimizer, embedding_dim: int) -> int:
-    """Floats of one record."""
+    """Floats of one record, if all tables of its width group have this optimizer."""
     return embedding_dim + state_width(optimizer, embedding_dim)
+
+
+def group_record_width(embedding: EmbeddingConfig, group: WidthGroup) -> int:
+    """Floats of every record of a width group."""
+    dim = group.embedding_dim
+    return max(record_width(recipe.optimizer, dim) for recipe in recipes_of(embedding, group))
+
+
+def record_widths(embedding: EmbeddingConfig, layout: TableLayout) -> tuple[int, ...]:
+    """The same of every width group."""
+    return tuple(group_record_width(embedding, group) for group in layout.groups)
 
 
 def initial_state(optimizer: RowOptimizer) -> float:
     """What every float of a new row's state starts as."""
     return optimizer.initial_accumulator if optimizer.name in ("adagrad", "rowwise-adagrad") else 0.0
-
-
-def set_initial_state(records_KR: Floats, optimizer: RowOptimizer, embedding_dim: int) -> None:
-    """Fill the state part of new records in place."""
-    records_KR[:, embedding_dim:] = initial_state(optimizer)

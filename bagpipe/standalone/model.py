@@ -225,7 +225,8 @@ def _stored(folder: Path, layout: TableLayout, facts: Mapping[str, Any]) -> dict
     scales = read_arrays(folder / "scales.safetensors") if "int8" in facts["dtypes"].values() else {}
     found = {}
     for number, table in enumerate(layout.tables):
-        half_width = facts["initScale"] if facts["initScale"] is not None else 1.0 / math.sqrt(table.num_embeddings)
+        stated = facts["initScales"][number]
+        half_width = stated if stated is not None else 1.0 / math.sqrt(table.num_embeddings)
         found[table.name] = StoredTable(
             table,
             number,

@@ -38,7 +38,6 @@ def sample_messages() -> tuple[Sample, ...]:
     topology = m.Topology(
         servers=("tcp://h:1",),
         trainers=("tcp://h:2", "tcp://h:3"),
-        dense_endpoint="h:4",
         layout=TableLayout.of([table]),
         spec=JobSpec(data=DataConfig(path="x")),
         num_dense=2,

@@ -18,18 +18,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bagpipe.batch import Batch, Floats, Keys, Lengths, SparseBlock
+from bagpipe.batch import Batch, Floats, Lengths, SparseBlock
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import GroupEmbeddings, SparseEmbeddings
-from bagpipe.config.document import JobSpec, RowOptimizer
+from bagpipe.config.document import JobSpec
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
-from bagpipe.rows.initial import initial_rows, row_scale
-from bagpipe.rows.record import set_initial_state, state_width
 from bagpipe.tables import TableLayout, WidthGroup
-from bagpipe.testing.reference_schedules import row_rates, scheduler_of
-from bagpipe.trainer.dense import dense_optimizer
+from bagpipe.testing.reference_dense import ReferenceDense
+from bagpipe.testing.reference_rows import ReferenceRows
 from bagpipe.trainer.loop import num_threads
 
 
@@ -70,10 +68,9 @@ def _train(
     batches: Iterable[Batch], layout: TableLayout, spec: JobSpec, num_dense: int, num_labels: int, world_size: int
 ) -> ReferenceRun:
     model = build_model(spec.model, layout, num_dense, num_labels, spec.seed)
-    optimizer = dense_optimizer(spec.optimizer, model.parameters())
-    scheduler, rates = scheduler_of(spec.optimizer.schedule, optimizer), row_rates(spec.embedding.optimizer)
+    dense = ReferenceDense(spec.optimizer, model)
     loss, set_step = loss_of(model, spec.model), step_setter(model, spec.seed)
-    tables = [_Rows(group, spec) for group in layout.groups]
+    tables = [ReferenceRows(group, spec) for group in layout.groups]
     losses = []
     for step, batch in enumerate(batches):
         shares = [_share(batch, rank, world_size) for rank in range(world_size)]
@@ -82,11 +79,9 @@ def _train(
             set_step(step, rank * batch.num_examples // world_size)
             results.append(_backward(model, loss, share, tables, _counts(batch), world_size))
         _reduce_dense(model, results)
-        optimizer.step()
-        scheduler.step()
-        rate = next(rates)
+        dense.step()
         for number, rows in enumerate(tables):
-            rows.update([r.row_gradients[number] for r in results], step, rate)
+            rows.update([r.row_gradients[number] for r in results], step)
         told = [r.loss * _counts(share) for r, share in zip(results, shares, strict=True)]
         losses.append(sum(told) / _counts(batch))
     records = {name_row: record for rows in tables for name_row, record in rows.named()}
@@ -125,7 +120,7 @@ def _load(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
 
 
 def _backward(
-    model: nn.Module, loss_function: Loss, share: Batch, tables: list["_Rows"], whole: float, world_size: int
+    model: nn.Module, loss_function: Loss, share: Batch, tables: list[ReferenceRows], whole: float, world_size: int
 ) -> _Result:
     keys = [np.unique(block.keys_N) for block in share.sparse]
     leaves = [rows.weights(k).requires_grad_() for rows, k in zip(tables, keys, strict=True)]
@@ -246,96 +241,9 @@ def _part(block: SparseBlock, num_examples: int, first: int, last: int) -> Spars
 def _reduce_dense(model: nn.Module, results: list[_Result]) -> None:
     """((rank 0 + rank 1) + rank 2 ...) / world size."""
     for number, parameter in enumerate(model.parameters()):
+        if not parameter.requires_grad:
+            continue
         total = results[0].dense_gradients[number]
         for other in results[1:]:
             total = total + other.dense_gradients[number]
         parameter.grad = total / len(results)
-
-
-class _Rows:
-    """The tables of one width group: a record for every row that was ever looked up."""
-
-    def __init__(self, group: WidthGroup, spec: JobSpec) -> None:
-        self.group, self.spec = group, spec
-        self.records: dict[int, torch.Tensor] = {}
-
-    def named(self) -> Iterator[tuple[tuple[str, int], Floats]]:
-        for key, record in self.records.items():
-            member, row = self._place(key)
-            yield (self.group.tables[member].name, row), record.numpy()
-
-    def weights(self, keys: Keys) -> torch.Tensor:
-        dim = self.group.embedding_dim
-        for key in keys.tolist():
-            if key not in self.records:
-                self.records[key] = self._born(key)
-        return torch.stack([self.records[k][:dim] for k in keys.tolist()]) if keys.size else torch.empty((0, dim))
-
-    def update(self, gradients: list[dict[int, torch.Tensor]], step: int, rate: float) -> None:
-        """Sum over ranks in their order, scale, apply."""
-        keys = sorted(set().union(*gradients))
-        if not keys:
-            return
-        total = torch.stack([self._sum([g[key] for g in gradients if key in g], len(gradients)) for key in keys])
-        records = torch.stack([self.records[key] for key in keys])
-        dim = self.group.embedding_dim
-        optimizer = self.spec.embedding.optimizer
-        weights, state = _updated(optimizer, records[:, :dim], records[:, dim:], total, step, rate)
-        self.records |= dict(zip(keys, torch.cat([weights, state], dim=1), strict=True))
-
-    def _sum(self, parts: list[torch.Tensor], world_size: int) -> torch.Tensor:
-        if world_size == 1:
-            return parts[0]
-        total = torch.zeros_like(parts[0])
-        for part in parts:
-            total = total + part
-        mean = self.spec.embedding.gradient_reduction == "mean"
-        return total * torch.tensor(1.0 / world_size) if mean else total
-
-    def _born(self, key: int) -> torch.Tensor:
-        member, row = self._place(key)
-        embedding, dim = self.spec.embedding, self.group.embedding_dim
-        scale = row_scale(self.group.tables[member].num_embeddings, embedding.init_scale)
-        record = np.zeros((1, dim + state_width(embedding.optimizer, dim)), np.float32)
-        set_initial_state(record, embedding.optimizer, dim)
-        record[:, :dim] = initial_rows(self.spec.seed, self.group.table_indices[member], [row], dim, scale)
-        return torch.from_numpy(record[0])
-
-    def _place(self, key: int) -> tuple[int, int]:
-        """(table of the group, row of the table)."""
-        member = max(i for i, offset in enumerate(self.group.offsets) if offset <= key)
-        return member, key - self.group.offsets[member]
-
-
-def _updated(
-    optimizer: RowOptimizer, weights: torch.Tensor, state: torch.Tensor, gradients: torch.Tensor, step: int, lr: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """New weights and state of rows that were all used in this step: torch.optim's where it has the optimizer."""
-    dim = weights.shape[1]
-    parameter = nn.Parameter(weights.clone())
-    rows = torch.arange(len(weights)).unsqueeze(0)
-    parameter.grad = torch.sparse_coo_tensor(rows, gradients, parameter.shape, is_coalesced=True, check_invariants=True)
-    match optimizer.name:
-        case "sgd" if optimizer.momentum:
-            state = optimizer.momentum * state + gradients
-            return torch.add(weights, state, alpha=-lr), state
-        case "sgd":
-            torch.optim.SGD([parameter], lr=lr).step()
-            return parameter.detach(), state
-        case "rowwise-adagrad":
-            state = state + gradients.pow(2).mean(dim=1, keepdim=True)
-            return torch.add(weights, gradients / (state.sqrt() + optimizer.eps), alpha=-lr), state
-        case "adagrad":
-            adagrad = torch.optim.Adagrad([parameter], lr=lr, eps=optimizer.eps)
-            adagrad.state[parameter]["sum"] = state.clone()
-            adagrad.step()
-            return parameter.detach(), adagrad.state[parameter]["sum"]
-        case "adam":
-            adam = torch.optim.SparseAdam(
-                [parameter], lr=lr, betas=(optimizer.beta1, optimizer.beta2), eps=optimizer.eps
-            )
-            moments = {"exp_avg": state[:, :dim].clone(), "exp_avg_sq": state[:, dim:].clone()}
-            adam.state[parameter] = {"step": step, **moments}
-            adam.step()  # type: ignore[no-untyped-call]  # torch has not annotated it
-            after = adam.state[parameter]
-            return parameter.detach(), torch.cat([after["exp_avg"], after["exp_avg_sq"]], dim=1)

@@ -21,7 +21,7 @@ from bagpipe.checkpoint.store import SNAPSHOT_SECONDS, commit, describe_file, di
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.plan import BatchPlan
-from bagpipe.rows.record import record_width
+from bagpipe.rows.record import record_widths
 from bagpipe.trainer.dense import load_dense, save_dense
 from bagpipe.trainer.membership import Membership
 
@@ -83,7 +83,7 @@ class Checkpointer:
             )
         for file in checkpoint.manifest.dense:
             checkpoint.read(file)
-        if self.model is not None and self.optimizer is not None:
+        if self.model is not None:
             load_dense(self.model, self.optimizer, checkpoint.directory)
 
     def begin(self, plan: BatchPlan) -> None:
@@ -94,7 +94,7 @@ class Checkpointer:
         try:
             directory.mkdir(parents=True, exist_ok=True)
             names = []
-            if self.model is not None and self.optimizer is not None:
+            if self.model is not None:
                 names = save_dense(self.model, self.optimizer, directory)
             kept = link_kept(self.root, directory)
         except OSError as error:
@@ -157,9 +157,7 @@ class Checkpointer:
             cursor=draft.plan.end,
             spec=topology.spec,
             tables=topology.layout.tables,
-            record_widths=tuple(
-                record_width(topology.spec.embedding.optimizer, g.embedding_dim) for g in topology.layout.groups
-            ),
+            record_widths=record_widths(topology.spec.embedding, topology.layout),
             num_servers=len(topology.servers),
             num_trainers=len(topology.trainers),
             shards=shards,

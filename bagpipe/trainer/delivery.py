@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Generic, Literal, NamedTuple, TypeVar
 
-Kind = Literal["gradients", "eager", "deferred", "dense", "dense_means"]
+Kind = Literal["gradients", "eager", "deferred", "dense", "dense_means", "collective", "store"]
 
 CONFIRM_STEPS = 8
 """A peer whose messages are confirmed by no message of ours hears of it after so many steps."""

@@ -3,7 +3,8 @@
 Saved state is safetensors and JSON; nothing that is loaded can run code.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -26,24 +27,55 @@ OPTIMIZER_SETTINGS = "dense_optimizer.json"
 # ── optimizer ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def dense_optimizer(config: DenseOptimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The job's optimizer of dense weights, from torch.optim.
+def dense_optimizer(config: DenseOptimizer, model: nn.Module) -> torch.optim.Optimizer | None:
+    """The job's optimizer of dense weights, from torch.optim; None where there is nothing to train.
+
+    Weights that the job freezes want no gradient from here on. Others form a parameter group for each pair of rate and
+    weight decay, in the order of the model.
 
     Raises:
-        ConfigError: the model has no dense weights.
+        ConfigError: an override names no weight of the model.
     """
-    parameters = list(parameters)
-    if not parameters:
-        raise ConfigError("model: expected at least one dense weight, found none; give the model a torch.nn.Parameter")
+    groups = _groups(config, model)
+    if not groups:
+        return None
     match config.name:
         case "sgd":
-            return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
         case "adagrad":
-            return torch.optim.Adagrad(parameters, lr=config.lr, weight_decay=config.weight_decay)
+            return torch.optim.Adagrad(groups, lr=config.lr)
         case "adam":
-            return torch.optim.Adam(parameters, lr=config.lr, weight_decay=config.weight_decay)
+            return torch.optim.Adam(groups, lr=config.lr)
         case "adamw":
-            return torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
+            return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def _groups(config: DenseOptimizer, model: nn.Module) -> list[dict[str, Any]]:
+    named = list(model.named_parameters())
+    _check_overrides(config, [name for name, _ in named])
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in named:
+        lr, weight_decay, frozen = config.lr, config.weight_decay, False
+        for one in config.overrides:
+            if any(fnmatchcase(name, pattern) for pattern in one.parameters):
+                lr = lr if one.lr is None else one.lr
+                weight_decay = weight_decay if one.weight_decay is None else one.weight_decay
+                frozen = frozen if one.frozen is None else one.frozen
+        if frozen:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups.setdefault((lr, weight_decay), []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def _check_overrides(config: DenseOptimizer, names: Sequence[str]) -> None:
+    for number, override in enumerate(config.overrides):
+        for pattern in override.parameters:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise ConfigError(
+                    f"spec.optimizer.overrides[{number}].parameters: {pattern!r} matches no dense weight; "
+                    f"the model has {', '.join(names) or 'none'}"
+                )
 
 
 # ── saved state ───────────────────────────────────────────────────────────────────────────────────
@@ -62,12 +94,15 @@ class _Saved(msgspec.Struct, forbid_unknown_fields=True):
     """What is not a tensor in each parameter's state."""
 
 
-def save_dense(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> list[str]:
+def save_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, directory: Path) -> list[str]:
     """Write weights and optimizer state; returns the names of the files. Bits are kept.
 
     Raises:
         OSError: the disk is full or failed.
     """
+    write_whole(directory / WEIGHTS, _packed(_unwrapped(model).state_dict()))
+    if optimizer is None:
+        return [WEIGHTS]
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -79,20 +114,28 @@ def save_dense(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Pa
                 values.setdefault(str(number), {})[name] = value
     groups = [{k: _plain(v) for k, v in g.items() if k != "params"} for g in state["param_groups"]]
     saved = _Saved(type(optimizer).__name__, groups, [g["params"] for g in state["param_groups"]], values)
-    write_whole(directory / WEIGHTS, _packed(_unwrapped(model).state_dict()))
     write_whole(directory / OPTIMIZER_TENSORS, _packed(tensors))
     write_whole(directory / OPTIMIZER_SETTINGS, msgspec.json.format(msgspec.json.encode(saved), indent=1))
     return [WEIGHTS, OPTIMIZER_TENSORS, OPTIMIZER_SETTINGS]
 
 
-def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Path) -> None:
+def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, directory: Path) -> None:
     """Load what `save_dense` wrote into the model and its optimizer.
 
     Raises:
         CheckpointError: a file is missing or corrupt, or of another model or optimizer.
     """
-    weights, tensors = _read(directory / WEIGHTS), _read(directory / OPTIMIZER_TENSORS)
-    path = directory / OPTIMIZER_SETTINGS
+    weights = _read(directory / WEIGHTS)
+    state = _saved_state(optimizer, directory) if optimizer is not None else None
+    _check_weights(directory / WEIGHTS, _unwrapped(model).state_dict(), weights)
+    _unwrapped(model).load_state_dict(weights)
+    if optimizer is not None and state is not None:
+        optimizer.load_state_dict(state)
+
+
+def _saved_state(optimizer: torch.optim.Optimizer, directory: Path) -> dict[str, Any]:
+    """The saved optimizer's state, as `load_state_dict` takes it."""
+    tensors, path = _read(directory / OPTIMIZER_TENSORS), directory / OPTIMIZER_SETTINGS
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
     except (OSError, msgspec.MsgspecError) as error:
@@ -104,8 +147,6 @@ def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Pa
             f"{path}: holds {saved.optimizer} with groups of {[len(p) for p in saved.params]} parameters, "
             f"this job has {type(optimizer).__name__} with {counts}; resume with the settings of the checkpoint"
         )
-    _check_weights(directory / WEIGHTS, _unwrapped(model).state_dict(), weights)
-    _unwrapped(model).load_state_dict(weights)
     state: dict[int, dict[str, Any]] = {int(number): dict(entries) for number, entries in saved.state.items()}
     for key, tensor in sorted(tensors.items()):
         number, _, name = key.partition(".")
@@ -114,7 +155,7 @@ def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer, directory: Pa
         {**{k: _as_in(g[k], v) for k, v in group.items() if k in g}, "params": params}
         for g, group, params in zip(own, saved.groups, saved.params, strict=True)
     ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    return {"state": state, "param_groups": groups}
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a step does to the dense weights once their gradients are there: rate, then optimizer."""
+"""What a step does to the dense weights once their gradients are there: clipping, rate, optimizer."""
 
 from torch import nn
 
@@ -11,15 +11,24 @@ class DenseUpdate:
     """The dense model's optimizer with everything of the recipe around it. Alike on every trainer.
 
     Raises:
-        ConfigError: the model has no dense weights, or the recipe does not fit it.
+        ConfigError: the recipe does not fit the model.
     """
 
     def __init__(self, config: DenseOptimizer, model: nn.Module) -> None:
-        self.optimizer = dense_optimizer(config, model.parameters())
-        self._schedule = DenseSchedule(config.schedule, self.optimizer)
+        self.optimizer = dense_optimizer(config, model)
+        """None: there is nothing to train."""
+        self._config = config
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._schedule = DenseSchedule(config.schedule, self.optimizer) if self.optimizer is not None else None
 
     def apply(self, step: int) -> None:
         """Update the weights with the gradients of `step` (from 0), and begin new ones from zero."""
+        if self.optimizer is None or self._schedule is None:
+            return
+        if self._config.clip_value is not None:
+            nn.utils.clip_grad_value_(self._parameters, self._config.clip_value)
+        if self._config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._config.clip_norm)
         self._schedule.set(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)

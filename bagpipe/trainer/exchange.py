@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from bagpipe.batch import Floats
 from bagpipe.errors import PeerLost
+from bagpipe.net.connection import Connection, KeptFrames, keep_frames
+from bagpipe.net.listener import Listener
 from bagpipe.net.messages import Confirmed, Exchange
-from bagpipe.net.sockets import Connection, KeptFrames, Listener, keep_frames
-from bagpipe.net.wire import encode
+from bagpipe.net.wire import Array, encode
 from bagpipe.trainer.delivery import Delivery, Kind, Label
 
 LOOK_SECONDS = 0.2
@@ -44,7 +44,7 @@ class PeerExchange:
         self._peers = {peer: c for peer, c in enumerate(connections) if c is not None}
         self._rank, self._attempt, self._deadline = rank, attempt, deadline_seconds
         self._packed = packed
-        self._delivery: Delivery[KeptFrames, list[Floats]] = Delivery(self._peers)
+        self._delivery: Delivery[KeptFrames, list[Array]] = Delivery(self._peers)
         self._news: list[Label] = []
         self._look_around: Callable[[], None] = self.look_after
         self._looked = time.monotonic()
@@ -57,7 +57,7 @@ class PeerExchange:
     # ── send ──────────────────────────────────────────────────────────────────────────────────────
 
     def send(
-        self, peer: int, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0, *, copied: bool = False
+        self, peer: int, step: int, kind: Kind, arrays: Sequence[Array], bucket: int = 0, *, copied: bool = False
     ) -> None:
         """Hand arrays to the network; they must not change afterwards unless they are `copied`.
 
@@ -68,11 +68,11 @@ class PeerExchange:
         """
         self._send([peer], step, self._encoded(step, kind, arrays, bucket, copied=copied))
 
-    def send_to_all(self, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int = 0) -> None:
+    def send_to_all(self, step: int, kind: Kind, arrays: Sequence[Array], bucket: int = 0) -> None:
         """The same to every other trainer, encoded once."""
         self._send(list(self._peers), step, self._encoded(step, kind, arrays, bucket, copied=False))
 
-    def _encoded(self, step: int, kind: Kind, arrays: Sequence[Floats], bucket: int, *, copied: bool) -> KeptFrames:
+    def _encoded(self, step: int, kind: Kind, arrays: Sequence[Array], bucket: int, *, copied: bool) -> KeptFrames:
         message = Exchange(
             attempt=self._attempt,
             step=step,
@@ -94,7 +94,7 @@ class PeerExchange:
 
     # ── receive ───────────────────────────────────────────────────────────────────────────────────
 
-    def receive(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> list[Floats]:
+    def receive(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> list[Array]:
         """The arrays that `peer` sent for this step.
 
         Raises:
@@ -115,6 +115,21 @@ class PeerExchange:
         """Wait until `receive` returns at once; it raises what `receive` does."""
         label = Label(step, kind, peer)
         self._wait(partial(self._delivery.has, label), peer, kind, step)
+
+    def wait_until(self, ready: Callable[[], bool], what: str, step: int) -> None:
+        """Wait for something that any of the others may say.
+
+        Raises:
+            PeerLost: it was not said within the deadline, or a connection is gone.
+        """
+        limit = time.monotonic() + self._deadline
+        while not ready():
+            self._poll(LOOK_SECONDS)
+            self._look_around()
+            lost = [peer for peer, connection in self._peers.items() if connection.lost]
+            if lost or time.monotonic() > limit:
+                why = f"trainer {lost[0]} is gone" if lost else f"nothing came for {self._deadline:g} s"
+                raise PeerLost(f"trainer {self._rank}: waited for {what} at step {step}; {why}")
 
     def news(self) -> list[Label]:
         """What has come since this was last asked, whether or not it was received already."""

@@ -12,11 +12,12 @@ import torch
 from bagpipe.batch import Floats, Keys
 from bagpipe.cache.cache import EmbeddingCache, Reduction
 from bagpipe.embedding.client import EmbeddingClient
+from bagpipe.net.connection import Connection
 from bagpipe.net.messages import Hello, Refused, StepDone, Stop
-from bagpipe.net.sockets import Connection
 from bagpipe.plan import BatchPlan, GroupPlan
 from bagpipe.trainer.coherence import Coherence, Parcel
 from bagpipe.trainer.machine import StepMachine
+from bagpipe.trainer.row_kinds import RowKinds
 from bagpipe.trainer.step import StepWatch
 from bagpipe.trainer.told_steps import ToldSteps
 from bagpipe.trainer.transitions import Do
@@ -27,6 +28,7 @@ class StepHands:
 
     Args:
         caches: one for each width group.
+        kinds: how its rows are updated.
         depth: steps ahead for which rows are requested.
         reduction: from a row's summed gradient to the one it is updated with.
         gradients_made: called in backward when a width group has its gradients, if other trainers need them.
@@ -42,6 +44,7 @@ class StepHands:
         oracle: Connection,
         servers: EmbeddingClient,
         caches: Sequence[EmbeddingCache],
+        kinds: Sequence[RowKinds],
         coherence: Coherence,
         depth: int,
         reduction: Reduction,
@@ -49,6 +52,7 @@ class StepHands:
     ) -> None:
         self.machine, self.rank, self.world_size, self.hello = machine, rank, world_size, hello
         self.oracle, self.servers, self.caches, self.coherence = oracle, servers, tuple(caches), coherence
+        self.kinds = tuple(kinds)
         self.reduction, self.gradients_made = reduction, gradients_made
         self.plans: dict[int, BatchPlan] = {}
         """By step, from arrival until nothing of the step is missing anywhere here."""
@@ -143,9 +147,9 @@ class StepHands:
         self.coherence.send_gradients(self.plans[step], self._gradients)
 
     def _update_rows(self, step: int) -> None:
-        for (cache, part), sums in zip(self._parts(step), self._gradients, strict=True):
-            index = part.owned()
-            cache.update(part.slots_K[index], sums, index, self.reduction, step)
+        for (cache, part), kinds, sums in zip(self._parts(step), self.kinds, self._gradients, strict=True):
+            for kind, index in kinds.updated(part):
+                cache.update(part.slots_K[index], sums, index, self.reduction, step, kind)
 
     def _send_eager(self, step: int) -> None:
         self.coherence.send(step, "eager", self.coherence.take(self.plans[step], "eager"))

@@ -151,6 +151,7 @@ class Trainer:
         - `dense.apply` comes last, while those values travel.
         """
         plan = step.plan
+        self.members.at_step(plan.step)
         self.set_step(plan.step, self.members.rank * plan.num_examples // self.members.world_size)
         with dense_reduction(self.members.rank, plan.step):
             logits, labels = self._forward(step)
@@ -166,6 +167,7 @@ class Trainer:
         self.checkpointer.poll()
 
     def evaluate(self, step: Step) -> None:
+        self.members.at_step(step.plan.step)
         if self.model.training:
             share_buffers(self.model, self.members.process_group)
             self.model.eval()

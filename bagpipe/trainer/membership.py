@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,13 +15,17 @@ from bagpipe.config.rules import fixed_lookahead
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.net.admission import Admission
+from bagpipe.net.connection import Connection
+from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topology
 from bagpipe.net.register import register
-from bagpipe.net.sockets import Connection, Context
-from bagpipe.rows.record import record_width
+from bagpipe.net.sockets import Context
+from bagpipe.rows.record import group_record_width
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.packing import Packing
-from bagpipe.trainer.torch_private import DenseStore, check_torch, process_group, tcp_store
+from bagpipe.trainer.peer_group import PeerGroup
+from bagpipe.trainer.peer_store import PeerStore
+from bagpipe.trainer.torch_private import check_torch, nccl_group
 
 CACHE_SHARE = 4
 """`cacheRows: auto` takes one part in so many of the memory that is free when a trainer begins."""
@@ -49,6 +52,11 @@ class Membership:
     def world_size(self) -> int:
         return len(self.topology.trainers)
 
+    def at_step(self, step: int) -> None:
+        """A step begins: what DDP says from here on belongs to it."""
+        if isinstance(self.process_group, PeerGroup):
+            self.process_group.at_step(step)
+
 
 @contextmanager
 def join(
@@ -67,17 +75,14 @@ def join(
     check_torch()
     with ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
-        listener = stack.enter_context(context.listen(bind))
         trainers = job.spec.trainers.replicas
-        listener.admission = Admission("trainer", job.metadata.name, attempt, context.token, trainers)
+        admission = Admission("trainer", job.metadata.name, attempt, context.token, trainers)
+        listener = stack.enter_context(context.listen(bind, admission))
         to_oracle = stack.enter_context(context.connect(oracle, peer="oracle"))
         endpoint = advertise or listener.endpoint
-        # Who uses the Python API brings a process group of their own.
-        store = _dense_store(job, rank, endpoint) if init_cache is None else None
         greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)
         hello = structs.replace(
             greeting,
-            dense_endpoint=f"{_host(endpoint)}:{store.port}" if store is not None else "",
             cache=_cache_memory(device),
             init_cache=init_cache,
         )
@@ -107,15 +112,15 @@ def join(
                 servers,
                 rank=rank,
                 widths=[
-                    (record_width(topology.spec.embedding.optimizer, g.embedding_dim), g.embedding_dim)
-                    for g in topology.layout.groups
+                    (group_record_width(topology.spec.embedding, g), g.embedding_dim) for g in topology.layout.groups
                 ],
                 deadline_seconds=job.spec.transport.deadline_seconds,
                 packed=lambda: packing.on,
             ),
             peers=exchange,
             packing=packing,
-            process_group=_process_group(topology, store, rank, device, job) if init_cache is None else None,
+            # Who uses the Python API brings a process group of their own.
+            process_group=_group(exchange, topology, rank, device, endpoint) if init_cache is None else None,
         )
 
 
@@ -134,33 +139,21 @@ def _cache_memory(device: torch.device) -> CacheMemory:
     return CacheMemory(memory=socket.gethostname(), num_bytes=available_bytes() // CACHE_SHARE)
 
 
-def _host(endpoint: str) -> str:
-    return endpoint.removeprefix("tcp://").rpartition(":")[0]
-
-
-def _dense_store(job: Job, rank: int, endpoint: str) -> DenseStore | None:
-    """Rank 0 holds the store through which the process group forms."""
-    if job.spec.trainers.replicas == 1 or rank != 0:
-        return None
-    world = job.spec.trainers.replicas
-    return tcp_store(_host(endpoint), 0, world, own=True, timeout=_timeout(job))
-
-
-def _timeout(job: Job) -> timedelta:
-    return timedelta(seconds=job.spec.transport.step_seconds)
-
-
-def _process_group(
-    topology: Topology, store: DenseStore | None, rank: int, device: torch.device, job: Job
+def _group(
+    peers: PeerExchange, topology: Topology, rank: int, device: torch.device, endpoint: str
 ) -> dist.ProcessGroup | None:
-    """A group of the trainers' own, through rank 0's store; None where one trainer is all."""
-    world = len(topology.trainers)
+    """What DDP talks through; None where one trainer is all.
+
+    On CPUs everything that the group says travels on the trainers' own sockets. On GPUs NCCL opens connections of its
+    own, for which neither the job's token nor its keys count: docs/transport.md.
+    """
+    world, step = len(topology.trainers), topology.first_step
     if world == 1:
         return None
-    host, _, port = topology.dense_endpoint.rpartition(":")
-    if host.startswith("127."):
-        # gloo otherwise listens on whatever address the host's name resolves to.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    if store is None:
-        store = tcp_store(host, int(port), world, own=False, timeout=_timeout(job))
-    return process_group(store, rank, world, device, _timeout(job))
+    if device.type != "cuda":
+        return PeerGroup(peers, rank=rank, world_size=world, step=step)
+    if parse_endpoint(endpoint, listening=True).is_loopback:
+        # NCCL otherwise listens on the first interface that it finds.
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "=lo")
+    others = [peer for peer in range(world) if peer != rank]
+    return nccl_group(PeerStore(peers, others=others, step=step), rank, world, device)

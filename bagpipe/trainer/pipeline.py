@@ -17,16 +17,17 @@ from bagpipe.batch import Floats
 from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import ConfigError, PeerLost
+from bagpipe.net.connection import Connection
 from bagpipe.net.messages import Hello, Message, NoMorePlans, Plan, Refused
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.register import refusal
-from bagpipe.net.sockets import Connection
+from bagpipe.rows.record import record_widths
 from bagpipe.trainer.coherence import Coherence
 from bagpipe.trainer.hands import StepHands
 from bagpipe.trainer.machine import Instruction, StepFacts, StepMachine
 from bagpipe.trainer.membership import Membership
 from bagpipe.trainer.packing import Packing
-from bagpipe.trainer.schedules import row_learning_rate
+from bagpipe.trainer.row_kinds import RowKinds
 from bagpipe.trainer.step import Step, StepWatch
 from bagpipe.trainer.torch_private import at_the_end
 from bagpipe.trainer.transitions import Do, Event, State
@@ -49,6 +50,7 @@ class StepPipeline:
 
     Args:
         caches: one for each width group.
+        kinds: how its rows are updated.
         depth: steps ahead for which rows are requested.
         reduction: from a row's summed gradient to the one it is updated with.
         packing: told how long each step took.
@@ -65,6 +67,7 @@ class StepPipeline:
         oracle: Connection,
         servers: EmbeddingClient,
         caches: Sequence[EmbeddingCache],
+        kinds: Sequence[RowKinds],
         coherence: Coherence,
         first_step: int,
         depth: int,
@@ -85,6 +88,7 @@ class StepPipeline:
             oracle=oracle,
             servers=servers,
             caches=caches,
+            kinds=kinds,
             coherence=coherence,
             depth=depth,
             reduction=reduction,
@@ -312,10 +316,13 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
     """The row pipeline of a trainer that has joined a job, with empty caches on `device`."""
     topology = members.topology
     spec = topology.spec
-    optimizer = spec.embedding.optimizer
+    groups = topology.layout.groups
+    kinds = [RowKinds(spec.embedding, group) for group in groups]
     caches = [
-        create_cache(slots, group.embedding_dim, optimizer, device, row_learning_rate(optimizer))
-        for slots, group in zip(topology.slots, topology.layout.groups, strict=True)
+        create_cache(slots, group.embedding_dim, width, own.kinds, device)
+        for slots, group, width, own in zip(
+            topology.slots, groups, record_widths(spec.embedding, topology.layout), kinds, strict=True
+        )
     ]
     return StepPipeline(
         rank=members.rank,
@@ -324,6 +331,7 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
         oracle=members.oracle,
         servers=members.servers,
         caches=caches,
+        kinds=kinds,
         coherence=Coherence(members.peers, caches, rank=members.rank, world_size=members.world_size),
         first_step=topology.first_step,
         depth=spec.prefetch_depth,

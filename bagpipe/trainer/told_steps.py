@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from bagpipe.batch import Floats
+from bagpipe.net.connection import Connection
 from bagpipe.net.messages import NeedPlans, StepDone
-from bagpipe.net.sockets import Connection
 
 
 class ToldSteps:

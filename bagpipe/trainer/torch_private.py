@@ -3,20 +3,20 @@
 A new version of torch may rename any of it. `check_torch` says so in one line, before training starts.
 """
 
-from collections.abc import Callable, Iterable
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch._C import _distributed_c10d as distributed_c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from bagpipe.errors import ConfigError
 
-DenseStore = TCPStore
+Store: Any = dist.Store  # type: ignore[attr-defined]  # torch has no types for it
 
+CREATE_WORK = "_create_work_from_future"
 OLDEST = (2, 6)
 """`ProcessGroup._set_default_backend` came with it."""
 
@@ -41,6 +41,7 @@ def _needed() -> list[tuple[object, str]]:
     return [
         (engine, "queue_callback"),
         (DistributedDataParallel, "_set_params_and_buffers_to_ignore_for_model"),
+        (distributed_c10d, CREATE_WORK),
         (dist.ProcessGroup, "_set_default_backend"),
         (dist.ProcessGroup, "_register_backend"),
     ]
@@ -61,28 +62,24 @@ def ignore_in_ddp(model: nn.Module, names: Iterable[str]) -> None:
     set_ignored(model, list(names))
 
 
-def tcp_store(host: str, port: int, world_size: int, *, own: bool, timeout: timedelta) -> DenseStore:
-    """The store through which a process group forms: held by this process (port 0: any free one), or by another."""
-    return TCPStore(host, port, world_size, is_master=own, timeout=timeout, wait_for_workers=False)
+def ended_work(tensors: Sequence[torch.Tensor]) -> dist.Work:
+    """What a collective returns that has ended: these are its results."""
+    future: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
+    future.set_result(list(tensors))
+    create: Any = getattr(distributed_c10d, CREATE_WORK)
+    work: dist.Work = create(future)
+    return work
 
 
-def process_group(
-    store: Store, rank: int, world_size: int, device: torch.device, timeout: timedelta
-) -> dist.ProcessGroup:
-    """A group outside torch's registry: gloo on CPUs, NCCL on GPUs.
+def nccl_group(store: Any, rank: int, world_size: int, device: torch.device) -> dist.ProcessGroup:
+    """A group of GPUs outside torch's registry.
 
     torch's default group is one per process and belongs to whoever embeds us; building the group from
     its backend leaves it alone, and lets several trainers live in one process (the tests' way).
     """
     group = dist.ProcessGroup(store, rank, world_size)
-    prefixed = PrefixStore("dense", store)
-    backend: Any
-    if device.type == "cuda":
-        kind = dist.ProcessGroup.BackendType.NCCL
-        backend = dist.ProcessGroupNCCL(prefixed, rank, world_size, dist.ProcessGroupNCCL.Options())
-    else:
-        kind = dist.ProcessGroup.BackendType.GLOO
-        backend = dist.ProcessGroupGloo(prefixed, rank, world_size, timeout)
+    kind = dist.ProcessGroup.BackendType.NCCL
+    backend: Any = dist.ProcessGroupNCCL(store, rank, world_size, dist.ProcessGroupNCCL.Options())
     # What `new_group` itself calls.
     group._set_default_backend(kind)  # noqa: SLF001  # no public name
     group._register_backend(device, kind, backend)  # noqa: SLF001  # no public name

@@ -46,5 +46,5 @@ def _planned(setting: Setting, dataset: Dataset, steps: int) -> Estimate:
         num_servers=setting.servers,
         lookahead=setting.lookahead,
         cache_rows=[setting.cache_rows],
-        optimizer=RowOptimizer(name="sgd", lr=setting.lr),
+        embedding=EmbeddingConfig(optimizer=RowOptimizer(name="sgd", lr=setting.lr)),
     )

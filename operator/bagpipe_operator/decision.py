@@ -76,7 +76,7 @@ class Decision:
     status: Status
     delete: tuple[Deletion, ...] = ()
     apply: tuple[Mapping[str, Any], ...] = ()
-    create_curve_secret: bool = False
+    create_job_secret: bool = False
     workload_status: Mapping[str, Any] | None = None
     """Status patch of Kueue's Workload."""
     events: tuple[Event, ...] = ()

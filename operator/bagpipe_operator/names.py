@@ -55,7 +55,9 @@ TERMINATION_LOG = "/dev/termination-log"
 """Where a process leaves its last words for the API server: at most 4,096 bytes."""
 CURVE_DIR = "/etc/bagpipe-curve"
 ENV_CURVE_DIR = "BAGPIPE_CURVE_DIR"
-RESERVED_ENV = frozenset({ENV_CURVE_DIR, "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
+ENV_TOKEN = "BAGPIPE_TOKEN"  # noqa: S105  # a name
+"""Where `security: plain` has no keys, this keeps strangers out."""
+RESERVED_ENV = frozenset({ENV_CURVE_DIR, ENV_TOKEN, "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
 RESERVED_LABELS = frozenset({LABEL_MANAGED_BY, LABEL_JOB, LABEL_ROLE, LABEL_ATTEMPT})
 RESERVED_VOLUMES = frozenset(
     {"bagpipe-config", "bagpipe-run", "bagpipe-tmp", "bagpipe-shm", "bagpipe-curve", "bagpipe-checkpoints"}
@@ -177,7 +179,7 @@ def disruption_budget(job: str) -> str:
     return f"{job}-servers"
 
 
-def curve_secret(job: str, uid: str) -> str:
+def job_secret(job: str, uid: str) -> str:
     """With a part of the job's UID: the operator cannot read Secrets, so no other may be taken for ours."""
     return f"{job}-curve-{uid[:8]}"
 

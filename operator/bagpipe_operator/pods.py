@@ -181,6 +181,9 @@ def _environment(job: Job, role: Role, section: Raw, profile: Profile) -> list[d
         env.append({"name": "POD_INDEX", "valueFrom": _field(f"metadata.labels['{names.LABEL_POD_INDEX}']")})
     if uses_curve(job):
         env.append({"name": names.ENV_CURVE_DIR, "value": names.CURVE_DIR})
+    else:
+        where = {"name": names.job_secret(job.name, job.uid), "key": "token"}
+        env.append({"name": names.ENV_TOKEN, "valueFrom": {"secretKeyRef": where}})
     theirs = [{"name": k, "value": v} for k, v in profile.env.items()]
     return [*env, *overlay({"env": theirs}, {"env": list(section.get("env") or ())})["env"]]
 
@@ -215,7 +218,7 @@ def _volumes(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[
         volumes.append(
             {
                 "name": "bagpipe-curve",
-                "secret": {"secretName": names.curve_secret(job.name, job.uid), "defaultMode": 0o440},
+                "secret": {"secretName": names.job_secret(job.name, job.uid), "defaultMode": 0o440},
             }
         )
     return volumes

@@ -26,7 +26,6 @@ from bagpipe_operator.decision import Complete, Decision, Deletion, Fail, Restar
 from bagpipe_operator.kueue import Admission
 from bagpipe_operator.names import Condition, Reason, Role
 from bagpipe_operator.observe import Observed, is_deleting
-from bagpipe_operator.pods import uses_curve
 from bagpipe_operator.policies import (
     backoff,
     completion,
@@ -219,7 +218,7 @@ def _run(
         status=replace(new, phase=status.phase(new)),
         delete=(*ending.delete, *_unwanted(job, observed)),
         apply=tuple(apply),
-        create_curve_secret=ready and not begun and uses_curve(job),
+        create_job_secret=ready and not begun,
         workload_status=kueue.running(job, observed, new.attempt, new.is_true(Condition.RUNNING), begun, now)
         if admission
         else None,

@@ -124,8 +124,8 @@ class Shell:
 
     async def _write(self, job: Job, memory: Memory, decision: Decision) -> None:
         await self._writer.delete(job, decision.delete)
-        if decision.create_curve_secret:
-            await self._writer.curve_secret(job)
+        if decision.create_job_secret:
+            await self._writer.job_secret(job)
         before = dict(memory.refused)
         failed = await self._writer.children(job, memory, decision.apply)
         if memory.refused != before:

@@ -8,6 +8,7 @@ What the API server does not accept is remembered as an obstacle, for the next d
 import asyncio
 import datetime as dt
 import logging
+import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from bagpipe_operator.podstate import Raw
 from bagpipe_operator.store import Store
 
 log = logging.getLogger(__name__)
+
+TOKEN_BYTES = 32
 
 _BASE = gangs.KINDS | {
     "ConfigMap",
@@ -148,11 +151,14 @@ class Writer:
         if obstacle is not None:
             raise NameTaken(obstacle)
 
-    async def curve_secret(self, job: Job) -> None:
-        """Made once; we may create Secrets and not read them, so that it exists is learnt by trying."""
+    async def job_secret(self, job: Job) -> None:
+        """The job's keys, and its token for `security: plain`.
+
+        Made once; we may create Secrets and not read them, so that it exists is learnt by trying.
+        """
         public, secret = curve.keypair()
         metadata = {
-            "name": names.curve_secret(job.name, job.uid),
+            "name": names.job_secret(job.name, job.uid),
             "namespace": job.namespace,
             "labels": {**job.inherited(job.labels), **names.labels(job.name)},
             "annotations": job.inherited(job.annotations),
@@ -163,7 +169,7 @@ class Writer:
             "kind": "Secret",
             "metadata": metadata,
             "immutable": True,
-            "stringData": {"public": public, "secret": secret},
+            "stringData": {"public": public, "secret": secret, "token": secrets.token_hex(TOKEN_BYTES)},
         }
         try:
             await self._cluster.create("Secret", job.namespace, body)

@@ -15,8 +15,8 @@ from bagpipe.config.document import RunPolicy as LibraryRunPolicy
 from bagpipe.config.load import load_job
 from bagpipe.config.pods import CheckpointClaim
 from bagpipe.errors import ExitCode
-from bagpipe.net.curve import CurveKeys
-from bagpipe.net.sockets import CURVE_DIR
+from bagpipe.net.admission import TOKEN_VARIABLE
+from bagpipe.net.curve import CURVE_DIR, CurveKeys
 from bagpipe_operator import conditions, curve, defaults, names, times
 from bagpipe_operator import pods as operator_pods
 from bagpipe_operator.api import Job, RunPolicy, Status, camel
@@ -159,7 +159,22 @@ def test_curve_keys(tmp_path):
     (tmp_path / "public").write_text(public)
     (tmp_path / "secret").write_text(secret)
     assert CurveKeys.load(tmp_path) == CurveKeys(public.encode(), secret.encode())
-    assert names.ENV_CURVE_DIR == CURVE_DIR
+    assert (names.ENV_CURVE_DIR, names.ENV_TOKEN) == (CURVE_DIR, TOKEN_VARIABLE)
+
+
+@pytest.mark.parametrize("security", ["plain", "curve", "auto"])
+def test_pods_have_keys_or_a_token(security):
+    """Every role gets what its listeners ask for: the job's keys, or with `security: plain` the job's token."""
+    document = yaml.safe_load((ROOT / "examples/demo.yaml").read_text())
+    document["spec"]["transport"] = {"security": security}
+    job = operator_job(document)
+    for role in Role:
+        (container, *_) = operator_pods.pod_template(job, role, 0, Settings.of({}))["spec"]["containers"]
+        env = {entry["name"]: entry for entry in container["env"]}
+        assert (CURVE_DIR in env) == (security != "plain") and (TOKEN_VARIABLE in env) == (security == "plain")
+        if security == "plain":
+            key = env[TOKEN_VARIABLE]["valueFrom"]["secretKeyRef"]
+            assert key == {"name": names.job_secret(job.name, job.uid), "key": "token"}
 
 
 def test_profiles_pods_are_restricted():

@@ -140,7 +140,7 @@ class World:
             self._delete(deletion)
         for body in decision.apply:
             self._apply(json.loads(json.dumps(body)))
-        self.secrets += decision.create_curve_secret
+        self.secrets += decision.create_job_secret
         if decision.workload_status is not None:
             workload = self.objects["Workload", names.workload("j")]
             workload["status"] = {

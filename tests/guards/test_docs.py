@@ -86,12 +86,17 @@ def test_make_help_lists_targets_with_what_they_do() -> None:
     assert sorted(m[1] if m else "" for m in listed) == sorted(said)
 
 
-def test_the_readmes_code_is_python() -> None:
-    """The API example compiles and calls `init_cache` with arguments that it has."""
-    (code,) = _blocks("python")
-    api = ast.parse((ROOT / "bagpipe" / "api.py").read_text(encoding="utf-8"))
-    (signature,) = [n for n in api.body if isinstance(n, ast.FunctionDef) and n.name == "init_cache"]
-    calls = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "init_cache"]
+@pytest.mark.parametrize(("function", "file"), [("init_cache", "api.py"), ("fit", "interactive/fit.py")])
+def test_the_readmes_code_is_python(function: str, file: str) -> None:
+    """The examples compile, and call `fit` and `init_cache` with arguments that they have."""
+    tree = ast.parse((ROOT / "bagpipe" / file).read_text(encoding="utf-8"))
+    (signature,) = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == function]
+    calls = [
+        node
+        for code in _blocks("python")
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == function
+    ]
     used = {k.arg for call in calls for k in call.keywords}
     assert used
     assert used <= {a.arg for a in signature.args.kwonlyargs}

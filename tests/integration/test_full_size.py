@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer, ServerConfig
+from bagpipe.net.listener import Listener
 from bagpipe.net.messages import Fetch, Hello, NoMorePlans, Pong, Rows, Topology, WriteBack, Written
-from bagpipe.net.sockets import Context, Listener
+from bagpipe.net.sockets import Context
 from bagpipe.tables import Table, TableLayout
+from bagpipe.testing.open_door import OpenDoor
 
 SIZES = (
     1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992, 5461306, 10, 5652,
@@ -78,7 +80,6 @@ def start(oracle: Listener, checkpoint_dir: Path) -> dict[int, tuple[bytes, str]
     topology = Topology(
         servers=(found[0][1], found[1][1]),
         trainers=("tcp://127.0.0.1:1",),
-        dense_endpoint="",
         layout=LAYOUT,
         spec=SPEC,
         num_dense=13,
@@ -107,7 +108,7 @@ def serve_once(tmp_path: Path) -> tuple[float, float]:
     busier server's.
     """
     with Context(SPEC.transport) as context:
-        oracle = context.listen("tcp://127.0.0.1:0")
+        oracle = context.listen("tcp://127.0.0.1:0", OpenDoor())
         begun = time.monotonic()
         with servers(oracle, tmp_path) as processes:
             found = start(oracle, tmp_path)

@@ -53,6 +53,30 @@ DENSE_SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
+TABLES: dict[str, dict[str, Any]] = {
+    "alike": {},
+    "bounded": {"optimizer": {"weightDecay": 0.3, "clipValue": 0.02, "clipNorm": 0.03}},
+    "mixed": {
+        "overrides": [
+            {"tables": ["C1", "C3"], "optimizer": {"name": "adam", "lr": 0.02, "weightDecay": 0.1}, "initScale": 0.5},
+            {"tables": ["C[2-4]"], "optimizer": {"lr": 0.03, "schedule": {"name": "step", "every": 5}}},
+            {"tables": ["C4"], "optimizer": {"name": "rowwise-adagrad", "initialAccumulator": 0.25, "clipNorm": 0.05}},
+        ]
+    },
+    "frozen": {"overrides": [{"tables": ["C[12]"], "frozen": True}, {"tables": ["C1", "C4"], "initScale": 0}]},
+}
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "alike": {},
+    "bounded": {"clipValue": 0.02, "clipNorm": 0.05},
+    "groups": {
+        "overrides": [
+            {"parameters": ["*.bias"], "weightDecay": 0, "lr": 0.02},
+            {"parameters": ["dense_arch*"], "frozen": True},
+        ]
+    },
+}
+
+
 class Recipe(NamedTuple):
     """One point of the grid: names of the values above."""
 
@@ -62,21 +86,42 @@ class Recipe(NamedTuple):
     dense: str
     row_schedule: str
     dense_schedule: str
+    tables: str
+    weights: str
+    lookups: int
 
 
-AXES = ((1, 3), (0, 5), tuple(ROWS), tuple(DENSE), tuple(ROW_SCHEDULES), tuple(DENSE_SCHEDULES))
+AXES = (
+    (1, 3),
+    (0, 5),
+    tuple(ROWS),
+    tuple(DENSE),
+    tuple(ROW_SCHEDULES),
+    tuple(DENSE_SCHEDULES),
+    tuple(TABLES),
+    tuple(WEIGHTS),
+    (1, 3),
+)
 GRID = [Recipe(*values) for values in covering(AXES)]
 
 
 def job_of(recipe: Recipe, **more: Any) -> Job:
+    tables = dict(TABLES[recipe.tables])
+    rows = ROWS[recipe.row] | tables.pop("optimizer", {}) | {"schedule": ROW_SCHEDULES[recipe.row_schedule]}
+    dense = DENSE[recipe.dense] | WEIGHTS[recipe.weights] | {"schedule": DENSE_SCHEDULES[recipe.dense_schedule]}
     spec = {
         "model": {"name": "dlrm", "bottomMlp": [8], "overMlp": [8]},
         "data": {
             "format": "synthetic",
-            "synthetic": {"examples": EXAMPLES, "tableSizes": [40, 200, 7, 90], "numDense": 3, "multiHot": 2},
+            "synthetic": {
+                "examples": EXAMPLES,
+                "tableSizes": [40, 200, 7, 90],
+                "numDense": 3,
+                "multiHot": recipe.lookups,
+            },
         },
-        "embedding": {"dim": 4, "optimizer": {**ROWS[recipe.row], "schedule": ROW_SCHEDULES[recipe.row_schedule]}},
-        "optimizer": {**DENSE[recipe.dense], "schedule": DENSE_SCHEDULES[recipe.dense_schedule]},
+        "embedding": {"dim": 4, "optimizer": rows, **tables},
+        "optimizer": dense,
         "batchSize": BATCH,
         "steps": STEPS,
         "lookahead": recipe.lookahead,
@@ -120,7 +165,7 @@ def test_resumed_at_an_odd_step_ends_the_same(recipe: Recipe, tmp_path: Path) ->
 def test_a_decay_that_was_settled_by_the_length_is_not_settled_anew(tmp_path: Path) -> None:
     """Without `decaySteps` the job's length is it; a longer job would decay otherwise, so it is not resumed."""
     falling = {"optimizer": {"name": "adam", "schedule": {"name": "cosine"}}, "checkpoint": {"every": 5}}
-    recipe = Recipe(1, 2, "sgd", "sgd", "constant", "constant")
+    recipe = Recipe(1, 2, "sgd", "sgd", "constant", "constant", "alike", "alike", 1)
     run = run_in_threads(job_of(recipe, steps=STOP, **falling), tmp_path / "run")
     assert np.isfinite(run.losses).all()
     checkpoint = newest_complete(tmp_path / "run" / "checkpoints")

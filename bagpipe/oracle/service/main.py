@@ -58,9 +58,9 @@ def run_oracle(
     checkpoint_dir = job.spec.checkpoint.folder(run_dir)
     with ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
-        listener = stack.enter_context(context.listen(bind))
         places = (job.spec.trainers.replicas, job.spec.servers.replicas)
-        listener.admission = Admission("oracle", job.metadata.name, attempt, context.token, *places)
+        admission = Admission("oracle", job.metadata.name, attempt, context.token, *places)
+        listener = stack.enter_context(context.listen(bind, admission))
         reporter = Reporter(run_dir, attempt=attempt, log_every=job.spec.log_every, echo=echo)
         stack.callback(reporter.close)
         shell = Shell(job.spec.transport, listener, conversation_of(job.spec, start, kept), reporter, stop)

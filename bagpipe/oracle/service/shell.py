@@ -8,10 +8,10 @@ from typing import TypeVar
 
 from bagpipe.batch import Floats
 from bagpipe.config.document import TransportConfig
+from bagpipe.net.listener import Listener
 from bagpipe.net.messages import Ping
 from bagpipe.net.plan_codec import pack_plan
 from bagpipe.net.register import refusal
-from bagpipe.net.sockets import Listener
 from bagpipe.net.wire import encode
 from bagpipe.oracle.service.actions import Action, EndAttempt, Send, SendPlan, SliceScored, StepFinished, TurnAway, Warn
 from bagpipe.oracle.service.conversation import Conversation

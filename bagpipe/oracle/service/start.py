@@ -34,6 +34,7 @@ from bagpipe.oracle.sizing.auto import (
 )
 from bagpipe.oracle.sizing.reuse import peek
 from bagpipe.oracle.sizing.steps import check_first, check_trainers, settle_schedules, total_steps
+from bagpipe.rows.recipe import check_overrides
 
 
 def starting_point(checkpoint: Path | None) -> Start:
@@ -68,6 +69,7 @@ def open_data(
             "expected at least one, for example `sparse` of a JSON line"
         )
     check_task_weights(spec.model, dataset.num_labels)
+    check_overrides(spec.embedding, [table.name for table in dataset.layout.tables])
     if dataset.num_train_examples is not None:
         check_trainers(spec, dataset.num_train_examples)
     total = total_steps(spec, dataset.num_train_examples)
@@ -111,7 +113,6 @@ def assemble(
     topology = Topology(
         servers=roles.server_endpoints(),
         trainers=roles.trainer_endpoints(),
-        dense_endpoint=roles.trainers[0].dense_endpoint,
         layout=layout,
         spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),
         num_dense=dataset.num_dense,

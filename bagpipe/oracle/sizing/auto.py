@@ -15,7 +15,7 @@ from bagpipe.errors import ConfigError
 from bagpipe.net.messages import CacheMemory, InitCacheArguments
 from bagpipe.oracle.sizing.estimate import FLOAT_BYTES, KEY_BYTES
 from bagpipe.oracle.sizing.reuse import Reuse, measure_reuse
-from bagpipe.rows.record import record_width
+from bagpipe.rows.record import record_widths
 from bagpipe.tables import TableLayout
 
 Widths = Callable[[int], Sequence[int]]
@@ -84,8 +84,8 @@ def choose_lookahead(reuse: Reuse, view_bytes: int) -> LookaheadChoice:
 
 def reuse_in_job(batches: Sequence[Batch], spec: JobSpec, layout: TableLayout) -> Reuse:
     """How soon the job's rows are used again, by its first batches."""
-    dims = [group.embedding_dim for group in layout.groups]
-    return measure_reuse(batches, [KEY_BYTES + FLOAT_BYTES * record_width(spec.embedding.optimizer, d) for d in dims])
+    widths = record_widths(spec.embedding, layout)
+    return measure_reuse(batches, [KEY_BYTES + FLOAT_BYTES * width for width in widths])
 
 
 def resolve_auto(
@@ -109,7 +109,7 @@ def resolve_auto(
     lookups = [len(g.feature_names) for g in groups]
     if spec.cache_rows == "auto":
         budget = smallest_share(offers)
-        widths = [4 * record_width(spec.embedding.optimizer, g.embedding_dim) for g in groups]
+        widths = [FLOAT_BYTES * width for width in record_widths(spec.embedding, layout)]
         rows = [budget * n // sum(lookups) // width for n, width in zip(lookups, widths, strict=True)]
         slots = tuple(max(1, min(r, g.num_rows)) for r, g in zip(rows, groups, strict=True))
         return ResolvedSettings(

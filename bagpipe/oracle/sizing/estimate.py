@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from bagpipe.batch import Batch
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig
 from bagpipe.net.plan_codec import pack_plan, plan_bytes
 from bagpipe.oracle.plan.planner import PlannerStats
 from bagpipe.oracle.plan.schedule import TrainingSchedule
-from bagpipe.rows.record import record_width
+from bagpipe.rows.record import group_record_width
 from bagpipe.tables import TableLayout
 
 KEY_BYTES = 8
@@ -121,7 +121,7 @@ def estimate(
     num_servers: int,
     lookahead: int,
     cache_rows: Sequence[int | None],
-    optimizer: RowOptimizer,
+    embedding: EmbeddingConfig,
 ) -> Estimate:
     """Plan all the batches and count.
 
@@ -142,7 +142,7 @@ def estimate(
                 least[number] = max(least[number], group.slots_K.size)
     stats = [planner.stats for planner in schedule.planners]
     steps = schedule.step
-    widths = [(g.embedding_dim, record_width(optimizer, g.embedding_dim)) for g in layout.groups]
+    widths = [(g.embedding_dim, group_record_width(embedding, g)) for g in layout.groups]
     fetched, distinct = sum(s.fetched_rows for s in stats), sum(s.distinct_rows for s in stats)
     return Estimate(
         world_size=world_size,
@@ -173,7 +173,7 @@ def sweep(
     world_size: int,
     num_servers: int,
     cache_rows: Sequence[int | None],
-    optimizer: RowOptimizer,
+    embedding: EmbeddingConfig,
 ) -> tuple[Estimate, ...]:
     """One estimate for each lookahead, ascending; `batches` gives the same batches at every call."""
     return tuple(
@@ -184,7 +184,7 @@ def sweep(
             num_servers=num_servers,
             lookahead=lookahead,
             cache_rows=cache_rows,
-            optimizer=optimizer,
+            embedding=embedding,
         )
         for lookahead in sorted(set(lookaheads))
     )

@@ -53,10 +53,23 @@ def settle_schedules(spec: JobSpec, steps: int | None) -> JobSpec:
     """
     embedding, optimizer = spec.embedding, spec.optimizer
     rows = _settled(embedding.optimizer.schedule, steps, "spec.embedding.optimizer.schedule")
+    overrides = tuple(
+        structs.replace(
+            one,
+            optimizer=structs.replace(
+                one.optimizer,
+                schedule=one.optimizer.schedule
+                and _settled(one.optimizer.schedule, steps, f"spec.embedding.overrides[{number}].optimizer.schedule"),
+            ),
+        )
+        for number, one in enumerate(embedding.overrides)
+    )
     dense = _settled(optimizer.schedule, steps, "spec.optimizer.schedule")
     return structs.replace(
         spec,
-        embedding=structs.replace(embedding, optimizer=structs.replace(embedding.optimizer, schedule=rows)),
+        embedding=structs.replace(
+            embedding, optimizer=structs.replace(embedding.optimizer, schedule=rows), overrides=overrides
+        ),
         optimizer=structs.replace(optimizer, schedule=dense),
     )
 

@@ -16,8 +16,9 @@ ADAGRAD = RowOptimizer(name="adagrad", lr=0.037, eps=1e-8)
 ADAGRAD_STARTED = RowOptimizer(name="adagrad", lr=0.037, initial_accumulator=0.1)
 ROWWISE = RowOptimizer(name="rowwise-adagrad", lr=0.037, eps=1e-8)
 ADAM = RowOptimizer(name="adam", lr=0.0041, eps=1e-8, beta1=0.87, beta2=0.993)
-ALL = (SGD, MOMENTUM, ADAGRAD, ADAGRAD_STARTED, ROWWISE, ADAM)
-LABELS = ("sgd", "momentum", "adagrad", "adagrad started", "rowwise", "adam")
+BOUNDED = RowOptimizer(name="adagrad", lr=0.037, weight_decay=0.5, clip_value=0.3, clip_norm=0.4)
+ALL = (SGD, MOMENTUM, ADAGRAD, ADAGRAD_STARTED, ROWWISE, ADAM, BOUNDED)
+LABELS = ("sgd", "momentum", "adagrad", "adagrad started", "rowwise", "adam", "bounded")
 
 
 def steps(seed: int, dim: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -108,6 +109,24 @@ def test_equals_its_formula_in_torch(optimizer: RowOptimizer, dim: int) -> None:
     """Lazy momentum and row-wise Adagrad equal their definition in torch operations, state included."""
     expected = by_formula(optimizer, dim, seed=dim)
     np.testing.assert_array_equal(updated(optimizer, dim, seed=dim).view(np.int32), expected.view(np.int32))
+
+
+def test_gradients_are_bounded_and_rows_shrink_before_their_update() -> None:
+    """Clamp, then scale to the length, row by row; a row shrinks by rate times decay at the steps that use it."""
+    optimizer = RowOptimizer(name="sgd", lr=0.5, weight_decay=0.25, clip_value=2.0, clip_norm=2.5)
+    slab = np.ones((3, 2), np.float32)
+    grads = np.array([[1.0, -1.0], [300.0, -1.5]], np.float32)
+    RowUpdater(optimizer, 2).apply(slab, np.array([2, 0], np.int32), grads, 0)
+    shrunk = np.float32(1 - 0.5 * 0.25)
+    np.testing.assert_array_equal(slab[1], [1, 1])
+    np.testing.assert_allclose(slab[2], [shrunk - 0.5, shrunk + 0.5])
+    np.testing.assert_allclose(
+        slab[0], [shrunk - 0.5 * 2.0, shrunk + 0.5 * 1.5], rtol=1e-5
+    )  # length 2.5 after the clamp
+    half = RowOptimizer(name="sgd", lr=1.0, clip_norm=1.25)
+    slab = np.zeros((1, 2), np.float32)
+    RowUpdater(half, 2).apply(slab, np.zeros(1, np.int32), np.array([[2.0, -1.5]], np.float32), 0)
+    np.testing.assert_allclose(slab[0], [-1.0, 0.75], rtol=1e-5)
 
 
 def test_momentum_of_a_row_used_at_every_step_is_torchs() -> None:

@@ -46,7 +46,11 @@ def save(root: Path, step: int, *, num_servers: int = 1, change: float = 0.0, or
     for shard in range(num_servers):
         stores = [
             RowStore(
-                g, SGD, InitialRows(g, seed=0, init_scale=None), shard=shard, num_shards=num_servers, directory=None
+                g,
+                InitialRows(g, EmbeddingConfig(optimizer=SGD), seed=0),
+                shard=shard,
+                num_shards=num_servers,
+                directory=None,
             )
             for g in LAYOUT.groups
         ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.embedding.requests import Bounds, check_fetch, check_write_back
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.errors import WireError
@@ -18,8 +18,8 @@ RECORDS = np.ones((2, 4), np.float32)
 
 
 def stores() -> list[RowStore]:
-    initial_rows = InitialRows(GROUP, seed=3, init_scale=None)
-    return [RowStore(GROUP, RowOptimizer(name="sgd"), initial_rows, shard=0, num_shards=1, directory=None)]
+    initial_rows = InitialRows(GROUP, EmbeddingConfig(optimizer=RowOptimizer(name="sgd")), seed=3)
+    return [RowStore(GROUP, initial_rows, shard=0, num_shards=1, directory=None)]
 
 
 def test_a_rank_that_the_job_has_not_is_refused() -> None:

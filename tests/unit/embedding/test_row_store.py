@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.embedding.row_store import Recovered, RowStore, _enter
 from bagpipe.errors import StorageError, WireError
 from bagpipe.rows.initial import InitialRows, initial_rows, row_scale
@@ -25,8 +25,8 @@ ADAGRAD = RowOptimizer(name="adagrad", initial_accumulator=0.25)
 
 
 def store(shard: int, num_shards: int, directory: Path | None = None, optimizer: RowOptimizer = ADAGRAD) -> RowStore:
-    initial_rows = InitialRows(GROUP, seed=3, init_scale=None)
-    return RowStore(GROUP, optimizer, initial_rows, shard=shard, num_shards=num_shards, directory=directory)
+    initial_rows = InitialRows(GROUP, EmbeddingConfig(optimizer=optimizer), seed=3)
+    return RowStore(GROUP, initial_rows, shard=shard, num_shards=num_shards, directory=directory)
 
 
 def born(key: int) -> np.ndarray:
@@ -248,7 +248,11 @@ def test_memory_follows_touched_rows(tmp_path: Path) -> None:
     """A table of ten million rows of which a thousand are written takes little more than those."""
     big = TableLayout.of([Table(name="t", num_embeddings=10_000_000, embedding_dim=48, feature_names=("t",))]).groups[0]
     shard = RowStore(
-        big, RowOptimizer(name="sgd"), InitialRows(big, seed=0, init_scale=None), shard=0, num_shards=1, directory=None
+        big,
+        InitialRows(big, EmbeddingConfig(optimizer=RowOptimizer(name="sgd")), seed=0),
+        shard=0,
+        num_shards=1,
+        directory=None,
     )
     before = resident_bytes()
     keys = np.random.default_rng(0).choice(10_000_000, 200_000, replace=False)

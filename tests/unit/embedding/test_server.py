@@ -16,6 +16,8 @@ from bagpipe.batch import Floats
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer, TransportConfig
 from bagpipe.embedding.server import run_server
 from bagpipe.errors import ConfigError
+from bagpipe.net.connection import Connection
+from bagpipe.net.listener import Listener
 from bagpipe.net.messages import (
     Fetch,
     Hello,
@@ -31,10 +33,11 @@ from bagpipe.net.messages import (
     WriteBack,
     Written,
 )
-from bagpipe.net.sockets import Connection, Context, Listener
+from bagpipe.net.sockets import Context
 from bagpipe.net.wire import Array, decode, encode
 from bagpipe.tables import Table, TableLayout
 from bagpipe.testing.mutate_frames import mutated
+from bagpipe.testing.open_door import OpenDoor
 
 TRANSPORT = TransportConfig(dead_peer_seconds=5)
 LAYOUT = TableLayout.of([Table(name="t", num_embeddings=64, embedding_dim=4, feature_names=("f",))])
@@ -67,7 +70,6 @@ class Job:
         topology = Topology(
             servers=(self.endpoint, "tcp://127.0.0.1:9"),
             trainers=("tcp://127.0.0.1:1", "tcp://127.0.0.1:2"),
-            dense_endpoint="",
             layout=LAYOUT,
             spec=SPEC,
             num_dense=0,
@@ -115,7 +117,7 @@ class Job:
 @pytest.fixture
 def job(tmp_path: Path) -> Iterator[Job]:
     with Context(TRANSPORT) as context:
-        made = Job(context, context.listen("tcp://127.0.0.1:0"), tmp_path)
+        made = Job(context, context.listen("tcp://127.0.0.1:0", OpenDoor()), tmp_path)
         made.start()
         yield made
         made.end()
@@ -210,7 +212,7 @@ def test_a_restarted_oracle_hears_that_the_rows_are_here(job: Job) -> None:
     deadline = time.monotonic() + 20
     while True:  # zmq closes a listener in the background
         try:
-            job.oracle = job.context.listen(address)
+            job.oracle = job.context.listen(address, OpenDoor())
             break
         except ConfigError:
             assert time.monotonic() < deadline

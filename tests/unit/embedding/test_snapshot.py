@@ -11,7 +11,7 @@ import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.embedding import snapshot as module
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import FrozenRows, Snapshot
@@ -24,8 +24,8 @@ GROUP = TableLayout.of([Table(name="t", num_embeddings=64, embedding_dim=2, feat
 
 
 def store() -> RowStore:
-    initial_rows = InitialRows(GROUP, seed=0, init_scale=None)
-    return RowStore(GROUP, RowOptimizer(name="sgd"), initial_rows, shard=0, num_shards=1, directory=None)
+    initial_rows = InitialRows(GROUP, EmbeddingConfig(optimizer=RowOptimizer(name="sgd")), seed=0)
+    return RowStore(GROUP, initial_rows, shard=0, num_shards=1, directory=None)
 
 
 def write(rows: RowStore, keys: list[int], value: float, frozen: FrozenRows | None = None) -> None:

@@ -20,7 +20,6 @@ from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
 from bagpipe.models.base import build_model
 from bagpipe.rows.initial import InitialRows
-from bagpipe.rows.record import record_width
 
 Trained = Callable[[str], Path]
 
@@ -46,11 +45,11 @@ def train(text: str, place: Path) -> Path:
     rng = np.random.default_rng(spec.seed)
     stores, widths = [], []
     for number, group in enumerate(dataset.layout.groups):
-        initial = InitialRows(group, seed=spec.seed, init_scale=spec.embedding.init_scale)
-        store = RowStore(group, spec.embedding.optimizer, initial, shard=0, num_shards=1, directory=None)
+        initial = InitialRows(group, spec.embedding, spec.seed)
+        store = RowStore(group, initial, shard=0, num_shards=1, directory=None)
         seen = np.unique(np.concatenate([e.sparse[number].keys_N for e in dataset.all_examples()]))
         keys = rng.permutation(seen[rng.random(len(seen)) < 0.6])
-        width = record_width(spec.embedding.optimizer, group.embedding_dim)
+        width = initial.record_width
         store.write(keys, rng.normal(0, 0.3, (len(keys), width)).astype(np.float32))
         stores.append(store)
         widths.append(width)

@@ -202,6 +202,19 @@ def cases(criteo: Callable[[int, int], str]) -> list[Case]:
         Case("deepfm", {"model": {"name": "deepfm"} | small, "data": BINS}, criteo(200, 2)),
         Case("fgcnn", {"model": {"name": "fgcnn", "filterRange": "2-3"} | small, "data": BINS}, criteo(200, 3)),
         Case("caser", caser_spec(), caser_json(200, rng)),
+        Case("dcnv2", {"model": {"name": "dcnv2"} | small, "data": BINS}, criteo(200, 4)),
+        Case("autoint", {"model": {"name": "autoint"} | small, "data": BINS}, criteo(200, 5)),
+        *(
+            Case(
+                name,
+                {"model": {"name": name} | model, "data": {"columns": ab_columns(), "encoding": "hash"}},
+                ab_csv(rng),
+                "csv",
+            )
+            for name, model in (("two-tower", {"itemFeatures": ["b"]}), ("mmoe", {"experts": 2, "expertMlp": [8]}))
+        ),
+        Case("din", din_spec(), own_csv(200, rng), "csv"),
+        Case("sasrec", sasrec_spec(), sasrec_json(200, rng)),
         Case(
             "own",
             {
@@ -233,6 +246,46 @@ def caser_spec() -> dict[str, Any]:
     ]
     model = {"name": "caser", "sequenceLength": 5, "horizontalFilters": 4, "verticalFilters": 2}
     return {"model": model, "data": {"format": "caser-json"}, "embedding": {"tables": tables}}
+
+
+def din_spec() -> dict[str, Any]:
+    items = {"embeddingDim": 4, "featureNames": ["item", "seen"], "pooling": "none"}
+    tables = [OWN_TABLES[0], {"name": "items", "numEmbeddings": 60} | items]
+    columns = {
+        "labels": [{"name": "clicked"}],
+        "sparse": [
+            {"name": "user"},
+            {"name": "item", "table": "items"},
+            {"name": "seen", "separator": "|", "table": "items"},
+        ],
+        "ignore": ["*"],
+    }
+    model = {
+        "name": "din",
+        "targetFeatures": ["item"],
+        "historyFeatures": ["seen"],
+        "attentionMlp": [6],
+        "overMlp": [8],
+    }
+    return {"model": model, "data": {"columns": columns}, "embedding": {"tables": tables}}
+
+
+def sasrec_spec() -> dict[str, Any]:
+    tables = [
+        {"name": "items", "numEmbeddings": 60, "embeddingDim": 4, "featureNames": ["C1", "C2"], "pooling": "none"}
+    ]
+    model = {"name": "sasrec", "historyFeatures": ["C1"], "sequenceLength": 5}
+    data = {"format": "criteo-json", "encoding": "ids"}
+    return {"model": model, "data": data, "embedding": {"tables": tables}}
+
+
+def sasrec_json(count: int, rng: random.Random) -> str:
+    def items(number: int) -> list[int]:
+        return [rng.randrange(60) for _ in range(number)]
+
+    return "\n".join(
+        json.dumps({"label": [1, 0], "sparse": [items(rng.randrange(1, 6)), items(2)]}) for _ in range(count)
+    )
 
 
 def ab_columns() -> dict[str, Any]:

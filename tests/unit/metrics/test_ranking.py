@@ -1,5 +1,7 @@
 """Ranking figures by hand."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -19,13 +21,17 @@ def test_figures_by_hand() -> None:
     assert result.precision == pytest.approx((2 / 3 + 0) / 2)
     assert result.recall == pytest.approx((2 / 3 + 0) / 2)
     assert result.mean_average_precision == pytest.approx(((1 / 1 + 2 / 3) / 3 + 0) / 2)
+    assert result.hit_rate == 1 / 2
+    best = 1 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
+    assert result.ndcg == pytest.approx(((1 / math.log2(2) + 1 / math.log2(4)) / best + 0) / 2)
 
 
 def test_users_with_nothing_to_find_do_not_count() -> None:
     """They are left out; nobody at all gives zeros."""
     scores = np.zeros((2, 4))
     assert rank_users(scores, [ids(), ids()], [ids(), ids(0)], k=1).users == 1
-    assert rank_users(scores[:1], [ids()], [ids()]).precision == 0.0
+    nobody = rank_users(scores[:1], [ids()], [ids()])
+    assert (nobody.precision, nobody.hit_rate, nobody.ndcg) == (0.0, 0.0, 0.0)
 
 
 def test_equal_scores_rank_by_number_and_seen_items_are_never_hits() -> None:

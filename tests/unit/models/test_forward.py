@@ -115,6 +115,62 @@ def fgcnn(w: Weights, _dense: torch.Tensor, emb: torch.Tensor, *, training: bool
     return mlp(w, "over_arch.layers.", torch.cat([dots(every), every.flatten(1)], 1), last_is_linear=True)
 
 
+def affine(w: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
+    return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", torch.zeros(1))
+
+
+def dcnv2(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    x0 = torch.cat([*emb.unbind(1), dense], 1)
+    x = x0
+    for n in range(2):
+        x = torch.stack([x0[b] * (w[f"cross_net.layers.{n}.weight"] @ x[b]) for b in range(len(x0))]) + (
+            x0 * w[f"cross_net.layers.{n}.bias"] + x
+        )
+    return affine(w, "logit", torch.cat([x, mlp(w, "deep.", x0, last_is_linear=False)], 1))
+
+
+def dcnv2_stacked(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    x0 = x = torch.cat([*emb.unbind(1), dense], 1)
+    for n in range(3):
+        x = x0 * affine(w, f"cross_net.layers.{n}", x) + x
+    return affine(w, "logit", mlp(w, "deep.", x, last_is_linear=False))
+
+
+def autoint(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    """Head by head and pair by pair, as equations 5 to 8 of the paper."""
+    numbers = torch.stack([dense[:, f, None] * w["dense_vectors"][f] for f in range(DENSE)], 1)
+    first = e = torch.cat([emb, numbers], 1)
+    for n in range(2):
+        heads = []
+        for h in range(2):
+            part = slice(3 * h, 3 * (h + 1))
+            q, k, v = (e @ w[f"layers.{n}.{kind}.weight"][part].T for kind in ("query", "key", "value"))
+            similar = torch.stack([(q[:, m, None] * k).sum(2).exp() for m in range(e.shape[1])], 1)
+            alpha = similar / similar.sum(2, keepdim=True)
+            heads.append(torch.einsum("bmk,bkd->bmd", alpha, v))
+        e = (torch.cat(heads, 2) + e @ w[f"layers.{n}.around.weight"].T).clamp(min=0)
+    logit = affine(w, "logit", e.flatten(1))
+    return logit + mlp(w, "deep.", first.flatten(1), last_is_linear=True) if "deep.0.weight" in w else logit
+
+
+def two_tower(w: Weights, dense: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+    item = mlp(w, "item_tower.", torch.cat([emb[:, 4], emb[:, 1]], 1), last_is_linear=True)
+    user = torch.cat([dense, emb[:, 0], emb[:, 2], emb[:, 3], emb[:, 5]], 1)
+    user = mlp(w, "user_tower.", user, last_is_linear=True)
+    cosine = (user * item).sum(1) / (user.norm(dim=1) * item.norm(dim=1))
+    return cosine[:, None] / 0.2
+
+
+def mmoe(w: Weights, dense: torch.Tensor, emb: torch.Tensor, labels: int = 1) -> torch.Tensor:
+    x, logits = torch.cat([dense, *emb.unbind(1)], 1), []
+    experts = [mlp(w, f"experts.{e}.", x, last_is_linear=False) for e in range(3)]
+    for task in range(labels):
+        gates = affine(w, f"gates.{task}", x).exp()
+        mixed = sum(gates[:, e, None] * experts[e] for e in range(3)) / gates.sum(1, keepdim=True)
+        logits.append(mlp(w, f"towers.{task}.", mixed, last_is_linear=True))
+    return torch.cat(logits, 1)
+
+
 CASES: dict[str, tuple[str, dict[str, Any], Plain]] = {
     "dlrm-itself": ("dlrm", {"bottom_mlp": (7,), "over_mlp": (6, 3), "interaction_itself": True}, dlrm_itself),
     "dlrm-cat": ("dlrm", {"bottom_mlp": (7,), "over_mlp": (6, 3), "interaction": "cat"}, dlrm_cat),
@@ -123,6 +179,16 @@ CASES: dict[str, tuple[str, dict[str, Any], Plain]] = {
     "dcn": ("dcn", {"bottom_mlp": (7,), "over_mlp": (6, 5), "cross_rank": 2}, dcn),
     "deepfm": ("deepfm", {"over_mlp": (7, 6), "dropout": 0.0}, deepfm),
     "fgcnn": ("fgcnn", {"over_mlp": (9,), "filter_range": "0-1"}, fgcnn),
+    "dcnv2": ("dcnv2", {"over_mlp": (7, 6), "cross_layers": 2}, dcnv2),
+    "dcnv2-stacked": ("dcnv2", {"over_mlp": (7, 6), "cross_structure": "stacked"}, dcnv2_stacked),
+    "autoint": ("autoint", {"attention_layers": 2, "attention_dim": 3}, autoint),
+    "autoint-deep": ("autoint", {"attention_layers": 2, "attention_dim": 3, "over_mlp": (7,)}, autoint),
+    "two-tower": (
+        "two-tower",
+        {"item_features": ("t4", "t1"), "tower_mlp": (7, 5), "temperature": 0.2, "normalise": True},
+        two_tower,
+    ),
+    "mmoe": ("mmoe", {"experts": 3, "expert_mlp": (7, 6), "tower_mlp": (5,)}, mmoe),
 }
 
 
@@ -141,6 +207,48 @@ def test_scores_and_gradients_are_those_of_plain_pytorch(case: str) -> None:
     expected.backward(upstream)
     for key, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, weights[key].grad, rtol=1e-3, atol=1e-4, msg=key)
+
+
+def test_each_label_has_its_own_mixture_of_experts() -> None:
+    """MMoE with three labels: a gate and a tower of its own for each, over the same experts."""
+    config = ModelConfig(name="mmoe", experts=3, expert_mlp=(7, 6), tower_mlp=(5,))
+    model = build_model(config, layout(), DENSE, 3, seed=8)
+    sparse, emb = looked_up()
+    dense = torch.randn(BATCH, DENSE)
+    logits = model(dense, sparse)
+    assert logits.shape == (BATCH, 3)
+    torch.testing.assert_close(logits, mmoe(dict(model.state_dict()), dense, emb, labels=3), rtol=1e-4, atol=1e-5)
+    logits[:, 1].sum().backward()
+    moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name.split(".")[1] for name in moved if not name.startswith("experts")} == {"1"}
+
+
+@pytest.mark.parametrize("log_q", [False, True])
+def test_each_user_chooses_among_the_items_of_the_slice(log_q: bool) -> None:
+    """Two towers with in-batch negatives: -log of its own item's share of the softmax, over the clicked examples."""
+    settings = {"item_features": ("t4", "t1"), "tower_mlp": (7, 5), "temperature": 2.0, "negatives": "in-batch"}
+    model = build("two-tower", **settings, log_q=log_q)
+    sparse, emb = looked_up()
+    dense = torch.randn(BATCH, DENSE, generator=torch.Generator().manual_seed(2))
+    labels = (torch.arange(BATCH) % 3 > 0).float()[:, None]
+    w = dict(model.state_dict())
+    item = mlp(w, "item_tower.", torch.cat([emb[:, 4], emb[:, 1]], 1), last_is_linear=True)
+    inputs = dense[:, :-1] if log_q else dense
+    user = mlp(w, "user_tower.", torch.cat([inputs, emb[:, [0, 2, 3, 5]].flatten(1)], 1), last_is_linear=True)
+    losses = []
+    for b in range(BATCH):
+        shares = torch.stack(
+            [((user[b] @ item[j]) / 2.0).exp() / (dense[j, -1].exp() if log_q else 1) for j in range(BATCH)]
+        )
+        losses.append(-(shares[b] / shares.sum()).log() * labels[b])
+    loss, expected = model.loss(model(dense, sparse), labels), torch.stack(losses).mean()  # type: ignore[operator]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    weighted = model.loss(model(dense, sparse), labels, torch.arange(BATCH).float())  # type: ignore[operator]
+    amounts = torch.arange(BATCH)
+    expected = (torch.stack(losses).squeeze(1) * amounts).sum() / amounts.sum()
+    torch.testing.assert_close(weighted, expected, rtol=1e-4, atol=1e-5)
+    model.eval()
+    torch.testing.assert_close(model(dense, sparse), (user * item).sum(1, keepdim=True) / 2.0, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", ["deepfm", "fgcnn"])
@@ -206,6 +314,10 @@ def test_sizes_are_the_originals(name: str) -> None:
         ("fgcnn", {"filter_range": "7-9"}, "found '7-9'"),
         ("fgcnn", {"conv_kernel": 4}, "odd convKernel, found 4; use 5"),
         ("dlrm", {"cross_rank": 4}, "model.name dlrm: it has no setting cross_rank"),
+        ("two-tower", {}, "missing a required argument: 'item_features'"),
+        ("two-tower", {"item_features": ("x",)}, "two-tower: expected one of the features t0, t1, .*, found 'x'"),
+        ("two-tower", {"item_features": ("t1",), "log_q": True}, "logQ needs negatives: in-batch and a dense feature"),
+        ("two-tower", {"item_features": ()}, "features of the item's tower, found none; name itemFeatures"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(name: str, settings: dict[str, Any], message: str) -> None:
@@ -216,7 +328,12 @@ def test_settings_that_do_not_fit_are_refused(name: str, settings: dict[str, Any
 
 def test_literals_of_the_job_are_those_of_the_models() -> None:
     """What the file may say is what the class distinguishes."""
-    for name, setting in (("dlrm", "interaction"), ("wdl", "deep_inputs")):
+    for name, setting in (
+        ("dlrm", "interaction"),
+        ("wdl", "deep_inputs"),
+        ("dcnv2", "cross_structure"),
+        ("two-tower", "negatives"),
+    ):
         _, model = find_model(ModelConfig(name=name))
         own = inspect.get_annotations(model.__init__, eval_str=True)[setting]  # type: ignore[misc]
         job = inspect.get_annotations(ModelConfig, eval_str=True)[setting]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.cache.lookup import Lookups, SparseEmbeddings
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
 from bagpipe.models.base import build_model
@@ -85,6 +85,22 @@ def as_step(
     return SparseEmbeddings.of_lookups(layout(), groups, lookups)
 
 
+def with_weights(
+    lists: dict[str, list[list[int]]], rows: dict[str, torch.Tensor], weights: dict[str, torch.Tensor]
+) -> SparseEmbeddings:
+    """The same with a weight for each lookup."""
+    groups, lookups = [], []
+    for group in layout().groups:
+        groups.append(torch.cat([rows[t.name] for t in group.tables]))
+        offset = {f: at for t, at in zip(group.tables, group.offsets, strict=True) for f in t.feature_names}
+        parts = {f: iter(weights[f].tolist()) for f in group.feature_names}
+        places = [(f, i) for b in range(EXAMPLES) for f in group.feature_names for i in lists[f][b]]
+        counts = np.array([[len(lists[f][b]) for f in group.feature_names] for b in range(EXAMPLES)], np.int32)
+        index = np.array([i + offset[f] for f, i in places], np.int32)
+        lookups.append(Lookups(index, counts, np.array([next(parts[f]) for f, _ in places], np.float32)))
+    return SparseEmbeddings.of_lookups(layout(), groups, lookups)
+
+
 def as_ids(lists: dict[str, list[list[int]]]) -> KeyedJaggedTensor:
     return KeyedJaggedTensor.from_lengths_sync(
         keys=NAMES,
@@ -149,6 +165,27 @@ def test_weights_of_ids_count() -> None:
     bags.use_tables({"items": rows})
     features = KeyedJaggedTensor(["seen"], torch.tensor([1, 4, 2]), torch.tensor([0.5, 2.0, 3.0]), torch.tensor([2, 1]))
     assert torch.equal(bags(features).values(), torch.stack([0.5 * rows[1] + 2.0 * rows[4], 3.0 * rows[2]]))
+
+
+def test_a_steps_bags_are_weighted_by_the_data() -> None:
+    """Fed by a step, weighted bags are those of tables lent; features without weights count 1, and know them."""
+    lists, rows = ids(), tables()
+    step = as_step(lists, rows)
+    weights = {n: torch.rand(sum(map(len, lists[n])), generator=torch.Generator().manual_seed(1)) for n in NAMES}
+    weights["seen"] = torch.ones_like(weights["seen"])
+    weighted = with_weights(lists, rows, weights)
+    bags = EmbeddingBagCollection(tables=[BAGS[0]], is_weighted=True)
+    features = StepFeatures(weighted)
+    assert torch.equal(features.weights(), torch.cat([weights[name] for name in features.keys()]))  # noqa: SIM118  # its own keys()
+    assert torch.equal(features["bought"].weights(), weights["bought"])
+    found = bags(features)
+    bags.use_tables(rows)
+    given = as_ids(lists)
+    given = KeyedJaggedTensor(NAMES, given.values(), torch.cat([weights[n] for n in NAMES]), given.lengths())
+    torch.testing.assert_close(found.values(), bags(given).values(), rtol=1e-6, atol=1e-6)
+    assert StepFeatures(step).weights_or_none() is None
+    with pytest.raises(ConfigError, match="ids of bought have weights in the data; set is_weighted to True"):
+        EmbeddingBagCollection(tables=[BAGS[0]])(weighted)
 
 
 def test_a_built_model_is_called_with_features() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bagpipe.batch import Batch, Cursor, SparseBlock
-from bagpipe.config.document import DataConfig, JobSpec, RowOptimizer
+from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec
 from bagpipe.net.messages import CacheMemory
 from bagpipe.oracle.sizing.auto import (
     DEFAULT_LOOKAHEAD,
@@ -92,7 +92,7 @@ def test_never_far_from_the_best_of_a_sweep(kind: str, world_size: int) -> None:
         world_size=world_size,
         num_servers=2,
         cache_rows=[None, None],
-        optimizer=RowOptimizer(),
+        embedding=EmbeddingConfig(),
     )
     ours = next(e for e in tried if e.lookahead == chosen)
     for compute, bandwidth in itertools.product((0.0, 1e-4, 1e-3, 1e-2), (1e5, 1e6, 1e7, 1e8)):

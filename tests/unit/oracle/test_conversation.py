@@ -38,7 +38,6 @@ LIMITS = Limits(startup=100.0, step=30.0, dead_peer=10.0, server_return=60.0)
 TOPOLOGY = Topology(
     servers=("tcp://server0",),
     trainers=("tcp://trainer0",),
-    dense_endpoint="",
     layout=TableLayout.of([Table("a", 9, 4, ("a",))]),
     spec=JobSpec(data=DataConfig(format="synthetic")),
     num_dense=1,

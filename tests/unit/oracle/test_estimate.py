@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.batch import Batch, Cursor, SparseBlock
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.errors import ConfigError
 from bagpipe.net.plan_codec import pack_plan, plan_bytes
 from bagpipe.oracle.plan.planner import GroupPlanner
@@ -37,7 +37,7 @@ def batches_of(steps: list[list[int]]) -> list[Batch]:
 def of(steps: list[list[int]], *, world_size: int = 1, lookahead: int = 1, rows: int | None = None) -> Estimate:
     return estimate(
         batches_of(steps), ONE_TABLE, world_size=world_size, num_servers=2, lookahead=lookahead, cache_rows=(rows,),
-        optimizer=ADAGRAD,
+        embedding=EmbeddingConfig(optimizer=ADAGRAD),
     )  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_the_shortest_lookahead_near_the_least_traffic_is_suggested() -> None:
         world_size=1,
         num_servers=1,
         cache_rows=(None,),
-        optimizer=SGD,
+        embedding=EmbeddingConfig(optimizer=SGD),
     )
     assert [e.lookahead for e in table] == [1, 3, 8]
     chosen = suggest(table, ONE_TABLE, FREE_NETWORK)

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from bagpipe.config.document import DenseOptimizer
+from bagpipe.config.recipe import DenseOverride
 from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.trainer.dense import dense_optimizer, load_dense, save_dense
+from bagpipe.trainer.dense_update import DenseUpdate
 
 OPTIMIZERS = [
     DenseOptimizer(name="sgd", lr=0.1),
@@ -39,14 +41,14 @@ def train(net: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: in
 def test_a_loaded_run_continues_bit_for_bit(config: DenseOptimizer, tmp_path: Path) -> None:
     """Saved after three steps and loaded into a fresh model, training ends in the same bits."""
     whole = small(0)
-    optimizer = dense_optimizer(config, whole.parameters())
+    optimizer = dense_optimizer(config, whole)
     train(whole, optimizer, 0, 3)
     files = save_dense(whole, optimizer, tmp_path)
     assert sorted(files) == sorted(p.name for p in tmp_path.iterdir())
     train(whole, optimizer, 3, 6)
 
     resumed = small(1)
-    fresh = dense_optimizer(config, resumed.parameters())
+    fresh = dense_optimizer(config, resumed)
     load_dense(resumed, fresh, tmp_path)
     train(resumed, fresh, 3, 6)
     for name, value in whole.state_dict().items():
@@ -61,23 +63,23 @@ def test_a_loaded_run_continues_bit_for_bit(config: DenseOptimizer, tmp_path: Pa
 def test_before_the_first_step_there_is_no_state_to_lose(tmp_path: Path) -> None:
     """A checkpoint of an untrained model loads."""
     net = small(0)
-    save_dense(net, dense_optimizer(OPTIMIZERS[3], net.parameters()), tmp_path)
+    save_dense(net, dense_optimizer(OPTIMIZERS[3], net), tmp_path)
     other = small(1)
-    load_dense(other, dense_optimizer(OPTIMIZERS[3], other.parameters()), tmp_path)
+    load_dense(other, dense_optimizer(OPTIMIZERS[3], other), tmp_path)
     assert torch.equal(net[0].weight, other[0].weight)
 
 
 def test_what_does_not_belong_is_refused_by_name(tmp_path: Path) -> None:
     """Another model, another optimizer, a truncated and a missing file."""
     net = small(0)
-    adam = dense_optimizer(OPTIMIZERS[3], net.parameters())
+    adam = dense_optimizer(OPTIMIZERS[3], net)
     train(net, adam, 0, 1)
     save_dense(net, adam, tmp_path)
     with pytest.raises(CheckpointError, match=r"holds Adam .* this job has SGD"):
-        load_dense(net, dense_optimizer(OPTIMIZERS[0], net.parameters()), tmp_path)
+        load_dense(net, dense_optimizer(OPTIMIZERS[0], net), tmp_path)
     wider = nn.Sequential(nn.Linear(31, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
     with pytest.raises(CheckpointError, match=r"weight 0.bias: expected \[6\], found \[5\]"):
-        load_dense(wider, dense_optimizer(OPTIMIZERS[3], wider.parameters()), tmp_path)
+        load_dense(wider, dense_optimizer(OPTIMIZERS[3], wider), tmp_path)
     path = tmp_path / "dense.safetensors"
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(CheckpointError, match=r"dense.safetensors: cannot be read"):
@@ -87,8 +89,42 @@ def test_what_does_not_belong_is_refused_by_name(tmp_path: Path) -> None:
         load_dense(net, adam, tmp_path)
 
 
-def test_a_model_without_dense_weights_is_refused_by_that_name():
-    """Every optimizer says that the model has nothing to train, not that torch was given an empty list."""
-    for name in ("sgd", "adagrad", "adam", "adamw"):
-        with pytest.raises(ConfigError, match="model: expected at least one dense weight, found none"):
-            dense_optimizer(DenseOptimizer(name=name), iter(()))
+def test_overrides_make_groups_and_freeze() -> None:
+    """Weights of one rate and decay form a group; frozen ones are in none and want no gradient."""
+    net = small(0)
+    overrides = (
+        DenseOverride(("0.*",), lr=0.5),
+        DenseOverride(("*.bias",), weight_decay=0.25),
+        DenseOverride(("2.*",), frozen=True),
+    )
+    optimizer = dense_optimizer(DenseOptimizer(name="adamw", lr=0.1, overrides=overrides), net)
+    assert optimizer is not None
+    names = {id(p): name for name, p in net.named_parameters()}
+    found = {(g["lr"], g["weight_decay"]): [names[id(p)] for p in g["params"]] for g in optimizer.param_groups}
+    assert found == {
+        (0.5, 0.0): ["0.weight"],
+        (0.5, 0.25): ["0.bias"],
+        (0.1, 0.0): ["1.weight"],
+        (0.1, 0.25): ["1.bias"],
+    }
+    assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["2.weight", "2.bias"]
+
+
+def test_a_pattern_that_matches_no_weight_is_refused_by_name() -> None:
+    """The pattern, and the weights that there are."""
+    config = DenseOptimizer(overrides=(DenseOverride(("0.*", "tower.*"), lr=0.5),))
+    with pytest.raises(
+        ConfigError, match=r"overrides\[0\].parameters: 'tower.\*' matches no dense weight; the model has 0.w"
+    ):
+        dense_optimizer(config, small(0))
+
+
+def test_a_model_with_nothing_to_train_has_no_optimizer(tmp_path: Path) -> None:
+    """Without weights, or with all of them frozen, a step changes nothing, and the weights are saved all the same."""
+    frozen = DenseOptimizer(clip_norm=1.0, overrides=(DenseOverride(("*",), frozen=True),))
+    for net, config in ((nn.Identity(), DenseOptimizer()), (small(0), frozen)):
+        update = DenseUpdate(config, net)
+        update.apply(0)
+        assert update.optimizer is None
+        assert save_dense(net, None, tmp_path) == ["dense.safetensors"]
+        load_dense(net, None, tmp_path)

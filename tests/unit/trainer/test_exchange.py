@@ -98,7 +98,7 @@ def pair() -> Iterator[Pair]:
         to_zero = contexts[1].connect(link.endpoint, peer="trainer 0")
         to_one = contexts[0].connect(listeners[1].endpoint, peer="trainer 1")
         for rank, (listener, connection) in enumerate(zip(listeners, (to_one, to_zero), strict=True)):
-            listener.admission = Admission("trainer", "job", 0, "", 2)
+            listener.admit(Admission("trainer", "job", 0, "", 2))
             connection.send(Hello(job="job", attempt=0, role="trainer", index=rank))
         zero, one = (
             PeerExchange(listener, peers, rank=rank, attempt=0, deadline_seconds=20, packed=lambda: False)

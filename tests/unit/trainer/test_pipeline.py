@@ -12,7 +12,7 @@ import torch
 
 from bagpipe.cache.cache import HostCache, Reduction
 from bagpipe.cache.lookup import SparseEmbeddings
-from bagpipe.config.document import RowOptimizer
+from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.errors import PeerLost
 from bagpipe.models.dlrm import DLRM
 from bagpipe.net.messages import Hello, Message, StepDone
@@ -23,10 +23,12 @@ from bagpipe.trainer.delivery import Label
 from bagpipe.trainer.machine import StepFacts
 from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.pipeline import StepPipeline
+from bagpipe.trainer.row_kinds import RowKinds
 from bagpipe.trainer.step import Step
 
 LAYOUT = TableLayout.of([Table("a", 10, 4, ("a",)), Table("b", 10, 4, ("b",))])
 NOBODY = PeerLists.of([[], []])
+KINDS = RowKinds(EmbeddingConfig(optimizer=RowOptimizer(name="sgd")), LAYOUT.groups[0])
 
 
 @dataclass
@@ -121,7 +123,7 @@ def read(pipeline: StepPipeline, step: Step) -> tuple[torch.Tensor, ...]:
 
 def opened(diary: Diary, **seconds: float) -> StepPipeline:
     """Rank 0's pipeline, of two trainers, with a cache of four rows."""
-    caches = (HostCache(4, 4, RowOptimizer(name="sgd")),)
+    caches = (HostCache(4, 4, 4, KINDS.kinds),)
     return StepPipeline(
         rank=0,
         world_size=2,
@@ -129,6 +131,7 @@ def opened(diary: Diary, **seconds: float) -> StepPipeline:
         oracle=diary.oracle,  # type: ignore[arg-type]
         servers=diary,  # type: ignore[arg-type]
         caches=caches,
+        kinds=[KINDS],
         coherence=Coherence(diary, caches, rank=0, world_size=2),  # type: ignore[arg-type]
         first_step=0,
         depth=0,

@@ -14,8 +14,11 @@ from torch import nn
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import PeerLost
-from bagpipe.net.sockets import Context, Listener
+from bagpipe.net.listener import Listener
+from bagpipe.net.sockets import Context
+from bagpipe.testing.open_door import OpenDoor
 from bagpipe.trainer.exchange import PeerExchange
+from bagpipe.trainer.peer_group import PeerGroup
 from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.reduction import dense_reduction, wrap_dense
 
@@ -52,14 +55,18 @@ def gradients(parameters: Any) -> list[torch.Tensor]:
     return [p.grad.detach().clone() for p in parameters]
 
 
-def train_rank(rank: int, world: int, port: int, reducer: PeerReducer | None = None) -> list[list[torch.Tensor]]:
+def train_rank(
+    rank: int, world: int, port: int, group: PeerGroup | None = None, reducer: PeerReducer | None = None
+) -> list[list[torch.Tensor]]:
     """Averaged gradients of every step, and SGD between the steps."""
     plain = copy.deepcopy(MODEL)
-    parallel = wrap_dense(plain, gloo_group(rank, world, port), reducer)
+    parallel = wrap_dense(plain, group or gloo_group(rank, world, port), reducer)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
     seen = []
     for step in range(NUM_STEPS):
         optimizer.zero_grad(set_to_none=False)
+        if group is not None:
+            group.at_step(step)
         with dense_reduction(rank, step):
             parallel(batch(rank, step)).square().mean().backward()
         seen.append(gradients(plain.parameters()))
@@ -70,15 +77,21 @@ def train_rank(rank: int, world: int, port: int, reducer: PeerReducer | None = N
 class Sockets:
     """Every rank's own sockets, as trainers have them."""
 
-    def __init__(self, world: int, *, packed: bool, deadline_seconds: float = 30.0) -> None:
+    def __init__(
+        self, world: int, *, packed: bool = False, reduces: bool = True, deadline_seconds: float = 30.0
+    ) -> None:
+        self.reduces = reduces
+        """Whether gradients travel on their own, or as collectives of the group like those that are not float32."""
         self.world, self.packed, self.deadline_seconds = world, packed, deadline_seconds
         self.endpoints: list[str] = [""] * world
         self.bound = threading.Barrier(world, timeout=30)
 
     def train(self, rank: int, world: int, port: int) -> list[list[torch.Tensor]]:
         with Context(TransportConfig()) as context:
-            exchange = self.exchange(context, context.listen("tcp://127.0.0.1:0"), rank)
-            seen = train_rank(rank, world, port, PeerReducer(exchange, rank=rank, world_size=world, first_step=0))
+            exchange = self.exchange(context, context.listen("tcp://127.0.0.1:0", OpenDoor()), rank)
+            group = PeerGroup(exchange, rank=rank, world_size=world, step=0)
+            reducer = PeerReducer(exchange, rank=rank, world_size=world, first_step=0) if self.reduces else None
+            seen = train_rank(rank, world, port, group, reducer)
             self.bound.wait()  # nobody leaves while another waits
             return seen
 
@@ -146,10 +159,11 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
-@pytest.mark.parametrize("through", ["group", "sockets", "packed"])
+@pytest.mark.parametrize("through", ["group", "sockets", "packed", "collectives"])
 def test_gradients_are_summed_in_rank_order_at_every_step(world: int, through: str) -> None:
     """Every rank gets ((g0 + g1) + g2 ...) / W, before and after DDP rebuilds its buckets, however they travel."""
-    run = train_rank if through == "group" else Sockets(world, packed=through == "packed").train
+    sockets = Sockets(world, packed=through == "packed", reduces=through != "collectives")
+    run = train_rank if through == "group" else sockets.train
     expected = train_in_rank_order(world)
     for rank, seen in enumerate(in_threads(world, run)):
         for step in range(NUM_STEPS):
@@ -172,9 +186,8 @@ def test_a_silent_peer_is_named(world: int) -> None:
                 return str(error)
             return "nothing was missed"
         with Context(TransportConfig()) as context:
-            sockets.exchange(context, context.listen("tcp://127.0.0.1:0"), rank)
-            group = gloo_group(rank, world, port)
-            wrap_dense(copy.deepcopy(MODEL), group)
+            exchange = sockets.exchange(context, context.listen("tcp://127.0.0.1:0", OpenDoor()), rank)
+            wrap_dense(copy.deepcopy(MODEL), PeerGroup(exchange, rank=rank, world_size=world, step=0))
             over.wait(30)
             return "silent"
 

@@ -67,7 +67,7 @@ def test_torchs_classes_give_torchs_settings(name: str, kind: str) -> None:
     """Rates, momenta and betas of each step are those of a plain loop, also where a run begins in the middle."""
     config = DenseOptimizer(name=kind, lr=0.05, momentum=0.9 if kind == "sgd" else 0.0)
     schedule = Schedule(name=name, args=ARGS.get(name, {}))
-    plain = dense_optimizer(config, [torch.nn.Parameter(torch.ones(2))])
+    plain = dense_optimizer(config, torch.nn.Linear(2, 1))
     scheduler = made_by_hand(name, ARGS.get(name, {}), plain)
     expected = []
     for _ in range(STEPS):
@@ -78,7 +78,7 @@ def test_torchs_classes_give_torchs_settings(name: str, kind: str) -> None:
         scheduler.step()
     assert len({e["lr"] for e in expected}) > 1
     for first in (0, 7):
-        optimizer = dense_optimizer(config, [torch.nn.Parameter(torch.ones(2))])
+        optimizer = dense_optimizer(config, torch.nn.Linear(2, 1))
         ours = DenseSchedule(schedule, optimizer)
         for step in range(first, STEPS):
             ours.set(step)

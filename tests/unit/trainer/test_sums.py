@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.cache.cache import HostCache, Reduction
+from bagpipe.cache.cache import HostCache, Reduction, RowKind
 from bagpipe.config.document import RowOptimizer
 from bagpipe.trainer.sums import Contribution, add_in_rank_order
 
@@ -40,7 +40,7 @@ def test_in_the_order_of_ranks(seed: int, world: int, num_rows: int) -> None:
 def test_an_update_takes_the_scaled_sums_of_the_rows_it_names(num_rows: int) -> None:
     """`w -= lr * (0 + sum) * scale`, in as many blocks as it takes, and no other row moves."""
     rng = np.random.default_rng(num_rows)
-    cache = HostCache(2 * num_rows, 4, RowOptimizer(name="sgd", lr=0.5))
+    cache = HostCache(2 * num_rows, 4, 4, [RowKind(RowOptimizer(name="sgd", lr=0.5))])
     slots = rng.permutation(2 * num_rows)[:num_rows].astype(np.int32)
     index = rng.permutation(3 * num_rows)[:num_rows].astype(np.int32)
     sums = rng.random((3 * num_rows, 4), np.float32)

@@ -1,5 +1,7 @@
 """Where models of your own are found: in the folder of the job file and in the current one, after everything installed.
 
+The job file of a role lies in its run directory, so what was written there beside it is found too.
+
 Python puts the current folder before its own modules when it runs `-m bagpipe`; a `queue.py` that happens to lie there
 would then stand for the standard one in every role. So the roles start without it (`-P`), and these folders come last.
 """
@@ -18,10 +20,10 @@ def offer_beside(job_file: Path) -> None:
     offer_user_modules()
 
 
-def offer_user_modules() -> None:
-    """Make the told folders and the current one importable, last."""
+def offer_user_modules(*more: Path) -> None:
+    """Make the told folders, `more` and the current one importable, last."""
     told = os.environ.get(FOLDERS, "").split(os.pathsep)
     current = os.getcwd()
-    for folder in (*filter(None, told), current):
+    for folder in (*filter(None, told), *map(str, more), current):
         if folder not in sys.path:
             sys.path.append(folder)

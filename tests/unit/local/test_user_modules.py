@@ -10,7 +10,7 @@ from bagpipe.local.commands import Attempt, role_commands
 from bagpipe.local.policy import RoleId
 
 ASK = "import queue, sys, mine; print(queue.__file__, mine.__file__)"
-CODE = f"from bagpipe.cli.user_modules import offer_user_modules; offer_user_modules(); {ASK}"
+CODE = f"from bagpipe.local.user_modules import offer_user_modules; offer_user_modules(); {ASK}"
 
 
 def asked(folder: Path, beside: Path) -> list[str]:

@@ -1,0 +1,258 @@
+"""Rows that a Python program holds, written once as Parquet: from there on they are a path like any other.
+
+| what | how it is read |
+|---|---|
+| pandas `DataFrame` | slices of 65,536 rows; the index is left out |
+| polars `DataFrame`, `LazyFrame` | slices; a lazy frame is streamed by polars itself |
+| pyarrow `Table`, `RecordBatch`, `RecordBatchReader`, dataset, scanner | batch by batch |
+| a HuggingFace `Dataset` or `IterableDataset` | batches in its Arrow format |
+| whatever has `__arrow_c_stream__` (a DuckDB relation, ...) | as a stream of record batches |
+| dicts: a list, a generator, a torch `Dataset` or `IterableDataset` | 65,536 rows at a time |
+
+Nothing here imports any of these libraries but pyarrow: they are told by what they are. Memory holds one slice.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from bagpipe.errors import ConfigError, DataError
+from bagpipe.lowlevel.atomic_files import cannot_write, make_folder
+
+SLICE_ROWS = 1 << 16
+"""Rows in memory at a time, and in a row group of what is written."""
+EXPECTED = (
+    "a path, a pandas or polars frame, an Arrow table, dataset or reader, a HuggingFace dataset, or dicts of one row "
+    "each (a list, a generator, a torch dataset)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFrame:
+    """Rows that lie in `folder` as Parquet."""
+
+    folder: Path
+    rows: int
+    names: tuple[str, ...]
+
+
+def is_path(data: object) -> bool:
+    """Whether this names files instead of being rows: a path or URL, or a list of them."""
+    if isinstance(data, str | os.PathLike):
+        return True
+    return isinstance(data, list | tuple) and bool(data) and all(isinstance(one, str | os.PathLike) for one in data)
+
+
+def write_frame(frame: Any, folder: Path, what: str = "data") -> WrittenFrame:
+    """Write all rows of `frame` into the new folder, in their order, as Parquet of one schema.
+
+    Args:
+        what: the argument that the frame was, for messages.
+
+    Raises:
+        ConfigError: it is nothing that has rows.
+        DataError: no row, a column named twice, or a column whose values have no common type.
+        StorageError: the disk is full.
+    """
+    make_folder(folder)
+    writer = _Writer(folder, what)
+    try:
+        with _named(what):
+            if _is(frame, "polars", "LazyFrame"):
+                frame = _sunk(frame, folder / "lazy.tmp")
+            try:
+                for piece in tables_of(frame, what):
+                    writer.add(piece)
+            finally:
+                writer.close()
+                (folder / "lazy.tmp").unlink(missing_ok=True)
+            return writer.finish()
+    except OSError as error:
+        raise cannot_write(folder, error) from None
+
+
+def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
+    """The rows of a frame as Arrow tables of at most 65,536 rows.
+
+    Raises:
+        ConfigError: it is nothing that has rows.
+    """
+    if _is(frame, "pandas", "DataFrame"):
+        yield from _of_pandas(frame, what)
+    elif _is(frame, "polars", "DataFrame"):
+        yield from (piece.to_arrow() for piece in frame.iter_slices(SLICE_ROWS))
+    elif _is(frame, "datasets", "DatasetDict") or _is(frame, "datasets", "IterableDatasetDict"):
+        raise ConfigError(f"{what}: a {type(frame).__name__} has several parts; give one of them: {', '.join(frame)}")
+    elif _is(frame, "datasets", "Dataset") or _is(frame, "datasets", "IterableDataset"):
+        yield from frame.with_format("arrow").iter(batch_size=SLICE_ROWS)
+    elif isinstance(frame, pa.Table):
+        yield from (frame.slice(at, SLICE_ROWS) for at in range(0, max(frame.num_rows, 1), SLICE_ROWS))
+    elif isinstance(frame, pads.Dataset):
+        yield from _of_batches(frame.to_batches(batch_size=SLICE_ROWS), frame.schema)
+    elif isinstance(frame, pads.Scanner):
+        yield from _of_batches(frame.to_batches(), frame.projected_schema)
+    elif isinstance(frame, pa.RecordBatch):
+        yield pa.Table.from_batches([frame])
+    elif isinstance(frame, pa.RecordBatchReader):
+        yield from _of_batches(frame, frame.schema)
+    elif hasattr(frame, "__arrow_c_stream__"):
+        reader = pa.RecordBatchReader.from_stream(frame)
+        yield from _of_batches(reader, reader.schema)
+    else:
+        yield from _of_rows(_rows(frame, what), what)
+
+
+def _is(frame: Any, library: str, name: str) -> bool:
+    """Whether a class of this name and library is among the frame's, without importing the library."""
+    return any(c.__name__ == name and c.__module__.partition(".")[0] == library for c in type(frame).__mro__)
+
+
+def _of_pandas(frame: Any, what: str) -> Iterator[pa.Table]:
+    names = [str(name) for name in frame.columns]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"{what}: column {twice[0]} is there twice; give each column a name of its own")
+    frame = frame.set_axis(names, axis="columns")
+    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    for at in range(0, max(len(frame), 1), SLICE_ROWS):
+        yield pa.Table.from_pandas(frame.iloc[at : at + SLICE_ROWS], schema=schema, preserve_index=False)
+
+
+def _sunk(frame: Any, path: Path) -> pads.Dataset:
+    """A lazy frame, computed and streamed into a file by polars."""
+    frame.sink_parquet(path)
+    return pads.dataset(path)
+
+
+def _of_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
+    """The batches, cut to size; an empty table if there is none, so that the columns are known."""
+    none = True
+    for batch in batches:
+        for at in range(0, batch.num_rows, SLICE_ROWS):
+            none = False
+            yield pa.Table.from_batches([batch.slice(at, SLICE_ROWS)], schema)
+    if none:
+        yield schema.empty_table()
+
+
+def _rows(frame: Any, what: str) -> Iterator[Any]:
+    """One row after another, of whatever has rows."""
+    if _is(frame, "torch", "DataLoader"):
+        raise ConfigError(f"{what}: a DataLoader gives batches; give the dataset that it reads")
+    if isinstance(frame, str | bytes | Mapping):
+        raise ConfigError(f"{what}: expected {EXPECTED}; found {type(frame).__name__}")
+    if hasattr(frame, "__getitem__") and hasattr(frame, "__len__") and not hasattr(frame, "__iter__"):
+        return (frame[number] for number in range(len(frame)))
+    try:
+        return iter(frame)
+    except TypeError:
+        raise ConfigError(f"{what}: expected {EXPECTED}; found {type(frame).__name__}") from None
+
+
+def _of_rows(rows: Iterator[Any], what: str) -> Iterator[pa.Table]:
+    """Tables of dicts; a key that a row lacks is missing there."""
+    first = 0
+    while piece := list(islice(rows, SLICE_ROWS)):
+        names: dict[str, None] = {}
+        for number, row in enumerate(piece, first):
+            if not isinstance(row, Mapping):
+                raise ConfigError(
+                    f"{what}: row {number}: expected a dict of one row's values, found {type(row).__name__}"
+                )
+            names |= dict.fromkeys(str(key) for key in row)
+        yield pa.table({name: _column(piece, name, what) for name in names})
+        first += len(piece)
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str, what: str) -> pa.Array:
+    try:
+        return pa.array([_plain(row.get(name)) for row in rows])
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(f"{what}: column {name}: its values have no common type ({_line(error)})") from None
+
+
+def _plain(value: Any) -> Any:
+    """Tensors and arrays as numbers and lists."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+@dataclass(slots=True)
+class _Writer:
+    """Parquet files of one schema each; in the end all have the same.
+
+    A column of dicts may be without a value in the first slice and have a type in a later one, so each new schema
+    begins a file, and files whose schema is not the common one are written again.
+    """
+
+    folder: Path
+    what: str
+    rows: int = 0
+    _schemas: list[pa.Schema] = field(default_factory=list)
+    _open: pq.ParquetWriter | None = None
+
+    def add(self, table: pa.Table) -> None:
+        names = table.column_names
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise DataError(f"{self.what}: column {twice[0]} is there twice; give each column a name of its own")
+        table = table.replace_schema_metadata(None)
+        if not self._schemas or not self._schemas[-1].equals(table.schema):
+            self.close()
+            self._open = pq.ParquetWriter(self._path(len(self._schemas)), table.schema, compression="zstd")
+            self._schemas.append(table.schema)
+        assert self._open is not None
+        if table.num_rows:
+            self._open.write_table(table, row_group_size=SLICE_ROWS)
+        self.rows += table.num_rows
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def finish(self) -> WrittenFrame:
+        if not self.rows:
+            raise DataError(f"{self.what}: no rows; expected at least one")
+        try:
+            common = pa.unify_schemas(self._schemas, promote_options="permissive")
+            for number, schema in enumerate(self._schemas):
+                if not schema.equals(common):
+                    self._again(self._path(number), common)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{self.what}: a column has values of different types in different rows ({_line(error)}); give it one"
+            ) from None
+        return WrittenFrame(self.folder, self.rows, tuple(common.names))
+
+    def _again(self, path: Path, common: pa.Schema) -> None:
+        """The same rows with the common schema."""
+        draft = path.with_suffix(".tmp")
+        with pq.ParquetFile(path) as old, pq.ParquetWriter(draft, common, compression="zstd") as new:
+            for number in range(old.num_row_groups):
+                table = old.read_row_group(number)
+                for name in set(common.names) - set(table.column_names):
+                    table = table.append_column(name, pa.nulls(table.num_rows))
+                new.write_table(table.select(common.names).cast(common), row_group_size=SLICE_ROWS)
+        draft.replace(path)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"part-{number:05d}.parquet"
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """What Arrow says of values that it cannot hold, in one line."""
+    try:
+        yield
+    except pa.ArrowException as error:
+        raise DataError(f"{what}: cannot be written as a table: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(" ".join(str(part) for part in error.args).split())

@@ -1,0 +1,252 @@
+"""A run as a Python program holds it: what it came to, and what can be done with its model."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config.load import load_job
+from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
+from bagpipe.interactive.frames import is_path, write_frame
+from bagpipe.interactive.picture import Picture, curves
+from bagpipe.interactive.progress import choose_view
+from bagpipe.interactive.settings import spec_of
+from bagpipe.interactive.user_model import importable
+from bagpipe.local.evaluate import evaluate_checkpoint
+from bagpipe.local.progress import Record
+from bagpipe.local.run import RunResult, resume_run
+from bagpipe.local.rundir import JOB_FILE, SUMMARY
+from bagpipe.local.supervisor import INTERRUPTED
+from bagpipe.local.user_modules import offer_user_modules
+from bagpipe.lowlevel.strict_json import encode
+
+
+class Run:
+    """One run, in its directory: of `bagpipe.fit`, or of the command line.
+
+    Args:
+        path: the run directory.
+
+    Raises:
+        ConfigError: no run was started there.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        if not (self._path / JOB_FILE).is_file():
+            raise ConfigError(
+                f"{path}: no {JOB_FILE} there, so it is no run directory; give one that `fit` or `run` wrote"
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self._path)!r}): {in_words(self.summary)}"
+
+    @property
+    def path(self) -> Path:
+        """The run directory: the job, metrics, logs, checkpoints, `summary.json`."""
+        return self._path
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """What the run came to: steps, loss, evaluation, model digest, ... (docs/figures.md). Empty before its end."""
+        try:
+            found = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it ended early because it was asked to; `resume()` goes on with it."""
+        return bool(self.summary.get("stopped", True))
+
+    @property
+    def checkpoint(self) -> Path:
+        """The directory of the newest complete checkpoint.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        found = newest_complete(load_job(self.path / JOB_FILE).spec.checkpoint.folder(self.path))
+        if found is None:
+            raise CheckpointError(f"{self.path}: no complete checkpoint yet; resume the run, or train for longer")
+        return found
+
+    # ── figures ───────────────────────────────────────────────────
+
+    def metrics(self) -> Any:
+        """What training looked like: one row for each record (every `log_every` steps).
+
+        Columns: `time` (s since 1970), `step`, `total_steps`, `loss`, `examples_per_second`, `cache_hit_rate`, and
+        `wait_<what>` (s, mean over trainers), since the record before.
+
+        Returns:
+            a pandas `DataFrame` where pandas is installed, else a list of dicts.
+        """
+        records = [_flat(record) for record in self._records()]
+        try:
+            return import_module("pandas").DataFrame(records)
+        except ImportError:
+            return records
+
+    def plot(self) -> Picture:
+        """Loss and examples per second over the steps; a notebook shows it, `plot().save(path)` writes an SVG."""
+        return curves(list(self._records()), self.path.name)
+
+    def report(self) -> str:
+        """The summary as text, a figure a line."""
+        summary = self.summary
+        return "\n".join([f"{self.path}: {in_words(summary)}", *flat_lines(summary, "  ")])
+
+    def _records(self) -> Iterator[Record]:
+        try:
+            text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
+        except OSError:
+            return
+        for line in text.splitlines():
+            record = json.loads(line) if line.endswith("}") else {}
+            if "step" in record and "event" not in record:
+                yield record
+
+    # ── the model ─────────────────────────────────────────────────
+
+    def evaluate(self, test: Any = None, **settings: Any) -> Mapping[str, Any]:
+        """Score the newest checkpoint, through the same caches, read-only.
+
+        Args:
+            test: labelled data, all of which is scored: a path, or rows; None: the run's own test part.
+            **settings: as `fit` takes them, such as `test_fraction=0.2`.
+
+        Returns:
+            `examples`, `auc`, `logLoss`, `calibration`, ... (docs/figures.md).
+
+        Raises:
+            ConfigError: there is no test part.
+            DataError: the data is not of the form that the model was trained on.
+        """
+        with self._in_reach(test, "test") as path:
+            data = {} if path is None else {"data": {"path": path, "format": "auto"}}
+            overrides = overrides_of({**data, **spec_of(settings)})
+            return evaluate_checkpoint(self.checkpoint, overrides)
+
+    def predict(self, rows: Any, *, keep: Sequence[str] = ()) -> Any:
+        """Score raw rows by the newest checkpoint, in this process, with the transform that it keeps.
+
+        Args:
+            rows: a path, or rows of the columns that the model was trained on; labels need not be there.
+            keep: columns of the rows to have beside the scores.
+
+        Returns:
+            `score_<label>` for each label, float64 in [0, 1]. For a pandas frame a `DataFrame` with its index; for a
+            polars one a `DataFrame`, for other rows a pyarrow `Table`, both with `row`, the number of the row from 0;
+            for a path a `Table` with `file` and `row`, which counts from 1 in each file.
+
+        Raises:
+            ConfigError, DataError: the rows are not of the form that the model was trained on.
+        """
+        from bagpipe.interactive.scores import scores_of
+        from bagpipe.trainer.predict import predict
+
+        offer_user_modules()
+        with self._in_reach(rows, "rows") as path, tempfile.TemporaryDirectory(prefix="bagpipe-predict-") as folder:
+            offer_user_modules()
+            out = Path(folder) / "scores.parquet"
+            predict(self.checkpoint, path, out, keep=keep)
+            return scores_of(out, path, None if is_path(rows) else rows)
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the newest checkpoint as a folder that scores alone, without Bagpipe (`bagpipe export`); returns it.
+
+        Raises:
+            ConfigError: the folder holds something already.
+        """
+        from bagpipe.export.write import export_model
+
+        export_model(self.checkpoint, Path(folder))
+        return Path(folder)
+
+    def resume(self, *, progress: bool = True, **settings: Any) -> "Run":
+        """Go on from the newest checkpoint, to the very bits of a run that was never interrupted.
+
+        Args:
+            **settings: how long: `epochs` or `steps` **in all**, as the settings mean it; others may not change what is
+                trained. None: as the job says, for a run that was stopped.
+
+        Raises:
+            ConfigError: a setting changes the result, or asks for fewer steps than are trained.
+        """
+        view = choose_view(progress=progress)
+        try:
+            with importable(self.path):
+                result = resume_run(None, overrides_of(spec_of(settings)), self.path, view)
+        finally:
+            view.close()
+        return ended(result, progress=progress)
+
+    @contextmanager
+    def _in_reach(self, rows: Any, what: str) -> Iterator[Any]:
+        """The rows as a path, and the run's own modules importable, here and in children."""
+        with importable(self.path), tempfile.TemporaryDirectory(prefix="bagpipe-rows-") as folder:
+            if rows is None or is_path(rows):
+                yield rows if rows is None or isinstance(rows, list | tuple) else os.fspath(rows)
+            else:
+                yield str(write_frame(rows, Path(folder) / "rows", what).folder)
+
+
+def ended(result: RunResult, *, progress: bool) -> Run:
+    """The run that a supervisor's result is.
+
+    Raises:
+        BagpipeError: it failed; of the kind that its exit code says.
+        KeyboardInterrupt: it was killed by a second Ctrl-C.
+    """
+    outcome = result.outcome
+    if outcome.code == INTERRUPTED:
+        raise KeyboardInterrupt(outcome.error)
+    if outcome.code not in (ExitCode.DONE, ExitCode.STOPPED):
+        raise error_of(outcome.code)(outcome.error)
+    run = Run(result.run_dir)
+    if progress:
+        print(run, flush=True)
+    return run
+
+
+def overrides_of(spec: Mapping[str, Any], above: str = "spec") -> list[str]:
+    """A part of a job as `--set` takes it, one for each value."""
+    found: list[str] = []
+    for name, value in spec.items():
+        place = f"{above}.{name}"
+        found += overrides_of(value, place) if isinstance(value, Mapping) and value else [f"{place}={encode(value)}"]
+    return found
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    if not summary:
+        return "no summary: it has not ended, or was stopped before its first step; .resume() goes on"
+    did = "stopped at" if summary.get("stopped") else "trained"
+    parts = [f"{did} step {summary.get('steps')}"]
+    if isinstance(summary.get("loss"), float):
+        parts.append(f"loss {summary['loss']:.4f}")
+    test = summary.get("evaluation") or {}
+    parts += [f"test {words} {test[name]:.4f}" for name, words in (("auc", "AUC"), ("logLoss", "log loss"))
+              if isinstance(test.get(name), float)]  # fmt: skip
+    return ", ".join(parts) + ("; .resume() goes on" if summary.get("stopped") else "")
+
+
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    waits = record.get("waits") or {}
+    return {k: v for k, v in record.items() if k != "waits"} | {f"wait_{name}": s for name, s in waits.items()}
+
+
+def flat_lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, one in value.items():
+        if isinstance(one, Mapping):
+            yield f"{indent}{name}"
+            yield from flat_lines(one, indent + "  ")
+        else:
+            yield f"{indent}{name:18s} {one:.6g}" if isinstance(one, float) else f"{indent}{name:18s} {one}"

@@ -1,0 +1,97 @@
+"""Keyword arguments as a job document: settings by their Python names, in whatever section they belong to.
+
+    fit(..., batch_size=512, embedding={"dim": 16, "init_scale": 0.01}, test_fraction=0.1, trainers=2)
+
+A name is a setting of `spec` (`batch_size`, or `batchSize` as in YAML), else one of `spec.data` (`test_fraction`).
+Whole sections are dicts, whose keys may be written either way; `trainers=2` and `servers=3` are numbers of processes.
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import msgspec
+
+from bagpipe.config.columns import ColumnsConfig
+from bagpipe.config.document import DataConfig, JobSpec
+
+Section = type[msgspec.Struct]
+_COUNTS = ("trainers", "servers")
+
+
+def columns_section(columns: Any) -> dict[str, Any]:
+    """`data.columns` as the document has it; a column that is only a name needs no dict.
+
+    Args:
+        columns: a dict such as `{"labels": ["click"], "dense": ["price"], "sparse": [{"name": "user"}]}`.
+    """
+    made: dict[str, Any] = msgspec.to_builtins(in_document(columns, ColumnsConfig))
+    if isinstance(made, dict):
+        for part in ("labels", "dense", "sparse"):
+            if isinstance(listed := made.get(part), str | Mapping):
+                made[part] = listed = [listed]
+            if isinstance(listed, list):
+                made[part] = [{"name": one} if isinstance(one, str) else one for one in listed]
+        if isinstance(made.get("ignore"), str):
+            made["ignore"] = [made["ignore"]]
+    return made
+
+
+def spec_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`spec` of a job with these settings and no others.
+
+    Names that no section has stay as they are, for the check of the document to refuse.
+    """
+    spec: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    ours, datas = _names(JobSpec), _names(DataConfig)
+    for name, value in settings.items():
+        if value is None:
+            continue
+        if name in _COUNTS and isinstance(value, int):
+            value = {"replicas": value}
+        if name not in ours and name in datas:
+            data[datas[name]] = in_document(value, _field_type(DataConfig, name))
+        else:
+            spec[ours.get(name, name)] = in_document(value, _field_type(JobSpec, name))
+    return spec | ({"data": data | spec.get("data", {})} if data else {})
+
+
+def over(below: Any, above: Any) -> Any:
+    """`above` laid over `below`, section by section; lists and values are replaced."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    return {**below, **{key: over(below[key], value) if key in below else value for key, value in above.items()}}
+
+
+def in_document(value: Any, section: Any) -> Any:
+    """A value whose keys are settings, with the document's names for them."""
+    structs = _structs_in(section)
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    if isinstance(value, Mapping):
+        found = next(iter(structs), None)
+        names = _names(found) if found is not None else {}
+        return {
+            names.get(key, key): in_document(one, _field_type(found, key) if found is not None else None)
+            for key, one in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [in_document(one, section) for one in value]
+    return value
+
+
+def _names(section: Section) -> dict[str, str]:
+    """The document's name of each setting, by its Python name and by itself."""
+    fields = msgspec.structs.fields(section)
+    return {name: field.encode_name for field in fields for name in (field.name, field.encode_name)}
+
+
+def _field_type(section: Section, name: str) -> Any:
+    return next((f.type for f in msgspec.structs.fields(section) if name in (f.name, f.encode_name)), None)
+
+
+def _structs_in(kind: Any) -> list[Section]:
+    """The sections that a setting's type speaks of."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [found for part in get_args(kind) for found in _structs_in(part)]

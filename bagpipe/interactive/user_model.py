@@ -1,0 +1,252 @@
+"""How a model that a Python program names reaches the trainers: by its import path, never by a pickle.
+
+A class of an importable module is named as `package.module:Class`. A class defined in the program itself (a notebook's
+cell, the script that calls `fit`) has no module that trainers could import without running the program once more: its
+source is written into the run directory as a module of its own, with the imports, constants, functions and classes that
+it uses. What cannot be written so is refused, by name, before anything starts.
+"""
+
+import ast
+import builtins
+import hashlib
+import inspect
+import math
+import os
+import symtable
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bagpipe.errors import ConfigError
+from bagpipe.local.user_modules import FOLDERS
+from bagpipe.lowlevel.atomic_files import write_whole
+
+MAIN = "__main__"
+_BUILTINS = frozenset(dir(builtins))
+
+
+@dataclass(frozen=True, slots=True)
+class NamedModel:
+    """A model as a job names it."""
+
+    section: Mapping[str, Any]
+    """`spec.model`, in the document's own names."""
+    module: str = ""
+    """Text of a module of its own; empty: none is needed."""
+
+    def place(self, run_dir: Path) -> None:
+        """Write the module of its own, if there is one, into the run directory.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if self.module:
+            name = str(self.section["entrypoint"]).partition(":")[0]
+            write_whole(run_dir / f"{name}.py", self.module.encode())
+
+
+@contextmanager
+def importable(*folders: Path) -> Iterator[None]:
+    """While this lasts, child processes find what this process can import, and modules that lie in `folders`."""
+    before = os.environ.get(FOLDERS)
+    ours = [place or os.getcwd() for place in sys.path]
+    os.environ[FOLDERS] = os.pathsep.join([*map(str, folders), *filter(None, [before]), *ours])
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FOLDERS]
+        else:
+            os.environ[FOLDERS] = before
+
+
+def name_model(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
+    """A job's `model` section for what the caller gave.
+
+    Args:
+        model: a name such as `dlrm`, an entrypoint `package.module:Class`, or a class or function that makes the model.
+        arguments: keyword arguments of its constructor, beside those that the job offers.
+
+    Raises:
+        ConfigError: it cannot be named so that another process finds it; says what to give instead.
+    """
+    given = {"args": dict(arguments)} if arguments else {}
+    if isinstance(model, str):
+        return NamedModel({("entrypoint" if ":" in model else "name"): model, **given})
+    if not callable(model) or not hasattr(model, "__qualname__"):
+        raise ConfigError(_what_instead(model))
+    name, module = model.__qualname__, model.__module__
+    if "<lambda>" in name:
+        raise ConfigError("model: a lambda has no name that trainers could import; give a class or a function")
+    if "." in name:
+        raise ConfigError(f"model: {name} is defined inside {name.rpartition('.')[0]}; move it to the top of its file")
+    if module == MAIN:
+        text = own_module(model)
+        own = f"model_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return NamedModel({"entrypoint": f"{own}:{name}", **given}, module=text)
+    if getattr(sys.modules.get(module), "__file__", None) is None:
+        raise ConfigError(f"model: {name} belongs to {module}, which has no file; put the class into a file of its own")
+    return NamedModel({"entrypoint": f"{module}:{name}", **given})
+
+
+def _what_instead(model: Any) -> str:
+    kind = type(model)
+    if hasattr(model, "named_parameters"):
+        return (
+            f"model: an instance of {kind.__name__} was given, but every trainer builds its own: give the class, "
+            f"model={kind.__name__}, and the arguments of its constructor in model_args={{...}}"
+        )
+    return f"model: expected a name, 'package.module:Class', or a class, found {kind.__name__}"
+
+
+# ── a class of the program itself ─────────────────────────────────
+
+
+def own_module(model: Callable[..., Any]) -> str:
+    """Source of a module that defines `model` as it is in this program now, with everything that it uses.
+
+    Raises:
+        ConfigError: a part of it has no source, or a value that cannot be written down.
+    """
+    found = _Collected(vars(sys.modules[MAIN]))
+    found.add(model.__name__, model, "the model")
+    parts = [*found.imports, "", *found.values, "", *(f"\n{text}" for text in found.definitions)]
+    heading = '"""Written by `bagpipe.fit`: a model that was defined in the program that called it."""\n'
+    return heading + "\n".join(parts).strip("\n") + "\n"
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What one module has to say, each name once, what is used before what uses it."""
+
+    names: Mapping[str, Any]
+    imports: list[str] = field(default_factory=list)
+    values: list[str] = field(default_factory=list)
+    definitions: list[str] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+
+    def add(self, name: str, value: Any, user: str) -> None:
+        """One global name of the program.
+
+        Raises:
+            ConfigError: it cannot be written down; `user` says who needs it.
+        """
+        if name in self._seen:
+            return
+        self._seen.add(name)
+        if isinstance(value, ModuleType):
+            self.imports.append(f"import {value.__name__} as {name}")
+        elif inspect.isclass(value) or inspect.isfunction(value):
+            self._define(name, value, user)
+        elif (own := _importable(value)) is not None:
+            self.imports.append(f"from {own[0]} import {own[1]} as {name}")
+        elif (text := _written(value)) is not None:
+            self.values.append(f"{name} = {text}")
+        else:
+            raise ConfigError(
+                f"model: {user} uses {name}, an object of this program (of type {type(value).__name__}), which no "
+                "trainer has; pass what it needs as model_args={...}, or put the model into a file of its own"
+            )
+
+    def _define(self, name: str, value: Any, user: str) -> None:
+        if value.__module__ != MAIN:
+            self.imports.append(f"from {value.__module__} import {value.__qualname__} as {name}")
+            return
+        if value.__name__ != name or "." in value.__qualname__ or getattr(value, "__closure__", None):
+            raise ConfigError(
+                f"model: {user} uses {name}, which is {value.__qualname__} under another name or inside a function; "
+                "define it at the top, under this name"
+            )
+        source = source_of(value)
+        for used in sorted(_globals_of(source)):
+            if used in self.names:
+                self.add(used, self.names[used], name)
+            elif used not in _BUILTINS and used != "__class__":
+                raise ConfigError(f"model: {name} uses {used}, which this program does not define")
+        self.definitions.append(source)
+
+
+def _importable(value: Any) -> tuple[str, str] | None:
+    """Module and name of something that a module other than the program has under its own name, such as a built-in."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(name, str) or module == MAIN:
+        return None
+    return (module, name) if getattr(sys.modules.get(module), name, None) is value else None
+
+
+def _written(value: Any) -> str | None:
+    """A constant as Python reads it back; None: it is none."""
+    if value is None or isinstance(value, bool | int | str | bytes):
+        return repr(value) if type(value) in (type(None), bool, int, str, bytes) else None
+    if type(value) is float:
+        return repr(value) if math.isfinite(value) else f"float({str(value)!r})"
+    if type(value) in (tuple, list, set, frozenset):
+        parts = [_written(one) for one in value]
+        if None in parts:
+            return None
+        inside = ", ".join(str(part) for part in parts)
+        return f"{type(value).__name__}([{inside}])"
+    if type(value) is dict:
+        pairs = [(_written(key), _written(one)) for key, one in value.items()]
+        return None if any(None in pair for pair in pairs) else f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
+    return None
+
+
+def _globals_of(source: str) -> set[str]:
+    """Names that a definition takes from its module, by Python's own rules of scope."""
+    found: set[str] = set()
+    tables = [symtable.symtable(source, "<model>", "exec")]
+    while tables:
+        table = tables.pop()
+        top = table.get_type() == "module"
+        for symbol in table.get_symbols():
+            if symbol.is_referenced() and (symbol.is_global() or (top and not symbol.is_assigned())):
+                found.add(symbol.get_name())
+        tables += table.get_children()
+    return found - {node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def source_of(value: Any) -> str:
+    """The text of a class or function of this program: of a script from its file, of a notebook from its cells.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    cells = _cells()
+    if cells is not None:
+        for cell in reversed(cells):
+            if (text := _defined_in(cell, value.__name__)) is not None:
+                return text
+    try:
+        return textwrap.dedent(inspect.getsource(value))
+    except (OSError, TypeError):
+        raise ConfigError(
+            f"model: the source of {value.__name__} cannot be found, so trainers cannot have it; put it into a file, "
+            "and give the class of that file's module"
+        ) from None
+
+
+def _cells() -> list[str] | None:
+    """What was run in this notebook or IPython session, as Python; None: this is none."""
+    get = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    shell = get()
+    if shell is None:
+        return None
+    return [shell.transform_cell(cell) for cell in shell.user_ns.get("In", ())]
+
+
+def _defined_in(cell: str, name: str) -> str | None:
+    try:
+        body = ast.parse(cell).body
+    except SyntaxError:
+        return None
+    for node in reversed(body):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            return "\n".join(cell.splitlines()[first - 1 : node.end_lineno]) + "\n"
+    return None

@@ -1,0 +1,101 @@
+"""Who may connect to this process at all: decided in zmq's handshake, before any message (ZAP, RFC 27).
+
+A listener with the job's keys (CURVE) admits who holds the same key; one with the job's token alone (PLAIN) admits who
+says it. Whoever is refused gets no further than the handshake, whose frames libzmq bounds: a stranger can neither send
+messages without end nor see an answer. What a peer that is let in may say is another question (`admission.py`).
+"""
+
+import hmac
+import threading
+from collections import deque
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from bagpipe.net.refusal_log import RefusalLog
+
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"
+"""Where libzmq asks."""
+ZAP_VERSION = b"1.0"
+USERNAME = b"bagpipe"
+"""PLAIN has names; here the token alone counts."""
+LONGEST_TOKEN_BYTES = 255
+"""PLAIN carries no longer ones."""
+
+_END, _WATCH = b"end", b"watch"
+
+
+class Doorkeeper:
+    """A thread that answers for every listener of one zmq context. Made before any of them is bound.
+
+    Args:
+        public_key: of the job's pair, 32 bytes; empty: the job has none, and no CURVE client is admitted.
+        token: the job's; empty: no PLAIN client is admitted.
+    """
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", *, public_key: bytes, token: bytes) -> None:
+        self.refused = RefusalLog()
+        self._context, self._public_key, self._token = context, public_key, token
+        self._questions = context.socket(zmq.REP)
+        self._questions.linger = 0
+        self._questions.bind(ZAP_ENDPOINT)
+        self._orders, self._heard = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        self._orders.bind(f"inproc://doorkeeper-{id(self)}")
+        self._heard.connect(f"inproc://doorkeeper-{id(self)}")
+        self._to_watch: deque[zmq.Socket[bytes]] = deque()
+        self._thread = threading.Thread(target=self._serve, name="doorkeeper", daemon=True)
+        self._thread.start()
+
+    def watch(self, listener: "zmq.Socket[bytes]") -> None:
+        """Count who does not even speak this listener's mechanism, and breaks off: libzmq asks nobody about those."""
+        address = f"inproc://monitor-{id(listener)}"
+        listener.monitor(address, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        monitor = self._context.socket(zmq.PAIR)
+        monitor.rcvhwm = 0  # With a bound, a flood of connections would stop zmq's own thread.
+        monitor.linger = 0
+        monitor.connect(address)
+        self._to_watch.append(monitor)
+        self._orders.send(_WATCH)
+
+    def stop(self) -> None:
+        """End the thread; from now on nobody is let in."""
+        self._orders.send(_END)
+        self._thread.join()
+        self._orders.close(0)
+
+    def _serve(self) -> None:
+        poller = zmq.Poller()
+        monitors: list[zmq.Socket[bytes]] = []
+        for socket in (self._questions, self._heard):
+            poller.register(socket, zmq.POLLIN)
+        while True:
+            ready = dict(poller.poll())
+            if self._heard in ready:
+                if self._heard.recv() == _END:
+                    break
+                monitors.append(self._to_watch.popleft())
+                poller.register(monitors[-1], zmq.POLLIN)
+            for monitor in monitors:
+                if monitor in ready:
+                    where = recv_monitor_message(monitor)["endpoint"].decode("ascii", "replace")
+                    self.refused.add(f"refused a connection to {where}: it did not show the job's key or token")
+            if self._questions in ready:
+                self._answer()
+        for socket in (self._questions, self._heard, *monitors):
+            socket.close(0)
+
+    def _answer(self) -> None:
+        version, request, _, address, _, mechanism, *credentials = self._questions.recv_multipart()
+        admitted = version == ZAP_VERSION and self._admits(mechanism, credentials)
+        if not admitted:
+            who = address.decode("ascii", "replace")
+            self.refused.add(f"refused a connection of {who}: it does not have the job's key or token")
+        code, text = (b"200", b"OK") if admitted else (b"400", b"refused")
+        self._questions.send_multipart([ZAP_VERSION, request, code, text, b"", b""])
+
+    def _admits(self, mechanism: bytes, credentials: list[bytes]) -> bool:
+        if mechanism == b"CURVE" and self._public_key:
+            return len(credentials) == 1 and hmac.compare_digest(credentials[0], self._public_key)
+        if mechanism == b"PLAIN" and self._token:
+            return len(credentials) == 2 and hmac.compare_digest(credentials[1], self._token)
+        return False
