@@ -1,5 +1,6 @@
 """What a step does to the dense weights once their gradients are there: clipping, rate, optimizer."""
 
+import torch
 from torch import nn
 
 from bagpipe.config.recipe import DenseOptimizer
@@ -22,9 +23,15 @@ class DenseUpdate:
         self._schedule = DenseSchedule(config.schedule, self.optimizer) if self.optimizer is not None else None
 
     def apply(self, step: int) -> None:
-        """Update the weights with the gradients of `step` (from 0), and begin new ones from zero."""
+        """Update the weights with the gradients of `step` (from 0), and begin new ones from zero.
+
+        A weight that the step did not use has the gradient zero, alike on any number of trainers.
+        """
         if self.optimizer is None or self._schedule is None:
             return
+        for parameter in self._parameters:
+            if parameter.grad is None:  # no step has used it yet
+                parameter.grad = torch.zeros_like(parameter)
         if self._config.clip_value is not None:
             nn.utils.clip_grad_value_(self._parameters, self._config.clip_value)
         if self._config.clip_norm is not None:

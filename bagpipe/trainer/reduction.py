@@ -11,6 +11,7 @@ On CPUs gradients travel on the trainers' own sockets, as rows do, in the order 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,7 +38,8 @@ def wrap_dense(
 
     Alone, or with nothing to train, it is the model itself.
 
-    Buffers that training changes (running means) are rank 0's at every step, as DDP does it.
+    Buffers that training changes (running means) are rank 0's at every step, as DDP does it. A weight that a step does
+    not use has the gradient zero, as any other that a rank's slice did not use.
 
     Args:
         reducer: reduces instead of the group, if all gradients are float32 on the host.
@@ -49,6 +51,7 @@ def wrap_dense(
     constants = [name for name, _ in model.named_buffers() if name not in saved]
     ignore_in_ddp(model, constants)
     parallel = DistributedDataParallel(model, process_group=process_group, bucket_cap_mb=BUCKET_MIB)
+    parallel.register_forward_hook(_reach_every_weight)
     if reducer is not None and all(p.dtype == torch.float32 for p in model.parameters()):
         parallel.register_comm_hook(reducer, PeerReducer.reduce)
     elif process_group.size() == 2:
@@ -56,6 +59,30 @@ def wrap_dense(
     else:
         parallel.register_comm_hook(GroupReducer(process_group), GroupReducer.reduce)
     return parallel
+
+
+def _reach_every_weight(parallel: nn.Module, _: object, output: object) -> object:
+    """The same output, from which backward reaches every weight: DDP waits for all of them.
+
+    DDP's own way (`find_unused_parameters`) walks the graph and reduces one more tensor at every step.
+    """
+    if not isinstance(output, torch.Tensor):
+        return output
+    weights = [p for p in parallel.parameters() if p.requires_grad]
+    return _Reach.apply(output, *weights)  # type: ignore[no-untyped-call]  # torch has not annotated it
+
+
+class _Reach(torch.autograd.Function):
+    """Its first input; the others get no gradient, and their hooks run."""
+
+    @staticmethod
+    def forward(ctx: Any, output: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+        ctx.weights = len(weights)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return (grads[0], *(None,) * ctx.weights)
 
 
 def share_buffers(model: nn.Module, process_group: dist.ProcessGroup | None) -> None:

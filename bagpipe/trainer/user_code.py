@@ -6,7 +6,6 @@ The whole traceback goes to the trainer's log. An error of the library itself st
 
 import inspect
 import logging
-import re
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -27,8 +26,6 @@ LONGEST_MESSAGE = 300
 _OURS = Path(bagpipe.__file__).parent
 _LIBRARIES = tuple(Path(module.__file__).parent for module in (torch, np) if module.__file__)
 _STANDARD = Path(sysconfig.get_path("stdlib"))
-_UNUSED = "not used in producing loss"
-_INDICES = re.compile(r"did not receive grad for rank \d+: ([\d ]+)")
 
 
 class Place(NamedTuple):
@@ -75,19 +72,7 @@ def user_error(error: Exception, model: nn.Module | None) -> UserCodeError | Non
     where = _definition(model)
     if where is None:
         return None
-    return UserCodeError(f"{where}: {_explain(error, model)}")
-
-
-def _explain(error: Exception, model: nn.Module) -> str:
-    """What torch says of the model as a whole; where it speaks of numbers, by name."""
-    text = str(error)
-    if _UNUSED not in text:
-        return _describe(error)
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    found = _INDICES.search(text)
-    names = [trained[int(n)] for n in found[1].split() if int(n) < len(trained)] if found else []
-    what = f"parameters {', '.join(names)} are" if names else "a parameter is"
-    return f"{what} not used by forward in every step; use or remove them, or set requires_grad=False"
+    return UserCodeError(f"{where}: {_describe(error)}")
 
 
 def _describe(error: Exception) -> str:
