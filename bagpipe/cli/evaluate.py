@@ -17,7 +17,7 @@ def evaluate(
     from bagpipe.local.evaluate import evaluate_checkpoint
     from bagpipe.lowlevel.strict_json import encode
 
-    figures = evaluate_checkpoint(newest(where), overrides or ())
+    figures = evaluate_checkpoint(newest(where), overrides or (), warn=lambda line: typer.echo(line, err=True))
     if as_json:
         typer.echo(encode(figures))
         return

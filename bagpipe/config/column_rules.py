@@ -65,8 +65,6 @@ def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str,
     for kind in ("time", "group"):
         if data.split_by == kind and not getattr(columns, kind):
             yield f"spec.data.columns.{kind}", f"missing; splitBy: {kind} needs it"
-    if data.split_by != "order" and data.test_fraction == 0:
-        yield "spec.data.splitBy", "has no effect without testFraction; set that, or remove splitBy"
 
 
 def _labels(columns: ColumnsConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from bagpipe.tables import Table, TableRows, Width
 API_VERSION = "bagpipe.dev/v1alpha1"
 KIND = "BagpipeJob"
 
+Paths = str | tuple[str, ...]
 PackFloats = Literal["auto", "always", "never"]
 
 
@@ -42,15 +43,22 @@ class SyntheticConfig(_Section):
 class DataConfig(_Section):
     """Where examples come from, and in which order. Batches are a pure function of these and `seed`."""
 
-    path: Annotated[str | tuple[str, ...], Meta(description="File, list, folder, glob, or object-store URL. Empty with format `synthetic`.")] = ()
+    path: Annotated[Paths, Meta(description="File, list, folder, glob, or object-store URL. Empty with format `synthetic`.")] = ()
+    train: Annotated[
+        Paths | bounds.Share, Meta(description="What is trained on: a share of `path`, from its beginning; or a path, which is another word for `path`. "
+                                               "Empty: all that is neither for validation nor for tests.")
+    ] = ()
+    validation: Annotated[
+        Paths | bounds.Share, Meta(description="What is evaluated while training goes on: a share of `path`, before the test part; or data of its own, all of it. Empty: none.")
+    ] = ()
     test: Annotated[
-        str | tuple[str, ...], Meta(description="Data of its own for evaluation, all of it, as `path` is given; instead of `testFraction`.")
+        Paths | bounds.Share, Meta(description="What is evaluated at the end: a share of `path`, its last part; or data of its own, all of it. Empty: as `testFraction` says.")
     ] = ()
     format: Annotated[
         Literal["auto", "criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic", "csv", "tsv", "jsonl", "arrow"],
         Meta(description="Input format; auto: by the first bytes, but for caser-json. csv, tsv, jsonl, arrow (Feather too) and Parquet of one's own need `columns`."),
     ] = "auto"
-    test_fraction: Annotated[bounds.Fraction, Meta(description="The last part of the examples, in file order, kept for evaluation.")] = 0.0
+    test_fraction: Annotated[bounds.Fraction, Meta(description="Short for `test` as a share.")] = 0.0
     encoding: Annotated[
         Literal["auto", "hash", "vocabulary", "ids"],
         Meta(
@@ -76,7 +84,7 @@ class DataConfig(_Section):
     columns: Annotated[ColumnsConfig | None, Meta(description="What the columns of one's own data are; `bagpipe init PATH` writes them.")] = None
     split_by: Annotated[
         Literal["order", "time", "group"],
-        Meta(description="Which examples `testFraction` keeps: the last ones of the files; the latest by `columns.time`; or whole groups by a hash of `columns.group`."),
+        Meta(description="Where shares are cut: in the order of the files; by `columns.time`, tests latest; or whole groups by a hash of `columns.group`."),
     ] = "order"
     oov_rows: Annotated[bounds.OovRows, Meta(description="Vocabulary: first rows of each table, shared by hash by the values that have no row of their own.")] = 1
 

@@ -14,9 +14,10 @@ import msgspec
 
 from bagpipe.config import overrides as overriding
 from bagpipe.config import paths, yaml_lines, yaml_writer
-from bagpipe.config.document import API_VERSION, KIND, Job
+from bagpipe.config.document import API_VERSION, KIND, Job, Paths
 from bagpipe.config.explain import Explainer
 from bagpipe.config.header import job_of
+from bagpipe.config.parts import with_path
 from bagpipe.config.rules import check_rules
 from bagpipe.config.yaml_lines import Document
 
@@ -75,7 +76,8 @@ def _read(document: Document, overrides: Sequence[str]) -> JobFile:
     except msgspec.ValidationError as error:
         raise explainer.error(error) from None
     check_rules(job, explainer.where)
-    return JobFile(job, {"apiVersion": API_VERSION, "kind": KIND, **document.value})
+    spec = msgspec.structs.replace(job.spec, data=with_path(job.spec.data))
+    return JobFile(msgspec.structs.replace(job, spec=spec), {"apiVersion": API_VERSION, "kind": KIND, **document.value})
 
 
 def absolute_paths(job: Job) -> Job:
@@ -85,17 +87,26 @@ def absolute_paths(job: Job) -> Job:
         ConfigError: a path holds a variable, which nobody expands, or `~` without a home folder.
     """
     data, checkpoint = job.spec.data, job.spec.checkpoint
-    path, test = _absolute_all(data.path, "spec.data.path"), _absolute_all(data.test, "spec.data.test")
+    data = msgspec.structs.replace(
+        data,
+        path=_absolute_all(data.path, "spec.data.path"),
+        validation=_absolute_part(data.validation, "spec.data.validation"),
+        test=_absolute_part(data.test, "spec.data.test"),
+    )
     place = paths.absolute(checkpoint.path, "spec.checkpoint.path") if checkpoint.path else None
     spec = msgspec.structs.replace(
         job.spec,
-        data=msgspec.structs.replace(data, path=path, test=test),
+        data=data,
         checkpoint=msgspec.structs.replace(checkpoint, path=place),
     )
     return msgspec.structs.replace(job, spec=spec)
 
 
-def _absolute_all(named: str | tuple[str, ...], setting: str) -> str | tuple[str, ...]:
+def _absolute_part(named: Paths | float, setting: str) -> Paths | float:
+    return named if isinstance(named, float) else _absolute_all(named, setting)
+
+
+def _absolute_all(named: Paths, setting: str) -> Paths:
     if isinstance(named, str):
         return paths.absolute(named, setting)
     return tuple(paths.absolute(one, setting) for one in named)

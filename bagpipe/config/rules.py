@@ -17,6 +17,7 @@ from bagpipe.config.document import (
 )
 from bagpipe.config.given import Finding, given, without_effect
 from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
+from bagpipe.config.parts import part_findings, paths_in
 from bagpipe.config.recipe_rules import dense_optimizer_findings, row_optimizer_findings, table_override_findings
 from bagpipe.errors import ConfigError
 
@@ -83,15 +84,16 @@ def _model(model: ModelConfig) -> Iterator[Finding]:
 
 
 def _data(data: DataConfig) -> Iterator[Finding]:
-    paths = (data.path,) if isinstance(data.path, str) else data.path
+    path = data.path or paths_in(data.train)
+    paths = (path,) if isinstance(path, str) else path
     if data.format == "synthetic":
-        yield from without_effect("spec.data", data, ("path", "test"), "with format synthetic")
+        own = [name for name in ("train", "validation", "test") if paths_in(getattr(data, name))]
+        yield from without_effect("spec.data", data, ("path", *own), "with format synthetic")
     elif not paths or not all(paths):
         yield "spec.data.path", "missing; name a file, a list, a folder, a glob or a URL, or use format: synthetic"
     else:
         yield from without_effect("spec.data", data, ("synthetic",), f"with format {data.format}; it needs synthetic")
-    if data.test:
-        yield from without_effect("spec.data", data, ("testFraction",), "when data.test names data of its own")
+    yield from part_findings(data)
     if data.encoding in ("ids", "vocabulary"):
         yield from without_effect("spec.data", data, ("hashSize",), f"with encoding {data.encoding}; it needs hash")
     if data.encoding != "vocabulary" and not (data.encoding == "auto" and data.columns is not None):

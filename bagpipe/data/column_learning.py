@@ -39,13 +39,15 @@ def learn_columns(raw: ColumnSource, readers: int, stop: int | None) -> tuple[De
     """Look at labels and dense columns of the first `stop` examples.
 
     Raises:
-        DataError: a label has one value only, or a column that is to be standardised has.
+        DataError: a label has one value only, or a column that is to be standardised has; or there is no example.
     """
     wanted = [(place, c.name) for place, c in enumerate(raw.columns.dense) if c.standardise]
     moments = [_Moments() for _ in wanted]
     labels = len(raw.columns.labels)
     least, greatest, position = [math.inf] * labels, [-math.inf] * labels, 0
+    first_bad: str | None = None
     for block in raw_blocks(raw, readers, stop):
+        first_bad = first_bad or block.first_bad
         part = block if stop is None else first_examples(block, stop - position, len(raw.schema.features))
         for one, (place, _) in zip(moments, wanted, strict=True):
             one.add(part.dense_BF[:, place])
@@ -53,8 +55,18 @@ def learn_columns(raw: ColumnSource, readers: int, stop: int | None) -> tuple[De
             least[place] = min(least[place], float(part.labels_BL[:, place].min()))
             greatest[place] = max(greatest[place], float(part.labels_BL[:, place].max()))
         position += len(part)
+    if not position:
+        raise _nothing_there(raw, first_bad)
     _check_labels(raw, least, greatest)
     return tuple(_statistics(one, name) for one, (_, name) in zip(moments, wanted, strict=True))
+
+
+def _nothing_there(raw: ColumnSource, first_bad: str | None) -> DataError:
+    if raw.split is not None:
+        return DataError(
+            f"data.splitBy: {raw.split.by} leaves the training part empty; choose other shares, or another split"
+        )
+    return DataError(f"{first_bad or raw.files[0].name}: no valid example in the data; check data.path and data.format")
 
 
 def _check_labels(raw: ColumnSource, least: Sequence[float], greatest: Sequence[float]) -> None:

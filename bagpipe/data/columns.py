@@ -67,7 +67,7 @@ class ColumnSource:
         return replace(self, extra=names)
 
     def with_split(self, split: Split) -> "ColumnSource":
-        """The same source with a rule of who is for tests; by time, this reads the time of every row."""
+        """The same source with a rule of who is for what; by time, this reads the time of every row."""
         source = replace(self, split=split)
         return replace(source, split=split.with_times((p.file, p.load()) for p in source.pieces(0)[1]))
 
@@ -91,11 +91,11 @@ class ColumnSource:
 
     def parse(self, piece: TablePiece) -> RawBlock:
         table = piece.load()
-        if self.part == "test":  # Malformed rows belong to neither part; they are counted once.
+        if self.part not in (None, "training"):  # Malformed rows belong to no part; they are counted once.
             piece = replace(piece, bad_lines=0, first_bad=None)
         rows = np.arange(piece.first_row, piece.first_row + table.num_rows, dtype=np.int64)
         if self.split is not None and self.part is not None:
-            chosen = self.split.is_test(table, piece.file) == (self.part == "test")
+            chosen = self.split.chosen(table, piece.file, self.part)
             table, rows = table.filter(pa.array(chosen)), rows[chosen]
         problems = Problems(np.zeros(table.num_rows, np.bool_))
         block = self._block(table, piece, rows, problems)

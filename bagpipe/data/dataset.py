@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 
 from bagpipe.batch import Batch, Cursor
-from bagpipe.config.document import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig, Paths
+from bagpipe.config.parts import all_of, paths_in, shares_of, with_path
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
@@ -29,7 +30,7 @@ from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform
 from bagpipe.data.prepared import PreparedSource, prepared_transform, read_info, with_report
 from bagpipe.data.raw import RawSource
-from bagpipe.data.split import train_size
+from bagpipe.data.split import Range, Ranges, check_parts, sizes_of
 from bagpipe.data.transform import Transform
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
@@ -49,12 +50,13 @@ class DataReport:
     """Examples not trained on because of `drop_last`, over all epochs finished so far."""
     num_train_examples: int | None
     num_test_examples: int
+    num_validation_examples: int
     tables: dict[str, int]
     """Rows of each table."""
 
 
 class Dataset:
-    """The training and test part of one job's data; made by `open_dataset`."""
+    """The training, validation and test part of one job's data; made by `open_dataset`."""
 
     def __init__(
         self,
@@ -63,6 +65,7 @@ class Dataset:
         layout: TableLayout,
         transform: Transform,
         counted: Counted | None,
+        ranges: Ranges | None,
         data: DataConfig,
         seed: int,
     ) -> None:
@@ -70,15 +73,19 @@ class Dataset:
         self.num_dense, self.num_labels = len(transform.info.dense), transform.info.num_labels
         self._source, self._counted, self._data = source, counted, data
         self._test: Dataset | None = None
-        self.num_train_examples = train_size(counted.examples, data.test_fraction) if counted else None
-        self.num_test_examples = (
-            counted.examples - self.num_train_examples if counted and self.num_train_examples is not None else 0
-        )
+        self._validation: Dataset | None = None
+        self._ranges = ranges
+        self.num_examples = counted.examples if counted else None
+        sizes = sizes_of(ranges) if ranges else None
+        self.num_train_examples = sizes["training"] if sizes else None
+        self.num_validation_examples = sizes["validation"] if sizes else 0
+        self.num_test_examples = sizes["test"] if sizes else 0
         self._order = EpochOrder(seed, data.shuffle, data.shuffle_window)
         self._dropped = 0
 
     def __repr__(self) -> str:
-        return f"Dataset(train={self.num_train_examples}, test={self.num_test_examples}, source={self._source!r})"
+        sizes = (self.num_train_examples, self.num_validation_examples, self.num_test_examples)
+        return f"Dataset(train={sizes[0]}, validation={sizes[1]}, test={sizes[2]}, source={self._source!r})"
 
     @property
     def report(self) -> DataReport:
@@ -86,7 +93,8 @@ class Dataset:
         if isinstance(self._source, EncodedSource):
             bad, first = (max(bad, self._source.bad_lines), first or self._source.first_bad)
         tables = {t.name: t.num_embeddings for t in self.layout.tables}
-        return DataReport(bad, first, self._dropped, self.num_train_examples, self.num_test_examples, tables)
+        evaluated = (self.num_test_examples, self.num_validation_examples)
+        return DataReport(bad, first, self._dropped, self.num_train_examples, *evaluated, tables)
 
     def train_batches(
         self, batch_size: int, *, start: Cursor = BEGINNING, epochs: int | None = None
@@ -115,15 +123,14 @@ class Dataset:
                 self._dropped += (seen.examples - position) % batch_size
             epoch, position = epoch + 1, 0
 
-    def trained_to(self, num_train_examples: int) -> "Dataset":
-        """This data set, which was split while it was prepared."""
-        self.num_test_examples += (self.num_train_examples or 0) - num_train_examples
-        self.num_train_examples = num_train_examples
-        return self
-
     def with_test(self, test: "Dataset") -> "Dataset":
         """This data set, which is evaluated on all of `test`."""
-        self._test, self.num_test_examples = test, test.num_train_examples or 0
+        self._test, self.num_test_examples = test, test.num_examples or 0
+        return self
+
+    def with_validation(self, validation: "Dataset") -> "Dataset":
+        """This data set, whose validation part is all of `validation`."""
+        self._validation, self.num_validation_examples = validation, validation.num_examples or 0
         return self
 
     def all_examples(self) -> Iterator[Examples]:
@@ -132,13 +139,17 @@ class Dataset:
 
     def test_batches(self, batch_size: int) -> Iterator[Batch]:
         """The test part or data once, in file order; cursors count from its beginning, nothing is dropped."""
-        if self._test is not None:
-            yield from batches_of_epoch(self._test.all_examples(), batch_size, Cursor(), drop_last=False)
-            return
-        if self.num_train_examples is None or self.num_test_examples == 0:
-            return
-        pieces = self._source.read(self.num_train_examples, self.num_train_examples + self.num_test_examples)
-        yield from batches_of_epoch(pieces, batch_size, Cursor(), drop_last=False)
+        return self._once(self._test, self._ranges.test if self._ranges else (0, 0), batch_size)
+
+    def validation_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The same of the validation part or data."""
+        return self._once(self._validation, self._ranges.validation if self._ranges else (0, 0), batch_size)
+
+    def _once(self, other: "Dataset | None", part: Range, batch_size: int) -> Iterator[Batch]:
+        if other is None and part[0] == part[1]:
+            return iter(())
+        pieces = self._source.read(*part) if other is None else other.all_examples()
+        return batches_of_epoch(pieces, batch_size, Cursor(), drop_last=False)
 
 
 @dataclass(slots=True)
@@ -176,16 +187,17 @@ def open_dataset(
         ConfigError: settings that contradict each other or the data.
         DataError: data that is missing, unreadable, malformed, or of another form than `kept` was made for.
     """
-    opener = _Opener(embedding, seed, work_dir, progress)
-    if not data.test:
-        return opener.open(data, kept, prepare=not only_test)
-    train = msgspec.structs.replace(data, test=())
-    test = msgspec.structs.replace(train, path=data.test, test_fraction=0.0, split_by="order")
-    if only_test and kept is not None:
-        dataset = opener.open(test, kept, prepare=False, count=True)
+    opener, data = _Opener(embedding, seed, work_dir, progress), with_path(data)
+    test, validation = paths_in(data.test), paths_in(data.validation)
+    if test and only_test and kept is not None:
+        dataset = opener.open(all_of(data, test), kept, prepare=False, count=True)
         return dataset.with_test(dataset)
-    dataset = opener.open(train, kept)
-    return dataset.with_test(opener.open(test, dataset.transform, prepare=False, count=True))
+    dataset = opener.open(data, kept, prepare=not only_test or bool(test))
+    if test:
+        dataset.with_test(opener.other(data, test, dataset))
+    if validation and not only_test:
+        dataset.with_validation(opener.other(data, validation, dataset))
+    return dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +236,19 @@ class _Opener:
         layout = layout_of(stated.info.tables, self.embedding.tables, self.embedding.dim)
         source = EncodedSource(raw, stated.encoder(raw.schema, layout), data.readers)
         counted = Counted(raw.num_examples) if raw.num_examples is not None else None
-        if counted is None and (count or data.test_fraction > 0):
+        if counted is None and (count or not shares_of(data).whole):
             counted = self._counted(raw, data, files)
-        return Dataset(source, layout=layout, transform=stated, counted=counted, data=data, seed=self.seed)
+        ranges = None
+        if counted is not None:
+            ranges = Ranges.in_order(counted.examples, shares_of(data))
+            check_parts(sizes_of(ranges), data)
+        return Dataset(
+            source, layout=layout, transform=stated, counted=counted, ranges=ranges, data=data, seed=self.seed
+        )
+
+    def other(self, data: DataConfig, path: Paths, trained: Dataset) -> Dataset:
+        """Data of its own for a part, all of it, as the training part's transform encodes it."""
+        return self.open(all_of(data, path), trained.transform, prepare=False, count=True)
 
     def _stated(self, data: DataConfig, found: Format, raw: RawSource) -> Transform | None:
         """The transform, if nothing has to be learned from the data first."""
@@ -249,8 +271,14 @@ class _Opener:
         layout = layout_of(prepared_tables(info), self.embedding.tables, self.embedding.dim)
         source = PreparedSource(files, info, layout, data.readers)
         counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
-        dataset = Dataset(source, layout=layout, transform=transform, counted=counted, data=data, seed=self.seed)
-        return dataset if info.train_examples is None else dataset.trained_to(info.train_examples)
+        if info.train_examples is None:
+            ranges = Ranges.in_order(counted.examples, shares_of(data))
+        else:
+            ranges = Ranges.one_after_another(info.train_examples, info.validation_examples, counted.examples)
+        check_parts(sizes_of(ranges), data)
+        return Dataset(
+            source, layout=layout, transform=transform, counted=counted, ranges=ranges, data=data, seed=self.seed
+        )
 
     def _counted(self, raw: RawSource, data: DataConfig, files: Sequence[InputFile]) -> Counted:
         """The number of examples, remembered in `work_dir`."""

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from bagpipe.batch import SparseBlock
 from bagpipe.config.document import DataConfig
+from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data import encode_kernels
 from bagpipe.data.column_learning import check_vocabularies, learn_columns
 from bagpipe.data.columns import ColumnSource
@@ -39,7 +40,7 @@ from bagpipe.data.prepared import (
     read_info,
 )
 from bagpipe.data.raw import RawSchema, RawSource
-from bagpipe.data.split import Split, train_size
+from bagpipe.data.split import Part, Ranges, Split, check_parts, sizes_of
 from bagpipe.data.transform import DenseStatistics, KeptFeature, KeptTable, Transform, TransformInfo
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import ConfigError, DataError
@@ -47,6 +48,8 @@ from bagpipe.tables import Table, TableLayout
 
 ROWS_PER_PART = 64 * ROW_GROUP
 FIRST_PART = "part-00000.parquet"
+PARTS: tuple[Part, ...] = ("training", "validation", "test")
+"""In the order in which they lie."""
 MOST_FOUND_ROWS = 1 << 32
 """Rows of a table whose size is found in the data; a larger one has to be listed."""
 
@@ -125,11 +128,19 @@ def data_digest(data: DataConfig, files: Sequence[InputFile], tables: Sequence[T
         "files": [(f.name, f.size, f.stamp) for f in files],
         "tables": [(t.name, t.num_embeddings, t.feature_names) for t in tables],
         "recipe": [data.format, data.encoding, data.hash_size, data.min_count, data.numeric_bins, data.on_bad_line],
-        "train": data.test_fraction,
+        "train": _cut_off(data),
         "columns": [data.columns, data.oov_rows, data.split_by],
         "synthetic": [data.synthetic, seed] if data.format == "synthetic" else None,
     }
     return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:16]
+
+
+def _cut_off(data: DataConfig) -> object:
+    """As older versions wrote it where they could."""
+    shares = shares_of(data)
+    if shares == Shares(test=shares.test):
+        return float(shares.test)
+    return [None if share is None else str(share) for share in (shares.train, shares.validation, shares.test)]
 
 
 @dataclass(slots=True)
@@ -148,7 +159,7 @@ class _Preparation:
         raw = self.raw
         if isinstance(raw, ColumnSource) and self.data.columns is not None and self.data.split_by != "order":
             column = getattr(self.data.columns, self.data.split_by)
-            self.raw = raw = raw.with_split(Split(self.data.split_by, column, self.data.test_fraction))
+            self.raw = raw = raw.with_split(Split(self.data.split_by, column, shares_of(self.data)))
         transform = self.kept or self._learn()
         if transform.vocabularies is not None:
             transform.save(folder / TRANSFORM_FOLDER)
@@ -172,19 +183,18 @@ class _Preparation:
             raise DataError(
                 f"{first_bad or 'data.path'}: no valid example in the data; check data.path and data.format"
             )
-        _check_parts(sizes, self.data)
+        if len(sizes) > 1:
+            check_parts(dict(zip(PARTS, sizes, strict=True)), self.data)
         report = _report(parts, sizes)
-        return examples, msgspec.structs.replace(
-            info, bad_lines=report.bad_lines, first_bad=report.first_bad, train_examples=report.train_examples
-        )
+        return examples, msgspec.structs.replace(info, **msgspec.structs.asdict(report))
 
     def _parts(self, transform: Transform) -> list[RawSource]:
-        """All examples in file order, or the training part and then the test part."""
+        """All examples in file order, or part by part."""
         raw = self.raw
         if not isinstance(raw, ColumnSource):
             return [raw]
         raw = raw.with_statistics(transform.info.statistics)
-        return [raw] if raw.split is None else [raw.only("training"), raw.only("test")]
+        return [raw] if raw.split is None else [raw.only(part) for part in PARTS]
 
     def _learn(self) -> Transform:
         """The passes before encoding: sizes or vocabularies of all tables, from the training part."""
@@ -214,11 +224,13 @@ class _Preparation:
 
     def _training_part(self) -> int | None:
         """Where the training part ends; None: it is all there is."""
-        if self.data.test_fraction == 0:
+        if shares_of(self.data).whole:
             return None
         self.progress("counting examples", 0.0)
         self.counted = count_examples(self.raw, self.data.readers)
-        return train_size(self.counted.examples, self.data.test_fraction)
+        ranges = Ranges.in_order(self.counted.examples, shares_of(self.data))
+        check_parts(sizes_of(ranges), self.data)
+        return ranges.train[1]
 
     def _vocabularies(
         self, raw: RawSource, tables: tuple[FoundTable, ...], stop: int | None
@@ -288,17 +300,8 @@ def _counting(parts: Sequence[EncodedSource], sizes: list[int]) -> Iterator[Exam
 
 def _report(parts: Sequence[EncodedSource], sizes: Sequence[int]) -> Report:
     first_bad = next((p.first_bad for p in parts if p.first_bad), None)
-    return Report(sum(p.bad_lines for p in parts), first_bad, sizes[0] if len(sizes) > 1 else None)
-
-
-def _check_parts(sizes: Sequence[int], data: DataConfig) -> None:
-    """A split that leaves nothing on one side is a mistake."""
-    if len(sizes) > 1 and not all(sizes):
-        part = "training" if sizes[0] == 0 else "test"
-        raise DataError(
-            f"data.splitBy: {data.split_by} with testFraction {data.test_fraction:g} leaves the {part} part of "
-            f"{sum(sizes)} examples empty; choose another fraction or another split"
-        )
+    bad_lines = sum(p.bad_lines for p in parts)
+    return Report(bad_lines, first_bad, sizes[0], sizes[1]) if len(sizes) > 1 else Report(bad_lines, first_bad)
 
 
 def _check_found(tables: Sequence[FoundTable]) -> None:

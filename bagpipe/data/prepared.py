@@ -62,6 +62,7 @@ class Report(msgspec.Struct, frozen=True, rename="camel"):
     bad_lines: int
     first_bad: str | None
     train_examples: int | None = None
+    validation_examples: int = 0
 
 
 class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
@@ -79,6 +80,8 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
     """None: prepared before transforms were kept, or by somebody else."""
     train_examples: int | None = None
     """Where the training part ends, if the data was split while it was prepared."""
+    validation_examples: int = 0
+    """What lies between that and the test part."""
     weighted: bool = False
     grouped: bool = False
     value_weights: tuple[str, ...] = ()
@@ -290,7 +293,11 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
         return info
     report = msgspec.json.decode(text, type=Report)
     return msgspec.structs.replace(
-        info, bad_lines=report.bad_lines, first_bad=report.first_bad, train_examples=report.train_examples
+        info,
+        bad_lines=report.bad_lines,
+        first_bad=report.first_bad,
+        train_examples=report.train_examples,
+        validation_examples=report.validation_examples,
     )
 
 

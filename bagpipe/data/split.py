@@ -1,68 +1,128 @@
-"""Which examples of one's own data are for tests: the latest, or whole groups.
-
-By file order nothing has to be decided here: the last examples are for tests.
-"""
+"""Which examples are for training, validation and tests: by file order, by time, or by a hash of their group."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bagpipe.config.document import DataConfig
+from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_kernels import mix_codes
 from bagpipe.data.column_values import Floats64, Mask, codes_of, kind_of, numbers_of, plain
 from bagpipe.errors import DataError
 
-Part = Literal["training", "test"]
+Part = Literal["training", "validation", "test"]
+Range = tuple[int, int]
 _TO_UNIT = 2.0**-53
 
 
-def train_size(num_examples: int, test_fraction: float) -> int:
-    """floor(n * (1 - f)), exact for f as it is written."""
-    return int(num_examples * (1 - Fraction(str(test_fraction))))
+@dataclass(frozen=True, slots=True)
+class Ranges:
+    """Where the parts lie among the examples, each from its first example up to the one after its last."""
+
+    train: Range
+    validation: Range
+    test: Range
+
+    @classmethod
+    def in_order(cls, num_examples: int, shares: Shares) -> "Ranges":
+        """Training first, tests last, validation before them; each boundary is rounded down, exactly."""
+        tests = int(num_examples * (1 - shares.test))
+        validation = int(num_examples * (1 - shares.test - shares.validation))
+        train = validation if shares.train is None else int(num_examples * shares.train)
+        return cls((0, train), (validation, tests), (tests, num_examples))
+
+    @classmethod
+    def one_after_another(cls, train: int, validation: int, num_examples: int) -> "Ranges":
+        """Data that was split while it was prepared."""
+        tests = train + validation
+        return cls((0, train), (train, tests), (tests, num_examples))
+
+
+def check_parts(sizes: dict[Part, int], data: DataConfig) -> None:
+    """Refuse a split that leaves a part empty.
+
+    Raises:
+        DataError: names the part.
+    """
+    shares = shares_of(data)
+    wanted: dict[Part, bool] = {
+        "training": True, "validation": bool(shares.validation), "test": bool(shares.test)
+    }  # fmt: skip
+    empty = next((part for part, size in sizes.items() if wanted[part] and not size), None)
+    if empty is not None:
+        raise DataError(
+            f"data.splitBy: {data.split_by} leaves the {empty} part empty ({_sizes(sizes)}); choose other shares in "
+            "data.train, data.validation, data.test or data.testFraction, or another split"
+        )
+
+
+def _sizes(sizes: dict[Part, int]) -> str:
+    return ", ".join(f"{size} examples for {part}" for part, size in sizes.items())
+
+
+def sizes_of(ranges: Ranges) -> dict[Part, int]:
+    """Examples of each part."""
+    found: dict[Part, Range] = {"training": ranges.train, "validation": ranges.validation, "test": ranges.test}
+    return {part: end - begin for part, (begin, end) in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A rule for each example by itself; by time, only once `first_test_time` is known."""
+    """A rule for each example by itself; by time, only once `times` are known."""
 
     by: Literal["time", "group"]
     column: str
-    fraction: float
-    first_test_time: float | None = None
+    shares: Shares
+    times: tuple[float, float, float] | None = None
+    """Training ends before the first, validation begins at the second, tests begin at the third."""
 
-    def is_test(self, table: pa.Table, file: str) -> Mask:
-        """Which rows are for tests.
+    def chosen(self, table: pa.Table, file: str, part: Part) -> Mask:
+        """Which rows belong to a part.
 
         Raises:
             DataError: the time of a row is missing or cannot be read.
         """
         cells = plain(table.column(self.column))
         if self.by == "time":
-            assert self.first_test_time is not None
-            return np.asarray(times_of(cells, self.column, file) >= self.first_test_time)
+            assert self.times is not None
+            times, (trained, validation, tests) = times_of(cells, self.column, file), self.times
+            if part == "training":
+                return np.asarray(times < trained)
+            return np.asarray(times >= tests if part == "test" else (times >= validation) & (times < tests))
+        places, shares = self._places(cells, file), self.shares
+        tests_end, validation_end = float(shares.test), float(shares.test + shares.validation)
+        if part == "training":
+            return np.asarray(places >= max(validation_end, 1 - float(1 if shares.train is None else shares.train)))
+        return np.asarray(places < tests_end if part == "test" else (places >= tests_end) & (places < validation_end))
+
+    def _places(self, cells: Any, file: str) -> Floats64:
+        """A number in [0, 1) for each row, the same for all rows of a group."""
         codes, _ = codes_of(cells, kind_of(file, self.column, cells.type))
         mixed = np.empty_like(codes)
         mix_codes(codes, mixed)
-        shares = (mixed >> np.uint64(11)).astype(np.float64) * _TO_UNIT
-        return np.asarray(shares < self.fraction)
+        return (mixed >> np.uint64(11)).astype(np.float64) * _TO_UNIT
 
     def with_times(self, tables: Iterator[tuple[str, pa.Table]]) -> "Split":
-        """The rule with its time, found by looking at every row's: 8 bytes of memory each.
+        """The rule with its times, found by looking at every row's: 8 bytes of memory each.
 
-        All rows of one time are on one side, so the test part may be larger than asked for.
+        All rows of one time are on one side, so later parts may be larger than asked for.
         """
         if self.by == "group":
             return self
         found = [times_of(plain(table.column(self.column)), self.column, file) for file, table in tables]
-        times = np.concatenate([np.zeros(0), *found])
-        place = min(train_size(len(times), self.fraction), len(times) - 1)
-        if place < 0:
+        times = np.sort(np.concatenate([np.zeros(0), *found]))
+        if not len(times):
             return self
-        return replace(self, first_test_time=float(np.partition(times, place)[place]))
+        ranges = Ranges.in_order(len(times), self.shares)
+        trained, validation, tests = (
+            float(times[begin]) if begin < len(times) else np.inf
+            for begin in (ranges.train[1], ranges.validation[0], ranges.test[0])
+        )
+        return replace(self, times=(trained, validation, tests))
 
 
 def times_of(cells: Any, column: str, file: str) -> Floats64:

@@ -4,7 +4,7 @@ The run lives in a temporary directory; the checkpoint is only read.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,21 @@ import msgspec
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
+from bagpipe.config.parts import all_of
 from bagpipe.errors import ConfigError, error_of
 from bagpipe.local.progress import PlainView
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
+from bagpipe.local.trained_rows import rows_trained_on
 
 
-def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def evaluate_checkpoint(
+    checkpoint: Path, overrides: Sequence[str], warn: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
     """AUC, log loss, calibration and number of examples on the test part of the job's data, or on all of other data.
+
+    Args:
+        warn: is told in one line if rows are evaluated that were trained on.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -28,6 +35,8 @@ def evaluate_checkpoint(checkpoint: Path, overrides: Sequence[str]) -> dict[str,
         BagpipeError: a role failed; of the kind that its exit code says.
     """
     job = _job_of(checkpoint, overrides)
+    if line := rows_trained_on(checkpoint, job.spec.data):
+        warn(line)
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bagpipe-evaluate-") as folder, RunDir.create(Path(folder)) as directory:
         directory.begin(job)
@@ -64,9 +73,7 @@ def _all_of_other_data(trained: JobSpec, asked: JobSpec, overrides: Sequence[str
         return asked
     if any("testFraction" in override for override in overrides):
         return asked
-    return msgspec.structs.replace(
-        asked, data=msgspec.structs.replace(data, test=data.path, test_fraction=0.0, split_by="order")
-    )
+    return msgspec.structs.replace(asked, data=msgspec.structs.replace(all_of(data, data.path), test=data.path))
 
 
 def _reuse_prepared_data(checkpoint: Path, directory: RunDir) -> None:

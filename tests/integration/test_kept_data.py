@@ -12,12 +12,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
+from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.data.transform import load_transform
+from bagpipe.local.trained_rows import rows_trained_on
 from bagpipe.metrics.clicks import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,6 +144,26 @@ def test_the_same_rows_score_the_same_whatever_lies_before_them(place: Path) -> 
     summary = json.loads((place / "run" / "summary.json").read_text())["evaluation"]
     assert figures(place, "--set", "data.path=behind.txt", "--set", "data.testFraction=0.25") == summary
     assert figures(place, "--set", "data.test=alone.txt", "--set", "data.testFraction=0") == summary
+
+
+def test_evaluating_rows_that_were_trained_on_is_said(place: Path) -> None:
+    """In one line on stderr, wherever the file lies now and however the run was split; of other rows nothing."""
+    write(place / "moved.txt", lines(1000, seed=1))
+    code, out, err = bagpipe(place, "evaluate", "run", "--json", "--set", "data.path=moved.txt")
+    assert code == 0 and json.loads(out)["examples"] == 1000
+    assert err.count("moved.txt was trained on in part: these figures flatter the model") == 1
+    checkpoint = newest_complete(place / "run" / "checkpoints")
+    assert checkpoint is not None
+    trained = open_checkpoint(checkpoint).manifest.spec.data
+
+    def said(**changes: Any) -> str | None:
+        return rows_trained_on(checkpoint, msgspec.structs.replace(trained, **changes))
+
+    other = {"test": (str(place / "test.txt"), str(place / "moved.txt")), "test_fraction": 0.0}
+    assert "1 of 2 files, the first" in (said(**other) or "")
+    assert said(test=str(place / "test.txt"), test_fraction=0.0) is None
+    assert said() is None and said(test_fraction=0.1) is None
+    assert "the run was split otherwise" in (said(test_fraction=0.5) or "")
 
 
 def test_data_of_another_form_is_refused(place: Path) -> None:

@@ -1,6 +1,7 @@
 """Contract X5: batches are a pure function of (files, order, batch size, seed), from any cursor."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.batch import Cursor, SparseBlock
+from bagpipe.config.parts import Shares
 from bagpipe.data.examples import Examples, concatenate
 from bagpipe.data.order import EpochOrder, batches_of_epoch, cut
+from bagpipe.data.split import Ranges
 
 
 def numbered(start: int, stop: int, *, jagged: bool) -> Examples:
@@ -156,11 +159,13 @@ def test_drop_last_drops_only_the_short_batch_and_says_so(criteo_file, dataset):
 
 def test_the_split_is_exact():
     """floor(n (1 - f)) with f as it is written, not as binary fractions round it."""
-    from bagpipe.data.prepare import train_size
 
-    assert train_size(137_139, 0.1) == 123_425
-    assert [train_size(10, f) for f in (0.0, 0.1, 0.3, 0.7, 0.99)] == [10, 9, 7, 3, 0]
-    assert train_size(1000, 0.9) == 100
+    def train_size(examples: int, share: str) -> int:
+        return Ranges.in_order(examples, Shares(test=Fraction(share))).train[1]
+
+    assert train_size(137_139, "0.1") == 123_425
+    assert [train_size(10, f) for f in ("0.0", "0.1", "0.3", "0.7", "0.99")] == [10, 9, 7, 3, 0]
+    assert train_size(1000, "0.9") == 100
 
 
 def test_train_and_test_are_the_two_parts_of_the_file(criteo_file, dataset):
