@@ -5,7 +5,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' bagpipe/__init__.py
 IMAGES := trainer server operator standin
 HELM_FLAGS ?= --set progressSeconds=3
 
-.PHONY: crd manifests chart-test images e2e e2e-up e2e-down
+.PHONY: crd manifests chart-test images e2e e2e-schedules
 
 crd: $(STAMP)  ## Generate the CRD from bagpipe/config/document.py
 	@$(BIN)/python tools/generate_crd.py
@@ -17,7 +17,13 @@ images:  ## Build the four images (BUILDER=docker or the offline builder)
 	$(BUILDER) build -q -f Dockerfile.server -t bagpipe-server:$(VERSION) .
 	$(BUILDER) build -q -f Dockerfile.trainer -t bagpipe-trainer:$(VERSION) .
 	$(BUILDER) build -q -f images/operator/Dockerfile -t bagpipe-operator:$(VERSION) operator
-	$(BUILDER) build -q -f tests/e2e/standin/Dockerfile -t bagpipe-standin:3 tests/e2e/standin
+	$(BUILDER) build -q -f tests/e2e/standin/Dockerfile -t bagpipe-standin:4 tests/e2e/standin
 
 e2e: $(STAMP)  ## A cluster from nothing, everything on it, and away again (KIT=path of a cluster script, or kind)
 	@PYTHON=$(CURDIR)/$(BIN)/python KIT="$(KIT)" BUILDER="$(BUILDER)" tools/e2e.sh
+
+SEEDS ?= 50
+FIRST_SEED ?= 0
+e2e-schedules: $(STAMP)  ## SEEDS= random schedules of faults, from FIRST_SEED= on, on a cluster from nothing
+	@PYTHON=$(CURDIR)/$(BIN)/python KIT="$(KIT)" BUILDER="$(BUILDER)" BAGPIPE_E2E_SEEDS=$(SEEDS) BAGPIPE_E2E_FIRST_SEED=$(FIRST_SEED) \
+	  ARGS="-s -k test_schedule" tools/e2e.sh

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 : "${PYTHON:=python3}" "${BUILDER:=docker}" "${KIT:=}" "${ARGS:=}"
 work=$(mktemp -d)
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' bagpipe/__init__.py)
-names=(bagpipe-server:$version bagpipe-trainer:$version bagpipe-operator:$version bagpipe-standin:3)
+names=(bagpipe-server:$version bagpipe-trainer:$version bagpipe-operator:$version bagpipe-standin:4)
 finish() { [ -n "${KEEP:-}" ] || { down || true; rm -rf "$work"; }; }  # A kept cluster reads its audit policy again.
 say() { echo "== $(date +%T) $*"; }
 
@@ -61,13 +61,16 @@ say "tests"
 export BAGPIPE_E2E_PYTHON=$PYTHON
 # shellcheck disable=SC2086
 [ -n "$ARGS" ] || "$PYTHON" -m pytest -q tests/chart  # helm is at hand now
-"$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py tests/e2e $ARGS
+"$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py --ignore tests/e2e/test_gangs.py tests/e2e $ARGS
 
 if [ -n "$kueue" ] && [ -z "$ARGS" ]; then
-  say "Kueue"
+  say "Kueue and gangs"
   "$KIT" addon kueue
-  helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=1,kueue.enabled=true --wait --timeout 120s
-  BAGPIPE_E2E_KUEUE=1 "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used
+  kubectl apply --server-side -f tests/e2e/podgroups.yaml
+  helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system \
+    --set 'progressSeconds=1,kueue.enabled=true,gangSchedulers={Coscheduling,Volcano}' --wait --timeout 120s
+  BAGPIPE_E2E_KUEUE=1 BAGPIPE_E2E_GANGS=1 "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_gangs.py \
+    tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used
 fi
 
 say "uninstalling"

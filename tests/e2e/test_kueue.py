@@ -49,6 +49,89 @@ def queued(job, name, queue, priority, steps):
     return body
 
 
+def workload(kube):
+    return kube.get("workloads.kueue.x-k8s.io", "bagpipejob-j")
+
+
+def counts(listed):
+    return {entry["name"]: entry["count"] for entry in listed}
+
+
+def test_quota_is_what_runs(kube, job, queue):
+    """With more trainers a job queues for all it needs; with fewer it keeps its place and gives the rest back."""
+    kube.apply(queued(job, "j", queue, "low", 150))
+    kube.wait("j", "Running", 60)
+    uid = workload(kube)["metadata"]["uid"]
+    kube.run("scale", "bpj", "j", "--replicas=3")
+    kube.until("another Workload", lambda: workload(kube)["metadata"]["uid"] != uid, 60)
+    kube.until("three trainers", lambda: len(kube.running("j", "trainer")) == 3, 90)
+    kube.wait("j", "Running", 60)
+    uid = workload(kube)["metadata"]["uid"]
+    assert counts(workload(kube)["spec"]["podSets"]) == {"oracle": 1, "server": 2, "trainer": 3}
+    kube.run("scale", "bpj", "j", "--replicas=1")
+    kube.until(
+        "two are given back",
+        lambda: counts(workload(kube)["status"].get("reclaimablePods", ())) == {"trainer": 2},
+        90,
+    )
+    assert workload(kube)["metadata"]["uid"] == uid
+    status = kube.wait("j", "Complete", 150)
+    assert status["summary"]["modelDigest"] == "steps-150" and status["restarts"] == 0
+
+
+def test_a_suspended_job_asks_for_nothing(kube, job, queue):
+    """Suspended, a job has no Workload; its queue cannot change while it may run, and can while it is suspended."""
+    body = queued(job, "j", queue, "low", 60)
+    kube.apply(body)
+    kube.wait("j", "Running", 60)
+    body["spec"]["runPolicy"]["queueName"] = "elsewhere"
+    assert "queueName cannot change under a job" in kube.refused(body)
+    kube.run("patch", "bpj", "j", "--type=merge", "-p", '{"spec":{"runPolicy":{"suspend":true}}}')
+    kube.wait("j", "Suspended", 60)
+    kube.until("no Workload", lambda: not kube.get("workloads.kueue.x-k8s.io")["items"], 30)
+    kube.run("patch", "bpj", "j", "--type=merge", "-p", '{"spec":{"runPolicy":{"suspend":false}}}')
+    assert kube.wait("j", "Complete", 120)["attempt"] == 1
+
+
+def test_a_job_that_does_not_fit_says_so(kube, job, queue):
+    """While a job waits its condition has Kueue's words."""
+    body = queued(job, "j", queue, "low", 10)
+    body["spec"]["allRoles"]["resources"] = {"requests": {"cpu": "400m"}}
+    kube.apply(body)
+    kube.until("Kueue's words", lambda: "cpu" in kube.condition("j", "Suspended").get("message", ""), 60)
+    assert kube.condition("j", "Suspended")["reason"] == "WaitingForQuota" and kube.pods("j") == []
+
+
+@pytest.fixture
+def topology(kube, queue):
+    """The queue's flavor knows that nodes are places."""
+    body = {"apiVersion": API, "kind": "Topology", "metadata": {"name": queue}}
+    kube.apply({**body, "spec": {"levels": [{"nodeLabel": "kubernetes.io/hostname"}]}})
+    kube.run("delete", "clusterqueue", queue)
+    kube.run("delete", "resourceflavor", queue)
+    spec = {"topologyName": queue, "nodeLabels": {"kubernetes.io/os": "linux"}}
+    kube.apply({"apiVersion": API, "kind": "ResourceFlavor", "metadata": {"name": queue}, "spec": spec})
+    resources = [{"name": "cpu", "nominalQuota": "600m"}]
+    groups = [{"coveredResources": ["cpu"], "flavors": [{"name": queue, "resources": resources}]}]
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": queue}}
+    spec = {"namespaceSelector": selector, "resourceGroups": groups}
+    kube.apply({"apiVersion": API, "kind": "ClusterQueue", "metadata": {"name": queue}, "spec": spec})
+    yield
+    kube.run("delete", "bpj", "--all", "--wait=true")
+    kube.run("delete", "topologies.kueue.x-k8s.io", queue, "--wait=false")
+
+
+def test_places_of_a_topology(kube, job, queue, topology):
+    """Trainers that ask for one place come to run on one node, each let through Kueue's gate."""
+    body = queued(job, "j", queue, "low", 10)
+    body["spec"]["trainers"]["annotations"] = {"kueue.x-k8s.io/podset-required-topology": "kubernetes.io/hostname"}
+    kube.apply(body)
+    assert kube.wait("j", "Complete", 150)["summary"]["modelDigest"] == "steps-10"
+    assert len({p["spec"]["nodeName"] for p in kube.pods("j", "trainer")}) == 1
+    assigned = workload(kube)["status"]["admission"]["podSetAssignments"]
+    assert all("topologyAssignment" in a for a in assigned)
+
+
 def test_admit_preempt_admit(kube, job, queue):
     kube.apply(queued(job, "low", queue, "low", 60))
     kube.wait("low", "Running", 60)

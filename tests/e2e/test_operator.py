@@ -58,7 +58,7 @@ def test_only_trainers_go_to_gpu_nodes(kube, job, pinned):
     ]
     with_gpus(kube, nodes[0], 4)
     try:
-        body = job("j", trainers={"replicas": 2, "gpuProfile": "v100", "image": "bagpipe-standin:3"})
+        body = job("j", trainers={"replicas": 2, "gpuProfile": "v100", "image": "bagpipe-standin:4"})
         body["spec"].pop("checkpoint")  # Its volume may be tied to another node.
         body["spec"]["allRoles"].pop("nodeSelector", None)
         kube.apply(body)
@@ -97,7 +97,7 @@ def tried(kube, name, targets):
     """How a pod ends that tries to connect to each target: Succeeded if it reached none."""
     container = {
         "name": "s",
-        "image": "bagpipe-standin:3",
+        "image": "bagpipe-standin:4",
         "command": ["python3", "-c", f"import sys\nTARGETS = {targets!r}\n{STRANGER}"],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
@@ -188,6 +188,7 @@ def test_scaled(kube, job):
     kube.until("new attempt", lambda: kube.status("j")["attempt"] == 1)
     kube.wait("j", "Running")
     assert len(kube.running("j", "trainer")) == 1
+    assert kube.wait("j", "Complete", 120)["summary"]["modelDigest"] == "steps-60"
 
 
 def test_bagpipe_job(kube, job, tmp_path):
@@ -206,6 +207,33 @@ def test_bagpipe_job(kube, job, tmp_path):
     assert "goes on at step" in bagpipe("logs", "c", "--role", "trainer", "--rank", "1", "--follow").stdout
     assert bagpipe("delete", "c").returncode == 0
     kube.until("it is gone", lambda: bagpipe("get", "c").returncode == 78)
+
+
+def test_two_installations(kube, job):
+    """A second installation of a class waits and says so; with a class of its own it runs the jobs of that class."""
+    chart = str(Path(__file__).parents[2] / "charts" / "bagpipe")
+    values = ["--set", "crds.enabled=false,aggregatedRoles=false,replicas=1"]
+
+    def helm(*args):
+        subprocess.run(["helm", *args, "--namespace", kube.namespace], check=True, capture_output=True, timeout=120)
+
+    def second():
+        pods = kube.get("pods", "-l", "app.kubernetes.io/instance=second")["items"]
+        return [c["ready"] for p in pods for c in p["status"].get("containerStatuses", ())]
+
+    helm("install", "second", chart, *values)
+    try:
+        about = lambda: [(e["reason"], e["message"]) for e in kube.get("events")["items"]]  # noqa: E731
+        said = kube.until("it says why it waits", lambda: dict(about()).get("OtherInstallation"), 60)
+        assert f"run by the installation {SYSTEM}/bagpipe; {kube.namespace}/second waits" in said
+        assert second() == [False]
+        kube.apply(job("b", steps=5, runPolicy={"operatorClass": "b"}))
+        helm("upgrade", "second", chart, "--reuse-values", "--set", "operatorClass=b")
+        assert kube.wait("b", "Complete", 150)["summary"]["modelDigest"] == "steps-5"
+        kube.until("one that is ready", lambda: second() == [True], 60)
+    finally:
+        helm("uninstall", "second", "--wait")
+        kube.run("delete", "lease", "bagpipe-operator-b", "--ignore-not-found", namespace="kube-system")
 
 
 @pytest.mark.last

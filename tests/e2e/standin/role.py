@@ -8,6 +8,7 @@ end with that code; several are separated by commas.
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -59,6 +60,12 @@ def call(address: str, message: dict[str, object]) -> dict[str, object]:
                 print(f"standin: no answer from {address} in {DEADLINE} s: {error}", file=sys.stderr, flush=True)
                 sys.exit(75)
             time.sleep(0.2)
+
+
+def replicas(document: str, section: str) -> int:
+    """How many processes of a role the document asks for, with the two levels of its layout that matter here."""
+    found = re.search(rf"^  {section}:\n(?:    .*\n)*?    replicas: (\d+)$", document, re.MULTILINE)
+    return int(found[1]) if found else 1
 
 
 def loss(step: int) -> float:
@@ -153,8 +160,7 @@ def main() -> None:
     Path(options.run_dir, "started").write_text(document)
     try:
         if options.role == "oracle":
-            trainers, servers = int(os.environ["STANDIN_TRAINERS"]), int(os.environ["STANDIN_SERVERS"])
-            oracle(options, trainers, servers)
+            oracle(options, replicas(document, "trainers"), replicas(document, "servers"))
         elif options.role == "server":
             server(options)
         else:
