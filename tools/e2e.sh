@@ -2,7 +2,7 @@
 # End-to-end tests from nothing: a cluster, images built and loaded, the chart installed, tests run, everything taken
 # away again. KEEP=1 leaves the cluster up.
 #
-#   KIT=path      the cluster's script: `plain` (processes) or `kind` by what its `up` takes; none: kind and Docker
+#   KIT=path      a script that brings a cluster up, loads images, adds Kueue and stops machines; none: kind and Docker
 #   BUILDER=path  builds and saves images as `docker build` and `docker save` do
 #   ARGS=...      further arguments for pytest
 set -euo pipefail
@@ -14,11 +14,11 @@ names=(bagpipe-server:$version bagpipe-trainer:$version bagpipe-operator:$versio
 finish() { [ -n "${KEEP:-}" ] || { down || true; rm -rf "$work"; }; }  # A kept cluster reads its audit policy again.
 say() { echo "== $(date +%T) $*"; }
 
-kueue=
-if [ -n "$KIT" ] && "$KIT" up --help | grep -q apiserver-arg; then
+if [ -n "$KIT" ]; then
   KIT=$(realpath "$KIT")
   down() { "$KIT" down; }
   load() { "$BUILDER" save "$1" "$work/image.tar"; "$KIT" load "$work/image.tar" >/dev/null; rm -f "$work/image.tar"; }
+  kueue() { "$KIT" addon kueue; }
   trap finish EXIT
   "$KIT" down 2>/dev/null || true
   cp tools/e2e-audit.yaml "$work/audit.yaml"
@@ -26,24 +26,16 @@ if [ -n "$KIT" ] && "$KIT" up --help | grep -q apiserver-arg; then
     --apiserver-arg=--audit-log-mode=blocking
   eval "$("$KIT" env)"
   export BAGPIPE_E2E_MACHINES="kit $KIT" BAGPIPE_E2E_AUDIT=$work/audit.log
-  kueue=1
-elif [ -n "$KIT" ]; then
-  KIT=$(realpath "$KIT")
-  down() { "$KIT" down; }
-  load() { "$BUILDER" save "$1" "$work/image.tar"; "$KIT" load "$work/image.tar"; rm -f "$work/image.tar"; }
-  trap finish EXIT
-  "$KIT" up
-  eval "$("$KIT" env)"
-  export BAGPIPE_E2E_MACHINES=kind BAGPIPE_E2E_NO_NETPOL=1
 else
   for tool in kind docker kubectl helm; do
     command -v "$tool" >/dev/null || { echo "error: make e2e needs $tool (or KIT=, a script that brings a cluster up)" >&2; exit 1; }
   done
   down() { kind delete cluster --name bagpipe-e2e; }
   load() { kind load docker-image --name bagpipe-e2e "$1"; }
+  kueue() { tools/e2e_kueue.sh "$PYTHON"; }
   trap finish EXIT
-  kind create cluster --name bagpipe-e2e --config tools/e2e-kind.yaml --kubeconfig "$work/kubeconfig" --wait 120s
-  export KUBECONFIG=$work/kubeconfig BAGPIPE_E2E_MACHINES=kind
+  export KUBECONFIG=$work/kubeconfig BAGPIPE_E2E_MACHINES=kind BAGPIPE_E2E_AUDIT=$work/audit/audit.log
+  tools/e2e_kind.sh "$work"
 fi
 
 say "images"
@@ -63,9 +55,9 @@ export BAGPIPE_E2E_PYTHON=$PYTHON
 [ -n "$ARGS" ] || "$PYTHON" -m pytest -q tests/chart  # helm is at hand now
 "$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py --ignore tests/e2e/test_gangs.py tests/e2e $ARGS
 
-if [ -n "$kueue" ] && [ -z "$ARGS" ]; then
+if [ -z "$ARGS" ]; then
   say "Kueue and gangs"
-  "$KIT" addon kueue
+  kueue
   kubectl apply --server-side -f tests/e2e/podgroups.yaml
   helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system \
     --set 'progressSeconds=1,kueue.enabled=true,gangSchedulers={Coscheduling,Volcano}' --wait --timeout 120s

@@ -90,6 +90,10 @@ class Condition(StrEnum):
     FAILED = "Failed"
     MODEL_KEPT = "ModelKept"
     """False if nothing of the job outlives its pods."""
+    RECONCILING = "Reconciling"
+    """For tools that know no job (kstatus, `helm --wait`, Flux): true while it is on its way to run."""
+    STALLED = "Stalled"
+    """For such tools: true if the job has failed."""
     RECONCILED = "Reconciled"
     """False while the API server does not accept what the job needs."""
 

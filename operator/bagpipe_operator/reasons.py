@@ -18,6 +18,8 @@ CONDITIONS: Mapping[Condition, str] = {
     Condition.SERVERS_READY: "all embedding servers are ready",
     Condition.RUNNING: "all pods of the present attempt have run; false: why they do not",
     Condition.RESTARTING: "a new attempt is being made; the reason is that of the end of the last one",
+    Condition.RECONCILING: "the job is on its way to run, to stop, or to a new attempt; for tools that follow kstatus",
+    Condition.STALLED: "the job has failed; for tools that follow kstatus",
     Condition.RECONCILED: "false: the API server does not take what the job needs, or somebody changes it back",
     Condition.MODEL_KEPT: "false: nothing of the job outlives its pods",
     Condition.COMPLETE: "the job has ended well",

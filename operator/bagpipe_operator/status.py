@@ -39,8 +39,25 @@ def counted(job: Job, observed: Observed, status: Status, now: dt.datetime) -> S
         trainer_replicas=trainers["active"] + trainers["succeeded"],
         selector=job.selector,
     )
+    status = _for_tools(status, now)
     judged = tuple(replace(c, observed_generation=job.generation) for c in status.conditions)
     return _phased(job.status, replace(status, observed_generation=job.generation, conditions=judged), now)
+
+
+def _for_tools(status: Status, now: dt.datetime) -> Status:
+    """With the conditions by which tools that know no job tell progress from failure (kstatus).
+
+    https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md
+    """
+    reason = _reason(status) or status.phase
+    if status.phase in ("Starting", "Restarting", "Suspending"):
+        status = status.put(conditions.true(Condition.RECONCILING, reason, f"the job is {status.phase}", now))
+    else:
+        status = status.put_if_known(conditions.false(Condition.RECONCILING, reason, f"the job is {status.phase}", now))
+    failed = conditions.find(status.conditions, Condition.FAILED)
+    if failed is not None and failed.status:
+        return status.put(conditions.true(Condition.STALLED, failed.reason, failed.message, now))
+    return status
 
 
 def _phased(old: Status, new: Status, now: dt.datetime) -> Status:
@@ -239,9 +256,11 @@ _QUIET = frozenset({Reason.STARTING, Reason.COMPLETED})
 def events(old: Status, new: Status) -> tuple[Event, ...]:
     """One for each condition that became true or changed its reason, each new obstacle, and a hold that ended."""
     before = {c.type: c for c in old.conditions}
-    told = {c.reason for c in new.conditions if c.status}
+    told = {c.reason for c in new.conditions if c.status and c.type != Condition.RECONCILING}
     result = []
     for c in new.conditions:
+        if c.type in (Condition.RECONCILING, Condition.STALLED):
+            continue  # They say again what other conditions say.
         was = before.get(c.type)
         if c.status:
             if (

@@ -83,7 +83,7 @@ def with_gpus(kube, node, count):
     kube.run("taint", "node", node, taint, *(["--overwrite"] if count else []))
 
 
-def test_strangers_reach_no_port(kube, job, operators, enforced):
+def test_strangers_reach_no_port(kube, job, operators):
     """A pod that is not the job's reaches no port of it nor of the operator; the job itself lacks nothing."""
     kube.apply(job("j", steps=150))
     kube.wait("j", "Running")
@@ -109,13 +109,6 @@ def tried(kube, name, targets):
     kube.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec})
     ended = lambda: kube.get("pod", name)["status"]["phase"]  # noqa: E731
     return kube.until("it has tried", lambda: ended() in ("Succeeded", "Failed") and ended(), 60)
-
-
-@pytest.fixture
-def enforced():
-    """kindnetd of this project's offline kind takes network policies and enforces none."""
-    if os.environ.get("BAGPIPE_E2E_NO_NETPOL"):
-        pytest.skip("this cluster's network enforces no NetworkPolicy (BAGPIPE_E2E_NO_NETPOL)")
 
 
 def test_apply_to_pods_in_a_second(kube, job, audit):

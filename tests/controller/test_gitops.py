@@ -1,0 +1,106 @@
+"""Tools that know no BagpipeJob tell its health: kstatus' rules (Flux, helm --wait), and Argo CD's script."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+HEALTH = Path(__file__).parents[2] / "manifests" / "argocd" / "health.lua"
+
+
+def kstatus(w):
+    """The rules for kinds that it has none of their own for, as its README states them."""
+    status = w.status
+    if status.get("observedGeneration") != w.generation:
+        return "InProgress"
+    true = {c["type"] for c in status.get("conditions", ()) if c["status"] == "True"}
+    if "Reconciling" in true:
+        return "InProgress"
+    if "Stalled" in true:
+        return "Failed"
+    ready = w.condition("Ready")
+    return "InProgress" if ready and ready["status"] != "True" else "Current"
+
+
+def starting(world):
+    return world().settle()
+
+
+def running(world):
+    return world().run()
+
+
+def restarting(world):
+    w = world().run()
+    w.end(w.pod("trainer"), 1)
+    return w.settle()
+
+
+def suspended(world):
+    return world({"runPolicy": {"suspend": True}}).settle()
+
+
+def failed(world):
+    w = world().run()
+    w.end(w.pod("trainer"), 78)
+    return w.settle()
+
+
+def complete(world):
+    return world().run().complete()
+
+
+LIVES = [
+    (starting, "InProgress", "Progressing"),
+    (running, "Current", "Healthy"),
+    (restarting, "InProgress", "Progressing"),
+    (suspended, "Current", "Suspended"),
+    (failed, "Failed", "Degraded"),
+    (complete, "Current", "Healthy"),
+]
+
+
+@pytest.mark.parametrize(("life", "said"), [(life, said) for life, said, _ in LIVES])
+def test_kstatus(world, life, said):
+    """A job on its way is in progress, one that runs, is held or is complete is current, one that failed has failed."""
+    assert kstatus(life(world)) == said
+
+
+def test_an_edit_is_in_progress_until_it_is_seen(world):
+    """Between an edit and the operator's word on it nobody takes the old word for the new one's."""
+    w = world().run()
+    w.generation += 1
+    assert kstatus(w) == "InProgress" and kstatus(w.settle()) == "Current"
+
+
+def test_no_event_says_it_twice(world):
+    """What tools read is no news: conditions that say again what others say post no event."""
+    w = restarting(world)
+    assert not [e for e in w.events if e[1] in ("Reconciling", "Stalled")]
+    assert sum(reason == "Crashed" for _, reason in w.events) == 1
+
+
+@pytest.mark.parametrize(("life", "said"), [(life, said) for life, _, said in LIVES])
+def test_argo_cd(world, life, said):
+    """The script for Argo CD tells the same story in its words; a job that nobody has looked at is progressing."""
+    lua = shutil.which("lua5.4") or shutil.which("lua5.3") or shutil.which("lua")
+    if lua is None:
+        pytest.skip("no lua here (Debian's package lua5.4): the health script for Argo CD is not run")
+    assert argo(lua, life(world).status) == said and argo(lua, None) == "Progressing"
+
+
+def argo(lua, status):
+    code = f"obj = {{status = {table(status)}}}\nlocal f = assert(loadfile('{HEALTH}'))\nprint(f().status)"
+    return subprocess.run([lua, "-e", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def table(value):
+    """A value as Lua writes it."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"[ {table(k)} ] = {table(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "{" + ", ".join(map(table, value)) + "}"
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "nil"}[value]
+    return repr(value) if isinstance(value, int | float) else "[==[" + str(value) + "]==]"
