@@ -173,6 +173,15 @@ def test_notes_say_what_comes_next():
     assert sum(line.startswith("  ") for line in notes.splitlines()) == 3
 
 
+def test_one_value_names_the_registry():
+    """Operator, trainers and servers come from the registry that one value names."""
+    documents = template("registry=ghcr.io/someone")
+    container = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    settings = yaml.safe_load(one(documents, "ConfigMap")["data"]["operator.yaml"])
+    images = (container["image"], settings["trainerImage"], settings["serverImage"])
+    assert images == tuple(f"ghcr.io/someone/bagpipe-{name}:0.1.0" for name in ("operator", "trainer", "server"))
+
+
 def test_no_secret_is_ever_read():
     """Secrets may be created; no rule reads, lists or changes one, and no rule has a wildcard."""
     for document in template(*EVERYTHING):

@@ -100,6 +100,10 @@ def test_a_job_that_does_not_fit_says_so(kube, job, queue):
     kube.apply(body)
     kube.until("Kueue's words", lambda: "cpu" in kube.condition("j", "Suspended").get("message", ""), 60)
     assert kube.condition("j", "Suspended")["reason"] == "WaitingForQuota" and kube.pods("j") == []
+    uid = workload(kube)["metadata"]["uid"]
+    kube.run("scale", "bpj", "j", "--replicas=1")  # What waits is changed in place.
+    kube.until("it asks for one trainer", lambda: counts(workload(kube)["spec"]["podSets"])["trainer"] == 1, 30)
+    assert workload(kube)["metadata"]["uid"] == uid
 
 
 @pytest.fixture

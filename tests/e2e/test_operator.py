@@ -41,11 +41,11 @@ def test_deleted_with_the_operator_down(kube, job, operators):
 
 def test_finished_job_cleans_up_after_itself(kube, job):
     """`cleanPodPolicy: All` removes what the job was made of; after its time to live the job is gone too."""
-    kube.apply(job("j", steps=3, runPolicy={"cleanPodPolicy": "All", "ttlSecondsAfterFinished": 8}))
+    kube.apply(job("j", steps=3, runPolicy={"cleanPodPolicy": "All", "ttlSecondsAfterFinished": 30}))
     kube.wait("j", "Complete")
     kinds = "pods,jobs,statefulsets,services,networkpolicies,poddisruptionbudgets"
-    kube.until("its objects are gone", lambda: not kube.get(kinds)["items"] and kube.status("j"), 30)
-    kube.until("it is gone itself", lambda: not kube.get("bpj")["items"], 30)
+    kube.until("its objects are gone", lambda: not kube.get(kinds)["items"], 30)
+    kube.until("it is gone itself", lambda: not kube.get("bpj")["items"], 60)
 
 
 def test_only_trainers_go_to_gpu_nodes(kube, job, pinned):

@@ -19,7 +19,13 @@ app.kubernetes.io/part-of: bagpipe
 {{- .Values.serviceAccount.name | default (include "bagpipe.name" .) -}}
 {{- end -}}
 
+{{/* An image of ours: from `registry`, if there is one. */}}
+{{- define "bagpipe.from" -}}
+{{- with .Values.registry -}}{{ trimSuffix "/" . }}/{{- end -}}
+{{- end -}}
+
 {{- define "bagpipe.image" -}}
+{{- include "bagpipe.from" . -}}
 {{- with .Values.image -}}
 {{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{- end -}}
 {{- end -}}
@@ -40,8 +46,8 @@ bagpipe-operator{{ with .Values.operatorClass }}-{{ . }}{{ end }}
 
 {{/* The operator's settings file (bagpipe_operator/settings.py). */}}
 {{- define "bagpipe.settings" -}}
-trainerImage: {{ .Values.images.trainer | quote }}
-serverImage: {{ .Values.images.server | quote }}
+trainerImage: {{ printf "%s%s" (include "bagpipe.from" .) .Values.images.trainer | quote }}
+serverImage: {{ printf "%s%s" (include "bagpipe.from" .) .Values.images.server | quote }}
 imagePullPolicy: {{ .Values.images.pullPolicy }}
 imagePullSecrets: {{ .Values.jobs.imagePullSecrets | toJson }}
 runAsUser: {{ .Values.jobs.runAsUser }}
