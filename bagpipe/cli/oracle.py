@@ -1,5 +1,6 @@
 """`bagpipe oracle`: read ahead, plan, stream plans."""
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,8 @@ from bagpipe.cli.options import ANY_LOCAL, Attempt, Bind, RoleJob, RoleRunDir
 from bagpipe.cli.output import outlive_reader
 from bagpipe.cli.values import local_path
 
+log = logging.getLogger(__name__)
+
 
 def oracle(
     job: RoleJob,
@@ -19,7 +22,7 @@ def oracle(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            "--checkpoint", metavar="DIR|auto", help="Checkpoint to start from; auto: the newest complete one, if any."
+            "--checkpoint", metavar="DIR|auto", help="Checkpoint to start from; auto: the newest sound one, if any."
         ),
     ] = None,
     echo_metrics: Annotated[
@@ -36,7 +39,7 @@ def oracle(
     ] = None,
 ) -> None:
     """Plan one attempt of a job and stream the plans to its trainers."""
-    from bagpipe.checkpoint.store import newest_complete
+    from bagpipe.checkpoint.start import starting_checkpoint
     from bagpipe.local.role_process import load_role, log_to_stderr, stop_flag, yield_to_trainers
     from bagpipe.oracle.service.main import run_oracle
     from bagpipe.oracle.service.summary import write_summary
@@ -46,14 +49,17 @@ def oracle(
     yield_to_trainers()
     loaded = load_role(job, run_dir)
     checkpoints = loaded.spec.checkpoint.folder(run_dir)
-    start = newest_complete(checkpoints) if checkpoint == "auto" else checkpoint and Path(checkpoint)
+    if checkpoint == "auto":
+        start = starting_checkpoint(checkpoints, strict=loaded.spec.checkpoint.strict, note=log.warning)
+    else:
+        start = Path(checkpoint) if checkpoint else None
     with stop_flag() as stop:
         run_oracle(
             loaded,
             bind=bind,
             run_dir=run_dir,
             attempt=attempt,
-            checkpoint=start or None,
+            checkpoint=start,
             stop=stop,
             echo=sys.stdout if echo_metrics else None,
         )

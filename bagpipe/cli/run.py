@@ -34,6 +34,15 @@ def run(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --run-dir from its newest checkpoint.")
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="With --resume: go on from this checkpoint instead of the newest sound one; newer ones are set aside.",
+            parser=local_path,
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Check everything, start nothing, print what would run.")
     ] = False,
@@ -54,6 +63,8 @@ def run(
         raise ConfigError("which job? give a job file: bagpipe run examples/demo.yaml")
     if new_data and not resume:
         raise ConfigError("--new-data: only a run that is resumed had other data before; add --resume or leave it out")
+    if checkpoint is not None and not resume:
+        raise ConfigError("--checkpoint: only a run that is resumed goes on from one; add --resume or leave it out")
     if run_dir is not None:
         as_text(run_dir.absolute(), "--run-dir")
     if job is not None:
@@ -65,7 +76,7 @@ def run(
     view = view_for(Console())
     try:
         if resume:
-            result = resume_run(job, overrides or (), run_dir, view, new_data=new_data)
+            result = resume_run(job, overrides or (), run_dir, view, new_data=new_data, chosen=checkpoint)
         else:
             assert job is not None
             result = start_run(job, overrides or (), run_dir, view)

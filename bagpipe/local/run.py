@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.checkpoint.digest import model_digest
+from bagpipe.checkpoint.start import chosen_checkpoint, starting_checkpoint
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, load_local_job
-from bagpipe.errors import CheckpointError, ConfigError, ExitCode
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode
 from bagpipe.local.commands import CommandBuilder
 from bagpipe.local.policy import HOPELESS
 from bagpipe.local.progress import View
@@ -48,6 +49,11 @@ def run_job(job: Job, directory: RunDir, view: View, *, build: CommandBuilder | 
     Raises:
         ConfigError: the run directory will not do.
     """
+    try:
+        directory.begin(job)
+    except BagpipeError:
+        directory.discard()
+        raise
     result = _supervise(job, directory, None, view, build)
     if result.outcome.code in HOPELESS and not _trained(directory, job) and not directory.has_traceback():
         directory.discard()
@@ -61,12 +67,14 @@ def resume_run(
     view: View,
     *,
     new_data: bool = False,
+    chosen: Path | None = None,
     build: CommandBuilder | None = None,
 ) -> RunResult:
     """Continue a run from its newest complete checkpoint (from the beginning if it has none).
 
     Args:
         job_file: None takes the job that the directory remembers.
+        chosen: the checkpoint to go on from; None: the newest sound one.
         new_data: the data as it is now is meant, whatever the run was trained on before.
 
     Raises:
@@ -82,11 +90,17 @@ def resume_run(
             from bagpipe.checkpoint.kept_data import accept_data  # reading data is heavy to import
 
             accept_data(job.spec, directory.path)
-        checkpoint = newest_complete(directory.checkpoints(job))
+        directory.own_checkpoints(job)
+        root = directory.checkpoints(job)
+        if chosen is not None:
+            checkpoint: Path | None = chosen_checkpoint(chosen, root, note=view.note)
+        else:
+            checkpoint = starting_checkpoint(root, strict=job.spec.checkpoint.strict, note=view.note)
         summary = _finished(job, directory, checkpoint)
         if summary is not None and not new_data:
             view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")
             return RunResult(directory.path, Outcome(ExitCode.DONE, attempts=0, seconds=0.0), summary)
+        directory.begin(job)
         return _supervise(job, directory, checkpoint, view, build)
 
 
@@ -113,7 +127,6 @@ def _finished(job: Job, directory: RunDir, checkpoint: Path | None) -> dict[str,
 def _supervise(
     job: Job, directory: RunDir, checkpoint: Path | None, view: View, build: CommandBuilder | None
 ) -> RunResult:
-    directory.begin(job)
     where = f" from {checkpoint.name}" if checkpoint else ""
     spec = job.spec
     roles = f"{counted(spec.servers.replicas, 'server')}, {counted(spec.trainers.replicas, 'trainer')}"

@@ -9,10 +9,8 @@ attempt         number of the last attempt: a later one never takes its servers'
 logs/ servers/ checkpoints/ data/
 """
 
-import fcntl
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from datetime import datetime
@@ -25,7 +23,8 @@ from bagpipe.config.document import Job
 from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.local.process import TRACEBACK
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import make_folder, write_whole
+from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.lowlevel.strict_json import encode
 
 JOB_FILE = "job.yaml"
@@ -40,14 +39,22 @@ def default_path(name: str, now: datetime) -> Path:
 class RunDir:
     """An open run directory; held by at most one supervisor."""
 
-    def __init__(self, path: Path, lock: int, *, made: bool) -> None:
-        self.path, self._lock, self._made = path, lock, made
+    def __init__(self, path: Path, lease: Lease, *, made: bool) -> None:
+        self.path, self._made = path, made
+        self._leases = [lease]
+        """Of this directory, and of a folder of checkpoints elsewhere."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._lock)
+        for lease in reversed(self._leases):
+            lease.close()
+
+    @property
+    def lost(self) -> str:
+        """Why this run may not go on: somebody else has taken its folders; empty: they are its own."""
+        return next((lease.lost for lease in self._leases if lease.lost), "")
 
     @classmethod
     def create(cls, path: Path) -> "RunDir":
@@ -62,13 +69,13 @@ class RunDir:
         except OSError as error:
             raise ConfigError(f"--run-dir {path}: cannot be used: {error.strerror}; choose another") from None
         # Locked first: of two runs that begin at once, the second must not look before the first has written.
-        lock = _lock(path)
-        if any(path.iterdir()):
-            os.close(lock)
+        lease = _owned(path, "")
+        if any(found.name != FILE_NAME for found in path.iterdir()):
+            lease.close()
             raise ConfigError(
                 f"--run-dir {path}: not empty; continue that run with --resume, or choose another directory"
             )
-        return cls(path, lock, made=made)
+        return cls(path, lease, made=made)
 
     @classmethod
     def create_default(cls, name: str, now: datetime) -> "RunDir":
@@ -87,7 +94,7 @@ class RunDir:
                 raise ConfigError(f"{path}: cannot be made: {error.strerror}; choose a place with --run-dir") from None
             else:
                 break
-        return cls(path, _lock(path), made=True)
+        return cls(path, _owned(path, name), made=True)
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDir":
@@ -100,7 +107,7 @@ class RunDir:
             raise ConfigError(
                 f"--run-dir {path}: no {JOB_FILE} there, so nothing to resume; leave out --resume to start a run"
             )
-        return cls(path, _lock(path), made=False)
+        return cls(path, _owned(path, ""), made=False)
 
     @property
     def job_file(self) -> Path:
@@ -124,14 +131,28 @@ class RunDir:
         """Where this job's checkpoints lie."""
         return job.spec.checkpoint.folder(self.path)
 
+    def own_checkpoints(self, job: Job) -> None:
+        """From here on no other run uses the folder of this job's checkpoints. Asking again does nothing.
+
+        Raises:
+            ConfigError: another run uses it now, which is named.
+            StorageError: it cannot be made or written.
+        """
+        root = self.checkpoints(job)
+        if job.spec.checkpoint.path and all(lease.folder != root for lease in self._leases):
+            make_folder(root)
+            owner = Owner.here(f"run {job.metadata.name} in {self.path.absolute()}", datetime.now())
+            self._leases.append(Lease.take(root, "spec.checkpoint.path", owner))
+
     def begin(self, job: Job) -> None:
         """Write down what runs; forget an earlier run's last words.
 
         Raises:
-            ConfigError: a fresh run would mix its checkpoints with another's.
+            ConfigError: a fresh run would mix its checkpoints with another's, or another run uses their folder now.
             StorageError: the disk is full.
         """
         root = self.checkpoints(job)
+        self.own_checkpoints(job)
         if not self.job_file.exists() and (found := newest_complete(root)):
             raise ConfigError(
                 f"spec.checkpoint.path: {root} holds checkpoints of another run (newest: {found.name}); choose another"
@@ -204,15 +225,6 @@ class RunDir:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _lock(path: Path) -> int:
-    """Hold the directory itself: no lock file can be left behind by a crash."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise ConfigError(f"--run-dir {path}: cannot be used: {error.strerror}; choose another") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise ConfigError(f"--run-dir {path}: another run is using it; wait for its end or choose another") from None
-    return descriptor
+def _owned(path: Path, name: str) -> Lease:
+    """The run directory, which from here on no other run may use."""
+    return Lease.take(path, "--run-dir", Owner.here(f"run {name or path.name} in {path.absolute()}", datetime.now()))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from bagpipe.checkpoint.store import newest_complete
+from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.errors import ExitCode
 from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_commands, roles_of
@@ -130,6 +130,8 @@ class Supervisor:
                 return End(
                     INTERRUPTED, None, "killed at the second request to stop; the newest complete checkpoint stands"
                 )
+            if lost := self._run_dir.lost:
+                return End(ExitCode.TRANSIENT, None, f"{lost}; this run ends, the other one goes on")
             self._pass_on_stop()
             match decide(self._observed(), self._limits):
                 case End() as end:
@@ -138,7 +140,11 @@ class Supervisor:
                     self._restart(ended)
                 case NewAttempt(because):
                     self._attempts_failed += 1
-                    checkpoint = newest_complete(self._run_dir.checkpoints(self._job))
+                    checkpoint = starting_checkpoint(
+                        self._run_dir.checkpoints(self._job),
+                        strict=self._job.spec.checkpoint.strict,
+                        note=self._view.note,
+                    )
                     back = f"from {checkpoint.name}" if checkpoint else "from the beginning"
                     self._view.note(f"{because}{self._words(because)}; every role starts again {back}")
                     self._start_attempt(checkpoint)

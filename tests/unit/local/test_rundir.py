@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe.checkpoint.manifest import FILE_NAME
+from bagpipe.checkpoint.manifest import FILE_NAME as MANIFEST
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, parse_job
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.local.rundir import RunDir, default_path
+from bagpipe.lowlevel.lease import FILE_NAME
 
 
 def job(*overrides: str) -> Job:
@@ -45,9 +46,23 @@ def test_one_supervisor_at_a_time(tmp_path: Path) -> None:
     """Two supervisors in one directory would overwrite each other; the lock ends with the process."""
     with RunDir.create(tmp_path / "run") as first:
         first.begin(job())
-        with pytest.raises(ConfigError, match="another run is using it"):
+        with pytest.raises(ConfigError, match=r"is in use by run run in .* \(host .*, pid \d+, since "):
             RunDir.reopen(tmp_path / "run")
     RunDir.reopen(tmp_path / "run").__exit__()
+
+
+def test_checkpoints_have_one_owner(tmp_path: Path) -> None:
+    """Of two runs with one checkpoint.path the second is refused by the first's name, and leaves nothing behind."""
+    shared = job(f"checkpoint.path={tmp_path / 'shared'}")
+    with RunDir.create(tmp_path / "first") as first:
+        first.begin(shared)
+        with RunDir.create(tmp_path / "second") as second:
+            with pytest.raises(ConfigError, match=r"checkpoint.path: .*shared is in use by run bagpipe in .*first"):
+                second.begin(shared)
+            second.discard()
+        assert not (tmp_path / "second").exists()
+    with RunDir.create(tmp_path / "third") as third:
+        third.begin(shared)
 
 
 def test_the_job_is_remembered(tmp_path: Path) -> None:
@@ -110,7 +125,7 @@ def test_foreign_checkpoints(tmp_path: Path) -> None:
     """A fresh run does not write among the checkpoints of another, from which it might later start."""
     other = tmp_path / "shared" / "step-00000010"
     other.mkdir(parents=True)
-    (other / FILE_NAME).touch()
+    (other / MANIFEST).touch()
     with (
         RunDir.create(tmp_path / "run") as directory,
         pytest.raises(ConfigError, match=r"spec\.checkpoint\.path: .* holds checkpoints of another run"),
@@ -125,7 +140,7 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
         (directory.path / "b").mkdir()
         with pytest.raises(StorageError, match="cannot be written"):
             directory.write("b", "new")
-        assert sorted(p.name for p in directory.path.iterdir()) == ["a", "b"]
+        assert sorted(p.name for p in directory.path.iterdir() if p.name != FILE_NAME) == ["a", "b"]
 
 
 def test_discard_keeps_what_was_there_before(tmp_path: Path) -> None:

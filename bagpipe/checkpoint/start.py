@@ -1,0 +1,77 @@
+"""Which checkpoint a run goes on from: the newest sound one, or the one that somebody chose.
+
+Damage is found by the checksums of the manifest, before any role starts. What is damaged, or newer than what was
+chosen, is set aside by renaming its manifest: it is no checkpoint any more, and nothing of it is deleted.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bagpipe.checkpoint.manifest import FILE_NAME
+from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
+from bagpipe.errors import CheckpointError
+from bagpipe.lowlevel.atomic_files import cannot_write
+
+ASIDE = "manifest.aside.json"
+"""The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
+
+
+def starting_checkpoint(root: Path, *, strict: bool, note: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint in `root` whose files are all as its manifest says; None where there is none at all.
+
+    Reads every file of it once.
+
+    Args:
+        strict: a damaged newest one is an error.
+        note: told of each damaged one that is set aside.
+
+    Raises:
+        CheckpointError: the newest is damaged and `strict`, or every one is.
+        StorageError: a damaged one cannot be set aside.
+    """
+    damaged: list[tuple[Path, CheckpointError]] = []
+    sound: Path | None = None
+    for path in reversed(list_checkpoints(root)):
+        try:
+            open_checkpoint(path).verify()
+        except CheckpointError as error:
+            if strict:
+                raise CheckpointError(f"{error} (spec.checkpoint.strict)") from None
+            damaged.append((path, error))
+        else:
+            sound = path
+            break
+    if damaged and sound is None:
+        raise CheckpointError(f"{root}: none of its {len(damaged)} checkpoints is sound; the newest: {damaged[0][1]}")
+    for path, why in damaged:
+        set_aside(path)
+        note(f"{why}; the run goes on from {sound} instead, and {path / ASIDE} keeps the manifest")
+    return sound
+
+
+def chosen_checkpoint(chosen: Path, root: Path, *, note: Callable[[str], None]) -> Path:
+    """A checkpoint that somebody named; newer ones in `root` belong to another course of the run and are set aside.
+
+    Raises:
+        CheckpointError: it is incomplete or damaged.
+        StorageError: a newer one cannot be set aside.
+    """
+    checkpoint = open_checkpoint(chosen)
+    checkpoint.verify()
+    for path in list_checkpoints(root):
+        if path.absolute() != chosen.absolute() and open_checkpoint(path).manifest.step >= checkpoint.manifest.step:
+            set_aside(path)
+            note(f"{path} is newer than {chosen} and is set aside, where {ASIDE} keeps its manifest")
+    return chosen
+
+
+def set_aside(directory: Path) -> None:
+    """From here on this is no checkpoint.
+
+    Raises:
+        StorageError: its manifest cannot be renamed.
+    """
+    try:
+        (directory / FILE_NAME).rename(directory / ASIDE)
+    except OSError as error:
+        raise cannot_write(directory / FILE_NAME, error) from None

@@ -1,0 +1,212 @@
+"""Who owns a folder: a run directory, or a folder of checkpoints. A second owner is refused by the first one's name.
+
+The owner writes `.owner.json` into the folder, holds a lock on it (`flock`) and renews the file's time. A dead owner
+keeps nothing: on the same host the kernel lets go of its lock; on another host that shares the disk, where locks may
+not reach, its mark ends when it has not been renewed for `LEASE_SECONDS`. Ages are taken from the disk's own clock.
+
+`judge` decides; `Lease` opens, locks and writes.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import threading
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.atomic_files import cannot_write
+from bagpipe.lowlevel.strict_json import encode
+
+FILE_NAME = ".owner.json"
+RENEW_SECONDS = 10.0
+LEASE_SECONDS = 60.0
+"""An owner on another host that has not renewed its mark for so long is dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a folder, for people and for comparison."""
+
+    name: str
+    """What it is: `run demo in /x/runs/demo`."""
+    host: str
+    pid: int
+    started: str
+    """Local time, ISO 8601."""
+    boot: str
+    """Of the host: after a reboot a process of that number is another one."""
+
+    @classmethod
+    def here(cls, name: str, now: datetime) -> "Owner":
+        return cls(name, socket.gethostname(), os.getpid(), now.isoformat(timespec="seconds"), _boot_id())
+
+    def __str__(self) -> str:
+        return f"{self.name} (host {self.host}, pid {self.pid}, since {self.started})"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """It is somebody else's, who is alive."""
+
+    owner: Owner | None
+    """None: locked, but its mark cannot be read."""
+    free_in_seconds: float | None
+    """When it counts as dead if it gives no sign until then; None: as soon as it ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Free:
+    """It may be taken; `left_by` died without letting go."""
+
+    left_by: Owner | None
+
+
+def judge(found: Owner | None, us: Owner, *, locked: bool, age_seconds: float) -> Taken | Free:
+    """Whether a folder may be taken. Pure.
+
+    Args:
+        found: the owner that its mark names.
+        locked: whether another process holds the lock.
+        age_seconds: since the mark was renewed.
+    """
+    if locked:
+        return Taken(found, None)
+    if found is None:
+        return Free(None)
+    # Locks of this host's processes are seen: an owner of this host without one is dead, in this boot or an earlier.
+    if found.host == us.host or age_seconds > LEASE_SECONDS:
+        return Free(found)
+    return Taken(found, LEASE_SECONDS - max(age_seconds, 0.0))
+
+
+class Lease:
+    """A folder that this process owns until it is closed, or ends."""
+
+    def __init__(self, folder: Path, owner: Owner, descriptor: int, left_by: Owner | None) -> None:
+        self.folder, self.owner, self.left_by = folder, owner, left_by
+        self.lost = ""
+        """Why the folder is not ours any more; empty: it is."""
+        self._descriptor = descriptor
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @classmethod
+    def take(cls, folder: Path, what: str, owner: Owner) -> "Lease":
+        """Own this folder.
+
+        Args:
+            what: how the user named it, for the message: `spec.checkpoint.path`.
+
+        Raises:
+            ConfigError: it is somebody else's, who is named.
+            StorageError: its mark cannot be written.
+        """
+        path = folder / FILE_NAME
+        try:
+            while True:
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+                try:
+                    verdict = _look(descriptor, path, owner)
+                    if verdict is None:  # its owner let go of it meanwhile
+                        os.close(descriptor)
+                        continue
+                    if isinstance(verdict, Free):
+                        _write(descriptor, owner)
+                        return cls(folder, owner, descriptor, verdict.left_by)
+                except BaseException:
+                    os.close(descriptor)
+                    raise
+                os.close(descriptor)
+                raise ConfigError(f"{what}: {folder} is in use by {_in_words(verdict)}")
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def close(self) -> None:
+        """Let go of the folder, and leave no mark. Closing again does nothing."""
+        if self._over.is_set():
+            return
+        self._over.set()
+        self._thread.join()
+        if _read(self.folder / FILE_NAME) == self.owner:
+            with suppress(OSError):
+                os.unlink(self.folder / FILE_NAME)
+        os.close(self._descriptor)
+
+    def _renew(self) -> None:
+        while not self._over.wait(RENEW_SECONDS):
+            found = _read(self.folder / FILE_NAME)
+            if found is not None and found != self.owner:
+                self.lost = f"{self.folder} was taken by {found}, because this run gave no sign of life for too long"
+                return
+            with suppress(OSError):  # A disk that refuses now may take the next one.
+                os.utime(self._descriptor)
+
+
+def _look(descriptor: int, path: Path, us: Owner) -> Taken | Free | None:
+    """None: the file is not the one at `path` any more."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = False
+    except BlockingIOError:
+        locked = True
+    except OSError:  # A disk without locks: its mark's age decides.
+        locked = False
+    try:
+        if os.stat(path).st_ino != os.fstat(descriptor).st_ino:
+            return None
+    except FileNotFoundError:
+        return None
+    return judge(_read(path), us, locked=locked, age_seconds=_disk_time(path.parent) - os.fstat(descriptor).st_mtime)
+
+
+def _disk_time(folder: Path) -> float:
+    """Now, by the clock of whoever keeps this folder."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as probe:
+        probe.write(b"x")
+        probe.flush()
+        return os.fstat(probe.fileno()).st_mtime
+
+
+def _write(descriptor: int, owner: Owner) -> None:
+    content = encode(asdict(owner), indent=1).encode()
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, content, 0)
+    os.fsync(descriptor)
+
+
+def _read(path: Path) -> Owner | None:
+    try:
+        return Owner(**json.loads(path.read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _in_words(taken: Taken) -> str:
+    who = str(taken.owner) if taken.owner is not None else "another run"
+    if taken.free_in_seconds is None:
+        return f"{who}; wait for its end or choose another"
+    left = f"{taken.free_in_seconds:.0f} s"
+    return f"{who}; if that is dead, the folder is free in {left}; wait for its end or choose another"
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,114 @@
+"""A run goes on from the newest sound checkpoint, or from the one that somebody chose, and says what it passed over."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bagpipe.batch import Cursor
+from bagpipe.checkpoint.manifest import Manifest
+from bagpipe.checkpoint.start import ASIDE, chosen_checkpoint, starting_checkpoint
+from bagpipe.checkpoint.store import commit, describe_file, directory_of, list_checkpoints, prune
+from bagpipe.config.document import DataConfig, JobSpec
+from bagpipe.errors import CheckpointError
+
+FILE = "dense.safetensors"
+
+
+def save(root: Path, step: int) -> Path:
+    """A checkpoint of one file."""
+    directory = directory_of(root, step)
+    directory.mkdir(parents=True)
+    (directory / FILE).write_bytes(bytes([step]) * 100)
+    manifest = Manifest(
+        job="j",
+        step=step,
+        cursor=Cursor(0, step),
+        spec=JobSpec(data=DataConfig(path="x")),
+        tables=(),
+        record_widths=(),
+        num_servers=1,
+        num_trainers=1,
+        shards=(),
+        dense=(describe_file(directory, FILE),),
+        created="now",
+    )
+    commit(directory, manifest)
+    return directory
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> list[Path]:
+    return [save(tmp_path, step) for step in (8, 16, 24)]
+
+
+def change_a_byte(directory: Path) -> None:
+    content = bytearray((directory / FILE).read_bytes())
+    content[50] ^= 1
+    (directory / FILE).write_bytes(content)
+
+
+def half_a_manifest(directory: Path) -> None:
+    path = directory / "manifest.json"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def lose_a_file(directory: Path) -> None:
+    (directory / FILE).unlink()
+
+
+@pytest.mark.parametrize("spoil", [change_a_byte, half_a_manifest, lose_a_file])
+def test_a_damaged_newest_one_is_passed_over_by_name(
+    tmp_path: Path, saved: list[Path], spoil: Callable[[Path], None]
+) -> None:
+    """The newest sound one is taken, the damaged one is named and set aside, and nothing of it is deleted."""
+    spoil(saved[2])
+    told: list[str] = []
+    assert starting_checkpoint(tmp_path, strict=False, note=told.append) == saved[1]
+    assert len(told) == 1 and str(saved[2]) in told[0] and str(saved[1]) in told[0]
+    assert list_checkpoints(tmp_path) == saved[:2] and (saved[2] / ASIDE).exists()
+
+
+def test_retention_keeps_the_sound_one(tmp_path: Path, saved: list[Path]) -> None:
+    """A damaged checkpoint does not count among those that are kept, so it never displaces a sound one."""
+    change_a_byte(saved[2])
+    starting_checkpoint(tmp_path, strict=False, note=lambda _: None)
+    prune(tmp_path, 1)
+    assert list_checkpoints(tmp_path) == [saved[1]]
+
+
+def test_strict_refuses_and_changes_nothing(tmp_path: Path, saved: list[Path]) -> None:
+    """With spec.checkpoint.strict a damaged newest checkpoint is an error that names file and setting."""
+    change_a_byte(saved[2])
+    with pytest.raises(CheckpointError, match=r"dense\.safetensors.*checksum.*spec\.checkpoint\.strict"):
+        starting_checkpoint(tmp_path, strict=True, note=lambda _: None)
+    assert list_checkpoints(tmp_path) == saved
+
+
+def test_where_none_is_sound_nothing_is_set_aside(tmp_path: Path, saved: list[Path]) -> None:
+    """The run neither begins again in silence nor loses a manifest: the newest one's damage is told."""
+    for directory in saved:
+        change_a_byte(directory)
+    with pytest.raises(CheckpointError, match=r"none of its 3 checkpoints is sound.*step-00000024"):
+        starting_checkpoint(tmp_path, strict=False, note=lambda _: None)
+    assert list_checkpoints(tmp_path) == saved
+
+
+def test_no_checkpoint_is_the_beginning(tmp_path: Path) -> None:
+    """Without any, and without a folder, there is none to go on from."""
+    assert starting_checkpoint(tmp_path / "none", strict=True, note=lambda _: None) is None
+
+
+def test_a_chosen_one_leaves_the_newer_ones(tmp_path: Path, saved: list[Path]) -> None:
+    """Newer checkpoints are of another course of the run: they are named and set aside, older ones stay."""
+    told: list[str] = []
+    assert chosen_checkpoint(saved[0], tmp_path, note=told.append) == saved[0]
+    assert list_checkpoints(tmp_path) == saved[:1] and len(told) == 2
+
+
+def test_a_chosen_one_must_be_sound(tmp_path: Path, saved: list[Path]) -> None:
+    """A damaged choice is refused, and nothing is set aside for it."""
+    change_a_byte(saved[0])
+    with pytest.raises(CheckpointError, match="checksum"):
+        chosen_checkpoint(saved[0], tmp_path, note=lambda _: None)
+    assert list_checkpoints(tmp_path) == saved

@@ -1,0 +1,108 @@
+"""A folder has one owner, whose name the second one is told; a dead owner keeps nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bagpipe.errors import ConfigError
+from bagpipe.lowlevel import lease
+from bagpipe.lowlevel.lease import FILE_NAME, LEASE_SECONDS, Free, Lease, Owner, Taken, judge
+
+US = Owner("run b in /b", "here", 2, "2026-01-02T03:04:05", "boot")
+THEM = Owner("run a in /a", "there", 1, "2026-01-02T03:04:05", "boot")
+
+HOLD = """
+import sys
+from datetime import datetime
+from pathlib import Path
+from bagpipe.lowlevel.lease import Lease, Owner
+held = Lease.take(Path(sys.argv[1]), "here", Owner.here("run first in /first", datetime.now()))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def holder(folder: Path) -> subprocess.Popen[bytes]:
+    """Another process that owns a folder until its input ends."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    return process
+
+
+def second(folder: Path) -> Lease:
+    return Lease.take(folder, "spec.checkpoint.path", Owner.here("run second in /second", datetime.now()))
+
+
+@given(
+    st.sampled_from([None, THEM, replace(THEM, host="here")]),
+    st.booleans(),
+    st.floats(-10, 10 * LEASE_SECONDS, allow_nan=False),
+)
+def test_only_the_dead_are_succeeded(found: Owner | None, locked: bool, age: float) -> None:
+    """A lock that is held always refuses; without one, the same host's mark and an old one of another host end."""
+    verdict = judge(found, US, locked=locked, age_seconds=age)
+    if locked:
+        assert verdict == Taken(found, None)
+    elif found is None or found.host == "here" or age > LEASE_SECONDS:
+        assert verdict == Free(found)
+    else:
+        assert isinstance(verdict, Taken) and verdict.free_in_seconds is not None
+        assert 0 <= verdict.free_in_seconds <= LEASE_SECONDS
+
+
+def test_the_second_is_refused_by_the_firsts_name(tmp_path: Path) -> None:
+    """While another process owns a folder, the second is told its name, host, process and time; then it is free."""
+    process = holder(tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        second(tmp_path)
+    for part in ("spec.checkpoint.path", "run first in /first", f"pid {process.pid}", "since 20", os.uname().nodename):
+        assert part in str(refused.value)
+    process.communicate(b"")
+    second(tmp_path).close()
+    process.stdin = process.stdout = None
+
+
+def test_a_killed_owner_keeps_nothing(tmp_path: Path) -> None:
+    """SIGKILL leaves a mark; the next one takes the folder at once, says whose it was, and leaves no mark itself."""
+    process = holder(tmp_path)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with second(tmp_path) as taken:
+        assert taken.left_by is not None and taken.left_by.pid == process.pid
+        assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_owner_on_another_host_lives_as_long_as_it_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock cannot be seen from here: a fresh mark refuses, and one that was not renewed for a while does not."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(lease.socket, "gethostname", lambda: "elsewhere")
+        first = Lease.take(tmp_path, "here", Owner.here("run first in /first", datetime.now()))
+    lease.fcntl.flock(first._descriptor, lease.fcntl.LOCK_UN)
+    with pytest.raises(ConfigError, match=r"run first in /first \(host elsewhere.*free in \d+ s"):
+        second(tmp_path)
+    old = os.stat(tmp_path / FILE_NAME).st_mtime - LEASE_SECONDS - 1
+    os.utime(tmp_path / FILE_NAME, (old, old))
+    with second(tmp_path):
+        first.close()  # the first one's end takes nothing from the second
+        assert (tmp_path / FILE_NAME).exists()
+
+
+def test_whoever_was_succeeded_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that gave no sign for too long finds another name in its folder, and does not go on."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.01)
+    with second(tmp_path) as held:
+        assert held.lost == ""
+        descriptor = os.open(tmp_path / FILE_NAME, os.O_RDWR)
+        lease._write(descriptor, THEM)
+        os.close(descriptor)
+        held._thread.join(10)
+        assert "was taken by run a in /a" in held.lost
