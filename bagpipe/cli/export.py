@@ -1,4 +1,4 @@
-"""`bagpipe export`: a trained model as a folder that scores raw rows without Bagpipe."""
+"""`bagpipe export`: a trained model as a folder that scores raw rows without Bagpipe, or one table's vectors."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -9,19 +9,32 @@ from bagpipe.cli.checkpoint import Where, newest
 from bagpipe.cli.values import local_path
 
 if TYPE_CHECKING:
+    from bagpipe.export.graph import GraphFormat
     from bagpipe.export.tables import Dtype
 
 DTYPES = ("fp32", "fp16", "int8")
+FORMATS = ("score", "torch-export", "onnx")
 
 
 def export(
     where: Where,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
-            metavar="OUT", help="Folder to write to; it must be empty or new.", show_default=False, parser=local_path
+            metavar="[OUT]",
+            help="Folder to write to; it must be empty or new.",
+            show_default=False,
+            parser=local_path,
         ),
-    ],
+    ] = None,
+    file_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="score: score.py alone; torch-export, onnx: lookup and dense part as one graph beside it.",
+        ),
+    ] = "score",
     dtype: Annotated[
         list[str] | None,
         typer.Option(
@@ -33,17 +46,54 @@ def export(
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help="Store rows that training never touched too, as whole tables.")
     ] = False,
+    table: Annotated[
+        str | None,
+        typer.Option("--table", metavar="TABLE", help="Write this table's values, rows and vectors instead."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="With --table: Parquet file to write.", parser=local_path),
+    ] = None,
 ) -> None:
     """Write a model as a folder whose score.py turns raw rows into scores with torch, numpy and pyarrow alone."""
+    from bagpipe.errors import ConfigError
+
+    if (table is None) != (to is None):
+        raise ConfigError("--table and --to go together: --table item --to items.parquet")
+    if table is not None and to is not None:
+        if out is not None or dtype or all_rows or file_format != "score":
+            raise ConfigError("--table writes one Parquet file: leave out OUT, --format, --dtype and --all-rows")
+        _vectors(where, table, to)
+        return
+    if out is None:
+        raise ConfigError("expected a folder to export to: bagpipe export RUN OUT")
+    if file_format not in FORMATS:
+        raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, found {file_format!r}")
+    _folder(where, out, file_format, _dtypes(dtype or []), all_rows=all_rows)
+
+
+def _vectors(where: Path, table: str, to: Path) -> None:
+    from bagpipe.export.vectors import export_vectors
+
+    rows = export_vectors(newest(where), table, to)
+    typer.echo(f"{to}: {rows:,} rows of {table}, columns value, row, vector")
+
+
+def _folder(where: Path, out: Path, file_format: str, dtypes: "dict[str, Dtype]", *, all_rows: bool) -> None:
+    from bagpipe.errors import ConfigError
     from bagpipe.export.loss_in_auc import loss_in_auc
     from bagpipe.export.write import export_model
 
-    checkpoint, dtypes = newest(where), _dtypes(dtype or [])
-    done = export_model(checkpoint, out, dtypes=dtypes, all_rows=all_rows)
+    graph = None if file_format == "score" else cast("GraphFormat", file_format)
+    rounded = bool(set(dtypes.values()) - {"fp32"})
+    if graph is not None and rounded:
+        raise ConfigError(f"--format {graph}: tables in a graph are float32; leave --dtype out")
+    checkpoint = newest(where)
+    done = export_model(checkpoint, out, dtypes=dtypes, all_rows=all_rows, graph=graph)
     typer.echo(f"{out}: {', '.join(done.files)}")
     if done.requires:
         typer.echo(f"the model's code imports {', '.join(done.requires)}; install them where it scores")
-    if set(dtypes.values()) - {"fp32"}:
+    if rounded:
         typer.echo(loss_in_auc(checkpoint, dtypes))
 
 

@@ -20,13 +20,20 @@ def predict(
     file_format: Annotated[str, typer.Option("--format", help="As data.format, where it cannot be told.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Score raw rows by a checkpoint, with the transform that it keeps: Parquet with a score for each label."""
+    """Score raw rows by a checkpoint or an export, with the transform that it keeps: Parquet, one score a label."""
     from bagpipe.config.paths import absolute
     from bagpipe.errors import ConfigError
-    from bagpipe.trainer.predict import predict as write
+    from bagpipe.export.predict import predict as write
+    from bagpipe.export.write import is_export
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists already; choose another name, or allow --overwrite")
-    done = write(newest(where), absolute(data, "--data"), out, keep=keep or (), file_format=file_format)
+    done = write(
+        where if is_export(where) else newest(where),
+        absolute(data, "--data"),
+        out,
+        keep=keep or (),
+        file_format=file_format,
+    )
     skipped = f", {done.bad_lines:,} bad rows skipped" if done.bad_lines else ""
     typer.echo(f"{out}: {done.rows:,} rows, columns file, row, {', '.join([*(keep or ()), *done.columns])}{skipped}")

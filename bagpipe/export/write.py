@@ -12,7 +12,7 @@ import importlib.util
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,17 +22,19 @@ import msgspec
 from bagpipe.checkpoint.digest import DENSE_WEIGHTS
 from bagpipe.checkpoint.kept_data import KeptData, load_kept
 from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
-from bagpipe.checkpoint.kept_rows import kept_rows
+from bagpipe.checkpoint.kept_rows import KeptRows, kept_rows
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.config.losses import loss_kind
 from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.export.code import code_for
+from bagpipe.export.graph import Graph, GraphFormat, graph_inputs, write_graph
 from bagpipe.export.tables import Dtype, write_tables
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.models.base import constructor_arguments, find_model
 from bagpipe.rows.recipe import recipe_of
 from bagpipe.standalone import score
 from bagpipe.standalone.model import VERSION
+from bagpipe.trainer.scorer import Scorer
 
 OFFERED = ("layout", "num_dense", "num_labels")
 
@@ -48,7 +50,12 @@ class Exported:
 
 
 def export_model(
-    directory: Path, out: Path, *, dtypes: Mapping[str, Dtype] | None = None, all_rows: bool = False
+    directory: Path,
+    out: Path,
+    *,
+    dtypes: Mapping[str, Dtype] | None = None,
+    all_rows: bool = False,
+    graph: GraphFormat | None = None,
 ) -> Exported:
     """Write a checkpoint's model as a folder that scores alone, and load it once to see that it does.
 
@@ -57,6 +64,7 @@ def export_model(
         out: a folder that is empty or not there.
         dtypes: how the values of a table are stored, by its name; `*`: of all others. By default fp32.
         all_rows: store rows that training never touched too; without, they are computed when they are read.
+        graph: lookup and dense part as one graph too, in this format.
 
     Raises:
         CheckpointError: the checkpoint is incomplete or corrupt, or keeps no transform.
@@ -74,8 +82,13 @@ def export_model(
     model = _model(checkpoint, kept)
     code = code_for(model["module"])
     facts = _facts(checkpoint, kept, model, chosen, all_rows=all_rows) | {"requires": sorted(code.requires)}
+    rows = kept_rows(checkpoint)
     with _all_or_nothing(out):
-        names = write_tables(kept_rows(checkpoint), out, chosen, all_rows=all_rows)
+        names = write_tables(rows, out, chosen, all_rows=all_rows)
+        if graph is not None:
+            made = _graph(checkpoint, kept, rows)
+            names.append(write_graph(made, out, graph))
+            facts["graph"] = [asdict(known) for known in made.inputs]
         names += _copy(checkpoint, out)
         for name, text in code.files.items():
             make_folder((out / "code" / name).parent)
@@ -86,6 +99,12 @@ def export_model(
         for folder in out.rglob("__pycache__"):
             shutil.rmtree(folder)
     return Exported(out, (*names, "model.json", "score.py", "code"), tuple(sorted(code.requires)))
+
+
+def _graph(checkpoint: Checkpoint, kept: KeptData, rows: Sequence[KeptRows]) -> Graph:
+    model, info = Scorer(checkpoint, kept.transform, rows).model, kept.transform.info
+    layout = checkpoint.manifest.layout
+    return Graph(model, len(info.dense), layout, rows, graph_inputs(layout, info, model))
 
 
 def load_export(folder: Path) -> Any:

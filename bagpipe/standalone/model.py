@@ -17,7 +17,7 @@ from torch import nn
 
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.strict_json import encode
-from bagpipe.standalone.block import Block, batches_of
+from bagpipe.standalone.block import Block, Values, batches_of
 from bagpipe.standalone.click_logs import CRITEO_DENSE, CRITEO_SPARSE, AvazuColumns, CriteoColumns
 from bagpipe.standalone.columns import OwnColumns
 from bagpipe.standalone.embeddings import FeatureRows, SparseEmbeddings
@@ -94,7 +94,7 @@ class ExportedModel:
         Raises:
             DataError: the data cannot be read, or a row is malformed.
         """
-        for block in batches_of(self._blocks(path, tuple(keep)), self.batch_size):
+        for block in batches_of(self.blocks(path, tuple(keep)), self.batch_size):
             columns: dict[str, Any] = {"file": pa.array(block.file), "row": pa.array(block.rows_B)}
             if block.kept is not None:
                 columns |= {name: block.kept.column(name) for name in keep}
@@ -138,7 +138,33 @@ class ExportedModel:
             groups.append(features)
         return SparseEmbeddings(groups, len(block))
 
-    def _blocks(self, path: str, keep: tuple[str, ...]) -> Iterator[Block]:
+    def graph_inputs(self, block: Block) -> dict[str, npt.NDArray[Any]]:
+        """The inputs by name of the graph that was exported beside this model (`--format`).
+
+        Raises:
+            ConfigError: the export has no graph.
+        """
+        if "graph" not in self.facts:
+            raise ConfigError("this export has no graph; make one with `bagpipe export --format onnx` or torch-export")
+        places = {feature["name"]: place for place, feature in enumerate(self.info["features"])}
+        tables = {name: table.name for table in self.layout.tables for name in table.feature_names}
+        found: dict[str, npt.NDArray[Any]] = {}
+        for known in self.facts["graph"]:
+            name = known["feature"]
+            if name is None:
+                found[known["name"]] = block.dense_BF
+                continue
+            values = block.values[places[name]]
+            if known["kind"] == "rows":
+                cells: Any = self._finders[tables[name]].rows(values.codes_N, name)
+            else:
+                ones = np.ones(len(values.codes_N), np.float32)
+                cells = ones if values.weights_N is None else values.weights_N
+            found[known["name"]] = _rectangle(cells, values, known["longest"]) if known["several"] else cells
+        return found
+
+    def blocks(self, path: str, keep: tuple[str, ...] = ()) -> Iterator[Block]:
+        """The rows of a file or folder as the model's values, in pieces as they are read."""
         if keep and not isinstance(self.source, OwnColumns):
             raise ConfigError("--keep: this format has no columns of its own; rows are named by file and number")
         for file in files_of(path):
@@ -160,6 +186,22 @@ class ExportedModel:
             block = source.block(table, file, first)
             first += table.num_rows
             yield replace(block, kept=table.select(list(keep))) if keep else block
+
+
+def _rectangle(cells: npt.NDArray[Any], values: Values, longest: int | None) -> npt.NDArray[Any]:
+    """`[B, k]`: each example's cells, filled up with -1; k is at least 1.
+
+    Raises:
+        DataError: an example has more values than the graph takes.
+    """
+    lengths = np.ones(len(cells), np.int64) if values.lengths_B is None else values.lengths_B
+    most = int(lengths.max(initial=1))
+    if longest is not None and most > longest:
+        raise DataError(f"an example has {most} values of a feature of which the graph takes {longest}")
+    out = np.full((len(lengths), longest or most), -1, cells.dtype)
+    within = np.arange(len(cells)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    out[np.repeat(np.arange(len(lengths)), lengths), within] = cells
+    return out
 
 
 def _source(info: Mapping[str, Any]) -> Tabular | Records:

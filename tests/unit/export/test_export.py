@@ -15,18 +15,23 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnxruntime
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.columns import DenseColumn, SparseColumn
 from bagpipe.config.model import MODEL_SETTINGS
-from bagpipe.errors import CheckpointError, ConfigError, StorageError
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, StorageError
+from bagpipe.export.predict import predict as predict_any
 from bagpipe.export.tables import load_tables
+from bagpipe.export.vectors import export_vectors
 from bagpipe.export.write import export_model, load_export
 from bagpipe.rows.initial import initial_rows, row_scale
 from bagpipe.standalone import column_settings, plain_kernels
 from bagpipe.standalone import embeddings as alone
+from bagpipe.standalone.block import batches_of
 from bagpipe.trainer.predict import predict
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -87,6 +92,17 @@ class Gate(nn.Module):
 
     def forward(self, x):
         return self.linear(x).tanh()
+"""
+BRANCHING = """from torch import nn
+
+class M(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.over = nn.Linear(8, 1)
+
+    def forward(self, dense, sparse):
+        x = self.over(sparse.concatenated())
+        return x if x.sum() > 0 else -x
 """
 TORCHREC_MODEL = """from torch import nn
 import torch
@@ -362,6 +378,21 @@ def test_score_py_equals_predict_to_the_last_digit_without_bagpipe(
         assert len(set(ours[list(ours)[-1]])) > 20, f"{name}: scores that hardly differ prove little"
 
 
+def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """The same file as from the checkpoint, a score for each label; what the data lacks is said in the same way."""
+    export_model(checkpoints["own"], tmp_path / "own")
+    for where, out in ((checkpoints["own"], "a"), (tmp_path / "own", "b")):
+        done = predict_any(where, data_of(folder, "own"), tmp_path / out, keep=("user",))
+        assert (done.rows, done.columns) == (300, ("score_clicked", "score_bought"))
+    assert scores_of(tmp_path / "a") == scores_of(tmp_path / "b")
+    (tmp_path / "other.csv").write_text("clicked,price\n1,2\n")
+    with pytest.raises(BagpipeError, match="age"):
+        predict_any(tmp_path / "own", str(tmp_path / "other.csv"), tmp_path / "c")
+    with pytest.raises(ConfigError, match=r"--keep: .* has no column 'usr'; did you mean 'user'\?"):
+        predict_any(checkpoints["own"], data_of(folder, "own"), tmp_path / "c", keep=("usr",))
+    assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", ".c.tmp")]
+
+
 def test_rows_as_dicts_have_the_scores_of_the_file(folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """The same rows as Python values, one by one and all at once, in another order of keys, with keys left out."""
     export_model(checkpoints["own"], tmp_path / "own")
@@ -434,6 +465,59 @@ def test_an_export_that_finds_no_room_leaves_nothing(checkpoints: dict[str, Path
         export_model(checkpoints["own"], out)
         with pytest.raises(ConfigError, match="expected an empty directory"):
             export_model(checkpoints["own"], out)
+
+
+@pytest.mark.parametrize(("kind", "some"), [("torch-export", ("own",)), ("onnx", ())])
+def test_a_graph_of_lookup_and_dense_part_gives_the_scores(
+    kind: Any, some: tuple[str, ...], checkpoints: dict[str, Path], folder: Path, tmp_path: Path
+) -> None:
+    """On raw rows in batches of other sizes than the traced one, within 1e-6: every model in onnxruntime."""
+    for name in some or checkpoints:
+        export_model(checkpoints[name], tmp_path / name, graph=kind)
+        model = load_export(tmp_path / name)
+        run = graph_of(tmp_path / name)
+        for block in batches_of(model.blocks(data_of(folder, name)), 70):
+            logits = run(model.graph_inputs(block)).astype(np.float64)
+            np.testing.assert_allclose(1 / (1 + np.exp(-logits)), model.predictions(block), atol=1e-6, err_msg=name)
+
+
+def graph_of(folder: Path) -> Callable[[dict[str, Any]], Any]:
+    if (folder / "model.onnx").exists():
+        session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+        return lambda inputs: session.run(None, inputs)[0]
+    module = torch.export.load(folder / "model.pt2").module()
+    return lambda inputs: module(*map(torch.from_numpy, inputs.values())).numpy()
+
+
+def test_a_model_without_a_graph_is_refused_by_name(
+    folder: Path, trained: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A condition on the data has no graph: one line names the model and the way out, and nothing is left."""
+    (folder / "models" / "a_model_that_branches.py").write_text(BRANCHING)
+    (folder / "ab.csv").write_text(ab_csv(random.Random(1)))
+    data = {"path": str(folder / "ab.csv"), "columns": ab_columns(), "encoding": "hash"}
+    spec = {"model": {"entrypoint": "a_model_that_branches:M"}, "data": data, "embedding": {"tables": ab_tables()}}
+    checkpoint = trained(json.dumps({"metadata": {"name": "x"}, "spec": spec}))
+    with pytest.raises(ConfigError, match=r"the model M has no graph: .*; export without --format: score.py runs it"):
+        export_model(checkpoint, tmp_path / "graph", graph="onnx")
+    assert not (tmp_path / "graph").exists()
+    export_model(checkpoint, tmp_path / "alone")
+
+
+def test_vectors_of_a_table_come_with_their_values(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Value, row and vector by row; the values are the vocabulary's, the vectors the table's."""
+    export_model(checkpoints["own"], tmp_path / "all", all_rows=True)
+    count = export_vectors(checkpoints["own"], "items", tmp_path / "items.parquet")
+    found = pq.read_table(tmp_path / "items.parquet")
+    assert count == found.num_rows > 20 and found.column_names == ["value", "row", "vector"]
+    assert {"i1", "i39"} <= set(found["value"].to_pylist()), "texts of up to 8 characters are known"
+    table = load_tables(tmp_path / "all")["items"]
+    np.testing.assert_array_equal(np.stack(found["vector"].to_pylist()), table[found["row"].to_numpy()])
+    ids = export_vectors(checkpoints["wdl"], "C1", tmp_path / "ids.parquet")
+    numbers = pq.read_table(tmp_path / "ids.parquet")
+    assert numbers["value"].to_pylist() == [str(row) for row in numbers["row"].to_pylist()] and ids > 10
+    with pytest.raises(ConfigError, match="there is no table item; the tables are user, items, tags, age_band"):
+        export_vectors(checkpoints["own"], "item", tmp_path / "none.parquet")
 
 
 def test_a_model_that_needs_what_an_export_lacks_is_refused_by_name(

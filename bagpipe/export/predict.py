@@ -1,0 +1,34 @@
+"""Scores of raw rows by a checkpoint or by an export, whichever a folder is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from bagpipe.errors import BagpipeError, ConfigError, DataError
+from bagpipe.export.write import is_export, load_export
+from bagpipe.trainer import predict as by_checkpoint
+from bagpipe.trainer.predict import Predicted, write_scores
+
+
+def predict(where: Path, path: str, out: Path, *, keep: Sequence[str] = (), file_format: str = "auto") -> Predicted:
+    """As `bagpipe.trainer.predict.predict`; `where` may be an export too, which reads local files only.
+
+    Raises:
+        ConfigError: a format is stated for an export, which knows its own.
+        and as for a checkpoint.
+    """
+    if not is_export(where):
+        return by_checkpoint.predict(where, path, out, keep=keep, file_format=file_format)
+    if file_format != "auto":
+        raise ConfigError(f"--format: {where} is an export, which reads what its model was trained on; leave it out")
+    model = load_export(where)
+    try:
+        rows = write_scores(model.score_file(path, keep), out)
+    except BagpipeError:
+        raise
+    except Exception as error:
+        # The export's code is its own package, and so are its errors.
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        raise (ConfigError if code == ConfigError.exit_code else DataError)(str(error)) from None
+    return Predicted(rows, 0, tuple(f"score_{name}" for name in model.labels))
