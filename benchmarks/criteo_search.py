@@ -1,17 +1,17 @@
 """The search for a recipe on Criteo's log, judged on the last tenth of the training part.
 
     python benchmarks/criteo_search.py train.txt [TRIAL ...]
+    python benchmarks/criteo_search.py train.txt --test chosen
 
-The last tenth of the log is the test part and takes no part here: it is cut off before anything else. A trial is a line
-of `TRIALS`; without names all are run. Each is trained with several seeds, and printed are the mean AUC and log loss of
-the seeds alone, and those of their mean log-odds (the ensemble).
+The last tenth of the log is the test part. Without `--test` it takes no part here: it is cut off before anything else.
+With it, whatever is named is judged on that part, which is to be done once. A trial is a line of `TRIALS`; without
+names all are run. Each is trained with its number of seeds, and printed are the mean AUC and log loss of the seeds
+alone, and those of their mean log-odds (the ensemble).
 
 Training is what a run with one trainer computes by contract, in one process without a cache: the same models, lookups
 and first rows, Adagrad for rows and Adam for the rest.
 """
 
-import copy
-import importlib.util
 import sys
 import time
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import criteo_features as recipe
 import numpy as np
 import torch
 
@@ -30,35 +31,27 @@ from bagpipe.models.layers import step_setter
 from bagpipe.rows.initial import initial_rows
 from bagpipe.tables import Table, TableLayout
 
-ROOT = Path(__file__).resolve().parents[1]
-_spec = importlib.util.spec_from_file_location("criteo_features", ROOT / "examples" / "criteo_features.py")
-recipe = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(recipe)
-
 
 @dataclass(frozen=True)
 class Trial:
-    """One recipe."""
+    """One recipe; statistics are those of `criteo_features.py`."""
 
     model: str = "dlrm"
     settings: dict[str, Any] = field(default_factory=lambda: {"bottom_mlp": (64,), "over_mlp": (256,)})
     dim: int = 8
     min_count: int = 3
-    counts: bool = True
-    odds: bool = True
+    counts: bool = False
+    odds: bool = False
     row_lr: float = 0.02
     row_eps: float = 0.003
     lr: float = 0.001
-    weight_decay: float = 0.0
     batch: int = 128
-    epochs: int = 1
-    fresh_rows: bool = False
-    """Every epoch begins with new rows, and with the dense weights of the one before."""
+    passes: int = 1
+    new_rows: bool = True
+    """Every pass begins with new rows and optimizers, and with the dense weights of the one before."""
     decay: bool = False
-    """Rates fall to zero over each epoch, linearly."""
-    average: float = 0.0
-    """Exponential moving average of the dense weights, for scoring."""
-    seeds: int = 2
+    """Rates fall to zero over each pass, linearly."""
+    seeds: int = 1
 
 
 class Data:
@@ -94,48 +87,53 @@ class Data:
 
 
 def train(data: Data, trial: Trial, seed: int) -> list[np.ndarray]:
-    """Log-odds of the rows after the training part, after each epoch."""
+    """Log-odds of the rows after the training part, after each pass."""
     dense, (keys, layout) = data.dense(trial), data.rows(trial)
-    config = ModelConfig(name=trial.model, **trial.settings)
-    model = build_model(config, layout, dense.shape[1], 1, seed)
-    optimizer = torch.optim.Adam(model.parameters(), lr=trial.lr, weight_decay=trial.weight_decay)
-    table = np.concatenate(
-        [initial_rows(seed, n, range(t.num_embeddings), trial.dim, 0.001) for n, t in enumerate(layout.tables)]
-    )
-    set_step, step = step_setter(model, seed), 0
-    scores = []
-    steps = -(-data.num_train // trial.batch)
-    averaged = copy.deepcopy(model)
-    for epoch in range(trial.epochs):
-        if epoch == 0 or trial.fresh_rows:
-            weights, squares = torch.from_numpy(table.copy()), torch.zeros(table.shape)
-        model.train()
-        for begin in range(0, data.num_train, trial.batch):
-            part = slice(begin, min(begin + trial.batch, data.num_train))
-            set_step(step, 0)
-            rate = 1.0 - (step % steps) / steps if trial.decay else 1.0
-            for group in optimizer.param_groups:
-                group["lr"] = trial.lr * rate
-            step += 1
-            logits, leaf, used = forward(model, layout, dense[part], keys[part], weights)
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, torch.from_numpy(data.labels[part]).unsqueeze(1)
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            squares[used] += leaf.grad * leaf.grad
-            weights[used] -= rate * trial.row_lr * leaf.grad / (squares[used].sqrt() + trial.row_eps)
-            if trial.average:
-                with torch.no_grad():
-                    for mean, weight in zip(averaged.parameters(), model.parameters(), strict=True):
-                        mean.lerp_(weight, 1.0 - min(trial.average, step / (step + 10)))
-        judged = averaged if trial.average else model
-        judged.eval()
+    model = build_model(ModelConfig(name=trial.model, **trial.settings), layout, dense.shape[1], 1, seed)
+    first = [initial_rows(seed, n, range(t.num_embeddings), trial.dim, 0.001) for n, t in enumerate(layout.tables)]
+    scores: list[np.ndarray] = []
+    for number in range(trial.passes):
+        if number == 0 or trial.new_rows:
+            weights = torch.from_numpy(np.concatenate(first))
+            squares = torch.zeros(weights.shape)
+            optimizer = torch.optim.Adam(model.parameters(), lr=trial.lr)
+        one_pass(data, trial, seed, model, layout, optimizer, dense, keys, weights, squares)
+        model.eval()
         with torch.no_grad():
             rest = slice(data.num_train, len(data.labels))
-            scores.append(forward(judged, layout, dense[rest], keys[rest], weights)[0].squeeze(1).numpy())
+            scores.append(forward(model, layout, dense[rest], keys[rest], weights)[0].squeeze(1).numpy())
     return scores
+
+
+def one_pass(
+    data: Data,
+    trial: Trial,
+    seed: int,
+    model: Any,
+    layout: TableLayout,
+    optimizer: torch.optim.Optimizer,
+    dense: np.ndarray,
+    keys: np.ndarray,
+    weights: torch.Tensor,
+    squares: torch.Tensor,
+) -> None:
+    """Train the model, and the rows in place."""
+    model.train()
+    set_step, begins = step_setter(model, seed), range(0, data.num_train, trial.batch)
+    for step, begin in enumerate(begins):
+        part = slice(begin, min(begin + trial.batch, data.num_train))
+        set_step(step, 0)
+        rate = 1.0 - step / len(begins) if trial.decay else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = trial.lr * rate
+        logits, leaf, used = forward(model, layout, dense[part], keys[part], weights)
+        labels = torch.from_numpy(data.labels[part]).unsqueeze(1)
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        squares[used] += leaf.grad * leaf.grad
+        weights[used] -= rate * trial.row_lr * leaf.grad / (squares[used].sqrt() + trial.row_eps)
 
 
 def forward(
@@ -161,34 +159,45 @@ def judge(scores: Sequence[np.ndarray], labels: np.ndarray) -> str:
 
 MLP = {"bottom_mlp": (256, 128), "deep_inputs": "all"}
 CROSS = {"bottom_mlp": (64,), "over_mlp": (256,), "cross_layers": 2, "cross_rank": 16}
+BOTH = {"counts": True, "odds": True}
+PASSES = {"passes": 3, "seeds": 2}
 TRIALS: dict[str, Trial] = {
-    "dlrm-plain": Trial(counts=False, odds=False),
-    "dlrm-odds": Trial(counts=False),
-    "dlrm": Trial(),
-    "wdl": Trial(model="wdl", settings=MLP),
-    "decay": Trial(decay=True),
-    "fresh": Trial(fresh_rows=True, epochs=2, seeds=1),
-    "lr2": Trial(lr=0.002, seeds=1),
-    "rows2": Trial(row_lr=0.04, seeds=1),
-    "batch64": Trial(batch=64, seeds=1),
-    "dcn": Trial(model="dcn", settings=CROSS, seeds=1),
-    "autoint": Trial(model="autoint", settings={"attention_layers": 2}, seeds=1),
-    "dcnv2": Trial(model="dcnv2", settings={"over_mlp": (256,), "cross_layers": 2}, seeds=1),
-    "deepfm": Trial(model="deepfm", settings={"over_mlp": (64, 64)}, dim=9, seeds=1),
+    "one-pass": Trial(seeds=2),
+    "odds": Trial(odds=True, seeds=2),
+    "both": Trial(**BOTH, seeds=2),
+    "both-decay": Trial(**BOTH, decay=True, seeds=2),
+    "both-lr": Trial(**BOTH, lr=0.002),
+    "both-row-lr": Trial(**BOTH, row_lr=0.04),
+    "both-batch": Trial(**BOTH, batch=64),
+    "both-wdl": Trial(**BOTH, model="wdl", settings=MLP, seeds=2),
+    "both-dcn": Trial(**BOTH, model="dcn", settings=CROSS),
+    "both-dcnv2": Trial(**BOTH, model="dcnv2", settings={"over_mlp": (256,), "cross_layers": 2}),
+    "same-rows": Trial(passes=2, new_rows=False),
+    "passes": Trial(passes=4),
+    "passes-wide": Trial(**BOTH, passes=4, settings={"bottom_mlp": (128,), "over_mlp": (512, 256)}),
+    "passes-row-lr": Trial(row_lr=0.03, **PASSES),
+    "passes-wdl": Trial(model="wdl", settings=MLP, **PASSES),
+    "passes-dcn": Trial(model="dcn", settings=CROSS, **PASSES),
+    "chosen": Trial(passes=3, seeds=5),
 }
 
 
 def main(source: Path, names: Sequence[str]) -> None:
     torch.set_num_threads(1)
     log = recipe.read_log(source)
-    log = log.slice(0, log.num_rows * 9 // 10)
+    if names[:1] == ["--test"]:
+        names = names[1:]
+    else:
+        log = log.slice(0, log.num_rows * 9 // 10)
     data = Data(log, log.num_rows * 9 // 10)
+    labels = data.labels[data.num_train :]
     for name in names or TRIALS:
-        begun, trial = time.perf_counter(), TRIALS[name]
-        epochs = zip(*(train(data, trial, seed) for seed in range(1, trial.seeds + 1)), strict=True)
-        for epoch, scores in enumerate(epochs, 1):
-            print(f"{name:16s} epoch {epoch}  {judge(scores, data.labels[data.num_train :])}", flush=True)
-        print(f"{'':16s} {time.perf_counter() - begun:.0f} s", flush=True)
+        trial, begun, scores = TRIALS[name], time.perf_counter(), []
+        for seed in range(1, trial.seeds + 1):
+            scores.append(train(data, trial, seed))
+            print(f"{name:16s} seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
+        for number in range(trial.passes):
+            print(f"{name:16s} pass {number + 1}  {judge([one[number] for one in scores], labels)}", flush=True)
 
 
 if __name__ == "__main__":
