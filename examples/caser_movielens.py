@@ -17,15 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import safetensors.torch
 import torch
 
-from bagpipe.config.document import ModelConfig
 from bagpipe.export.tables import load_tables
 from bagpipe.metrics.ranking import Ranking, rank_users
-from bagpipe.models.base import build_model
 from bagpipe.models.caser import Caser
 from bagpipe.tables import Table, TableLayout
 
@@ -86,8 +83,7 @@ def scores(model: Path, users: list[np.ndarray]) -> np.ndarray:
         Table(t["name"], t["numEmbeddings"], t["embeddingDim"], tuple(t["featureNames"]), t["pooling"])
         for t in description["tables"]
     )
-    caser = build_model(msgspec.convert(description["model"], ModelConfig), layout, 0, POSITIVES + NEGATIVES, 0)
-    assert isinstance(caser, Caser)
+    caser = Caser(layout, POSITIVES + NEGATIVES, **description["model"]["arguments"])
     caser.load_state_dict(safetensors.torch.load_file(model / "dense.safetensors"))
     caser.eval()
     last = torch.from_numpy(np.stack([trained(items)[-HISTORY:] for items in users]))

@@ -5,7 +5,7 @@
     bagpipe run examples/mmoe-movielens.yaml --set spec.data.path=work/ratings.parquet
     bagpipe run examples/two-tower-movielens.yaml --set spec.data.path=work/visits.parquet --run-dir work/two-tower
     bagpipe run examples/sasrec-movielens.yaml --set spec.data.path=work/sequences.jsonl --run-dir work/sasrec
-    bagpipe export work/sasrec work/model
+    bagpipe export work/sasrec work/model --all-rows
     python examples/movielens.py rank work/ work/model
 
 Ratings are lines of user, item, rating and time, separated by tabs (`.xz` or not), numbered from 0.
@@ -32,10 +32,8 @@ import torch
 from torch import nn
 
 from bagpipe.cache.lookup import Jagged, SparseEmbeddings
-from bagpipe.config.document import ModelConfig
 from bagpipe.export.tables import load_tables
 from bagpipe.metrics.ranking import Ranking, rank_users
-from bagpipe.models.base import build_model
 from bagpipe.models.sasrec import SelfAttentiveSequence
 from bagpipe.models.two_tower import TwoTower
 from bagpipe.tables import Table, TableLayout
@@ -88,7 +86,10 @@ def ratings(table: np.ndarray) -> pa.Table:
 
 
 def visits(users: list[np.ndarray], seed: int = 1) -> pa.Table:
-    """Every visit that trains, but each user's first, shuffled; `log_share` is that of its item."""
+    """Every visit that trains, shuffled; `log_share` is that of its item.
+
+    `visited` is 0 for each user's first, before which there is nothing: it is an item for others to be compared with.
+    """
     parts = [trained(items) for items in users]
     user, item = np.repeat(np.arange(len(parts)), [len(p) for p in parts]), np.concatenate(parts)
     share = np.bincount(item) / item.size
@@ -96,11 +97,10 @@ def visits(users: list[np.ndarray], seed: int = 1) -> pa.Table:
         "user": user,
         "item": item,
         "history": before(parts),
-        "visited": np.ones(item.size, np.int64),
+        "visited": (user == np.roll(user, 1)).astype(np.int64),
         "log_share": np.log(share[item]),
     }
-    chosen = np.flatnonzero(user == np.roll(user, 1))
-    return pa.table(columns).take(np.random.default_rng(seed).permutation(chosen))
+    return pa.table(columns).take(np.random.default_rng(seed).permutation(item.size))
 
 
 def sequences(users: list[np.ndarray], num_items: int, passes: int, seed: int = 1) -> Iterator[dict[str, Any]]:
@@ -144,9 +144,13 @@ def load(folder: Path) -> tuple[nn.Module, TableLayout, dict[str, torch.Tensor]]
     """The exported model, ready to score, and its tables."""
     description = json.loads((folder / "model.json").read_text())
     layout = TableLayout.of(msgspec.convert(description["tables"], tuple[Table, ...]))
-    config = msgspec.convert(description["model"], ModelConfig)
-    sequence = config.name == "sasrec"
-    model = build_model(config, layout, 0 if sequence else 1, 2 * POSITIONS if sequence else 1, 0)
+    settings = description["model"]["arguments"]
+    if description["model"]["class"] == SelfAttentiveSequence.__name__:
+        model: nn.Module = SelfAttentiveSequence(layout, 2 * POSITIONS, **settings)
+    elif description["model"]["class"] == TwoTower.__name__:
+        model = TwoTower(layout, 1, **settings)
+    else:
+        sys.exit(f"{folder}: expected a model named sasrec or two-tower, found {description['model']['class']}")
     model.load_state_dict(safetensors.torch.load_file(folder / "dense.safetensors"))
     model.eval()
     return model, layout, {name: torch.from_numpy(rows.copy()) for name, rows in load_tables(folder).items()}
@@ -198,10 +202,9 @@ def rank(folder: Path, exported: Path) -> dict[str, Ranking]:
     with torch.no_grad():
         if isinstance(model, SelfAttentiveSequence):
             name, scores = "sasrec", sasrec_scores(model, tables, users)
-        elif isinstance(model, TwoTower):
-            name, scores = "two-tower", two_tower_scores(model, layout, tables, users, content["items"])
         else:
-            sys.exit(f"{exported}: expected a model named sasrec or two-tower, found {type(model).__name__}")
+            assert isinstance(model, TwoTower)
+            name, scores = "two-tower", two_tower_scores(model, layout, tables, users, content["items"])
     return {
         name: rank_users(scores, seen, wanted),
         "popularity": rank_users(np.broadcast_to(popular, (len(users), len(popular))), seen, wanted),

@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from bagpipe.cache.lookup import Lookups, SparseEmbeddings
+from bagpipe.config.document import EmbeddingConfig as JobEmbedding
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.interactive.settings import spec_of
 from bagpipe.models.base import build_model
 from bagpipe.nn import (
     EmbeddingBagCollection,
@@ -221,6 +224,12 @@ def test_a_model_states_its_tables() -> None:
         Table("shops", 20, 3, ("shop",), "mean"),
         Table("words", 25, 4, ("title", "query"), "none"),
     )
+
+
+def test_a_models_tables_fit_into_a_call_of_fit() -> None:
+    """`embedding={"tables": tables_of(model)}` is the section of a job."""
+    section = spec_of({"embedding": {"tables": tables_of(Both())}})["embedding"]
+    assert msgspec.convert(section, JobEmbedding).tables == layout().tables
 
 
 def bag(**changes: Any) -> EmbeddingBagCollection:
