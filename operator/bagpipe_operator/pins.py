@@ -1,7 +1,7 @@
 """What a job took from the operator's settings when it began: an upgrade of the operator changes no job that runs.
 
-Images, their pull policy and the GPU profile are resolved once, kept in the job's status, and used by every later
-attempt. `runPolicy.imagePolicy: Latest` resolves them anew with each attempt, never within one.
+Images, their pull policy, the defaults of pods and the GPU profile are resolved once, kept in the job's status, and
+used by every later attempt. `runPolicy.imagePolicy: Latest` resolves them anew with each attempt, never within one.
 """
 
 import json
@@ -15,7 +15,7 @@ from bagpipe_operator.names import Role
 from bagpipe_operator.pods import profile_of
 from bagpipe_operator.settings import Settings, parse_profiles
 
-_SETTINGS = ("server_image", "trainer_image", "image_pull_policy", "image_pull_secrets", "run_as_user")
+_SETTINGS = ("server_image", "trainer_image", "image_pull_policy", "image_pull_secrets", "run_as_user", "job_defaults")
 
 
 def pinned(job: Job, status: Status, settings: Settings) -> Status:
@@ -39,7 +39,8 @@ def applied(settings: Settings, pins: Mapping[str, Any]) -> Settings:
     """The settings that this job goes by."""
     if not pins:
         return settings
-    taken = {name: pins["settings"][camel(name)] for name in _SETTINGS}
+    there = pins["settings"]  # Perhaps of an older release, which took fewer.
+    taken = {name: there[camel(name)] for name in _SETTINGS if camel(name) in there}
     taken["image_pull_secrets"] = tuple(taken["image_pull_secrets"])
     profiles = {**settings.profiles, **parse_profiles({pins["gpuProfile"]: pins["profile"]})}
     return replace(settings, profiles=profiles, **taken)

@@ -52,7 +52,7 @@ def profile_of(job: Job, settings: Settings) -> Profile:
 
 def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict[str, Any]:
     """Pod template of `role` at `attempt`, every override applied, reserved fields put back."""
-    section = overlay(job.spec.get("allRoles") or {}, job.section(role))
+    section = _section(job, role, settings)
     _refuse_reserved(section, role)
     profile = profile_of(job, settings) if role is Role.TRAINER else Profile()
     ours = names.labels(job.name, role, attempt)
@@ -71,6 +71,16 @@ def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict
     merged["metadata"]["labels"].update(ours)
     gang = gangs.KNOWN.get(job.run_policy.gang)
     return gangs.marked(merged, gang, names.pod_group(job.name)) if gang else merged
+
+
+def _section(job: Job, role: Role, settings: Settings) -> dict[str, Any]:
+    """Settings of a role's pods: the installation's for all, for this role, the job's for all, for this role."""
+    name, installed = names.SECTIONS[role], settings.job_defaults
+    layers = (installed.get("allRoles"), installed.get(name), job.spec.get("allRoles"), job.section(role))
+    section: dict[str, Any] = {}
+    for layer in layers:
+        section = overlay(section, layer or {})
+    return section
 
 
 def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile, settings: Settings) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bagpipe_operator import names
+from bagpipe_operator import names, spec_shape
 from bagpipe_operator.api import SpecError, camel
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
@@ -43,6 +43,8 @@ class Settings:
     """Image of the oracle and the embedding servers: no torch in it."""
     image_pull_policy: str = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
+    job_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Pod settings under those of every job, in a job's own sections: `allRoles`, `oracle`, `servers`, `trainers`."""
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     operator_class: str = ""
     """Jobs with this `runPolicy.operatorClass` are ours; empty: those without one."""
@@ -84,6 +86,8 @@ class Settings:
             if name not in names.GANG_SCHEDULERS:
                 known = ", ".join(names.GANG_SCHEDULERS)
                 raise SpecError(f"operator settings: gangSchedulers: unknown {name!r}; known: {known}")
+        if fault := spec_shape.defaults_fault(values.get("job_defaults", {})):
+            raise SpecError(f"operator settings: {fault}")
         values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
         return cls(**values)
 

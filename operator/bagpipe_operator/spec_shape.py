@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bagpipe_operator import defaults
-from bagpipe_operator.shapes import Fault, Flag, Many, Optional, Scalars, Shape, Table, Text, Whole, Words
+from bagpipe_operator.shapes import Fault, Flag, Many, Optional, Scalars, Shape, Table, Text, Whole, Words, describe
 
 _ANY_TEXT = Text(empty=True)
 _MAP = Table({})
@@ -148,6 +148,16 @@ def fault(spec: Any) -> Fault | None:
     if found is None and isinstance(spec, Mapping) and _depth(spec) > _DEEPEST:
         return Fault("spec", f"at most {_DEEPEST} levels", "more")
     return found
+
+
+def defaults_fault(sections: Any) -> Fault | None:
+    """As `fault`, for the pod settings that an installation puts under those of its jobs."""
+    if isinstance(sections, Mapping) and (odd := next((key for key in sections if key not in _SECTIONS), None)):
+        return Fault("jobDefaults", " or ".join(_SECTIONS), describe(odd))
+    return Table(dict.fromkeys(_SECTIONS, Table(_POD_CONFIG)))(sections, "jobDefaults")
+
+
+_SECTIONS = ("allRoles", "oracle", "servers", "trainers")
 
 
 _DEEPEST = 64

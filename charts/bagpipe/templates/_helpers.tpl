@@ -65,6 +65,7 @@ leaseName: {{ include "bagpipe.leaseName" . }}
 leaseSeconds: {{ .Values.lease.seconds }}
 renewSeconds: {{ .Values.lease.renewSeconds }}
 listenPort: 8080
+jobDefaults: {{ .Values.jobs.defaults | toJson }}
 profiles:
   {{- toYaml .Values.profiles | nindent 2 }}
 {{- end -}}
