@@ -12,10 +12,8 @@ import numpy as np
 import safetensors.numpy
 
 from bagpipe.batch import Floats, Keys
+from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
-
-DENSE_WEIGHTS = "dense.safetensors"
-
 
 BLOCK_ROWS = 1 << 16
 

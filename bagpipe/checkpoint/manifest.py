@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
         return self.shards + self.dense + self.data
 
 
-RESULT_FIELDS = ("model", "data", "embedding", "optimizer", "batch_size", "seed")
+RESULT_FIELDS = ("model", "data", "embedding", "optimizer", "batch_size", "micro_batches", "seed")
 """What a resumed run must share with the interrupted one to end identically. Everything else is how
 long to train, how many processes, or cannot change a result (contracts X1, X2)."""
 FREE_FIELDS = {"data": ("path", "test", "readers", "on_bad_line")}

@@ -161,6 +161,12 @@ class ModelConfig(Section):
         bounds.Items | None,
         Meta(description="sasrec: places at the end of the history whose next items are candidates; they divide the number of labels (default 1)."),
     ] = None
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Meta(
+            description="bfloat16: the model runs under torch.autocast; weights, rows, the loss and every update stay in float32."
+        ),
+    ] = "float32"
     loss: Annotated[
         Literal["bce", "mse", "squared-error", "poisson"] | None,
         Meta(

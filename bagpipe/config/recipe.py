@@ -110,6 +110,12 @@ class DenseOverride(Section):
     frozen: Annotated[bool | None, Meta(description="They are never updated.")] = None
 
 
+class Average(Section):
+    """An exponential moving average of the dense weights, which is what is evaluated, exported and predicted with."""
+
+    decay: Annotated[bounds.Fraction, Meta(description="Share of the average that stays at each step; the first step's weights begin it.")] = 0.999
+
+
 class DenseOptimizer(Section):
     """How the dense weights are updated (torch.optim)."""
 
@@ -121,3 +127,4 @@ class DenseOptimizer(Section):
     clip_norm: Annotated[bounds.Rate | None, Meta(description="All dense gradients together are scaled to this length if they are longer, after `clipValue`. Rows do not count.")] = None
     schedule: Schedule = Schedule()
     overrides: Annotated[tuple[DenseOverride, ...], Meta(description="For some of the weights. All that match a weight apply to it, later ones last.")] = ()
+    average: Annotated[Average | None, Meta(description="none: the weights themselves are evaluated.")] = None

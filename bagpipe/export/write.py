@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from bagpipe.checkpoint.digest import DENSE_WEIGHTS
+from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS, weights_in_use
 from bagpipe.checkpoint.kept_data import KeptData, load_kept
 from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
 from bagpipe.checkpoint.kept_rows import KeptRows, kept_rows
@@ -174,6 +174,7 @@ def _facts(
         "dense": transform.info.dense,
         "tables": manifest.tables,
         "model": model,
+        "precision": spec.model.precision,
         "outputs": "clicks" if loss is None else loss.figures,
         "dtypes": dtypes,
         "allRows": all_rows,
@@ -186,14 +187,12 @@ def _facts(
 
 
 def _copy(checkpoint: Checkpoint, out: Path) -> Sequence[str]:
-    """Dense weights and transform, as they are."""
-    names = []
-    for file in checkpoint.manifest.dense:
-        if file.name == DENSE_WEIGHTS:
-            write_whole(out / DENSE_WEIGHTS, checkpoint.read(file))
-            names.append(DENSE_WEIGHTS)
-    if not names:
+    """Dense weights, or their average where the job keeps one, and the transform."""
+    weights = weights_in_use(checkpoint)
+    if weights is None:
         raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
+    write_whole(out / DENSE_WEIGHTS, checkpoint.read(weights))
+    names = [DENSE_WEIGHTS]
     for file in checkpoint.manifest.data:
         if file.name != f"{FOLDER}/{FINGERPRINT_FILE}":
             make_folder(out / FOLDER)

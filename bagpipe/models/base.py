@@ -158,7 +158,7 @@ def constructor_arguments(
 
 def _settings(config: ModelConfig) -> dict[str, Any]:
     """The typed settings that the job gives; what it leaves out is the model's own default."""
-    own = ("name", "entrypoint", "args", "loss", "task_weights")
+    own = ("name", "entrypoint", "args", "precision", "loss", "task_weights")
     values = {field: getattr(config, field) for field in config.__struct_fields__ if field not in own}
     return {field: value for field, value in values.items() if value is not None}
 

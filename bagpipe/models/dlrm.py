@@ -79,7 +79,9 @@ class _Interaction(torch.autograd.Function):
         vectors_BCD, pair_of = ctx.saved_tensors
         b, c, _ = vectors_BCD.shape
         with_diagonal = torch.cat([grad, grad.new_zeros((b, 1))], dim=1)
-        return torch.bmm(with_diagonal.index_select(1, pair_of).view(b, c, c), vectors_BCD), None, None
+        symmetric_BCC = with_diagonal.index_select(1, pair_of).view(b, c, c)
+        # Under autocast products are narrower than the vectors, and so are their gradients.
+        return torch.bmm(symmetric_BCC, vectors_BCD.to(grad.dtype)).to(vectors_BCD.dtype), None, None
 
 
 class OverArch(nn.Module):

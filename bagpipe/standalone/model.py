@@ -116,7 +116,8 @@ class ExportedModel:
             DataError: the model's outputs are not one for each label.
         """
         dense_BF = torch.from_numpy(block.dense_BF).clone()
-        with torch.no_grad():
+        narrow = torch.autocast("cpu", torch.bfloat16, enabled=self.facts["precision"] == "bfloat16")
+        with torch.no_grad(), narrow:
             out = self.module(dense_BF, self.embeddings(block)).float().numpy().reshape(len(block), -1)
         if out.shape[1] != len(self.labels):
             raise DataError(f"the model gives {out.shape[1]} outputs for {len(self.labels)} labels")

@@ -7,6 +7,7 @@ import numpy as np
 import safetensors.numpy
 
 from bagpipe.batch import Floats
+from bagpipe.checkpoint.dense_files import DENSE_AVERAGE
 from bagpipe.checkpoint.digest import sorted_rows
 from bagpipe.checkpoint.store import Checkpoint, newest_complete, open_checkpoint
 from bagpipe.errors import CheckpointError
@@ -39,6 +40,11 @@ def checkpoint_differences(directory: Path, losses: Sequence[float], expected: R
     for key, weights in expected.dense.items():
         if key in dense and weights.numpy().tobytes() != dense[key].tobytes():
             found.append(f"dense {key}")
+    if expected.average is not None:
+        kept = safetensors.numpy.load_file(directory / DENSE_AVERAGE)
+        for key, weights in expected.average.items():
+            if weights.numpy().tobytes() != kept[key].tobytes():
+                found.append(f"average of {key}")
     return found
 
 

@@ -10,6 +10,7 @@ torch leaves one thing open: `coalesce` adds the gradients of a row that was loo
 in the order of an unstable sort. Here they are added in the order of the batch.
 """
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ class ReferenceRun:
     """Weights and optimizer state of every row that was looked up, by (table name, row)."""
     dense: dict[str, torch.Tensor]
     """The dense model's `state_dict`."""
+    average: dict[str, torch.Tensor] | None = None
+    """The same with averaged weights, where the job keeps an average."""
 
 
 def train_reference(
@@ -76,8 +79,14 @@ def _train(
         shares = [_share(batch, rank, world_size) for rank in range(world_size)]
         results = []
         for rank, share in _each_rank(model, shares):
-            set_step(step, rank * batch.num_examples // world_size)
-            results.append(_backward(model, loss, share, tables, _counts(batch), world_size))
+            first = rank * batch.num_examples // world_size
+            parts: list[tuple[Batch, _Result]] = []
+            for number in range(spec.micro_batches):
+                part = _share(share, number, spec.micro_batches)
+                if part.num_examples or not parts:
+                    set_step(step, first + number * share.num_examples // spec.micro_batches)
+                    parts.append((part, _backward(model, spec, loss, part, tables, _counts(batch), world_size)))
+            results.append(_added_up(parts, _counts(share)))
         _reduce_dense(model, results)
         dense.step()
         for number, rows in enumerate(tables):
@@ -85,7 +94,9 @@ def _train(
         told = [r.loss * _counts(share) for r, share in zip(results, shares, strict=True)]
         losses.append(sum(told) / _counts(batch))
     records = {name_row: record for rows in tables for name_row, record in rows.named()}
-    return ReferenceRun(losses, records, {name: t.clone() for name, t in model.state_dict().items()})
+    return ReferenceRun(
+        losses, records, {name: t.clone() for name, t in model.state_dict().items()}, dense.averages(model)
+    )
 
 
 # ── one rank's part of a step ─────────────────────────────────────────────────────────────────────
@@ -120,7 +131,13 @@ def _load(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
 
 
 def _backward(
-    model: nn.Module, loss_function: Loss, share: Batch, tables: list[ReferenceRows], whole: float, world_size: int
+    model: nn.Module,
+    spec: JobSpec,
+    loss_function: Loss,
+    share: Batch,
+    tables: list[ReferenceRows],
+    whole: float,
+    world_size: int,
 ) -> _Result:
     keys = [np.unique(block.keys_N) for block in share.sparse]
     leaves = [rows.weights(k).requires_grad_() for rows, k in zip(tables, keys, strict=True)]
@@ -129,9 +146,10 @@ def _backward(
         for rows, leaf, k, block in zip(tables, leaves, keys, share.sparse, strict=True)
     ]
     model.zero_grad()
-    logits = model(aligned(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
+    with torch.autocast("cpu", torch.bfloat16, enabled=spec.model.precision == "bfloat16"):
+        logits = model(aligned(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
     weights = None if share.weights_B is None else aligned(share.weights_B)
-    loss = loss_function(logits, aligned(share.labels_BL), weights)
+    loss = loss_function(logits.float(), aligned(share.labels_BL), weights)
     # The mean of the slices' means, weighted by what each slice counts, is the mean of the global batch.
     (loss * (_counts(share) * world_size / whole)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
     dense = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]
@@ -139,6 +157,22 @@ def _backward(
         dict(zip(k.tolist(), _in_batch_order(leaf), strict=True)) for k, leaf in zip(keys, leaves, strict=True)
     ]
     return _Result(float(loss.detach()), dense, rows_grads)
+
+
+def _added_up(parts: list[tuple[Batch, _Result]], whole: float) -> _Result:
+    """The parts of one slice: their gradients in order, and the mean of their losses."""
+    if len(parts) == 1:
+        return parts[0][1]
+    results = [result for _, result in parts]
+    dense = [functools.reduce(torch.add, one) for one in zip(*(r.dense_gradients for r in results), strict=True)]
+    rows: list[dict[int, torch.Tensor]] = []
+    for groups in zip(*(r.row_gradients for r in results), strict=True):
+        total: dict[int, torch.Tensor] = {}
+        for gradients in groups:
+            for key, gradient in gradients.items():
+                total[key] = total[key] + gradient if key in total else gradient
+        rows.append(total)
+    return _Result(sum(r.loss * _counts(part) for part, r in parts) / whole, dense, rows)
 
 
 def _counts(batch: Batch) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bagpipe.config.recipe import DenseOptimizer
 from bagpipe.testing.reference_schedules import scheduler_of
@@ -18,10 +19,10 @@ CLASSES = {
 
 
 class ReferenceDense:
-    """Clipping, optimizer and scheduler, in that order."""
+    """Clipping, optimizer, scheduler and average, in that order."""
 
     def __init__(self, config: DenseOptimizer, model: nn.Module) -> None:
-        self.config = config
+        self.config, self.model = config, model
         groups: list[dict[str, Any]] = []
         for name, parameter in model.named_parameters():
             lr, decay = config.lr, config.weight_decay
@@ -34,6 +35,10 @@ class ReferenceDense:
         self.parameters = [group["params"][0] for group in groups]
         more = {"momentum": config.momentum} if config.name == "sgd" else {}
         self.optimizer = CLASSES[config.name](groups, lr=config.lr, **more) if groups else None
+        self.averaged: AveragedModel | None = None
+        if config.average is not None:
+            average = get_ema_multi_avg_fn(config.average.decay)  # type: ignore[no-untyped-call]  # torch has not annotated it
+            self.averaged = AveragedModel(model, multi_avg_fn=average)
         self.scheduler = scheduler_of(config.schedule, self.optimizer) if self.optimizer else None
 
     def step(self) -> None:
@@ -46,3 +51,12 @@ class ReferenceDense:
             nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
         self.optimizer.step()
         self.scheduler.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    def averages(self, model: nn.Module) -> dict[str, torch.Tensor] | None:
+        """The model's `state_dict` with the averages of its weights."""
+        if self.averaged is None:
+            return None
+        weights = dict(self.averaged.module.named_parameters())
+        return {name: weights.get(name, value).detach().clone() for name, value in model.state_dict().items()}

@@ -23,6 +23,7 @@ from bagpipe.net.messages import SnapshotFile
 from bagpipe.plan import BatchPlan
 from bagpipe.rows.record import record_widths
 from bagpipe.trainer.dense import load_dense, save_dense
+from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.membership import Membership
 
 log = logging.getLogger(__name__)
@@ -52,10 +53,18 @@ class Checkpointer:
 
     Args:
         model: the dense model itself, not its DDP wrapper; None: checkpoints hold rows only.
+        optimizer: None where there is nothing to train.
+        average: None where none is kept.
     """
 
-    def __init__(self, members: Membership, model: nn.Module | None, optimizer: torch.optim.Optimizer | None) -> None:
-        self.members, self.model, self.optimizer = members, model, optimizer
+    def __init__(
+        self,
+        members: Membership,
+        model: nn.Module | None,
+        optimizer: torch.optim.Optimizer | None,
+        average: DenseAverage | None = None,
+    ) -> None:
+        self.members, self.model, self.optimizer, self.average = members, model, optimizer, average
         self.root = Path(members.topology.checkpoint_dir)
         self._drafts: dict[int, _Draft] = {}
         """Checkpoints under way by step: on a slow disk the next one begins before the last one is whole."""
@@ -85,6 +94,8 @@ class Checkpointer:
             checkpoint.read(file)
         if self.model is not None:
             load_dense(self.model, self.optimizer, checkpoint.directory)
+        if self.average is not None:
+            self.average.load(checkpoint.directory)
 
     def begin(self, plan: BatchPlan) -> None:
         """After a checkpoint step: save what this trainer has to save."""
@@ -96,6 +107,8 @@ class Checkpointer:
             names = []
             if self.model is not None:
                 names = save_dense(self.model, self.optimizer, directory)
+            if self.average is not None:
+                names += self.average.save(directory)
             kept = link_kept(self.root, directory)
         except OSError as error:
             raise StorageError(f"{directory}: cannot write dense weights: {error.strerror}") from None

@@ -15,11 +15,11 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS
 from bagpipe.config.document import DenseOptimizer
 from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.lowlevel.atomic_files import write_whole
 
-WEIGHTS = "dense.safetensors"
 OPTIMIZER_TENSORS = "dense_optimizer.safetensors"
 OPTIMIZER_SETTINGS = "dense_optimizer.json"
 
@@ -100,9 +100,9 @@ def save_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, direct
     Raises:
         OSError: the disk is full or failed.
     """
-    write_whole(directory / WEIGHTS, _packed(_unwrapped(model).state_dict()))
+    write_weights(model, directory / DENSE_WEIGHTS)
     if optimizer is None:
-        return [WEIGHTS]
+        return [DENSE_WEIGHTS]
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     values: dict[str, dict[str, Any]] = {}
@@ -116,7 +116,7 @@ def save_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, direct
     saved = _Saved(type(optimizer).__name__, groups, [g["params"] for g in state["param_groups"]], values)
     write_whole(directory / OPTIMIZER_TENSORS, _packed(tensors))
     write_whole(directory / OPTIMIZER_SETTINGS, msgspec.json.format(msgspec.json.encode(saved), indent=1))
-    return [WEIGHTS, OPTIMIZER_TENSORS, OPTIMIZER_SETTINGS]
+    return [DENSE_WEIGHTS, OPTIMIZER_TENSORS, OPTIMIZER_SETTINGS]
 
 
 def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, directory: Path) -> None:
@@ -125,9 +125,8 @@ def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, direct
     Raises:
         CheckpointError: a file is missing or corrupt, or of another model or optimizer.
     """
-    weights = _read(directory / WEIGHTS)
+    weights = read_weights(model, directory / DENSE_WEIGHTS)
     state = _saved_state(optimizer, directory) if optimizer is not None else None
-    _check_weights(directory / WEIGHTS, _unwrapped(model).state_dict(), weights)
     _unwrapped(model).load_state_dict(weights)
     if optimizer is not None and state is not None:
         optimizer.load_state_dict(state)
@@ -156,6 +155,26 @@ def _saved_state(optimizer: torch.optim.Optimizer, directory: Path) -> dict[str,
         for g, group, params in zip(own, saved.groups, saved.params, strict=True)
     ]
     return {"state": state, "param_groups": groups}
+
+
+def write_weights(model: nn.Module, path: Path) -> None:
+    """Every tensor of the model's `state_dict`, bit for bit.
+
+    Raises:
+        OSError: the disk is full or failed.
+    """
+    write_whole(path, _packed(_unwrapped(model).state_dict()))
+
+
+def read_weights(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
+    """What `write_weights` wrote, for a model of the same tensors.
+
+    Raises:
+        CheckpointError: the file is missing or corrupt, or of another model.
+    """
+    weights = _read(path)
+    _check_weights(path, _unwrapped(model).state_dict(), weights)
+    return weights
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,10 +1,13 @@
-"""What a step does to the dense weights once their gradients are there: clipping, rate, optimizer."""
+"""What a step does to the dense weights once their gradients are there: clipping, rate, optimizer, average."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
 from bagpipe.config.recipe import DenseOptimizer
 from bagpipe.trainer.dense import dense_optimizer
+from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.schedules import DenseSchedule
 
 
@@ -18,6 +21,9 @@ class DenseUpdate:
     def __init__(self, config: DenseOptimizer, model: nn.Module) -> None:
         self.optimizer = dense_optimizer(config, model)
         """None: there is nothing to train."""
+        kept = config.average if self.optimizer is not None else None
+        self.average = DenseAverage(model, kept.decay) if kept is not None else None
+        """None: the weights themselves are evaluated."""
         self._config = config
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._schedule = DenseSchedule(config.schedule, self.optimizer) if self.optimizer is not None else None
@@ -39,3 +45,9 @@ class DenseUpdate:
         self._schedule.set(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
+        if self.average is not None:
+            self.average.add()
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """The model has the weights that are evaluated inside."""
+        return self.average.in_place() if self.average is not None else nullcontext()

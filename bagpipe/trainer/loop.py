@@ -3,10 +3,11 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
@@ -17,14 +18,16 @@ from bagpipe.errors import BagpipeError, ConfigError, ExitCode, Stopped
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
+from bagpipe.models.precision import forward_of
 from bagpipe.net.messages import Finished, Refused
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.membership import Membership, join
+from bagpipe.trainer.micro_batches import micro_batches
 from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
-from bagpipe.trainer.step import Step, slice_weight, told_loss
+from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
 from bagpipe.trainer.user_code import naming_user_code
 
 log = logging.getLogger(__name__)
@@ -114,12 +117,12 @@ class Trainer:
         models.append(model)
         self.model: nn.Module = model.to(device)
         self.dense = DenseUpdate(spec.optimizer, self.model)
-        self.checkpointer = Checkpointer(members, self.model, self.dense.optimizer)
+        self.checkpointer = Checkpointer(members, self.model, self.dense.optimizer, self.dense.average)
         self.checkpointer.restore()
         with dense_reduction(members.rank, topology.first_step):
             self.parallel = wrap_dense(self.model, members.process_group, _reducer(members, device))
         self.pipeline = open_pipeline(members, device)
-        self.loss = loss_of(self.model, spec.model)
+        self.forward, self.loss = forward_of(spec.model), loss_of(self.model, spec.model)
         # Where the job alone does not say whether the model brings its own loss, the oracle could not check the labels.
         self.unchecked = LOSSES["bce"] if loss_kind(spec.model) is None and not has_own_loss(self.model) else None
         self.set_step = step_setter(self.model, spec.seed)
@@ -152,26 +155,43 @@ class Trainer:
         """
         plan = step.plan
         self.members.at_step(plan.step)
-        self.set_step(plan.step, self.members.rank * plan.num_examples // self.members.world_size)
         with dense_reduction(self.members.rank, plan.step):
-            logits, labels = self._forward(step)
-            weights = None if plan.weights_B is None else aligned(plan.weights_B).to(self.device)
-            loss = self.loss(logits, labels, weights)
-            # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
-            (loss * slice_weight(plan, self.members.world_size)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+            loss = self._backward(step)
         step.watch.backward_returned()
-        self.pipeline.finish(step, told_loss(plan, float(loss.detach())))
+        self.pipeline.finish(step, told_loss(plan, loss))
         self.dense.apply(plan.step)
         if plan.checkpoint:
             self.checkpointer.begin(plan)
         self.checkpointer.poll()
+
+    def _backward(self, step: Step) -> float:
+        """Forward and backward, part by part (`microBatches`); returns the slice's mean loss."""
+        parts = micro_batches(step.plan, self.members.topology.spec.micro_batches)
+        losses = []
+        for part in parts:
+            self.set_step(part.step, part.first_example)
+            with nullcontext() if part is parts[-1] else self._adding_up():
+                logits, labels = self._forward(Step(part, step.watch))
+                weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
+                loss = self.loss(logits, labels, weights)
+                # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
+                (loss * slice_weight(part, self.members.world_size)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+            losses.append(float(loss.detach()))
+        return mean_loss(parts, losses)
+
+    @contextmanager
+    def _adding_up(self) -> Iterator[None]:
+        """More gradients are to come: those made inside stay here, of rows and of dense weights."""
+        quiet = self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
+        with quiet, self.pipeline.holding_gradients():
+            yield
 
     def evaluate(self, step: Step) -> None:
         self.members.at_step(step.plan.step)
         if self.model.training:
             share_buffers(self.model, self.members.process_group)
             self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self.dense.evaluated():
             logits, _ = self._forward(step, self.model)
         self.pipeline.finish_evaluation(step, logits.cpu().numpy())
 
@@ -182,7 +202,7 @@ class Trainer:
             check_labels(plan.labels_BL, self.unchecked, names, where, plan.first_example)
         dense_BF = aligned(plan.dense_BF).to(self.device)
         sparse = SparseEmbeddings.later(self.layout, lambda: self._rows(step), plan.groups, plan.dense_BF.shape[0])
-        logits_BL = (model or self.parallel)(dense_BF, sparse)
+        logits_BL = self.forward(model or self.parallel, dense_BF, sparse)
         return logits_BL, aligned(plan.labels_BL).to(self.device)
 
     def _rows(self, step: Step) -> tuple[torch.Tensor, ...]:

@@ -7,7 +7,8 @@ This one stands between them and the loop, the model, autograd and the sockets, 
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,7 @@ class StepPipeline:
         """Of the step that goes on."""
         self._to_do: deque[Instruction] = deque()
         self._busy = False
+        self._holding = False
         self._ended_at: float | None = None
         """When the last step ended, by `time.perf_counter`."""
         servers.while_waiting(self._look_around)
@@ -147,6 +149,15 @@ class StepPipeline:
         """The model has its rows, so nobody here waits for the network: what was left for later goes out."""
         if self.machine.state is State.HOLDS_ROWS:
             self._happened(Event.ROWS_HANDED_OUT)
+
+    @contextmanager
+    def holding_gradients(self) -> Iterator[None]:
+        """Gradients of rows that are made inside add up here and leave after the next backward pass."""
+        self._holding = True
+        try:
+            yield
+        finally:
+            self._holding = False
 
     def finish(self, step: Step, loss: torch.Tensor | float | None) -> None:
         """After backward has returned; at a checkpoint everything dirty is written back.
@@ -243,6 +254,8 @@ class StepPipeline:
         """Autograd runs callbacks in the order they were asked for: ours before DDP's, which waits for the dense
         gradients, if the rows' gradients come before the last of the dense ones.
         """
+        if self._holding:
+            return
         if self.machine.state is not State.COMPUTING:
             raise ConfigError(
                 f"trainer {self.rank}: the rows of step {self.machine.next_step - 1} went through backward twice, but "

@@ -11,13 +11,14 @@ from torch import nn
 from bagpipe.batch import Floats, Keys
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import Lookups, SparseEmbeddings
-from bagpipe.checkpoint.digest import DENSE_WEIGHTS
+from bagpipe.checkpoint.dense_files import weights_in_use
 from bagpipe.checkpoint.kept_rows import kept_rows
 from bagpipe.checkpoint.store import Checkpoint
 from bagpipe.data.examples import Examples
 from bagpipe.data.transform import Transform
 from bagpipe.errors import CheckpointError
 from bagpipe.models.base import build_model
+from bagpipe.models.precision import forward_of
 from bagpipe.tables import WidthGroup
 from bagpipe.trainer.loop import num_threads
 from bagpipe.trainer.user_code import naming_user_code
@@ -53,6 +54,7 @@ class Scorer:
             model = build_model(self.spec.model, self.layout, len(info.dense), info.num_labels, self.spec.seed)
         model.load_state_dict(_dense_weights(checkpoint))
         self.model: nn.Module = model.eval()
+        self.forward = forward_of(self.spec.model)
         self._rows = kept_rows(checkpoint) if rows is None else rows
         torch.set_num_threads(num_threads(self.spec, self.spec.trainers.replicas))
 
@@ -63,8 +65,8 @@ class Scorer:
             UserCodeError: the model raised.
         """
         with naming_user_code([self.model]), torch.no_grad():
-            out: torch.Tensor = self.model(aligned(examples.dense_BF), self.embeddings(examples))
-        found: Floats = out.float().numpy().reshape(len(examples), -1)
+            out = self.forward(self.model, aligned(examples.dense_BF), self.embeddings(examples))
+        found: Floats = out.numpy().reshape(len(examples), -1)
         return found
 
     def embeddings(self, examples: Examples) -> SparseEmbeddings:
@@ -78,8 +80,8 @@ class Scorer:
 
 
 def _dense_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    for file in checkpoint.manifest.dense:
-        if file.name == DENSE_WEIGHTS:
-            found: dict[str, torch.Tensor] = safetensors.torch.load(checkpoint.read(file))
-            return found
-    raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
+    file = weights_in_use(checkpoint)
+    if file is None:
+        raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
+    found: dict[str, torch.Tensor] = safetensors.torch.load(checkpoint.read(file))
+    return found

@@ -1,7 +1,7 @@
 """One step at a trainer: its plan, and the watch that measures what it takes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -53,6 +53,20 @@ def slice_weight(plan: BatchPlan, world_size: int) -> float:
         return int(plan.dense_BF.shape[0]) * world_size / plan.num_examples
     total = plan.total_weight
     return float(plan.weights_B.sum(dtype=np.float64)) * world_size / total if total else 0.0
+
+
+def mean_loss(parts: Sequence[BatchPlan], losses: Sequence[float]) -> float:
+    """Of a slice that was gone through in parts, from the mean of each."""
+    if len(parts) == 1:
+        return losses[0]
+    counts = [_counts(part) for part in parts]
+    total = sum(counts)
+    return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / total if total else 0.0
+
+
+def _counts(plan: BatchPlan) -> float:
+    """What a slice counts in a mean: its examples, or the sum of their weights."""
+    return int(plan.dense_BF.shape[0]) if plan.weights_B is None else float(plan.weights_B.sum(dtype=np.float64))
 
 
 def told_loss(plan: BatchPlan, loss: float) -> float:

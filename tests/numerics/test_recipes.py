@@ -12,16 +12,23 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
+from torch.nn import functional
 
-from bagpipe.checkpoint.store import newest_complete
+from bagpipe.checkpoint.kept_data import load_kept
+from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
+from bagpipe.config.recipe import Average
 from bagpipe.data.dataset import open_dataset
+from bagpipe.data.examples import Examples
 from bagpipe.errors import CheckpointError, DataError
 from bagpipe.oracle.sizing.steps import settle_schedules
 from bagpipe.testing.compare import differences
 from bagpipe.testing.covering import covering
 from bagpipe.testing.reference import ReferenceRun, train_reference
 from bagpipe.testing.threads import run_in_threads
+from bagpipe.trainer.predict import Scorer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
@@ -77,6 +84,15 @@ WEIGHTS: dict[str, dict[str, Any]] = {
 }
 
 
+EXTRAS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "average": {"average": {"decay": 0.75}},
+    "bfloat16": {"precision": "bfloat16"},
+    "parts": {"microBatches": 3},
+    "all": {"average": {"decay": 0.9}, "precision": "bfloat16", "microBatches": 4},
+}
+
+
 class Recipe(NamedTuple):
     """One point of the grid: names of the values above."""
 
@@ -89,6 +105,7 @@ class Recipe(NamedTuple):
     tables: str
     weights: str
     lookups: int
+    extra: str
 
 
 AXES = (
@@ -101,6 +118,7 @@ AXES = (
     tuple(TABLES),
     tuple(WEIGHTS),
     (1, 3),
+    tuple(EXTRAS),
 )
 GRID = [Recipe(*values) for values in covering(AXES)]
 
@@ -109,8 +127,14 @@ def job_of(recipe: Recipe, **more: Any) -> Job:
     tables = dict(TABLES[recipe.tables])
     rows = ROWS[recipe.row] | tables.pop("optimizer", {}) | {"schedule": ROW_SCHEDULES[recipe.row_schedule]}
     dense = DENSE[recipe.dense] | WEIGHTS[recipe.weights] | {"schedule": DENSE_SCHEDULES[recipe.dense_schedule]}
+    extra = EXTRAS[recipe.extra]
     spec = {
-        "model": {"name": "dlrm", "bottomMlp": [8], "overMlp": [8]},
+        "model": {
+            "name": "dlrm",
+            "bottomMlp": [8],
+            "overMlp": [8],
+            "precision": extra.get("precision", "float32"),
+        },
         "data": {
             "format": "synthetic",
             "synthetic": {
@@ -121,7 +145,8 @@ def job_of(recipe: Recipe, **more: Any) -> Job:
             },
         },
         "embedding": {"dim": 4, "optimizer": rows, **tables},
-        "optimizer": dense,
+        "optimizer": dense | {"average": extra.get("average")},
+        "microBatches": extra.get("microBatches", 1),
         "batchSize": BATCH,
         "steps": STEPS,
         "lookahead": recipe.lookahead,
@@ -165,9 +190,51 @@ def test_resumed_at_an_odd_step_ends_the_same(recipe: Recipe, tmp_path: Path) ->
 def test_a_decay_that_was_settled_by_the_length_is_not_settled_anew(tmp_path: Path) -> None:
     """Without `decaySteps` the job's length is it; a longer job would decay otherwise, so it is not resumed."""
     falling = {"optimizer": {"name": "adam", "schedule": {"name": "cosine"}}, "checkpoint": {"every": 5}}
-    recipe = Recipe(1, 2, "sgd", "sgd", "constant", "constant", "alike", "alike", 1)
+    recipe = Recipe(1, 2, "sgd", "sgd", "constant", "constant", "alike", "alike", 1, "none")
     run = run_in_threads(job_of(recipe, steps=STOP, **falling), tmp_path / "run")
     assert np.isfinite(run.losses).all()
     checkpoint = newest_complete(tmp_path / "run" / "checkpoints")
     with pytest.raises((CheckpointError, DataError), match=r"decaySteps is not what it was \(left out, it follows"):
         run_in_threads(job_of(recipe, **falling), tmp_path / "run", attempt=1, checkpoint=checkpoint)
+
+
+def test_what_is_evaluated_is_the_average(tmp_path: Path) -> None:
+    """The log loss is that of the averaged weights, by hand from the checkpoint; predictions are theirs too."""
+    recipe = Recipe(2, 5, "adagrad", "sgd", "constant", "constant", "alike", "alike", 1, "none")
+    spec = job_of(recipe).spec
+    data = msgspec.structs.replace(spec.data, test_fraction=0.25)
+    dense = msgspec.structs.replace(spec.optimizer, average=Average(decay=0.9))
+    job = Job(spec=msgspec.structs.replace(spec, data=data, optimizer=dense))
+    run = run_in_threads(job, tmp_path / "run")
+    newest = newest_complete(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    checkpoint = open_checkpoint(newest)
+    kept = load_kept(checkpoint)
+    assert kept is not None
+    scorer = Scorer(checkpoint, kept.transform)
+    dataset = open_dataset(data, spec.embedding, seed=spec.seed, work_dir=Path("/nonexistent"))
+
+    def log_loss() -> float:
+        losses = []
+        for batch in dataset.test_batches(BATCH):
+            logits = torch.from_numpy(scorer.logits(Examples(batch.labels_BL, batch.dense_BF, batch.sparse)))
+            losses += functional.binary_cross_entropy_with_logits(
+                logits.double(), torch.from_numpy(batch.labels_BL).double(), reduction="none"
+            ).tolist()
+        return float(np.mean(losses))
+
+    told = run.report["evaluation"]["logLoss"]
+    assert log_loss() == pytest.approx(told, abs=1e-6)
+    scorer.model.load_state_dict(safetensors.torch.load_file(newest / "dense.safetensors"))
+    assert log_loss() != pytest.approx(told, abs=1e-6)
+
+
+@pytest.mark.parametrize("trainers", [1, 3])
+def test_parts_with_dropout_and_running_means(trainers: int, tmp_path: Path) -> None:
+    """Masks are those of the examples' places, statistics those of a part, one after the other; rank 0's remain."""
+    recipe = Recipe(trainers, 5, "adagrad", "adam", "constant", "constant", "alike", "alike", 1, "parts")
+    job = job_of(recipe, model={"name": "deepfm", "overMlp": [8, 8]})
+    data = open_dataset(job.spec.data, job.spec.embedding, seed=job.spec.seed, work_dir=Path("/nonexistent"))
+    batches = itertools.islice(data.train_batches(BATCH), STEPS)
+    expected = train_reference(batches, data.layout, job.spec, num_dense=data.num_dense, world_size=trainers)
+    assert differences(run_in_threads(job, tmp_path / "run"), expected) == []

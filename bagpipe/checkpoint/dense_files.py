@@ -1,0 +1,15 @@
+"""The files of dense weights in a checkpoint, and which of them a model is used with."""
+
+from bagpipe.checkpoint.store import Checkpoint
+from bagpipe.net.messages import SnapshotFile
+
+DENSE_WEIGHTS = "dense.safetensors"
+"""As they are trained."""
+DENSE_AVERAGE = "dense_average.safetensors"
+"""With `optimizer.average`: the same tensors, the trained ones averaged."""
+
+
+def weights_in_use(checkpoint: Checkpoint) -> SnapshotFile | None:
+    """The weights to evaluate, export and predict with: the average where there is one."""
+    found = {file.name: file for file in checkpoint.manifest.dense}
+    return found.get(DENSE_AVERAGE) or found.get(DENSE_WEIGHTS)

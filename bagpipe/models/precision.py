@@ -1,0 +1,32 @@
+"""In which numbers a model computes: float32, or bfloat16 under torch.autocast with float32 around it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.config.model import ModelConfig
+
+Forward = Callable[[nn.Module, torch.Tensor, SparseEmbeddings], torch.Tensor]
+"""(model, dense_BF, sparse) to logits_BL in float32."""
+
+
+def forward_of(config: ModelConfig) -> Forward:
+    """How the job's model is called, in training, evaluation and prediction alike."""
+
+    def forward(model: nn.Module, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
+        if config.precision == "float32":
+            return _in_float32(model(dense_BF, sparse))
+        with torch.autocast(dense_BF.device.type, torch.bfloat16):
+            logits = model(dense_BF, sparse)
+        return _in_float32(logits)
+
+    return forward
+
+
+def _in_float32(logits: Any) -> torch.Tensor:
+    """A model of somebody's own may narrow its numbers itself, or return what the loss will refuse."""
+    wide: torch.Tensor = logits.float() if isinstance(logits, torch.Tensor) and logits.is_floating_point() else logits
+    return wide
