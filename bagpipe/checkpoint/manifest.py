@@ -34,6 +34,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     dense: tuple[SnapshotFile, ...]
     data: tuple[SnapshotFile, ...] = ()
     """The transform and the fingerprint of the data; none: written before they were kept."""
+    first_values: bool = False
+    """Made of another run's weights, or of files, before the first step: no checkpoint to resume, but what rows begin
+    with. Dense weights are taken as far as they fit."""
     created: str
     """UTC, ISO 8601."""
 

@@ -17,7 +17,7 @@ from bagpipe.config.pods import CheckpointClaim, PodConfig, VolumeClaim
 from bagpipe.config.pods import Section as _Section
 from bagpipe.config.recipe import DenseOptimizer as DenseOptimizer  # noqa: PLC0414  # part of this document
 from bagpipe.config.recipe import RowOptimizer as RowOptimizer  # noqa: PLC0414  # part of this document
-from bagpipe.config.recipe import TableOverride
+from bagpipe.config.recipe import TableOverride, WarmStart
 from bagpipe.tables import Table, TableRows, Width
 
 API_VERSION = "bagpipe.dev/v1alpha1"
@@ -232,6 +232,7 @@ class JobSpec(_Section, kw_only=True):
     embedding: EmbeddingConfig = EmbeddingConfig()
     optimizer: DenseOptimizer = DenseOptimizer()
     batch_size: Annotated[bounds.BatchSize, Meta(description="Examples of one step, all trainers together.")] = 2048
+    init_from: Annotated[WarmStart | None, Meta(description="Begin with weights of another run; tables may be new, gone, grown or renamed, the data and the optimizer may be others.")] = None
     micro_batches: Annotated[bounds.MicroBatches, Meta(description="Parts into which each trainer cuts its slice of a batch, forward and backward one after the other, for models whose activations need the memory; their gradients add up to one update.")] = 1
     steps: Annotated[bounds.Steps | None, Meta(description="Steps to train; none: what `epochs` gives. Data is repeated as needed.")] = None
     epochs: Annotated[bounds.Epochs | None, Meta(description="Passes over the training part; none: 1, or what `steps` needs.")] = None

@@ -94,9 +94,22 @@ def absolute_paths(job: Job) -> Job:
         test=_absolute_part(data.test, "spec.data.test"),
     )
     place = paths.absolute(checkpoint.path, "spec.checkpoint.path") if checkpoint.path else None
+    embedding, warm = job.spec.embedding, job.spec.init_from
+    overrides = tuple(
+        one
+        if one.init_from is None
+        else msgspec.structs.replace(
+            one, init_from=paths.absolute(one.init_from, f"spec.embedding.overrides[{number}].initFrom")
+        )
+        for number, one in enumerate(embedding.overrides)
+    )
+    if warm is not None:
+        warm = msgspec.structs.replace(warm, run=paths.absolute(warm.run, "spec.initFrom.run"))
     spec = msgspec.structs.replace(
         job.spec,
         data=data,
+        embedding=msgspec.structs.replace(embedding, overrides=overrides),
+        init_from=warm,
         checkpoint=msgspec.structs.replace(checkpoint, path=place),
     )
     return msgspec.structs.replace(job, spec=spec)

@@ -99,6 +99,14 @@ class TableOverride(Section):
     optimizer: RowOptimizerChange = RowOptimizerChange()
     init_scale: Annotated[bounds.RateOrZero | None, Meta(description="As `embedding.initScale`, for these tables; 0: rows are born as zeros.")] = None
     frozen: Annotated[bool | None, Meta(description="Rows are read and never updated.")] = None
+    init_from: Annotated[str | None, Meta(description="File of first vectors for the one table that `tables` names: .npy [rows, width], or Parquet with `vector` and `row` or `value`. The oracle reads it.")] = None
+
+
+class WarmStart(Section):
+    """Weights of another run to begin with, as far as they fit. What was taken is printed, and kept as `warm-start.txt`."""
+
+    run: Annotated[str, Meta(min_length=1, description="Its run directory, or one of its checkpoints. The oracle, and trainers for dense weights, read from it.")]
+    tables: Annotated[dict[str, str], Meta(description="Tables that had another name there: the name here, then the one there.")] = {}
 
 
 class DenseOverride(Section):

@@ -47,7 +47,7 @@ def table_override_findings(
         if all(tried):
             yield from tried[0]
         if override == TableOverride(override.tables):
-            yield where, "changes nothing; give optimizer, initScale or frozen, or remove it"
+            yield where, "changes nothing; give optimizer, initScale, frozen or initFrom, or remove it"
         if change.name is not None:
             bases.append(changed_optimizer(optimizer, change))
 

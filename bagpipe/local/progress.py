@@ -107,7 +107,7 @@ class PlainView:
 
     def record(self, record: Record) -> None:
         if "event" in record:
-            self._write(EVENTS.get(record["event"], str(record["event"])))
+            self._write(str(record.get("text") or EVENTS.get(record["event"], record["event"])).rstrip())
             return
         eta = self._pace.remaining_seconds(record)
         if record["time"] - self._last >= PLAIN_SECONDS or record["step"] == record.get("total_steps"):
@@ -131,8 +131,11 @@ class BarView:
         self._progress.start()
 
     def record(self, record: Record) -> None:
-        if "event" in record:
+        if "text" in record:
+            self.note(str(record["text"]).rstrip())
+        elif "event" in record:
             self._progress.update(self._bar, description=EVENTS.get(record["event"], str(record["event"])))
+        if "event" in record:
             return
         text = describe(record, self._pace.remaining_seconds(record))
         self._progress.update(self._bar, description=text, completed=record["step"], total=record.get("total_steps"))

@@ -46,6 +46,15 @@ class ReferenceRun:
     """The same with averaged weights, where the job keeps an average."""
 
 
+@dataclass(frozen=True, slots=True)
+class ReferenceStart:
+    """Weights to begin with."""
+
+    records: dict[tuple[str, int], Floats]
+    """As in `ReferenceRun`; rows that are not here are born."""
+    dense: dict[str, torch.Tensor]
+
+
 def train_reference(
     batches: Iterable[Batch],
     layout: TableLayout,
@@ -54,6 +63,7 @@ def train_reference(
     num_dense: int,
     num_labels: int = 1,
     world_size: int = 1,
+    begin_with: "ReferenceStart | None" = None,
 ) -> ReferenceRun:
     """Train on `batches` with `world_size` virtual trainers that share one model and one set of tables.
 
@@ -62,18 +72,28 @@ def train_reference(
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads(spec, world_size))
     try:
-        return _train(batches, layout, spec, num_dense, num_labels, world_size)
+        return _train(batches, layout, spec, num_dense, num_labels, world_size, begin_with)
     finally:
         torch.set_num_threads(before)
 
 
 def _train(
-    batches: Iterable[Batch], layout: TableLayout, spec: JobSpec, num_dense: int, num_labels: int, world_size: int
+    batches: Iterable[Batch],
+    layout: TableLayout,
+    spec: JobSpec,
+    num_dense: int,
+    num_labels: int,
+    world_size: int,
+    begin_with: "ReferenceStart | None",
 ) -> ReferenceRun:
     model = build_model(spec.model, layout, num_dense, num_labels, spec.seed)
+    if begin_with is not None:
+        model.load_state_dict(model.state_dict() | begin_with.dense)
     dense = ReferenceDense(spec.optimizer, model)
     loss, set_step = loss_of(model, spec.model), step_setter(model, spec.seed)
     tables = [ReferenceRows(group, spec) for group in layout.groups]
+    for rows in tables:
+        rows.begin_with(begin_with.records if begin_with is not None else {})
     losses = []
     for step, batch in enumerate(batches):
         shares = [_share(batch, rank, world_size) for rank in range(world_size)]

@@ -1,6 +1,6 @@
 """The tables of the reference: a dict of records, updated by torch.optim where it has the optimizer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -45,6 +45,13 @@ class ReferenceRows:
         for key, record in self.records.items():
             member, row = self._place(key)
             yield (self.group.tables[member].name, row), record.numpy()
+
+    def begin_with(self, records: Mapping[tuple[str, int], Floats]) -> None:
+        """Rows that somebody trained before, by (table name, row)."""
+        for (name, row), record in records.items():
+            for member, table in enumerate(self.group.tables):
+                if table.name == name:
+                    self.records[self.group.offsets[member] + row] = torch.from_numpy(record.copy())
 
     def weights(self, keys: Keys) -> torch.Tensor:
         dim = self.group.embedding_dim

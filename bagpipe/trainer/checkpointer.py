@@ -17,17 +17,28 @@ from torch import nn
 
 from bagpipe.checkpoint.kept_files import link_kept
 from bagpipe.checkpoint.manifest import Manifest, changed_field
-from bagpipe.checkpoint.store import SNAPSHOT_SECONDS, commit, describe_file, directory_of, open_checkpoint, prune
+from bagpipe.checkpoint.store import (
+    SNAPSHOT_SECONDS,
+    Checkpoint,
+    commit,
+    describe_file,
+    directory_of,
+    open_checkpoint,
+    prune,
+)
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
+from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.plan import BatchPlan
 from bagpipe.rows.record import record_widths
-from bagpipe.trainer.dense import load_dense, save_dense
+from bagpipe.trainer.dense import load_dense, save_dense, take_dense
 from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.membership import Membership
 
 log = logging.getLogger(__name__)
 
+DENSE_REPORT = "dense-weights.txt"
+"""Beside the first values of a warm start: which dense weights were taken."""
 ASK_SECONDS = 0.1
 """Time between questions to the shards while they write."""
 SLOW_SECONDS = 10.0
@@ -82,6 +93,9 @@ class Checkpointer:
         if source is None:
             return
         checkpoint = open_checkpoint(Path(source))
+        if checkpoint.manifest.first_values:
+            self._take_dense(checkpoint)
+            return
         changed = changed_field(checkpoint.manifest.spec, self.members.topology.spec)
         # With no step left to train this is an evaluation, and other data is welcome.
         only_evaluates = self.members.topology.total_steps == checkpoint.manifest.step
@@ -96,6 +110,17 @@ class Checkpointer:
             load_dense(self.model, self.optimizer, checkpoint.directory)
         if self.average is not None:
             self.average.load(checkpoint.directory)
+
+    def _take_dense(self, checkpoint: Checkpoint) -> None:
+        """Of another run's dense weights those that fit; rank 0 says which, in the log and beside them."""
+        if self.model is None or not checkpoint.manifest.dense:
+            return
+        (file,) = checkpoint.manifest.dense
+        checkpoint.check(file)
+        lines = take_dense(self.model, checkpoint.directory / file.name)
+        if self.members.rank == 0:
+            log.info("dense weights of another run:\n%s", lines)
+            write_whole(checkpoint.directory / DENSE_REPORT, lines.encode())
 
     def begin(self, plan: BatchPlan) -> None:
         """After a checkpoint step: save what this trainer has to save."""

@@ -132,6 +132,26 @@ def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, direct
         optimizer.load_state_dict(state)
 
 
+def take_dense(model: nn.Module, path: Path) -> str:
+    """Take those tensors of the file that the model has, in name and shape; returns a table of what became of each.
+
+    Raises:
+        CheckpointError: the file is missing or corrupt.
+    """
+    own, found = _unwrapped(model).state_dict(), _read(path)
+    fitting = {name: found[name] for name in own if name in found and found[name].shape == own[name].shape}
+    _unwrapped(model).load_state_dict(own | fitting)
+    lines = []
+    for name in sorted(own.keys() | found.keys()):
+        if name in fitting:
+            lines.append(f"{name}  taken")
+        elif name in own and name in found:
+            lines.append(f"{name}  as made here: {list(found[name].shape)} there, {list(own[name].shape)} here")
+        else:
+            lines.append(f"{name}  {'as made here: not there' if name in own else 'not taken: no such weight here'}")
+    return "\n".join(lines) + "\n"
+
+
 def _saved_state(optimizer: torch.optim.Optimizer, directory: Path) -> dict[str, Any]:
     """The saved optimizer's state, as `load_state_dict` takes it."""
     tensors, path = _read(directory / OPTIMIZER_TENSORS), directory / OPTIMIZER_SETTINGS

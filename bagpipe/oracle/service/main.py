@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TextIO
 
+from bagpipe.checkpoint.warm_start import REPORT
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.errors import BagpipeError, Stopped
 from bagpipe.net.admission import Admission
@@ -75,6 +76,8 @@ def run_oracle(
                     choose=kept.topology() is None,
                 )
             )
+            if data.first_values is not None:
+                shell.reporter.event("warm start", text=(run_dir / REPORT).read_text(encoding="utf-8"))
             assembled = gather(shell, job.spec, data, start, kept, checkpoint, checkpoint_dir, widths)
             trained = train(shell, data, assembled, kept, start)
             keep_loss(checkpoint_dir, trained.step, trained.figures.loss)

@@ -6,6 +6,7 @@ Start ── open the data ──> OpenedData ── every role is there ──>
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bagpipe.batch import Batch, Cursor
@@ -33,6 +34,8 @@ class OpenedData:
     total_steps: int | None
     batches: Iterator[Batch]
     """Training batches from the start on; they can be read once."""
+    first_values: Path | None
+    """What rows begin with, written like a checkpoint; None: they are born, or the attempt starts from a checkpoint."""
     auto_lookahead: LookaheadChoice | None
     """What `lookahead: auto` becomes; None where it is given, or was chosen by a predecessor of this process."""
 

@@ -12,6 +12,7 @@ import msgspec
 from bagpipe.batch import Batch, Cursor
 from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
+from bagpipe.checkpoint.warm_start import prepare_first_values
 from bagpipe.config.document import JobSpec
 from bagpipe.config.losses import check_task_weights, loss_kind
 from bagpipe.config.rules import fixed_lookahead
@@ -56,7 +57,7 @@ def open_data(
 
     Args:
         checkpoint: its transform encodes the data, and its fingerprint says which rows may follow.
-        choose: `lookahead: auto` is still to be chosen.
+        choose: `lookahead: auto` is still to be chosen, and what rows begin with still to be written.
 
     Raises:
         ConfigError, DataError, StorageError: the data cannot be read, or is too little for the job.
@@ -86,7 +87,12 @@ def open_data(
         room = view_bytes(available_bytes())
         first, batches = peek(itertools.islice(batches, left), max_bytes=room)
         auto_lookahead = choose_lookahead(reuse_in_job(first, spec, dataset.layout), room)
-    return OpenedData(dataset, total, batches, auto_lookahead)
+    first_values: Path | None = None
+    if checkpoint is None and choose:
+        first_values = prepare_first_values(
+            spec, dataset.layout, dataset.transform, root=checkpoint_dir, run_dir=run_dir
+        )
+    return OpenedData(dataset, total, batches, first_values, auto_lookahead)
 
 
 def assemble(
@@ -119,7 +125,7 @@ def assemble(
         num_labels=dataset.num_labels,
         label_names=dataset.transform.label_names,
         slots=settings.slots,
-        checkpoint=str(checkpoint) if checkpoint else None,
+        checkpoint=str(start_from) if (start_from := checkpoint or data.first_values) else None,
         checkpoint_dir=checkpoint_dir,
         first_step=start.step,
         total_steps=total,

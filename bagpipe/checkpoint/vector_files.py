@@ -1,0 +1,98 @@
+"""Vectors for the rows of one table, from a file: `.npy`, or Parquet with columns `vector` and `row` or `value`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bagpipe.batch import Floats
+from bagpipe.checkpoint.row_maps import Rows, TableOfRun
+from bagpipe.data.raw import value_text
+from bagpipe.errors import DataError
+
+BLOCK_ROWS = 1 << 16
+
+
+def read_vectors(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
+    """Blocks of (rows of the table, their vectors), checked: no row twice, nothing out of range or not finite.
+
+    Raises:
+        DataError: the file cannot be read, or does not fit the table.
+    """
+    try:
+        blocks = _npy(path, target) if path.suffix == ".npy" else _parquet(path, target)
+        seen = np.zeros(target.table.num_embeddings, np.bool_)
+        for rows, vectors in blocks:
+            _check(path, target, rows, vectors, seen)
+            seen[rows] = True
+            yield rows, vectors
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read as vectors of table {target.table.name}: {error}") from None
+
+
+def _npy(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    expected = (target.table.num_embeddings, target.table.embedding_dim)
+    if array.shape != expected or not np.issubdtype(array.dtype, np.floating):
+        raise DataError(f"{path}: expected floats {list(expected)}, found {array.dtype} {list(array.shape)}")
+    for begin in range(0, len(array), BLOCK_ROWS):
+        block = np.asarray(array[begin : begin + BLOCK_ROWS], np.float32)
+        yield np.arange(begin, begin + len(block), dtype=np.int64), block
+
+
+def _parquet(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        key = next((name for name in ("row", "value") if name in names), None)
+        if key is None or "vector" not in names:
+            raise DataError(f"{path}: expected columns vector and row or value, found {', '.join(names)}")
+        rows_of = _rows_of_values(path, target) if key == "value" else None
+        for batch in file.iter_batches(BLOCK_ROWS, columns=[key, "vector"]):
+            vectors = _vectors(path, target, batch.column("vector"))
+            keys = batch.column(key)
+            if keys.null_count:
+                raise DataError(
+                    f"{path}: column {key}: expected a {key} in every line, found none in {keys.null_count}"
+                )
+            if rows_of is None:
+                yield keys.cast(pa.int64()).to_numpy(zero_copy_only=False), vectors
+            else:
+                rows = np.array([rows_of.get(str(value), -1) for value in keys.to_pylist()], np.int64)
+                yield rows[rows >= 0], vectors[rows >= 0]
+
+
+def _vectors(path: Path, target: TableOfRun, column: Any) -> Floats:
+    dim = target.table.embedding_dim
+    lengths = np.array([-1 if value is None else len(value) for value in column.to_pylist()])
+    if (lengths != dim).any():
+        raise DataError(f"{path}: column vector: expected {dim} numbers in every line, found {sorted(set(lengths))}")
+    found: Floats = column.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, dim)
+    return found
+
+
+def _rows_of_values(path: Path, target: TableOfRun) -> dict[str, int]:
+    """Row of each value, as people write it."""
+    if target.encoding == "ids":
+        return {str(row): row for row in range(target.table.num_embeddings)}
+    vocabulary, kind = target.vocabulary, target.kind
+    if vocabulary is None or kind is None:
+        raise DataError(f"{path}: table {target.table.name} has no vocabulary, so values have no rows; give column row")
+    first = vocabulary.first_row
+    return {value_text(int(code), kind): first + number for number, code in enumerate(vocabulary.codes)}  # type: ignore[arg-type]  # one of its kinds
+
+
+def _check(path: Path, target: TableOfRun, rows: Rows, vectors: Floats, seen: Any) -> None:
+    count = target.table.num_embeddings
+    outside = rows[(rows < 0) | (rows >= count)]
+    if outside.size:
+        raise DataError(f"{path}: expected rows from 0 to {count - 1}, found {outside[0]}")
+    distinct, times = np.unique(rows, return_counts=True)
+    twice = distinct[(times > 1) | seen[distinct]]
+    if twice.size:
+        raise DataError(f"{path}: expected every row once, found row {twice[0]} of {target.table.name} again")
+    if not np.isfinite(vectors).all():
+        bad = rows[~np.isfinite(vectors).all(axis=1)][0]
+        raise DataError(f"{path}: expected finite numbers, found others in the vector of row {bad}")
