@@ -34,7 +34,7 @@ def read_vectors(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]
 
 
 def _npy(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = np.lib.format.open_memmap(path, mode="r")
     expected = (target.table.num_embeddings, target.table.embedding_dim)
     if array.shape != expected or not np.issubdtype(array.dtype, np.floating):
         raise DataError(f"{path}: expected floats {list(expected)}, found {array.dtype} {list(array.shape)}")

@@ -57,6 +57,22 @@ class _Line:
     why: str = ""
 
 
+def check_sources(spec: JobSpec) -> None:
+    """What the job begins with must be there, before its data is prepared.
+
+    Raises:
+        CheckpointError: the other run's manifest cannot be read.
+        ConfigError: the other run has no complete checkpoint, or a file is not there.
+    """
+    if spec.init_from is not None:
+        open_source(Path(spec.init_from.run))
+    for number, one in enumerate(spec.embedding.overrides):
+        if one.init_from is not None and not Path(one.init_from).is_file():
+            raise ConfigError(
+                f"spec.embedding.overrides[{number}].initFrom: {one.init_from}: no such file; give .npy or Parquet"
+            )
+
+
 def prepare_first_values(
     spec: JobSpec, layout: TableLayout, transform: Transform, *, root: Path, run_dir: Path
 ) -> Path | None:

@@ -11,11 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 
+from bagpipe.batch import Cursor
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.store import Checkpoint, newest_complete, open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.data.raw import value_text
+from bagpipe.errors import ConfigError, DataError
+from bagpipe.oracle.service.phases import Start
+from bagpipe.oracle.service.start import open_data
 from bagpipe.testing.compare import differences, rows_of
 from bagpipe.testing.reference import ReferenceStart, train_reference
 from bagpipe.testing.threads import run_in_threads
@@ -178,3 +182,40 @@ def test_a_warm_started_run_resumes_as_itself(tmp_path: Path) -> None:
     a, b = (rows_of(newest(tmp_path / place)) for place in ("whole", "parts"))
     assert a.keys() == b.keys()
     assert all(a[name].tobytes() == b[name].tobytes() for name in a)
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"initFrom": {"run": "/nowhere"}}, r"spec.initFrom.run: /nowhere: expected a run with a complete checkpoint"),
+        ({"initFrom": {"run": "first", "tables": {"C9": "C1"}}}, "'C9' is no table of this job; it has C1, C2"),
+        ({"initFrom": {"run": "first", "tables": {"C1": "C9"}}}, "'C9' no table of that run; it has C1, C2"),
+        ({"files": [{"tables": ["C2"], "initFrom": "/no.npy"}]}, r"overrides\[0\].initFrom: /no.npy: no such file"),
+        ({"files": [{"tables": ["C*"], "initFrom": "first.npy"}]}, "expected one table by its name"),
+        (
+            {"files": [{"tables": ["C2"], "initFrom": "first.npy"}]},
+            r"expected floats \[200, 4\], found float64 \[4, 4\]",
+        ),
+    ],
+)
+def test_what_is_not_there_or_does_not_fit_is_refused(more: dict[str, Any], named: str, first: Path) -> None:
+    """One line that names the setting, before any training."""
+    settings = dict(more)
+    if "files" in settings:
+        (override,) = settings.pop("files")
+        override = override | {"initFrom": override["initFrom"].replace("first", str(first / "first"))}
+        settings["embedding"] = {"dim": 4, "overrides": [override]}
+    elif settings["initFrom"]["run"] == "first":
+        settings["initFrom"] = settings["initFrom"] | {"run": str(first)}
+    place, beginning = first.parent / "refused", Start(0, Cursor(), None)
+    with pytest.raises((ConfigError, DataError), match=named):
+        open_data(job_of(**settings).spec, beginning, checkpoint=None, run_dir=place, checkpoint_dir=place, choose=True)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to begin from, and an array that fits no table."""
+    place = tmp_path_factory.mktemp("warm") / "first"
+    run_in_threads(job_of(), place)
+    np.save(place / "first.npy", np.zeros((4, 4)))
+    return place

@@ -12,7 +12,7 @@ import msgspec
 from bagpipe.batch import Batch, Cursor
 from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
-from bagpipe.checkpoint.warm_start import prepare_first_values
+from bagpipe.checkpoint.warm_start import check_sources, prepare_first_values
 from bagpipe.config.document import JobSpec
 from bagpipe.config.losses import check_task_weights, loss_kind
 from bagpipe.config.rules import fixed_lookahead
@@ -62,6 +62,9 @@ def open_data(
     Raises:
         ConfigError, DataError, StorageError: the data cannot be read, or is too little for the job.
     """
+    begins = checkpoint is None and choose
+    if begins:
+        check_sources(spec)
     opened = open_job_data(spec, checkpoint=checkpoint, run_dir=run_dir, root=checkpoint_dir)
     dataset, cursor = opened.dataset, opened.cursor
     if not dataset.layout.groups:
@@ -88,7 +91,7 @@ def open_data(
         first, batches = peek(itertools.islice(batches, left), max_bytes=room)
         auto_lookahead = choose_lookahead(reuse_in_job(first, spec, dataset.layout), room)
     first_values: Path | None = None
-    if checkpoint is None and choose:
+    if begins:
         first_values = prepare_first_values(
             spec, dataset.layout, dataset.transform, root=checkpoint_dir, run_dir=run_dir
         )
