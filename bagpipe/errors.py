@@ -4,6 +4,7 @@
     ├── ConfigError                   exit 78   the job file, a flag or `--set` is wrong; never retry
     ├── UserCodeError                 exit 78   a model or loss of the user's raised; never retry
     ├── DataError                     exit 65   input data is unreadable or malformed; never retry
+    ├── Diverged                      exit 65   a loss or gradient is NaN or infinite; never retry
     ├── CheckpointError               exit 65   checkpoint missing, partial, corrupt or of another job
     ├── PlanError                     exit 70   the oracle broke its own promise
     ├── WireError                     exit 70   a peer sent bytes that are not our protocol
@@ -53,6 +54,12 @@ class UserCodeError(BagpipeError):
 
 class DataError(BagpipeError):
     """Input data cannot be read; names file and line."""
+
+    exit_code = ExitCode.BAD_DATA
+
+
+class Diverged(BagpipeError):
+    """A loss or gradient is no finite number; names the step and the first such tensor."""
 
     exit_code = ExitCode.BAD_DATA
 

@@ -247,6 +247,10 @@ class JobSpec(_Section, kw_only=True):
     prefetch_depth: Annotated[bounds.StepsAhead, Meta(description="Steps ahead for which rows are requested.")] = 4
     seed: Annotated[bounds.Seed, Meta(description="Seed of rows, weights and order.")] = 0
     evaluate: Annotated[bool, Meta(description="Evaluate on the test part after the last step.")] = True
+    not_finite: Annotated[
+        Literal["stop", "continue"],
+        Meta(description="A loss or gradient that is NaN or infinite: stop ends the run at that step and names the first such tensor; continue trains on. Neither saves dense weights that are not finite."),
+    ] = "stop"
     log_every: Annotated[bounds.Steps, Meta(description="Steps between progress records.")] = 10
     checkpoint: CheckpointConfig = CheckpointConfig()
     transport: TransportConfig = TransportConfig()

@@ -143,8 +143,8 @@ class Checkpointer:
         self._latest = plan.step
         self._drafts[plan.step] = _Draft(plan, directory, dense, data, time.monotonic())
 
-    def poll(self) -> None:
-        """Between steps: complete the checkpoints of which every shard is done. Never waits."""
+    def poll(self, *, but: int = -1) -> None:
+        """Between steps: complete the checkpoints of which every shard is done, `but` that of one step. Never waits."""
         if not self._drafts:
             return
         servers, now = self.members.servers, time.monotonic()
@@ -153,7 +153,7 @@ class Checkpointer:
                 servers.ask_snapshots(step)
                 draft.asked = now
         servers.poll()
-        for step, draft in list(self._drafts.items()):
+        for step, draft in [(step, draft) for step, draft in self._drafts.items() if step != but]:
             if why := servers.snapshot_lost(step):
                 log.warning("no checkpoint of step %d: %s", step + 1, why)
                 del self._drafts[step]

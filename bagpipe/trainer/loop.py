@@ -22,6 +22,7 @@ from bagpipe.models.precision import forward_of
 from bagpipe.net.messages import Finished, Refused
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
+from bagpipe.trainer.finite import FiniteCheck
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.micro_batches import micro_batches
 from bagpipe.trainer.peer_reducer import PeerReducer
@@ -125,6 +126,7 @@ class Trainer:
         self.forward, self.loss = forward_of(spec.model), loss_of(self.model, spec.model)
         # Where the job alone does not say whether the model brings its own loss, the oracle could not check the labels.
         self.unchecked = LOSSES["bce"] if loss_kind(spec.model) is None and not has_own_loss(self.model) else None
+        self.finite = FiniteCheck(self.model, topology.layout, rank=members.rank, stops=spec.not_finite == "stop")
         self.set_step = step_setter(self.model, spec.seed)
 
     def run(self) -> None:
@@ -158,11 +160,13 @@ class Trainer:
         with dense_reduction(self.members.rank, plan.step):
             loss = self._backward(step)
         step.watch.backward_returned()
+        self.finite.gradients(plan, self.pipeline.rows_here)
         self.pipeline.finish(step, told_loss(plan, loss))
         self.dense.apply(plan.step)
-        if plan.checkpoint:
+        if plan.checkpoint and self.finite.savable(plan):
             self.checkpointer.begin(plan)
-        self.checkpointer.poll()
+        # The next step's loss shows whether this one's rows are finite: only then is its checkpoint made whole.
+        self.checkpointer.poll(but=plan.step)
 
     def _backward(self, step: Step) -> float:
         """Forward and backward, part by part (`microBatches`); returns the slice's mean loss."""
@@ -174,6 +178,8 @@ class Trainer:
                 logits, labels = self._forward(Step(part, step.watch))
                 weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
                 loss = self.loss(logits, labels, weights)
+                if self.device.type == "cpu":  # a GPU would be waited for; there gradients tell
+                    self.finite.loss(part, float(loss.detach()), logits, self.pipeline.rows_here)
                 # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
                 (loss * slice_weight(part, self.members.world_size)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
             losses.append(float(loss.detach()))

@@ -145,6 +145,11 @@ class StepPipeline:
         assert self.hands.rows is not None, "the rows of a step that has ended"
         return self.hands.rows
 
+    @property
+    def rows_here(self) -> tuple[torch.Tensor, ...]:
+        """What `rows` returned in the step that goes on; empty where nobody has asked."""
+        return self.hands.rows or ()
+
     def rows_handed_out(self) -> None:
         """The model has its rows, so nobody here waits for the network: what was left for later goes out."""
         if self.machine.state is State.HOLDS_ROWS:

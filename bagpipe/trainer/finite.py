@@ -1,0 +1,124 @@
+"""Ends a training that has diverged: at the step whose loss or gradient is no finite number, naming the tensor.
+
+What is not finite spreads: one step later every weight is NaN, and so is every later checkpoint. So the loss is looked
+at before its gradients leave, gradients before the step is reported (a checkpoint of the step needs the reports of all
+trainers), and dense weights before they are saved. A sum is enough to see it: one NaN or infinity among the addends
+makes the sum one.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from bagpipe.errors import Diverged
+from bagpipe.plan import BatchPlan, GroupPlan
+from bagpipe.tables import TableLayout, WidthGroup
+
+Named = tuple[str, torch.Tensor]
+_REMEDY = (
+    "lower the learning rates, look at the examples of this step, or set spec.notFinite: continue to train on; "
+    "earlier checkpoints are as they were"
+)
+
+
+class FiniteCheck:
+    """Looks at one trainer's tensors.
+
+    Args:
+        stops: whether what is not finite ends the run; otherwise it is only kept out of checkpoints.
+    """
+
+    def __init__(self, model: nn.Module, layout: TableLayout, *, rank: int, stops: bool) -> None:
+        self._model, self._layout, self._rank, self._stops = model, layout, rank, stops
+
+    def loss(self, plan: BatchPlan, loss: float, logits_BL: torch.Tensor, rows: Sequence[torch.Tensor]) -> None:
+        """Of this trainer's slice of a step.
+
+        Raises:
+            Diverged: it is NaN or infinite; names where that came from.
+        """
+        if self._stops and not math.isfinite(loss):
+            first = _first(self._causes_of_a_loss(plan, logits_BL, rows)) or "the loss itself"
+            raise Diverged(
+                f"{self._step(plan)}: the loss is {loss}; the first tensor that is not finite: {first}; {_REMEDY}"
+            )
+
+    def gradients(self, plan: BatchPlan, rows: Sequence[torch.Tensor]) -> None:
+        """Of rows (with those of other trainers where they are owned here) and of dense weights (of all trainers).
+
+        Raises:
+            Diverged: one is NaN or infinite.
+        """
+        grads = [t.grad for t in (*rows, *self._model.parameters()) if t.grad is not None]
+        if not self._stops or _sums_are_finite(grads):
+            return
+        first = _first(self._gradients(plan, rows))
+        if first is not None:  # otherwise the sum was too great, not what it was made of
+            raise Diverged(f"{self._step(plan)}: {first} is not finite; {_REMEDY}")
+
+    def savable(self, plan: BatchPlan) -> bool:
+        """Whether the dense weights after this step may become a checkpoint.
+
+        Raises:
+            Diverged: they may not, and that ends the run.
+        """
+        if _sums_are_finite([p.detach() for p in self._model.parameters()]):
+            return True
+        first = _first((f"dense weight {name}", p.detach()) for name, p in self._model.named_parameters())
+        if first is not None and self._stops:
+            raise Diverged(f"{self._step(plan)}: {first} is not finite after the update; {_REMEDY}")
+        return first is None
+
+    def _step(self, plan: BatchPlan) -> str:
+        return f"trainer {self._rank}: step {plan.step + 1}"
+
+    def _causes_of_a_loss(
+        self, plan: BatchPlan, logits_BL: torch.Tensor, rows: Sequence[torch.Tensor]
+    ) -> Iterator[Named]:
+        """In the order in which a forward pass meets them."""
+        for number in range(plan.dense_BF.shape[1]):
+            values_B = plan.dense_BF[:, number]
+            broken = np.flatnonzero(~np.isfinite(values_B))
+            if broken.size:
+                example = plan.first_example + int(broken[0])
+                yield f"dense feature {number} of example {example} of the batch", torch.from_numpy(values_B[broken])
+        yield from ((f"dense weight {name}", p.detach()) for name, p in self._model.named_parameters())
+        yield from ((f"buffer {name}", buffer) for name, buffer in self._model.named_buffers())
+        for group, part, leaf in zip(self._layout.groups, plan.groups, rows, strict=False):
+            yield f"a row of {_of_which_feature(group, part, leaf.detach())}", leaf.detach()
+        yield f"the output of {type(self._model).__name__}", logits_BL.detach()
+
+    def _gradients(self, plan: BatchPlan, rows: Sequence[torch.Tensor]) -> Iterator[Named]:
+        for group, part, leaf in zip(self._layout.groups, plan.groups, rows, strict=False):
+            if leaf.grad is not None:
+                yield f"the gradient of a row of {_of_which_feature(group, part, leaf.grad)}", leaf.grad
+        for name, parameter in self._model.named_parameters():
+            if parameter.grad is not None:
+                yield f"the gradient of dense weight {name}", parameter.grad
+
+
+def _sums_are_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    """One pass over each, and on a GPU one wait for all."""
+    if not tensors:
+        return True
+    return bool(torch.isfinite(torch.stack([t.sum(dtype=torch.float32) for t in tensors])).all())
+
+
+def _first(tensors: Iterable[Named]) -> str | None:
+    return next((name for name, t in tensors if t.is_floating_point() and not bool(torch.isfinite(t).all())), None)
+
+
+def _of_which_feature(group: WidthGroup, part: GroupPlan, values_KD: torch.Tensor) -> str:
+    """The feature that first looks up a row whose values are not finite."""
+    broken = torch.nonzero(~torch.isfinite(values_KD).all(dim=1)).flatten().tolist()
+    lookups = np.flatnonzero(np.isin(part.inverse_N, broken))
+    features = group.feature_names
+    if not lookups.size:
+        return f"width {group.embedding_dim}"
+    if part.lengths_BT is None:
+        return f"feature {features[int(lookups[0]) % len(features)]}"
+    ends = np.cumsum(part.lengths_BT.reshape(-1))
+    return f"feature {features[int(np.searchsorted(ends, lookups[0], side='right')) % len(features)]}"
