@@ -93,8 +93,29 @@ def _names(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
         twice = [name for name, count in Counter(c.name for c in listed).items() if count > 1]
         if twice:
             yield f"spec.data.columns.{what}", f"{twice[0]!r} is listed twice; give each feature a name of its own"
+    yield from _answers(columns)
     if not columns.sparse:
         yield "spec.data.columns.sparse", "empty; name at least one categorical column"
+
+
+def _answers(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
+    """Features that read what a label is made of."""
+    targets = {name: label.name for label in columns.labels for name in _read_by(label)}
+    features = [(f"dense[{i}]", d.column or d.name) for i, d in enumerate(columns.dense)]
+    features += [(f"sparse[{i}]", s.column or s.name) for i, s in enumerate(columns.sparse)]
+    for where, source in features:
+        if source in targets:
+            what = f"reads {source!r}, which the label {targets[source]!r} is made of"
+            yield f"spec.data.columns.{where}", f"{what}; it is not known when a prediction is made; remove it"
+
+
+def _read_by(label: LabelColumn) -> list[str]:
+    """The column that a label is made of; none if its rule is no rule, which is said elsewhere."""
+    try:
+        rule = label_rule(label)
+    except ValueError:
+        return []
+    return [rule.column if rule else label.name]
 
 
 def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:

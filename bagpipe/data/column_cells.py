@@ -40,7 +40,7 @@ def label_cells(table: pa.Table, label: LabelColumn, problems: Problems) -> Floa
         same = text == rule.value
         return np.where(same if rule.operator == "==" else ~same, 1.0, 0.0)
     numbers, wrong = numbers_of(column)
-    problems.add(name, wrong | np.isnan(numbers), "a number for the label", column)
+    problems.add(name, wrong | np.isnan(numbers), f"a number for the label (or a rule such as {name} == 'yes')", column)
     numbers = np.where(wrong | np.isnan(numbers), 0.0, numbers)
     if rule is not None:
         return _compared(numbers, rule)
@@ -77,6 +77,12 @@ def dense_cells(table: pa.Table, dense: DenseColumn, known: DenseStatistics | No
     if known is not None:
         numbers = (numbers.astype(np.float32).astype(np.float64) - known.mean) / known.deviation
     return numbers.astype(np.float32)
+
+
+def missing_dense(dense: DenseColumn) -> float:
+    """What a missing value becomes, before it is standardised."""
+    table = pa.table({source_of(dense): pa.nulls(1, pa.float64())})
+    return float(dense_cells(table, dense, None, Problems(np.zeros(1, np.bool_)))[0])
 
 
 def weight_cells(table: pa.Table, name: str, problems: Problems) -> Floats:

@@ -5,6 +5,7 @@ missing, a quoted empty one (`""`) is an empty text. What a column is in another
 becomes is decided in `bagpipe.data.column_values`.
 """
 
+import csv as python_csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -113,7 +114,7 @@ def table_pieces(
     """
     hive = hive_values(file.name)
     stored = [name for name in names if name not in hive]
-    with _damage(file.name):
+    with _damage(file.name, lambda: _not_utf8(file, kind) if kind in ("csv", "tsv") else None):
         if kind in ("csv", "tsv"):
             found = _csv_pieces(file, kind, stored, skip_bad=skip_bad)
         elif kind == "jsonl":
@@ -140,10 +141,13 @@ def _with_hive(piece: TablePiece, constant: dict[str, str]) -> TablePiece:
 
 
 @contextmanager
-def _damage(name: str) -> Iterator[None]:
+def _damage(name: str, explain: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """`explain` may know better than Arrow what is wrong."""
     try:
         yield
     except (pa.ArrowException, KeyError) as error:
+        if "UTF8" in str(error) and (told := explain()):
+            raise DataError(told) from error
         raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}; fix the file") from error
 
 
@@ -172,9 +176,9 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
     bad: list[str] = []
 
     def handle(row: Any) -> str:
-        bad.append(
-            f"{file.name}: row {row.number - 1}: expected {row.expected_columns} fields, found {row.actual_columns}"
-        )
+        line = "" if bad else f" (line {_line_of(file, row.text)})"
+        fields = f"expected {row.expected_columns} fields, found {row.actual_columns}"
+        bad.append(f"{file.name}: row {row.number - 1}{line}: {fields}")
         return "skip"
 
     headless = _header(file, kind)[0] == "f0"
@@ -204,6 +208,33 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
                 raise DataError(f"{bad[0]}; fix the row or set data.onBadLine: skip")
             empty = reader.schema.empty_table()
             yield TablePiece(file.name, first, lambda: empty, len(bad), bad[0])
+
+
+def _line_of(file: InputFile, text: str) -> int:
+    """Where a row begins; rows that hold line ends have made the numbers of lines and rows differ."""
+    wanted = text.split("\n", 1)[0].rstrip("\r").encode()
+    for block in text_blocks([file]):
+        for number, line in enumerate(block.text.split(b"\n"), block.first_line):
+            if line.rstrip(b"\r") == wanted:
+                return number
+    return 0
+
+
+def _not_utf8(file: InputFile, kind: TableFormat) -> str | None:
+    """Which byte of which row and column is no UTF-8; None: all are."""
+    names, separator = _header(file, kind), "\t" if kind == "tsv" else ","
+    for block in text_blocks([file]):
+        for number, line in enumerate(block.text.split(b"\n"), block.first_line):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                before = line[: error.start].decode() + "x"
+                place = len(next(python_csv.reader([before], delimiter=separator))) - 1
+                column = names[place] if place < len(names) else f"number {place + 1}"
+                where = f"{file.name}: line {number}: column {column}"
+                remedy = "convert the file, for instance with iconv -f LATIN1 -t UTF-8"
+                return f"{where}: byte 0x{line[error.start]:02x} is no UTF-8; {remedy}"
+    return None
 
 
 # ── JSON lines ────────────────────────────────────────────────────────────────────────────────────

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bagpipe.data.column_cells import missing_dense
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.encoded import first_examples, raw_blocks
 from bagpipe.data.formats import FoundTable
@@ -45,12 +46,15 @@ def learn_columns(raw: ColumnSource, readers: int, stop: int | None) -> tuple[De
     moments = [_Moments() for _ in wanted]
     labels = len(raw.columns.labels)
     least, greatest, position = [math.inf] * labels, [-math.inf] * labels, 0
+    missing = np.array([missing_dense(c) for c in raw.columns.dense], np.float32)
+    told = np.zeros(len(missing), np.bool_)
     first_bad: str | None = None
     for block in raw_blocks(raw, readers, stop):
         first_bad = first_bad or block.first_bad
         part = block if stop is None else first_examples(block, stop - position, len(raw.schema.features))
         for one, (place, _) in zip(moments, wanted, strict=True):
             one.add(part.dense_BF[:, place])
+        told |= (part.dense_BF != missing).any(axis=0)
         for place in range(labels if len(part) else 0):
             least[place] = min(least[place], float(part.labels_BL[:, place].min()))
             greatest[place] = max(greatest[place], float(part.labels_BL[:, place].max()))
@@ -58,6 +62,7 @@ def learn_columns(raw: ColumnSource, readers: int, stop: int | None) -> tuple[De
     if not position:
         raise _nothing_there(raw, first_bad)
     _check_labels(raw, least, greatest)
+    _check_dense(raw, told)
     return tuple(_statistics(one, name) for one, (_, name) in zip(moments, wanted, strict=True))
 
 
@@ -75,6 +80,15 @@ def _check_labels(raw: ColumnSource, least: Sequence[float], greatest: Sequence[
             raise DataError(
                 f"data.columns.labels: {label.name} is {low:g} in every example of the training part, which teaches "
                 "nothing; check the column, its rule and the split"
+            )
+
+
+def _check_dense(raw: ColumnSource, told: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> None:
+    for column, says_something in zip(raw.columns.dense, told.tolist(), strict=True):
+        if not says_something:
+            raise DataError(
+                f"data.columns.dense: {column.name}: all values are missing in the training part, or equal to what "
+                "stands for a missing one; put it under ignore"
             )
 
 

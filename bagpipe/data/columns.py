@@ -5,6 +5,7 @@ columns, as long as every cell can be read as what the first file's was.
 """
 
 import difflib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -202,16 +203,18 @@ def check_columns(file: str, schema: pa.Schema, names: Sequence[str], spoken_of:
     Raises:
         ConfigError: names the column and the nearest one that is there.
     """
+    there, counts = schema.names, Counter(schema.names)
     for name in names:
-        count = schema.names.count(name)
+        count = counts[name]
         if count > 1:
             raise ConfigError(f"{file}: column {name} is there {count} times; give each column a name of its own")
         if not count:
-            near = difflib.get_close_matches(name, schema.names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(schema.names[:8])}"
+            near = difflib.get_close_matches(name, there, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(there[:8])}"
             raise ConfigError(f"data.columns: {name!r} is no column of {file}; {hint}")
     if spoken_of and "*" not in spoken_of:
-        strange = [name for name in schema.names if name not in spoken_of]
+        known = set(spoken_of)
+        strange = [name for name in there if name not in known]
         if strange:
             raise ConfigError(
                 f"data.columns: {file} has a column {strange[0]!r} that is not spoken of; add it to dense, sparse or "

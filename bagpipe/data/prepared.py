@@ -352,13 +352,13 @@ def _pieces(file: InputFile, info: PreparedInfo, columns: Sequence[tuple[str, Ro
 
 
 def _group(info: PreparedInfo, layout: TableLayout, number: int) -> _Group:
-    group = layout.groups[number]
+    group, names = layout.groups[number], info.feature_names
     columns: list[str] = []
     tables: list[str] = []
     offsets: list[int] = []
     sizes: list[int] = []
     for table, offset in zip(group.tables, group.offsets, strict=True):
-        feature_positions(info.feature_names, table.feature_names, table.name)
+        feature_positions(names, table.feature_names, table.name)
         for name in table.feature_names:
             columns.append(f"sparse_{name}")
             tables.append(table.name)

@@ -325,7 +325,7 @@ BAD = {
     "a column that is not there": ({}, {"sparse": [{"name": "cc"}]}, ConfigError, "'cc' is no column of .*did you mean 'c'"),
     "a column that nobody speaks of": ({"more": [1, 2, 3]}, {}, ConfigError, "a column 'more' that is not spoken of"),
     "a label of three values": ({"y": [0, 1, 2]}, {}, DataError, "row 3: column y: expected a label of 0 or 1 .*found 2"),
-    "a missing label": ({"y": [0, None, 1]}, {}, DataError, "row 2: column y: expected a number for the label, found nothing"),
+    "a missing label": ({"y": [0, None, 1]}, {}, DataError, "row 2: column y: expected a number for the label .*, found nothing"),
     "a constant label": ({"y": [1, 1, 1]}, {}, DataError, "y is 1 in every example of the training part"),
     "text as a number": ({"x": ["1", "2", "drei"]}, {}, DataError, "row 3: column x: expected a finite number, found 'drei'"),
     "an infinite number": ({"x": [1.0, 1e39, 2.0]}, {}, DataError, "row 2: column x: expected a finite number"),
@@ -363,7 +363,7 @@ def test_bad_rows_can_be_skipped_and_are_counted(kind, tmp_path):
         rows = [{"y": 0, "x": "1", "c": "a"}, {"y": 1, "x": "five", "c": "b"}, {"y": 1, "x": "5", "c": "b"}]
         path.write_text("\n".join([json.dumps(rows[0]), "{oops", *map(json.dumps, rows[1:]), "{'no'"]))
     columns = ColumnsConfig(labels=(LabelColumn("y"),), dense=(DenseColumn("x"),), sparse=(SparseColumn("c"),))
-    with pytest.raises(DataError, match=r"log: row 2: .*data.onBadLine: skip"):
+    with pytest.raises(DataError, match=r"log: row 2( \(line 3\))?: .*data.onBadLine: skip"):
         read(str(path), columns, tmp_path)
     dataset = read(str(path), columns, tmp_path, name="skipping", on_bad_line="skip")
     assert batch_of(dataset).dense_BF[:, 0].tolist() == [1.0, 5.0]

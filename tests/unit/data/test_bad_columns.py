@@ -1,0 +1,158 @@
+"""Bad data with columns of one's own: one line each, with the column, the row and what to do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bagpipe.config.load import parse_job
+from bagpipe.data.dataset import open_dataset
+from bagpipe.errors import BagpipeError, ConfigError, DataError
+
+JOB = """
+apiVersion: bagpipe.dev/v1alpha1
+kind: BagpipeJob
+spec:
+  data:
+    path: {}
+    columns: {}
+"""
+COLUMNS = '{labels: [{name: y}], dense: [{name: price}], sparse: [{name: item}], ignore: ["*"]}'
+HEAD = "y,item,price"
+GOOD = [f"{i % 2},i{i % 3},{i / 2}" for i in range(9)]
+FIX = "fix the row or set data.onBadLine: skip"
+
+
+def read(path: Path, columns: str = COLUMNS) -> None:
+    spec = parse_job(JOB.format(path, columns), "job.yaml").spec
+    dataset = open_dataset(spec.data, spec.embedding, seed=1, work_dir=path.parent / "work")
+    assert sum(batch.num_examples for batch in dataset.train_batches(4, epochs=1)) == 9
+
+
+def csv(lines: list[str], head: str = HEAD) -> bytes:
+    return "\n".join([head, *lines, ""]).encode()
+
+
+def with_row(number: int, line: str) -> bytes:
+    return csv([*GOOD[: number - 1], line, *GOOD[number:]])
+
+
+def each(change: Callable[[int], str]) -> bytes:
+    return csv([change(i) for i in range(9)])
+
+
+BAD: dict[str, tuple[bytes, type[BagpipeError], str]] = {
+    "constant label": (
+        each(lambda i: f"1,i{i % 3},{i}"),
+        DataError,
+        "labels: y is 1 in every example of the training part, which teaches nothing; check the column, its rule",
+    ),
+    "label of another kind": (
+        with_row(4, "2,i1,1"),
+        DataError,
+        f"log.csv: row 4: column y: expected a label of 0 or 1 (or a rule), found '2'; {FIX}",
+    ),
+    "label of words": (
+        each(lambda i: f"{['yes', 'no'][i % 2]},i{i % 3},{i}"),
+        DataError,
+        "row 1: column y: expected a number for the label (or a rule such as y == 'yes'), found 'yes'",
+    ),
+    "no label": (with_row(6, ",i1,1"), DataError, "row 6: column y: expected a number for the label"),
+    "a column twice": (
+        csv([f"{line},1" for line in GOOD], f"{HEAD},item"),
+        ConfigError,
+        "log.csv: column item is there 2 times; give each column a name of its own",
+    ),
+    "a column that is not there": (
+        csv(GOOD, "y,itme,price"),
+        ConfigError,
+        "data.columns: 'item' is no column of log.csv; did you mean 'itme'?",
+    ),
+    "ids all missing": (
+        each(lambda i: f"{i % 2},,{i}"),
+        DataError,
+        "sparse: item: all values are missing in the training part; put it under ignore",
+    ),
+    "numbers all missing": (
+        each(lambda i: f"{i % 2},i{i % 3},"),
+        DataError,
+        "dense: price: all values are missing in the training part, or equal to what stands for a missing one",
+    ),
+    "a vocabulary of one value": (
+        each(lambda i: f"{i % 2},a,{i}"),
+        DataError,
+        "sparse: item: there is one value only in the training part; put it under ignore",
+    ),
+    "a short row": (
+        csv(['0,"i\n1",1.5', *GOOD[:3], "1,i1"]),
+        DataError,
+        f"log.csv: row 5 (line 7): expected 3 fields, found 2; {FIX}",
+    ),
+    "a long row": (with_row(5, "1,i1,2,3"), DataError, f"row 5 (line 6): expected 3 fields, found 4; {FIX}"),
+    "a byte that is no UTF-8": (
+        csv(GOOD).replace(b"i2", b"i\xff", 1),
+        DataError,
+        "log.csv: line 4: column item: byte 0xff is no UTF-8; convert the file, for instance with iconv",
+    ),
+    "a number that is none": (
+        with_row(6, "1,i2,abc"),
+        DataError,
+        f"row 6: column price: expected a finite number, found 'abc'; {FIX}",
+    ),
+    "a number too large": (with_row(6, "1,i2,1e999"), DataError, "row 6: column price: expected a finite number"),
+    "nothing but a header": (csv([]), DataError, "log.csv: no valid example in the data; check data.path"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_text_is_named_by_column_row_and_remedy(name: str, tmp_path: Path) -> None:
+    """One line for each mistake; the good file is read."""
+    content, kind, words = BAD[name]
+    path = tmp_path / "log.csv"
+    path.write_bytes(csv(GOOD))
+    read(path)
+    path.write_bytes(content)
+    with pytest.raises(kind) as caught:
+        read(path)
+    said = str(caught.value).replace(f"{tmp_path}/", "")
+    assert words in said and "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (pa.array([{"a": i} for i in range(9)]), "column item: expected text or whole numbers, found struct<a: int64>"),
+        (pa.array([b"a"] * 9), "column item: expected text or whole numbers, found binary; flatten or cast it when"),
+        (pa.array([i + 0.5 for i in range(9)]), "row 1: column item: expected a whole number of 64 bits, found 0.5"),
+        (pa.nulls(9), "column item: all values are missing; put it under data.columns.ignore"),
+    ],
+)
+def test_types_that_cannot_be_ids_are_refused(cells: pa.Array, words: str, tmp_path: Path) -> None:
+    """By name, with what to do."""
+    path = tmp_path / "log.parquet"
+    pq.write_table(
+        pa.table({"y": [i % 2 for i in range(9)], "price": [float(i) for i in range(9)], "item": cells}), path
+    )
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "where"),
+    [
+        (COLUMNS.replace("[{name: price}]", "[{name: y}]"), "dense[0]: reads 'y', which the label 'y' is made of"),
+        (COLUMNS.replace("{name: item}", "{name: a, column: y}"), "sparse[0]: reads 'y', which the label 'y' is"),
+        (
+            COLUMNS.replace("[{name: y}]", "[{name: dear, rule: price >= 2}]"),
+            "dense[0]: reads 'price', which the label 'dear' is made of",
+        ),
+    ],
+)
+def test_a_label_is_no_feature(columns: str, where: str, tmp_path: Path) -> None:
+    """A feature that reads what the label is made of would give the answer away."""
+    with pytest.raises(ConfigError) as caught:
+        parse_job(JOB.format(tmp_path / "log.csv", columns), "job.yaml")
+    assert where in str(caught.value) and "not known when a prediction is made; remove it" in str(caught.value)
