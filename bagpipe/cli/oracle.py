@@ -10,6 +10,7 @@ import typer
 from bagpipe.cli.options import ANY_LOCAL, Attempt, Bind, RoleJob, RoleRunDir
 from bagpipe.cli.output import outlive_reader
 from bagpipe.cli.values import local_path
+from bagpipe.lowlevel import crash_points
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def oracle(
     from bagpipe.oracle.service.summary import write_summary
 
     log_to_stderr("oracle")
+    crash_points.arm("oracle")
     outlive_reader()
     yield_to_trainers()
     loaded = load_role(job, run_dir)

@@ -6,6 +6,7 @@ import typer
 
 from bagpipe.cli.options import ANY_LOCAL, Advertise, Attempt, Bind, OracleAddress, RoleJob, RoleRunDir
 from bagpipe.cli.values import whole
+from bagpipe.lowlevel import crash_points
 
 
 def server(
@@ -40,6 +41,7 @@ def server(
     )
 
     log_to_stderr(f"server {shard}")
+    crash_points.arm(f"server {shard}")
     yield_to_trainers()
     loaded = load_role(job, run_dir)
     spec = loaded.spec

@@ -6,6 +6,7 @@ import typer
 
 from bagpipe.cli.options import ANY_LOCAL, Advertise, Attempt, Bind, OracleAddress, RoleJob, RoleRunDir
 from bagpipe.cli.values import whole
+from bagpipe.lowlevel import crash_points
 
 
 def trainer(
@@ -31,6 +32,7 @@ def trainer(
     from bagpipe.lowlevel.process_life import loading
 
     log_to_stderr(f"trainer {rank}")
+    crash_points.arm(f"trainer {rank}")
     loaded = load_role(job, run_dir)
     check_index("rank", rank, loaded.spec.trainers.replicas)
     # A wrong job file is told before torch takes its seconds to load.

@@ -24,12 +24,15 @@ from numba import njit
 from bagpipe.batch import Floats, Keys
 from bagpipe.embedding.storage import Storage
 from bagpipe.errors import StorageError, WireError
+from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.intrinsics import prefetch_lines, prefetch_row
 from bagpipe.rows.initial import InitialRows
 from bagpipe.tables import WidthGroup
 
 RESERVE_ROWS = 1 << 14
 """Rows by which the reserved part of the files grows."""
+STORES = ("end", "records", "keys", "index", "count", "known records")
+"""What `RowStore.appending` stores, in its order."""
 AHEAD = 12
 """Rows between asking for a row's memory and copying it."""
 
@@ -266,7 +269,8 @@ class RowStore:
             _write(self.records, where, records_KR)
             return
         self._reserve(new)
-        for store in self.appending(keys, records_KR, where, new):
+        for number, store in enumerate(self.appending(keys, records_KR, where, new)):
+            crash_points.passed(f"{STORES[number]} of new rows")
             store()
 
     def appending(

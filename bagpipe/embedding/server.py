@@ -29,8 +29,9 @@ from bagpipe.embedding.gate import (
 )
 from bagpipe.embedding.requests import Bounds, FetchRequest, check_fetch, check_write_back
 from bagpipe.embedding.shard import Shard
-from bagpipe.embedding.shard_files import holds_rows
+from bagpipe.embedding.shard_files import holds_rows, note_start
 from bagpipe.errors import ConfigError, ExitCode, PeerLost, Stopped, StorageError, WireError
+from bagpipe.lowlevel import crash_points
 from bagpipe.net.admission import Admission
 from bagpipe.net.connection import Connection
 from bagpipe.net.listener import Listener
@@ -101,7 +102,7 @@ def run_server(
             index=shard,
             by_worker_id=by_worker_id,
             endpoint=endpoint,
-            fresh=kept is None or not holds_rows(kept, job=job, attempt=attempt),
+            fresh=kept is None or not _nothing_lost(kept, job, attempt),
         )
         topology = register(to_oracle, hello, startup_seconds=transport.startup_seconds, stop=stop)
         try:
@@ -127,6 +128,11 @@ def run_server(
         except StorageError as error:
             server.dismiss(error)
             raise
+
+
+def _nothing_lost(directory: Path, job: str, attempt: int) -> bool:
+    """Whether this process can take the place of an earlier one of this attempt: its rows are here, or it had none."""
+    return holds_rows(directory, job=job, attempt=attempt) or note_start(directory, job=job, attempt=attempt)
 
 
 class EmbeddingServer:
@@ -218,6 +224,7 @@ class EmbeddingServer:
         """In their order: a write-back is acknowledged when its rows and its mark are stored."""
         marks = self.shard.marks
         for action in actions:
+            crash_points.passed(type(action).__name__)
             match action:
                 case StoreDue(step):
                     marks.store_due(step)

@@ -29,6 +29,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     layout_digest: str
 
 
+STARTED = "started.json"
+"""Lies in a shard's directory from the moment a process begins until its rows are complete and it serves."""
+
+
+class _Started(msgspec.Struct, frozen=True):
+    job: str
+    attempt: int
+
+
 def layout_digest(layout: TableLayout) -> str:
     return hashlib.sha256(msgspec.json.encode(layout.tables)).hexdigest()
 
@@ -42,11 +51,33 @@ def claim_directory(directory: Path, header: Header) -> bool:
     path = directory / "header.json"
     try:
         if msgspec.json.decode(path.read_bytes(), type=Header) == header:
+            (directory / STARTED).unlink(missing_ok=True)
             return True
     except (OSError, msgspec.DecodeError):
         pass
-    shutil.rmtree(directory, ignore_errors=True)
     make_folder(directory)
+    for left in directory.iterdir():
+        if left.name != STARTED:
+            left.unlink() if not left.is_dir() else shutil.rmtree(left, ignore_errors=True)
+    return False
+
+
+def note_start(directory: Path, *, job: str, attempt: int) -> bool:
+    """Note that a process of this attempt begins here, before it registers.
+
+    Returns whether an earlier one did so and was killed before it had served anything: then nothing is lost with it.
+
+    Raises:
+        StorageError: it cannot be noted.
+    """
+    make_folder(directory)
+    path, ours = directory / STARTED, _Started(job, attempt)
+    try:
+        if msgspec.json.decode(path.read_bytes(), type=_Started) == ours:
+            return True
+    except (OSError, msgspec.DecodeError):
+        pass
+    write_whole(path, msgspec.json.encode(ours))
     return False
 
 
@@ -62,11 +93,13 @@ def holds_rows(directory: Path, *, job: str, attempt: int) -> bool:
 def confirm_directory(directory: Path, header: Header) -> None:
     """From here on the rows are complete: a restart may reuse them."""
     write_whole(directory / "header.json", msgspec.json.encode(header))
+    (directory / STARTED).unlink(missing_ok=True)
 
 
 def give_up_directory(directory: Path) -> None:
     """The rows here are not to be trusted: the next process finds none, and says so to the oracle."""
-    (directory / "header.json").unlink(missing_ok=True)
+    for name in (STARTED, "header.json"):
+        (directory / name).unlink(missing_ok=True)
 
 
 def watermark_array(directory: Path | None, num_trainers: int) -> npt.NDArray[np.int64]:

@@ -20,6 +20,7 @@ from numba import njit
 from bagpipe.batch import Floats, Keys
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.errors import StorageError
+from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.net.messages import SnapshotFile, SnapshotFiles
 
@@ -139,6 +140,7 @@ class Snapshot:
         return parts
 
     def _write_part(self, group: int, number: int, begin: int, end: int) -> SnapshotFile:
+        crash_points.passed("part of a snapshot")
         keys, records = self._frozen[group].part(begin, end)
         content = safetensors.numpy.save({"keys": keys, "records": records}, {"group": str(group)})
         name = f"{self._prefix}/group{group}-part{number:05d}.safetensors"

@@ -57,10 +57,12 @@ class Supervisor:
         view: View,
         *,
         build: CommandBuilder | None = None,
+        child: type[Child] = Child,
         clock: Callable[[], float] = time.monotonic,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._job, self._run_dir, self._view, self._clock = job, run_dir, view, clock
+        self._child = child
         self._build = build or role_commands(job, run_dir.job_file, run_dir.path)
         policy = job.spec.run_policy
         keeps = job.spec.servers.storage == "file"
@@ -79,15 +81,16 @@ class Supervisor:
     def run(self, checkpoint: Path | None = None) -> Outcome:
         """Run the job to its end, from `checkpoint` or from the beginning."""
         started = self._clock()
-        try:
-            with self._signals():
+        with self._signals():
+            # Within: a second Ctrl-C while the roles are ended must not leave any behind.
+            try:
                 self._start_attempt(checkpoint)
                 end = self._watch()
                 if end.because is not None and end.code not in HOPELESS:
                     self._settle()
-        finally:
-            self._kill_all()
-            self._show_progress()
+            finally:
+                self._kill_all()
+        self._show_progress()
         return Outcome(end.code, self._attempts_failed + 1, self._clock() - started, self._explain(end))
 
     # ── starting and ending ───────────────────────────────────────────────────────────────────────
@@ -105,7 +108,7 @@ class Supervisor:
         command = self._build(role, self._attempt)
         log = self._run_dir.log(role.kind, role.index)
         heading = f"attempt {self._attempt.number}"
-        self._children[role] = Child(role, command, log, heading=heading, environment=self._environment)
+        self._children[role] = self._child(role, command, log, heading=heading, environment=self._environment)
         self._changed_at = self._clock()
 
     def _kill_all(self) -> None:

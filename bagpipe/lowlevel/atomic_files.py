@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from bagpipe.errors import StorageError
+from bagpipe.lowlevel import crash_points
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -36,11 +37,14 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
     draft = path.with_name(f".{path.name}.tmp")
     try:
         try:
+            crash_points.passed(f"draft of {path.suffix or path.name}")
             with draft.open("w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            crash_points.passed(f"rename to {path.suffix or path.name}")
             os.replace(draft, path)
+            crash_points.passed(f"flush of {path.suffix or path.name}")
             _flush_folder(path.parent)
         except BaseException:
             draft.unlink(missing_ok=True)

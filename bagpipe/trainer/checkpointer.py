@@ -8,6 +8,7 @@ delays the checkpoint and nothing else: training goes on, and the next one begin
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -166,8 +167,11 @@ class Checkpointer:
                 progress = servers.snapshot_progress(step)
                 log.warning("the checkpoint of step %d waits after %.0f s: %s", step + 1, now - draft.begun, progress)
 
-    def close(self) -> None:
+    def close(self, look_around: Callable[[], None] = lambda: None) -> None:
         """After the last step: its checkpoint must be there.
+
+        Args:
+            look_around: called now and then; raises if the oracle has ended the attempt.
 
         Raises:
             StorageError: the shards' disks were too slow.
@@ -184,6 +188,7 @@ class Checkpointer:
                 )
             self.members.servers.poll(ASK_SECONDS / 2)
             self.members.peers.look_after()
+            look_around()
         if self._lost:
             raise PeerLost(f"trainer 0: no checkpoint of the last step: {self._lost}")
 

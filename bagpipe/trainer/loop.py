@@ -139,7 +139,7 @@ class Trainer:
             if self.stop():
                 # At every step until the plan ends: the oracle may be restarted in between.
                 self.pipeline.ask_to_stop()
-        self.checkpointer.close()
+        self.checkpointer.close(self.pipeline.look_around)
         self.members.oracle.send(Finished(rank=self.members.rank))
         if self.pipeline.machine.stopped:
             raise Stopped(f"trainer {self.members.rank}: stopped as asked after step {self.pipeline.machine.next_step}")

@@ -102,8 +102,8 @@ class StepPipeline:
         self._holding = False
         self._ended_at: float | None = None
         """When the last step ended, by `time.perf_counter`."""
-        servers.while_waiting(self._look_around)
-        coherence.while_waiting(self._look_around)
+        servers.while_waiting(self.look_around)
+        coherence.while_waiting(self.look_around)
         self._happened(Event.JOINED)
 
     # ── what the loop calls ───────────────────────────────────────────────────────────────────────
@@ -284,7 +284,7 @@ class StepPipeline:
 
     # ── the oracle ────────────────────────────────────────────────────────────────────────────────
 
-    def _look_around(self) -> None:
+    def look_around(self) -> None:
         """In every wait: another trainer may miss what a reset lost, and the oracle may have ended the job."""
         self.coherence.look_after()
         self._look_at_oracle()
@@ -312,7 +312,7 @@ class StepPipeline:
         seconds = self.startup_seconds if self._ended_at is None else self.deadline_seconds
         limit = time.monotonic() + seconds
         while self.machine.state is State.AWAITS_PLAN:
-            self._look_around()
+            self.look_around()
             if self.machine.state is not State.AWAITS_PLAN:
                 return
             if self.oracle.lost or time.monotonic() > limit:

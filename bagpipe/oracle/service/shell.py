@@ -1,13 +1,16 @@
 """Does what the oracle's conversation says: the socket, the clock and the files of one attempt."""
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from bagpipe.batch import Floats
 from bagpipe.config.document import TransportConfig
+from bagpipe.errors import Stopped
+from bagpipe.lowlevel import crash_points
 from bagpipe.net.listener import Listener
 from bagpipe.net.messages import Ping
 from bagpipe.net.plan_codec import pack_plan
@@ -52,13 +55,20 @@ class Shell:
         return self._listened
 
     def prepare(self, make: Callable[[], Made]) -> Made:
-        """Run this on a thread, so that roles are answered meanwhile."""
+        """Run this on a thread, so that roles are answered meanwhile.
+
+        Raises:
+            Stopped: the process, or a trainer, was asked to stop meanwhile; the thread is left to itself.
+        """
         self.reporter.event("preparing")
-        with ThreadPoolExecutor(1) as pool:
-            preparing = pool.submit(make)
-            while not preparing.done():
-                self.listen(POLL_SECONDS / 10)
-            return preparing.result()
+        made: Future[Made] = Future()
+        # A daemon: what it reads may take minutes, and an attempt that is over must not wait for it.
+        threading.Thread(target=_make, args=(made, make), name="prepare", daemon=True).start()
+        while not made.done():
+            self.listen(POLL_SECONDS / 10)
+            if self.conversation.stop_asked:
+                raise Stopped("oracle: asked to stop while the data was prepared")
+        return made.result()
 
     def listen(self, timeout_seconds: float) -> None:
         """Answer what has arrived, waiting at most so long for the first message, and look at the time.
@@ -86,6 +96,7 @@ class Shell:
             PeerLost, ConfigError, DataError: a role gave up, for this reason.
         """
         for action in actions:
+            crash_points.passed(type(action).__name__)
             match action:
                 case Send(peer, message):
                     self._listener.send(peer, message)
@@ -117,3 +128,10 @@ class Shell:
                 wanted = [plan for plan in step_plans if conversation.outbox.wants(plan.rank, plan.step)]
                 self.act(conversation.add_plan({plan.rank: encode(*pack_plan(plan)) for plan in wanted}))
             self.listen(0.0)
+
+
+def _make(made: "Future[Made]", make: Callable[[], Made]) -> None:
+    try:
+        made.set_result(make())
+    except BaseException as error:  # whatever it is belongs to whoever waits for the result
+        made.set_exception(error)

@@ -1,0 +1,181 @@
+"""A short run that is killed at one numbered point of one role, and what came of it.
+
+The supervisor and its policy are those of `bagpipe run`; roles are forks of this process (`forked_child.py`).
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from bagpipe.checkpoint.digest import model_digest
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config.document import Job
+from bagpipe.config.load import parse_job
+from bagpipe.errors import BagpipeError
+from bagpipe.local.progress import MetricsTail, PlainView
+from bagpipe.local.rundir import RunDir
+from bagpipe.local.supervisor import Outcome, Supervisor
+from bagpipe.lowlevel.crash_points import KILLED, VARIABLE
+from bagpipe.testing.forked_child import ForkedChild, preload
+
+__all__ = ["Counted", "Killed", "Killing", "count_points", "preload", "run_and_kill"]
+
+STEPS = 30
+JOB = f"""
+apiVersion: bagpipe.dev/v1alpha1
+kind: BagpipeJob
+metadata: {{name: crash}}
+spec:
+  model: {{name: dlrm, bottomMlp: [8], overMlp: [8]}}
+  data:
+    format: synthetic
+    testFraction: 0.05
+    shuffle: after-first
+    synthetic: {{examples: 500, tableSizes: [50, 4000, 7, 300], multiHot: 2}}
+  embedding: {{dim: 8, optimizer: {{name: adagrad, lr: 0.05}}}}
+  batchSize: 32
+  steps: {STEPS}
+  lookahead: 8
+  seed: 3
+  logEvery: 1
+  checkpoint: {{every: 10, keep: 2}}
+  servers: {{replicas: 2}}
+  trainers: {{replicas: 2, device: cpu}}
+"""
+LONGEST_SECONDS = 180
+"""A run that takes longer is stuck."""
+
+
+class Stuck(BagpipeError):
+    """A run did not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """An undisturbed run: every role's points in their order, and the model that it ends with."""
+
+    points: dict[str, list[str]]
+    digest: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Killing:
+    """One role's process ends by SIGKILL just before its `number`th point."""
+
+    role: str
+    number: int
+    point: str
+    """The name that this point had when the points were counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """What came of it."""
+
+    killing: Killing
+    reached: bool
+    """Points depend a little on when messages come: a run may end before its last ones."""
+    point: str
+    """The name of the point at which the process was killed."""
+    same_digest: bool
+    attempts: int
+    recovery_seconds: float | None
+    """From the kill to the next report of a step, or to the end."""
+    error: str
+
+    @property
+    def right(self) -> bool:
+        """The same model, and an attempt was used only where a trainer died."""
+        return self.same_digest and (self.attempts == 1 or self.killing.role.startswith("trainer"))
+
+    def __str__(self) -> str:
+        where = f"{self.killing.role} #{self.killing.number} ({self.point or self.killing.point})"
+        recovered = "" if self.recovery_seconds is None else f", recovered in {self.recovery_seconds:.1f} s"
+        state = "right" if self.right else "WRONG"
+        reached = "" if self.reached else "not reached, "
+        return f"{state}: {where}: {reached}{self.attempts} attempts{recovered} {self.error}"
+
+
+def count_points(folder: Path) -> Counted:
+    """Run undisturbed and count.
+
+    Raises:
+        BagpipeError: the run failed.
+    """
+    names = folder.with_name(f"{folder.name}-points")
+    names.mkdir(parents=True)
+    begun = time.monotonic()
+    with _crash_setting(str(names)):
+        outcome, digest = _run(folder)
+    if digest is None:
+        raise Stuck(f"the undisturbed run ended with {outcome.code}: {outcome.error}")
+    points = {path.name: path.read_text().splitlines() for path in sorted(names.iterdir())}
+    return Counted(points, digest, time.monotonic() - begun)
+
+
+def run_and_kill(folder: Path, killing: Killing, digest: str) -> Killed:
+    """Run with one kill; the run's folder is deleted unless something is wrong."""
+    mark = folder.with_name(f"{folder.name}-mark")
+    mark.mkdir(parents=True)
+    with _crash_setting(f"{mark} {killing.role} #{killing.number}"):
+        try:
+            outcome, found = _run(folder)
+        except BagpipeError as error:
+            outcome, found = Outcome(int(error.exit_code), 0, 0.0, str(error)), None
+    point, killed_at = "", None
+    if (mark / KILLED).exists():
+        point, when = (mark / KILLED).read_text().rsplit(maxsplit=1)
+        killed_at = float(when)
+    recovery = None if killed_at is None else _recovery(folder, killed_at)
+    result = Killed(killing, killed_at is not None, point, found == digest, outcome.attempts, recovery, outcome.error)
+    if result.right:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(mark, ignore_errors=True)
+    return result
+
+
+def _run(folder: Path) -> tuple[Outcome, str | None]:
+    job: Job = parse_job(JOB, "the job that is killed")
+    with RunDir.create(folder) as directory, _deadline():
+        directory.begin(job)
+        outcome = Supervisor(job, directory, PlainView(lambda _: None), child=ForkedChild).run()
+        checkpoint = newest_complete(directory.checkpoints(job))
+        ended = outcome.code == 0 and checkpoint is not None and checkpoint.name.endswith(f"{STEPS:08d}")
+        return outcome, model_digest(checkpoint) if ended and checkpoint is not None else None
+
+
+def _recovery(folder: Path, killed_at: float) -> float:
+    tail = MetricsTail(folder / "metrics.jsonl")
+    tail._offset = 0  # noqa: SLF001  # from the beginning
+    later = [float(record["time"]) for record in tail.read() if float(record["time"]) > killed_at and "loss" in record]
+    return min(later, default=time.time()) - killed_at
+
+
+@contextmanager
+def _crash_setting(value: str) -> Iterator[None]:
+    os.environ[VARIABLE] = value
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    def stuck(number: int, frame: FrameType | None) -> None:
+        raise Stuck(f"the run was stuck after {LONGEST_SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stuck)
+    signal.alarm(LONGEST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,96 @@
+"""Roles as forks of this process, which has loaded everything already: for sweeps of very many short runs.
+
+A role is a process of its own as in `bagpipe run`, with its log, its signals and its end; it only skips the seconds in
+which an interpreter starts and imports torch. Use it from a program that does nothing else: what is open here is open
+there, so this process must have no sockets and must not have used torch.
+"""
+
+import gc
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bagpipe.local.policy import RoleId
+from bagpipe.local.process import Child
+
+LOADED = (
+    "bagpipe.oracle.service.main",
+    "bagpipe.embedding.server",
+    "bagpipe.trainer.loop",
+    "bagpipe.models.dlrm",
+    "torch._dynamo",
+    "bagpipe.cli.main",
+)
+
+
+def preload() -> None:
+    """Import what the roles import, once."""
+    for name in LOADED:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+class ForkedChild(Child):
+    """A running role, by a fork."""
+
+    def __init__(
+        self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
+    ) -> None:
+        self.role, self.log = role, log
+        self._code: int | None = None
+        arguments = list(command[command.index("bagpipe") + 1 :])
+        self._pid = os.fork()
+        if not self._pid:
+            _become(arguments, log, heading, environment)
+
+    def __repr__(self) -> str:
+        return f"ForkedChild({self.role}, pid {self.pid}, {self._code})"
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    def poll(self) -> int | None:
+        """The exit code once it has ended (negative: the signal), else None."""
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it, and wait until it is gone."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            _, status = os.waitpid(self.pid, 0)
+            self._code = os.waitstatus_to_exitcode(status)
+
+
+def _become(arguments: Sequence[str], log: Path, heading: str, environment: Mapping[str, str]) -> None:
+    """This process is a role from here on, and ends as one."""
+    code = 70
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for descriptor in (1, 2):
+            os.dup2(output, descriptor)
+        sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
+        print(f"── {heading}", flush=True)
+        os.environ.update(environment)
+        # By its name: it is the program that the command line would start.
+        code = importlib.import_module("bagpipe.cli.main").run_command(arguments)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
