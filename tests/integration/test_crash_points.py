@@ -10,6 +10,7 @@ import pytest
 PROGRAM = """
 import json, sys
 from dataclasses import asdict
+from pathlib import Path
 from bagpipe.testing.crash_run import Killing, count_points, preload, run_and_kill
 
 preload()
