@@ -27,6 +27,7 @@ SAMPLE_ROWS = 200_000
 PIECES = 50
 _LABELS = ("label", "target", "y", "click", "clicked", "is_click", "is_clicked", "conversion", "converted", "purchase",
            "purchased", "bought", "liked", "rating", "stars", "score")  # fmt: skip
+_YES = ("yes", "y", "true", "t", "click", "clicked", "buy", "bought", "purchase", "purchased", "converted", "liked")
 _TIMES = re.compile(r"(.*_)?(time|timestamp|datetime|date|ts|when|created|created_at|hour)(_.*)?", re.IGNORECASE)
 _GROUPS = re.compile(r"(user|member|customer|visitor|session|account)s?(_?(id|no|key|hash))?|uid", re.IGNORECASE)
 _IDS = re.compile(
@@ -51,6 +52,14 @@ class Column:
     several: bool = False
     separator: str = ""
     usable: bool = True
+    words: tuple[str, ...] = ()
+    """The values, if they are two texts and none is missing."""
+
+    @property
+    def yes(self) -> str | None:
+        """The one of two texts that means yes."""
+        found = [word for word in self.words if word.strip().lower() in _YES and "'" not in word]
+        return found[0] if len(found) == 1 else None
 
     @property
     def whole(self) -> bool:
@@ -139,7 +148,9 @@ def _column(name: str, cells: Any) -> Column:
         found, wrong = numbers_of(values)
         if not wrong.any() and len(values) > missing:
             numbers = found[~np.isnan(found)]
-    return Column(name, shown, len(cells), missing, distinct, numbers, several, separator)
+    two = numbers is None and not several and distinct == 2 and not missing
+    words = tuple(sorted(map(str, pc.unique(values).to_pylist()))) if two else ()
+    return Column(name, shown, len(cells), missing, distinct, numbers, several, separator, words=words)
 
 
 def _separator(values: Any) -> str:
@@ -203,7 +214,7 @@ def _label(columns: Sequence[Column], asked: str | None, path: str) -> Column:
         return by_name[asked]
     candidates = [c for c in columns if c.numbers is not None and not c.missing and 1 < c.distinct <= 11 and c.whole]
     for name in _LABELS:
-        for column in candidates:
+        for column in [*candidates, *(c for c in columns if c.yes is not None)]:
             if column.name.lower() == name:
                 return column
     two = [c for c in candidates if set(np.unique(c.numbers).tolist()) == {0.0, 1.0}]
@@ -274,6 +285,10 @@ def _label_line(column: Column, notes: list[str]) -> str:
     if values == [0.0, 1.0]:
         share = float(column.numbers.mean())
         return f"        - {{name: {_quoted(column.name)}}}  # 0 or 1, {share:.1%} are 1"
+    if column.yes is not None:
+        rule = f"{column.name} == '{column.yes}'"
+        no = next(word for word in column.words if word != column.yes)
+        return f"        - {{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}  # 0: {_quoted(no)}"
     if column.numbers is None or len(values) < 2:
         rule = f"{column.name} == 'yes'"
         example = f"{{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}"

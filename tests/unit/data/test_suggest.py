@@ -118,7 +118,7 @@ def test_a_label_that_cannot_be_guessed_is_asked_for(tmp_path):
 def test_what_init_says_of_a_label_of_words_can_be_used(tmp_path):
     """The command is quoted for a shell, and the label it proposes for a column of words is a valid one."""
     path = tmp_path / "my clicks #1.csv"
-    path.write_text("bought,item\n" + "".join(f"{'yes' if i % 3 else 'no'},i{i % 7}\n" for i in range(200)))
+    path.write_text("bought,item\n" + "".join(f"{'today' if i % 3 else 'never'},i{i % 7}\n" for i in range(200)))
     with pytest.raises(ConfigError) as guess:
         suggest_job(str(path))
     command = re.search(r"bagpipe init .* --label", str(guess.value))
@@ -131,3 +131,15 @@ def test_what_init_says_of_a_label_of_words_can_be_used(tmp_path):
     text = json.dumps({"apiVersion": "bagpipe.dev/v1alpha1", "kind": "BagpipeJob", "spec": job})
     columns = parse_job(text.replace('"LABEL"', label), "job.yaml").spec.data.columns
     assert columns.labels[0].name == "bought"
+
+
+@pytest.mark.parametrize(("yes", "no"), [("yes", "no"), ("True", "False"), ("click", "view")])
+def test_a_label_of_two_words_gets_its_rule(yes: str, no: str, tmp_path: Path) -> None:
+    """Guessed by the column's name or given by `--label`: the job has the rule, and its labels are right."""
+    path = tmp_path / "log.csv"
+    path.write_text("bought,item\n" + "".join(f"{yes if i % 3 else no},i{i % 7}\n" for i in range(200)))
+    for label in (None, "bought"):
+        spec, dataset = opened(suggest_job(str(path), label=label).text, tmp_path)
+        assert [(one.name, one.rule) for one in spec.data.columns.labels] == [("bought", f"bought == '{yes}'")]
+        labels = [y for batch in dataset.train_batches(64, epochs=1) for y in batch.labels_BL[:, 0].tolist()]
+        assert labels == [float(i % 3 > 0) for i in range(180)]
