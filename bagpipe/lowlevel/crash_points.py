@@ -18,7 +18,7 @@ from pathlib import Path
 
 VARIABLE = "BAGPIPE_CRASH"
 KILLED = "killed"
-_SETTING = re.compile(r"(?P<folder>\S+)(?: (?P<role>oracle|(?:server|trainer) \d+) #(?P<number>\d+))?")
+_SETTING = re.compile(r"(?P<folder>.+?)(?: (?P<role>oracle|(?:server|trainer) \d+) #(?P<number>\d+))?")
 
 
 def _nothing(point: str) -> None:

@@ -19,7 +19,7 @@ counted = count_points(folder / "count")
 told = []
 for role, point, occurrence in json.loads(sys.argv[2]):
     number = [at for at, name in enumerate(counted.points[role], 1) if name == point][occurrence]
-    told.append(asdict(run_and_kill(folder / f"{role} {number}", Killing(role, number, point), counted.digest)))
+    told.append(asdict(run_and_kill(folder / f"run-{len(told)}", Killing(role, number, point), counted.digest)))
 print(json.dumps({"points": {role: len(names) for role, names in counted.points.items()}, "told": told}))
 """
 CHOSEN = [

@@ -1,0 +1,48 @@
+"""Crash points are counted, kill the right process once, and do nothing unless they are switched on."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from bagpipe.lowlevel.crash_points import KILLED, VARIABLE
+
+PROGRAM = """
+from bagpipe.lowlevel import crash_points
+crash_points.arm("server 1")
+for number in range(4):
+    crash_points.passed(f"store {number}")
+    print(number, flush=True)
+"""
+
+
+def run(setting: str) -> tuple[int, list[str]]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env=os.environ | {VARIABLE: setting},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout.split()
+
+
+def test_points_are_counted_by_name(tmp_path: Path) -> None:
+    """With a folder alone every point is written down, and nothing is killed."""
+    assert run(str(tmp_path)) == (0, ["0", "1", "2", "3"])
+    assert (tmp_path / "server 1").read_text().split("\n")[:-1] == [f"store {number}" for number in range(4)]
+
+
+def test_the_named_process_dies_before_its_point_once(tmp_path: Path) -> None:
+    """SIGKILL comes before what the point is named after, and whoever takes its place lives; paths may have spaces."""
+    folder = tmp_path / "a b"
+    folder.mkdir()
+    assert run(f"{folder} server 1 #3") == (-9, ["0", "1"])
+    assert (folder / KILLED).read_text().startswith("store 2 ")
+    assert run(f"{folder} server 1 #3") == (0, ["0", "1", "2", "3"])
+
+
+def test_other_roles_and_no_setting_pass(tmp_path: Path) -> None:
+    """Only the role that is named dies, and without a setting nothing happens."""
+    assert run(f"{tmp_path} server 0 #1")[0] == 0
+    assert run("") == (0, ["0", "1", "2", "3"])
