@@ -27,7 +27,6 @@ CHOSEN = [
     ("server 1", "count of new rows", 5),
     ("server 0", "StoreMark", 20),
     ("oracle", "SendPlan", 25),
-    ("oracle", "SliceScored", 0),
     ("trainer 1", "UPDATE_ROWS", 15),
 ]
 
