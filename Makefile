@@ -72,8 +72,9 @@ $(KERNELS): $(STAMP) $(shell grep -rlE 'njit|intrinsic' --include='*.py' bagpipe
 	@$(BIN)/python tools/compile_kernels.py
 	@touch $@
 
-docs: $(STAMP)  ## Generate docs/settings.md, docs/rooms.svg, and the pictures and tables of docs/plan.md and docs/step.md
+docs: $(STAMP)  ## Generate docs/settings.md, docs/api.md, docs/rooms.svg, and the pictures and tables of docs/plan.md and docs/step.md
 	@$(BIN)/python -m bagpipe.cli.reference
+	@$(BIN)/python tools/generate_api.py
 	@$(BIN)/python tools/draw_plan.py
 	@$(BIN)/python tools/draw_rooms.py
 	@$(BIN)/python tools/draw_step.py

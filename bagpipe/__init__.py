@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from bagpipe.api import BagCache, init_cache
     from bagpipe.interactive.fit import fit
     from bagpipe.interactive.run import Run
+    from bagpipe.interactive.session import local
+    from bagpipe.interactive.transform import Transform
     from bagpipe.models.base import register_model
 
 __version__ = "0.1.0"
 
-__all__ = ["BagCache", "Run", "__version__", "fit", "init_cache", "register_model"]
+__all__ = ["BagCache", "Run", "Transform", "__version__", "fit", "init_cache", "local", "register_model"]
 
 _HOME = {
     "BagCache": "bagpipe.api",
     "Run": "bagpipe.interactive.run",
+    "Transform": "bagpipe.interactive.transform",
     "fit": "bagpipe.interactive.fit",
     "init_cache": "bagpipe.api",
     "register_model": "bagpipe.models.base",
@@ -31,6 +34,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "local":  # A package that can be called: see its first lines.
+        return import_module("bagpipe.local")
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
     raise AttributeError(f"module 'bagpipe' has no attribute {name!r}")

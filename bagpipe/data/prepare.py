@@ -95,6 +95,21 @@ def prepare(
     return Prepared(out, examples, info)
 
 
+def learn(data: DataConfig, *, tables: Sequence[Table] = (), seed: int = 0) -> Transform:
+    """The transform that a job of this data would make, without writing its examples.
+
+    Raises:
+        ConfigError: the data is prepared already, or the settings contradict each other.
+        DataError: the data cannot be read.
+    """
+    files = () if data.format == "synthetic" else find_files(data.path)
+    found = format_of(data, files)
+    if found == "parquet":
+        raise ConfigError(f"{files[0].name}: prepared already; name the raw logs in data.path")
+    raw = open_raw(data, found, files, seed)
+    return _Preparation(data, found, raw, tuple(tables), lambda stage, fraction: None, None).learn()
+
+
 def prepared_cache(
     data: DataConfig,
     files: Sequence[InputFile],
@@ -155,12 +170,17 @@ class _Preparation:
     kept: Transform | None
     counted: Counted | None = None
 
-    def write(self, folder: Path) -> tuple[int, PreparedInfo]:
+    def learn(self) -> Transform:
+        """The transform: the kept one, or what the training part teaches."""
         raw = self.raw
         if isinstance(raw, ColumnSource) and self.data.columns is not None and self.data.split_by != "order":
             column = getattr(self.data.columns, self.data.split_by)
-            self.raw = raw = raw.with_split(Split(self.data.split_by, column, shares_of(self.data)))
-        transform = self.kept or self._learn()
+            self.raw = raw.with_split(Split(self.data.split_by, column, shares_of(self.data)))
+        return self.kept or self._learn()
+
+    def write(self, folder: Path) -> tuple[int, PreparedInfo]:
+        transform = self.learn()
+        raw = self.raw
         if transform.vocabularies is not None:
             transform.save(folder / TRANSFORM_FOLDER)
         info = self._info(transform)

@@ -10,26 +10,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from bagpipe.config import yaml_lines
 from bagpipe.config.document import Job
-from bagpipe.config.load import JobFile, absolute_paths, job_file_from
-from bagpipe.data.suggest import suggest_job
+from bagpipe.config.load import absolute_paths
 from bagpipe.errors import ConfigError
-from bagpipe.interactive.frames import is_path, write_frame
+from bagpipe.interactive.document import as_path, compose, model_of
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.run import Run, ended
-from bagpipe.interactive.settings import columns_section, over, spec_of
-from bagpipe.interactive.user_model import NamedModel, importable, name_model
+from bagpipe.interactive.user_model import importable
 from bagpipe.local.progress import View
 from bagpipe.local.run import run_job
 from bagpipe.local.rundir import RunDir
 
 if TYPE_CHECKING:
     from torch import nn
-
-INPUT = "input"
-"""Folder of a run directory that holds the rows it was given; `input-test` those for tests."""
-SOURCE = "bagpipe.fit"
 
 
 def fit(
@@ -80,12 +73,12 @@ def fit(
         DataError: the data cannot be read, or has none of what the columns say.
         PeerLost, StorageError: the run failed for a reason that may pass; `Run(run_dir).resume()` goes on with it.
     """
-    named = _model(model, model_args or {})
+    named = model_of(model, model_args or {})
     asked = {**settings, "epochs": epochs, "trainers": trainers}
     if on == "cluster":
         from bagpipe.interactive.cluster import submit
 
-        document = _document(name, named, data, test, columns, label, asked)
+        document = compose(name, named, data, test, columns, label, asked)
         return submit(document, data, test, named, namespace=namespace, context=context)
     if str(on) != "here" or namespace or context:
         raise ConfigError(f"fit: on={on!r}: expected 'here' or 'cluster'; namespace and context belong to a cluster")
@@ -94,8 +87,8 @@ def fit(
     opened = RunDir.create(where) if where is not None else RunDir.create_default(name, datetime.now())
     with opened as directory:
         try:
-            data, test = (_as_path(rows, directory, what) for rows, what in ((data, "data"), (test, "test")))
-            job = absolute_paths(_document(name, named, data, test, columns, label, asked).job)
+            data, test = (as_path(rows, directory, what) for rows, what in ((data, "data"), (test, "test")))
+            job = absolute_paths(compose(name, named, data, test, columns, label, asked).job)
             named.place(directory.path)
         except BaseException:
             directory.discard()
@@ -118,61 +111,3 @@ def _check_thread() -> None:
             "fit: call it from the main thread: the roles are children of the thread that starts them, to which Ctrl-C "
             "comes"
         )
-
-
-def _model(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
-    if model is None:
-        if arguments:
-            raise ConfigError("model_args: which model takes them? give model as well")
-        return NamedModel({})
-    if isinstance(model, Mapping):
-        section = spec_of({"model": model})["model"]
-        return NamedModel({**section, **({"args": dict(arguments)} if arguments else {})})
-    return name_model(model, arguments)
-
-
-def _as_path(rows: Any, directory: RunDir, what: str) -> Any:
-    """Rows as the folder of the run directory into which they were written; anything else as it is."""
-    if rows is None or isinstance(rows, Mapping) or is_path(rows):
-        return rows
-    folder = directory.path / (INPUT if what == "data" else f"{INPUT}-{what}")
-    return write_frame(rows, folder, what).folder
-
-
-def _document(
-    name: str, named: NamedModel, data: Any, test: Any, columns: Any, label: str | None, settings: Mapping[str, Any]
-) -> JobFile:
-    """The job, checked, with paths as they were given."""
-    spec = spec_of({**settings, "data": data if isinstance(data, Mapping) else {}})
-    spec = over({"data": {**_given("path", data), **_given("test", test)}}, spec)
-    if named.section:
-        spec["model"] = dict(named.section)
-    if columns is not None:
-        spec = over(spec, {"data": {"columns": columns_section(columns)}})
-    elif not isinstance(data, Mapping):
-        spec = _suggested(data, label, spec, named=bool(named.section), test=test is not None)
-    if label is not None and (columns is not None or isinstance(data, Mapping)):
-        raise ConfigError("label: with columns, the label is the one that they name; leave it out")
-    return job_file_from({"metadata": {"name": name}, "spec": spec}, SOURCE)
-
-
-def _given(setting: str, data: Any) -> dict[str, Any]:
-    if data is None or isinstance(data, Mapping):
-        return {}
-    return {setting: [str(one) for one in data] if isinstance(data, list | tuple) else str(data)}
-
-
-def _suggested(data: Any, label: str | None, spec: Mapping[str, Any], *, named: bool, test: bool) -> dict[str, Any]:
-    """The settings that `bagpipe init` suggests for this data, under those that were given."""
-    paths = data if isinstance(data, list | tuple) else [data]
-    text = suggest_job(str(paths[0]), label=label).text
-    found: dict[str, Any] = yaml_lines.parse(text, SOURCE).value["spec"]
-    found.pop("trainers", None)  # The device is whatever there is here.
-    if named:
-        found.pop("model", None)
-    if test:
-        found["data"] = {k: v for k, v in found["data"].items() if k not in ("testFraction", "splitBy")}
-    made: dict[str, Any] = over(found, spec)
-    if "steps" in spec and "epochs" not in spec:
-        made.pop("epochs", None)
-    return made

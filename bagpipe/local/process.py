@@ -52,6 +52,14 @@ class Child:
         """The exit code once it has ended (negative: the signal), else None."""
         return self._process.poll()
 
+    def wait(self, seconds: float) -> int:
+        """The exit code, once it has ended.
+
+        Raises:
+            TimeoutExpired: it runs longer.
+        """
+        return self._process.wait(seconds)
+
     def terminate(self) -> None:
         """Ask it to stop."""
         self._signal(signal.SIGTERM)

@@ -69,8 +69,10 @@ class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     table_sizes: tuple[Count, ...]
-    embedding_dim: int
-    cache_rows: int
+    embedding_dim: int | None
+    """None: as the job says, where tables may differ."""
+    cache_rows: int | None
+    """None: as the job says."""
     lookahead: int
     optimizer: RowOptimizer | None
     steps: int | None = None
@@ -78,6 +80,8 @@ class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
     model: ModelConfig | None = None
     dense_optimizer: DenseOptimizer | None = None
     """What the caller trains the dense part with, for whoever loads the checkpoint; None: not told."""
+    evaluate: bool = True
+    """The caller can score the test part."""
 
 
 class Refused(Message, kw_only=True):
@@ -95,6 +99,9 @@ class SayHello(Message, kw_only=True):
 
 class Wait(Message, kw_only=True):
     """The oracle's first answer to `Hello`: you are registered; the topology follows when all are."""
+
+    missing: str = ""
+    """Servers that have not registered, for people; empty: none, or the oracle still reads its data."""
 
 
 class Topology(Message, kw_only=True):

@@ -2,13 +2,24 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from bagpipe.errors import BagpipeError, ConfigError, DataError, ExitCode, PeerLost, Stopped
 from bagpipe.net.connection import Connection
-from bagpipe.net.messages import Hello, Refused, Topology
+from bagpipe.net.messages import Hello, Refused, Topology, Wait
 
 HELLO_SECONDS = 5.0
 """A hello is repeated so often until the topology comes: the oracle may have been restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Impatience:
+    """For who was started by hand, and may have forgotten the others: how long it waits for a sign of them."""
+
+    seconds: float
+    """For the oracle to answer at all; and then, once it has its data, for the servers to have registered."""
+    remedy: str
+    """What to start."""
 
 
 def refusal(refused: Refused) -> BagpipeError:
@@ -17,21 +28,29 @@ def refusal(refused: Refused) -> BagpipeError:
     return kinds.get(refused.exit_code, PeerLost)(refused.reason)
 
 
-def register(oracle: Connection, hello: Hello, *, startup_seconds: float, stop: Callable[[], bool]) -> Topology:
+def register(
+    oracle: Connection,
+    hello: Hello,
+    *,
+    startup_seconds: float,
+    stop: Callable[[], bool],
+    impatience: Impatience | None = None,
+) -> Topology:
     """Register and wait until every role has.
 
     Raises:
-        PeerLost: no topology within `startup_seconds`.
+        PeerLost: no topology within `startup_seconds`, or no sign of the others within less.
         ConfigError, DataError: the oracle refused this role, its key or token, or cannot run the job.
         Stopped: asked to stop meanwhile.
     """
     name = f"{hello.role} {hello.index}"
     deadline = time.monotonic() + startup_seconds
-    said = 0.0
+    every = HELLO_SECONDS if impatience is None else min(HELLO_SECONDS, impatience.seconds / 4)
+    said, signs = 0.0, _Signs(name, oracle, impatience, time.monotonic())
     while time.monotonic() < deadline:
         if stop():
             raise Stopped(f"{name}: asked to stop before the job began")
-        if time.monotonic() - said > HELLO_SECONDS:
+        if time.monotonic() - said > every:
             oracle.send(hello)
             said = time.monotonic()
         oracle.poll(0.2)
@@ -42,7 +61,40 @@ def register(oracle: Connection, hello: Hello, *, startup_seconds: float, stop: 
                 return message
             if isinstance(message, Refused):
                 raise refusal(message)
+            if isinstance(message, Wait):
+                signs.heard(message, time.monotonic())
+        signs.check(time.monotonic())
     raise PeerLost(
         f"{name}: the oracle did not complete the job's start within {startup_seconds:g} s; "
         "is it running, and did every other role start?"
     )
+
+
+@dataclass(slots=True)
+class _Signs:
+    """What was heard of the others so far."""
+
+    name: str
+    oracle: Connection
+    impatience: Impatience | None
+    since: float
+    """Since when the present sign is awaited: the oracle's answer, or its servers."""
+    missing: str = "the oracle"
+    """Who is awaited; empty: all that must be there are."""
+
+    def heard(self, message: Wait, now: float) -> None:
+        if message.missing != self.missing:
+            self.since = now if self.missing == "the oracle" or not self.missing else self.since
+            self.missing = message.missing
+
+    def check(self, now: float) -> None:
+        """Raises:
+        PeerLost: who is awaited has given no sign for too long.
+        """
+        if self.impatience is None or not self.missing or now - self.since < self.impatience.seconds:
+            return
+        what = "does not answer" if self.missing == "the oracle" else "did not register with the oracle"
+        raise PeerLost(
+            f"{self.name}: {self.missing} {what} at {self.oracle.endpoint} within {self.impatience.seconds:g} s; "
+            f"{self.impatience.remedy}"
+        )

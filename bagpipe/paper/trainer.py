@@ -93,6 +93,7 @@ def run(argv: Sequence[str], kind: Kind) -> None:
         steps=arguments.stop_iter,
         model=kind.model(arguments),
         dense_optimizer=kind.dense(arguments),
+        answer_seconds=JOIN_SECONDS,
     )
     log.say("Rpc init")
     with cache, _process_group(arguments) as group:

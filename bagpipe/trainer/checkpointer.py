@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bagpipe.batch import Cursor
 from bagpipe.checkpoint.kept_files import link_kept
 from bagpipe.checkpoint.manifest import Manifest, changed_field
 from bagpipe.checkpoint.store import (
@@ -51,6 +52,8 @@ class _Draft:
     """A checkpoint whose manifest is not written yet."""
 
     plan: BatchPlan
+    step: int
+    cursor: Cursor
     directory: Path
     dense: tuple[SnapshotFile, ...]
     data: tuple[SnapshotFile, ...]
@@ -80,6 +83,8 @@ class Checkpointer:
         self.root = Path(members.topology.checkpoint_dir)
         self._drafts: dict[int, _Draft] = {}
         """Checkpoints under way by step: on a slow disk the next one begins before the last one is whole."""
+        self.trained_to: tuple[int, Cursor] | None = None
+        """Steps that were trained, and where in the data that was, if later ones pass by without training."""
         self._latest = -1
         self._lost = ""
         """Why the latest checkpoint will never be whole; empty: it is, or may become so."""
@@ -142,7 +147,8 @@ class Checkpointer:
         dense = tuple(describe_file(directory, name) for name in names)
         data = tuple(describe_file(directory, name) for name in kept)
         self._latest = plan.step
-        self._drafts[plan.step] = _Draft(plan, directory, dense, data, time.monotonic())
+        step, cursor = self.trained_to or (plan.step + 1, plan.end)
+        self._drafts[plan.step] = _Draft(plan, step, cursor, directory, dense, data, time.monotonic())
 
     def poll(self, *, but: int = -1) -> None:
         """Between steps: complete the checkpoints of which every shard is done, `but` that of one step. Never waits."""
@@ -196,8 +202,8 @@ class Checkpointer:
         topology = self.members.topology
         manifest = Manifest(
             job=self.members.job.metadata.name,
-            step=draft.plan.step + 1,
-            cursor=draft.plan.end,
+            step=draft.step,
+            cursor=draft.cursor,
             spec=topology.spec,
             tables=topology.layout.tables,
             record_widths=record_widths(topology.spec.embedding, topology.layout),

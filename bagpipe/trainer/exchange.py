@@ -42,7 +42,7 @@ class PeerExchange:
     ) -> None:
         self._listener = listener
         self._peers = {peer: c for peer, c in enumerate(connections) if c is not None}
-        self._rank, self._attempt, self._deadline = rank, attempt, deadline_seconds
+        self._rank, self._attempt, self.deadline_seconds = rank, attempt, deadline_seconds
         self._packed = packed
         self._delivery: Delivery[KeptFrames, list[Array]] = Delivery(self._peers)
         self._news: list[Label] = []
@@ -122,13 +122,13 @@ class PeerExchange:
         Raises:
             PeerLost: it was not said within the deadline, or a connection is gone.
         """
-        limit = time.monotonic() + self._deadline
+        limit = time.monotonic() + self.deadline_seconds
         while not ready():
             self._poll(LOOK_SECONDS)
             self._look_around()
             lost = [peer for peer, connection in self._peers.items() if connection.lost]
             if lost or time.monotonic() > limit:
-                why = f"trainer {lost[0]} is gone" if lost else f"nothing came for {self._deadline:g} s"
+                why = f"trainer {lost[0]} is gone" if lost else f"nothing came for {self.deadline_seconds:g} s"
                 raise PeerLost(f"trainer {self._rank}: waited for {what} at step {step}; {why}")
 
     def news(self) -> list[Label]:
@@ -142,7 +142,7 @@ class PeerExchange:
         self._look_around = look_around
 
     def _wait(self, ready: Callable[[], bool], peer: int, what: str, step: int) -> None:
-        limit = time.monotonic() + self._deadline
+        limit = time.monotonic() + self.deadline_seconds
         while not ready():
             self._poll(LOOK_SECONDS)
             if ready():
@@ -150,7 +150,7 @@ class PeerExchange:
             self._look_around()
             lost = self._peers[peer].lost
             if lost or time.monotonic() > limit:
-                why = "its connection is gone" if lost else f"nothing came for {self._deadline:g} s"
+                why = "its connection is gone" if lost else f"nothing came for {self.deadline_seconds:g} s"
                 raise PeerLost(f"trainer {self._rank}: waited for {what} of trainer {peer} at step {step}; {why}")
 
     def _poll(self, timeout_seconds: float) -> None:
@@ -195,7 +195,7 @@ class PeerExchange:
         self.done(last_step)
         for peer in self._delivery.due(every=1):
             self._confirm(peer)
-        limit = time.monotonic() + min(LEAVE_SECONDS, self._deadline)
+        limit = time.monotonic() + min(LEAVE_SECONDS, self.deadline_seconds)
         while time.monotonic() < limit and any(not self._peers[p].lost for p in self._delivery.unconfirmed()):
             self._poll(LOOK_SECONDS / 4)
             self.look_after()

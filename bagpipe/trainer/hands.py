@@ -63,6 +63,8 @@ class StepHands:
         self.rows: tuple[torch.Tensor, ...] | None = None
         """Leaves of the step that goes on."""
         self.logits: Floats = np.zeros(0, np.float32)
+        self.idle = False
+        """Nobody trains any more: planned steps pass by without an update. False again once a gradient comes."""
         self.leave_as: Refused | None = None
         """What the oracle is told by a trainer that leaves."""
         self._told = ToldSteps(oracle, rank=rank, first_step=machine.next_step, credit=depth + 1)
@@ -149,6 +151,9 @@ class StepHands:
         self.coherence.send_gradients(self.plans[step], self._gradients)
 
     def _update_rows(self, step: int) -> None:
+        if self.idle and not any(sums.any() for sums in self._gradients):
+            return
+        self.idle = False
         for (cache, part), kinds, sums in zip(self._parts(step), self.kinds, self._gradients, strict=True):
             for kind, index in kinds.updated(part):
                 cache.update(part.slots_K[index], sums, index, self.reduction, step, kind)

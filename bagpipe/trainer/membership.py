@@ -18,7 +18,7 @@ from bagpipe.net.admission import Admission
 from bagpipe.net.connection import Connection
 from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topology
-from bagpipe.net.register import register
+from bagpipe.net.register import Impatience, register
 from bagpipe.net.sockets import Context
 from bagpipe.rows.record import group_record_width
 from bagpipe.trainer.exchange import PeerExchange
@@ -70,6 +70,7 @@ def join(
     device: torch.device,
     stop: Callable[[], bool],
     init_cache: InitCacheArguments | None = None,
+    impatience: Impatience | None = None,
 ) -> Iterator[Membership]:
     """Register with the oracle and connect to everyone; leaving the context closes every socket."""
     check_torch()
@@ -86,7 +87,8 @@ def join(
             cache=_cache_memory(device),
             init_cache=init_cache,
         )
-        topology = register(to_oracle, hello, startup_seconds=job.spec.transport.startup_seconds, stop=stop)
+        startup = job.spec.transport.startup_seconds
+        topology = register(to_oracle, hello, startup_seconds=startup, stop=stop, impatience=impatience)
         servers = [_greet(stack, context, a, f"server {n}", greeting) for n, a in enumerate(topology.servers)]
         peers = [
             None if number == rank else _greet(stack, context, address, f"trainer {number}", greeting)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
+import bagpipe
 from bagpipe.cli.main import app
 from bagpipe.config.load import parse_job
 
@@ -41,6 +42,22 @@ def test_the_page_of_a_step_is_current() -> None:
     command = [sys.executable, "tools/draw_step.py", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_of_public_names_is_current() -> None:
+    """`docs/api.md` says what the docstrings say, and names all that `bagpipe` exports; `make docs` writes it."""
+    command = [sys.executable, "tools/generate_api.py", "--check"]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    public = set(bagpipe.__all__) - {"__version__"}
+    assert {name for name in public if f"bagpipe.{name}" not in page} == set()
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    """`import bagpipe` and the list of its names cost no torch, numpy or pyarrow: a name is loaded when used."""
+    code = "import sys, bagpipe; dir(bagpipe); print(*{'torch', 'numpy', 'pyarrow', 'rich'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_decisions_are_numbered_without_gaps() -> None:

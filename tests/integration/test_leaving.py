@@ -1,5 +1,8 @@
 """A user's loop that ends: as the job does, or before it."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,11 +14,14 @@ import pytest
 import torch
 
 from bagpipe.api import BagCache, init_cache
+from bagpipe.batch import Cursor
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job, TransportConfig
 from bagpipe.embedding.server import run_server
-from bagpipe.errors import BagpipeError, ConfigError, PeerLost
+from bagpipe.errors import BagpipeError, PeerLost, Stopped
 from bagpipe.local.ports import free_ports
+from bagpipe.net.messages import Wait
+from bagpipe.net.register import Impatience, _Signs
 from bagpipe.oracle.service.main import run_oracle
 
 INTERRUPTIONS = (ArithmeticError, KeyboardInterrupt)
@@ -119,11 +125,47 @@ def test_a_loop_that_says_its_length_ends_the_job(train: Callable[..., list[Base
     assert newest is not None and open_checkpoint(newest).manifest.step == 5
 
 
-def test_a_loop_that_leaves_early_is_named(train: Callable[..., list[BaseException]]) -> None:
-    """Oracle and server end at once and say what to do; they do not wait for a deadline."""
-    errors = train(take(5))
-    assert len(errors) == 2 and all(isinstance(error, ConfigError) for error in errors)
-    assert "trainer 0 left after 5 batches" in str(errors[0]) and "pass steps=5 to init_cache" in str(errors[1])
+def test_a_loop_that_leaves_early_leaves_its_model(train: Callable[..., list[BaseException]], tmp_path: Path) -> None:
+    """Oracle and server end at once, without a deadline; the checkpoint is that of the batches that were trained on,
+    and what goes on from it begins with the next one.
+    """
+    begun = time.monotonic()
+    (error,) = train(take(5))
+    assert time.monotonic() - begun < 60
+    assert isinstance(error, Stopped)
+    newest = newest_complete(tmp_path / "checkpoints")
+    assert newest is not None
+    manifest = open_checkpoint(newest).manifest
+    assert (manifest.step, manifest.cursor) == (5, Cursor(0, 100))
+
+
+def test_nobody_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program whose oracle was not started says within ten seconds which two commands start the others."""
+    monkeypatch.setenv("MASTER_PORT", str(free_ports(1)[0]))
+    begun = time.monotonic()
+    with pytest.raises(
+        PeerLost, match=r"the oracle does not answer at .*start `bagpipe oracle .* and `bagpipe server "
+    ):
+        init_cache(emb_size=4, device="cpu", trainer_world_size=1, answer_seconds=3)
+    assert time.monotonic() - begun < 10
+
+
+def test_a_server_that_is_missing_is_named() -> None:
+    """Once the oracle has its data, its servers may take as long as it had to answer, and not ten minutes."""
+    signs = _Signs("trainer 0", Anybody(), Impatience(8.0, "start it"), since=0.0)
+    signs.heard(Wait(), now=7.0)
+    signs.check(now=100.0)  # The oracle reads its data.
+    signs.heard(Wait(missing="server 0, server 1"), now=100.0)
+    signs.heard(Wait(missing="server 1"), now=104.0)
+    signs.check(now=107.9)
+    with pytest.raises(PeerLost, match="server 1 did not register with the oracle at here within 8 s; start it"):
+        signs.check(now=108.0)
+
+
+class Anybody:
+    """A connection to nowhere."""
+
+    endpoint = "here"
 
 
 def interrupted(after: int, error: type[BaseException], rank: int = 0) -> Callable[[BagCache], None]:
@@ -170,12 +212,64 @@ def test_a_trainer_whose_loop_fails_waits_for_nobody(train: Callable[..., list[B
     assert len(left) == 3, "the oracle, the server and trainer 0"
 
 
-def test_a_batch_that_was_only_fetched_is_not_trained_on(train: Callable[..., list[BaseException]]) -> None:
+def test_a_batch_that_was_only_fetched_is_not_trained_on(
+    train: Callable[..., list[BaseException]], tmp_path: Path
+) -> None:
     """A loop that breaks out of its last batch before it reads an embedding has trained on the batches before it."""
 
     def loop(cache: BagCache) -> None:
         take(4)(cache)
         cache.next_batch()
 
-    errors = train(loop, steps=5)
-    assert len(errors) == 2 and all("left after 4 batches" in str(error) for error in errors)
+    train(loop, steps=5)
+    newest = newest_complete(tmp_path / "checkpoints")
+    assert newest is not None and open_checkpoint(newest).manifest.step == 4
+
+
+def test_the_end_of_the_interpreter_closes(tmp_path: Path) -> None:
+    """A program that never closes its cache ends every role within seconds, and its model is there; one that ends by an
+    exception saves nothing of the batch that it was in.
+    """
+    for number, (end, code, steps) in enumerate([("", 0, 3), ("raise ValueError", 1, None)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "job.yaml").write_text(
+            "spec: {data: {format: synthetic, synthetic: {examples: 400, tableSizes: [50, 7]}}, batchSize: 20}"
+        )
+        port = free_ports(1)[0]
+        roles = ["--job", str(folder / "job.yaml"), "--run-dir", str(folder)]
+        oracle = [sys.executable, "-m", "bagpipe", "oracle", "--bind", f"tcp://127.0.0.1:{port}", *roles]
+        server = [
+            sys.executable,
+            "-m",
+            "bagpipe",
+            "server",
+            "--oracle",
+            f"tcp://127.0.0.1:{port}",
+            "--shard",
+            "0",
+            *roles,
+        ]
+        program = PROGRAM.format(end=end)
+        environment = os.environ | {"MASTER_PORT": str(port)}
+        with (
+            subprocess.Popen(oracle, stderr=subprocess.DEVNULL) as first,
+            subprocess.Popen(server, stderr=subprocess.DEVNULL) as second,
+        ):
+            done = subprocess.run([sys.executable, "-c", program], env=environment, check=False)
+            first.wait(120)
+            second.wait(120)
+        assert done.returncode == code
+        newest = newest_complete(folder / "checkpoints")
+        assert (newest and open_checkpoint(newest).manifest.step) == steps
+
+
+PROGRAM = """
+import torch
+from bagpipe import init_cache
+cache = init_cache(emb_size=16, device="cpu", trainer_world_size=1, answer_seconds=100)
+for _ in range(3):
+    batch = cache.next_batch()
+    torch.cat(cache.get_emb(batch["sparse_vector"])).sum().backward()
+{end}
+"""

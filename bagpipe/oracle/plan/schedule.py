@@ -119,8 +119,17 @@ class EvaluationSchedule:
     """
 
     def __init__(
-        self, layout: TableLayout, *, world_size: int, lookahead: int, slots: Sequence[int | None], first_step: int
+        self,
+        layout: TableLayout,
+        *,
+        world_size: int,
+        lookahead: int,
+        slots: Sequence[int | None],
+        first_step: int,
+        with_keys: bool = False,
     ) -> None:
+        """Args as of `TrainingSchedule`."""
+        self.with_keys = with_keys
         self.layout, self.world_size, self.lookahead, self.step = layout, world_size, lookahead, first_step
         self.fetch_after = first_step - 1
         """Every row is read as the last training step left it."""
@@ -159,6 +168,8 @@ class EvaluationSchedule:
             tuple(replace_after(planner.plan()[0], self.fetch_after) for planner in planners)
             for planners in self.planners
         ]
+        if self.with_keys:
+            groups = [add_keys(plans, block) for plans, block in zip(groups, batch.sparse, strict=True)]
         plans = assemble(batch, self.step, groups, training=False, checkpoint=False)
         self.step += 1
         return plans

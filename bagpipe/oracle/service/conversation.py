@@ -267,6 +267,8 @@ class Conversation:
         if refused is not None:
             return [TurnAway(peer, refused)]
         self._liveness.hello(_name(hello), peer)
+        if isinstance(self.stage, Gathering) and isinstance(self.answer, Wait):
+            return [Send(peer, Wait(missing=self.rendezvous.missing_servers()))]
         return [Send(peer, self.answer)]
 
     def _need_plans(self, peer: bytes, asked: NeedPlans) -> list[Action]:

@@ -70,6 +70,7 @@ def evaluate_test_part(
         lookahead=min(assembled.settings.lookahead, EVALUATION_LOOKAHEAD),
         slots=assembled.settings.slots,
         first_step=trained.step,
+        with_keys=assembled.topology.with_keys,
     )
     answers = Answers()
     loss, names = loss_kind(spec.model), dataset.transform.label_names

@@ -78,12 +78,17 @@ class Rendezvous:
 
     def missing(self) -> str:
         """The roles not seen yet, for people."""
+        trainers = [f"trainer {i}" for i in range(self.num_trainers) if i not in self.trainers]
+        return ", ".join([*self._missing_servers(), *trainers]) or "none"
+
+    def missing_servers(self) -> str:
+        """The servers not seen yet, for people; empty: none."""
+        return ", ".join(self._missing_servers())
+
+    def _missing_servers(self) -> list[str]:
         if any(hello.by_worker_id for hello in self.servers.values()):
-            names = ["a server"] * (self.num_servers - len(self.servers))
-        else:
-            names = [f"server {i}" for i in range(self.num_servers) if i not in self.servers]
-        names += [f"trainer {i}" for i in range(self.num_trainers) if i not in self.trainers]
-        return ", ".join(names) or "none"
+            return ["a server"] * (self.num_servers - len(self.servers))
+        return [f"server {i}" for i in range(self.num_servers) if i not in self.servers]
 
     def server_endpoints(self) -> tuple[str, ...]:
         return tuple(hello.endpoint for _, hello in sorted(self.servers.items()))

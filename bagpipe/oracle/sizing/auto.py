@@ -146,10 +146,14 @@ def apply_init_cache(
     if not calls:
         return spec, layout
     first = calls[0]
-    if widths is not None:
+    if widths is not None and first.embedding_dim is not None:
         spec, layout = _with_widths(spec, layout, widths(first.embedding_dim))
-    if len(layout.groups) != 1 and widths is None:
-        raise ConfigError("init_cache: the job's tables differ in width, but this API has one emb_size")
+    if len(layout.groups) != 1 and widths is None and first.embedding_dim is not None:
+        found = ", ".join(str(group.embedding_dim) for group in layout.groups)
+        raise ConfigError(
+            f"init_cache: emb_size is {first.embedding_dim}, but the job's tables have the widths {found}; pass "
+            "emb_size=None, which takes them as they are"
+        )
     if any(w.optimizer != first.optimizer for w in calls):
         raise ConfigError("init_cache: trainers passed different emb_optim or emb_optim_params; pass the same on each")
     sizes = tuple(t.num_embeddings for t in layout.tables)
@@ -159,7 +163,8 @@ def apply_init_cache(
             raise ConfigError(
                 f"init_cache: ln_emb is {list(call.table_sizes)}, but the job's tables have {list(sizes)} rows"
             )
-        if call.embedding_dim != first.embedding_dim or (dims != {call.embedding_dim} and widths is None):
+        other = call.embedding_dim is not None and dims != {call.embedding_dim} and widths is None
+        if call.embedding_dim != first.embedding_dim or other:
             raise ConfigError(
                 f"init_cache: emb_size is {call.embedding_dim}, but the job's tables have width {sorted(dims)}"
             )
@@ -167,13 +172,15 @@ def apply_init_cache(
     if first.optimizer is not None:
         embedding = msgspec.structs.replace(embedding, optimizer=first.optimizer)
     steps = [n for n in (spec.steps, *(w.steps for w in calls)) if n is not None]
+    rows = [w.cache_rows for w in calls if w.cache_rows is not None]
     completed = msgspec.structs.replace(
         spec,
         embedding=embedding,
-        cache_rows=min(w.cache_rows for w in calls),
+        cache_rows=min(rows) if rows else spec.cache_rows,
         steps=min(steps, default=None),
         model=first.model or spec.model,
         optimizer=first.dense_optimizer or spec.optimizer,
+        evaluate=spec.evaluate and all(w.evaluate for w in calls),
     )
     return completed, layout
 

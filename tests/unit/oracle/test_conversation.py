@@ -526,7 +526,7 @@ def test_before_the_job_begins_a_vanished_role_leaves_its_place_to_another() -> 
     world.talk.pass_time(12.0, [trainer.peer])
     assert world.talk.rendezvous.missing() == "server 0, trainer 0"
     other = Hello(job="j", attempt=0, role="trainer", index=0, endpoint="tcp://elsewhere")
-    assert world.talk.receive(b"other", other, []) == [Send(b"other", Wait())]
+    assert world.talk.receive(b"other", other, []) == [Send(b"other", Wait(missing="server 0"))]
     world.deliver(server)
     assert world.talk.rendezvous.complete
 

@@ -1,0 +1,85 @@
+"""A job made of Python arguments: the rows as a path, the columns and settings as a document."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bagpipe.config import yaml_lines
+from bagpipe.config.load import JobFile, job_file_from
+from bagpipe.data.suggest import suggest_job
+from bagpipe.errors import ConfigError
+from bagpipe.interactive.frames import is_path, write_frame
+from bagpipe.interactive.settings import columns_section, over, spec_of
+from bagpipe.interactive.user_model import NamedModel, name_model
+from bagpipe.local.rundir import RunDir
+
+INPUT = "input"
+"""Folder of a run directory that holds the rows it was given; `input-test` those for tests."""
+SOURCE = "the job of this program"
+"""What messages call it."""
+
+
+def model_of(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
+    """What `model` and `model_args` say; an empty section where nothing was said.
+
+    Raises:
+        ConfigError: as `name_model`.
+    """
+    if model is None:
+        if arguments:
+            raise ConfigError("model_args: which model takes them? give model as well")
+        return NamedModel({})
+    if isinstance(model, Mapping):
+        section = spec_of({"model": model})["model"]
+        return NamedModel({**section, **({"args": dict(arguments)} if arguments else {})})
+    return name_model(model, arguments)
+
+
+def as_path(rows: Any, directory: RunDir, what: str) -> Any:
+    """Rows as the folder of the run directory into which they were written; anything else as it is.
+
+    Raises:
+        DataError, StorageError: as `write_frame`.
+    """
+    if rows is None or isinstance(rows, Mapping) or is_path(rows):
+        return rows
+    folder = directory.path / (INPUT if what == "data" else f"{INPUT}-{what}")
+    return write_frame(rows, folder, what).folder
+
+
+def compose(
+    name: str, named: NamedModel, data: Any, test: Any, columns: Any, label: str | None, settings: Mapping[str, Any]
+) -> JobFile:
+    """The job, checked, with paths as they were given."""
+    spec = spec_of({**settings, "data": data if isinstance(data, Mapping) else {}})
+    spec = over({"data": {**_given("path", data), **_given("test", test)}}, spec)
+    if named.section:
+        spec["model"] = dict(named.section)
+    if columns is not None:
+        spec = over(spec, {"data": {"columns": columns_section(columns)}})
+    elif not isinstance(data, Mapping):
+        spec = _suggested(data, label, spec, named=bool(named.section), test=test is not None)
+    if label is not None and (columns is not None or isinstance(data, Mapping)):
+        raise ConfigError("label: with columns, the label is the one that they name; leave it out")
+    return job_file_from({"metadata": {"name": name}, "spec": spec}, SOURCE)
+
+
+def _given(setting: str, data: Any) -> dict[str, Any]:
+    if data is None or isinstance(data, Mapping):
+        return {}
+    return {setting: [str(one) for one in data] if isinstance(data, list | tuple) else str(data)}
+
+
+def _suggested(data: Any, label: str | None, spec: Mapping[str, Any], *, named: bool, test: bool) -> dict[str, Any]:
+    """The settings that `bagpipe init` suggests for this data, under those that were given."""
+    paths = data if isinstance(data, list | tuple) else [data]
+    text = suggest_job(str(paths[0]), label=label).text
+    found: dict[str, Any] = yaml_lines.parse(text, SOURCE).value["spec"]
+    found.pop("trainers", None)  # The device is whatever there is here.
+    if named:
+        found.pop("model", None)
+    if test:
+        found["data"] = {k: v for k, v in found["data"].items() if k not in ("testFraction", "splitBy")}
+    made: dict[str, Any] = over(found, spec)
+    if "steps" in spec and "epochs" not in spec:
+        made.pop("epochs", None)
+    return made

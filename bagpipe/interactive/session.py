@@ -1,0 +1,398 @@
+"""`bagpipe.local`: a loop of one's own in this process, with the oracle and the servers as its children.
+
+    with bagpipe.local("job.yaml") as session:
+        for batch in session:
+            session.train(session.loss(session.model(batch["dense_x"], batch["embeddings"]), batch["target"]))
+    session.run.evaluate()
+
+The loop is the one trainer of the job. The model belongs to the session, so its weights are in every checkpoint.
+`session.train(loss)` is backward, the optimizer's step and the loss for the records; a loop may do these itself.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from time import monotonic
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from bagpipe.api import BagCache, BatchDict, Evaluate
+from bagpipe.checkpoint.store import newest_complete, open_checkpoint
+from bagpipe.config.document import Job
+from bagpipe.config.load import absolute_paths, load_local_job
+from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped, error_of
+from bagpipe.interactive.document import as_path, compose, model_of
+from bagpipe.interactive.progress import choose_view
+from bagpipe.interactive.run import Run, overrides_of
+from bagpipe.interactive.settings import spec_of
+from bagpipe.interactive.user_model import NamedModel, importable
+from bagpipe.local.children import Children
+from bagpipe.local.ports import LOOPBACK
+from bagpipe.local.progress import MetricsTail
+from bagpipe.local.run import summarise
+from bagpipe.local.rundir import JOB_FILE, RunDir
+from bagpipe.local.supervisor import Outcome
+from bagpipe.local.user_modules import offer_user_modules
+from bagpipe.models.base import build_model
+from bagpipe.models.layers import step_setter
+from bagpipe.models.loss import Loss, loss_of
+from bagpipe.net.messages import InitCacheArguments, Topology
+from bagpipe.trainer.dense_update import DenseUpdate
+from bagpipe.trainer.loop import choose_device, num_threads
+
+LEAVE_SECONDS = 60.0
+"""How long the oracle and the servers may take to leave after the last batch."""
+SHOW_SECONDS = 0.2
+"""New records are looked for at most so often."""
+
+
+def local(
+    job: str | Path | None = None,
+    *,
+    data: Any = None,
+    test: Any = None,
+    columns: Any = None,
+    label: str | None = None,
+    model: Any = None,
+    model_args: Mapping[str, Any] | None = None,
+    name: str = "local",
+    run_dir: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    **settings: Any,
+) -> "Session":
+    """A session: use it in a `with`, and loop over it.
+
+    Args:
+        job: a job file, whose `trainers` is taken as one; None: the other arguments say what the job is, as for `fit`.
+        run_dir: where the run keeps everything; None: `runs/<name>-<time>`.
+        resume: go on with the run in `run_dir`, from its newest checkpoint.
+        progress: show how the run goes.
+        **settings: as `fit` takes them; over those of the job file.
+
+    Raises:
+        ConfigError: a setting, the model or the columns will not do.
+        DataError: the data cannot be read.
+    """
+    if "trainers" in settings:
+        raise ConfigError("local: trainers: the loop of a session is the only trainer; `init_cache` is for several")
+    named = model_of(model, model_args or {})
+    given = {"data": data, "test": test, "columns": columns, "label": label}
+    if (job is not None or resume) and any(value is not None for value in given.values()):
+        raise ConfigError("local: the job says what the data is; leave out data, test, columns and label")
+    where = None if run_dir is None else Path(run_dir)
+    spec = spec_of({**settings, "trainers": 1}) | ({"model": dict(named.section)} if named.section else {})
+    if resume:
+        if where is None:
+            raise ConfigError("local: resume: which run? give its directory as run_dir")
+        return Session(RunDir.reopen(where), load_local_job(where / JOB_FILE, overrides_of(spec)), progress=progress)
+    loaded = None if job is None else load_local_job(Path(job), overrides_of(spec))
+    default = name if loaded is None else loaded.metadata.name
+    directory = RunDir.create(where) if where is not None else RunDir.create_default(default, datetime.now())
+    try:
+        if loaded is None:
+            loaded = _composed(name, named, directory, given, {**settings, "trainers": 1})
+        named.place(directory.path)
+    except BaseException:
+        directory.discard()
+        directory.__exit__()
+        raise
+    return Session(directory, loaded, progress=progress)
+
+
+def _composed(
+    name: str, named: NamedModel, directory: RunDir, given: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Job:
+    data, test = (as_path(given[what], directory, what) for what in ("data", "test"))
+    return absolute_paths(compose(name, named, data, test, given["columns"], given["label"], settings).job)
+
+
+class Session:
+    """A run whose trainer is a loop of this program. Made by `bagpipe.local`."""
+
+    def __init__(self, directory: RunDir, job: Job, *, progress: bool) -> None:
+        self._directory, self._job = directory, job
+        self._view = choose_view(progress=progress)
+        self._stack = ExitStack()
+        self._stack.push(directory)
+        self._cache: BagCache | None = None
+        self._children: Children | None = None
+        self._model: nn.Module | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._dense: DenseUpdate | None = None
+        """Of the job's own model: its optimizer with the recipe around it."""
+        self._evaluate: Evaluate | None = None
+        self._begun = self._shown = monotonic()
+        self._loss: Loss | None = None
+        self._at = (0, 0)
+        """Step of the current batch, and its first example's place."""
+        self._set_step: Callable[[int, int], None] = lambda step, first: None
+
+    def __repr__(self) -> str:
+        return f"Session({str(self.path)!r})"
+
+    def __enter__(self) -> Self:
+        directory, job = self._directory, self._job
+        try:
+            self._stack.callback(self._view.close)
+            if directory.job_file.exists():
+                directory.check_same_job(job)
+            checkpoint = newest_complete(directory.checkpoints(job)) if directory.job_file.exists() else None
+            directory.begin(job)
+            self._tail = MetricsTail(directory.metrics)
+            servers = job.spec.servers.replicas
+            self._view.note(f"{job.metadata.name}: {servers} servers and this loop, in {directory.path}")
+            self._stack.enter_context(importable(directory.path))
+            offer_user_modules()
+            self._stack.enter_context(_threads(num_threads(job.spec, 1)))
+            self._children = self._stack.enter_context(Children(job, directory, checkpoint))
+            with _environment(self._children.environment):
+                self._cache = self._join(self._children)
+        except BagpipeError as error:
+            why = self._why(error)
+            self._stack.close()
+            raise why from None
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def _join(self, children: Children) -> BagCache:
+        return BagCache(
+            self._job,
+            InitCacheArguments(table_sizes=(), embedding_dim=None, cache_rows=None, lookahead=0, optimizer=None),
+            oracle=children.oracle,
+            bind=f"tcp://{LOOPBACK}:0",
+            device=choose_device(self._job, 0),
+            rank=0,
+            attempt=children.attempt,
+            evaluate=self._score,
+            stop=lambda: children.anybody_failed,
+        )
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Without an exception the job ends well: at its end, or before it at a checkpoint of what was trained.
+
+        With one it ends for everybody; its last checkpoint stays what it was, and `bagpipe.local(resume=True)` goes on.
+        """
+        with self._stack:
+            try:
+                self.cache.__exit__(kind, value, trace)
+                if value is None:
+                    self._sum_up()
+            except BagpipeError as error:
+                raise self._why(error) from None
+            if isinstance(value, PeerLost):
+                raise self._why(value) from None
+
+    def __iter__(self) -> Iterator[BatchDict]:
+        """Batches to the job's end. Rows are updated, and the test part is scored, when the next one is asked for.
+
+        Raises:
+            ConfigError: no model belongs to the session, so there would be none in its checkpoints.
+        """
+        for batch in self.cache:
+            self._at = (self.cache.step, self.cache.first_example)
+            self._set_step(*self._at)
+            yield batch
+            if self._model is None:
+                raise ConfigError(
+                    "session: it has no model: use session.model, which the job describes, or session.register(...)"
+                )
+            self._show()
+        self._show(always=True)
+
+    # ── the model ─────────────────────────────────────────────────
+
+    @property
+    def model(self) -> nn.Module:
+        """The dense model that the job describes, on the job's device, with the checkpoint's weights if there is one.
+
+        Called as `model(batch["dense_x"], batch["embeddings"])`, it gives logits `[B, L]`.
+        """
+        if self._model is None:
+            topology = self.topology
+            spec = topology.spec
+            built = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
+            model = built.to(self.device)
+            self._dense = DenseUpdate(spec.optimizer, model)
+            self.register(model, self._dense.optimizer, evaluate=self._score_with(model))
+            self._set_step = step_setter(model, spec.seed)
+            self._set_step(*self._at)
+        assert self._model is not None
+        return self._model
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of the dense weights: the job's, or the one that was registered.
+
+        Raises:
+            ConfigError: the model has nothing to train but rows.
+        """
+        if self._model is None:
+            assert self.model is not None
+        if self._optimizer is None:
+            raise ConfigError("session: the model has no dense weights to train, and so no optimizer")
+        return self._optimizer
+
+    def register(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        evaluate: Evaluate | None = None,
+    ) -> None:
+        """Make a model of one's own the session's: its weights and optimizer state are in every checkpoint.
+
+        Args:
+            optimizer: None where the model has nothing to train.
+            scheduler: as for `BagCache.attach`.
+            evaluate: from a batch of the test part to its logits `[B, L]`; needed where the job has a test part.
+
+        Raises:
+            ConfigError: there is a model already, or nothing scores the test part.
+        """
+        if self._model is not None:
+            raise ConfigError("session: it has a model already; register one's own before session.model is used")
+        spec = self.topology.spec
+        if evaluate is None and spec.evaluate and (spec.data.test or spec.data.test_fraction):
+            raise ConfigError(
+                "session: the job has a test part, and nothing scores it; pass evaluate=lambda batch: logits, or "
+                "evaluate=False to bagpipe.local"
+            )
+        self._evaluate = evaluate
+        self.cache.attach(model, optimizer, scheduler)
+        self._model, self._optimizer = model, optimizer
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """The job's loss, or the model's own: a mean over the current batch's examples, with their weights."""
+        weights = self.cache.weights
+        if self._loss is None:
+            self._loss = loss_of(self.model, self.topology.spec.model)
+        return self._loss(logits, labels.to(logits.device), None if weights is None else weights.to(logits.device))
+
+    def train(self, loss: torch.Tensor) -> None:
+        """Backward, the optimizer's step (of the job's own model: as its recipe says), and the loss for the records."""
+        (loss * self.cache.slice_weight).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        if self._dense is not None:
+            self._dense.apply(self.cache.step)
+        elif self._optimizer is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=False)
+        self.report(loss)
+
+    def report(self, loss: torch.Tensor | float) -> None:
+        """Tell this batch's mean loss: it is shown, and stands in `metrics.jsonl`."""
+        self.cache.report_loss(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
+
+    def stop(self) -> None:
+        """End the job at a checkpoint: a few more batches come until it is reached."""
+        self.cache.stop()
+
+    def _score_with(self, model: nn.Module) -> Evaluate:
+        def score(batch: BatchDict) -> torch.Tensor:
+            training = model.training
+            model.eval()
+            logits: torch.Tensor = model(batch["dense_x"].to(self.device), batch["embeddings"])
+            model.train(training)
+            return logits
+
+        return score
+
+    def _score(self, batch: BatchDict) -> torch.Tensor:
+        if self._evaluate is None:
+            raise ConfigError("session: no model was registered that could score the test part")
+        return self._evaluate(batch)
+
+    # ── the run ───────────────────────────────────────────────────
+
+    @property
+    def cache(self) -> BagCache:
+        """What the loop trains through: `get_emb`, figures of each batch, `slice_weight`."""
+        if self._cache is None:
+            raise ConfigError("session: use it in a `with`: with bagpipe.local(...) as session: ...")
+        return self._cache
+
+    @property
+    def topology(self) -> Topology:
+        """The job with every `auto` resolved, its tables (`layout`), and how many features and labels there are."""
+        return self.cache.topology
+
+    @property
+    def device(self) -> torch.device:
+        """Where the job's model is."""
+        return choose_device(self._job, 0)
+
+    @property
+    def path(self) -> Path:
+        """The run directory."""
+        return self._directory.path
+
+    @property
+    def run(self) -> Run:
+        """The run: its figures so far, and after the session its model."""
+        return Run(self.path)
+
+    def _show(self, *, always: bool = False) -> None:
+        if always or monotonic() - self._shown > SHOW_SECONDS:
+            self._shown = monotonic()
+            for record in self._tail.read():
+                self._view.record(record)
+
+    def _sum_up(self) -> None:
+        """Wait for the others to leave, then write what the run came to.
+
+        Raises:
+            PeerLost: the oracle did not report.
+        """
+        assert self._children is not None
+        self._children.wait(LEAVE_SECONDS)
+        self._show(always=True)
+        report = self._directory.report()
+        if report is None:
+            raise PeerLost(f"{self.path}: the oracle left no report; look at its log")
+        outcome = Outcome(ExitCode.DONE, 1, monotonic() - self._begun)
+        summary = summarise(self._job, self._directory, report, outcome)
+        # A loop that left early has let planned steps pass by: the checkpoint knows how many were trained.
+        summary["steps"] = open_checkpoint(self.run.checkpoint).manifest.step
+        self._directory.write_summary(summary)
+        self._view.note(str(self.run))
+
+    def _why(self, error: BagpipeError) -> BagpipeError:
+        """A lost peer in the words of the child that failed."""
+        if self._children is None or not isinstance(error, PeerLost | Stopped):
+            return error
+        failed = self._children.failed()
+        return error if failed is None else error_of(failed[0])(failed[1])
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """torch computes with the job's threads: the last bits of sums depend on them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

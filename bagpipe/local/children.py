@@ -1,0 +1,83 @@
+"""The oracle and the servers of one attempt as children of a program whose loop is the trainer."""
+
+import secrets
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bagpipe.config.document import Job
+from bagpipe.errors import ExitCode
+from bagpipe.local.commands import Attempt, addresses, role_commands, roles_of
+from bagpipe.local.policy import HOPELESS, RoleId
+from bagpipe.local.process import Child, last_error
+from bagpipe.local.rundir import RunDir
+from bagpipe.net.admission import TOKEN_VARIABLE
+
+TOKEN_BYTES = 32
+LAST_WORDS_SECONDS = 2.0
+"""Once one of them failed, the others may take so long to end by themselves."""
+
+
+class Children:
+    """Use it in a `with`: whoever still runs at its end is killed. They die with the thread that started them."""
+
+    def __init__(self, job: Job, run_dir: RunDir, checkpoint: Path | None) -> None:
+        self.oracle, servers = addresses(job.spec)
+        self.attempt = run_dir.next_attempt()
+        self.environment: Mapping[str, str] = {TOKEN_VARIABLE: secrets.token_hex(TOKEN_BYTES)}
+        """What this process needs too, to be let in."""
+        self._children: dict[RoleId, Child] = {}
+        build = role_commands(job, run_dir.job_file, run_dir.path)
+        attempt = Attempt(self.attempt, checkpoint, self.oracle, servers)
+        try:
+            for role in roles_of(job.spec):
+                if role.kind != "trainer":
+                    log, heading = run_dir.log(role.kind, role.index), f"attempt {self.attempt}"
+                    command = build(role, attempt)
+                    self._children[role] = Child(role, command, log, heading=heading, environment=self.environment)
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End all of them."""
+        for child in self._children.values():
+            child.kill()
+
+    def wait(self, seconds: float) -> bool:
+        """Until all have ended by themselves; False: not within so long."""
+        deadline = time.monotonic() + seconds
+        try:
+            for child in self._children.values():
+                child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    @property
+    def anybody_failed(self) -> bool:
+        """Whether one of them has ended otherwise than its work ends."""
+        return any(child.poll() not in (None, ExitCode.DONE, ExitCode.STOPPED) for child in self._children.values())
+
+    def failed(self) -> tuple[int, str] | None:
+        """Exit code and last words of the child that explains why the others ended; None: none failed."""
+        self.wait(LAST_WORDS_SECONDS)
+        ended = [(child.poll(), child) for child in self._children.values()]
+        bad = [(code, child) for code, child in ended if code not in (None, ExitCode.DONE, ExitCode.STOPPED)]
+        if not bad:
+            return None
+        code, child = min(bad, key=lambda one: (one[0] not in HOPELESS, one[0] or 0))
+        assert code is not None
+        words = last_error(child.log) or f"it said nothing (log: {child.log})"
+        return code, f"{child.role} ended: {words.removeprefix('the oracle gave up: ')}"

@@ -1,0 +1,387 @@
+"""A trainer whose loop is its user's: batches in, their embeddings out, rows updated behind them."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from multiprocessing.util import Finalize
+from types import TracebackType
+from typing import Any, Self, TypedDict
+
+import torch
+from torch import nn
+
+from bagpipe.batch import Cursor, Floats
+from bagpipe.cache.aligned import aligned
+from bagpipe.cache.by_id import embeddings_of
+from bagpipe.cache.ids import BatchIds
+from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.config.document import Job
+from bagpipe.errors import ConfigError, ExitCode
+from bagpipe.net.messages import Finished, InitCacheArguments, Refused, Topology
+from bagpipe.net.register import Impatience
+from bagpipe.trainer.batch_figures import Begun, Ended, begun_figures, ended_figures
+from bagpipe.trainer.checkpointer import Checkpointer
+from bagpipe.trainer.membership import Membership, join
+from bagpipe.trainer.pipeline import open_pipeline
+from bagpipe.trainer.schedulers import bring_forward
+from bagpipe.trainer.step import Step, slice_weight, told_loss
+
+log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 30.0
+"""A trainer that leaves early waits so long for the others to do the same."""
+REMEDY = (
+    "is it running? start `bagpipe oracle --job JOB --run-dir RUN --bind {oracle}` and `bagpipe server --job JOB "
+    "--run-dir RUN --oracle {oracle} --shard 0` beside this program, or use `bagpipe.local(JOB)`, which starts both"
+)
+"""What an oracle or server that is not there is started with."""
+
+
+class BatchDict(TypedDict):
+    """One trainer's slice of a batch, on the CPU: B examples, F dense features, T sparse features, L labels."""
+
+    dense_x: torch.Tensor
+    """`[B, F]` float32."""
+    sparse_vector: "torch.Tensor | list[torch.Tensor]"
+    """Ids, int64, in the order of the job's tables: a tensor `[T, B]`; where features have several lookups, a list of T
+    tensors `[B, k]`, in which shorter bags end in -1."""
+    target: torch.Tensor
+    """`[B, L]` float32."""
+    embeddings: SparseEmbeddings
+    """Pooled, by feature, as `bagpipe.models` take them. Rows are awaited when the model first asks for one."""
+
+
+Evaluate = Callable[[BatchDict], torch.Tensor]
+"""From a batch of the test part to its logits `[B, L]`; called without gradients."""
+
+
+class BagCache:
+    """One trainer's cache. `next_batch` and `get_emb` are the paper's; the rest is what it lacks."""
+
+    def __init__(
+        self,
+        job: Job,
+        arguments: InitCacheArguments,
+        *,
+        oracle: str,
+        bind: str,
+        device: torch.device,
+        rank: int,
+        attempt: int,
+        logger: logging.Logger = log,
+        evaluate: Evaluate | None = None,
+        answer_seconds: float | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Use `init_cache`, or `bagpipe.local`."""
+        self._step: Step | None = None
+        self._ids: BatchIds | None = None
+        self._begun: Begun | None = None
+        self._ended: Ended | None = None
+        self._loss: float | None = None
+        self._last_loss: float | None = None
+        self._done = 0
+        """Batches that were trained on here."""
+        self._trained_to: tuple[int, Cursor] | None = None
+        self._over = False
+        self._evaluate = evaluate
+        self._stack = ExitStack()
+        joined = join(
+            job,
+            oracle=oracle,
+            bind=bind,
+            advertise=None,
+            rank=rank,
+            attempt=attempt,
+            device=device,
+            stop=stop,
+            init_cache=arguments,
+            impatience=None if answer_seconds is None else Impatience(answer_seconds, REMEDY.format(oracle=oracle)),
+        )
+        self._members: Membership = self._stack.enter_context(joined)
+        try:
+            self._pipeline = open_pipeline(self._members, device)
+            self._checkpointer = Checkpointer(self._members, None, None)
+        except BaseException:
+            self._stack.close()
+            raise
+        # A program that never closes its cache, and a child process that multiprocessing ends, leave as it ends.
+        self._stack.callback(Finalize(None, self._at_exit, exitpriority=100).cancel)
+        used = self._members.topology.spec.lookahead
+        if used != arguments.lookahead and (used, arguments.lookahead) != (0, 1):
+            logger.info(
+                "lookahead_value %d has no effect: the oracle looks %s batches ahead", arguments.lookahead, used
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Without an exception as `close`; with one, leave at once.
+
+        Of the batch that was interrupted nothing is updated, written back or reported, and the job ends for everybody
+        without success: its last checkpoint stays what it was. `StopIteration` at the end of the data is no exception.
+        """
+        if value is None or self._over:
+            self.close()
+        else:
+            self._abandon(value)
+
+    def __iter__(self) -> Iterator[BatchDict]:
+        """Batches to the end of the data."""
+        while (batch := self._advance()) is not None:
+            yield batch
+
+    def next_batch(self) -> BatchDict:
+        """Update the rows of the last batch, and return the next one.
+
+        Raises:
+            StopIteration: the data is at its end; every update has been applied and written back.
+        """
+        batch = self._advance()
+        if batch is None:
+            raise StopIteration("no more batches: the run's steps or epochs are done")
+        return batch
+
+    @property
+    def topology(self) -> Topology:
+        """What the oracle told this trainer: tables, the job with every `auto` resolved, numbers of features."""
+        return self._members.topology
+
+    @property
+    def begun(self) -> Begun | None:
+        """What bringing in the current batch took."""
+        return self._begun
+
+    @property
+    def ended(self) -> Ended | None:
+        """What updating the rows of the batch before took."""
+        return self._ended
+
+    @property
+    def step(self) -> int:
+        """Number of the current batch's step, from 0."""
+        return self._current("step").plan.step
+
+    @property
+    def first_example(self) -> int:
+        """Place of this slice's first example in the global batch."""
+        return self._current("first_example").plan.first_example
+
+    @property
+    def weights(self) -> torch.Tensor | None:
+        """Weights of the current batch's examples, `[B]` float32; None: they have none."""
+        found = self._current("weights").plan.weights_B
+        return None if found is None else aligned(found)
+
+    @property
+    def slice_weight(self) -> float:
+        """Factor of this slice's mean loss that makes the mean over trainers that of the global batch.
+
+        It is 1 but for a short batch that trainers cannot share evenly, and for examples with weights.
+        """
+        return slice_weight(self._current("slice_weight").plan, self._members.world_size)
+
+    def embeddings(self) -> SparseEmbeddings:
+        """The current batch's embeddings as `bagpipe.models` take them: pooled, by feature."""
+        return self._embeddings(self._current("embeddings"))
+
+    def get_emb(self, ls_i: "torch.Tensor | Sequence[Any]") -> list[torch.Tensor]:
+        """Embeddings of a batch's ids, connected to the rows for backward.
+
+        Args:
+            ls_i: for each sparse feature, ids of this batch: `[B]` gives `[B, D]`, `[B, k]` gives `[B, k, D]`, where -1
+                gives zeros. Tensors and plain lists are accepted; `sparse_vector` itself is the quickest.
+
+        Raises:
+            ConfigError: an id is not in this batch, or there are more lists than tables.
+        """
+        step = self._current("get_emb")
+        assert self._ids is not None
+        return embeddings_of(self._rows(step), self._ids.local_rows(ls_i))
+
+    def attach(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    ) -> None:
+        """Make the dense model part of this job's checkpoints; a resumed job's weights are loaded into it.
+
+        Pass the model itself before it is wrapped in DDP, and None for the optimizer of a model that has nothing to
+        train. Without it checkpoints hold the tables only.
+
+        Args:
+            scheduler: of the optimizer, stepped by the loop once a batch; in a resumed job it is brought to the step at
+                which that goes on. None: the rate is the optimizer's, which a checkpoint keeps.
+
+        Raises:
+            ConfigError: the scheduler depends on more than the step.
+            CheckpointError: the checkpoint is of another model or optimizer.
+        """
+        rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else []
+        self._checkpointer = Checkpointer(self._members, model, optimizer)
+        self._checkpointer.restore()
+        if scheduler is not None and optimizer is not None:
+            bring_forward(scheduler, optimizer, rates, self.topology.first_step)
+
+    def report_loss(self, loss: float) -> None:
+        """Tell this batch's mean loss, for the run's progress records. Optional."""
+        self._loss = float(loss)
+
+    def finish_batch(self) -> None:
+        """Update the rows of the current batch now; `next_batch` and `close` do it otherwise."""
+        if self._step is not None:
+            step, self._step = self._step, None
+            begun, in_backward = time.perf_counter(), step.watch.updating
+            self._pipeline.finish(step, None if self._loss is None else told_loss(step.plan, self._loss))
+            self._ended = ended_figures(step, in_backward + time.perf_counter() - begun)
+            self._done, self._trained_to = self._done + 1, (step.plan.step + 1, step.plan.end)
+            self._last_loss, self._loss = self._loss, None
+            if step.plan.checkpoint:
+                self._checkpointer.begin(step.plan)
+            self._checkpointer.poll()
+
+    def stop(self) -> None:
+        """End the job at a checkpoint, for everybody: a few more batches come until it is reached, and then no more."""
+        self._pipeline.ask_to_stop()
+
+    def close(self) -> None:
+        """Apply the last update, write back, leave the job. Closing again does nothing.
+
+        Before the end of the data this ends the job for everybody, with a checkpoint of what was trained. Batches that
+        were planned already pass by without training; a resumed job begins with them.
+        """
+        try:
+            if self._step is None or not self._pipeline.untouched:
+                self.finish_batch()
+            if not self._over:
+                self._leave()
+        finally:
+            self._stack.close()
+
+    def _at_exit(self) -> None:
+        """The interpreter or this child process ends: as leaving the `with` does."""
+        error = sys.exc_info()[1] or getattr(sys, "last_value", None)
+        if error is None or (isinstance(error, SystemExit) and not error.code) or self._over:
+            self.close()
+        else:
+            self._abandon(error)
+
+    def _leave(self) -> None:
+        """Nobody must wait for a trainer that is gone."""
+        total, done = self._members.topology.total_steps, self._done
+        if self._step is None and total is not None and self._pipeline.machine.next_step >= total:
+            self._advance()
+        elif self._trained_to is None:
+            self._over = True
+            reason = f"trainer {self._members.rank} left before it trained on a batch; there is no model to save"
+            log.warning("%s", reason)
+            self._pipeline.leave(Refused(reason=reason, exit_code=ExitCode.BAD_CONFIG))
+        else:
+            log.warning(
+                "trainer %d left after %d batches, before the job's end: it ends with a checkpoint of them. For a loop "
+                "of %d batches pass steps=%d to init_cache",
+                *(self._members.rank, done, done, done),
+            )
+            self._pass_by()
+
+    def _pass_by(self) -> None:
+        """Go through the steps that are planned already, without training, to a checkpoint.
+
+        Raises:
+            ConfigError: another trainer goes on training.
+            PeerLost: another trainer does not do its part of these steps.
+        """
+        self._over = True
+        hands, rank, loss = self._pipeline.hands, self._members.rank, self._last_loss
+        self._checkpointer.trained_to = self._trained_to
+        hands.idle = True
+        self._members.peers.deadline_seconds = min(self._members.peers.deadline_seconds, LEAVE_SECONDS)
+        step, self._step = self._step, None
+        if step is None:
+            self._pipeline.ask_to_stop()
+            step = self._pipeline.next()
+        while step is not None:
+            self._pipeline.finish(step, loss)
+            if not hands.idle:
+                what = f"trainer {rank} left after {self._done} batches"
+                reason = f"{what}, and another one trained on; let all of them take as many"
+                self._pipeline.leave(Refused(reason=reason, exit_code=ExitCode.BAD_CONFIG))
+                raise ConfigError(reason)
+            if step.plan.checkpoint:
+                self._checkpointer.begin(step.plan)
+            self._checkpointer.poll()
+            self._pipeline.ask_to_stop()
+            step = self._pipeline.next()
+        self._checkpointer.close()
+        self._members.oracle.send(Finished(rank=rank))
+
+    def _abandon(self, error: BaseException) -> None:
+        """Leave in the middle of a batch; whoever waits for this trainer hears of it at once."""
+        self._step, self._over = None, True
+        what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        rank, batch = self._members.rank, self._pipeline.machine.next_step - 1
+        try:
+            reason = f"trainer {rank} left in the middle of batch {batch} ({what}); look at its own output"
+            self._pipeline.leave(Refused(reason=reason, exit_code=ExitCode.TRANSIENT))
+        finally:
+            self._stack.close()
+
+    def _advance(self) -> BatchDict | None:
+        self.finish_batch()
+        begun = time.perf_counter()
+        step = self._pipeline.next()
+        while step is not None and not step.plan.training:
+            self._pipeline.finish_evaluation(step, self._scores(step))
+            step = self._pipeline.next()
+        if step is None:
+            self._over = True
+            self._checkpointer.close()
+            self._members.oracle.send(Finished(rank=self._members.rank))
+            return None
+        self._begun = begun_figures(step, self._pipeline.machine.plans_ahead, time.perf_counter() - begun)
+        return self._batch(step)
+
+    def _batch(self, step: Step) -> BatchDict:
+        self._step = step
+        self._ids = BatchIds(step.plan.groups, self._members.topology.layout)
+        return {
+            "dense_x": aligned(step.plan.dense_BF),
+            "sparse_vector": self._ids.ids,
+            "target": aligned(step.plan.labels_BL),
+            "embeddings": self._embeddings(step),
+        }
+
+    def _scores(self, step: Step) -> Floats:
+        """The caller's logits of a batch of the test part."""
+        if self._evaluate is None:
+            raise ConfigError("evaluate: the job evaluates, and this trainer was given nothing to score with")
+        try:
+            with torch.no_grad():
+                logits = self._evaluate(self._batch(step))
+        finally:
+            self._step = None
+        expected = list(step.plan.labels_BL.shape)
+        if list(logits.shape) != expected:
+            raise ConfigError(f"evaluate: expected logits of shape {expected}, found {list(logits.shape)}")
+        return logits.detach().float().cpu().numpy()
+
+    def _embeddings(self, step: Step) -> SparseEmbeddings:
+        examples = step.plan.dense_BF.shape[0]
+        return SparseEmbeddings.later(self.topology.layout, lambda: self._rows(step), step.plan.groups, examples)
+
+    def _rows(self, step: Step) -> tuple[torch.Tensor, ...]:
+        """Wait for the batch's rows; with them here, what the batch before left for later goes out."""
+        rows = self._pipeline.rows(step)
+        self._pipeline.rows_handed_out()
+        return rows
+
+    def _current(self, what: str) -> Step:
+        if self._step is None:
+            raise ConfigError(f"{what}: there is no current batch; call next_batch first")
+        return self._step

@@ -1,0 +1,77 @@
+"""`bagpipe.Transform`: the transform of a run, by itself."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import bagpipe
+from bagpipe.config.document import EmbeddingConfig
+from bagpipe.config.load import job_from
+from bagpipe.data.dataset import open_dataset
+from bagpipe.errors import BagpipeError, CheckpointError
+from bagpipe.interactive.settings import columns_section
+
+COLUMNS: dict[str, Any] = {
+    "labels": [{"name": "liked", "rule": "stars >= 4"}],
+    "dense": [{"name": "price", "log1p": True, "standardise": True}],
+    "sparse": ["user", "item", {"name": "seen", "table": "item"}],
+}
+
+
+def rows(count: int = 300, *, lists: bool = True) -> pa.Table:
+    draw = np.random.default_rng(5)
+    seen = [[f"i{k}" for k in draw.integers(0, 9, draw.integers(0, 4))] if lists else "i1" for _ in range(count)]
+    gaps = [None if k % 17 == 0 else float(k) for k in draw.integers(0, 1000, count)]
+    return pa.table(
+        {"stars": draw.integers(1, 6, count), "price": gaps, "user": draw.integers(-9, 9, count),
+         "item": [f"i{k}" for k in draw.integers(0, 9, count)], "seen": seen}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("encoding", ["vocabulary", "hash"])
+@pytest.mark.parametrize("lists", [True, False])
+def test_what_it_makes_of_the_training_rows_is_what_batches_hold(tmp_path: Path, encoding: str, lists: bool) -> None:
+    """Labels, dense features and rows of the training part are the run's own to the bit, also kept and loaded again."""
+    table, sizes = rows(lists=lists), {"hashSize": 40} if encoding == "hash" else {}
+    settings = {"encoding": encoding, "test_fraction": 0.2, **sizes}
+    pq.write_table(table, tmp_path / "rows.parquet")
+    data = {"path": str(tmp_path / "rows.parquet"), "columns": columns_section(COLUMNS), "testFraction": 0.2}
+    job = job_from({"spec": {"data": {**data, "encoding": encoding, **sizes}}}, "test")
+    dataset = open_dataset(job.spec.data, EmbeddingConfig(), seed=0, work_dir=tmp_path / "work")
+    batches = list(dataset.train_batches(100, epochs=1))
+    made = bagpipe.Transform.fit(table, COLUMNS, **settings)
+    assert made.digest == dataset.transform.digest
+    for transform in (made, bagpipe.Transform.load(made.save(tmp_path / "kept"))):
+        found = transform.encode(table.slice(0, 240))
+        assert found.labels is not None
+        assert found.labels.tobytes() == np.concatenate([b.labels_BL for b in batches]).tobytes()
+        assert found.dense.tobytes() == np.concatenate([b.dense_BF for b in batches]).tobytes()
+        group = dataset.layout.groups[0]
+        offsets = {f: at for t, at in zip(group.tables, group.offsets, strict=True) for f in t.feature_names}
+        theirs: dict[str, list[list[int]]] = {name: [] for name in group.feature_names}
+        for batch in batches:
+            block, at = batch.sparse[0], 0
+            for example in range(batch.num_examples):
+                for place, name in enumerate(group.feature_names):
+                    length = 1 if block.lengths_BT is None else int(block.lengths_BT[example, place])
+                    theirs[name].append([int(key) - offsets[name] for key in block.keys_N[at : at + length]])
+                    at += length
+        for name, feature in found.features.items():
+            lengths = np.ones(240, np.int32) if feature.lengths is None else feature.lengths
+            cuts = np.cumsum(lengths)[:-1]
+            assert [part.tolist() for part in np.split(feature.rows, cuts)] == theirs[name]
+
+
+def test_rows_without_labels_and_other_rows(tmp_path: Path) -> None:
+    """Labels need not be there; a column that is missing is named; a folder without a transform is none."""
+    transform = bagpipe.Transform.fit(rows(), COLUMNS)
+    assert transform.encode(rows().drop_columns(["stars"])).labels is None
+    assert transform.tables["item"] == 10
+    with pytest.raises(BagpipeError, match="'user' is no column"):
+        transform.encode(rows().drop_columns(["user"]))
+    with pytest.raises(CheckpointError, match="the transform of the data is missing"):
+        bagpipe.Transform.load(tmp_path)
