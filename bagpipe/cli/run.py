@@ -122,7 +122,7 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
     speed = f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
     lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]
     test = summary.get("evaluation")
-    lines += evaluation_lines(test, f" ({test['examples']:,} examples)") if test else []
+    lines += evaluation_lines(test, f" ({test.get('examples', 0):,} examples)") if test else []
     lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
     run, bagpipe = typed(run_dir), typed(bagpipe)
     if summary.get("stopped"):
@@ -137,6 +137,11 @@ def evaluation_lines(evaluation: Mapping[str, Any], end: str = "") -> list[str]:
     """The figures of each task on a line, with the reason where one is not defined."""
     from bagpipe.metrics.tasks import by_task
 
+    if (why := evaluation.get("failed")) is not None:
+        return [
+            f"evaluation failed: {why}",
+            "the model is trained and saved; once that is mended, evaluate it as below",
+        ]
     lines = []
     for task, figures in by_task(evaluation).items():
         why = figures.get("undefined", {})

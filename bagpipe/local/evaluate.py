@@ -14,7 +14,7 @@ from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
 from bagpipe.config.parts import all_of
-from bagpipe.errors import ConfigError, error_of
+from bagpipe.errors import ConfigError, UserCodeError, error_of
 from bagpipe.local.progress import PlainView
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
@@ -48,6 +48,8 @@ def evaluate_checkpoint(
     figures: dict[str, Any] | None = report and report.get("evaluation")
     if not figures:
         raise ConfigError(f"{checkpoint}: its data has no test part; give one with --set spec.data.testFraction=0.1")
+    if (why := figures.get("failed")) is not None:
+        raise UserCodeError(f"{checkpoint}: evaluation failed: {why}")
     return figures
 
 

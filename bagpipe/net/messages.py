@@ -126,6 +126,8 @@ class Topology(Message, kw_only=True):
     """Where checkpoints go; servers and trainer 0 both see it."""
     first_step: Step
     total_steps: int | None
+    evaluated: bool = False
+    """Whether the model is evaluated after its last step: it then needs an output for each label."""
     with_keys: bool = False
     """Plans carry the keys of their rows (`InitCacheArguments`)."""
 
@@ -199,6 +201,8 @@ class StepDone(Message, kw_only=True):
     seconds: float
     waits: dict[str, float]
     """Seconds this step waited, by what for: plan, fetch, gradients, eager, deferred, dense, write_back."""
+    failed: Text = ""
+    """Evaluation: why the model gave no logits; the array is empty then."""
 
 
 class Finished(Message, kw_only=True):

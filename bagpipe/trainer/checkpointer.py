@@ -173,6 +173,16 @@ class Checkpointer:
                 progress = servers.snapshot_progress(step)
                 log.warning("the checkpoint of step %d waits after %.0f s: %s", step + 1, now - draft.begun, progress)
 
+    def settle(self, seconds: float, look_around: Callable[[], None]) -> None:
+        """Before what may fail: wait up to so long for the checkpoints under way."""
+        deadline = time.monotonic() + seconds
+        self.poll()
+        while self._drafts and time.monotonic() < deadline:
+            self.members.servers.poll(ASK_SECONDS / 2)
+            self.members.peers.look_after()
+            look_around()
+            self.poll()
+
     def close(self, look_around: Callable[[], None] = lambda: None) -> None:
         """After the last step: its checkpoint must be there.
 
@@ -183,18 +193,12 @@ class Checkpointer:
             StorageError: the shards' disks were too slow.
             PeerLost: a shard could not finish its part; the run goes back to the checkpoint before.
         """
-        deadline = time.monotonic() + SNAPSHOT_SECONDS
-        while self._drafts:
-            self.poll()
-            if self._drafts and time.monotonic() > deadline:
-                step = min(self._drafts)
-                raise StorageError(
-                    f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the checkpoint of step {step + 1}: "
-                    f"{self.members.servers.snapshot_progress(step)}; look at the disk of spec.checkpoint.path"
-                )
-            self.members.servers.poll(ASK_SECONDS / 2)
-            self.members.peers.look_after()
-            look_around()
+        self.settle(SNAPSHOT_SECONDS, look_around)
+        if self._drafts:
+            raise StorageError(
+                f"trainer 0: waited {SNAPSHOT_SECONDS:g} s for the checkpoint of step {min(self._drafts) + 1}: "
+                f"{self.members.servers.snapshot_progress(min(self._drafts))}; look at the disk of spec.checkpoint.path"
+            )
         if self._lost:
             raise PeerLost(f"trainer 0: no checkpoint of the last step: {self._lost}")
 

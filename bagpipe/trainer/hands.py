@@ -65,6 +65,8 @@ class StepHands:
         self.logits: Floats = np.zeros(0, np.float32)
         self.idle = False
         """Nobody trains any more: planned steps pass by without an update. False again once a gradient comes."""
+        self.failed = ""
+        """Why there are no logits."""
         self.leave_as: Refused | None = None
         """What the oracle is told by a trainer that leaves."""
         self._told = ToldSteps(oracle, rank=rank, first_step=machine.next_step, credit=depth + 1)
@@ -189,6 +191,7 @@ class StepHands:
             num_examples=self.plans[step].dense_BF.shape[0],
             seconds=watch.seconds,
             waits=watch.waits,
+            failed=self.failed,
         )
         self._told.tell(done, arrays)
 

@@ -5,16 +5,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bagpipe.batch import Floats
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
-from bagpipe.errors import BagpipeError, ConfigError, ExitCode, Stopped
+from bagpipe.errors import BagpipeError, ConfigError, ExitCode, Stopped, UserCodeError
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
@@ -29,7 +31,7 @@ from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
-from bagpipe.trainer.user_code import naming_user_code
+from bagpipe.trainer.user_code import naming_user_code, user_error
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,8 @@ class Trainer:
         # Where the job alone does not say whether the model brings its own loss, the oracle could not check the labels.
         self.unchecked = LOSSES["bce"] if loss_kind(spec.model) is None and not has_own_loss(self.model) else None
         self.finite = FiniteCheck(self.model, topology.layout, rank=members.rank, stops=spec.not_finite == "stop")
+        self.tried = not topology.evaluated
+        """Whether it is known that evaluation will get what it needs."""
         self.set_step = step_setter(self.model, spec.seed)
 
     def run(self) -> None:
@@ -178,6 +182,7 @@ class Trainer:
                 logits, labels = self._forward(Step(part, step.watch))
                 weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
                 loss = self.loss(logits, labels, weights)
+                self._try_evaluation(Step(part, step.watch), logits)
                 if self.device.type == "cpu":  # a GPU would be waited for; there gradients tell
                     self.finite.loss(part, float(loss.detach()), logits, self.pipeline.rows_here)
                 # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
@@ -195,11 +200,48 @@ class Trainer:
     def evaluate(self, step: Step) -> None:
         self.members.at_step(step.plan.step)
         if self.model.training:
+            seconds = self.members.topology.spec.transport.step_seconds / 2
+            self.checkpointer.settle(seconds, self.pipeline.look_around)
             share_buffers(self.model, self.members.process_group)
             self.model.eval()
+        try:
+            logits = self._outputs(step)
+        except Exception as error:
+            # The model is trained and saved: what its own code does here fails the evaluation, not the run.
+            named = error if isinstance(error, UserCodeError) else None
+            if not isinstance(error, BagpipeError):
+                named = user_error(error, self.model)
+            if named is None:
+                raise
+            log.exception("the model gave no outputs for step %d of the evaluation", step.plan.step)
+            self.pipeline.finish_evaluation(step, np.zeros(0, np.float32), failed=str(named))
+        else:
+            self.pipeline.finish_evaluation(step, logits)
+
+    def _outputs(self, step: Step) -> Floats:
+        """What the model says of a slice, in evaluation."""
         with torch.no_grad(), self.dense.evaluated():
-            logits, _ = self._forward(step, self.model)
-        self.pipeline.finish_evaluation(step, logits.cpu().numpy())
+            logits, labels = self._forward(step, self.model)
+        if logits.numel() != labels.numel():
+            raise UserCodeError(
+                f"model {type(self.model).__name__}: forward gives {list(logits.shape)} for labels of shape "
+                f"{list(labels.shape)}, but evaluation needs one output for each example and label; return that where "
+                "self.training is False, or set spec.evaluate: false"
+            )
+        return logits.float().cpu().numpy()
+
+    def _try_evaluation(self, step: Step, logits: torch.Tensor) -> None:
+        """At the first step: outputs that fit no labels may be those of training alone, so ask as evaluation will.
+
+        Raises:
+            ConfigError: they do not fit there either.
+        """
+        tried, self.tried = self.tried, True
+        if tried or logits.numel() == step.plan.labels_BL.size:
+            return
+        self.model.eval()
+        self._outputs(step)
+        self.model.train()
 
     def _forward(self, step: Step, model: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         plan = step.plan

@@ -182,12 +182,12 @@ class StepPipeline:
         self._happened(Event.STEP_ENDED)
         self._wait()
 
-    def finish_evaluation(self, step: Step, logits: Floats) -> None:
-        """After a forward pass of the test part: hand the logits to the oracle."""
+    def finish_evaluation(self, step: Step, logits: Floats, failed: str = "") -> None:
+        """After a forward pass of the test part: hand the logits to the oracle, or say why there are none."""
         self.rows(step)
         self.rows_handed_out()
         self.hands.let_go()
-        self.hands.logits = np.ascontiguousarray(logits, np.float32)
+        self.hands.logits, self.hands.failed = np.ascontiguousarray(logits, np.float32), failed
         self._watch.seconds = time.perf_counter() - self._watch.begun
         self._happened(Event.EVALUATED)
 

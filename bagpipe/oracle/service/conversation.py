@@ -109,6 +109,8 @@ class Conversation:
     """A trainer or this process was asked to stop."""
     scored: dict[int, dict[int, Floats]] = field(default_factory=dict)
     """Logits of the evaluation, by step and rank."""
+    evaluation_failed: str = ""
+    """Why a trainer's model gave no logits; the first reason."""
     outbox: Outbox = field(init=False)
     _liveness: Liveness = field(init=False)
     _silence: Silence = field(default_factory=Silence)
@@ -287,6 +289,7 @@ class Conversation:
         if done.rank in parts:
             return self._due()
         parts[done.rank] = arrays[0]
+        self.evaluation_failed = self.evaluation_failed or done.failed
         return [SliceScored(Told(done, arrays[0])), *self._due()]
 
     def _report(self, steps: Collection[ToldStep]) -> list[Action]:

@@ -18,6 +18,8 @@ from bagpipe.oracle.service.phases import Assembled, Evaluation, OpenedData, Tra
 from bagpipe.oracle.service.shell import Shell
 
 EVALUATION_LOOKAHEAD = 8
+FAILED = "failed"
+"""Key of the reason in `evaluation` where there are no figures."""
 
 
 @dataclass(slots=True)
@@ -81,4 +83,12 @@ def evaluate_test_part(
     with ScoreFile(kept.scores, conversation.scored) as scores:
         shell.keep_score = scores.append
         shell.stream(schedule.plans(batches), trained.step, evaluation=True)
-    return answers.judge(conversation.logits(trained.step), spec, dataset)
+    return _judged(answers, conversation.logits(trained.step), spec, dataset, conversation.evaluation_failed)
+
+
+def _judged(answers: Answers, outputs: list[Floats], spec: JobSpec, dataset: Dataset, failed: str) -> dict[str, Any]:
+    """The figures, or why there are none: the model is trained and saved, and can be evaluated again."""
+    try:
+        return {FAILED: failed} if failed else answers.judge(outputs, spec, dataset)
+    except ValueError as error:
+        return {FAILED: str(error)}

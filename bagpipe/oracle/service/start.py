@@ -125,6 +125,7 @@ def assemble(
         layout=layout,
         spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),
         num_dense=dataset.num_dense,
+        evaluated=spec.evaluate and bool(dataset.num_test_examples),
         num_labels=dataset.num_labels,
         label_names=dataset.transform.label_names,
         slots=settings.slots,
