@@ -59,9 +59,17 @@ class DataError(BagpipeError):
 
 
 class Diverged(BagpipeError):
-    """A loss or gradient is no finite number; names the step and the first such tensor."""
+    """A loss or gradient is no finite number; names the step and the first such tensor.
+
+    Args:
+        weights_are: it was the weights or rows with which the step began, so what was saved before it is broken too.
+    """
 
     exit_code = ExitCode.BAD_DATA
+
+    def __init__(self, message: str, *, weights_are: bool = False) -> None:
+        super().__init__(message)
+        self.weights_are = weights_are
 
 
 class CheckpointError(BagpipeError):

@@ -22,6 +22,7 @@ from bagpipe.net.messages import (
     Ping,
     Refused,
     Role,
+    Saved,
     SayHello,
     SnapshotStatus,
     StepDone,
@@ -34,7 +35,7 @@ TOKEN_VARIABLE = "BAGPIPE_TOKEN"  # noqa: S105  # a name
 there is none, and CURVE or a closed network has to keep others out."""
 
 MAY_SAY: Mapping[Role, Mapping[Role, tuple[type[Message], ...]]] = {
-    "oracle": {"trainer": (NeedPlans, StepDone, Finished, Stop, Refused), "server": (Refused,)},
+    "oracle": {"trainer": (NeedPlans, StepDone, Saved, Finished, Stop, Refused), "server": (Refused,)},
     "server": {"trainer": (Fetch, WriteBack, SnapshotStatus)},
     "trainer": {"trainer": (Exchange, Confirmed)},
 }
@@ -157,7 +158,7 @@ def check_hello(hello: Hello, *, job: str, attempt: int, token: str = "") -> Ref
 def _index_named_by(message: Message) -> int | None:
     """The rank in whose name this is said, if it names one."""
     match message:
-        case Fetch() | WriteBack() | NeedPlans() | StepDone() | Finished() | Stop():
+        case Fetch() | WriteBack() | NeedPlans() | StepDone() | Saved() | Finished() | Stop():
             return message.rank
         case Exchange() | Confirmed():
             return message.source

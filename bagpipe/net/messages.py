@@ -16,7 +16,7 @@ from bagpipe.config.document import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.config.model import ModelConfig
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 
 Role = Literal["oracle", "server", "trainer"]
 Step = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
@@ -89,6 +89,10 @@ class Refused(Message, kw_only=True):
 
     reason: Text
     exit_code: int
+    saved_first: Count = 0
+    """Of a trainer that gives up: the checkpoint after so many steps is under way and good, so it is to be completed
+    before everybody ends; 0: none is.
+    """
 
 
 class SayHello(Message, kw_only=True):
@@ -203,6 +207,19 @@ class StepDone(Message, kw_only=True):
     """Seconds this step waited, by what for: plan, fetch, gradients, eager, deferred, dense, write_back."""
     failed: Text = ""
     """Evaluation: why the model gave no logits; the array is empty then."""
+
+
+class Saved(Message, kw_only=True):
+    """Trainer 0: the checkpoint after so many steps is complete."""
+
+    rank: Index
+    step: Count
+
+
+class SaveFirst(Message, kw_only=True):
+    """The oracle to the trainers: the attempt ends when the checkpoint after so many steps is complete; it is good."""
+
+    step: Count
 
 
 class Finished(Message, kw_only=True):

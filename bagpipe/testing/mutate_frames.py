@@ -57,6 +57,8 @@ def sample_messages() -> tuple[Sample, ...]:
         topology,
         m.NeedPlans(rank=0, step=1, credit=4, done=0, told_from=0),
         m.NoMorePlans(step=9),
+        m.Saved(rank=0, step=10),
+        m.SaveFirst(step=10),
         m.Finished(rank=0),
         m.Stop(rank=1),
         m.Confirmed(attempt=0, source=1, through=3),

@@ -30,7 +30,7 @@ from bagpipe.checkpoint.store import (
 )
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
-from bagpipe.net.messages import SnapshotFile
+from bagpipe.net.messages import Saved, SnapshotFile
 from bagpipe.plan import BatchPlan
 from bagpipe.rows.record import record_widths
 from bagpipe.trainer.dense import load_dense, save_dense, take_dense
@@ -86,6 +86,7 @@ class Checkpointer:
         self.trained_to: tuple[int, Cursor] | None = None
         """Steps that were trained, and where in the data that was, if later ones pass by without training."""
         self._latest = -1
+        self._trusted = False
         self._lost = ""
         """Why the latest checkpoint will never be whole; empty: it is, or may become so."""
 
@@ -150,6 +151,20 @@ class Checkpointer:
         step, cursor = self.trained_to or (plan.step + 1, plan.end)
         self._drafts[plan.step] = _Draft(plan, step, cursor, directory, dense, data, time.monotonic())
 
+    def poll_but_latest(self) -> None:
+        """In any wait of a step: the next loss has not yet shown whether the latest checkpoint's rows are finite."""
+        self.poll(but=-1 if self._trusted else self._latest)
+
+    def trust_latest(self) -> None:
+        """The latest checkpoint is good, and nothing is trained after it."""
+        self._trusted = True
+
+    def rescue(self, look_around: Callable[[], None], *, latest: bool) -> None:
+        """Before the run ends by an error: complete what is under way and good, the latest one only if told so."""
+        if not latest:
+            self._drafts.pop(self._latest, None)
+        self.settle(SNAPSHOT_SECONDS, look_around)
+
     def poll(self, *, but: int = -1) -> None:
         """Between steps: complete the checkpoints of which every shard is done, `but` that of one step. Never waits."""
         if not self._drafts:
@@ -167,6 +182,7 @@ class Checkpointer:
                 self._lost = why if step == self._latest else self._lost
             elif (shards := servers.snapshots(step)) is not None:
                 self._complete(draft, tuple(file for shard in shards for file in shard.files))
+                self.members.oracle.send(Saved(rank=0, step=step + 1))
                 del self._drafts[step]
             elif now - draft.begun > draft.named_at:
                 draft.named_at *= 2

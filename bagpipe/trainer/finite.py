@@ -18,6 +18,8 @@ from bagpipe.plan import BatchPlan, GroupPlan
 from bagpipe.tables import TableLayout, WidthGroup
 
 Named = tuple[str, torch.Tensor]
+WEIGHTS = ("dense weight", "buffer", "a row of")
+"""How the names of what a step begins with begin."""
 _REMEDY = (
     "lower the learning rates, look at the examples of this step, or set spec.notFinite: continue to train on; "
     "earlier checkpoints are as they were"
@@ -43,7 +45,8 @@ class FiniteCheck:
         if self._stops and not math.isfinite(loss):
             first = _first(self._causes_of_a_loss(plan, logits_BL, rows)) or "the loss itself"
             raise Diverged(
-                f"{self._step(plan)}: the loss is {loss}; the first tensor that is not finite: {first}; {_REMEDY}"
+                f"{self._step(plan)}: the loss is {loss}; the first tensor that is not finite: {first}; {_REMEDY}",
+                weights_are=first.startswith(WEIGHTS),
             )
 
     def gradients(self, plan: BatchPlan, rows: Sequence[torch.Tensor]) -> None:

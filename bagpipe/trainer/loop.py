@@ -2,8 +2,9 @@
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import numpy as np
 import torch
@@ -13,10 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 from bagpipe.batch import Floats
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.checkpoint.store import SNAPSHOT_SECONDS
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
-from bagpipe.errors import BagpipeError, ConfigError, ExitCode, Stopped, UserCodeError
+from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
@@ -28,7 +30,7 @@ from bagpipe.trainer.finite import FiniteCheck
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.micro_batches import micro_batches
 from bagpipe.trainer.peer_reducer import PeerReducer
-from bagpipe.trainer.pipeline import open_pipeline
+from bagpipe.trainer.pipeline import LOOK_SECONDS, open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
 from bagpipe.trainer.user_code import naming_user_code, user_error
@@ -64,7 +66,12 @@ def run_trainer(
     ):
         models: list[nn.Module] = []
         with naming_user_code(models):
-            Trainer(members, device, stop, models).run()
+            trainer = Trainer(members, device, stop, models)
+            try:
+                trainer.run()
+            except Diverged as error:
+                trainer.save_what_is_good(error)
+                raise
 
 
 @contextmanager
@@ -132,6 +139,10 @@ class Trainer:
         self.tried = not topology.evaluated
         """Whether it is known that evaluation will get what it needs."""
         self.set_step = step_setter(self.model, spec.seed)
+        self.pipeline.meanwhile = self.checkpointer.poll_but_latest
+        self.pipeline.save_first = self.checkpointer.trust_latest
+        self.last_checkpoint = 0
+        """Steps of the newest checkpoint that this attempt has begun."""
 
     def run(self) -> None:
         """Every step of the plan, training first; then leave."""
@@ -169,8 +180,29 @@ class Trainer:
         self.dense.apply(plan.step)
         if plan.checkpoint and self.finite.savable(plan):
             self.checkpointer.begin(plan)
+            self.last_checkpoint = plan.step + 1
         # The next step's loss shows whether this one's rows are finite: only then is its checkpoint made whole.
         self.checkpointer.poll(but=plan.step)
+
+    def save_what_is_good(self, error: Diverged) -> None:
+        """Before this trainer ends, and the others with it: checkpoints under way become complete.
+
+        Trainer 0 completes them. Any other one asks the oracle to wait for that, and ends when the oracle does.
+        """
+        members = self.members
+        if members.rank == 0:
+            with suppress(BagpipeError):
+                self.checkpointer.rescue(self.pipeline.look_around, latest=not error.weights_are)
+            return
+        saved_first = 0 if error.weights_are else self.last_checkpoint
+        members.oracle.send(Refused(reason=str(error), exit_code=error.exit_code, saved_first=saved_first))
+        limit = time.monotonic() + SNAPSHOT_SECONDS
+        while not members.oracle.lost and time.monotonic() < limit:
+            members.oracle.poll(LOOK_SECONDS)
+            members.peers.look_after()
+            while (received := members.oracle.try_receive()) is not None:
+                if isinstance(received[0], Refused):
+                    return
 
     def _backward(self, step: Step) -> float:
         """Forward and backward, part by part (`microBatches`); returns the slice's mean loss."""

@@ -7,7 +7,7 @@ This one stands between them and the loop, the model, autograd and the sockets, 
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import ConfigError, PeerLost
 from bagpipe.net.connection import Connection
-from bagpipe.net.messages import Hello, Message, NoMorePlans, Plan, Refused
+from bagpipe.net.messages import Hello, Message, NoMorePlans, Plan, Refused, SaveFirst
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.register import refusal
 from bagpipe.rows.record import record_widths
@@ -100,6 +100,10 @@ class StepPipeline:
         self._to_do: deque[Instruction] = deque()
         self._busy = False
         self._holding = False
+        self.meanwhile: Callable[[], None] = lambda: None
+        """Called now and then in every wait; it never waits itself."""
+        self.save_first: Callable[[], None] = lambda: None
+        """Called when the attempt is to end after the latest checkpoint."""
         self._ended_at: float | None = None
         """When the last step ended, by `time.perf_counter`."""
         servers.while_waiting(self.look_around)
@@ -287,6 +291,7 @@ class StepPipeline:
     def look_around(self) -> None:
         """In every wait: another trainer may miss what a reset lost, and the oracle may have ended the job."""
         self.coherence.look_after()
+        self.meanwhile()
         self._look_at_oracle()
 
     def _look_at_oracle(self) -> None:
@@ -302,6 +307,8 @@ class StepPipeline:
                 plan = unpack_plan(message, arrays)
                 self.hands.plans[plan.step] = plan
                 self._carry_out(self.machine.plan_arrived(StepFacts.of(plan)))
+            case SaveFirst():
+                self.save_first()
             case NoMorePlans():
                 self._carry_out(self.machine.plans_ended(stopped=message.stopped))
             case Refused():

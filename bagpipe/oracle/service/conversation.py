@@ -30,6 +30,8 @@ from bagpipe.net.messages import (
     NeedPlans,
     NoMorePlans,
     Refused,
+    Saved,
+    SaveFirst,
     StepDone,
     Stop,
     Topology,
@@ -117,6 +119,11 @@ class Conversation:
     _unreported: list[ToldStep] = field(default_factory=list)
     _finished: set[int] = field(default_factory=set)
     _told_from: dict[int, int] = field(default_factory=dict)
+    _ending: EndAttempt | None = None
+    """Waits for a checkpoint that is under way."""
+    _ending_since: float | None = None
+    _saved: int = 0
+    """Steps of the newest complete checkpoint."""
     _first_step: int = field(init=False)
     _planned: int = field(init=False)
     _exhausted: bool = field(init=False, default=False)
@@ -223,6 +230,13 @@ class Conversation:
                 self._liveness.left(RoleName("trainer", message.rank))
             case Stop():
                 self.stop_asked = True
+            case Saved():
+                self._saved = max(self._saved, message.step)
+                ending = self._ending
+                return [ending] if ending is not None and self._saved >= ending.refused.saved_first else []
+            case Refused() if peer in self._liveness.watched and message.saved_first > self._saved:
+                self._ending = self._ending or EndAttempt(message)
+                return [Send(trainer, SaveFirst(step=message.saved_first)) for trainer in self.outbox.peers]
             case Refused() if peer in self._liveness.watched:
                 return [EndAttempt(message)]
             case _:
@@ -239,6 +253,9 @@ class Conversation:
         if unreachable is not None:
             gone = self._liveness.tried(unreachable, now)
             actions += [Warn(f"the connection to {role} is gone; it is awaited") for role in gone]
+        if self._ending is not None:
+            self._ending_since = now if self._ending_since is None else self._ending_since
+            return [*actions, self._ending] if now - self._ending_since > SNAPSHOT_SECONDS else actions
         for role, seconds in self._liveness.vanished(now):
             self._vanished(role, seconds)
         match self.stage:

@@ -21,12 +21,15 @@ from bagpipe.net.messages import (
     Hello,
     Message,
     NoMorePlans,
+    Refused,
+    Saved,
+    SaveFirst,
     StepDone,
     Stop,
     Topology,
     Wait,
 )
-from bagpipe.oracle.service.actions import Send, SendPlan, SliceScored, StepFinished, TurnAway
+from bagpipe.oracle.service.actions import EndAttempt, Send, SendPlan, SliceScored, StepFinished, TurnAway
 from bagpipe.oracle.service.conversation import Conversation, Leaving, Limits, Streaming
 from bagpipe.oracle.service.ledger import StepLedger
 from bagpipe.oracle.service.rendezvous import Rendezvous
@@ -568,3 +571,32 @@ def test_a_last_checkpoint_may_take_longer_than_a_step() -> None:
     world.talk.pass_time(LIMITS.step + SNAPSHOT_SECONDS - 1)
     with pytest.raises(PeerLost, match="trainer 0 did not finish its last checkpoint and leave"):
         world.talk.pass_time(LIMITS.step + SNAPSHOT_SECONDS + 1)
+
+
+def talking(trainers: int) -> World:
+    """A world whose roles have all joined and got their first plans."""
+    world = World(trainers, steps=4, scores=0)
+    for _ in range(20):
+        for role in world.roles:
+            while role.sent:
+                world.deliver(role)
+            while role.received:
+                role.take()
+        world.oracle_moves()
+    return world
+
+
+def test_an_attempt_that_diverges_ends_when_its_checkpoint_is_complete() -> None:
+    """Or when that takes too long; without one under way it ends at once."""
+    why = Refused(reason="diverged", exit_code=65, saved_first=2)
+    world = talking(trainers=2)
+    first, second = (role.peer for role in world.members)
+    asked = world.talk.receive(second, why, [])
+    assert asked == [Send(peer, SaveFirst(step=2)) for peer in world.talk.outbox.peers]
+    assert {action.peer for action in asked if isinstance(action, Send)} == {first, second}
+    assert world.talk.receive(first, Saved(rank=0, step=2), []) == [EndAttempt(why)]
+    assert world.talk.receive(second, why, []) == [EndAttempt(why)]
+    slow = talking(trainers=2)
+    slow.talk.receive(second, why, [])
+    assert slow.talk.pass_time(1.0) == []
+    assert slow.talk.pass_time(2.0 + SNAPSHOT_SECONDS) == [EndAttempt(why)]
