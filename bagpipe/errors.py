@@ -9,6 +9,7 @@
     ├── PlanError                     exit 70   the oracle broke its own promise
     ├── WireError                     exit 70   a peer sent bytes that are not our protocol
     ├── PeerLost                      exit 75   a peer died or missed a deadline; retry
+    ├── DeviceError                   exit 75   a GPU failed; retry
     ├── StorageError                  exit 75   disk full, I/O error; retry
     └── Stopped                       exit 143  asked to stop; a checkpoint was written
 
@@ -88,6 +89,12 @@ class WireError(BagpipeError):
 
 class PeerLost(BagpipeError):
     """A peer died or did not answer in time; names who waited, for what, at which step."""
+
+    exit_code = ExitCode.TRANSIENT
+
+
+class DeviceError(BagpipeError):
+    """A GPU failed, whoever used it just then."""
 
     exit_code = ExitCode.TRANSIENT
 

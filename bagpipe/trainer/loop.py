@@ -18,7 +18,7 @@ from bagpipe.checkpoint.store import SNAPSHOT_SECONDS
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
-from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
+from bagpipe.errors import BagpipeError, ConfigError, DeviceError, Diverged, ExitCode, Stopped, UserCodeError
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
@@ -33,7 +33,7 @@ from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import LOOK_SECONDS, open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
-from bagpipe.trainer.user_code import naming_user_code, user_error
+from bagpipe.trainer.user_code import machine_error, naming_user_code, user_error
 
 log = logging.getLogger(__name__)
 
@@ -240,10 +240,10 @@ class Trainer:
             logits = self._outputs(step)
         except Exception as error:
             # The model is trained and saved: what its own code does here fails the evaluation, not the run.
-            named = error if isinstance(error, UserCodeError) else None
+            named: BagpipeError | None = error if isinstance(error, UserCodeError) else None
             if not isinstance(error, BagpipeError):
-                named = user_error(error, self.model)
-            if named is None:
+                named = machine_error(error) or user_error(error, self.model)
+            if named is None or isinstance(named, DeviceError):
                 raise
             log.exception("the model gave no outputs for step %d of the evaluation", step.plan.step)
             self.pipeline.finish_evaluation(step, np.zeros(0, np.float32), failed=str(named))

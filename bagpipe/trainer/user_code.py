@@ -18,11 +18,16 @@ import torch
 from torch import nn
 
 import bagpipe
-from bagpipe.errors import BagpipeError, UserCodeError
+from bagpipe.errors import BagpipeError, ConfigError, DeviceError, UserCodeError
 
 log = logging.getLogger(__name__)
 
 LONGEST_MESSAGE = 300
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""What torch says on a host; it has a class of its own for GPUs only."""
+_ACCELERATOR_ERRORS: tuple[type[Exception], ...] = tuple(
+    getattr(torch, name) for name in ("AcceleratorError",) if hasattr(torch, name)
+)
 _OURS = Path(bagpipe.__file__).parent
 _LIBRARIES = tuple(Path(module.__file__).parent for module in (torch, np) if module.__file__)
 _STANDARD = Path(sysconfig.get_path("stdlib"))
@@ -41,24 +46,41 @@ class Place(NamedTuple):
 
 @contextmanager
 def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
-    """Turn an error that the user's code caused into `UserCodeError`.
+    """Turn an error that the user's code caused into `UserCodeError`, and one of the machine into what it is.
 
     Args:
         models: the job's model, once it is built: an error that torch raises about it has no line of the user's.
 
     Raises:
         UserCodeError: the body raised because of the user's code.
+        ConfigError: the machine has too little memory for the job.
+        DeviceError: a GPU failed.
     """
     try:
         yield
     except BagpipeError:
         raise
     except Exception as error:
-        named = user_error(error, models[0] if models else None)
+        named = machine_error(error) or user_error(error, models[0] if models else None)
         if named is None:
             raise
-        log.exception("the traceback of an error in the user's code")
+        log.exception("the traceback of an error in the user's code, or below it")
         raise named from None
+
+
+def machine_error(error: Exception) -> BagpipeError | None:
+    """The error in one line, if the machine caused it; a model's line in the traceback is then only where it showed.
+
+    An assertion on the device is none: it is how a GPU tells of an index out of range.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
+        return ConfigError(
+            f"not enough memory ({_describe(error)}); lower batchSize, cacheRows or the model's sizes, or use a larger "
+            "machine"
+        )
+    if isinstance(error, _ACCELERATOR_ERRORS) and "device-side assert" not in str(error):
+        return DeviceError(f"a device failed ({_describe(error)}); it is tried again from the last checkpoint")
+    return None
 
 
 def user_error(error: Exception, model: nn.Module | None) -> UserCodeError | None:

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from bagpipe.cache.aligned import aligned
-from bagpipe.errors import ConfigError, ExitCode, PeerLost, UserCodeError
+from bagpipe.errors import ConfigError, DeviceError, ExitCode, PeerLost, UserCodeError
 from bagpipe.trainer.loop import Trainer
-from bagpipe.trainer.user_code import naming_user_code, user_error
+from bagpipe.trainer.user_code import machine_error, naming_user_code, user_error
 
 SOURCE = """import torch
 from torch import nn
@@ -106,6 +106,35 @@ def test_our_own_bugs_stay_ours(users: ModuleType) -> None:
     assert user_error(without_this_file(caught.value), users.Raises()) is None
 
 
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 37 GiB"), ConfigError, "lower batchSize"),
+        (MemoryError("Unable to allocate 4 TiB"), ConfigError, "not enough memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            ConfigError,
+            "larger machine",
+        ),
+        (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), DeviceError, "a device failed"),
+    ],
+    ids=["GPU memory", "memory", "torch's memory", "GPU"],
+)
+def test_what_the_machine_lacks_is_not_the_models_fault(
+    users: ModuleType, error: Exception, kind: type[Exception], words: str
+) -> None:
+    """A frame of the user's is in the traceback, and says nothing about the cause."""
+    users.error = error
+    exec("def raises(): raise error", users.__dict__)
+    with pytest.raises(kind, match=words), naming_user_code([users.Raises()]):
+        users.raises()
+
+
+def test_an_assertion_on_the_device_is_the_users(users: ModuleType) -> None:
+    """It is how a GPU tells of an index out of range."""
+    assert machine_error(torch.AcceleratorError("CUDA error: device-side assert triggered")) is None
+
+
 def test_deliberate_errors_pass() -> None:
     """They are one line already."""
     with pytest.raises(ConfigError, match="as it was"), naming_user_code([]):
@@ -116,13 +145,15 @@ def test_a_lost_peer_is_not_the_models_fault(users: ModuleType) -> None:
     """DDP shares running means in forward: a peer that is gone there is to be tried again, whoever wrote the model."""
     gone = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
     model, trainer = users.Raises(), object.__new__(Trainer)
-    trainer.members = SimpleNamespace(rank=1, world_size=2, at_step=lambda step: None)  # type: ignore[assignment]
+    topology = SimpleNamespace(spec=SimpleNamespace(micro_batches=1))
+    members = SimpleNamespace(rank=1, world_size=2, at_step=lambda step: None, topology=topology)
+    trainer.members = members  # type: ignore[assignment]
     trainer.set_step = lambda step, first: None
 
     def forward(*_: object) -> NoReturn:
         raise raised_in_torch(gone)
 
     trainer._forward = forward  # type: ignore[method-assign]
-    plan = SimpleNamespace(step=4, num_examples=8, dense_BF=np.zeros((4, 1)))
+    plan = SimpleNamespace(step=4, first_example=4, num_examples=8, dense_BF=np.zeros((4, 1)))
     with pytest.raises(PeerLost, match=r"trainer 1: .* at step 4: .*Connection closed"), naming_user_code([model]):
-        trainer.train(SimpleNamespace(plan=plan))  # type: ignore[arg-type]
+        trainer.train(SimpleNamespace(plan=plan, watch=None))  # type: ignore[arg-type]
