@@ -199,6 +199,6 @@ def test_a_message_of_another_attempt_or_of_nobody_is_dropped(pair: Pair) -> Non
 
 def test_silence_is_named(pair: Pair) -> None:
     """Who waited, for what of whom, at which step."""
-    pair.zero._deadline = 0.3
+    pair.zero.deadline_seconds = 0.3
     with pytest.raises(PeerLost, match=r"trainer 0: waited for eager of trainer 1 at step 4; nothing came for 0.3 s"):
         pair.zero.receive(1, 4, "eager")
