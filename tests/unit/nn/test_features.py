@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.errors import ConfigError
@@ -40,6 +40,7 @@ def cut(lists: JaggedTensor) -> list[list[int]]:
     return [one.tolist() for one in lists.to_dense()]
 
 
+@settings(deadline=None)
 @given(some_lists())
 def test_each_feature_has_its_lists(lists: Lists) -> None:
     """By name, as a dictionary, from lengths and from offsets: the lists that went in, with their weights."""
