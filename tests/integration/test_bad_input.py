@@ -312,14 +312,14 @@ def test_an_unreadable_checkpoint_is_refused_by_name(
     spoil: Callable[[Path], None],
     reason: str,
 ) -> None:
-    """A resumed run and `checkpoint verify` name the damaged file, exit 65, and train nothing."""
+    """`checkpoint verify`, and a resumed run with `strict`, name the damaged file, exit 65, and train nothing."""
     path = which(copied)
     spoil(path)
     before = (copied / "metrics.jsonl").read_text().count('"step"')
     code = run_command(["checkpoint", "verify", str(copied)])
     verified = Ended(code, "", capsys.readouterr().err)
-    resumed = bagpipe("run", "--resume", "--run-dir", str(copied), "--set", "steps=6")
-    for ended in (verified, resumed):
+    strict = bagpipe("run", "--resume", "--run-dir", str(copied), "--set", "steps=6", "--set", "checkpoint.strict=true")
+    for ended in (verified, strict):
         line = ended.one_line()
         assert ended.code == 65, ended
         assert path.name in line
