@@ -281,7 +281,7 @@ def _share(batch: Batch, rank: int, world_size: int) -> Batch:
 
 def _part(block: SparseBlock, num_examples: int, first: int, last: int) -> SparseBlock:
     if block.lengths_BT is None:
-        each = block.keys_N.size // num_examples
+        each = block.keys_N.size // max(num_examples, 1)
         return SparseBlock(block.keys_N[first * each : last * each])
     lookups = [int(block.lengths_BT[:n].sum(dtype=np.int64)) for n in (first, last)]
     chosen = slice(*lookups)
