@@ -399,6 +399,9 @@ def test_a_disk_that_fills_at_a_checkpoint_leaves_no_checkpoint(folder: Path) ->
     assert not (folder / "out" / "summary.json").exists()
 
 
+WIDE = ("--set", "embedding.dim=256")
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> list[str]:
     """The beginning of a command that runs with 8 MiB of disk at `small`, in a mount namespace of its own."""
@@ -414,7 +417,8 @@ def test_a_full_disk_under_the_tables_is_told(folder: Path, small_disk: list[str
     (folder / "job.yaml").write_text(HEADER + RUN.replace("memory", "file"))
     with (folder / "left").open("w") as left:
         done = subprocess.run(
-            [*small_disk, sys.executable, "-m", "bagpipe", "run", "job.yaml", "--run-dir", "small/out"],
+            # So wide that the first rows do not fit: nothing else can be what fills the disk.
+            [*small_disk, sys.executable, "-m", "bagpipe", "run", "job.yaml", "--run-dir", "small/out", *WIDE],
             capture_output=True,
             text=True,
             check=False,

@@ -49,6 +49,7 @@ def test_a_stop_while_data_is_prepared_is_looked_at_at_once(shell_of: Callable[[
     with pytest.raises(Stopped, match="while the data was prepared"):
         shell_of(lambda: True).prepare(reads_for_ever(released))
     assert time.monotonic() - begun < 10
+    assert all(t.daemon for t in threading.enumerate() if t.name == "prepare"), "it would hold up the process's end"
     released.set()
 
 
