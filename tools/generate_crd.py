@@ -16,10 +16,9 @@ from typing import Any
 
 import msgspec
 import yaml
+from crd_status import Schema, columns, status
 
 from bagpipe.config.document import API_VERSION, KIND, Job
-
-Schema = dict[str, Any]
 
 TARGET = Path(__file__).parent.parent / "charts" / "bagpipe" / "files" / "crd.yaml"
 GROUP, VERSION = API_VERSION.split("/")
@@ -191,156 +190,6 @@ def rules(spec: Schema) -> None:
             _rule(f"!(self.name in [{reserved}])", "this variable belongs to the operator; choose another name"),
             _rule("!(has(self.value) && has(self.valueFrom))", "give value or valueFrom, not both"),
         ]
-
-
-def _counts() -> Schema:
-    names = ("desired", "ready", "active", "succeeded", "failed", "restarts")
-    return {"type": "object", "properties": {name: {"type": "integer"} for name in names}}
-
-
-def status() -> Schema:
-    """What the operator writes (`bagpipe_operator/api.py: Status`; `tests/contract` compares)."""
-    time: Schema = {"type": "string", "format": "date-time"}
-    condition = {
-        "type": "object",
-        "required": ["type", "status", "reason", "lastTransitionTime"],
-        "properties": {
-            "type": {"type": "string"},
-            "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-            "reason": {"type": "string"},
-            "message": {"type": "string"},
-            "lastTransitionTime": time,
-            "observedGeneration": {"type": "integer", "format": "int64"},
-        },
-    }
-    progress = {
-        "step": ("integer", "Last finished step."),
-        "totalSteps": ("integer", "Steps in all, where known."),
-        "loss": ("number", "Mean loss of the last step reported."),
-        "examplesPerSecond": ("number", "Examples a second, all trainers together."),
-        "cacheHitRate": ("number", "Share of lookups that found their row in the cache."),
-        "etaSeconds": ("number", "Seconds to go, at this speed."),
-        "lastCheckpoint": ("integer", "Step of the newest complete checkpoint."),
-    }
-    failure = {
-        "time": time,
-        "attempt": {"type": "integer"},
-        "reason": {"type": "string"},
-        "message": {"type": "string"},
-        "role": {"type": "string"},
-        "index": {"type": "integer"},
-        "pod": {"type": "string"},
-        "node": {"type": "string"},
-        "exitCode": {"type": "integer"},
-        "lastWords": {"type": "string", "description": "End of what the process logged."},
-    }
-    properties: Schema = {
-        "observedGeneration": {
-            "type": "integer",
-            "format": "int64",
-            "description": "Generation of the spec this status is about.",
-        },
-        "phase": {"type": "string", "description": "One word for people, derived from the conditions."},
-        "reason": {
-            "type": "string",
-            "description": "Why the phase is what it is: the reason of the condition behind it.",
-        },
-        "phaseTime": {**time, "description": "When the phase became what it is."},
-        "durations": {
-            "type": "object",
-            "additionalProperties": {"type": "integer"},
-            "description": "Seconds spent in each phase before the present one.",
-        },
-        "readyPods": {
-            "type": "object",
-            "additionalProperties": {"type": "string"},
-            "description": "Pods that are ready, of those wanted, by role.",
-        },
-        "attempt": {
-            "type": "integer",
-            "description": "Number of the present attempt; every child bears it as a label.",
-        },
-        "restarts": {"type": "integer", "description": "Failures so far; `backoffLimit` bounds them."},
-        "disruptions": {"type": "integer", "description": "Preemptions, drains, lost nodes and deletions so far."},
-        "shortAttempts": {
-            "type": "integer",
-            "description": "Attempts in a row that ended early; the back-off grows with them.",
-        },
-        "startTime": {**time, "description": "When all pods ran for the first time."},
-        "startingSince": {**time, "description": "Start of the present wait for all pods."},
-        "attemptTime": {**time, "description": "When the present attempt was decided."},
-        "runningSince": {**time, "description": "Start of the present stretch of active time."},
-        "activeSeconds": {"type": "integer", "description": "Active time of earlier stretches."},
-        "completionTime": {**time, "description": "When the job ended."},
-        "pinned": {
-            "type": "object",
-            "description": "Images and GPU profile that the job took from the operator's settings when it began.",
-            "x-kubernetes-preserve-unknown-fields": True,
-        },
-        "serverPods": {
-            "type": "object",
-            "additionalProperties": {"type": "integer"},
-            "description": "UIDs of the pods that hold this attempt's rows, and their restarts until all pods ran.",
-        },
-        "replicaStatuses": {
-            "type": "object",
-            "additionalProperties": _counts(),
-            "description": "Pods of the present attempt, by role.",
-        },
-        "trainerReplicas": {
-            "type": "integer",
-            "description": "Trainers that run or have ended well; for the scale subresource.",
-        },
-        "selector": {
-            "type": "string",
-            "description": "Label selector of the trainers' pods; for the scale subresource.",
-        },
-        "progress": {
-            "type": "object",
-            "description": "From the oracle's log, every few seconds.",
-            "properties": {k: {"type": t, "description": d} for k, (t, d) in progress.items()},
-        },
-        "summary": {
-            "type": "object",
-            "description": "The run's result: what `bagpipe run` leaves in summary.json.",
-            "x-kubernetes-preserve-unknown-fields": True,
-        },
-        "lastFailure": {
-            "type": "object",
-            "description": "Why the last attempt that failed did.",
-            "properties": failure,
-        },
-        "conditions": {
-            "type": "array",
-            "description": "By type; docs/operator.md has what each means.",
-            "x-kubernetes-list-type": "map",
-            "x-kubernetes-list-map-keys": ["type"],
-            "items": condition,
-        },
-    }
-    return {"type": "object", "description": "Written by the operator.", "properties": properties}
-
-
-def columns() -> list[Schema]:
-    def column(name: str, kind: str, path: str, priority: int = 0) -> Schema:
-        return {"name": name, "type": kind, "jsonPath": path, **({"priority": priority} if priority else {})}
-
-    return [
-        column("Phase", "string", ".status.phase"),
-        column("Reason", "string", ".status.reason"),
-        column("Since", "date", ".status.phaseTime"),
-        column("Servers", "string", ".status.readyPods.servers"),
-        column("Trainers", "string", ".status.readyPods.trainers"),
-        column("Step", "integer", ".status.progress.step"),
-        column("Restarts", "integer", ".status.restarts"),
-        column("Age", "date", ".metadata.creationTimestamp"),
-        column("Attempt", "integer", ".status.attempt", 1),
-        column("Of", "integer", ".status.progress.totalSteps", 1),
-        column("Examples/s", "number", ".status.progress.examplesPerSecond", 1),
-        column("HitRate", "number", ".status.progress.cacheHitRate", 1),
-        column("ETA", "number", ".status.progress.etaSeconds", 1),
-        column("Failure", "string", ".status.lastFailure.reason", 1),
-    ]
 
 
 def crd() -> Schema:

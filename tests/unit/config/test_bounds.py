@@ -1,11 +1,9 @@
 """Every number that can be set is finite, has a unit, and has two bounds with a reason; schema and CRD show them."""
 
-import importlib.util
 import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -125,17 +123,3 @@ def test_a_number_without_bounds_is_found() -> None:
     found = {path: bounds(number) for path, _, number in numbers(inspection.type_info(Careless))}
     assert found["count"] == (None, None)
     assert found["jobs[].spec.batchSize"] == (1, 1 << 24)
-
-
-def generator() -> ModuleType:
-    made = importlib.util.spec_from_file_location("generate_crd", ROOT / "tools" / "generate_crd.py")
-    assert made is not None and made.loader is not None
-    module = importlib.util.module_from_spec(made)
-    made.loader.exec_module(module)
-    return module
-
-
-def test_the_crd_file_is_current() -> None:
-    """The chart's CRD is what the document's types say now."""
-    module = generator()
-    assert module.TARGET.read_text() == module.render(), "run python tools/generate_crd.py"

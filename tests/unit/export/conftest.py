@@ -1,6 +1,7 @@
 """Trained models for tests of exports: a checkpoint of any job, made in this process."""
 
 import random
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from export_cases import GATE, OWN_MODEL, TORCHREC_MODEL, cases
 
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.kept_data import KeptData, fingerprint_of, save_kept
@@ -24,7 +26,7 @@ from bagpipe.rows.initial import InitialRows
 Trained = Callable[[str], Path]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A function of a job's text: its checkpoint, with weights that are drawn; about half of its rows were touched."""
     return lambda text: train(text, tmp_path_factory.mktemp("trained"))
@@ -34,6 +36,27 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 def criteo() -> Callable[[int, int], str]:
     """Lines of a Criteo log, so many, by a seed."""
     return criteo_lines
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where data and exports lie; models of one's own are importable from its `models`."""
+    place = tmp_path_factory.mktemp("exports")
+    models = place / "models"
+    (models / "own_parts").mkdir(parents=True)
+    (models / "own_model_of_a_test.py").write_text(OWN_MODEL)
+    (models / "own_parts" / "__init__.py").write_text("")
+    (models / "own_parts" / "gate.py").write_text(GATE)
+    (models / "own_parts" / "sizes.py").write_text("WIDTH = 5\n")
+    (models / "torchrec_model_of_a_test.py").write_text(TORCHREC_MODEL)
+    sys.path.append(str(models))
+    return place
+
+
+@pytest.fixture(scope="session")
+def checkpoints(folder: Path, trained: Callable[[str], Path], criteo: Callable[[int, int], str]) -> dict[str, Path]:
+    """A trained model of every case."""
+    return {case.name: trained(case.job(folder)) for case in cases(criteo)}
 
 
 def train(text: str, place: Path) -> Path:
