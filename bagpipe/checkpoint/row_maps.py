@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bagpipe.data.raw import Kind
 from bagpipe.data.transform import Transform
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.tables import Table
@@ -33,7 +34,7 @@ class TableOfRun:
         return None if self.transform is None else self.transform.info.encoding
 
     @property
-    def kind(self) -> str | None:
+    def kind(self) -> Kind | None:
         """What the codes of its values are."""
         if self.transform is None:
             return None

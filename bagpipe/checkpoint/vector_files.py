@@ -81,7 +81,7 @@ def _rows_of_values(path: Path, target: TableOfRun) -> dict[str, int]:
     if vocabulary is None or kind is None:
         raise DataError(f"{path}: table {target.table.name} has no vocabulary, so values have no rows; give column row")
     first = vocabulary.first_row
-    return {value_text(int(code), kind): first + number for number, code in enumerate(vocabulary.codes)}  # type: ignore[arg-type]  # one of its kinds
+    return {value_text(int(code), kind): first + number for number, code in enumerate(vocabulary.codes)}
 
 
 def _check(path: Path, target: TableOfRun, rows: Rows, vectors: Floats, seen: Any) -> None:

@@ -13,8 +13,7 @@ def predict(where: Path, path: str, out: Path, *, keep: Sequence[str] = (), file
     """As `bagpipe.trainer.predict.predict`; `where` may be an export too, which reads local files only.
 
     Raises:
-        ConfigError: a format is stated for an export, which knows its own.
-        and as for a checkpoint.
+        ConfigError, DataError: as for a checkpoint; also where a format is stated for an export, which knows its own.
     """
     if not is_export(where):
         return by_checkpoint.predict(where, path, out, keep=keep, file_format=file_format)

@@ -29,11 +29,15 @@ EVENTS = {
 
 
 class MetricsTail:
-    """Records appended to a JSON-lines file since the last look; a line still being written is left for later."""
+    """Records appended to a JSON-lines file since the last look; a line still being written is left for later.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        whole: the first look finds what was there before, too.
+    """
+
+    def __init__(self, path: Path, *, whole: bool = False) -> None:
         self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = path.stat().st_size if path.exists() and not whole else 0
 
     def read(self) -> list[Record]:
         if not self._path.exists():

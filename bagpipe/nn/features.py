@@ -13,10 +13,10 @@ import torch
 
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.errors import ConfigError
-from bagpipe.nn.jagged import JaggedTensor, check_sizes, given_weights, to_offsets
+from bagpipe.nn.jagged import JaggedTensor, Lists
 
 
-class KeyedJaggedTensor:
+class KeyedJaggedTensor(Lists):
     """Lists of ids: those of the first feature, example by example, then those of the second.
 
     Args:
@@ -38,10 +38,8 @@ class KeyedJaggedTensor:
         lengths: torch.Tensor | None = None,
         offsets: torch.Tensor | None = None,
     ) -> None:
-        if lengths is None and offsets is None:
-            raise ConfigError("KeyedJaggedTensor: expected lengths or offsets, found neither")
-        self._keys, self._values, self._weights = list(keys), values, weights
-        self._lengths, self._offsets = lengths, offsets
+        super().__init__(values, weights, lengths, offsets)
+        self._keys = list(keys)
         if len(set(self._keys)) != len(self._keys):
             raise ConfigError(f"KeyedJaggedTensor: expected each key once, found {', '.join(self._keys)}")
         lists = self.lengths().numel()
@@ -49,7 +47,6 @@ class KeyedJaggedTensor:
             raise ConfigError(
                 f"KeyedJaggedTensor: expected as many lists for each of {len(self._keys)} keys, found {lists} in all"
             )
-        check_sizes("KeyedJaggedTensor", values, weights, self.offsets())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(keys={self._keys}, examples={self.stride()})"
@@ -88,42 +85,13 @@ class KeyedJaggedTensor:
         """Names of the features."""
         return self._keys
 
-    def values(self) -> torch.Tensor:
-        """`[N]` ids."""
-        return self._values
-
-    def lengths(self) -> torch.Tensor:
-        """`[F * B]`."""
-        if self._lengths is None:
-            assert self._offsets is not None
-            self._lengths = self._offsets.diff()
-        return self._lengths
-
     def lengths_or_none(self) -> torch.Tensor | None:
         """`[F * B]`; always known."""
         return self.lengths()
 
-    def offsets(self) -> torch.Tensor:
-        """`[F * B + 1]`."""
-        if self._offsets is None:
-            self._offsets = to_offsets(self.lengths())
-        return self._offsets
-
     def offsets_or_none(self) -> torch.Tensor | None:
         """`[F * B + 1]`; always known."""
         return self.offsets()
-
-    def weights(self) -> torch.Tensor:
-        """`[N]`.
-
-        Raises:
-            ConfigError: there are none.
-        """
-        return given_weights(self.weights_or_none())
-
-    def weights_or_none(self) -> torch.Tensor | None:
-        """`[N]`, or None."""
-        return self._weights
 
     def stride(self) -> int:
         """B, the number of examples."""

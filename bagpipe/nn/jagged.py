@@ -10,7 +10,61 @@ import torch
 from bagpipe.errors import ConfigError
 
 
-class JaggedTensor:
+class Lists:
+    """Values of several lists, one list behind the other; `[N]`, or `[N, D]`. What both kinds of tensors share.
+
+    Args:
+        weights: a number for each value.
+        lengths: values of each list; or
+        offsets: where each list's values begin, and the end of the last.
+
+    Raises:
+        ConfigError: neither lengths nor offsets, or they do not add up to the values.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        weights: torch.Tensor | None,
+        lengths: torch.Tensor | None,
+        offsets: torch.Tensor | None,
+    ) -> None:
+        if lengths is None and offsets is None:
+            raise ConfigError(f"{type(self).__name__}: expected lengths or offsets, found neither")
+        self._values, self._weights, self._lengths, self._offsets = values, weights, lengths, offsets
+        check_sizes(type(self).__name__, values, weights, self.offsets())
+
+    def values(self) -> torch.Tensor:
+        """`[N]` or `[N, D]`."""
+        return self._values
+
+    def lengths(self) -> torch.Tensor:
+        """Of each list."""
+        if self._lengths is None:
+            assert self._offsets is not None
+            self._lengths = self._offsets.diff()
+        return self._lengths
+
+    def offsets(self) -> torch.Tensor:
+        """Where each list begins, and the end of the last."""
+        if self._offsets is None:
+            self._offsets = to_offsets(self.lengths())
+        return self._offsets
+
+    def weights(self) -> torch.Tensor:
+        """`[N]`.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        return given_weights(self.weights_or_none())
+
+    def weights_or_none(self) -> torch.Tensor | None:
+        """`[N]`, or None."""
+        return self._weights
+
+
+class JaggedTensor(Lists):
     """Values of B examples, `[N]` or `[N, D]`.
 
     Args:
@@ -29,51 +83,18 @@ class JaggedTensor:
         lengths: torch.Tensor | None = None,
         offsets: torch.Tensor | None = None,
     ) -> None:
-        if lengths is None and offsets is None:
-            raise ConfigError("JaggedTensor: expected lengths or offsets, found neither")
-        self._values, self._weights, self._lengths, self._offsets = values, weights, lengths, offsets
-        check_sizes("JaggedTensor", values, weights, self.offsets())
+        super().__init__(values, weights, lengths, offsets)
 
     def __repr__(self) -> str:
         return f"JaggedTensor(examples={self.lengths().numel()}, values={list(self._values.shape)})"
-
-    def values(self) -> torch.Tensor:
-        """`[N]` or `[N, D]`."""
-        return self._values
-
-    def lengths(self) -> torch.Tensor:
-        """`[B]`."""
-        if self._lengths is None:
-            assert self._offsets is not None
-            self._lengths = self._offsets.diff()
-        return self._lengths
 
     def lengths_or_none(self) -> torch.Tensor | None:
         """`[B]`, if they were given or asked for before."""
         return self._lengths
 
-    def offsets(self) -> torch.Tensor:
-        """`[B + 1]`."""
-        if self._offsets is None:
-            assert self._lengths is not None
-            self._offsets = to_offsets(self._lengths)
-        return self._offsets
-
     def offsets_or_none(self) -> torch.Tensor | None:
         """`[B + 1]`; always known."""
         return self._offsets
-
-    def weights(self) -> torch.Tensor:
-        """`[N]`.
-
-        Raises:
-            ConfigError: there are none.
-        """
-        return given_weights(self._weights)
-
-    def weights_or_none(self) -> torch.Tensor | None:
-        """`[N]`, or None."""
-        return self._weights
 
     def device(self) -> torch.device:
         """Where the values lie."""

@@ -69,7 +69,7 @@ Setting = TypeVar("Setting", DenseColumn, SparseColumn, DenseStatistics)
 
 def label_rule(label: LabelColumn) -> LabelRule | None:
     """Whoever scores has no labels."""
-    raise NotImplementedError(label.name)
+    raise NotImplementedError(f"label {label.name}: an export scores rows and reads no labels")
 
 
 def read_setting(kind: type[Setting], facts: Mapping[str, Any]) -> Setting:

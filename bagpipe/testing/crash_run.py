@@ -152,9 +152,8 @@ def _run(folder: Path) -> tuple[Outcome, str | None]:
 
 
 def _recovery(folder: Path, killed_at: float) -> float:
-    tail = MetricsTail(folder / "metrics.jsonl")
-    tail._offset = 0  # noqa: SLF001  # from the beginning
-    later = [float(record["time"]) for record in tail.read() if float(record["time"]) > killed_at and "loss" in record]
+    records = MetricsTail(folder / "metrics.jsonl", whole=True).read()
+    later = [float(record["time"]) for record in records if float(record["time"]) > killed_at and "loss" in record]
     return min(later, default=time.time()) - killed_at
 
 
