@@ -73,12 +73,12 @@ def graph_inputs(layout: TableLayout, info: TransformInfo, model: nn.Module) -> 
 
 
 def _longest(feature: str, info: TransformInfo, model: nn.Module) -> int | None:
-    """Most values of a feature that the model sees as a list, where that is known."""
+    """Most values of a feature that the model sees as a list, where that is known: the model may say so itself."""
     if not info.jagged:
         return 1
-    if info.source == "caser-json":
-        most = {"history": getattr(model, "length", None), "candidates": info.num_labels}
-        return most.get(feature)
+    fixed: Mapping[str, int] = getattr(model, "list_lengths", {})
+    if feature in fixed:
+        return fixed[feature]
     columns = info.columns.sparse if info.columns is not None else ()
     return next((column.max_length for column in columns if column.name == feature), None)
 
@@ -153,6 +153,10 @@ class GraphEmbeddings(SparseEmbeddings):
         return torch.ones(self.num_examples, dtype=torch.int64) if found is None else found.lengths_B
 
     def weights(self, feature: str) -> torch.Tensor | None:
+        self._find(feature)
+        found = self._lists.get(feature)
+        if found is None or found.weights_Bk is None:
+            return None
         raise ConfigError(f"--format: the model reads weights of feature {feature} row by row, which a graph cannot")
 
     def _lengths(self, group: GroupEmbeddings) -> Lengths:

@@ -53,6 +53,8 @@ class Caser(nn.Module):
         super().__init__()
         dim, self.features = _dim_and_features(layout)
         self.length, self.num_labels = sequence_length, num_labels
+        self.list_lengths = {self.features[1]: sequence_length, self.features[2]: num_labels}
+        """Longest list of each feature: the shape of a graph's inputs (`bagpipe export --format`)."""
         self.vertical = nn.Linear(sequence_length, vertical_filters)
         self.horizontal = nn.ModuleList(
             nn.Conv1d(dim, horizontal_filters, height) for height in range(1, sequence_length + 1)

@@ -96,9 +96,9 @@ def _prelu_mlp(num_inputs: int, widths: Sequence[int]) -> nn.Sequential:
 
 def _only(target: Jagged, feature: str) -> torch.Tensor:
     """The one row of each example."""
-    # A graph that is exported cannot ask for values.
-    told = target.lengths_B.numel() and not torch.compiler.is_exporting()
-    if told and not bool((target.lengths_B == 1).all()):
+    if torch.compiler.is_exporting():  # A graph cannot ask for values.
+        return target.padded_BkD.sum(1)
+    if target.lengths_B.numel() and not bool((target.lengths_B == 1).all()):
         found = int(target.lengths_B[target.lengths_B != 1][0])
         raise ConfigError(f"model din: expected one lookup of target {feature!r} in every example, found {found}")
     return target.padded_BkD.flatten(1) if target.lengths_B.numel() else target.padded_BkD.sum(1)

@@ -101,6 +101,8 @@ class SelfAttentiveSequence(nn.Module):
                 f"{sequence_length}, found {num_labels} labels; change positions or the labels"
             )
         self.length, self.positions, self.num_labels = sequence_length, positions, num_labels
+        self.list_lengths = {self.history: sequence_length, self.candidates: num_labels}
+        """Longest list of each feature: the shape of a graph's inputs (`bagpipe export --format`)."""
         self.places = nn.Parameter(torch.empty(sequence_length, dim).normal_(0.0, dim**-0.5))
         self.first_dropout, self.last_norm = Dropout(dropout), nn.LayerNorm(dim)
         self.blocks = nn.ModuleList(Block(dim, attention_heads, dropout) for _ in range(attention_layers))
@@ -108,12 +110,7 @@ class SelfAttentiveSequence(nn.Module):
     def forward(self, _dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
         candidates = sparse.jagged(self.candidates)
         states_BPD = self.states(sparse.jagged(self.history))
-        if candidates.lengths_B.numel() and not bool((candidates.lengths_B == self.num_labels).all()):
-            found = int(candidates.lengths_B[candidates.lengths_B != self.num_labels][0])
-            raise ConfigError(
-                f"model sasrec: expected {self.num_labels} candidates (one a label), found {found}; "
-                "give every example as many candidates as labels"
-            )
+        self._check_candidates(candidates.lengths_B)
         rounds = self.num_labels // self.positions
         rows_BRPD = candidates.padded_BkD.reshape(-1, rounds, self.positions, states_BPD.shape[2])
         return (rows_BRPD * states_BPD.unsqueeze(1)).sum(dim=3).flatten(1)
@@ -127,15 +124,10 @@ class SelfAttentiveSequence(nn.Module):
         items_BSD, lengths_B = history.padded_BkD, history.lengths_B
         if not lengths_B.numel():
             return (items_BSD.sum() + self._nothing()).expand(0, self.positions, items_BSD.shape[2])
-        shortest, longest = int(lengths_B.min()), int(lengths_B.max())
-        if longest > self.length or shortest < self.positions:
-            raise ConfigError(
-                f"model sasrec: expected histories of {self.positions} to {self.length} items, found "
-                f"{shortest} to {longest}; change model.sequenceLength or model.positions, or the data"
-            )
+        self._check_histories(lengths_B)
         ends_B1 = lengths_B.unsqueeze(1)
         # As long in every slice: a dropout mask counts units, and must not depend on who else is in the slice.
-        items_BSD = functional.pad(items_BSD, (0, 0, 0, self.length - longest))
+        items_BSD = functional.pad(items_BSD, (0, 0, 0, self.length - items_BSD.shape[1]))
         place_BS = (self.length - ends_B1 + torch.arange(self.length, device=ends_B1.device)).clamp(max=self.length - 1)
         x_BSD = self.first_dropout(items_BSD * math.sqrt(items_BSD.shape[2]) + self.places[place_BS])
         for block in self.blocks:
@@ -144,6 +136,26 @@ class SelfAttentiveSequence(nn.Module):
         picked_BPD = x_BSD.gather(1, last_BP.unsqueeze(2).expand(-1, -1, x_BSD.shape[2]))
         states_BPD: torch.Tensor = self.last_norm(picked_BPD)
         return states_BPD
+
+    def _check_histories(self, lengths_B: torch.Tensor) -> None:
+        if torch.compiler.is_exporting():  # A graph cannot ask for values.
+            return
+        shortest, longest = int(lengths_B.min()), int(lengths_B.max())
+        if longest > self.length or shortest < self.positions:
+            raise ConfigError(
+                f"model sasrec: expected histories of {self.positions} to {self.length} items, found "
+                f"{shortest} to {longest}; change model.sequenceLength or model.positions, or the data"
+            )
+
+    def _check_candidates(self, lengths_B: torch.Tensor) -> None:
+        if torch.compiler.is_exporting() or not lengths_B.numel():
+            return
+        if not bool((lengths_B == self.num_labels).all()):
+            found = int(lengths_B[lengths_B != self.num_labels][0])
+            raise ConfigError(
+                f"model sasrec: expected {self.num_labels} candidates (one a label), found {found}; "
+                "give every example as many candidates as labels"
+            )
 
     def _nothing(self) -> torch.Tensor:
         """Zero, connected to every weight: a trainer without examples has gradients too."""
