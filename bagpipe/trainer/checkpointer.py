@@ -166,7 +166,11 @@ class Checkpointer:
         self.settle(SNAPSHOT_SECONDS, look_around)
 
     def poll(self, *, but: int = -1) -> None:
-        """Between steps: complete the checkpoints of which every shard is done, `but` that of one step. Never waits."""
+        """Between steps: complete the checkpoints of which every shard is done, `but` that of one step. Never waits.
+
+        They are completed in the order of their steps, whichever answer comes first: a new checkpoint's retention
+        clears away every older folder without a manifest, also one that is still being written.
+        """
         if not self._drafts:
             return
         servers, now = self.members.servers, time.monotonic()
@@ -184,10 +188,18 @@ class Checkpointer:
                 self._complete(draft, tuple(file for shard in shards for file in shard.files))
                 self.members.oracle.send(Saved(rank=0, step=step + 1))
                 del self._drafts[step]
-            elif now - draft.begun > draft.named_at:
-                draft.named_at *= 2
-                progress = servers.snapshot_progress(step)
-                log.warning("the checkpoint of step %d waits after %.0f s: %s", step + 1, now - draft.begun, progress)
+            else:
+                self._say_slow(draft, now)
+                break
+
+    def _say_slow(self, draft: _Draft, now: float) -> None:
+        """Name a checkpoint that takes long, and what it waits for."""
+        if now - draft.begun > draft.named_at:
+            draft.named_at *= 2
+            progress = self.members.servers.snapshot_progress(draft.plan.step)
+            log.warning(
+                "the checkpoint of step %d waits after %.0f s: %s", draft.plan.step + 1, now - draft.begun, progress
+            )
 
     def settle(self, seconds: float, look_around: Callable[[], None]) -> None:
         """Before what may fail: wait up to so long for the checkpoints under way."""

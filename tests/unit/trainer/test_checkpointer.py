@@ -1,0 +1,92 @@
+"""Checkpoints under way at once: whichever shard answers first, each becomes whole and none is cleared away."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bagpipe.batch import Cursor
+from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
+from bagpipe.config.document import CheckpointConfig, DataConfig, JobSpec
+from bagpipe.net.messages import SnapshotFiles
+from bagpipe.plan import BatchPlan
+from bagpipe.tables import Table, TableLayout
+from bagpipe.trainer.checkpointer import Checkpointer
+from bagpipe.trainer.membership import Membership
+
+
+@dataclass
+class Shards:
+    """One embedding server, as the checkpointer sees it: which snapshots it says it has written."""
+
+    written: set[int] = field(default_factory=set)
+    lost: set[int] = field(default_factory=set)
+
+    def ask_snapshots(self, step: int) -> None:
+        """Answers arrive as the test decides."""
+
+    def poll(self, seconds: float = 0.0) -> None:
+        """Nothing is on its way."""
+
+    def snapshot_lost(self, step: int) -> str:
+        return "its server was restarted" if step in self.lost else ""
+
+    def snapshot_progress(self, step: int) -> str:
+        return f"step {step}"
+
+    def snapshots(self, step: int) -> list[SnapshotFiles] | None:
+        return [SnapshotFiles(step=step, done=True)] if step in self.written else None
+
+
+def world(root: Path, keep: int) -> tuple[Checkpointer, Shards, list[int]]:
+    """A checkpointer of rank 0, its shards, and the steps that the oracle is told of."""
+    shards, told = Shards(), list[int]()
+    layout = TableLayout.of([Table("a", 9, 4, ("a",))])
+    spec = JobSpec(data=DataConfig(format="synthetic"), checkpoint=CheckpointConfig(every=1, keep=keep))
+    members = SimpleNamespace(
+        rank=0,
+        servers=shards,
+        oracle=SimpleNamespace(send=lambda saved: told.append(saved.step)),
+        job=SimpleNamespace(metadata=SimpleNamespace(name="job")),
+        topology=SimpleNamespace(
+            checkpoint_dir=str(root), spec=spec, layout=layout, servers=("s",), trainers=("t",), checkpoint=None
+        ),
+    )
+    return Checkpointer(cast("Membership", members), None, None), shards, told
+
+
+def plan(step: int) -> BatchPlan:
+    return cast("BatchPlan", SimpleNamespace(step=step, end=Cursor(0, step + 1)))
+
+
+@given(order=st.permutations(range(4)), polls=st.lists(st.booleans(), min_size=4, max_size=4), keep=st.integers(1, 3))
+@settings(max_examples=15, deadline=None)
+def test_checkpoints_become_whole_in_the_order_of_their_steps(order: list[int], polls: list[bool], keep: int) -> None:
+    """Whatever the order in which the shards finish, the newest `keep` are whole, and the oracle heard of each."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        checkpointer, shards, told = world(root, keep)
+        for step in range(4):
+            checkpointer.begin(plan(step))
+        for step, looked_at in zip(order, polls, strict=True):
+            shards.written.add(step)
+            if looked_at:
+                checkpointer.poll()
+        checkpointer.poll()
+        assert told == [1, 2, 3, 4]
+        assert [open_checkpoint(path).manifest.step for path in list_checkpoints(root)] == [1, 2, 3, 4][-keep:]
+
+
+def test_a_lost_checkpoint_holds_up_no_later_one(tmp_path: Path) -> None:
+    """One that can never be whole is given up by name, and the next is completed."""
+    checkpointer, shards, told = world(tmp_path, 3)
+    shards.lost = {0}
+    shards.written = {1}
+    checkpointer.begin(plan(0))
+    checkpointer.begin(plan(1))
+    checkpointer.poll()
+    assert told == [2]
