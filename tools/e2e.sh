@@ -51,6 +51,8 @@ helm test bagpipe --namespace bagpipe-system --timeout 90s
 
 say "tests"
 export BAGPIPE_E2E_PYTHON=$PYTHON
+PATH=$("$PYTHON" -c 'import os, sys; print(os.path.dirname(sys.executable))')/prometheus:$PATH
+command -v prometheus >/dev/null && command -v promtool >/dev/null || tools/fetch_prometheus.sh "${PATH%%:*}"
 # shellcheck disable=SC2086
 [ -n "$ARGS" ] || "$PYTHON" -m pytest -q tests/chart  # helm is at hand now
 "$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py --ignore tests/e2e/test_gangs.py tests/e2e $ARGS
