@@ -8,12 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bagpipe.checkpoint.manifest import FILE_NAME
-from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
+from bagpipe.checkpoint.store import ASIDE, list_checkpoints, open_checkpoint
 from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel.atomic_files import cannot_write
-
-ASIDE = "manifest.aside.json"
-"""The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
 
 
 def starting_checkpoint(root: Path, *, strict: bool, note: Callable[[str], None]) -> Path | None:

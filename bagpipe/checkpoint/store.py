@@ -25,6 +25,9 @@ from bagpipe.net.messages import SnapshotFile
 SNAPSHOT_SECONDS = 600.0
 """Longest wait for the files of the last checkpoint, when training is over; no earlier one is waited for."""
 
+ASIDE = "manifest.aside.json"
+"""The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
+
 _NAME = re.compile(r"step-(\d{8,})")
 
 
@@ -134,6 +137,14 @@ def list_checkpoints(root: Path) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def incomplete_checkpoints(root: Path) -> list[Path]:
+    """Directories of checkpoints that were begun and never completed; those that were set aside are not among them."""
+    if not root.is_dir():
+        return []
+    steps = [path for path in root.iterdir() if _NAME.fullmatch(path.name)]
+    return [path for path in steps if not (path / FILE_NAME).exists() and not (path / ASIDE).exists()]
+
+
 def newest_complete(root: Path) -> Path | None:
     """The directory of the newest complete checkpoint."""
     found = list_checkpoints(root)
@@ -159,17 +170,21 @@ def expired(complete: Sequence[Path], keep: int) -> Sequence[Path]:
     return complete[: -max(1, keep)]
 
 
-def prune(root: Path, keep: int) -> None:
+def prune(root: Path, keep: int, *, needed: Path | None = None) -> None:
     """Delete checkpoints beyond the newest `keep`, and remains of interrupted ones older than the newest.
 
     A checkpoint stops being one before its files go: the manifest is deleted first.
+
+    Args:
+        needed: the checkpoint that the attempt began from, which a restarted oracle reads once more.
     """
     complete = list_checkpoints(root)
     if not complete:
         return
     newest = int(complete[-1].name.removeprefix("step-"))
     for path in expired(complete, keep):
-        (path / FILE_NAME).unlink()
+        if needed is None or path.absolute() != needed.absolute():
+            (path / FILE_NAME).unlink()
     for path in root.iterdir():
         match = _NAME.fullmatch(path.name)
         if match and int(match[1]) < newest and not (path / FILE_NAME).is_file():

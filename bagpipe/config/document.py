@@ -110,7 +110,7 @@ class CheckpointConfig(_Section):
     """When state is saved. A checkpoint exists once its manifest does."""
 
     every: Annotated[bounds.StepsOrNever, Meta(description="Steps between checkpoints; 0: only at the end.")] = 0
-    keep: Annotated[bounds.Checkpoints, Meta(description="Complete checkpoints kept; the newest is never deleted.")] = 3
+    keep: Annotated[bounds.Checkpoints, Meta(description="Complete checkpoints kept, the newest ones, and while an attempt runs the one that it began from.")] = 3
     strict: Annotated[bool, Meta(description="A damaged newest checkpoint ends a run that would go on from it; false: the run names it and goes on from the newest sound one.")] = False
     path: Annotated[str | None, Meta(description="Directory shared by trainers and servers; none: `checkpoints` in the run directory.")] = None
     volume_claim: Annotated[

@@ -5,7 +5,7 @@
 | anything, with 78 or 65 | the run ends at once with that code: a retry cannot help |
 | anything, with 70, and nothing was killed | the run ends with 70: an error of the software comes again every time |
 | a server, otherwise | it alone restarts on its files and its address; trainers retry; bounded |
-| the oracle, killed | it alone restarts and replays its plans up to where the trainers are; bounded |
+| the oracle, killed | it alone restarts and replays its plans; once every step is done, it lets the rest go; bounded |
 | the oracle or a trainer, otherwise | a new attempt of all roles from the newest checkpoint; bounded |
 | everything, with 0 or 143 | the run is done, or stopped with a checkpoint |
 
@@ -30,7 +30,9 @@ ORDERLY = frozenset({int(ExitCode.DONE), int(ExitCode.STOPPED)})
 SETTLE_SECONDS = 1.0
 """After a failure, the roles that still run may use so long to end by themselves, from the last one's end on."""
 LEAVE_SECONDS = 10.0
-"""How long the rest may take to leave once the oracle, or every trainer, has."""
+"""How long the rest may take to leave once the oracle has reported."""
+REPORT_SECONDS = 60.0
+"""How long the oracle may take to report once every trainer has left: it may have been killed and start again."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -83,6 +85,8 @@ class Observed:
     """Since the run was asked to stop; None: it was not."""
     quiet_seconds: float
     """Since anything last started or ended."""
+    reported: bool = False
+    """The oracle has written what the run came to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +156,8 @@ def _orderly(end: Ended, observed: Observed) -> bool:
 
 def _work_is_over(observed: Observed) -> bool:
     """The oracle has reported, or no trainer is left, all of them in good order."""
+    if observed.reported:
+        return True
     done = {e.role: e for e in observed.ended if _orderly(e, observed)}
     trainers = [r for r in {*observed.running, *(e.role for e in observed.ended)} if r.kind == "trainer"]
     return RoleId("oracle") in done or (bool(trainers) and all(t in done for t in trainers))
@@ -161,13 +167,16 @@ def _leave(observed: Observed, limits: Limits) -> Decision:
     """Everybody leaves by itself; who does not within a while is killed, as its work is done."""
     workers = [e for e in observed.ended if e.role.kind != "server"]
     oracle = next((e for e in workers if e.role.kind == "oracle"), None)
-    if oracle is not None and not _orderly(oracle, observed):
+    reported = observed.reported or (oracle is not None and _orderly(oracle, observed))
+    if oracle is not None and not reported:
+        if oracle.code < 0 and _may_restart(oracle, observed, limits):
+            return RestartAlone(oracle)
         return _try_again(oracle, observed, limits)
-    if observed.running and observed.quiet_seconds <= LEAVE_SECONDS:
+    if observed.running and observed.quiet_seconds <= (LEAVE_SECONDS if reported else REPORT_SECONDS):
         return Wait()
     if any(_orderly(e, observed) and e.code != ExitCode.DONE for e in workers):
         return End(ExitCode.STOPPED)
-    if oracle is not None:
+    if reported:
         return End(ExitCode.DONE)
     return End(ExitCode.TRANSIENT, None, "every trainer left, but the oracle did not report")
 

@@ -13,21 +13,24 @@ import itertools
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 from bagpipe.checkpoint.manifest import changed_field
-from bagpipe.checkpoint.store import newest_complete
+from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, prune
 from bagpipe.config.document import Job
 from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.local.process import TRACEBACK
-from bagpipe.lowlevel.atomic_files import make_folder, write_whole
+from bagpipe.lowlevel.atomic_files import DRAFTS, make_folder, write_whole
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.lowlevel.strict_json import encode
+from bagpipe.oracle.service.kept_names import KEPT
 
 JOB_FILE = "job.yaml"
+REPORT = "report.json"
 SUMMARY = "summary.json"
 
 
@@ -159,7 +162,7 @@ class RunDir:
             )
         try:
             (self.path / "logs").mkdir(exist_ok=True)
-            for stale in ("report.json", SUMMARY):
+            for stale in (REPORT, SUMMARY):
                 (self.path / stale).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}") from None
@@ -193,9 +196,31 @@ class RunDir:
         self.write("attempt", f"{number}\n")
         return number
 
+    @property
+    def reported(self) -> bool:
+        """Whether the oracle has written what the run came to."""
+        return (self.path / REPORT).exists()
+
+    def sweep(self, job: Job) -> None:
+        """Clear away what killed roles left half-done; called while no role of this run lives.
+
+        That is what an oracle keeps for a successor, drafts of files, checkpoints that will never be whole, and the one
+        that the last attempt began from where newer ones have taken its place.
+        """
+        root = self.checkpoints(job)
+        remains = [path for name in KEPT for path in self.path.glob(name.format("*"))]
+        remains += [path for folder in (self.path, root) for path in folder.glob(DRAFTS)]
+        for path in remains:
+            with suppress(OSError):
+                path.unlink()
+        for path in incomplete_checkpoints(root):
+            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):
+            prune(root, job.spec.checkpoint.keep)
+
     def report(self) -> dict[str, Any] | None:
         """What the oracle reported at its end."""
-        return self._read("report.json")
+        return self._read(REPORT)
 
     def summary(self) -> dict[str, Any] | None:
         """What an earlier `bagpipe run` here came to."""

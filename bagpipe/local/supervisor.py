@@ -90,6 +90,7 @@ class Supervisor:
                     self._settle()
             finally:
                 self._kill_all()
+                self._run_dir.sweep(self._job)
         self._show_progress()
         return Outcome(end.code, self._attempts_failed + 1, self._clock() - started, self._explain(end))
 
@@ -97,6 +98,7 @@ class Supervisor:
 
     def _start_attempt(self, checkpoint: Path | None) -> None:
         self._kill_all()
+        self._run_dir.sweep(self._job)
         self._ended.clear()
         self._restarts.clear()
         oracle, servers = addresses(self._job.spec)
@@ -172,12 +174,13 @@ class Supervisor:
             attempts_failed=self._attempts_failed,
             stopping_seconds=None if self._stopping_since is None else now - self._stopping_since,
             quiet_seconds=now - self._changed_at,
+            reported=self._run_dir.reported,
         )
 
     def _restart(self, ended: Ended) -> None:
         self._restarts[ended.role] = self._restarts.get(ended.role, 0) + 1
         del self._ended[ended.role]
-        how = "replays its plans" if ended.role.kind == "oracle" else "goes on with its files"
+        how = "goes on where it was" if ended.role.kind == "oracle" else "goes on with its files"
         self._view.note(f"{ended}{self._words(ended)}; it restarts and {how}")
         self._start(ended.role)
 

@@ -14,6 +14,8 @@ from typing import BinaryIO
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
 
+DRAFTS = ".*.tmp"
+"""Matches the names of drafts, which only a process that was killed leaves behind."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 

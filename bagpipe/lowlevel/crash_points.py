@@ -5,6 +5,7 @@ unless `$BAGPIPE_CRASH` is set when the process begins:
 
     FOLDER                 append the name of every point to FOLDER/<role>: this is how points are counted
     FOLDER server 0 #17    end the process of server 0 by SIGKILL at its 17th point, once: FOLDER/killed says at which
+    FOLDER oracle Send #2  the same at its second point of that name
 
 Points are counted from the start of each process, so a process that was started again has numbers of its own.
 """
@@ -18,7 +19,9 @@ from pathlib import Path
 
 VARIABLE = "BAGPIPE_CRASH"
 KILLED = "killed"
-_SETTING = re.compile(r"(?P<folder>.+?)(?: (?P<role>oracle|(?:server|trainer) \d+) #(?P<number>\d+))?")
+_SETTING = re.compile(
+    r"(?P<folder>.+?)(?: (?P<role>oracle|(?:server|trainer) \d+)(?: (?P<point>.+?))? #(?P<number>\d+))?"
+)
 
 
 def _nothing(point: str) -> None:
@@ -36,13 +39,13 @@ def arm(role: str) -> None:
         return
     found = _SETTING.fullmatch(setting)
     if found is None:
-        raise ValueError(f"${VARIABLE}: expected FOLDER or FOLDER ROLE #NUMBER, found {setting!r}")
+        raise ValueError(f"${VARIABLE}: expected FOLDER or FOLDER ROLE [POINT] #NUMBER, found {setting!r}")
     folder = Path(found["folder"])
     global passed  # noqa: PLW0603  # replaced once, so that it costs nothing where it is off
     if found["role"] is None:
         passed = _counting(folder / role)
     elif found["role"] == role:
-        passed = _killing(folder / KILLED, int(found["number"]))
+        passed = _killing(folder / KILLED, int(found["number"]), found["point"])
 
 
 def _counting(file: Path) -> Callable[[str], None]:
@@ -53,11 +56,13 @@ def _counting(file: Path) -> Callable[[str], None]:
     return count
 
 
-def _killing(mark: Path, number: int) -> Callable[[str], None]:
+def _killing(mark: Path, number: int, name: str | None) -> Callable[[str], None]:
     left = number
 
     def kill(point: str) -> None:
         nonlocal left
+        if name is not None and point != name:
+            return
         left -= 1
         if left:
             return

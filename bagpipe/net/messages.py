@@ -16,7 +16,7 @@ from bagpipe.config.document import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.config.model import ModelConfig
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 
 Role = Literal["oracle", "server", "trainer"]
 Step = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
@@ -223,9 +223,13 @@ class SaveFirst(Message, kw_only=True):
 
 
 class Finished(Message, kw_only=True):
-    """A trainer is done: its write-backs are whole and its checkpoints complete. It leaves now."""
+    """A trainer is done: its write-backs are whole and its checkpoints complete. It leaves when that is noted."""
 
     rank: Index
+
+
+class MayLeave(Message, kw_only=True):
+    """The oracle's answer to `Finished`: it is written down, so a restarted oracle will not wait for this trainer."""
 
 
 class Stop(Message, kw_only=True):

@@ -67,12 +67,14 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Killing:
-    """One role's process ends by SIGKILL just before its `number`th point."""
+    """One role's process ends by SIGKILL just before its `number`th point, counted from 1."""
 
     role: str
     number: int
     point: str
     """The name that this point had when the points were counted."""
+    of_that_name: bool = False
+    """Only points of that name count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ def run_and_kill(folder: Path, killing: Killing, digest: str) -> Killed:
     """Run with one kill; the run's folder is deleted unless something is wrong."""
     mark = folder.with_name(f"{folder.name}-mark")
     mark.mkdir(parents=True)
-    with _crash_setting(f"{mark} {killing.role} #{killing.number}"):
+    name = f" {killing.point}" if killing.of_that_name else ""
+    with _crash_setting(f"{mark} {killing.role}{name} #{killing.number}"):
         try:
             outcome, found = _run(folder)
         except BagpipeError as error:

@@ -60,6 +60,7 @@ def sample_messages() -> tuple[Sample, ...]:
         m.Saved(rank=0, step=10),
         m.SaveFirst(step=10),
         m.Finished(rank=0),
+        m.MayLeave(),
         m.Stop(rank=1),
         m.Confirmed(attempt=0, source=1, through=3),
         m.Written(step=5),

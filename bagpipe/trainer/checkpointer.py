@@ -251,4 +251,5 @@ class Checkpointer:
         except OSError as error:
             raise StorageError(f"{draft.directory}: cannot write the manifest: {error.strerror}") from None
         log.info("checkpoint of step %d: %s", draft.plan.step + 1, draft.directory)
-        prune(self.root, topology.spec.checkpoint.keep)
+        began_from = Path(topology.checkpoint) if topology.checkpoint is not None else None
+        prune(self.root, topology.spec.checkpoint.keep, needed=began_from)

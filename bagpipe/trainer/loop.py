@@ -23,7 +23,7 @@ from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
 from bagpipe.models.precision import forward_of
-from bagpipe.net.messages import Finished, Refused
+from bagpipe.net.messages import Refused
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.finite import FiniteCheck
@@ -155,7 +155,7 @@ class Trainer:
                 # At every step until the plan ends: the oracle may be restarted in between.
                 self.pipeline.ask_to_stop()
         self.checkpointer.close(self.pipeline.look_around)
-        self.members.oracle.send(Finished(rank=self.members.rank))
+        self.pipeline.leave_finished()
         if self.pipeline.machine.stopped:
             raise Stopped(f"trainer {self.members.rank}: stopped as asked after step {self.pipeline.machine.next_step}")
 

@@ -19,7 +19,7 @@ from bagpipe.cache.ids import BatchIds
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import Job
 from bagpipe.errors import ConfigError, ExitCode
-from bagpipe.net.messages import Finished, InitCacheArguments, Refused, Topology
+from bagpipe.net.messages import InitCacheArguments, Refused, Topology
 from bagpipe.net.register import Impatience
 from bagpipe.trainer.batch_figures import Begun, Ended, begun_figures, ended_figures
 from bagpipe.trainer.checkpointer import Checkpointer
@@ -319,7 +319,7 @@ class BagCache:
             self._pipeline.ask_to_stop()
             step = self._pipeline.next()
         self._checkpointer.close()
-        self._members.oracle.send(Finished(rank=rank))
+        self._pipeline.leave_finished()
 
     def _abandon(self, error: BaseException) -> None:
         """Leave in the middle of a batch; whoever waits for this trainer hears of it at once."""
@@ -342,7 +342,7 @@ class BagCache:
         if step is None:
             self._over = True
             self._checkpointer.close()
-            self._members.oracle.send(Finished(rank=self._members.rank))
+            self._pipeline.leave_finished()
             return None
         self._begun = begun_figures(step, self._pipeline.machine.plans_ahead, time.perf_counter() - begun)
         return self._batch(step)

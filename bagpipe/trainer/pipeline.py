@@ -19,7 +19,7 @@ from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import ConfigError, PeerLost
 from bagpipe.net.connection import Connection
-from bagpipe.net.messages import Hello, Message, NoMorePlans, Plan, Refused, SaveFirst
+from bagpipe.net.messages import Finished, Hello, MayLeave, Message, NoMorePlans, Plan, Refused, SaveFirst
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.register import refusal
 from bagpipe.rows.record import record_widths
@@ -104,6 +104,9 @@ class StepPipeline:
         """Called now and then in every wait; it never waits itself."""
         self.save_first: Callable[[], None] = lambda: None
         """Called when the attempt is to end after the latest checkpoint."""
+        self._finished: Finished | None = None
+        """What is said once nothing is left to do, and again to an oracle that was restarted."""
+        self._may_leave = False
         self._ended_at: float | None = None
         """When the last step ended, by `time.perf_counter`."""
         servers.while_waiting(self.look_around)
@@ -200,6 +203,16 @@ class StepPipeline:
         self.hands.leave_as = reason
         self._happened(Event.LEAVE_ASKED)
 
+    def leave_finished(self) -> None:
+        """Every step is done and every checkpoint is whole: leave once the oracle has written that down.
+
+        Raises:
+            PeerLost: the oracle is gone or silent.
+        """
+        self._finished = Finished(rank=self.rank)
+        self.oracle.send(self._finished)
+        self._await_oracle("the word to leave", lambda: not self._may_leave)
+
     def ask_to_stop(self) -> None:
         """End the run through the plan, at a checkpoint, so that all trainers stop after the same step."""
         self._happened(Event.STOP_ASKED)
@@ -239,7 +252,8 @@ class StepPipeline:
         with self._watch.waiting_for(what):
             match what:
                 case "plan":
-                    self._await_oracle()
+                    step = self.machine.next_step
+                    self._await_oracle(f"the plan of step {step}", lambda: self.machine.state is State.AWAITS_PLAN)
                     return
                 case "fetch":
                     self.servers.await_rows(number)
@@ -298,6 +312,8 @@ class StepPipeline:
         if self.oracle.reconnected():
             # It was restarted: it replays what it planned, and must know who we are and where.
             self._happened(Event.ORACLE_RECONNECTED)
+            if self._finished is not None:
+                self.oracle.send(self._finished)
         while (received := self.oracle.try_receive()) is not None:
             self._hear_oracle(*received)
 
@@ -309,24 +325,24 @@ class StepPipeline:
                 self._carry_out(self.machine.plan_arrived(StepFacts.of(plan)))
             case SaveFirst():
                 self.save_first()
+            case MayLeave():
+                self._may_leave = True
             case NoMorePlans():
                 self._carry_out(self.machine.plans_ended(stopped=message.stopped))
             case Refused():
                 error = refusal(message)
                 raise type(error)(f"trainer {self.rank}: {error}")
 
-    def _await_oracle(self) -> None:
+    def _await_oracle(self, what: str, awaited: Callable[[], bool]) -> None:
         seconds = self.startup_seconds if self._ended_at is None else self.deadline_seconds
         limit = time.monotonic() + seconds
-        while self.machine.state is State.AWAITS_PLAN:
+        while awaited():
             self.look_around()
-            if self.machine.state is not State.AWAITS_PLAN:
+            if not awaited():
                 return
             if self.oracle.lost or time.monotonic() > limit:
                 why = "it is gone" if self.oracle.lost else f"nothing came for {seconds:g} s"
-                raise PeerLost(
-                    f"trainer {self.rank}: waited for the plan of step {self.machine.next_step} from the oracle; {why}"
-                )
+                raise PeerLost(f"trainer {self.rank}: waited for {what} from the oracle; {why}")
             self.oracle.poll(LOOK_SECONDS)
 
     def _time_step(self) -> None:

@@ -17,17 +17,19 @@ preload()
 folder = Path(sys.argv[1])
 counted = count_points(folder / "count")
 told = []
-for role, point, occurrence in json.loads(sys.argv[2]):
-    number = [at for at, name in enumerate(counted.points[role], 1) if name == point][occurrence]
-    told.append(asdict(run_and_kill(folder / f"run-{len(told)}", Killing(role, number, point), counted.digest)))
+for role, point, number in json.loads(sys.argv[2]):
+    killing = Killing(role, number, point, of_that_name=True)
+    told.append(asdict(run_and_kill(folder / f"run-{len(told)}", killing, counted.digest)))
 print(json.dumps({"points": {role: len(names) for role, names in counted.points.items()}, "told": told}))
 """
 CHOSEN = [
-    ("server 0", "draft of .json", 0),
-    ("server 1", "count of new rows", 5),
-    ("server 0", "StoreMark", 20),
-    ("oracle", "SendPlan", 25),
-    ("trainer 1", "UPDATE_ROWS", 15),
+    ("server 0", "draft of .json", 1),
+    ("server 1", "count of new rows", 6),
+    ("server 0", "StoreMark", 21),
+    ("oracle", "SendPlan", 26),
+    ("oracle", "SliceScored", 2),
+    ("oracle", "NoteLeft", 2),
+    ("trainer 1", "UPDATE_ROWS", 16),
 ]
 
 

@@ -47,6 +47,13 @@ class SliceScored:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteLeft:
+    """Keep which trainers have nothing left to do, so that a successor of this process does not wait for them."""
+
+    ranks: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class EndAttempt:
     """A role has given up: end with its reason."""
 
@@ -60,4 +67,4 @@ class Warn:
     text: str
 
 
-Action = Send | TurnAway | SendPlan | StepFinished | SliceScored | EndAttempt | Warn
+Action = Send | TurnAway | SendPlan | StepFinished | SliceScored | NoteLeft | EndAttempt | Warn

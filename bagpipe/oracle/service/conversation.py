@@ -12,6 +12,9 @@ Roles come, are lost and come back in any order and at any time, so every messag
 | `Gathering` | Wait | as above | its place is free again | every role, `startupSeconds` |
 | `Streaming` | Topology | the plans it lacks | the attempt ends, naming it | trainers whose turn it is (`silence.py`) |
 | `Leaving` | Topology | NoMorePlans | the attempt ends, naming it | `Finished` of every trainer |
+| `Released` | Topology, NoMorePlans | NoMorePlans | nothing is lost with it | a moment for every server to hear it |
+
+A process that takes the place of one that was killed while it let the roles go begins in `Leaving`.
 """
 
 from collections.abc import Collection, Mapping
@@ -26,6 +29,7 @@ from bagpipe.errors import BagpipeError, ExitCode, PeerLost
 from bagpipe.net.messages import (
     Finished,
     Hello,
+    MayLeave,
     Message,
     NeedPlans,
     NoMorePlans,
@@ -37,12 +41,23 @@ from bagpipe.net.messages import (
     Topology,
     Wait,
 )
-from bagpipe.oracle.service.actions import Action, EndAttempt, Send, SendPlan, SliceScored, StepFinished, TurnAway, Warn
+from bagpipe.oracle.service.actions import (
+    Action,
+    EndAttempt,
+    NoteLeft,
+    Send,
+    SendPlan,
+    SliceScored,
+    StepFinished,
+    TurnAway,
+    Warn,
+)
 from bagpipe.oracle.service.ledger import StepLedger, Told, ToldStep
 from bagpipe.oracle.service.liveness import Liveness, RoleName
 from bagpipe.oracle.service.outbox import Outbox
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.silence import Silence, Turn
+from bagpipe.oracle.service.stages import Gathering, Leaving, Preparing, Released, Stage, Streaming
 
 PLANS_IN_RESERVE = 2
 """Steps planned beyond every trainer's credit, so that a credit is answered at once."""
@@ -57,36 +72,6 @@ class Limits:
     dead_peer: float
     server_return: float
     """How long a server may be gone: trainers wait so long for one that comes back with its rows."""
-
-
-@dataclass(frozen=True, slots=True)
-class Preparing:
-    """The oracle reads its data; the roles that are there wait."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gathering:
-    """The data is ready, roles are missing."""
-
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class Streaming:
-    """Plans go out, from `first_step` on."""
-
-    first_step: int
-    evaluation: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """Every step is done."""
-
-    last_words: NoMorePlans
-
-
-Stage = Preparing | Gathering | Streaming | Leaving
 
 
 @dataclass(slots=True)
@@ -118,6 +103,8 @@ class Conversation:
     _silence: Silence = field(default_factory=Silence)
     _unreported: list[ToldStep] = field(default_factory=list)
     _finished: set[int] = field(default_factory=set)
+    _told_to_go: set[RoleName] = field(default_factory=set)
+    """By this process."""
     _told_from: dict[int, int] = field(default_factory=dict)
     _ending: EndAttempt | None = None
     """Waits for a checkpoint that is under way."""
@@ -151,10 +138,15 @@ class Conversation:
         self._planned, self._exhausted = first_step, False
         return self._report(())
 
-    def leave(self, step: int) -> list[Action]:
-        """Every step before `step` is done: trainers finish their checkpoints and go."""
-        last_words = NoMorePlans(step=step, stopped=self.stop_asked)
+    def leave(self, step: int, *, stopped: bool, left: Collection[int] = ()) -> list[Action]:
+        """Every step before `step` is done: trainers finish their checkpoints and go.
+
+        Args:
+            left: ranks that have gone already, as a predecessor of this process has noted.
+        """
+        last_words = NoMorePlans(step=step, stopped=stopped)
         self.stage = Leaving(last_words)
+        self._finished |= set(left)
         return [Send(peer, last_words) for peer in self.outbox.peers]
 
     @property
@@ -163,9 +155,17 @@ class Conversation:
         return len(self._finished) == self.rendezvous.num_trainers
 
     def release_servers(self) -> list[Action]:
-        """No trainer needs a server any more."""
-        last_words = NoMorePlans(step=self._planned, stopped=self.stop_asked)
-        return [Send(peer, last_words) for peer, role in self._liveness.watched.items() if role.kind == "server"]
+        """No trainer needs a server any more; those that are not here now are told when they come."""
+        assert isinstance(self.stage, Leaving)
+        self.stage = Released(self.stage.last_words)
+        servers = [(peer, role) for peer, role in self._liveness.watched.items() if role.kind == "server"]
+        self._told_to_go |= {role for _, role in servers}
+        return [Send(peer, self.stage.last_words) for peer, _ in servers]
+
+    @property
+    def all_told(self) -> bool:
+        """Whether this process has told every role that it may go."""
+        return len(self._told_to_go) == self.rendezvous.num_servers + self.rendezvous.num_trainers
 
     def give_up(self, error: BagpipeError) -> list[Action]:
         """Tell every role why the attempt cannot go on, so that none waits for a deadline."""
@@ -225,9 +225,8 @@ class Conversation:
                 return self._need_plans(peer, message)
             case StepDone():
                 return self._step_done(message, arrays)
-            case Finished():
-                self._finished.add(message.rank)
-                self._liveness.left(RoleName("trainer", message.rank))
+            case Finished() if isinstance(self.stage, Leaving | Released):
+                return self._trainer_left(peer, message.rank)
             case Stop():
                 self.stop_asked = True
             case Saved():
@@ -256,6 +255,8 @@ class Conversation:
         if self._ending is not None:
             self._ending_since = now if self._ending_since is None else self._ending_since
             return [*actions, self._ending] if now - self._ending_since > SNAPSHOT_SECONDS else actions
+        if isinstance(self.stage, Released):
+            return actions
         for role, seconds in self._liveness.vanished(now):
             self._vanished(role, seconds)
         match self.stage:
@@ -288,13 +289,25 @@ class Conversation:
         self._liveness.hello(_name(hello), peer)
         if isinstance(self.stage, Gathering) and isinstance(self.answer, Wait):
             return [Send(peer, Wait(missing=self.rendezvous.missing_servers()))]
+        if isinstance(self.stage, Released) and hello.role == "server":
+            self._told_to_go.add(_name(hello))
+            return [Send(peer, self.answer), Send(peer, self.stage.last_words)]
         return [Send(peer, self.answer)]
+
+    def _trainer_left(self, peer: bytes, rank: int) -> list[Action]:
+        """A trainer has nothing left to do. It goes once that is noted, and no successor will miss it."""
+        known, name = rank in self._finished, RoleName("trainer", rank)
+        self._finished.add(rank)
+        self._told_to_go.add(name)
+        self._liveness.left(name)
+        noted = [] if known else [NoteLeft(frozenset(self._finished))]
+        return [*noted, Send(peer, MayLeave())]
 
     def _need_plans(self, peer: bytes, asked: NeedPlans) -> list[Action]:
         self.outbox.join(asked.rank, peer, credit=asked.credit, done=asked.done, step=asked.step)
         self._told_from[asked.rank] = asked.told_from
         actions = self._report(self.ledger.joined(asked.rank, asked.told_from))
-        if isinstance(self.stage, Leaving):
+        if isinstance(self.stage, Leaving | Released):
             return [*actions, Send(peer, self.stage.last_words)]
         return [*actions, *self._due()]
 

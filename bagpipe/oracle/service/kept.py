@@ -3,14 +3,16 @@
     topology-<attempt>.msgpack   what every role was told, written before any of them is
     trained-<attempt>.json       the figures of training, once its last step is done
     scores-<attempt>.msgpack     the logits of the evaluation that have come in, one record after the other
+    leaving-<attempt>.json       what the attempt came to, written before any trainer may go; and which have gone
 
-A file of another attempt is never read. What cannot be written is told; scores are a help, not a promise: without
-them a restart within the evaluation costs a new attempt.
+A file of another attempt is never read, and none outlives its attempt (`forget`; for an oracle that was killed, the
+supervisor's `RunDir`). What cannot be written is told; scores are a help, not a promise: without them a restart
+within the evaluation costs a new attempt.
 """
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from io import RawIOBase
 from pathlib import Path
@@ -25,7 +27,8 @@ from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.net.messages import Topology
-from bagpipe.oracle.service.phases import Figures
+from bagpipe.oracle.service.kept_names import LEAVING, SCORES, TOPOLOGY, TRAINED
+from bagpipe.oracle.service.phases import Ending, Figures
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +37,8 @@ class Kept:
     """The files of one attempt."""
 
     def __init__(self, run_dir: Path, attempt: int) -> None:
-        self._topology = run_dir / f"topology-{attempt}.msgpack"
-        self._trained = run_dir / f"trained-{attempt}.json"
-        self.scores = run_dir / f"scores-{attempt}.msgpack"
+        self._topology, self._trained = run_dir / TOPOLOGY.format(attempt), run_dir / TRAINED.format(attempt)
+        self.scores, self._leaving = run_dir / SCORES.format(attempt), run_dir / LEAVING.format(attempt)
 
     def topology(self) -> Topology | None:
         """What an earlier process of this attempt has told every role; None: there was none, or it did not come so far.
@@ -74,6 +76,29 @@ class Kept:
         record = {"loss": figures.loss, "examplesPerSecond": figures.examples_per_second, "waits": dict(figures.waits)}
         write_whole(self._trained, encode(record).encode())
 
+    def ending(self) -> tuple[Ending, frozenset[int]] | None:
+        """What the attempt came to and which trainers have gone, if an earlier process of it saw its last step."""
+        try:
+            found = json.loads(self._leaving.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return Ending(found["step"], found["stopped"], found["report"]), frozenset(found["left"])
+
+    def keep_ending(self, ending: Ending, left: Collection[int]) -> None:
+        """Every step is done, and these trainers have nothing left to do.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        record = {"step": ending.step, "stopped": ending.stopped, "left": sorted(left), "report": ending.report}
+        write_whole(self._leaving, encode(record).encode())
+
+    def forget(self) -> None:
+        """The attempt is over, and nobody takes this process's place. What says so goes last."""
+        for path in (self.scores, self._trained, self._topology, self._leaving):
+            with suppress(OSError):
+                path.unlink()
+
 
 class _Score(msgspec.Struct, array_like=True):
     step: int
@@ -107,9 +132,6 @@ class ScoreFile:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        if kind is None:
-            with suppress(OSError):
-                self._path.unlink()
 
     def append(self, step: int, rank: int, logits: Floats) -> None:
         """One trainer's slice of one step; a record that was cut off by a kill is not read again."""

@@ -1,32 +1,47 @@
 """The last phase: trainers finish their checkpoints and leave, then the servers; and the report of the attempt."""
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from bagpipe.oracle.service.phases import Assembled, Evaluation, OpenedData, Trained, hit_rate
+from bagpipe.lowlevel.strict_json import encode
+from bagpipe.oracle.service.kept import Kept
+from bagpipe.oracle.service.phases import Assembled, Ending, Evaluation, OpenedData, Trained, hit_rate
 from bagpipe.oracle.service.shell import POLL_SECONDS, Shell
 
+COME_BACK_SECONDS = 3.0
+"""How long an oracle that took another's place waits for roles that it has not heard of, to tell them that they may go.
+Those that are there come back within a second; those that have gone never do, and it cannot know which they are."""
 
-def release(shell: Shell, trained: Trained) -> bool:
-    """Let everybody go; returns whether the run was asked to stop.
+
+def release(shell: Shell, kept: Kept, ending: Ending, left: Collection[int]) -> None:
+    """Let everybody go.
+
+    Args:
+        left: ranks of the trainers that have gone already.
 
     Raises:
         PeerLost: a trainer vanished before its last checkpoint was complete.
+        StorageError: what outlives this process cannot be written.
     """
     conversation = shell.conversation
-    shell.act(conversation.leave(trained.step))
+    kept.keep_ending(ending, left)
+    shell.keep_left = lambda ranks: kept.keep_ending(ending, ranks)
+    shell.act(conversation.leave(ending.step, stopped=ending.stopped, left=left))
     while not conversation.all_left:
         shell.listen(POLL_SECONDS)
     shell.act(conversation.release_servers())
-    return conversation.stop_asked
+    limit = shell.now + COME_BACK_SECONDS
+    while not conversation.all_told and shell.now < limit:
+        shell.listen(POLL_SECONDS)
 
 
 def report_of(
     trained: Trained, evaluation: Evaluation, assembled: Assembled, data: OpenedData, *, stopped: bool
-) -> dict[str, Any]:
-    """What `report.json` holds; `docs/figures.md` says what each figure means."""
+) -> str:
+    """What `report.json` holds, as its text; `docs/figures.md` says what each figure means."""
     stats, settings = trained.planner_stats, assembled.settings
-    return {
+    report: dict[str, Any] = {
         "steps": trained.step,
         "stopped": stopped,
         "loss": trained.figures.loss,
@@ -44,3 +59,4 @@ def report_of(
         },
         "data": asdict(data.dataset.report),
     }
+    return encode(report, indent=2) + "\n"

@@ -5,11 +5,13 @@ is said to the roles, and what is made of their answers, is decided in `conversa
 here imports torch.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from bagpipe.batch import Cursor
 from bagpipe.checkpoint.warm_start import REPORT
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.errors import BagpipeError, Stopped
@@ -21,7 +23,7 @@ from bagpipe.oracle.service.evaluation import evaluate_test_part
 from bagpipe.oracle.service.kept import Kept
 from bagpipe.oracle.service.leaving import release, report_of
 from bagpipe.oracle.service.ledger import StepLedger
-from bagpipe.oracle.service.phases import Assembled, OpenedData, Start
+from bagpipe.oracle.service.phases import Assembled, Ending, OpenedData, Start
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.report import Reporter, keep_loss
 from bagpipe.oracle.service.shell import POLL_SECONDS, Shell
@@ -55,9 +57,11 @@ def run_oracle(
         PeerLost: a role did not appear, vanished, or did not do what was its turn.
         ConfigError, DataError, CheckpointError, StorageError: the job cannot run.
     """
-    start, kept = starting_point(checkpoint), Kept(run_dir, attempt)
-    checkpoint_dir = job.spec.checkpoint.folder(run_dir)
-    with ExitStack() as stack:
+    kept = Kept(run_dir, attempt)
+    known = kept.ending()
+    # Of an attempt whose steps are all done, the checkpoint that it began from may be gone by now.
+    start = starting_point(checkpoint) if known is None else Start(known[0].step, Cursor(), None)
+    with forgotten_at_the_end(kept), ExitStack() as stack:
         context = stack.enter_context(Context(job.spec.transport))
         places = (job.spec.trainers.replicas, job.spec.servers.replicas)
         admission = Admission("oracle", job.metadata.name, attempt, context.token, *places)
@@ -66,29 +70,62 @@ def run_oracle(
         stack.callback(reporter.close)
         shell = Shell(job.spec.transport, listener, conversation_of(job.spec, start, kept), reporter, stop)
         try:
-            data = shell.prepare(
-                lambda: open_data(
-                    job.spec,
-                    start,
-                    checkpoint=checkpoint,
-                    run_dir=run_dir,
-                    checkpoint_dir=checkpoint_dir,
-                    choose=kept.topology() is None,
-                )
-            )
-            if data.first_values is not None:
-                shell.reporter.event("warm start", text=(run_dir / REPORT).read_text(encoding="utf-8"))
-            assembled = gather(shell, job.spec, data, start, kept, checkpoint, checkpoint_dir, widths)
-            trained = train(shell, data, assembled, kept, start)
-            keep_loss(checkpoint_dir, trained.step, trained.figures.loss)
-            evaluation = evaluate_test_part(shell, data, assembled, kept, trained)
-            stopped = release(shell, trained)
+            if known is None:
+                files = Places(run_dir, job.spec.checkpoint.folder(run_dir), checkpoint)
+                known = run_steps(shell, job.spec, start, kept, files, widths), frozenset()
+            ending, left = known
+            release(shell, kept, ending, left)
         except BagpipeError as error:
             shell.act(shell.conversation.give_up(error))
             raise
-        reporter.finish(report_of(trained, evaluation, assembled, data, stopped=stopped))
-    if stopped:
-        raise Stopped(f"stopped after step {trained.step} as asked; a checkpoint of that step was planned")
+        reporter.finish(ending.report)
+    if ending.stopped:
+        raise Stopped(f"stopped after step {ending.step} as asked; a checkpoint of that step was planned")
+
+
+@contextmanager
+def forgotten_at_the_end(kept: Kept) -> Iterator[None]:
+    """What is kept for a successor goes when this process ends by itself, in good order or by an error."""
+    try:
+        yield
+    finally:
+        kept.forget()
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where an attempt's files lie."""
+
+    run_dir: Path
+    checkpoint_dir: Path
+    checkpoint: Path | None
+    """What it starts from."""
+
+
+def run_steps(shell: Shell, spec: JobSpec, start: Start, kept: Kept, places: Places, widths: Widths | None) -> Ending:
+    """From the data to the last step of training and evaluation.
+
+    Raises:
+        as `run_oracle`.
+    """
+    data = shell.prepare(
+        lambda: open_data(
+            spec,
+            start,
+            checkpoint=places.checkpoint,
+            run_dir=places.run_dir,
+            checkpoint_dir=places.checkpoint_dir,
+            choose=kept.topology() is None,
+        )
+    )
+    if data.first_values is not None:
+        shell.reporter.event("warm start", text=(places.run_dir / REPORT).read_text(encoding="utf-8"))
+    assembled = gather(shell, spec, data, start, kept, places, widths)
+    trained = train(shell, data, assembled, kept, start)
+    keep_loss(places.checkpoint_dir, trained.step, trained.figures.loss)
+    evaluation = evaluate_test_part(shell, data, assembled, kept, trained)
+    stopped = shell.conversation.stop_asked
+    return Ending(trained.step, stopped, report_of(trained, evaluation, assembled, data, stopped=stopped))
 
 
 def conversation_of(spec: JobSpec, start: Start, kept: Kept) -> Conversation:
@@ -116,8 +153,7 @@ def gather(
     data: OpenedData,
     start: Start,
     kept: Kept,
-    checkpoint: Path | None,
-    checkpoint_dir: Path,
+    places: Places,
     widths: Widths | None,
 ) -> Assembled:
     """Wait for every role, then tell all of them the topology; where a predecessor has told it, go on at once."""
@@ -133,7 +169,13 @@ def gather(
         if conversation.stop_asked:
             raise Stopped("oracle: asked to stop before the job began")
     assembled = assemble(
-        spec, data, roles, start, checkpoint=checkpoint, checkpoint_dir=str(checkpoint_dir), widths=widths
+        spec,
+        data,
+        roles,
+        start,
+        checkpoint=places.checkpoint,
+        checkpoint_dir=str(places.checkpoint_dir),
+        widths=widths,
     )
     kept.keep_topology(assembled.topology)
     shell.act(conversation.begin(assembled.topology))

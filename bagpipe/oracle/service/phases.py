@@ -1,7 +1,7 @@
 """The phases of an attempt as values: each holds what the one before it found out, so nothing is ever missing.
 
 Start ── open the data ──> OpenedData ── every role is there ──> Assembled ── plans ──> Trained
-── plans of the test part ──> figures of the evaluation ── trainers, then servers leave ──> report.json
+── plans of the test part ──> Ending ── trainers, then servers leave ──> report.json
 """
 
 from collections.abc import Iterator, Mapping
@@ -77,6 +77,18 @@ class Trained:
     def hit_rate(self) -> float:
         """Share of the steps' distinct rows that needed no fetch."""
         return hit_rate(self.planner_stats)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Every step is done: what is left is to let the roles go, and to report."""
+
+    step: int
+    """Number of steps trained since step 0."""
+    stopped: bool
+    """It ended early because the run was asked to stop."""
+    report: str
+    """What `report.json` will hold: its text."""
 
 
 Evaluation = dict[str, Any] | None

@@ -7,7 +7,6 @@ each slice: the mean over the global batch. What each figure means and from when
 
 import json
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from bagpipe.oracle.sizing.auto import ResolvedSettings
 METRICS = "metrics.jsonl"
 TRAINING = "training"
 """Event with which the records of an attempt begin."""
+REPORT = "report.json"
 LAST_LOSS = "last-loss.json"
 """Beside the checkpoints: the loss of the last step, for an attempt that finds nothing left to train."""
 
@@ -135,9 +135,9 @@ class Reporter:
         if record is not None:
             self._write(record)
 
-    def finish(self, report: Mapping[str, Any]) -> None:
+    def finish(self, report: str) -> None:
         """Write `report.json`."""
-        write_whole(self._directory / "report.json", (encode(report, indent=2) + "\n").encode())
+        write_whole(self._directory / REPORT, report.encode())
 
     def close(self) -> None:
         self._file.close()

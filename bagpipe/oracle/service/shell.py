@@ -16,7 +16,17 @@ from bagpipe.net.messages import Ping
 from bagpipe.net.plan_codec import pack_plan
 from bagpipe.net.register import refusal
 from bagpipe.net.wire import encode
-from bagpipe.oracle.service.actions import Action, EndAttempt, Send, SendPlan, SliceScored, StepFinished, TurnAway, Warn
+from bagpipe.oracle.service.actions import (
+    Action,
+    EndAttempt,
+    NoteLeft,
+    Send,
+    SendPlan,
+    SliceScored,
+    StepFinished,
+    TurnAway,
+    Warn,
+)
 from bagpipe.oracle.service.conversation import Conversation
 from bagpipe.oracle.service.report import Reporter
 from bagpipe.plan import BatchPlan
@@ -45,6 +55,8 @@ class Shell:
         self.hit_rate: Callable[[], float] = float
         """Of what has been planned so far."""
         self.keep_score: Callable[[int, int, Floats], None] = lambda step, rank, logits: None
+        self.keep_left: Callable[[frozenset[int]], None] = lambda ranks: None
+        """Called with the trainers that have nothing left to do, before they are told that they may go."""
         self._listener, self._stop = listener, stop
         self._between_tries = transport.dead_peer_seconds / TRIES_WHILE_ALIVE
         self._listened = self._tried_at = 0.0
@@ -106,6 +118,8 @@ class Shell:
                     self.reporter.step(told, hit_rate=self.hit_rate())
                 case SliceScored(told):
                     self.keep_score(told.done.step, told.done.rank, told.logits)
+                case NoteLeft(ranks):
+                    self.keep_left(ranks)
                 case TurnAway(peer, refused):
                     self._listener.turn_away(peer, refused)
                 case EndAttempt(refused):

@@ -7,8 +7,8 @@ import pytest
 
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.manifest import Manifest
-from bagpipe.checkpoint.start import ASIDE, chosen_checkpoint, starting_checkpoint
-from bagpipe.checkpoint.store import commit, describe_file, directory_of, list_checkpoints, prune
+from bagpipe.checkpoint.start import chosen_checkpoint, starting_checkpoint
+from bagpipe.checkpoint.store import ASIDE, commit, describe_file, directory_of, list_checkpoints, prune
 from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.errors import CheckpointError
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bagpipe.local.policy import (
     LEAVE_SECONDS,
+    REPORT_SECONDS,
     SETTLE_SECONDS,
     Decision,
     End,
@@ -32,6 +33,7 @@ def observe(
     failed: int = 0,
     stopping: float | None = None,
     quiet: float = 0.0,
+    reported: bool = False,
 ) -> Observed:
     gone = {role for role, _ in ended}
     return Observed(
@@ -41,6 +43,7 @@ def observe(
         attempts_failed=failed,
         stopping_seconds=stopping,
         quiet_seconds=quiet,
+        reported=reported,
     )
 
 
@@ -60,8 +63,26 @@ TABLE: list[tuple[str, Observed, Decision]] = [
     ("trainers done, oracle about to report", observe(*TRAINERS_DONE), Wait()),
     (
         "trainers done, oracle never reports",
-        observe(*TRAINERS_DONE, quiet=LEAVE_SECONDS + 1),
+        observe(*TRAINERS_DONE, quiet=REPORT_SECONDS + 1),
         End(75, None, "every trainer left, but the oracle did not report"),
+    ),
+    ("trainers done, the oracle starts again", observe(*TRAINERS_DONE, quiet=LEAVE_SECONDS + 1), Wait()),
+    ("trainers done, oracle killed", observe(*TRAINERS_DONE, (ORACLE, -9)), RestartAlone(Ended(ORACLE, -9))),
+    (
+        "trainers done, oracle killed too often",
+        observe(*TRAINERS_DONE, (ORACLE, -9), restarts={ORACLE: 2}),
+        NewAttempt(Ended(ORACLE, -9)),
+    ),
+    ("oracle killed once it has reported", observe(*TRAINERS_DONE, (ORACLE, -9), reported=True), Wait()),
+    (
+        "oracle killed once it has reported, a server hangs",
+        observe(*TRAINERS_DONE, (ORACLE, -9), quiet=LEAVE_SECONDS + 1, reported=True),
+        End(0),
+    ),
+    (
+        "oracle killed once it has reported a stop",
+        observe((TRAINER, 143), (OTHER, 143), (ORACLE, -9), quiet=LEAVE_SECONDS + 1, reported=True),
+        End(143),
     ),
     ("oracle done, a trainer lingers", observe((ORACLE, 0), (TRAINER, 0)), Wait()),
     ("oracle done, a trainer hangs", observe((ORACLE, 0), (TRAINER, 0), quiet=LEAVE_SECONDS + 1), End(0)),

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from bagpipe.checkpoint.manifest import FILE_NAME as MANIFEST
+from bagpipe.checkpoint.store import ASIDE
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, parse_job
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.local.rundir import RunDir, default_path
 from bagpipe.lowlevel.lease import FILE_NAME
+from bagpipe.oracle.service.kept_names import KEPT
 
 
 def job(*overrides: str) -> Job:
@@ -152,3 +154,22 @@ def test_discard_keeps_what_was_there_before(tmp_path: Path) -> None:
     with RunDir.create(tmp_path) as directory:
         directory.discard()
     assert tmp_path.exists()
+
+
+def test_what_killed_roles_leave_half_done_is_cleared_away(tmp_path: Path) -> None:
+    """What an oracle keeps for its successor, drafts, checkpoints never completed; what is whole or set aside stays."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job())
+        root = directory.checkpoints(job())
+        whole, aside, begun = (root / f"step-0000000{step}" for step in (1, 2, 3))
+        for folder, name in ((whole, MANIFEST), (aside, ASIDE), (begun, "shard-0.safetensors")):
+            folder.mkdir(parents=True)
+            (folder / name).touch()
+        kept = {path.name for path in directory.path.iterdir()}
+        for name in KEPT:
+            (directory.path / name.format(7)).touch()
+        (directory.path / ".report.json.tmp").touch()
+        (root / ".last-loss.json.tmp").touch()
+        directory.sweep(job())
+        assert {path.name for path in directory.path.iterdir()} == kept
+        assert sorted(root.iterdir()) == [whole, aside]

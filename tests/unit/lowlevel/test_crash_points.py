@@ -42,6 +42,12 @@ def test_the_named_process_dies_before_its_point_once(tmp_path: Path) -> None:
     assert run(f"{folder} server 1 #3") == (0, ["0", "1", "2", "3"])
 
 
+def test_points_may_be_counted_by_their_name(tmp_path: Path) -> None:
+    """Then those of other names do not count: the number is the same however many messages come between."""
+    assert run(f"{tmp_path} server 1 store 2 #1") == (-9, ["0", "1"])
+    assert run(f"{tmp_path} server 1 store 2 #2") == (0, ["0", "1", "2", "3"])
+
+
 def test_other_roles_and_no_setting_pass(tmp_path: Path) -> None:
     """Only the role that is named dies, and without a setting nothing happens."""
     assert run(f"{tmp_path} server 0 #1")[0] == 0

@@ -11,6 +11,7 @@ from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.net.messages import (
     Finished,
     Hello,
+    MayLeave,
     Message,
     NoMorePlans,
     StepDone,
@@ -18,10 +19,11 @@ from bagpipe.net.messages import (
     Topology,
     Wait,
 )
-from bagpipe.oracle.service.actions import Send, SendPlan, SliceScored, StepFinished, TurnAway
-from bagpipe.oracle.service.conversation import Conversation, Leaving, Limits, Streaming
+from bagpipe.oracle.service.actions import NoteLeft, Send, SendPlan, SliceScored, StepFinished, TurnAway
+from bagpipe.oracle.service.conversation import Conversation, Limits
 from bagpipe.oracle.service.ledger import StepLedger
 from bagpipe.oracle.service.rendezvous import Rendezvous
+from bagpipe.oracle.service.stages import Leaving, Released, Streaming
 from bagpipe.tables import Table, TableLayout
 from bagpipe.trainer.told_steps import ToldSteps
 
@@ -64,6 +66,8 @@ class Role:
     plans: list["Planned"] = field(default_factory=list)
     next_step: int = 0
     released: bool = False
+    finished: bool = False
+    """It has said that nothing is left to do."""
     left: bool = False
     begun: bool = False
 
@@ -90,6 +94,8 @@ class Role:
         self.hello()
         if self.kind == "trainer" and self.begun:
             self.told.ask_for_plans(self.next_step + len(self.plans))
+        if self.finished:
+            self.send(Finished(rank=self.index))
 
     def take(self) -> None:
         """Read one message of the oracle."""
@@ -104,6 +110,10 @@ class Role:
                 self.plans.append(message)
             case NoMorePlans():
                 self.released = True
+                self.left = self.kind == "server"
+            case MayLeave():
+                assert self.finished
+                self.left = True
             case _:
                 pass
 
@@ -120,8 +130,12 @@ class World:
     records: list[int] = field(default_factory=list)
     kept_scores: list[tuple[int, int, Any]] = field(default_factory=list)
     topology_kept: bool = False
+    ending_kept: tuple[int, bool, frozenset[int]] | None = None
+    """What outlives an oracle once every step is done: the last step, whether it was stopped, and who has left."""
     now: float = 0.0
     done: bool = False
+    scored_all: list[Any] = field(default_factory=list)
+    """The logits of the evaluation, when it was over."""
 
     def __post_init__(self) -> None:
         self.roles = [Role(self, "server", 0), *(Role(self, "trainer", rank) for rank in range(self.trainers))]
@@ -139,6 +153,10 @@ class World:
             restarted=self.topology_kept,
         )
         self.planned, self.trained, self.evaluating, self.last_step = 0, 0, False, None
+        if self.ending_kept is not None:
+            step, stopped, left = self.ending_kept
+            self.planned = step
+            self.act(self.talk.leave(step, stopped=stopped, left=left))
 
     def restart_oracle(self) -> None:
         self.start_oracle()
@@ -158,7 +176,7 @@ class World:
                     if isinstance(message, NoMorePlans) and peer.startswith(b"trainer"):
                         assert all(t.told._finished == self.last - 1 for t in self.members), "released too early"
                     if isinstance(message, NoMorePlans) and peer.startswith(b"server"):
-                        assert all(t.left for t in self.members), "a server went before a trainer"
+                        assert all(t.finished for t in self.members), "a server went before a trainer"
                     if peer in by_peer:
                         by_peer[peer].received.append(message)
                 case SendPlan(peer, plan):
@@ -168,6 +186,9 @@ class World:
                     # As `Reporter` does: what a predecessor has recorded is not recorded again.
                     if not self.records or told.step > self.records[-1]:
                         self.records.append(told.step)
+                case NoteLeft(ranks):
+                    assert self.ending_kept is not None
+                    self.ending_kept = (*self.ending_kept[:2], ranks)
                 case SliceScored(told):
                     self.kept_scores.append((told.done.step, told.done.rank, told.logits))
                 case TurnAway():
@@ -195,7 +216,9 @@ class World:
                     assert self.records == list(range(self.trained)), "evaluated before every step was recorded"
                     self.act(talk.stream(self.planned, evaluation=True))
                 else:
-                    self.act(talk.leave(self.planned))
+                    self.ending_kept = (self.planned, talk.stop_asked, frozenset())
+                    self.scored_all = talk.logits(self.trained) if self.evaluating else []
+                    self.act(talk.leave(self.planned, stopped=talk.stop_asked))
                 return True
             case Streaming() if talk.wants_plan:
                 first = self.trained if self.evaluating else 0
@@ -213,11 +236,13 @@ class World:
             case Streaming():
                 return False
             case Leaving():
-                if talk.all_left and not self.done:
-                    self.done = True
+                if talk.all_left:
                     self.act(talk.release_servers())
                     return True
                 return False
+            case Released():
+                self.done = talk.all_told or all(role.left for role in self.roles)
+                return self.done
             case _:
                 if self.topology_kept:
                     self.act(talk.stream(0, evaluation=False))
@@ -258,7 +283,7 @@ class World:
                 continue
             if self.can_finish(role):
                 found.append(("finish", role))
-            if role.released:
+            if role.released and not role.finished:
                 found.append(("leave", role))
         return found
 
@@ -271,7 +296,7 @@ class World:
             case "finish":
                 self.finish_step(role)
             case "leave":
-                role.left = True
+                role.finished = True
                 role.send(Finished(rank=role.index))
             case "reset":
                 role.reset()
@@ -279,8 +304,14 @@ class World:
                 role.send(Stop(rank=role.index))
 
 
-def run(world: World, data: st.DataObject, *, faults: int, restarts: int = 0, stops: int = 0) -> None:
-    """Let everything happen in an order that hypothesis chooses, with so many faults, until the oracle is done."""
+def run(
+    world: World, data: st.DataObject, *, faults: int, restarts: int = 0, stops: int = 0, while_leaving: bool = False
+) -> None:
+    """Let everything happen in an order that hypothesis chooses, with so many faults, until the oracle is done.
+
+    Args:
+        while_leaving: the oracle is replaced only once every step is done.
+    """
     for _ in range(5000):
         if world.done:
             return
@@ -289,10 +320,10 @@ def run(world: World, data: st.DataObject, *, faults: int, restarts: int = 0, st
         moves = world.moves()
         if faults:
             moves += [("reset", role) for role in world.roles if not role.left and role.connections < faults]
-        if restarts and not any(role.left for role in world.members):
+        if restarts and (world.ending_kept is not None or not while_leaving):
             moves.append(("restart", world.roles[0]))
         if stops:
-            moves += [("stop", role) for role in world.members if role.begun and not role.left]
+            moves += [("stop", role) for role in world.members if role.begun and not role.finished]
         moves.append(("oracle", world.roles[0]))
         move, role = data.draw(st.sampled_from(moves))
         if move == "oracle" and not world.oracle_moves() and len(moves) == 1:
@@ -307,10 +338,10 @@ def run(world: World, data: st.DataObject, *, faults: int, restarts: int = 0, st
 
 
 def check_whole(world: World, *, scores: int) -> None:
-    """Every step was recorded once and in order, every slice of the evaluation scored, and everybody is gone."""
+    """Every step was recorded once and in order, every slice of the evaluation scored, and nothing is left to do."""
     trained = world.planned - scores
     assert world.records == list(range(trained))
     ranks = range(world.trainers)
     expected = [step * 10 + rank for step in range(trained, trained + scores) for rank in ranks]
-    assert [float(part[0]) for part in world.talk.logits(trained)] == expected
-    assert all(role.left and not role.plans for role in world.members)
+    assert [float(part[0]) for part in world.scored_all] == expected
+    assert all(role.finished and not role.plans for role in world.members)

@@ -19,7 +19,7 @@ from bagpipe.net.messages import (
     Wait,
 )
 from bagpipe.oracle.service.actions import EndAttempt, Send
-from bagpipe.oracle.service.conversation import Leaving
+from bagpipe.oracle.service.stages import Leaving
 
 
 @settings(max_examples=60, deadline=None)
@@ -41,13 +41,22 @@ def test_an_oracle_replaced_at_any_moment_loses_nothing(data: st.DataObject, tra
     check_whole(world, scores=scores)
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), trainers=st.integers(1, 3))
+def test_an_oracle_replaced_while_the_roles_leave_misses_nobody(data: st.DataObject, trainers: int) -> None:
+    """It waits for those that have something left to do, and for none that has gone."""
+    world = World(trainers, steps=1, scores=1)
+    run(world, data, faults=1, restarts=6, while_leaving=True)
+    check_whole(world, scores=1)
+
+
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), trainers=st.integers(1, 3))
 def test_a_stop_ends_training_early_and_whole(data: st.DataObject, trainers: int) -> None:
     """A trainer that is asked to stop ends the run for all after the same step; the evaluation is left out."""
     world = World(trainers, steps=40, scores=2)
     run(world, data, faults=0, stops=1)
-    scores = world.planned - world.trained if world.evaluating else 0
+    scores = len(world.scored_all) // trainers
     check_whole(world, scores=scores)
     if world.planned < 40:
         assert world.talk.stop_asked and not world.evaluating
@@ -261,7 +270,7 @@ def test_start_up_counts_against_its_own_limit() -> None:
 def test_a_last_checkpoint_may_take_longer_than_a_step() -> None:
     """Its snapshots may meet a slow disk; a trainer that hangs there is named all the same."""
     world = assembled(1)
-    world.talk.leave(0)
+    world.talk.leave(0, stopped=False)
     world.talk.pass_time(0.0)
     world.talk.pass_time(LIMITS.step + SNAPSHOT_SECONDS - 1)
     with pytest.raises(PeerLost, match="trainer 0 did not finish its last checkpoint and leave"):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from bagpipe.batch import Cursor
+from bagpipe.lowlevel.strict_json import encode
 from bagpipe.net.messages import StepDone
 from bagpipe.oracle.service.kept import Kept, ScoreFile, read_scores
 from bagpipe.oracle.service.ledger import Told, ToldStep
-from bagpipe.oracle.service.phases import Figures, Start
+from bagpipe.oracle.service.phases import Ending, Figures, Start
 from bagpipe.oracle.service.report import LAST_LOSS, METRICS, Reporter, TrainingFigures, keep_loss, kept_loss
 from bagpipe.oracle.sizing.auto import ResolvedSettings
 
@@ -59,7 +60,7 @@ def test_a_loss_that_is_not_finite_leaves_as_null_with_a_word(tmp_path: Path) ->
     """In metrics.jsonl, report.json and the note beside the checkpoints, and is read back as it was."""
     reporter = Reporter(tmp_path, attempt=0, log_every=1)
     reporter.step(step(0, loss=math.nan), hit_rate=1.0)
-    reporter.finish({"loss": reporter.training.figures().loss})
+    reporter.finish(encode({"loss": reporter.training.figures().loss}))
     reporter.close()
 
     def refuse(word: str) -> None:
@@ -110,7 +111,7 @@ def test_figures_are_kept_for_an_oracle_that_takes_over(tmp_path: Path) -> None:
 
 
 def test_scores_are_read_up_to_the_record_that_a_kill_cut_off(tmp_path: Path) -> None:
-    """Every whole record, to the bit; a finished evaluation leaves no file."""
+    """Every whole record, to the bit; an oracle that ends by itself leaves no file."""
     path = tmp_path / "scores"
     logits = [np.array([0.1, math.nan], np.float32), np.empty(0, np.float32), np.array([1e-30], np.float32)]
     with pytest.raises(KeyboardInterrupt), ScoreFile(path, {}) as scores:  # noqa: PT012
@@ -125,9 +126,7 @@ def test_scores_are_read_up_to_the_record_that_a_kill_cut_off(tmp_path: Path) ->
         for (_, rank, got), expected in zip(found, logits, strict=False):
             assert got.tobytes() == expected.tobytes(), rank
     assert len(found) == 3
-    with ScoreFile(path, {}):
-        pass
-    assert not path.exists() and list(read_scores(path)) == []
+    assert list(read_scores(tmp_path / "none")) == []
 
 
 def test_scores_survive_a_second_kill(tmp_path: Path) -> None:
@@ -164,3 +163,15 @@ def test_scores_that_cannot_be_kept_end_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [(step, rank) for step, rank, _ in read_scores(path)] == [(0, 0)]
+
+
+def test_what_an_attempt_came_to_is_kept_until_it_is_over(tmp_path: Path) -> None:
+    """For a process that takes over while the roles leave, with those that have left; then nothing is left over."""
+    kept, ending = Kept(tmp_path, 3), Ending(30, stopped=False, report='{"loss": null}\n')
+    assert kept.ending() is None
+    kept.keep_figures(Figures(0.5, 1.0, {}))
+    for left in ([], [1], [0, 1]):
+        kept.keep_ending(ending, left)
+        assert Kept(tmp_path, 3).ending() == (ending, frozenset(left)) and Kept(tmp_path, 4).ending() is None
+    kept.forget()
+    assert list(tmp_path.iterdir()) == []
