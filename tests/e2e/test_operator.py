@@ -168,7 +168,7 @@ def _writes(audit, since):
 
 def test_samples_are_taken(kube):
     """The API server takes every sample."""
-    for sample in sorted((Path(__file__).parents[2] / "manifests" / "samples").glob("*.yaml")):
+    for sample in sorted((Path(__file__).parents[2] / "manifests" / "samples").rglob("*.yaml")):
         kube.run("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(yaml.safe_load(sample.read_text())))
 
 

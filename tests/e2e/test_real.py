@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(580)]
 
@@ -87,10 +86,3 @@ def test_what_the_library_refuses_fails_at_once(kube, real_job, change, reason, 
     assert condition["reason"] == reason and words in condition["message"] + status["lastFailure"]["lastWords"]
     assert status.get("attempt", 0) == 0 and status["restarts"] <= 1
     kube.until("nothing runs any more", lambda: not kube.running("j"), 60)
-
-
-def test_minimal_sample(kube):
-    """The first file of the README, as it is: Complete."""
-    from_file = yaml.safe_load((Path(__file__).parents[2] / "manifests/samples/minimal.yaml").read_text())
-    kube.apply(from_file)
-    assert kube.wait("minimal", "Complete", 180)["summary"]["steps"] == from_file["spec"]["steps"]
