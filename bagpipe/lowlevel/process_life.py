@@ -17,12 +17,13 @@ from bagpipe.errors import ExitCode
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around imports that are heavy: modules stay, so no garbage is looked for while they load."""
+    """Around imports that are heavy: modules stay, so no garbage is looked for while they load, or among them later."""
     collected = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if collected:
             gc.enable()
 
