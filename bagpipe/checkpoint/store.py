@@ -29,6 +29,10 @@ ASIDE = "manifest.aside.json"
 """The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
 
 _NAME = re.compile(r"step-(\d{8,})")
+_OUR_FILES = re.compile(
+    r"manifest(\.aside)?\.json|dense[a-z_]*\.(safetensors|json)|dense-weights\.txt|shard-\d+-of-\d+|transform|\..*\.tmp"
+)
+"""What lies in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
 
 
 def directory_of(root: Path, step: int) -> Path:
@@ -141,8 +145,13 @@ def incomplete_checkpoints(root: Path) -> list[Path]:
     """Directories of checkpoints that were begun and never completed; those that were set aside are not among them."""
     if not root.is_dir():
         return []
-    steps = [path for path in root.iterdir() if _NAME.fullmatch(path.name)]
+    steps = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and _is_ours(path)]
     return [path for path in steps if not (path / FILE_NAME).exists() and not (path / ASIDE).exists()]
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether nothing lies in it that no checkpoint of ours has."""
+    return directory.is_dir() and all(_OUR_FILES.fullmatch(path.name) for path in directory.iterdir())
 
 
 def newest_complete(root: Path) -> Path | None:
@@ -187,5 +196,5 @@ def prune(root: Path, keep: int, *, needed: Path | None = None) -> None:
             (path / FILE_NAME).unlink()
     for path in root.iterdir():
         match = _NAME.fullmatch(path.name)
-        if match and int(match[1]) < newest and not (path / FILE_NAME).is_file():
+        if match and int(match[1]) < newest and not (path / FILE_NAME).is_file() and _is_ours(path):
             shutil.rmtree(path)

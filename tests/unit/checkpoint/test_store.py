@@ -16,6 +16,7 @@ from bagpipe.checkpoint.store import (
     commit,
     describe_file,
     directory_of,
+    incomplete_checkpoints,
     list_checkpoints,
     newest_complete,
     open_checkpoint,
@@ -210,3 +211,15 @@ def test_retention_keeps_what_the_attempt_began_from(tmp_path: Path) -> None:
         save(tmp_path, step)
     prune(tmp_path, keep=2, needed=directory_of(tmp_path, 1))
     assert list_checkpoints(tmp_path) == [directory_of(tmp_path, step) for step in (1, 3, 4)]
+
+
+def test_folders_of_others_are_never_deleted(tmp_path: Path) -> None:
+    """A folder of another program that has the name of a checkpoint stays; what an interrupted one left behind goes."""
+    foreign, interrupted = tmp_path / "step-00000001", tmp_path / "step-00000002"
+    for folder, name in ((foreign, "model.pt"), (interrupted, "dense.safetensors")):
+        folder.mkdir()
+        (folder / name).write_bytes(b"x")
+    assert incomplete_checkpoints(tmp_path) == [interrupted]
+    save(tmp_path, 5)
+    prune(tmp_path, 1)
+    assert foreign.is_dir() and not interrupted.exists()
