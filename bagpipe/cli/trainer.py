@@ -37,8 +37,6 @@ def trainer(
     check_index("rank", rank, loaded.spec.trainers.replicas)
     # A wrong job file is told before torch takes its seconds to load.
     with loading():
-        import torch._dynamo  # noqa: F401  # The first optimizer loads it in any case, and would do so outside.
-
         from bagpipe.trainer.loop import run_trainer
 
     with stop_flag() as stop:
