@@ -184,6 +184,29 @@ def test_scaled(kube, job):
     assert kube.wait("j", "Complete", 120)["summary"]["modelDigest"] == "steps-60"
 
 
+@pytest.mark.parametrize(
+    ("child", "change"),
+    [
+        ("networkpolicy/j-peers", {"spec": {"ingress": [{}]}}),
+        ("poddisruptionbudget/j-servers", {"spec": {"maxUnavailable": 2}}),
+        ("persistentvolumeclaim/j-checkpoints", {"metadata": {"labels": {"bagpipe.dev/job": "another"}}}),
+    ],
+)
+def test_a_changed_child_is_put_back(kube, job, child, change):
+    """What somebody changes in an object of a running job is as it was again, and the job runs on."""
+    kube.apply(job("j", steps=100))
+    kube.wait("j", "Running")
+
+    def ours():
+        live = kube.get(child)
+        return live["spec"], live["metadata"]["labels"]
+
+    before = ours()
+    kube.run("patch", child, "--type", "merge", "-p", json.dumps(change))
+    kube.until("it is put back", lambda: ours() == before, 60)
+    assert kube.status("j")["attempt"] == 0
+
+
 def test_bagpipe_job(kube, job, tmp_path):
     """`bagpipe job submit --wait`, `list`, `get`, `logs`, `delete` do what they say."""
     python = os.environ["BAGPIPE_E2E_PYTHON"]
