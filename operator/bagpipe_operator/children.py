@@ -17,7 +17,7 @@ from bagpipe_operator import defaults, gangs, names
 from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.gangs import Gang
 from bagpipe_operator.names import Role
-from bagpipe_operator.pods import checkpoint_path, pod_template
+from bagpipe_operator.pods import checkpoint_path, own_images, pod_template
 from bagpipe_operator.settings import Settings
 
 Object = dict[str, Any]
@@ -194,6 +194,16 @@ def check_gang(job: Job, settings: Settings) -> None:
     if asked in gangs.KNOWN and asked not in settings.gang_schedulers:
         known = ", ".join(settings.gang_schedulers) or "none"
         raise SpecError(f"spec.runPolicy.gang: this installation does not serve {asked}; gangSchedulers: {known}")
+
+
+def check_limits(job: Job, settings: Settings) -> None:
+    """Refuse a job that asks for more than this installation gives.
+
+    Raises:
+        SpecError: names what is too much.
+    """
+    templates = {role: pod_template(job, role, 0, settings) for role in Role}
+    settings.job_limits.check(job, templates, own_images=own_images(job, settings))
 
 
 def pod_group(job: Job, gang: Gang) -> Object:

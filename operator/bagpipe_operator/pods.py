@@ -177,6 +177,11 @@ def argv(job: Job, role: Role, attempt: int) -> list[str]:
     return [role.value, *common, *where, *index, *number, *stay]
 
 
+def own_images(job: Job, settings: Settings) -> tuple[str, ...]:
+    """The images that the roles have where the job names none."""
+    return tuple(_image(role, {}, profile_of(job, settings), settings) for role in Role)
+
+
 def _image(role: Role, section: Raw, profile: Profile, settings: Settings) -> str:
     if section.get("image"):
         return str(section["image"])

@@ -195,6 +195,7 @@ def _run(
     new = _progressed(job, current, observed, now)
     if not begun:
         children.check_gang(job, settings)
+        children.check_limits(job, settings)
     apply = children.base(job, new.attempt, settings)
     wanted = children.workers(job, new.attempt, settings)  # Built in any case: what cannot be built fails now.
     # What has begun goes on, whatever the clock says: a leader's may be behind that of the one before.

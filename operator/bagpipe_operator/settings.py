@@ -12,6 +12,7 @@ import yaml
 
 from bagpipe_operator import names, spec_shape
 from bagpipe_operator.api import SpecError, camel
+from bagpipe_operator.limits import Limits
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 
@@ -45,6 +46,8 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     job_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Pod settings under those of every job, in a job's own sections: `allRoles`, `oracle`, `servers`, `trainers`."""
+    job_limits: Limits = field(default_factory=Limits)
+    """What no job may ask for more of."""
     profiles: Mapping[str, Profile] = field(default_factory=dict)
     operator_class: str = ""
     """Jobs with this `runPolicy.operatorClass` are ours; empty: those without one."""
@@ -88,6 +91,8 @@ class Settings:
                 raise SpecError(f"operator settings: gangSchedulers: unknown {name!r}; known: {known}")
         if fault := spec_shape.defaults_fault(values.get("job_defaults", {})):
             raise SpecError(f"operator settings: {fault}")
+        if "job_limits" in values:
+            values["job_limits"] = Limits.of(values["job_limits"])
         values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
         return cls(**values)
 

@@ -66,6 +66,7 @@ leaseSeconds: {{ .Values.lease.seconds }}
 renewSeconds: {{ .Values.lease.renewSeconds }}
 listenPort: 8080
 jobDefaults: {{ .Values.jobs.defaults | toJson }}
+jobLimits: {{ .Values.jobs.limits | toJson }}
 profiles:
   {{- toYaml .Values.profiles | nindent 2 }}
 {{- end -}}

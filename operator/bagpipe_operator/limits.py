@@ -1,0 +1,126 @@
+"""What an installation lets its jobs ask for: images, size, volumes, accounts.
+
+The limits are laid on the finished pod templates, so that no field of a job, `podTemplate` included, leads past them.
+What the operator itself puts into a pod is always allowed.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from typing import Any
+
+from bagpipe_operator.api import Job, SpecError, camel
+from bagpipe_operator.names import SECTIONS, Role
+from bagpipe_operator.shapes import Many, Scalars, Table, Text, Whole
+
+_SUFFIXES = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1)}
+_SUFFIXES |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
+_SUFFIXES |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
+_OUR_VOLUMES = ("configMap", "secret", "emptyDir", "persistentVolumeClaim")
+
+SHAPE = Table(
+    {
+        "images": Many(Text()),
+        "maxServers": Whole(1),
+        "maxTrainers": Whole(1),
+        "maxResources": Scalars(),
+        "volumes": Many(Text()),
+        "serviceAccounts": Many(Text()),
+        "priorityClasses": Many(Text()),
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds of every job of an installation; what is empty or 0 bounds nothing."""
+
+    images: tuple[str, ...] = ()
+    """Beginnings of image names, one of which every container's image must have."""
+    max_servers: int = 0
+    max_trainers: int = 0
+    max_resources: Mapping[str, Any] = field(default_factory=dict)
+    """By resource, the most that one container may request or be limited to."""
+    volumes: tuple[str, ...] = ()
+    """Kinds of volumes beside those that the operator makes itself: csi, nfs, hostPath, ..."""
+    service_accounts: tuple[str, ...] = ()
+    priority_classes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> "Limits":
+        """The limits in an installation's settings.
+
+        Raises:
+            SpecError: a key is unknown, or a value has another shape.
+        """
+        if fault := SHAPE(raw, "jobLimits"):
+            raise SpecError(str(fault))
+        by_key = {camel(f.name): f.name for f in fields(cls)}
+        if unknown := sorted(set(raw) - set(by_key)):
+            raise SpecError(f"jobLimits: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
+        for name, most in raw.get("maxResources", {}).items():
+            amount(most, f"jobLimits.maxResources.{name}")
+        values: dict[str, Any] = {
+            by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in raw.items()
+        }
+        return cls(**values)
+
+    def check(self, job: Job, templates: Mapping[Role, Mapping[str, Any]], *, own_images: tuple[str, ...]) -> None:
+        """Refuse a job that asks for more than this installation gives.
+
+        Args:
+            own_images: those of the installation, which every job may use.
+
+        Raises:
+            SpecError: names the first thing that is too much, and what would be allowed.
+        """
+        for role, most in ((Role.SERVER, self.max_servers), (Role.TRAINER, self.max_trainers)):
+            if most and job.replicas(role) > most:
+                raise SpecError(
+                    f"spec.{SECTIONS[role]}.replicas: this installation allows {most}, found {job.replicas(role)}"
+                )
+        for role, template in templates.items():
+            for what, allowed, found in self._breaches(template["spec"], own_images):
+                raise SpecError(f"spec.{SECTIONS[role]}: {what}: this installation allows {allowed}, found {found}")
+
+    def _breaches(self, spec: Mapping[str, Any], own_images: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+        """(what, what is allowed, what was found) of everything in a pod that is not allowed."""
+        for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
+            name, image = container["name"], container.get("image") or ""
+            if self.images and image not in own_images and not image.startswith(self.images):
+                yield f"image of container {name!r}", f"images that begin with {' or '.join(self.images)}", repr(image)
+            yield from self._too_large(container.get("resources") or {}, f"of container {name!r}")
+        yield from self._too_large(spec.get("resources") or {}, "of the pod")
+        for volume in spec.get("volumes") or ():
+            kinds = [key for key in volume if key != "name"]
+            if self.volumes and not set(kinds) <= {*self.volumes, *_OUR_VOLUMES}:
+                known = ", ".join(sorted({*self.volumes, *_OUR_VOLUMES}))
+                yield f"volume {volume['name']!r}", known, ", ".join(kinds)
+        for name, allowed in (
+            ("serviceAccountName", self.service_accounts),
+            ("priorityClassName", self.priority_classes),
+        ):
+            if allowed and spec.get(name) and spec[name] not in allowed:
+                yield name, ", ".join(allowed), repr(spec[name])
+
+    def _too_large(self, resources: Mapping[str, Any], of: str) -> Iterator[tuple[str, str, str]]:
+        for kind in ("requests", "limits"):
+            for resource, asked in (resources.get(kind) or {}).items():
+                most = self.max_resources.get(resource)
+                where = f"resources.{kind}.{resource} {of}"
+                if most is not None and amount(asked, where) > amount(most, f"jobLimits.maxResources.{resource}"):
+                    yield where, f"at most {most}", str(asked)
+
+
+def amount(quantity: Any, where: str) -> Decimal:
+    """A quantity of Kubernetes as a number: `500m` is 0.5, `1Ki` is 1024.
+
+    Raises:
+        SpecError: it is none.
+    """
+    text = str(quantity)
+    digits = text.rstrip("numkKMGTPEi")
+    try:
+        return Decimal(digits) * _SUFFIXES[text[len(digits) :]]
+    except (ArithmeticError, KeyError):
+        raise SpecError(f"{where}: expected a quantity such as 2 or 500Mi, found {text[:40]!r}") from None

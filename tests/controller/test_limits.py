@@ -1,0 +1,97 @@
+"""What an installation lets its jobs ask for holds for every field of a job, and for nothing of the operator's own."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bagpipe_operator.api import SpecError
+from bagpipe_operator.limits import amount
+from bagpipe_operator.settings import Settings
+
+LIMITS = {
+    "images": ["registry.example/ml/"],
+    "maxServers": 3,
+    "maxTrainers": 4,
+    "maxResources": {"cpu": 2, "memory": "4Gi", "nvidia.com/gpu": 1},
+    "volumes": ["csi"],
+    "serviceAccounts": ["trainer"],
+    "priorityClasses": ["batch"],
+}
+
+
+def template(**spec):
+    return {"podTemplate": {"spec": spec}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"trainers": {"replicas": 5}}, "spec.trainers.replicas: this installation allows 4, found 5"),
+        ({"servers": {"replicas": 4}}, "spec.servers.replicas: this installation allows 3, found 4"),
+        ({"oracle": {"image": "docker.example/x"}}, "image of container 'bagpipe'"),
+        ({"allRoles": {"initContainers": [{"name": "i", "image": "busybox"}]}}, "image of container 'i'"),
+        ({"trainers": template(containers=[{"name": "side", "image": "busybox"}])}, "image of container 'side'"),
+        ({"trainers": {"resources": {"requests": {"cpu": "2500m"}}}}, "resources.requests.cpu"),
+        ({"trainers": {"resources": {"limits": {"memory": "5G"}}}}, "resources.limits.memory"),
+        (
+            {"trainers": template(containers=[{"name": "bagpipe", "resources": {"limits": {"nvidia.com/gpu": 2}}}])},
+            "gpu",
+        ),
+        ({"servers": template(resources={"limits": {"cpu": 64}})}, "resources.limits.cpu of the pod"),
+        ({"oracle": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}, "volume 'h'"),
+        ({"oracle": template(volumes=[{"name": "n", "nfs": {"server": "x", "path": "/"}}])}, "volume 'n'"),
+        ({"allRoles": {"serviceAccountName": "admin"}}, "serviceAccountName: this installation allows trainer"),
+        ({"servers": template(priorityClassName="system-node-critical")}, "priorityClassName"),
+    ],
+)
+def test_more_than_allowed_is_refused(world, spec, words):
+    """The job fails at once, by name of what is too much, and nothing of it was made."""
+    w = world(spec, settings={"jobLimits": LIMITS}).settle()
+    failed = w.condition("Failed")
+    assert (failed["reason"], failed["status"]) == ("InvalidSpec", "True") and words in failed["message"]
+    assert w.live_pods() == []
+
+
+def test_as_much_as_allowed_runs(world):
+    """At each limit a job runs, and what the operator makes itself is never too much."""
+    spec = {
+        "allRoles": {
+            "serviceAccountName": "trainer",
+            "priorityClassName": "batch",
+            "volumes": [{"name": "c", "csi": {"driver": "d"}}, {"name": "m", "configMap": {"name": "x"}}],
+        },
+        "servers": {"replicas": 3},
+        "trainers": {
+            "replicas": 4,
+            "image": "registry.example/ml/own:1",
+            "resources": {"requests": {"cpu": "2000m", "memory": "4096Mi"}, "limits": {"nvidia.com/gpu": 1}},
+        },
+        "checkpoint": {"path": "/checkpoints", "volumeClaim": {"size": "1Gi"}},
+    }
+    w = world(spec, settings={"jobLimits": LIMITS}).run()
+    assert w.status["phase"] == "Running"
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"maxPods": 3}, "jobLimits: unknown key 'maxPods'"),
+        ({"maxTrainers": 0}, "jobLimits.maxTrainers: expected a whole number from 1"),
+        ({"images": "x"}, "jobLimits.images: expected a list"),
+        ({"maxResources": {"cpu": "many"}}, "jobLimits.maxResources.cpu: expected a quantity"),
+    ],
+)
+def test_wrong_limits_end_the_operator_at_its_start(limits, words):
+    """A mistake in the installation's own settings is told by name."""
+    with pytest.raises(SpecError, match=words.replace("'", ".")):
+        Settings.of({"jobLimits": limits})
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["m", "", "k", "Ki", "M", "Mi", "G", "Gi", "T", "Ti"]))
+def test_quantities_are_compared_as_numbers(number, suffix):
+    """`500m` is half, and a suffix with an i counts in powers of 1024."""
+    base, power = (1024, "KMGT".index(suffix[0]) + 1) if suffix.endswith("i") else (1000, "kMGT".find(suffix[:1]) + 1)
+    expected = Decimal(number) / 1000 if suffix == "m" else Decimal(number) * base ** (power if suffix else 0)
+    assert amount(f"{number}{suffix}", "x") == expected
