@@ -49,13 +49,15 @@ kubectl label namespace bagpipe-system pod-security.kubernetes.io/enforce=restri
 helm install bagpipe charts/bagpipe --namespace bagpipe-system --set progressSeconds=1 --wait --timeout 120s
 helm test bagpipe --namespace bagpipe-system --timeout 90s
 
-say "tests"
+say "tests"  # All of them, whichever fail; the end says whether any did.
+failed=0
 export BAGPIPE_E2E_PYTHON=$PYTHON
 PATH=$("$PYTHON" -c 'import os, sys; print(os.path.dirname(sys.executable))')/prometheus:$PATH
 command -v prometheus >/dev/null && command -v promtool >/dev/null || tools/fetch_prometheus.sh "${PATH%%:*}"
 # shellcheck disable=SC2086
-[ -n "$ARGS" ] || "$PYTHON" -m pytest -q tests/chart  # helm is at hand now
-"$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py --ignore tests/e2e/test_gangs.py tests/e2e $ARGS
+[ -n "$ARGS" ] || "$PYTHON" -m pytest -q tests/chart || failed=1  # helm is at hand now
+# shellcheck disable=SC2086
+"$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py --ignore tests/e2e/test_gangs.py tests/e2e $ARGS || failed=1
 
 if [ -z "$ARGS" ]; then
   say "Kueue and gangs"
@@ -64,7 +66,7 @@ if [ -z "$ARGS" ]; then
   helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system \
     --set 'progressSeconds=1,kueue.enabled=true,gangSchedulers={Coscheduling,Volcano}' --wait --timeout 120s
   BAGPIPE_E2E_KUEUE=1 BAGPIPE_E2E_GANGS=1 "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_gangs.py \
-    tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used
+    tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used || failed=1
 fi
 
 say "uninstalling"
@@ -73,3 +75,4 @@ helm uninstall bagpipe --namespace bagpipe-system --wait
 kubectl delete crd bagpipejobs.bagpipe.dev
 tools/e2e_leftovers.sh
 say "nothing of Bagpipe is left in the cluster"
+[ "$failed" = 0 ] || { echo "error: some tests failed; they are named above" >&2; exit 1; }
