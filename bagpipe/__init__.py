@@ -11,6 +11,8 @@ servers run without torch, and `import bagpipe` takes no time.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bagpipe.lowlevel.kernel_cache import choose_cache
+
 if TYPE_CHECKING:
     from bagpipe.api import BagCache, init_cache
     from bagpipe.interactive.fit import fit
@@ -34,6 +36,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "local" or name in _HOME:
+        choose_cache()
     if name == "local":  # A package that can be called: see its first lines.
         return import_module("bagpipe.local")
     if name in _HOME:

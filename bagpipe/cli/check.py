@@ -1,7 +1,6 @@
 """`bagpipe run --check`: everything that a run would refuse before its first process, and no process."""
 
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from bagpipe.config.load import load_local_job
 from bagpipe.config.paths import shown
 from bagpipe.data.files import find_files
 from bagpipe.errors import ConfigError
+from bagpipe.local.ports import loopback, try_port
 from bagpipe.local.rundir import default_path
 from bagpipe.lowlevel.wording import counted
 
@@ -69,11 +69,9 @@ def _check_ports(job: Job) -> None:
         ("trainers", job.spec.trainers, job.spec.trainers.replicas),
     ):
         for port in range(role.port, role.port + count) if role.port else ():
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind(("127.0.0.1", port))
-                except OSError as error:
-                    raise ConfigError(
-                        f"spec.{name}.port: 127.0.0.1:{port} cannot be used: {error.strerror}; choose another port"
-                    ) from None
+            try:
+                try_port(port)
+            except OSError as error:
+                raise ConfigError(
+                    f"spec.{name}.port: {loopback()}:{port} cannot be used: {error.strerror}; choose another port"
+                ) from None

@@ -31,7 +31,7 @@ from bagpipe.cli.failures import INTERRUPTED, Failure, failure_of
 from bagpipe.config.paths import shown
 from bagpipe.errors import ExitCode
 from bagpipe.local.user_modules import offer_user_modules
-from bagpipe.lowlevel.kernel_cache import unpack_kernels
+from bagpipe.lowlevel.kernel_cache import choose_cache, unpack_kernels
 from bagpipe.lowlevel.process_life import leave
 
 # typer is built on click, its own copy or the installed one; either way this is the class it raises.
@@ -78,6 +78,7 @@ def plugin() -> NoReturn:
 def run_command(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     unpack_kernels()
+    choose_cache()
     try:
         result = typer.main.get_command(app)(list(argv), prog_name="bagpipe", standalone_mode=False)
         return result if isinstance(result, int) else ExitCode.DONE

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.values import endpoint, local_path, whole
+from bagpipe.local.ports import loopback
 
 JobFile = Annotated[
     Path,
@@ -62,4 +63,4 @@ Namespace = Annotated[
     str | None, typer.Option("--namespace", "-n", help="Namespace; none: the current context's.", show_default=False)
 ]
 Context = Annotated[str | None, typer.Option("--context", help="Context of the kubeconfig.", show_default=False)]
-ANY_LOCAL = "tcp://127.0.0.1:0"
+ANY_LOCAL = f"tcp://{loopback()}:0"

@@ -1,11 +1,13 @@
-"""Standard output of commands that do more than print: they go on when nobody reads it any more.
+"""Standard output and error of commands that do more than print: they go on when nobody can read it any more.
 
-For instance `bagpipe run job.yaml | head -1`.
+For instance `bagpipe run job.yaml | head -1`, a terminal that was closed, or a log on a disk that is full.
 """
 
 import io
 import os
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,27 +15,47 @@ if TYPE_CHECKING:
 
 
 class _Forgiving(io.FileIO):
-    """Writes as a file does; once the reader is gone, writes go nowhere."""
+    """Writes as a file does; once that fails, writes go nowhere, and `lost` is called with the reason."""
+
+    def __init__(self, descriptor: int, lost: Callable[[OSError], None]) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self._lost = lost
 
     def write(self, data: "ReadableBuffer", /) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
+            self._lost(error)
             return memoryview(data).nbytes
 
 
 def outlive_reader() -> None:
-    """From now on a closed pipe on standard output is no error; a name that is not UTF-8 is printed escaped.
+    """From now on output that cannot be written is no error; a name that is not UTF-8 is printed escaped.
 
-    Does nothing where standard output is not this process's own, as under a test or in a notebook.
+    A reader that left is no news. Anything else that ends standard output is told once on standard error.
+    Does nothing where a stream is not this process's own, as under a test or in a notebook.
     """
-    if sys.stdout is None or sys.stdout is not sys.__stdout__ or not isinstance(sys.stdout, io.TextIOWrapper):
-        return
-    sys.stdout.flush()
-    raw = _Forgiving(sys.stdout.fileno(), "w", closefd=False)
-    sys.stdout = io.TextIOWrapper(
-        io.BufferedWriter(raw), encoding=sys.stdout.encoding, errors="backslashreplace", line_buffering=True
+    if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout = _forgiving(sys.stdout, _tell)
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _forgiving(sys.stderr, lambda _: None)
+
+
+def _forgiving(stream: io.TextIOWrapper, lost: Callable[[OSError], None]) -> io.TextIOWrapper:
+    with suppress(OSError):
+        stream.flush()
+    raw = _Forgiving(stream.fileno(), lost)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding=stream.encoding, errors="backslashreplace", line_buffering=True
     )
+
+
+def _tell(error: OSError) -> None:
+    if not isinstance(error, BrokenPipeError):
+        line = f"standard output cannot be written: {error.strerror}; the run goes on without it\n"
+        # Not by `print`: while progress is shown, `sys.stderr` writes to standard output as well.
+        with suppress(OSError):
+            os.write(2, line.encode())

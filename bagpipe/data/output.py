@@ -6,6 +6,7 @@ what was written. `--overwrite` never deletes a file of anybody else, nor the da
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,31 @@ def _writing(out: Path) -> Iterator[None]:
     except OSError as error:
         remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder and its permissions"
         raise StorageError(f"{out}: cannot write prepared data: {error.strerror or error}; {remedy}") from error
+
+
+@contextmanager
+def made_once(folder: Path, part: str) -> Iterator[Path | None]:
+    """A draft that takes the name `folder` when the body has made it; None where the folder is there already.
+
+    Any number of processes may make it at once: that of the first stays, and the others use it as if they had found it.
+
+    Args:
+        part: a file in it, by which a whole folder is known.
+    """
+    if (folder / part).exists():
+        yield None
+        return
+    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
+    try:
+        yield draft
+        with _writing(folder):
+            try:
+                draft.rename(folder)
+            except OSError:
+                if not (folder / part).exists():
+                    raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, open_raw
 from bagpipe.data.order import cut
-from bagpipe.data.output import check_output, replacing
+from bagpipe.data.output import check_output, made_once, replacing
 from bagpipe.data.prepared import (
     REPORT_KEY,
     ROW_GROUP,
@@ -119,15 +119,13 @@ def prepared_cache(
     progress: Progress | None,
     kept: Transform | None = None,
 ) -> Path:
-    """The prepared folder of this data in `work_dir`, made unless it is there from an earlier run.
-
-    A folder is there whole or not at all; with a kept transform, only one that was made with it will do.
-    """
+    """The prepared folder of this data in `work_dir`, made unless it is there and by the kept transform."""
     folder = work_dir / f"prepared-{data_digest(data, files, tables, seed)}"
     if kept is not None and not _made_with(folder, kept):
         folder = folder.with_name(f"{folder.name}-{kept.digest[:8]}")
-    if not (folder / FIRST_PART).exists():
-        prepare(data, folder, tables=tables, seed=seed, overwrite=True, progress=progress, kept=kept)
+    with made_once(folder, FIRST_PART) as draft:
+        if draft is not None:
+            prepare(data, draft, tables=tables, seed=seed, progress=progress, kept=kept)
     return folder
 
 

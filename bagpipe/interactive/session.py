@@ -32,7 +32,7 @@ from bagpipe.interactive.run import Run, overrides_of
 from bagpipe.interactive.settings import spec_of
 from bagpipe.interactive.user_model import NamedModel, importable
 from bagpipe.local.children import Children
-from bagpipe.local.ports import LOOPBACK
+from bagpipe.local.ports import loopback
 from bagpipe.local.progress import MetricsTail
 from bagpipe.local.run import summarise
 from bagpipe.local.rundir import JOB_FILE, RunDir
@@ -167,7 +167,7 @@ class Session:
             self._job,
             InitCacheArguments(table_sizes=(), embedding_dim=None, cache_rows=None, lookahead=0, optimizer=None),
             oracle=children.oracle,
-            bind=f"tcp://{LOOPBACK}:0",
+            bind=f"tcp://{loopback()}:0",
             device=choose_device(self._job, 0),
             rank=0,
             attempt=children.attempt,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.local.policy import RoleId
-from bagpipe.local.ports import LOOPBACK, free_ports
+from bagpipe.local.ports import free_ports, loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def role_commands(job: Job, job_file: Path, run_dir: Path) -> CommandBuilder:
         if role.kind == "server":
             return [*command, "--shard", str(role.index), "--bind", attempt.servers[role.index]]
         port = trainers.port + role.index if trainers.port else 0
-        return [*command, "--rank", str(role.index), "--bind", f"tcp://{LOOPBACK}:{port}"]
+        return [*command, "--rank", str(role.index), "--bind", f"tcp://{loopback()}:{port}"]
 
     return build
 
@@ -56,5 +56,5 @@ def addresses(spec: JobSpec) -> tuple[str, tuple[str, ...]]:
     base = spec.servers.port
     given = [spec.oracle.port, *(base + i if base else 0 for i in range(spec.servers.replicas))]
     free = iter(free_ports(given.count(0)))
-    endpoints = [f"tcp://{LOOPBACK}:{port or next(free)}" for port in given]
+    endpoints = [f"tcp://{loopback()}:{port or next(free)}" for port in given]
     return endpoints[0], tuple(endpoints[1:])

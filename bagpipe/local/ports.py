@@ -8,16 +8,40 @@ different places.
 import itertools
 import os
 import socket
+from contextlib import suppress
+from functools import cache
 
 from bagpipe.errors import ConfigError
 
-LOOPBACK = "127.0.0.1"
 FIRST, END = 10_000, 32_000
 """Linux gives out ports from 32768, other systems from higher ones."""
 APART = 64
 """From where one process begins to where the next one does: more ports than a run takes."""
 
 _turns = itertools.count()
+
+
+@cache
+def loopback() -> str:
+    """The host of this machine's loopback interface, as an address has it: `[::1]` where there is no IPv4."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", 0))
+        except OSError:
+            return "[::1]"
+        return "127.0.0.1"
+
+
+def try_port(port: int) -> None:
+    """Listen on this port of the loopback interface for a moment.
+
+    Raises:
+        OSError: somebody else does, or this user may not.
+    """
+    host = loopback()
+    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as zmq does: a port of closed connections is free
+        probe.bind((host.strip("[]"), port))
 
 
 def free_ports(count: int) -> list[int]:
@@ -31,20 +55,12 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             break
         port = FIRST + (os.getpid() * APART + turn) % (END - FIRST)
-        if _is_free(port):
+        with suppress(OSError):
+            try_port(port)
             found.append(port)
     if len(found) < count:
         raise ConfigError(
-            f"{LOOPBACK}: {count} free ports are needed, {len(found)} were found from {FIRST} to {END - 1}; "
+            f"{loopback()}: {count} free ports are needed, {len(found)} were found from {FIRST} to {END - 1}; "
             "choose others with oracle.port and servers.port"
         )
     return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-        return True

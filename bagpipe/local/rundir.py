@@ -204,8 +204,8 @@ class RunDir:
     def sweep(self, job: Job) -> None:
         """Clear away what killed roles left half-done; called while no role of this run lives.
 
-        That is what an oracle keeps for a successor, drafts of files, checkpoints that will never be whole, and the one
-        that the last attempt began from where newer ones have taken its place.
+        That is what an oracle keeps for a successor, drafts of files and prepared data, checkpoints that will never be
+        whole, and the one that the last attempt began from where newer ones have taken its place.
         """
         root = self.checkpoints(job)
         remains = [path for name in KEPT for path in self.path.glob(name.format("*"))]
@@ -213,7 +213,7 @@ class RunDir:
         for path in remains:
             with suppress(OSError):
                 path.unlink()
-        for path in incomplete_checkpoints(root):
+        for path in [*incomplete_checkpoints(root), *(self.path / "data").glob(".*")]:
             shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
             prune(root, job.spec.checkpoint.keep)

@@ -1,19 +1,26 @@
-"""Compiled kernels that came with an image, handed to this process before it would compile its own.
+"""Where compiled kernels are kept, so that a process compiles only what no other has compiled before it.
 
-numba keeps what it compiled in `$NUMBA_CACHE_DIR` and insists on writing there, which an image's own
-files do not allow. So an image brings its kernels in `$BAGPIPE_KERNELS` and each container copies them
-once, a few megabytes; without them every role compiles for up to half a minute at its first step.
+numba keeps them in `$NUMBA_CACHE_DIR`, else beside the source, else in the user's cache, and refuses to compile where
+it can write to none of these. Two cases need help:
+
+- An image cannot be written to, so it brings its kernels in `$BAGPIPE_KERNELS` and each container copies them once, a
+  few megabytes; without them every role compiles for up to half a minute at its first step.
+- An installation that this user may not write to, and no home: then they are kept in a folder of the system's
+  temporary one. It belongs to this user alone, for what lies there is code that is run.
 """
 
 import os
 import shutil
-from collections.abc import Mapping
+import stat
+import tempfile
+from collections.abc import MutableMapping
 from pathlib import Path
 
 SOURCE, TARGET = "BAGPIPE_KERNELS", "NUMBA_CACHE_DIR"
+PACKAGE = Path(__file__).parent
 
 
-def unpack_kernels(environment: Mapping[str, str] = os.environ) -> None:
+def unpack_kernels(environment: MutableMapping[str, str] = os.environ) -> None:
     """Copy `$BAGPIPE_KERNELS` to `$NUMBA_CACHE_DIR` if that does not exist yet; a disk that refuses costs only time."""
     source, target = environment.get(SOURCE), environment.get(TARGET)
     if not source or not target or Path(target).exists():
@@ -25,3 +32,44 @@ def unpack_kernels(environment: Mapping[str, str] = os.environ) -> None:
         part.rename(target)
     except OSError:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def choose_cache(environment: MutableMapping[str, str] = os.environ, package: Path = PACKAGE) -> None:
+    """Name a folder in `$NUMBA_CACHE_DIR` where numba would find none by itself; called before numba is imported.
+
+    Processes that this one starts inherit it. Where nothing at all can be written to, numba says so.
+    """
+    if environment.get(TARGET) or _writable(package) or _writable(_home_cache(environment)):
+        return
+    try:
+        environment[TARGET] = str(_own_folder(Path(tempfile.gettempdir())))
+    except OSError:
+        return
+
+
+def _writable(folder: Path | None) -> bool:
+    return folder is not None and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _home_cache(environment: MutableMapping[str, str]) -> Path | None:
+    """The user's cache, made if it is missing; None without a home."""
+    cache = Path(environment.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))  # Path's raises
+    if not cache.is_absolute():  # A user without a home, of whom the system knows nothing.
+        return None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return cache
+
+
+def _own_folder(temporary: Path) -> Path:
+    """A folder that this user alone may write to: that of an earlier process, or a new one."""
+    folder = temporary / f"bagpipe-kernels-{os.geteuid()}"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        found = folder.lstat()
+        ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+        return folder if ours else Path(tempfile.mkdtemp(prefix="bagpipe-kernels-", dir=temporary))
+    return folder

@@ -14,7 +14,7 @@ from typing import Any
 from bagpipe.config.document import Job
 from bagpipe.embedding.server import run_server
 from bagpipe.errors import PeerLost
-from bagpipe.local.ports import free_ports
+from bagpipe.local.ports import free_ports, loopback
 from bagpipe.oracle.service.main import run_oracle
 from bagpipe.trainer.loop import run_trainer
 
@@ -64,7 +64,7 @@ def run_in_threads(
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     spec = job.spec
-    oracle = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+    oracle = f"tcp://{loopback()}:{free_ports(1)[0]}"
     failures = _Failures()
     checkpoints = spec.checkpoint.folder(run_dir)
 
@@ -74,7 +74,7 @@ def run_in_threads(
     def server(shard: int) -> Callable[[], None]:
         return lambda: run_server(
             oracle=oracle,
-            bind="tcp://127.0.0.1:0",
+            bind=f"tcp://{loopback()}:0",
             advertise=None,
             shard=shard,
             job=job.metadata.name,
@@ -90,7 +90,7 @@ def run_in_threads(
         return lambda: run_trainer(
             job,
             oracle=oracle,
-            bind="tcp://127.0.0.1:0",
+            bind=f"tcp://{loopback()}:0",
             advertise=None,
             rank=rank,
             attempt=attempt,

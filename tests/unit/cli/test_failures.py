@@ -1,6 +1,7 @@
 """What an exception becomes: one line, one exit code, and no traceback where the input was at fault."""
 
 import errno
+import os
 import re
 import subprocess
 import sys
@@ -116,3 +117,23 @@ def test_a_reader_that_goes_away_ends_nothing() -> None:
     child.stdout.close()
     _, said = child.communicate(b"x", timeout=60)
     assert (child.returncode, said) == (0, b"done\n")
+
+
+def test_a_log_on_a_full_disk_ends_nothing() -> None:
+    """It is told once, on standard error, and the command goes on."""
+    with open("/dev/full", "wb") as full:
+        child = subprocess.run(
+            [sys.executable, "-c", OUTLIVE], input=b"x", stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    told = b"standard output cannot be written: No space left on device; the run goes on without it\ndone\n"
+    assert (child.returncode, child.stderr) == (0, told)
+
+
+def test_a_terminal_that_is_closed_ends_nothing() -> None:
+    """Neither what is printed nor an error has anywhere to go; the code is that of the command."""
+    ours, theirs = os.openpty()
+    child = subprocess.Popen([sys.executable, "-c", OUTLIVE], stdin=subprocess.PIPE, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    os.close(ours)
+    child.communicate(b"x", timeout=60)
+    assert child.returncode == 0

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from bagpipe.config.document import DataConfig
+from bagpipe.data.output import made_once
 from bagpipe.data.paper_formats import write_paper_format
 from bagpipe.data.prepare import prepare
 from bagpipe.errors import ConfigError
@@ -93,3 +94,21 @@ def test_folders_of_the_old_layout_may_be_replaced(write, tmp_path):
     (out / "_vocabulary.parquet").write_text("")
     write("parquet", out)
     assert sorted(os.listdir(out)) == ["_transform", "part-00000.parquet"]
+
+
+def test_of_two_that_make_the_same_folder_the_first_stays(tmp_path):
+    """Neither writes where the other does, both find it whole, and no draft is left over; nor is one of a failure."""
+    folder = tmp_path / "prepared"
+    with made_once(folder, "part") as first, made_once(folder, "part") as second:
+        assert first is not None and second is not None and first != second
+        for draft, content in ((first, "first"), (second, "second")):
+            draft.mkdir()
+            (draft / "part").write_text(content)
+    # The inner one ended first.
+    assert (folder / "part").read_text() == "second" and os.listdir(tmp_path) == ["prepared"]
+    with made_once(folder, "part") as again:
+        assert again is None
+    with pytest.raises(KeyboardInterrupt), made_once(tmp_path / "other", "part") as draft:  # noqa: PT012
+        draft.mkdir()
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["prepared"]

@@ -9,19 +9,19 @@ import pytest
 
 from bagpipe.errors import ConfigError
 from bagpipe.local import ports
-from bagpipe.local.ports import LOOPBACK, free_ports
+from bagpipe.local.ports import free_ports, loopback
 
 
 def test_ports_are_free_and_no_two_calls_get_the_same() -> None:
     """A port that somebody listens on is passed over; each call goes on where the last one ended."""
     with socket.socket() as taken:
-        taken.bind((LOOPBACK, free_ports(1)[0] + 2))
+        taken.bind((loopback(), free_ports(1)[0] + 2))
         found = [port for _ in range(3) for port in free_ports(5)]
         assert taken.getsockname()[1] not in found
     assert len(set(found)) == 15
     for port in found:
         with socket.socket() as listener:
-            listener.bind((LOOPBACK, port))
+            listener.bind((loopback(), port))
 
 
 def test_the_system_gives_none_of_them_to_others() -> None:

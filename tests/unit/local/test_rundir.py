@@ -162,7 +162,7 @@ def test_what_killed_roles_leave_half_done_is_cleared_away(tmp_path: Path) -> No
         directory.begin(job())
         root = directory.checkpoints(job())
         whole, aside, begun = (root / f"step-0000000{step}" for step in (1, 2, 3))
-        for folder, name in ((whole, MANIFEST), (aside, ASIDE), (begun, "shard-0.safetensors")):
+        for folder, name in ((whole, MANIFEST), (aside, ASIDE), (begun, "dense.safetensors")):
             folder.mkdir(parents=True)
             (folder / name).touch()
         kept = {path.name for path in directory.path.iterdir()}
@@ -170,6 +170,9 @@ def test_what_killed_roles_leave_half_done_is_cleared_away(tmp_path: Path) -> No
             (directory.path / name.format(7)).touch()
         (directory.path / ".report.json.tmp").touch()
         (root / ".last-loss.json.tmp").touch()
+        (directory.path / "data" / "prepared-1").mkdir(parents=True)
+        (directory.path / "data" / ".prepared-2.ab" / "transform").mkdir(parents=True)
         directory.sweep(job())
-        assert {path.name for path in directory.path.iterdir()} == kept
+        assert {path.name for path in directory.path.iterdir()} == kept | {"data"}
+        assert [path.name for path in (directory.path / "data").iterdir()] == ["prepared-1"]
         assert sorted(root.iterdir()) == [whole, aside]
