@@ -13,7 +13,7 @@ everything that leaves is copied out before anything that arrives is copied in):
 4. the owner sums in rank order, scales, and updates the rows it owns (`owned`);
 5. new values leave (`send`), evicted rows are copied out for their servers (`evict_*`);
 6. values from other owners arrive (`receive`): eager ones before the next step reads its rows, deferred ones
-   before the step after it does; at a checkpoint, all of them, and then `flush_*` is copied out too.
+   before the step after it does; at a checkpoint or a validation, all of them, and then `flush_*` is copied out too.
 """
 
 from collections.abc import Sequence
@@ -87,7 +87,7 @@ class GroupPlan:
     """Rows that leave the cache of their owner here: written back after the step."""
     flush_keys: Keys
     flush_slots: Slots
-    """Checkpoint steps only: rows that stay are also written back, once everything has arrived."""
+    """At a checkpoint or a validation only: rows that stay are also written back, once everything has arrived."""
     keys_K: Keys
     """Key of each distinct row; empty unless the trainer asked for it (`Hello.init_cache`)."""
     weights_N: Floats | None = None
@@ -123,5 +123,9 @@ class BatchPlan:
     """Weight of each example of this slice; None: all weigh the same, and nothing travels."""
     total_weight: float | None = None
     """Sum of the weights of the global batch, in float64: what a weighted mean over all slices is divided by."""
+    validates: bool = False
+    """The validation part is evaluated after this step: everything that is newer here than on the servers is written
+    back, as at a checkpoint.
+    """
     groups_B: Int64s | None = None
     """Whom each example of this slice belongs to; None: not told, and nothing travels."""

@@ -7,6 +7,7 @@ import msgspec
 from bagpipe.batch import Cursor
 from bagpipe.config.document import JobSpec
 from bagpipe.errors import CheckpointError
+from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.tables import Table, TableLayout
 
@@ -37,6 +38,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     first_values: bool = False
     """Made of another run's weights, or of files, before the first step: no checkpoint to resume, but what rows begin
     with. Dense weights are taken as far as they fit."""
+    validations: tuple[Validation, ...] = ()
+    """The figures of the validation part up to this step: what early stopping and the choice of the best go by."""
     created: str
     """UTC, ISO 8601."""
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,11 @@ _OUR_FILES = re.compile(
     r"manifest(\.aside)?\.json|dense[a-z_]*\.(safetensors|json)|dense-weights\.txt|shard-\d+-of-\d+|transform|\..*\.tmp"
 )
 """What lies in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
+
+
+def step_of(directory: Path) -> int:
+    """The number of steps after which the checkpoint in a directory of this name was taken."""
+    return int(directory.name.removeprefix("step-"))
 
 
 def directory_of(root: Path, step: int) -> Path:
@@ -179,20 +184,21 @@ def expired(complete: Sequence[Path], keep: int) -> Sequence[Path]:
     return complete[: -max(1, keep)]
 
 
-def prune(root: Path, keep: int, *, needed: Path | None = None) -> None:
+def prune(root: Path, keep: int, *, needed: Collection[Path] = ()) -> None:
     """Delete checkpoints beyond the newest `keep`, and remains of interrupted ones older than the newest.
 
     A checkpoint stops being one before its files go: the manifest is deleted first.
 
     Args:
-        needed: the checkpoint that the attempt began from, which a restarted oracle reads once more.
+        needed: checkpoints that stay whatever their age.
     """
     complete = list_checkpoints(root)
     if not complete:
         return
-    newest = int(complete[-1].name.removeprefix("step-"))
+    spared = {path.absolute() for path in needed}
+    newest = step_of(complete[-1])
     for path in expired(complete, keep):
-        if needed is None or path.absolute() != needed.absolute():
+        if path.absolute() not in spared:
             (path / FILE_NAME).unlink()
     for path in root.iterdir():
         match = _NAME.fullmatch(path.name)

@@ -20,6 +20,12 @@ Where = Annotated[
 ]
 
 
+Best = Annotated[
+    bool,
+    typer.Option("--best", help="The best checkpoint by the run's spec.checkpoint.best; otherwise it is the newest."),
+]
+
+
 def _complete(where: Path) -> list[Path]:
     """Complete checkpoints in or at `where`, oldest first.
 
@@ -43,12 +49,22 @@ def _complete(where: Path) -> list[Path]:
     return [open_checkpoint(where).directory]
 
 
-def newest(where: Path) -> Path:
-    """The newest complete checkpoint in or at `where`; models that lie in its run directory are importable."""
+def newest(where: Path, *, best: bool = False) -> Path:
+    """The newest complete checkpoint in or at `where`; models that lie in its run directory are importable.
+
+    Args:
+        best: the best one instead.
+
+    Raises:
+        CheckpointError: there is none, or no best one.
+    """
+    from bagpipe.checkpoint.best import chosen_best
     from bagpipe.local.rundir import JOB_FILE
     from bagpipe.local.user_modules import offer_beside
 
     found = _complete(where)[-1]
+    if best:
+        found = chosen_best(found.absolute().parent)
     for run in (where, found.absolute().parent.parent):
         if (run / JOB_FILE).is_file():
             offer_beside(run / JOB_FILE)
@@ -58,13 +74,21 @@ def newest(where: Path) -> Path:
 
 @app.command("ls")
 def ls(where: Where) -> None:
-    """List complete checkpoints, oldest first."""
+    """List complete checkpoints, oldest first, with the figure by which the run keeps its best one."""
+    from bagpipe.checkpoint.best import best_checkpoint
     from bagpipe.checkpoint.store import open_checkpoint
+    from bagpipe.metrics.validations import figure
 
-    for path in _complete(where):
+    complete = _complete(where)
+    newest_manifest = open_checkpoint(complete[-1]).manifest
+    history, metric = newest_manifest.validations, newest_manifest.spec.checkpoint.best
+    best = None if metric is None else best_checkpoint(complete[-1].absolute().parent, history, metric)
+    for path in complete:
         manifest = open_checkpoint(path).manifest
         size = sum(f.num_bytes for f in manifest.files)
-        typer.echo(f"step {manifest.step:>9,}  {size / 1e6:10.1f} MB  {manifest.created}  {path}")
+        found = next((figure(one, metric) for one in history if metric and one.step == manifest.step), None)
+        shown = "" if found is None else f"  {metric} {found:.6f}{' (best)' if path.absolute() == best else ''}"
+        typer.echo(f"step {manifest.step:>9,}  {size / 1e6:10.1f} MB  {manifest.created}  {path}{shown}")
 
 
 @app.command("show")

@@ -4,20 +4,23 @@ from typing import Annotated
 
 import typer
 
-from bagpipe.cli.checkpoint import Where, newest
+from bagpipe.cli.checkpoint import Best, Where, newest
 from bagpipe.cli.options import Overrides
 
 
 def evaluate(
     where: Where,
     overrides: Overrides = None,
+    best: Best = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print AUC, log loss and calibration of a checkpoint on its test part, or all of other data (--set data.path)."""
     from bagpipe.local.evaluate import evaluate_checkpoint
     from bagpipe.lowlevel.strict_json import encode
 
-    figures = evaluate_checkpoint(newest(where), overrides or (), warn=lambda line: typer.echo(line, err=True))
+    figures = evaluate_checkpoint(
+        newest(where, best=best), overrides or (), warn=lambda line: typer.echo(line, err=True)
+    )
     if as_json:
         typer.echo(encode(figures))
         return

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bagpipe.cli.checkpoint import Where, newest
+from bagpipe.cli.checkpoint import Best, Where, newest
 from bagpipe.cli.values import local_path
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def export(
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help="Store rows that training never touched too, as whole tables.")
     ] = False,
+    best: Best = False,
     table: Annotated[
         str | None,
         typer.Option("--table", metavar="TABLE", help="Write this table's values, rows and vectors instead."),
@@ -63,23 +64,23 @@ def export(
     if table is not None and to is not None:
         if out is not None or dtype or all_rows or file_format != "score":
             raise ConfigError("--table writes one Parquet file: leave out OUT, --format, --dtype and --all-rows")
-        _vectors(where, table, to)
+        _vectors(newest(where, best=best), table, to)
         return
     if out is None:
         raise ConfigError("expected a folder to export to: bagpipe export RUN OUT")
     if file_format not in FORMATS:
         raise ConfigError(f"--format: expected one of {', '.join(FORMATS)}, found {file_format!r}")
-    _folder(where, out, file_format, _dtypes(dtype or []), all_rows=all_rows)
+    _folder(newest(where, best=best), out, file_format, _dtypes(dtype or []), all_rows=all_rows)
 
 
-def _vectors(where: Path, table: str, to: Path) -> None:
+def _vectors(checkpoint: Path, table: str, to: Path) -> None:
     from bagpipe.export.vectors import export_vectors
 
-    rows = export_vectors(newest(where), table, to)
+    rows = export_vectors(checkpoint, table, to)
     typer.echo(f"{to}: {rows:,} rows of {table}, columns value, row, vector")
 
 
-def _folder(where: Path, out: Path, file_format: str, dtypes: "dict[str, Dtype]", *, all_rows: bool) -> None:
+def _folder(checkpoint: Path, out: Path, file_format: str, dtypes: "dict[str, Dtype]", *, all_rows: bool) -> None:
     from bagpipe.errors import ConfigError
     from bagpipe.export.loss_in_auc import loss_in_auc
     from bagpipe.export.write import export_model
@@ -88,7 +89,6 @@ def _folder(where: Path, out: Path, file_format: str, dtypes: "dict[str, Dtype]"
     rounded = bool(set(dtypes.values()) - {"fp32"})
     if graph is not None and rounded:
         raise ConfigError(f"--format {graph}: tables in a graph are float32; leave --dtype out")
-    checkpoint = newest(where)
     done = export_model(checkpoint, out, dtypes=dtypes, all_rows=all_rows, graph=graph)
     typer.echo(f"{out}: {', '.join(done.files)}")
     if done.requires:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bagpipe.cli.checkpoint import Where, newest
+from bagpipe.cli.checkpoint import Best, Where, newest
 from bagpipe.cli.values import local_path
 
 
@@ -18,6 +18,7 @@ def predict(
         typer.Option("--keep", metavar="COLUMN", help="Write this column beside the scores; repeatable."),
     ] = None,
     file_format: Annotated[str, typer.Option("--format", help="As data.format, where it cannot be told.")] = "auto",
+    best: Best = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Score raw rows by a checkpoint or an export, with the transform that it keeps: Parquet, one score a label."""
@@ -26,10 +27,12 @@ def predict(
     from bagpipe.export.predict import predict as write
     from bagpipe.export.write import is_export
 
+    if best and is_export(where):
+        raise ConfigError("--best: an export is one model; give a run directory")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists already; choose another name, or allow --overwrite")
     done = write(
-        where if is_export(where) else newest(where),
+        where if is_export(where) else newest(where, best=best),
         absolute(data, "--data"),
         out,
         keep=keep or (),

@@ -48,6 +48,7 @@ MicroBatches = Annotated[int, _kind("parts of a batch", "a part has an example a
 Occurrences = Annotated[int, _kind("occurrences", _EXACT, ge=1, le=10**12)]
 Steps = Annotated[int, _kind("steps", _EXACT, ge=1, le=10**12)]
 StepsOrNever = Annotated[int, _kind("steps", _EXACT, ge=0, le=10**12)]
+Evaluations = Annotated[int, _kind("evaluations", "checkpoints keep the figures of each", ge=1, le=100_000)]
 StepsAhead = Annotated[int, _kind("steps", "requests of all these steps are open at once", ge=1, le=10_000)]
 Epochs = Annotated[int, _kind("epochs", _EXACT, ge=1, le=10**9)]
 Batches = Annotated[int, _kind("batches", "the oracle holds them all in memory", ge=0, le=100_000)]

@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from bagpipe.config import bounds
 from bagpipe.config.columns import ColumnsConfig
+from bagpipe.config.evaluation import EvaluationConfig, FigureName
 from bagpipe.config.model import ModelConfig as ModelConfig  # noqa: PLC0414  # part of this document
 from bagpipe.config.pods import CheckpointClaim, PodConfig, VolumeClaim
 from bagpipe.config.pods import Section as _Section
@@ -111,6 +112,10 @@ class CheckpointConfig(_Section):
 
     every: Annotated[bounds.StepsOrNever, Meta(description="Steps between checkpoints; 0: only at the end.")] = 0
     keep: Annotated[bounds.Checkpoints, Meta(description="Complete checkpoints kept, the newest ones, and while an attempt runs the one that it began from.")] = 3
+    best: Annotated[
+        FigureName | None,
+        Meta(description="A figure of the validation part, for example auc (label/auc where there are several labels): the checkpoint where it was best is kept apart from `keep`, and every evaluation of that part has a checkpoint. none: no such checkpoint."),
+    ] = None
     strict: Annotated[bool, Meta(description="A damaged newest checkpoint ends a run that would go on from it; false: the run names it and goes on from the newest sound one.")] = False
     path: Annotated[str | None, Meta(description="Directory shared by trainers and servers; none: `checkpoints` in the run directory.")] = None
     volume_claim: Annotated[
@@ -247,6 +252,7 @@ class JobSpec(_Section, kw_only=True):
     prefetch_depth: Annotated[bounds.StepsAhead, Meta(description="Steps ahead for which rows are requested.")] = 4
     seed: Annotated[bounds.Seed, Meta(description="Seed of rows, weights and order.")] = 0
     evaluate: Annotated[bool, Meta(description="Evaluate on the test part after the last step.")] = True
+    evaluation: EvaluationConfig = EvaluationConfig()
     not_finite: Annotated[
         Literal["stop", "continue"],
         Meta(description="A loss or gradient that is NaN or infinite: stop ends the run at that step and names the first such tensor; continue trains on. Neither saves dense weights that are not finite."),

@@ -3,6 +3,7 @@
 The formulas are in `bagpipe.models.loss`. A model's own loss may take any label, and is in no table.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,6 +69,11 @@ def check_task_weights(model: ModelConfig, num_labels: int) -> None:
         raise ConfigError(
             f"spec.model.taskWeights: {given} factors, but the data has {num_labels} labels; give one for each label"
         )
+
+
+def task_names(model: ModelConfig, label_names: Sequence[str]) -> Sequence[str]:
+    """Names of what has figures of its own: the labels, or the one task whose candidates they are."""
+    return label_names[:1] if labels_are_candidates(model, len(label_names)) else label_names
 
 
 def labels_are_candidates(model: ModelConfig, num_labels: int) -> bool:

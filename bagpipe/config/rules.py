@@ -50,6 +50,9 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     if spec.batch_size < spec.trainers.replicas:
         few = f"{spec.batch_size} examples cannot be shared by {spec.trainers.replicas} trainers"
         yield "spec.batchSize", f"{few}; raise batchSize or lower trainers.replicas"
+    stopping = spec.evaluation.early_stopping
+    if stopping is not None and not spec.evaluation.every:
+        yield "spec.evaluation.earlyStopping", "has no effect without evaluation.every; set that, or remove it"
     yield from _ports("spec.servers", spec.servers)
     yield from _ports("spec.trainers", spec.trainers)
 

@@ -61,7 +61,8 @@ def _job_of(checkpoint: Path, overrides: Sequence[str]) -> Job:
         steps=manifest.step,
         epochs=None,
         evaluate=True,
-        checkpoint=msgspec.structs.replace(manifest.spec.checkpoint, path=None),
+        checkpoint=msgspec.structs.replace(manifest.spec.checkpoint, path=None, best=None),
+        evaluation=msgspec.structs.replace(manifest.spec.evaluation, every=0, early_stopping=None),
     )
     text = dump_job(Job(metadata=Metadata(name=manifest.job), spec=spec))
     job = absolute_paths(parse_job(text, f"job of {checkpoint}", overrides))

@@ -18,11 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from bagpipe.checkpoint.best import kept_best
 from bagpipe.checkpoint.manifest import changed_field
 from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, prune
 from bagpipe.config.document import Job
 from bagpipe.config.load import dump_job, load_job
-from bagpipe.errors import ConfigError, StorageError
+from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.local.process import TRACEBACK
 from bagpipe.lowlevel.atomic_files import DRAFTS, make_folder, write_whole
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
@@ -215,8 +216,9 @@ class RunDir:
                 path.unlink()
         for path in [*incomplete_checkpoints(root), *(self.path / "data").glob(".*")]:
             shutil.rmtree(path, ignore_errors=True)
-        with suppress(OSError):
-            prune(root, job.spec.checkpoint.keep)
+        with suppress(OSError, CheckpointError):
+            best = kept_best(root, job.spec.checkpoint.best)
+            prune(root, job.spec.checkpoint.keep, needed=[best] if best is not None else [])
 
     def report(self) -> dict[str, Any] | None:
         """What the oracle reported at its end."""

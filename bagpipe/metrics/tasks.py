@@ -21,6 +21,14 @@ UNDEFINED = "undefined"
 Floats64 = npt.NDArray[np.float64]
 
 
+def figure_names(kind: Figures | None) -> tuple[str, ...]:
+    """The figures of a label; of a model's own loss, whose kind is None, all that they may turn out to be."""
+    clicks, values = ("auc", "logLoss", "calibration"), ("rmse", "mae", "bias")
+    if kind is None:
+        return clicks + values
+    return clicks if kind == "clicks" else values
+
+
 def evaluate_tasks(
     outputs_BL: npt.ArrayLike,
     labels_BL: Floats,

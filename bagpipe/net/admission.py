@@ -19,6 +19,7 @@ from bagpipe.net.messages import (
     Hello,
     Message,
     NeedPlans,
+    NeedValidation,
     Ping,
     Refused,
     Role,
@@ -27,6 +28,7 @@ from bagpipe.net.messages import (
     SnapshotStatus,
     StepDone,
     Stop,
+    ValidationOutputs,
     WriteBack,
 )
 
@@ -35,7 +37,10 @@ TOKEN_VARIABLE = "BAGPIPE_TOKEN"  # noqa: S105  # a name
 there is none, and CURVE or a closed network has to keep others out."""
 
 MAY_SAY: Mapping[Role, Mapping[Role, tuple[type[Message], ...]]] = {
-    "oracle": {"trainer": (NeedPlans, StepDone, Saved, Finished, Stop, Refused), "server": (Refused,)},
+    "oracle": {
+        "trainer": (NeedPlans, StepDone, NeedValidation, ValidationOutputs, Saved, Finished, Stop, Refused),
+        "server": (Refused,),
+    },
     "server": {"trainer": (Fetch, WriteBack, SnapshotStatus)},
     "trainer": {"trainer": (Exchange, Confirmed)},
 }
@@ -159,6 +164,8 @@ def _index_named_by(message: Message) -> int | None:
     """The rank in whose name this is said, if it names one."""
     match message:
         case Fetch() | WriteBack() | NeedPlans() | StepDone() | Saved() | Finished() | Stop():
+            return message.rank
+        case NeedValidation() | ValidationOutputs():
             return message.rank
         case Exchange() | Confirmed():
             return message.source

@@ -14,9 +14,10 @@ import msgspec
 from bagpipe.batch import Cursor
 from bagpipe.config.document import DenseOptimizer, JobSpec, RowOptimizer
 from bagpipe.config.model import ModelConfig
+from bagpipe.metrics.validations import Validation
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 8
+PROTOCOL_VERSION = 9
 
 Role = Literal["oracle", "server", "trainer"]
 Step = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
@@ -131,7 +132,9 @@ class Topology(Message, kw_only=True):
     first_step: Step
     total_steps: int | None
     evaluated: bool = False
-    """Whether the model is evaluated after its last step: it then needs an output for each label."""
+    """Whether the model is evaluated: it then needs an output for each label."""
+    validation_batches: Count = 0
+    """Batches of the validation part, which trainers evaluate after steps whose plan says so."""
     with_keys: bool = False
     """Plans carry the keys of their rows (`InitCacheArguments`)."""
 
@@ -162,6 +165,7 @@ class Plan(Message, kw_only=True, omit_defaults=True):
     training: bool
     checkpoint: bool
     groups: tuple["GroupHeader", ...]
+    validates: bool = False
     total_weight: float | None = None
     """Not None: a frame with the weight of each example follows the labels."""
     grouped: bool = False
@@ -209,6 +213,40 @@ class StepDone(Message, kw_only=True):
     """Evaluation: why the model gave no logits; the array is empty then."""
 
 
+class NeedValidation(Message, kw_only=True):
+    """A trainer evaluates the validation part after `step`: send the batches from `next` on and below `until`."""
+
+    rank: Index
+    step: Step
+    next: Count
+    until: Count
+
+
+class ValidationBatch(Message, kw_only=True):
+    """One trainer's slice of a batch of the validation part, to be evaluated after step `after`; `plan.step` is the
+    number of the batch. The arrays of the plan follow.
+    """
+
+    after: Step
+    plan: Plan
+
+
+class ValidationOutputs(Message, kw_only=True):
+    """What a trainer's model says of all its slices of the validation part after `step`; float32, one array."""
+
+    rank: Index
+    step: Step
+    failed: Text = ""
+    """Why the model gave none; the array is empty then."""
+
+
+class ValidationDone(Message, kw_only=True):
+    """The oracle has the outputs of every trainer after `step`, and has judged them: go on."""
+
+    step: Step
+    validation: Validation
+
+
 class Saved(Message, kw_only=True):
     """Trainer 0: the checkpoint after so many steps is complete."""
 
@@ -239,6 +277,10 @@ class Stop(Message, kw_only=True):
 
 
 # ── trainer <-> embedding server ──────────────────────────────────────────────────────────────────
+
+
+FIRST_READING = 2**52
+"""Number of a trainer's first `Fetch` for an evaluation between two steps. No training step has such a number."""
 
 
 class Fetch(Message, kw_only=True):

@@ -16,6 +16,7 @@ import numpy as np
 from bagpipe.batch import Cursor
 from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.errors import WireError
+from bagpipe.metrics.validations import Validation
 from bagpipe.net import messages as m
 from bagpipe.net.messages import Message
 from bagpipe.net.plan_codec import pack_plan, unpack_plan
@@ -58,6 +59,8 @@ def sample_messages() -> tuple[Sample, ...]:
         m.NeedPlans(rank=0, step=1, credit=4, done=0, told_from=0),
         m.NoMorePlans(step=9),
         m.Saved(rank=0, step=10),
+        m.NeedValidation(rank=0, step=9, next=2, until=5),
+        m.ValidationDone(step=9, validation=Validation(step=10, figures={"auc": 0.5, "tasks": {"a": {"auc": None}}})),
         m.SaveFirst(step=10),
         m.Finished(rank=0),
         m.MayLeave(),
@@ -77,6 +80,8 @@ def sample_messages() -> tuple[Sample, ...]:
         (m.Exchange(attempt=0, step=3, source=1, kind="gradients", through=0), [rows]),
         (m.StepDone(rank=0, step=3, loss=0.5, num_examples=6, seconds=0.1, waits={"plan": 0.1}), [rows[:, 0].copy()]),
         pack_plan(_plan()),
+        (m.ValidationOutputs(rank=1, step=9), [rows[:, 0].copy()]),
+        (m.ValidationBatch(after=9, plan=pack_plan(_plan())[0]), pack_plan(_plan())[1]),
     )
     return tuple((message, []) for message in plain) + carriers
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from bagpipe.batch import Cursor
+from bagpipe.checkpoint.best import best_checkpoint
 from bagpipe.checkpoint.kept_files import link_kept
 from bagpipe.checkpoint.manifest import Manifest, changed_field
 from bagpipe.checkpoint.store import (
@@ -30,6 +31,7 @@ from bagpipe.checkpoint.store import (
 )
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import Saved, SnapshotFile
 from bagpipe.plan import BatchPlan
 from bagpipe.rows.record import record_widths
@@ -85,6 +87,8 @@ class Checkpointer:
         """Checkpoints under way by step: on a slow disk the next one begins before the last one is whole."""
         self.trained_to: tuple[int, Cursor] | None = None
         """Steps that were trained, and where in the data that was, if later ones pass by without training."""
+        self.validations: list[Validation] = []
+        """Every evaluation of the validation part so far, those before this attempt included."""
         self._latest = -1
         self._trusted = False
         self._lost = ""
@@ -111,6 +115,7 @@ class Checkpointer:
             raise CheckpointError(
                 f"{source}: {changed} is not what it was{why}; resume with the settings of the checkpoint"
             )
+        self.validations = list(checkpoint.manifest.validations)
         for file in checkpoint.manifest.dense:
             checkpoint.read(file)
         if self.model is not None:
@@ -151,6 +156,10 @@ class Checkpointer:
         step, cursor = self.trained_to or (plan.step + 1, plan.end)
         self._drafts[plan.step] = _Draft(plan, step, cursor, directory, dense, data, time.monotonic())
 
+    def validated(self, validation: Validation) -> None:
+        """The validation part was evaluated: a checkpoint of that step may become whole."""
+        self.validations.append(validation)
+
     def poll_but_latest(self) -> None:
         """In any wait of a step: the next loss has not yet shown whether the latest checkpoint's rows are finite."""
         self.poll(but=-1 if self._trusted else self._latest)
@@ -179,7 +188,9 @@ class Checkpointer:
                 servers.ask_snapshots(step)
                 draft.asked = now
         servers.poll()
-        for step, draft in [(step, draft) for step, draft in self._drafts.items() if step != but]:
+        for step, draft in [
+            (step, draft) for step, draft in self._drafts.items() if step != but and self._ready(draft)
+        ]:
             if why := servers.snapshot_lost(step):
                 log.warning("no checkpoint of step %d: %s", step + 1, why)
                 del self._drafts[step]
@@ -200,6 +211,10 @@ class Checkpointer:
             log.warning(
                 "the checkpoint of step %d waits after %.0f s: %s", draft.plan.step + 1, now - draft.begun, progress
             )
+
+    def _ready(self, draft: _Draft) -> bool:
+        """A checkpoint holds the figures of its own step, so that a resumed run need not measure them again."""
+        return not draft.plan.validates or any(one.step == draft.plan.step + 1 for one in self.validations)
 
     def settle(self, seconds: float, look_around: Callable[[], None]) -> None:
         """Before what may fail: wait up to so long for the checkpoints under way."""
@@ -244,6 +259,7 @@ class Checkpointer:
             shards=shards,
             dense=draft.dense,
             data=draft.data,
+            validations=tuple(one for one in self.validations if one.step <= draft.step),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         try:
@@ -251,5 +267,8 @@ class Checkpointer:
         except OSError as error:
             raise StorageError(f"{draft.directory}: cannot write the manifest: {error.strerror}") from None
         log.info("checkpoint of step %d: %s", draft.plan.step + 1, draft.directory)
+        kept = topology.spec.checkpoint
+        best = None if kept.best is None else best_checkpoint(self.root, self.validations, kept.best)
+        # A restarted oracle reads the checkpoint that the attempt began from once more.
         began_from = Path(topology.checkpoint) if topology.checkpoint is not None else None
-        prune(self.root, topology.spec.checkpoint.keep, needed=began_from)
+        prune(self.root, kept.keep, needed=[path for path in (best, began_from) if path is not None])

@@ -18,12 +18,13 @@ from bagpipe.checkpoint.store import SNAPSHOT_SECONDS
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
-from bagpipe.errors import BagpipeError, ConfigError, DeviceError, Diverged, ExitCode, Stopped, UserCodeError
+from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
 from bagpipe.models.precision import forward_of
 from bagpipe.net.messages import Refused
+from bagpipe.plan import BatchPlan
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.finite import FiniteCheck
@@ -33,7 +34,8 @@ from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import LOOK_SECONDS, open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
-from bagpipe.trainer.user_code import machine_error, naming_user_code, user_error
+from bagpipe.trainer.user_code import failed_evaluation, naming_user_code
+from bagpipe.trainer.validation import Rows, Validation
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +143,7 @@ class Trainer:
         self.set_step = step_setter(self.model, spec.seed)
         self.pipeline.meanwhile = self.checkpointer.poll_but_latest
         self.pipeline.save_first = self.checkpointer.trust_latest
+        self.validation = Validation(members, self.pipeline, self._outputs, device, self._look_for_a_stop)
         self.last_checkpoint = 0
         """Steps of the newest checkpoint that this attempt has begun."""
 
@@ -151,9 +154,7 @@ class Trainer:
                 self.train(step)
             else:
                 self.evaluate(step)
-            if self.stop():
-                # At every step until the plan ends: the oracle may be restarted in between.
-                self.pipeline.ask_to_stop()
+            self._look_for_a_stop()
         self.checkpointer.close(self.pipeline.look_around)
         self.pipeline.leave_finished()
         if self.pipeline.machine.stopped:
@@ -183,6 +184,14 @@ class Trainer:
             self.last_checkpoint = plan.step + 1
         # The next step's loss shows whether this one's rows are finite: only then is its checkpoint made whole.
         self.checkpointer.poll(but=plan.step)
+        if plan.validates:
+            done = self.validation.after(plan.step, self.model)
+            self.checkpointer.validated(done.validation)
+
+    def _look_for_a_stop(self) -> None:
+        # At every step until the plan ends: the oracle may be restarted in between.
+        if self.stop():
+            self.pipeline.ask_to_stop()
 
     def save_what_is_good(self, error: Diverged) -> None:
         """Before this trainer ends, and the others with it: checkpoints under way become complete.
@@ -211,7 +220,7 @@ class Trainer:
         for part in parts:
             self.set_step(part.step, part.first_example)
             with nullcontext() if part is parts[-1] else self._adding_up():
-                logits, labels = self._forward(Step(part, step.watch))
+                logits, labels = self._forward(part, lambda: self._rows(step), self.parallel)
                 weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
                 loss = self.loss(logits, labels, weights)
                 self._try_evaluation(Step(part, step.watch), logits)
@@ -237,23 +246,19 @@ class Trainer:
             share_buffers(self.model, self.members.process_group)
             self.model.eval()
         try:
-            logits = self._outputs(step)
+            logits = self._outputs(step.plan, lambda: self._rows(step))
         except Exception as error:
-            # The model is trained and saved: what its own code does here fails the evaluation, not the run.
-            named: BagpipeError | None = error if isinstance(error, UserCodeError) else None
-            if not isinstance(error, BagpipeError):
-                named = machine_error(error) or user_error(error, self.model)
-            if named is None or isinstance(named, DeviceError):
+            failed = failed_evaluation(error, self.model, f"step {step.plan.step} of the evaluation")
+            if failed is None:
                 raise
-            log.exception("the model gave no outputs for step %d of the evaluation", step.plan.step)
-            self.pipeline.finish_evaluation(step, np.zeros(0, np.float32), failed=str(named))
+            self.pipeline.finish_evaluation(step, np.zeros(0, np.float32), failed=failed)
         else:
             self.pipeline.finish_evaluation(step, logits)
 
-    def _outputs(self, step: Step) -> Floats:
+    def _outputs(self, plan: BatchPlan, rows: Callable[[], Rows]) -> Floats:
         """What the model says of a slice, in evaluation."""
         with torch.no_grad(), self.dense.evaluated():
-            logits, labels = self._forward(step, self.model)
+            logits, labels = self._forward(plan, rows, self.model)
         if logits.numel() != labels.numel():
             raise UserCodeError(
                 f"model {type(self.model).__name__}: forward gives {list(logits.shape)} for labels of shape "
@@ -272,20 +277,21 @@ class Trainer:
         if tried or logits.numel() == step.plan.labels_BL.size:
             return
         self.model.eval()
-        self._outputs(step)
+        self._outputs(step.plan, lambda: self._rows(step))
         self.model.train()
 
-    def _forward(self, step: Step, model: nn.Module | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        plan = step.plan
+    def _forward(
+        self, plan: BatchPlan, rows: Callable[[], Rows], model: nn.Module
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if self.unchecked is not None:
             names, where = self.members.topology.label_names, f"batch of step {plan.step}"
             check_labels(plan.labels_BL, self.unchecked, names, where, plan.first_example)
         dense_BF = aligned(plan.dense_BF).to(self.device)
-        sparse = SparseEmbeddings.later(self.layout, lambda: self._rows(step), plan.groups, plan.dense_BF.shape[0])
-        logits_BL = self.forward(model or self.parallel, dense_BF, sparse)
+        sparse = SparseEmbeddings.later(self.layout, rows, plan.groups, plan.dense_BF.shape[0])
+        logits_BL = self.forward(model, dense_BF, sparse)
         return logits_BL, aligned(plan.labels_BL).to(self.device)
 
-    def _rows(self, step: Step) -> tuple[torch.Tensor, ...]:
+    def _rows(self, step: Step) -> Rows:
         """Wait for the step's rows; with them here, what the step before left for later goes out under forward."""
         rows = self.pipeline.rows(step)
         self.pipeline.rows_handed_out()

@@ -25,7 +25,8 @@ class StepFacts(NamedTuple):
 
     step: int
     training: bool
-    checkpoint: bool
+    flushes: bool
+    """Whether everything that is newer here than on the servers is written back after it."""
     fetches: bool
     """Whether any row is fetched for it."""
     fetch_after: int
@@ -51,7 +52,7 @@ class StepFacts(NamedTuple):
         return cls(
             step=plan.step,
             training=plan.training,
-            checkpoint=plan.checkpoint,
+            flushes=plan.checkpoint or plan.validates,
             fetches=bool(fetching),
             fetch_after=max((part.fetch_after for part in fetching), default=-1),
             gradients_from=_senders([part.grad_recv for part in plan.groups]),
@@ -265,7 +266,7 @@ class StepMachine:
             Guard.EAGER_HERE: lambda: not self._lacking("eager", self._eager),
             Guard.ALL_GRADIENTS_MADE: lambda: len(self._made) == self._num_groups,
             Guard.GRADIENTS_HERE: lambda: not self._lacking("gradients", self._current),
-            Guard.CHECKPOINT: lambda: self._held is not None and self._held.checkpoint,
+            Guard.FLUSHES: lambda: self._held is not None and self._held.flushes,
             Guard.NEXT_VALUES_HERE: lambda: not self._lacking("eager", self._eager),
             Guard.WRITTEN_BACK: lambda: self._written,
         }

@@ -19,7 +19,18 @@ from bagpipe.cache.cache import EmbeddingCache, Reduction, create_cache
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import ConfigError, PeerLost
 from bagpipe.net.connection import Connection
-from bagpipe.net.messages import Finished, Hello, MayLeave, Message, NoMorePlans, Plan, Refused, SaveFirst
+from bagpipe.net.messages import (
+    Finished,
+    Hello,
+    MayLeave,
+    Message,
+    NoMorePlans,
+    Plan,
+    Refused,
+    SaveFirst,
+    ValidationBatch,
+    ValidationDone,
+)
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.register import refusal
 from bagpipe.rows.record import record_widths
@@ -107,6 +118,9 @@ class StepPipeline:
         self._finished: Finished | None = None
         """What is said once nothing is left to do, and again to an oracle that was restarted."""
         self._may_leave = False
+        self.hear_validation: Callable[[Message, list[Any]], None] = lambda message, arrays: None
+        self.oracle_is_back: Callable[[], None] = lambda: None
+        """For evaluations between steps: takes what is said of them; called where what was told may be lost."""
         self._ended_at: float | None = None
         """When the last step ended, by `time.perf_counter`."""
         servers.while_waiting(self.look_around)
@@ -314,6 +328,7 @@ class StepPipeline:
             self._happened(Event.ORACLE_RECONNECTED)
             if self._finished is not None:
                 self.oracle.send(self._finished)
+            self.oracle_is_back()
         while (received := self.oracle.try_receive()) is not None:
             self._hear_oracle(*received)
 
@@ -323,6 +338,8 @@ class StepPipeline:
                 plan = unpack_plan(message, arrays)
                 self.hands.plans[plan.step] = plan
                 self._carry_out(self.machine.plan_arrived(StepFacts.of(plan)))
+            case ValidationBatch() | ValidationDone():
+                self.hear_validation(message, arrays)
             case SaveFirst():
                 self.save_first()
             case MayLeave():

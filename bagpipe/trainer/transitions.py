@@ -76,7 +76,7 @@ class Guard(StrEnum):
     EAGER_HERE = "all eager values are here"
     ALL_GRADIENTS_MADE = "it was the last group"
     GRADIENTS_HERE = "every trainer's gradients are here"
-    CHECKPOINT = "a checkpoint is taken after this step"
+    FLUSHES = "a checkpoint or a validation comes after this step"
     NEXT_VALUES_HERE = "the next step's eager values are here already"
     WRITTEN_BACK = "every server has acknowledged"
 
@@ -178,7 +178,7 @@ TABLE: tuple[Rule, ...] = (
         State.UPDATED,
     ),
     # ── the rest goes out when nobody waits for anything else ─────────────────────────────────────
-    Rule(State.UPDATED, Event.STEP_ENDED, Guard.CHECKPOINT, (Do.SEND_DEFERRED,), State.CHECKPOINT_EAGER),
+    Rule(State.UPDATED, Event.STEP_ENDED, Guard.FLUSHES, (Do.SEND_DEFERRED,), State.CHECKPOINT_EAGER),
     Rule(State.UPDATED, Event.STEP_ENDED, Guard.NEXT_VALUES_HERE, (*RELEASE, Do.REQUEST_ROWS_AHEAD), State.BETWEEN),
     Rule(State.UPDATED, Event.STEP_ENDED, Guard.ALWAYS, (), State.BETWEEN),
     Rule(State.CHECKPOINT_EAGER, Event.HERE, Guard.EAGER_HERE, (Do.STORE_EAGER,), State.CHECKPOINT_DEFERRED),

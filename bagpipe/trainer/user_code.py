@@ -97,6 +97,20 @@ def user_error(error: Exception, model: nn.Module | None) -> UserCodeError | Non
     return UserCodeError(f"{where}: {_describe(error)}")
 
 
+def failed_evaluation(error: Exception, model: nn.Module, what: str) -> str | None:
+    """Why the model gave no outputs, where its own code is the cause; None where it is not.
+
+    The model is trained and saved: what its own code does in an evaluation fails that, not the run.
+    """
+    named: BagpipeError | None = error if isinstance(error, UserCodeError) else None
+    if not isinstance(error, BagpipeError):
+        named = machine_error(error) or user_error(error, model)
+    if named is None or isinstance(named, DeviceError):
+        return None
+    log.error("the model gave no outputs for %s", what, exc_info=error)
+    return str(named)
+
+
 def _describe(error: Exception) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = first if len(first) <= LONGEST_MESSAGE else f"{first[:LONGEST_MESSAGE]}..."

@@ -156,6 +156,9 @@ class GroupPlanner:
     def plan(self, *, checkpoint: bool = False) -> tuple[GroupPlan, ...]:
         """Decide the oldest batch in view; returns one `GroupPlan` for each trainer.
 
+        Args:
+            checkpoint: list what stays in caches as well (`GroupPlan.flush_keys`).
+
         Call it with `lookahead` batches behind that one in view, or fewer at the end of the data.
         """
         if not self._window.batches:

@@ -42,6 +42,8 @@ class TrainingSchedule:
         slots: cache slots of each width group at every trainer.
         total_steps: step at which to end, or None for the end of the batches.
         checkpoint_every: steps between checkpoints (0: only after the last step).
+        validate_every: steps between evaluations of the validation part (0: only after the last step; None: never).
+        save_validated: a checkpoint is taken wherever that part is evaluated.
         with_keys: fill `GroupPlan.keys_K`.
     """
 
@@ -55,10 +57,13 @@ class TrainingSchedule:
         first_step: int = 0,
         total_steps: int | None = None,
         checkpoint_every: int = 0,
+        validate_every: int | None = None,
+        save_validated: bool = False,
         with_keys: bool = False,
     ) -> None:
         self.layout, self.world_size, self.lookahead = layout, world_size, lookahead
         self.step, self.total_steps, self.checkpoint_every = first_step, total_steps, checkpoint_every
+        self.validate_every, self.save_validated = validate_every, save_validated
         self.with_keys = with_keys
         self.stopping = False
         """Set to end after a checkpoint at the next step planned."""
@@ -87,9 +92,12 @@ class TrainingSchedule:
                 # The planner has what it needs of the lookups; only `with_keys` needs their keys once more.
                 view.append(following if self.with_keys else without_keys(following))
                 following = self._read(source, pushed=self.step + len(view))
-            last = self.stopping or (following is None and len(view) == 1)
-            due = self.checkpoint_every > 0 and (self.step + 1) % self.checkpoint_every == 0
-            yield self._plan(view.popleft(), checkpoint=last or due)
+            ends = following is None and len(view) == 1
+            # One that is asked to stop is evaluated when it goes on, as one that was never asked.
+            validates = self.validate_every is not None and (ends or _due(self.validate_every, self.step))
+            saves = _due(self.checkpoint_every, self.step) or (validates and self.save_validated)
+            last = self.stopping or ends
+            yield self._plan(view.popleft(), checkpoint=last or saves, validates=validates)
             if last:
                 return
 
@@ -103,13 +111,17 @@ class TrainingSchedule:
         for group, block, planner in zip(self.layout.groups, batch.sparse, self.planners, strict=True):
             planner.push(slice_lookups(block, examples, len(group.feature_names)))
 
-    def _plan(self, batch: Batch, *, checkpoint: bool) -> tuple[BatchPlan, ...]:
-        groups = [planner.plan(checkpoint=checkpoint) for planner in self.planners]
+    def _plan(self, batch: Batch, *, checkpoint: bool, validates: bool) -> tuple[BatchPlan, ...]:
+        groups = [planner.plan(checkpoint=checkpoint or validates) for planner in self.planners]
         if self.with_keys:
             groups = [add_keys(plans, block) for plans, block in zip(groups, batch.sparse, strict=True)]
-        plans = assemble(batch, self.step, groups, training=True, checkpoint=checkpoint)
+        plans = assemble(batch, self.step, groups, training=True, checkpoint=checkpoint, validates=validates)
         self.step += 1
         return plans
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and (step + 1) % every == 0
 
 
 class EvaluationSchedule:
@@ -209,7 +221,13 @@ def add_weights(plans: tuple[GroupPlan, ...], block: SparseBlock) -> tuple[Group
 
 
 def assemble(
-    batch: Batch, step: int, groups: Sequence[tuple[GroupPlan, ...]], *, training: bool, checkpoint: bool
+    batch: Batch,
+    step: int,
+    groups: Sequence[tuple[GroupPlan, ...]],
+    *,
+    training: bool,
+    checkpoint: bool,
+    validates: bool = False,
 ) -> tuple[BatchPlan, ...]:
     """Put each rank's slice of the examples beside its decisions; `groups[g][r]` is rank r's share."""
     if batch.sparse:
@@ -226,6 +244,7 @@ def assemble(
             end=batch.end,
             training=training,
             checkpoint=checkpoint,
+            validates=validates,
             dense_BF=batch.dense_BF[bounds[rank] : bounds[rank + 1]],
             labels_BL=batch.labels_BL[bounds[rank] : bounds[rank + 1]],
             groups=tuple(group[rank] for group in groups),

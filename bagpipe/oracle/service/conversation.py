@@ -25,6 +25,7 @@ import numpy as np
 
 from bagpipe.batch import Floats
 from bagpipe.checkpoint.store import SNAPSHOT_SECONDS
+from bagpipe.config.evaluation import EvaluationConfig
 from bagpipe.errors import BagpipeError, ExitCode, PeerLost
 from bagpipe.net.messages import (
     Finished,
@@ -32,6 +33,7 @@ from bagpipe.net.messages import (
     MayLeave,
     Message,
     NeedPlans,
+    NeedValidation,
     NoMorePlans,
     Refused,
     Saved,
@@ -39,6 +41,7 @@ from bagpipe.net.messages import (
     StepDone,
     Stop,
     Topology,
+    ValidationOutputs,
     Wait,
 )
 from bagpipe.oracle.service.actions import (
@@ -53,25 +56,16 @@ from bagpipe.oracle.service.actions import (
     Warn,
 )
 from bagpipe.oracle.service.ledger import StepLedger, Told, ToldStep
+from bagpipe.oracle.service.limits import Limits
 from bagpipe.oracle.service.liveness import Liveness, RoleName
 from bagpipe.oracle.service.outbox import Outbox
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.silence import Silence, Turn
 from bagpipe.oracle.service.stages import Gathering, Leaving, Preparing, Released, Stage, Streaming
+from bagpipe.oracle.service.validation import Validations
 
 PLANS_IN_RESERVE = 2
 """Steps planned beyond every trainer's credit, so that a credit is answered at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Seconds, all from `spec.transport`."""
-
-    startup: float
-    step: float
-    dead_peer: float
-    server_return: float
-    """How long a server may be gone: trainers wait so long for one that comes back with its rows."""
 
 
 @dataclass(slots=True)
@@ -83,6 +77,7 @@ class Conversation:
         ledger: from the step on at which the attempt starts.
         depth: `prefetchDepth`.
         restarted: a predecessor of this process may have sent plans.
+        validations: the evaluations between training steps.
     """
 
     rendezvous: Rendezvous
@@ -91,6 +86,7 @@ class Conversation:
     depth: int
     answer: Topology | Wait
     restarted: bool = False
+    validations: Validations = field(default_factory=lambda: Validations(0, EvaluationConfig()))
     stage: Stage = field(default_factory=Preparing)
     stop_asked: bool = False
     """A trainer or this process was asked to stop."""
@@ -182,10 +178,18 @@ class Conversation:
         # A trainer may wait within a step for another that has not come back yet, and so may never ask for plans.
         ready = self.outbox.everyone or (self.restarted and self.outbox.joined)
         done = self.outbox.done(default=self._first_step - 1)
+        if self.validations.holds_plans:
+            return False
         return not self._exhausted and ready and self._planned - done <= self.depth + 1 + PLANS_IN_RESERVE
 
-    def add_plan(self, frames: Mapping[int, Any]) -> list[Action]:
-        """The next step's plan of each rank that lacks it (`Outbox.wants`), encoded."""
+    def add_plan(self, frames: Mapping[int, Any], *, validates: bool = False) -> list[Action]:
+        """The next step's plan of each rank that lacks it (`Outbox.wants`), encoded.
+
+        Args:
+            validates: the validation part is evaluated after the step.
+        """
+        if validates:
+            self.validations.planned(self._planned)
         for rank, encoded in frames.items():
             self.outbox.add(rank, self._planned, encoded)
         self._planned += 1
@@ -203,7 +207,7 @@ class Conversation:
             return False
         if isinstance(self.stage, Streaming) and self.stage.evaluation:
             return not self._unscored(self.stage.first_step)
-        return self.ledger.next_step >= self._planned
+        return self.ledger.next_step >= self._planned and self.validations.over
 
     def logits(self, first_step: int) -> list[Floats]:
         """The evaluation's logits in the order of its examples; `first_step` is the first that was not trained."""
@@ -225,6 +229,8 @@ class Conversation:
                 return self._need_plans(peer, message)
             case StepDone():
                 return self._step_done(message, arrays)
+            case NeedValidation() | ValidationOutputs():
+                return self.validations.receive(peer, message, arrays)
             case Finished() if isinstance(self.stage, Leaving | Released):
                 return self._trainer_left(peer, message.rank)
             case Stop():
@@ -376,6 +382,8 @@ class Conversation:
             return Turn("ask for plans", -1, limits.startup, "startupSeconds")
         if isinstance(self.stage, Leaving):
             return Turn("finish its last checkpoint and leave", step, limits.step + SNAPSHOT_SECONDS, "stepSeconds")
+        if self.validations.takes_part(rank):
+            return self.validations.turn(rank, step, limits.step)
         if not self.outbox.holds_plan(rank):
             return None
         if step == self._first_step:

@@ -2,6 +2,7 @@
 
     topology-<attempt>.msgpack   what every role was told, written before any of them is
     trained-<attempt>.json       the figures of training, once its last step is done
+    validations-<attempt>.json   the figures of every evaluation of the validation part, up to the latest
     scores-<attempt>.msgpack     the logits of the evaluation that have come in, one record after the other
     leaving-<attempt>.json       what the attempt came to, written before any trainer may go; and which have gone
 
@@ -12,7 +13,7 @@ within the evaluation costs a new attempt.
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import RawIOBase
 from pathlib import Path
@@ -26,8 +27,9 @@ from bagpipe.batch import Floats
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.strict_json import encode, number
+from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import Topology
-from bagpipe.oracle.service.kept_names import LEAVING, SCORES, TOPOLOGY, TRAINED
+from bagpipe.oracle.service.kept_names import LEAVING, SCORES, TOPOLOGY, TRAINED, VALIDATIONS
 from bagpipe.oracle.service.phases import Ending, Figures
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class Kept:
     def __init__(self, run_dir: Path, attempt: int) -> None:
         self._topology, self._trained = run_dir / TOPOLOGY.format(attempt), run_dir / TRAINED.format(attempt)
         self.scores, self._leaving = run_dir / SCORES.format(attempt), run_dir / LEAVING.format(attempt)
+        self._validations = run_dir / VALIDATIONS.format(attempt)
 
     def topology(self) -> Topology | None:
         """What an earlier process of this attempt has told every role; None: there was none, or it did not come so far.
@@ -76,6 +79,21 @@ class Kept:
         record = {"loss": figures.loss, "examplesPerSecond": figures.examples_per_second, "waits": dict(figures.waits)}
         write_whole(self._trained, encode(record).encode())
 
+    def validations(self) -> list[Validation] | None:
+        """What an earlier process of this attempt has judged, and what was before it; None: it judged nothing."""
+        try:
+            return msgspec.json.decode(self._validations.read_bytes(), type=list[Validation])
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def keep_validations(self, history: Sequence[Validation]) -> None:
+        """Another evaluation is judged; written before any trainer is told.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        write_whole(self._validations, msgspec.json.encode(history))
+
     def ending(self) -> tuple[Ending, frozenset[int]] | None:
         """What the attempt came to and which trainers have gone, if an earlier process of it saw its last step."""
         try:
@@ -95,7 +113,7 @@ class Kept:
 
     def forget(self) -> None:
         """The attempt is over, and nobody takes this process's place. What says so goes last."""
-        for path in (self.scores, self._trained, self._topology, self._leaving):
+        for path in (self.scores, self._trained, self._validations, self._topology, self._leaving):
             with suppress(OSError):
                 path.unlink()
 

@@ -1,10 +1,11 @@
 """The last phase: trainers finish their checkpoints and leave, then the servers; and the report of the attempt."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from bagpipe.lowlevel.strict_json import encode
+from bagpipe.metrics.validations import Validation, summary_of
 from bagpipe.oracle.service.kept import Kept
 from bagpipe.oracle.service.phases import Assembled, Ending, Evaluation, OpenedData, Trained, hit_rate
 from bagpipe.oracle.service.shell import POLL_SECONDS, Shell
@@ -37,9 +38,16 @@ def release(shell: Shell, kept: Kept, ending: Ending, left: Collection[int]) -> 
 
 
 def report_of(
-    trained: Trained, evaluation: Evaluation, assembled: Assembled, data: OpenedData, *, stopped: bool
+    trained: Trained,
+    evaluation: Evaluation,
+    assembled: Assembled,
+    data: OpenedData,
+    validations: Sequence[Validation],
+    *,
+    stopped: bool,
 ) -> str:
     """What `report.json` holds, as its text; `docs/figures.md` says what each figure means."""
+    spec = assembled.topology.spec
     stats, settings = trained.planner_stats, assembled.settings
     report: dict[str, Any] = {
         "steps": trained.step,
@@ -49,6 +57,7 @@ def report_of(
         "cacheHitRate": round(hit_rate(stats), 6),
         "waits": {name: round(seconds, 3) for name, seconds in trained.figures.waits.items()},
         "evaluation": evaluation,
+        "validation": summary_of(validations, spec.evaluation, spec.checkpoint.best),
         "plan": {
             "lookahead": settings.lookahead,
             "cacheSlots": list(settings.slots),

@@ -18,17 +18,19 @@ from bagpipe.errors import BagpipeError, Stopped
 from bagpipe.net.admission import Admission
 from bagpipe.net.messages import Wait
 from bagpipe.net.sockets import Context
-from bagpipe.oracle.service.conversation import Conversation, Limits
+from bagpipe.oracle.service.conversation import Conversation
 from bagpipe.oracle.service.evaluation import evaluate_test_part
 from bagpipe.oracle.service.kept import Kept
 from bagpipe.oracle.service.leaving import release, report_of
 from bagpipe.oracle.service.ledger import StepLedger
+from bagpipe.oracle.service.limits import Limits
 from bagpipe.oracle.service.phases import Assembled, Ending, OpenedData, Start
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.report import Reporter, keep_loss
 from bagpipe.oracle.service.shell import POLL_SECONDS, Shell
 from bagpipe.oracle.service.start import assemble, open_data, reassemble, starting_point
 from bagpipe.oracle.service.training import train
+from bagpipe.oracle.service.validation import Validations
 from bagpipe.oracle.sizing.auto import Widths
 
 
@@ -125,7 +127,8 @@ def run_steps(shell: Shell, spec: JobSpec, start: Start, kept: Kept, places: Pla
     keep_loss(places.checkpoint_dir, trained.step, trained.figures.loss)
     evaluation = evaluate_test_part(shell, data, assembled, kept, trained)
     stopped = shell.conversation.stop_asked
-    return Ending(trained.step, stopped, report_of(trained, evaluation, assembled, data, stopped=stopped))
+    history = shell.conversation.validations.history
+    return Ending(trained.step, stopped, report_of(trained, evaluation, assembled, data, history, stopped=stopped))
 
 
 def conversation_of(spec: JobSpec, start: Start, kept: Kept) -> Conversation:
@@ -144,6 +147,12 @@ def conversation_of(spec: JobSpec, start: Start, kept: Kept) -> Conversation:
         spec.prefetch_depth,
         answer=topology or Wait(),
         restarted=topology is not None,
+        validations=Validations(
+            spec.trainers.replicas,
+            spec.evaluation,
+            depth=spec.prefetch_depth,
+            history=kept.validations() or list(start.validations),
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bagpipe.batch import Batch, Cursor
 from bagpipe.data.dataset import Dataset
+from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import Topology
 from bagpipe.oracle.plan.planner import PlannerStats
 from bagpipe.oracle.sizing.auto import LookaheadChoice, ResolvedSettings
@@ -24,6 +25,8 @@ class Start:
     cursor: Cursor
     loss: float | None
     """Of the last step before `step`, if the checkpoint's folder remembers it."""
+    validations: tuple[Validation, ...] = ()
+    """Evaluations of the validation part up to there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from bagpipe.oracle.service.actions import (
 )
 from bagpipe.oracle.service.conversation import Conversation
 from bagpipe.oracle.service.report import Reporter
+from bagpipe.oracle.service.validating import Validator
 from bagpipe.plan import BatchPlan
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ class Shell:
         self.conversation, self.reporter = conversation, reporter
         self.hit_rate: Callable[[], float] = float
         """Of what has been planned so far."""
+        self.validator: Validator | None = None
+        """Has the validation part, where it is evaluated."""
         self.keep_score: Callable[[int, int, Floats], None] = lambda step, rank, logits: None
         self.keep_left: Callable[[frozenset[int]], None] = lambda ranks: None
         """Called with the trainers that have nothing left to do, before they are told that they may go."""
@@ -132,6 +135,9 @@ class Shell:
         conversation = self.conversation
         self.act(conversation.stream(first_step, evaluation=evaluation))
         while not conversation.stream_over:
+            if self._validate():
+                self.listen(0.0)
+                continue
             if not conversation.wants_plan:
                 self.listen(POLL_SECONDS)
                 continue
@@ -140,8 +146,24 @@ class Shell:
                 conversation.no_more_plans()
             else:
                 wanted = [plan for plan in step_plans if conversation.outbox.wants(plan.rank, plan.step)]
-                self.act(conversation.add_plan({plan.rank: encode(*pack_plan(plan)) for plan in wanted}))
+                frames = {plan.rank: encode(*pack_plan(plan)) for plan in wanted}
+                self.act(conversation.add_plan(frames, validates=step_plans[0].validates))
             self.listen(0.0)
+
+    def _validate(self) -> bool:
+        """The next thing to do for an evaluation between two steps; False: nothing."""
+        validations, validator = self.conversation.validations, self.validator
+        if validator is None or (step := validations.current) is None:
+            return False
+        if validations.complete:
+            outputs, failed = validations.all_outputs()
+            validator.read_all(step)
+            self.act(validations.judged(validator.judge(step, outputs, failed, validations.history)))
+        elif validations.wants_batch:
+            self.act(validations.add_batch(validator.next_batch(step)))
+        else:
+            return False
+        return True
 
 
 def _make(made: "Future[Made]", make: Callable[[], Made]) -> None:

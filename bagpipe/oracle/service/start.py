@@ -14,11 +14,14 @@ from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.checkpoint.warm_start import check_sources, prepare_first_values
 from bagpipe.config.document import JobSpec
-from bagpipe.config.losses import check_task_weights, loss_kind
+from bagpipe.config.losses import check_task_weights, loss_kind, task_names
 from bagpipe.config.rules import fixed_lookahead
+from bagpipe.data.dataset import Dataset
 from bagpipe.data.labels import checked
-from bagpipe.errors import DataError
+from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.available_memory import available_bytes
+from bagpipe.metrics.tasks import figure_names
+from bagpipe.metrics.validations import check_figure_name, stops_at
 from bagpipe.net.messages import Topology
 from bagpipe.oracle.service.phases import Assembled, OpenedData, Start
 from bagpipe.oracle.service.rendezvous import Rendezvous
@@ -47,7 +50,7 @@ def starting_point(checkpoint: Path | None) -> Start:
     if checkpoint is None:
         return Start(0, Cursor(), None)
     manifest = open_checkpoint(checkpoint).manifest
-    return Start(manifest.step, manifest.cursor, kept_loss(checkpoint.parent, manifest.step))
+    return Start(manifest.step, manifest.cursor, kept_loss(checkpoint.parent, manifest.step), manifest.validations)
 
 
 def open_data(
@@ -76,7 +79,8 @@ def open_data(
     check_overrides(spec.embedding, [table.name for table in dataset.layout.tables])
     if dataset.num_train_examples is not None:
         check_trainers(spec, dataset.num_train_examples)
-    total = total_steps(spec, dataset.num_train_examples)
+    check_validation(spec, dataset)
+    total = steps_to_train(spec, dataset.num_train_examples, start)
     left = None if total is None else max(0, total - start.step)
     batches: Iterator[Batch] = iter(())
     if left != 0:
@@ -98,6 +102,38 @@ def open_data(
     return OpenedData(dataset, total, batches, first_values, auto_lookahead)
 
 
+def steps_to_train(spec: JobSpec, num_train_examples: int | None, start: Start) -> int | None:
+    """The step at which training ends, if that is known; of a run that has stopped early, the one where it starts."""
+    if stops_at(start.validations, spec.evaluation) is not None:
+        return start.step
+    return total_steps(spec, num_train_examples)
+
+
+def check_validation(spec: JobSpec, dataset: Dataset) -> None:
+    """Refuse settings of an evaluation that will not be, or of figures that it does not have.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    stopping = spec.evaluation.early_stopping
+    asked = {
+        "spec.evaluation.every": spec.evaluation.every,
+        "spec.checkpoint.best": spec.checkpoint.best,
+    }
+    for setting, value in asked.items():
+        if value and not dataset.num_validation_examples:
+            raise ConfigError(
+                f"{setting}: has no effect without a validation part; set data.validation: 0.1, or remove it"
+            )
+    loss = loss_kind(spec.model)
+    metrics = figure_names(None if loss is None else loss.figures)
+    labels = task_names(spec.model, dataset.transform.label_names)
+    if spec.checkpoint.best is not None:
+        check_figure_name("spec.checkpoint.best", spec.checkpoint.best, labels, metrics)
+    if stopping is not None:
+        check_figure_name("spec.evaluation.earlyStopping.metric", stopping.metric, labels, metrics)
+
+
 def assemble(
     spec: JobSpec,
     data: OpenedData,
@@ -116,8 +152,12 @@ def assemble(
     dataset, trainers = data.dataset, list(roles.trainers.values())
     calls = [t.init_cache for t in trainers if t.init_cache]
     spec, layout = apply_init_cache(spec, dataset.layout, calls, widths)
-    total = total_steps(spec, dataset.num_train_examples)
-    spec = settle_schedules(spec, total)
+    validates = bool(dataset.num_validation_examples) and not calls
+    if calls and spec.evaluation.every:
+        raise ConfigError(
+            "spec.evaluation.every: has no effect on a loop of your own, which evaluates when it likes; remove it"
+        )
+    spec = settle_schedules(spec, total_steps(spec, dataset.num_train_examples))
     settings = resolve_auto(spec, layout, [t.cache for t in trainers if t.cache], data.auto_lookahead)
     topology = Topology(
         servers=roles.server_endpoints(),
@@ -125,14 +165,15 @@ def assemble(
         layout=layout,
         spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),
         num_dense=dataset.num_dense,
-        evaluated=spec.evaluate and bool(dataset.num_test_examples),
+        evaluated=validates or (spec.evaluate and bool(dataset.num_test_examples)),
+        validation_batches=-(-dataset.num_validation_examples // spec.batch_size) if validates else 0,
         num_labels=dataset.num_labels,
         label_names=dataset.transform.label_names,
         slots=settings.slots,
         checkpoint=str(start_from) if (start_from := checkpoint or data.first_values) else None,
         checkpoint_dir=checkpoint_dir,
         first_step=start.step,
-        total_steps=total,
+        total_steps=steps_to_train(spec, dataset.num_train_examples, start),
         with_keys=bool(calls),
     )
     return Assembled(topology, settings, restarted=False)

@@ -9,6 +9,7 @@ from bagpipe.oracle.service.conversation import Conversation
 from bagpipe.oracle.service.kept import Kept
 from bagpipe.oracle.service.phases import Assembled, OpenedData, Start, Trained, hit_rate
 from bagpipe.oracle.service.shell import Shell
+from bagpipe.oracle.service.validating import Validator
 from bagpipe.plan import BatchPlan
 
 EVALUATION_LOOKAHEAD = 8
@@ -21,6 +22,10 @@ def train(shell: Shell, data: OpenedData, assembled: Assembled, kept: Kept, star
         ConfigError: there is no batch to train on.
     """
     topology, settings, reporter = assembled.topology, assembled.settings, shell.reporter
+    spec = topology.spec
+    if topology.validation_batches:
+        shell.conversation.validations.num_batches = topology.validation_batches
+        shell.validator = Validator(data.dataset, topology, kept, reporter)
     schedule = TrainingSchedule(
         data.dataset.layout,
         world_size=len(topology.trainers),
@@ -28,7 +33,9 @@ def train(shell: Shell, data: OpenedData, assembled: Assembled, kept: Kept, star
         slots=settings.slots,
         first_step=start.step,
         total_steps=topology.total_steps,
-        checkpoint_every=topology.spec.checkpoint.every,
+        checkpoint_every=spec.checkpoint.every,
+        validate_every=spec.evaluation.every if topology.validation_batches else None,
+        save_validated=spec.checkpoint.best is not None or spec.evaluation.early_stopping is not None,
         with_keys=topology.with_keys,
     )
     stats = tuple(planner.stats for planner in schedule.planners)
@@ -46,9 +53,9 @@ def train(shell: Shell, data: OpenedData, assembled: Assembled, kept: Kept, star
 def _plans_until_stopped(
     conversation: Conversation, schedule: TrainingSchedule, batches: Iterable[Batch]
 ) -> Iterator[tuple[BatchPlan, ...]]:
-    """The schedule's plans; once the run is asked to stop, the next one is the last."""
+    """The schedule's plans; once the run is asked to stop, the next one is the last. None follows an early stop."""
     plans = schedule.plans(batches)
-    while True:
+    while (at := conversation.validations.stops_at) is None or schedule.step < at:
         schedule.stopping = conversation.stop_asked
         step_plans = next(plans, None)
         if step_plans is None:

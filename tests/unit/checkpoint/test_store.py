@@ -209,7 +209,7 @@ def test_retention_keeps_what_the_attempt_began_from(tmp_path: Path) -> None:
     """An oracle that is restarted in this attempt reads it again, however many checkpoints have followed."""
     for step in (1, 2, 3, 4):
         save(tmp_path, step)
-    prune(tmp_path, keep=2, needed=directory_of(tmp_path, 1))
+    prune(tmp_path, keep=2, needed=[directory_of(tmp_path, 1)])
     assert list_checkpoints(tmp_path) == [directory_of(tmp_path, step) for step in (1, 3, 4)]
 
 

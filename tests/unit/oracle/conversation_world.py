@@ -20,8 +20,9 @@ from bagpipe.net.messages import (
     Wait,
 )
 from bagpipe.oracle.service.actions import NoteLeft, Send, SendPlan, SliceScored, StepFinished, TurnAway
-from bagpipe.oracle.service.conversation import Conversation, Limits
+from bagpipe.oracle.service.conversation import Conversation
 from bagpipe.oracle.service.ledger import StepLedger
+from bagpipe.oracle.service.limits import Limits
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.stages import Leaving, Released, Streaming
 from bagpipe.tables import Table, TableLayout

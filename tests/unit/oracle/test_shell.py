@@ -11,8 +11,9 @@ from bagpipe.config.document import TransportConfig
 from bagpipe.errors import DataError, PeerLost, Stopped
 from bagpipe.net.messages import Wait
 from bagpipe.net.sockets import Context
-from bagpipe.oracle.service.conversation import Conversation, Limits
+from bagpipe.oracle.service.conversation import Conversation
 from bagpipe.oracle.service.ledger import StepLedger
+from bagpipe.oracle.service.limits import Limits
 from bagpipe.oracle.service.rendezvous import Rendezvous
 from bagpipe.oracle.service.report import Reporter
 from bagpipe.oracle.service.shell import Shell

@@ -153,6 +153,7 @@ def test_a_lost_peer_is_not_the_models_fault(users: ModuleType) -> None:
     def forward(*_: object) -> NoReturn:
         raise raised_in_torch(gone)
 
+    trainer.parallel = model
     trainer._forward = forward  # type: ignore[method-assign]
     plan = SimpleNamespace(step=4, first_example=4, num_examples=8, dense_BF=np.zeros((4, 1)))
     with pytest.raises(PeerLost, match=r"trainer 1: .* at step 4: .*Connection closed"), naming_user_code([model]):

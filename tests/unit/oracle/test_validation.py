@@ -1,0 +1,205 @@
+"""Evaluations between steps: whatever is lost, every batch is evaluated once by every trainer."""
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bagpipe.config.evaluation import EarlyStopping, EvaluationConfig
+from bagpipe.metrics.validations import Validation
+from bagpipe.net.messages import NeedValidation, ValidationDone, ValidationOutputs
+from bagpipe.oracle.service.actions import Send, SendPlan
+from bagpipe.oracle.service.validation import Validations
+
+DEPTH = 2
+
+
+@dataclass
+class Trainer:
+    """Evaluates batch after batch; what it said last is said once more after its connection broke."""
+
+    rank: int
+    batches: int
+    step: int = 0
+    connections: int = 0
+    arrived: int = 0
+    evaluated: list[int] = field(default_factory=list)
+    waiting: deque[int] = field(default_factory=deque)
+    told: bool = False
+    done: list[int] = field(default_factory=list)
+    sent: deque[Any] = field(default_factory=deque)
+    received: deque[Any] = field(default_factory=deque)
+
+    @property
+    def peer(self) -> bytes:
+        return f"{self.rank} {self.connections}".encode()
+
+    def say(self) -> None:
+        if self.told:
+            outputs = np.array(self.evaluated, np.float32)
+            self.sent.append((self.peer, ValidationOutputs(rank=self.rank, step=self.step), [outputs]))
+        else:
+            until = len(self.evaluated) + DEPTH + 1
+            need = NeedValidation(rank=self.rank, step=self.step, next=self.arrived, until=until)
+            self.sent.append((self.peer, need, []))
+
+    def reset(self) -> None:
+        self.sent.clear()
+        self.received.clear()
+        self.connections += 1
+        self.say()
+
+    def take(self) -> None:
+        message = self.received.popleft()
+        if isinstance(message, ValidationDone):
+            if message.step == self.step:
+                self.done.append(self.step)
+                self.step, self.arrived, self.evaluated, self.told = self.step + 1, 0, [], False
+                self.waiting.clear()
+                self.say()
+            return
+        step, number, rank = message
+        assert rank == self.rank
+        if step == self.step and number == self.arrived:
+            self.waiting.append(number)
+            self.arrived += 1
+
+    def evaluate(self) -> None:
+        self.evaluated.append(self.waiting.popleft())
+        self.told = len(self.evaluated) == self.batches
+        self.say()
+
+
+@dataclass
+class World:
+    """Trainers that evaluate after every step, and the oracle's machine with what its process keeps."""
+
+    trainers: int
+    batches: int
+    rounds: int
+    kept: list[Validation] = field(default_factory=list)
+    seen: list[list[list[float]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.members = [Trainer(rank, self.batches) for rank in range(self.trainers)]
+        self.start()
+        for one in self.members:
+            one.say()
+
+    def start(self) -> None:
+        stopping = EvaluationConfig(every=1, early_stopping=EarlyStopping(metric="auc", patience=10**5))
+        self.machine = Validations(self.trainers, stopping, depth=DEPTH, history=list(self.kept))
+        self.machine.num_batches = self.batches
+        for step in range(self.rounds):
+            self.machine.planned(step)
+
+    def restart(self) -> None:
+        self.start()
+        for one in self.members:
+            one.reset()
+
+    def act(self, actions: list[Any]) -> None:
+        by_peer = {one.peer: one for one in self.members}
+        for action in actions:
+            match action:
+                case Send(peer, message) if peer in by_peer:
+                    by_peer[peer].received.append(message)
+                case SendPlan(peer, frames) if peer in by_peer:
+                    by_peer[peer].received.append(frames)
+                case _:
+                    pass
+
+    @property
+    def can_work(self) -> bool:
+        return self.machine.complete or self.machine.wants_batch
+
+    def work(self) -> None:
+        """What the shell does next."""
+        machine = self.machine
+        step = machine.current
+        assert step is not None
+        if machine.complete:
+            outputs, failed = machine.all_outputs()
+            assert not failed
+            self.seen.append([part.tolist() for part in outputs])
+            judged = Validation(step=step + 1, figures={"auc": 0.5})
+            self.kept.append(judged)
+            self.act(machine.judged(judged))
+        else:
+            assert len(machine._round.batches) <= 2 * DEPTH + 2, "kept without bound"  # type: ignore[union-attr]
+            number = machine._round.made  # type: ignore[union-attr]
+            self.act(machine.add_batch({rank: (step, number, rank) for rank in range(self.trainers)}))
+
+    @property
+    def over(self) -> bool:
+        return all(one.step >= self.rounds for one in self.members)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), trainers=st.integers(1, 3), batches=st.integers(1, 6), rounds=st.integers(1, 3))
+def test_every_batch_is_evaluated_once_whatever_is_lost(seed: int, trainers: int, batches: int, rounds: int) -> None:
+    """Connections break, the oracle is replaced; no trainer goes on before the outputs of all are in."""
+    world, faults, rng = World(trainers, batches, rounds), 4, random.Random(seed)
+    for _ in range(3000):
+        if world.over:
+            break
+        moves: list[tuple[str, Any]] = [("work", None)] * world.can_work
+        for one in world.members:
+            moves += [("deliver", one)] * bool(one.sent) + [("take", one)] * bool(one.received)
+            moves += [("evaluate", one)] * bool(one.waiting) + [("reset", one)] * bool(faults and one.step < rounds)
+        moves += [("restart", None)] * bool(faults)
+        move, who = rng.choice(moves)
+        match move:
+            case "work":
+                world.work()
+            case "deliver":
+                peer, message, arrays = who.sent.popleft()
+                if message.step == rounds:  # it trains on
+                    continue
+                if isinstance(message, NeedValidation):
+                    world.act(world.machine.need(peer, message))
+                else:
+                    world.act(world.machine.outputs(peer, message, arrays))
+            case "restart":
+                faults -= 1
+                world.restart()
+            case "reset":
+                faults -= 1
+                who.reset()
+            case _:
+                getattr(who, move)()
+        spread = [one.step for one in world.members]
+        assert max(spread) - min(spread) <= 1
+        assert max(spread) <= len(world.kept), "a trainer went on before the evaluation was judged"
+    assert world.over, f"nothing can go on: {world.machine}"
+    assert [one.step for one in world.kept] == list(range(1, rounds + 1))
+    assert world.seen == [[list(map(float, range(batches)))] * trainers] * rounds
+    assert world.machine.over and not world.machine.holds_plans
+    assert all(one.done == list(range(rounds)) for one in world.members)
+
+
+def test_what_may_follow_an_early_stop_is_not_planned() -> None:
+    """Plans are held from the evaluation on that may end training, and only from there."""
+    stopping = EvaluationConfig(every=1, early_stopping=EarlyStopping(metric="auc", patience=2))
+    machine = Validations(1, stopping)
+    machine.num_batches = 1
+
+    def evaluate(step: int, auc: float) -> None:
+        machine.outputs(b"0", ValidationOutputs(rank=0, step=step), [np.zeros(1, np.float32)])
+        machine.judged(Validation(step=step + 1, figures={"auc": auc}))
+
+    machine.planned(0)
+    assert not machine.holds_plans  # the first evaluation cannot be the second without improvement
+    machine.planned(1)
+    assert machine.holds_plans  # what the first one says is not known
+    evaluate(0, 0.7)
+    assert not machine.holds_plans
+    evaluate(1, 0.6)
+    machine.planned(2)
+    assert machine.holds_plans and machine.stops_at is None
+    evaluate(2, 0.6)
+    assert machine.over and machine.stops_at == 3
