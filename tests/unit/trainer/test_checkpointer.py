@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
 from bagpipe.config.document import CheckpointConfig, DataConfig, JobSpec
+from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import SnapshotFiles
 from bagpipe.plan import BatchPlan
 from bagpipe.tables import Table, TableLayout
@@ -59,8 +60,8 @@ def world(root: Path, keep: int) -> tuple[Checkpointer, Shards, list[int]]:
     return Checkpointer(cast("Membership", members), None, None), shards, told
 
 
-def plan(step: int) -> BatchPlan:
-    return cast("BatchPlan", SimpleNamespace(step=step, end=Cursor(0, step + 1), validates=False))
+def plan(step: int, *, validates: bool = False) -> BatchPlan:
+    return cast("BatchPlan", SimpleNamespace(step=step, end=Cursor(0, step + 1), validates=validates))
 
 
 @given(order=st.permutations(range(4)), polls=st.lists(st.booleans(), min_size=4, max_size=4), keep=st.integers(1, 3))
@@ -90,3 +91,19 @@ def test_a_lost_checkpoint_holds_up_no_later_one(tmp_path: Path) -> None:
     checkpointer.begin(plan(1))
     checkpointer.poll()
     assert told == [2]
+
+
+def test_a_checkpoint_of_an_evaluated_step_waits_for_its_figures() -> None:
+    """A run that goes on from it must not lack what it was stopped by; later figures are not in it."""
+    with tempfile.TemporaryDirectory() as name:
+        checkpointer, shards, told = world(Path(name), 3)
+        checkpointer.begin(plan(4, validates=True))
+        shards.written.add(4)
+        checkpointer.poll()
+        assert not told and not list_checkpoints(Path(name))
+        figures = [Validation(step=5, figures={"auc": 0.5}), Validation(step=6, figures={"auc": 0.6})]
+        for one in figures:
+            checkpointer.validated(one)
+        checkpointer.poll()
+        assert told == [5]
+        assert open_checkpoint(list_checkpoints(Path(name))[0]).manifest.validations == (figures[0],)
