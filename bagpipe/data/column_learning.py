@@ -40,7 +40,8 @@ def learn_columns(raw: ColumnSource, readers: int, stop: int | None) -> tuple[De
     """Look at labels and dense columns of the first `stop` examples.
 
     Raises:
-        DataError: a label has one value only, or a column that is to be standardised has; or there is no example.
+        DataError: a label has one value only, or a column that is to be standardised has; a dense column has none; or
+            there is no example.
     """
     wanted = [(place, c.name) for place, c in enumerate(raw.columns.dense) if c.standardise]
     moments = [_Moments() for _ in wanted]
@@ -49,12 +50,13 @@ def learn_columns(raw: ColumnSource, readers: int, stop: int | None) -> tuple[De
     missing = np.array([missing_dense(c) for c in raw.columns.dense], np.float32)
     told = np.zeros(len(missing), np.bool_)
     first_bad: str | None = None
-    for block in raw_blocks(raw, readers, stop):
+    for block in raw_blocks(raw.unfilled(), readers, stop):
         first_bad = first_bad or block.first_bad
         part = block if stop is None else first_examples(block, stop - position, len(raw.schema.features))
+        there_BF = ~np.isnan(part.dense_BF)
         for one, (place, _) in zip(moments, wanted, strict=True):
-            one.add(part.dense_BF[:, place])
-        told |= (part.dense_BF != missing).any(axis=0)
+            one.add(np.where(there_BF[:, place], part.dense_BF[:, place], missing[place]))
+        told |= there_BF.any(axis=0)
         for place in range(labels if len(part) else 0):
             least[place] = min(least[place], float(part.labels_BL[:, place].min()))
             greatest[place] = max(greatest[place], float(part.labels_BL[:, place].max()))
@@ -87,8 +89,7 @@ def _check_dense(raw: ColumnSource, told: "np.ndarray[tuple[int], np.dtype[np.bo
     for column, says_something in zip(raw.columns.dense, told.tolist(), strict=True):
         if not says_something:
             raise DataError(
-                f"data.columns.dense: {column.name}: all values are missing in the training part, or equal to what "
-                "stands for a missing one; put it under ignore"
+                f"data.columns.dense: {column.name}: all values are missing in the training part; put it under ignore"
             )
 
 

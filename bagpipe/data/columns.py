@@ -5,10 +5,12 @@ columns, as long as every cell can be read as what the first file's was.
 """
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -62,6 +64,11 @@ class ColumnSource:
 
     def with_statistics(self, statistics: tuple[DenseStatistics, ...]) -> "ColumnSource":
         return replace(self, statistics=statistics)
+
+    def unfilled(self) -> "ColumnSource":
+        """The same source, whose missing dense values are NaN."""
+        dense = tuple(msgspec.structs.replace(column, fill=math.nan) for column in self.columns.dense)
+        return replace(self, columns=msgspec.structs.replace(self.columns, dense=dense))
 
     def with_extra(self, names: tuple[str, ...]) -> "ColumnSource":
         """The same source, whose pieces have these columns too."""

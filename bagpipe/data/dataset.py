@@ -14,6 +14,7 @@ import msgspec
 from bagpipe.batch import Batch, Cursor
 from bagpipe.config.document import DataConfig, EmbeddingConfig, Paths
 from bagpipe.config.parts import all_of, paths_in, shares_of, with_path
+from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
@@ -28,7 +29,7 @@ from bagpipe.data.formats import (
 )
 from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform
-from bagpipe.data.prepared import PreparedSource, prepared_transform, read_info, with_report
+from bagpipe.data.prepared import PreparedSource, read_info, with_report
 from bagpipe.data.raw import RawSource
 from bagpipe.data.split import Range, Ranges, check_parts, sizes_of
 from bagpipe.data.transform import Transform

@@ -17,7 +17,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bagpipe.data.prepared import METADATA_KEY, OLD_TABLES_FILE, TRANSFORM_FOLDER
+from bagpipe.data.prepared import FIRST_PART, METADATA_KEY, OLD_TABLES_FILE, OLD_TRANSFORM_FOLDER
 from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE
 from bagpipe.errors import ConfigError, StorageError
 
@@ -66,10 +66,10 @@ def _not_ours(folder: Path) -> str | None:
 
 def _marked(path: Path) -> bool:
     """Whether a file or folder was written by `bagpipe data prepare`."""
-    if path.name == TRANSFORM_FOLDER:
+    if path.name == OLD_TRANSFORM_FOLDER:
         return all(inner.name in (INFO_FILE, VOCABULARY_FILE) for inner in path.iterdir())
     if path.name in (OLD_TABLES_FILE, OLD_VOCABULARY_FILE):
-        first = path.with_name("part-00000.parquet")
+        first = path.with_name(FIRST_PART)
         return first.is_file() and _marked(first)
     if path.suffix != ".parquet" or not path.is_file():
         return False

@@ -7,38 +7,23 @@ only when it is complete.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from bagpipe.batch import SparseBlock
 from bagpipe.config.document import DataConfig
 from bagpipe.config.parts import Shares, shares_of
-from bagpipe.data import encode_kernels
 from bagpipe.data.column_learning import check_vocabularies, learn_columns
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples, count_values, largest_ids
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, open_raw
-from bagpipe.data.order import cut
 from bagpipe.data.output import check_output, made_once, replacing
-from bagpipe.data.prepared import (
-    REPORT_KEY,
-    ROW_GROUP,
-    TRANSFORM_FOLDER,
-    VERSION,
-    PreparedInfo,
-    Recipe,
-    Report,
-    read_info,
-)
+from bagpipe.data.prepared import FIRST_PART, VERSION, PreparedInfo, Recipe, Report, read_info
+from bagpipe.data.prepared_parts import write_parts
 from bagpipe.data.raw import RawSchema, RawSource
 from bagpipe.data.split import Part, Ranges, Split, check_parts, sizes_of
 from bagpipe.data.transform import DenseStatistics, KeptFeature, KeptTable, Transform, TransformInfo
@@ -46,8 +31,6 @@ from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
 
-ROWS_PER_PART = 64 * ROW_GROUP
-FIRST_PART = "part-00000.parquet"
 PARTS: tuple[Part, ...] = ("training", "validation", "test")
 """In the order in which they lie."""
 MOST_FOUND_ROWS = 1 << 32
@@ -179,8 +162,6 @@ class _Preparation:
     def write(self, folder: Path) -> tuple[int, PreparedInfo]:
         transform = self.learn()
         raw = self.raw
-        if transform.vocabularies is not None:
-            transform.save(folder / TRANSFORM_FOLDER)
         info = self._info(transform)
         layout = TableLayout.of(Table(t.name, t.num_embeddings, 1, t.feature_names) for t in info.tables)
         parts = [
@@ -188,8 +169,9 @@ class _Preparation:
         ]
         total = self.counted.examples if self.counted else raw.num_examples
         sizes = [0] * len(parts)
-        examples = _write_parts(
+        examples = write_parts(
             folder,
+            transform,
             info,
             layout,
             _counting(parts, sizes),
@@ -331,68 +313,3 @@ def _check_found(tables: Sequence[FoundTable]) -> None:
                 f"data.path: feature {names} has the id {rows - 1}; as row numbers its ids need {rows:,} rows; "
                 "set data.encoding to hash or vocabulary, or list the table in embedding.tables"
             )
-
-
-def _write_parts(
-    folder: Path,
-    info: PreparedInfo,
-    layout: TableLayout,
-    pieces: Iterator[Examples],
-    report: Callable[[], Report],
-    progress: Callable[[int], None],
-) -> int:
-    """Write all parts; the last one's footer says `report` too. Returns the number of examples."""
-    schema, written = info.arrow_schema(), 0
-    part: pq.ParquetWriter | None = None
-    try:
-        for examples in cut(pieces, ROW_GROUP):
-            if written % ROWS_PER_PART == 0:
-                if part is not None:
-                    part.close()
-                # Plain pages: ids of a large table do not compress, and decoding costs more than reading.
-                name = folder / f"part-{written // ROWS_PER_PART:05d}.parquet"
-                part = pq.ParquetWriter(name, schema, compression="NONE", use_dictionary=False, write_statistics=False)
-            if part is not None:
-                part.write_table(_arrow_table(examples, info, layout, schema), row_group_size=ROW_GROUP)
-            written += len(examples)
-            progress(written)
-        if part is not None:
-            part.add_key_value_metadata({REPORT_KEY: msgspec.json.encode(report())})
-    finally:
-        if part is not None:
-            part.close()
-    return written
-
-
-def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, schema: pa.Schema) -> pa.Table:
-    columns: list[Any] = [pa.array(examples.labels_BL[:, i]) for i in range(info.num_labels)]
-    columns += [pa.array(examples.dense_BF[:, i]) for i in range(len(info.dense))]
-    group, block = layout.groups[0], examples.sparse[0]
-    features = [(t, offset) for t, offset in zip(group.tables, group.offsets, strict=True) for _ in t.feature_names]
-    types = schema.types[len(columns) : len(columns) + len(features)]
-    for place, ((_, offset), kind) in enumerate(zip(features, types, strict=True)):
-        if block.lengths_BT is None:
-            rows = block.keys_N.reshape(len(examples), -1)[:, place] - offset
-            columns.append(pa.array(rows.astype(kind.to_pandas_dtype())))
-            continue
-        lengths = np.empty((len(examples), 1), np.int32)
-        codes = np.empty(int(block.lengths_BT[:, place].sum(dtype=np.int64)), np.uint64)
-        which, wanted = np.empty(len(codes), np.int32), np.array([place], np.int64)
-        encode_kernels.select_features(block.keys_N.view(np.uint64), block.lengths_BT, wanted, codes, lengths, which)
-        rows = (codes.view(np.int64) - offset).astype(kind.value_type.to_pandas_dtype())
-        offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths[:, 0], dtype=np.int32)])
-        columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows), type=kind))
-    columns += [pa.array(array) for array in (examples.weights_B, examples.groups_B) if array is not None]
-    columns += [_weight_lists(block, group.feature_names.index(name)) for name in info.value_weights]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _weight_lists(block: SparseBlock, place: int) -> Any:
-    assert block.lengths_BT is not None
-    assert block.weights_N is not None
-    lengths_B = block.lengths_BT[:, place]
-    weights = np.empty(int(lengths_B.sum(dtype=np.int64)), np.float32)
-    encode_kernels.select_values(block.weights_N, block.lengths_BT, np.array([place], np.int64), weights)
-    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths_B, dtype=np.int32)])
-    kind = pa.list_(pa.field("element", pa.float32(), nullable=False))
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(weights), type=kind)

@@ -1,10 +1,12 @@
 """The prepared format: Parquet files with one column for each feature, and what they say about themselves.
 
-A prepared folder holds `part-*.parquet` and, where values have rows of their own, `_transform/` with the vocabulary.
-Every part carries `PreparedInfo` in its metadata, so a part alone can be read, and a folder is ordinary Parquet for
-every other program. Columns: `label` (or `label_0`...), `dense_<name>` float32, `sparse_<name>` int32 (int64 for tables
-beyond 2^31 rows), or lists of them if multi-valued. Where
-told: `weight` float32 and `group` int64 of the example, `weight_<name>` lists of float32 beside lists of rows.
+A prepared folder holds `part-*.parquet` and nothing else. Every part carries `PreparedInfo` in its metadata, so a part
+alone can be read, and a folder is ordinary Parquet for every other program; the first part encloses the vocabulary, if
+values have rows of their own (`bagpipe.data.enclosed`).
+
+Columns: `label` (or `label_0`...), `dense_<name>` float32, `sparse_<name>` int32 (int64 for tables beyond 2^31 rows),
+or lists of them if multi-valued. Where told: `weight` float32 and `group` int64 of the example, `weight_<name>` lists
+of float32 beside lists of rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +28,7 @@ from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile
 from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array, weight_lists
 from bagpipe.data.raw import ordered_map
-from bagpipe.data.transform import KeptTable, Transform, TransformInfo, load_transform
+from bagpipe.data.transform import KeptTable, TransformInfo
 from bagpipe.errors import DataError
 from bagpipe.tables import TableLayout
 
@@ -35,7 +37,10 @@ ROW_GROUP = 1 << 16
 METADATA_KEY = b"bagpipe"
 REPORT_KEY = b"bagpipe.report"
 """In the last part only: what was known once all parts were written."""
-TRANSFORM_FOLDER = "_transform"
+PART_NAME = "part-{:05d}.parquet"
+FIRST_PART = PART_NAME.format(0)
+OLD_TRANSFORM_FOLDER = "_transform"
+"""Where folders prepared before December 2026 have their vocabulary."""
 WEIGHT, GROUP = "weight", "group"
 OLD_TABLES_FILE = "tables.json"
 """Folders prepared before November 2026 have their `PreparedInfo` in this file too."""
@@ -299,34 +304,6 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
         train_examples=report.train_examples,
         validation_examples=report.validation_examples,
     )
-
-
-def prepared_transform(info: PreparedInfo, file: InputFile) -> Transform:
-    """What prepared data was made with, as far as it says so.
-
-    Raises:
-        CheckpointError: its vocabulary is damaged.
-    """
-    if info.transform is None:
-        recipe = info.recipe
-        return Transform(
-            TransformInfo(
-                source="parquet",
-                encoding=recipe.encoding,
-                hash_size=recipe.hash_size,
-                min_count=recipe.min_count,
-                numeric_bins=recipe.numeric_bins,
-                num_labels=info.num_labels,
-                dense=info.dense,
-                jagged=info.jagged,
-                features=(),
-                tables=info.tables,
-            )
-        )
-    folder = Path(file.name).parent / TRANSFORM_FOLDER
-    if info.transform.vocabulary is None or not folder.is_dir():
-        return Transform(info.transform)
-    return load_transform(folder)
 
 
 def _decode(text: bytes, name: str) -> PreparedInfo:

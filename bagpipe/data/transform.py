@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -147,12 +147,13 @@ class Transform:
         names = []
         if self.vocabularies is not None:
             with replacing_file(folder / VOCABULARY_FILE) as draft:
-                self._write_vocabulary(draft)
+                self.write_vocabulary(draft)
             names.append(VOCABULARY_FILE)
         write_whole(folder / INFO_FILE, msgspec.json.format(msgspec.json.encode(self.info), indent=2) + b"\n")
         return [*names, INFO_FILE]
 
-    def _write_vocabulary(self, file: BinaryIO) -> None:
+    def write_vocabulary(self, file: IO[bytes]) -> None:
+        """Write the vocabularies as one Arrow file, by table and row."""
         assert self.vocabularies is not None
         kinds = {f.name: f.kind for f in self.info.features}
         names = [t.name for t in self.info.tables]
@@ -190,25 +191,37 @@ def load_transform(folder: Path) -> Transform:
         raise CheckpointError(f"{path}: version {info.version}, this bagpipe reads version {VERSION}")
     if info.vocabulary is None:
         return Transform(info)
-    found = Transform.of(info, _read_vocabulary(folder / VOCABULARY_FILE, info))
-    if found.info.vocabulary != info.vocabulary:
-        raise CheckpointError(f"{folder}: {VOCABULARY_FILE} is not the one that {INFO_FILE} names; use another copy")
-    return found
-
-
-def _read_vocabulary(path: Path, info: TransformInfo) -> dict[str, Vocabulary]:
+    path = folder / VOCABULARY_FILE
     try:
         with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all().select(["table", "code", "count"])
+            return with_vocabulary(info, file, str(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error}); use another copy") from None
+
+
+def with_vocabulary(info: TransformInfo, file: Any, name: str) -> Transform:
+    """The transform of which `file`, an Arrow file or a buffer of one, holds the vocabularies.
+
+    Raises:
+        CheckpointError: it is damaged, or another one than `info` says.
+    """
+    try:
+        table = pa.ipc.open_file(file).read_all().select(["table", "code", "count"])
         which = np.concatenate([np.zeros(0, np.int32), *(c.indices.to_numpy() for c in table.column("table").chunks)])
         codes, counts = table.column("code").to_numpy(), table.column("count").to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error}); use another copy") from None
+        raise CheckpointError(f"{name}: cannot be read ({error}); use another copy") from None
     bounds = np.searchsorted(which, np.arange(len(info.tables) + 1))
-    return {
-        t.name: Vocabulary(codes[bounds[i] : bounds[i + 1]], counts[bounds[i] : bounds[i + 1]], t.oov_rows)
-        for i, t in enumerate(info.tables)
-    }
+    found = Transform.of(
+        info,
+        {
+            t.name: Vocabulary(codes[bounds[i] : bounds[i + 1]], counts[bounds[i] : bounds[i + 1]], t.oov_rows)
+            for i, t in enumerate(info.tables)
+        },
+    )
+    if found.info.vocabulary != info.vocabulary:
+        raise CheckpointError(f"{name}: not the vocabulary that {INFO_FILE} names; use another copy")
+    return found
 
 
 def _brief(value: object) -> str:

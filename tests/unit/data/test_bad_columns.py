@@ -78,7 +78,7 @@ BAD: dict[str, tuple[bytes, type[BagpipeError], str]] = {
     "numbers all missing": (
         each(lambda i: f"{i % 2},i{i % 3},"),
         DataError,
-        "dense: price: all values are missing in the training part, or equal to what stands for a missing one",
+        "dense: price: all values are missing in the training part; put it under ignore",
     ),
     "a vocabulary of one value": (
         each(lambda i: f"{i % 2},a,{i}"),
@@ -156,3 +156,10 @@ def test_a_label_is_no_feature(columns: str, where: str, tmp_path: Path) -> None
     with pytest.raises(ConfigError) as caught:
         parse_job(JOB.format(tmp_path / "log.csv", columns), "job.yaml")
     assert where in str(caught.value) and "not known when a prediction is made; remove it" in str(caught.value)
+
+
+def test_a_column_that_only_holds_what_stands_for_a_missing_value_is_read(tmp_path: Path) -> None:
+    """Values are there, though they are the fill: another part of the data may have others."""
+    path = tmp_path / "log.csv"
+    path.write_bytes(csv([f"{i % 2},i{i % 3},0" for i in range(9)]))
+    read(path)

@@ -87,13 +87,15 @@ def test_a_failure_leaves_the_old_folder(write, tmp_path, criteo_file):
 
 
 def test_folders_of_the_old_layout_may_be_replaced(write, tmp_path):
-    """`tables.json` and `_vocabulary.parquet` beside our parts are ours."""
+    """`tables.json`, `_vocabulary.parquet` and `_transform/` beside our parts are ours."""
     out = tmp_path / "out"
     write("parquet", out)
+    (out / "_transform").mkdir()
+    (out / "_transform" / "transform.json").write_text("{}")
     (out / "tables.json").write_text("{}")
     (out / "_vocabulary.parquet").write_text("")
     write("parquet", out)
-    assert sorted(os.listdir(out)) == ["_transform", "part-00000.parquet"]
+    assert sorted(os.listdir(out)) == ["part-00000.parquet"]
 
 
 def test_of_two_that_make_the_same_folder_the_first_stays(tmp_path):

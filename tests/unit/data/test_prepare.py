@@ -12,6 +12,7 @@ import pytest
 
 from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data import prepare as module
+from bagpipe.data import prepared_parts
 from bagpipe.data.prepare import prepare
 from bagpipe.errors import ConfigError
 from bagpipe.tables import Table
@@ -36,8 +37,8 @@ def test_prepared_examples_equal_the_raw_ones(kind, groups, request, dataset, sa
 
 def test_many_row_groups_and_parts_read_as_one(criteo_file, dataset, same, tmp_path, monkeypatch):
     """Parts and row groups leave no trace; a cursor opens in the middle of any; parts can be read alone."""
-    monkeypatch.setattr(module, "ROW_GROUP", 16)
-    monkeypatch.setattr(module, "ROWS_PER_PART", 48)
+    monkeypatch.setattr(prepared_parts, "ROW_GROUP", 16)
+    monkeypatch.setattr(prepared_parts, "ROWS_PER_PART", 48)
     folder = prepare(DataConfig(path=str(criteo_file), hash_size=1000), tmp_path / "out").folder
     parts = sorted(folder.glob("part-*.parquet"))
     assert [pq.ParquetFile(p).metadata.num_rows for p in parts] == [48, 48, 48, 48, 8]
@@ -50,18 +51,18 @@ def test_many_row_groups_and_parts_read_as_one(criteo_file, dataset, same, tmp_p
 
 
 def test_a_prepared_part_tells_names_sizes_and_transform(criteo_file, tmp_path):
-    """What a reader of the folder needs to know is in each part, and the vocabulary beside it."""
+    """What a reader of the folder needs to know is in each part, and the vocabulary within the first."""
     data = DataConfig(path=str(criteo_file), encoding="vocabulary", min_count=2, numeric_bins="log-squared")
     done = prepare(data, tmp_path / "out")
-    assert sorted(p.name for p in done.folder.iterdir()) == ["_transform", "part-00000.parquet"]
+    assert sorted(p.name for p in done.folder.iterdir()) == ["part-00000.parquet"]
     schema = pq.read_schema(done.folder / "part-00000.parquet")
     listed = json.loads(schema.metadata[b"bagpipe"])
     assert [t["name"] for t in listed["tables"]][12:15] == ["I13", "C1", "C2"]
     stated = listed["transform"]
     assert (stated["source"], stated["minCount"], stated["numericBins"]) == ("criteo-tsv", 2, "log-squared")
-    assert json.loads((done.folder / "_transform" / "transform.json").read_text()) == stated
-    with pa.OSFile(str(done.folder / "_transform" / "vocabulary.arrow")) as file:
-        vocabulary = pa.ipc.open_file(file).read_all().to_pylist()
+    place = json.loads(pq.read_metadata(done.folder / "part-00000.parquet").metadata[b"bagpipe.vocabulary"])
+    content = (done.folder / "part-00000.parquet").read_bytes()[place["offset"] :][: place["length"]]
+    vocabulary = pa.ipc.open_file(content).read_all().to_pylist()
     for table in listed["tables"]:
         rows = [v["row"] for v in vocabulary if v["table"] == table["name"]]
         assert rows == list(range(1, table["numEmbeddings"]))
@@ -143,7 +144,7 @@ def test_memory_does_not_grow_with_the_file(encoding, criteo_lines, tmp_path, mo
     from bagpipe.data import files
 
     monkeypatch.setattr(files.text_blocks, "__defaults__", (1 << 16,))
-    monkeypatch.setattr(module, "ROW_GROUP", 512)
+    monkeypatch.setattr(prepared_parts, "ROW_GROUP", 512)
     lines = "\n".join(criteo_lines(1000)) + "\n"
 
     def peak(times: int) -> int:

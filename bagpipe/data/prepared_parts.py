@@ -1,0 +1,106 @@
+"""Examples to the parts of a prepared folder."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bagpipe.batch import SparseBlock
+from bagpipe.data import encode_kernels
+from bagpipe.data.enclosed import enclose
+from bagpipe.data.examples import Examples
+from bagpipe.data.order import cut
+from bagpipe.data.prepared import FIRST_PART, PART_NAME, REPORT_KEY, ROW_GROUP, PreparedInfo, Report
+from bagpipe.data.transform import Transform
+from bagpipe.tables import TableLayout
+
+ROWS_PER_PART = 64 * ROW_GROUP
+
+
+def write_parts(
+    folder: Path,
+    transform: Transform,
+    info: PreparedInfo,
+    layout: TableLayout,
+    pieces: Iterator[Examples],
+    report: Callable[[], Report],
+    progress: Callable[[int], None],
+) -> int:
+    """Write all parts; the last one's footer says `report` too. Returns the number of examples."""
+    schema, written = info.arrow_schema(), 0
+    part: _Part | None = None
+    try:
+        for examples in cut(pieces, ROW_GROUP):
+            if part is None or written % ROWS_PER_PART == 0:
+                if part is not None:
+                    part.close()
+                part = _Part(folder / PART_NAME.format(written // ROWS_PER_PART), schema, transform)
+            part.write(_arrow_table(examples, info, layout, schema))
+            written += len(examples)
+            progress(written)
+        if part is not None:
+            part.writer.add_key_value_metadata({REPORT_KEY: msgspec.json.encode(report())})
+            part.close()
+    finally:
+        if part is not None:
+            part.file.close()
+    return written
+
+
+class _Part:
+    """One part that is being written; the first one holds the vocabulary."""
+
+    def __init__(self, path: Path, schema: pa.Schema, transform: Transform) -> None:
+        self.path, self.transform = path, transform
+        self.file = pa.OSFile(str(path), "wb")
+        # Plain pages: ids of a large table do not compress, and decoding costs more than reading.
+        self.writer = pq.ParquetWriter(
+            self.file, schema, compression="NONE", use_dictionary=False, write_statistics=False
+        )
+
+    def write(self, table: pa.Table) -> None:
+        self.writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def close(self) -> None:
+        if self.path.name == FIRST_PART:
+            self.writer.add_key_value_metadata(enclose(self.transform, self.file, self.path.parent))
+        self.writer.close()
+        self.file.close()
+
+
+def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, schema: pa.Schema) -> pa.Table:
+    columns: list[Any] = [pa.array(examples.labels_BL[:, i]) for i in range(info.num_labels)]
+    columns += [pa.array(examples.dense_BF[:, i]) for i in range(len(info.dense))]
+    group, block = layout.groups[0], examples.sparse[0]
+    features = [(t, offset) for t, offset in zip(group.tables, group.offsets, strict=True) for _ in t.feature_names]
+    types = schema.types[len(columns) : len(columns) + len(features)]
+    for place, ((_, offset), kind) in enumerate(zip(features, types, strict=True)):
+        if block.lengths_BT is None:
+            rows = block.keys_N.reshape(len(examples), -1)[:, place] - offset
+            columns.append(pa.array(rows.astype(kind.to_pandas_dtype())))
+            continue
+        lengths = np.empty((len(examples), 1), np.int32)
+        codes = np.empty(int(block.lengths_BT[:, place].sum(dtype=np.int64)), np.uint64)
+        which, wanted = np.empty(len(codes), np.int32), np.array([place], np.int64)
+        encode_kernels.select_features(block.keys_N.view(np.uint64), block.lengths_BT, wanted, codes, lengths, which)
+        rows = (codes.view(np.int64) - offset).astype(kind.value_type.to_pandas_dtype())
+        offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths[:, 0], dtype=np.int32)])
+        columns.append(pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows), type=kind))
+    columns += [pa.array(array) for array in (examples.weights_B, examples.groups_B) if array is not None]
+    columns += [_weight_lists(block, group.feature_names.index(name)) for name in info.value_weights]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _weight_lists(block: SparseBlock, place: int) -> Any:
+    assert block.lengths_BT is not None
+    assert block.weights_N is not None
+    lengths_B = block.lengths_BT[:, place]
+    weights = np.empty(int(lengths_B.sum(dtype=np.int64)), np.float32)
+    encode_kernels.select_values(block.weights_N, block.lengths_BT, np.array([place], np.int64), weights)
+    offsets = np.concatenate([np.zeros(1, np.int32), np.cumsum(lengths_B, dtype=np.int32)])
+    kind = pa.list_(pa.field("element", pa.float32(), nullable=False))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(weights), type=kind)
