@@ -26,6 +26,8 @@ _NO_DATA = re.compile(
 )
 """Names in a folder that are no data: hidden files, marks of other programs, descriptions, checksums, what describes
 prepared data. A file that `data.path` names itself is read whatever its name."""
+_OF_A_RUN = frozenset({"job.yaml", "logs"})
+"""A folder that holds these is a run's, which lies where `bagpipe run` was typed, often beside the data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +133,12 @@ def is_data(name: str) -> bool:
 
 
 def _below(folder: str) -> list[str]:
-    """Data files of a folder and of all folders below it that are not hidden."""
+    """Data files of a folder and of all folders below it that are not hidden, and no run's."""
     found = []
     for place, folders, names in os.walk(folder, onerror=_raise):
+        if place != folder and _OF_A_RUN.issubset([*folders, *names]):
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if not name.startswith((".", "_"))]
         found += [os.path.join(place, name) for name in names if is_data(name)]
     return found

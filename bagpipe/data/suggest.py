@@ -8,18 +8,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bagpipe.config.paths import absolute, typed
-from bagpipe.data.column_files import TableFormat, table_format, table_pieces, table_schema
+from bagpipe.config.paths import typed
+from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
 from bagpipe.data.column_values import is_list, numbers_of, plain
-from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import detect_format, is_prepared
-from bagpipe.data.jsonlines import JsonLines
+from bagpipe.data.file_kinds import choose_files
+from bagpipe.data.files import InputFile
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.strict_json import encode
 
@@ -91,27 +90,15 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job") -> Su
         ConfigError: no column looks like a label, or `label` is none.
         DataError: the data cannot be read.
     """
-    files = [file for file in find_files(absolute(path, "PATH")) if file.size]
-    if not files:
-        raise DataError(f"{path}: empty; expected at least one example")
-    known = _known_format(files)
-    if known is not None and label is None:
-        return Suggestion(_job(name, path, known, []), [f"{known}: one of the formats that need no description"])
-    kind = table_format(files[0], "auto")
-    columns = look_at(files[0], kind)
-    return _described(name, path, columns, label)
-
-
-def _known_format(files: Sequence[InputFile]) -> str | None:
-    if is_prepared(files[0]):
-        return "parquet"
-    try:
-        found = detect_format(files, "auto")
-        if found == "criteo-json":
-            JsonLines.open(files)
-    except DataError:
-        return None
-    return None if found == "parquet" else found
+    chosen = choose_files(path, known=label is None)
+    if chosen.kind.known:
+        found = chosen.kind.format
+        notes = [f"{found}: one of the formats that need no description"]
+        return Suggestion(_job(name, chosen.path, found, []), [*notes, *chosen.notes])
+    columns = look_at(chosen.files[0], cast("TableFormat", chosen.kind.format))
+    suggestion = _described(name, path, chosen.path, columns, label)
+    suggestion.notes += chosen.notes
+    return suggestion
 
 
 def look_at(file: InputFile, kind: TableFormat) -> list[Column]:
@@ -165,7 +152,9 @@ def _separator(values: Any) -> str:
 # ── guesses ───────────────────────────────────────────────────────────────────────────────────────
 
 
-def _described(name: str, path: str, columns: Sequence[Column], label: str | None) -> Suggestion:
+def _described(
+    name: str, path: str, chosen: str | list[str], columns: Sequence[Column], label: str | None
+) -> Suggestion:
     notes: list[str] = []
     target = _label(columns, label, path)
     time = next((c for c in columns if c is not target and _is_time(c)), None)
@@ -203,7 +192,7 @@ def _described(name: str, path: str, columns: Sequence[Column], label: str | Non
     ]
     if time is None:
         notes.append("no column of times: the last rows are for tests; sort them by time, or set splitBy: group")
-    return Suggestion(_job(name, path, None, [*head, *lines]), notes)
+    return Suggestion(_job(name, chosen, None, [*head, *lines]), notes)
 
 
 def _label(columns: Sequence[Column], asked: str | None, path: str) -> Column:
@@ -275,7 +264,7 @@ def _small(column: Column) -> tuple[str, str]:
 # ── lines of the job ──────────────────────────────────────────────────────────────────────────────
 
 
-def _quoted(text: str) -> str:
+def _quoted(text: str | list[str]) -> str:
     """JSON is YAML, and quotes any name."""
     return encode(text)
 
@@ -323,7 +312,7 @@ def _sparse_line(column: Column) -> str:
     return f"        - {{{', '.join(settings)}}}  # {column.about}"
 
 
-def _job(name: str, path: str, known: str | None, data: Sequence[str]) -> str:
+def _job(name: str, path: str | list[str], known: str | None, data: Sequence[str]) -> str:
     lines = [
         "# Written by `bagpipe init`; every line may be changed. What they mean: docs/settings.md, docs/data.md.",
         "apiVersion: bagpipe.dev/v1alpha1",

@@ -13,7 +13,7 @@ import pytest
 from bagpipe.config.load import parse_job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.data.suggest import suggest_job
-from bagpipe.errors import ConfigError
+from bagpipe.errors import ConfigError, DataError
 
 ROWS = 500
 
@@ -143,3 +143,29 @@ def test_a_label_of_two_words_gets_its_rule(yes: str, no: str, tmp_path: Path) -
         assert [(one.name, one.rule) for one in spec.data.columns.labels] == [("bought", f"bought == '{yes}'")]
         labels = [y for batch in dataset.train_batches(64, epochs=1) for y in batch.labels_BL[:, 0].tolist()]
         assert labels == [float(i % 3 > 0) for i in range(180)]
+
+
+def test_files_of_one_kind_are_named_by_a_pattern_or_one_by_one(tmp_path, monkeypatch):
+    """A pattern where it names exactly these, also in a folder whose name has characters of patterns; else a list."""
+    folder = tmp_path / "logs [1]"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"part-{number}.csv").write_text("item,click\n" + "".join(f"i{i % 9},{i % 2}\n" for i in range(90)))
+    assert parse_job(suggest_job(str(folder)).text, "job.yaml").spec.data.path == str(folder)
+    (folder / "names.tsv").write_text("item\tname\ni1\tone\n")
+    found = suggest_job(str(folder))
+    spec, dataset = opened(found.text, tmp_path)
+    assert spec.data.path == f"{tmp_path}/logs [[]1]/*.csv"
+    assert dataset.num_train_examples == 243
+    assert "left out: names.tsv (tsv with 2 columns); name a file or a pattern to take others" in found.notes
+    (folder / "items.csv").write_text("item,name\ni1,one\n")
+    monkeypatch.chdir(tmp_path)
+    found = suggest_job("logs [1]")
+    assert parse_job(found.text, "job.yaml").spec.data.path == tuple(f"logs [1]/part-{n}.csv" for n in range(3))
+
+
+def test_a_folder_of_nothing_to_read_is_refused_by_its_first_file(tmp_path):
+    """The file and what is wrong with it are named."""
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
+    with pytest.raises(DataError, match=r"a.png: binary data"):
+        suggest_job(str(tmp_path))
