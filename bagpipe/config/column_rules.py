@@ -62,6 +62,9 @@ def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str,
     yield from _labels(columns, model)
     yield from _names(columns)
     yield from _values(columns)
+    if columns.time_format and (not columns.time or "%" not in columns.time_format):
+        what = "a form such as %d.%m.%Y" if columns.time else "columns.time, which it is for"
+        yield "spec.data.columns.timeFormat", f"{columns.time_format!r}: expected {what}; add it, or remove timeFormat"
     for kind in ("time", "group"):
         if data.split_by == kind and not getattr(columns, kind):
             yield f"spec.data.columns.{kind}", f"missing; splitBy: {kind} needs it"
@@ -122,6 +125,9 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
     for index, dense in enumerate(columns.dense):
         if dense.clip and (len(dense.clip) != 2 or dense.clip[0] > dense.clip[1]):
             yield f"spec.data.columns.dense[{index}].clip", "expected two numbers, the least and the greatest value"
+        if dense.thousands and (dense.thousands == dense.decimal or dense.thousands in "0123456789+-eE"):
+            where = f"spec.data.columns.dense[{index}].thousands"
+            yield where, f"{dense.thousands!r} is a part of numbers with decimal: {dense.decimal!r}; name another sign"
     for index, sparse in enumerate(columns.sparse):
         where = f"spec.data.columns.sparse[{index}]"
         rising = sparse.boundaries

@@ -33,6 +33,9 @@ class DenseColumn(Section):
 
     name: Annotated[_Name, Meta(description="Name of the feature.")]
     column: Annotated[str, Meta(description="Where it is read; empty: the column `name`.")] = ""
+    missing: Annotated[tuple[str, ...], Meta(description="Texts that stand for a missing number, beside an empty cell, such as `NA` or `NULL`.")] = ()
+    thousands: Annotated[str, Meta(max_length=1, description="Sign between groups of digits in text, `,` in 1,234. Empty: none.")] = ""
+    decimal: Annotated[Literal[".", ","], Meta(description="Sign before the fraction in text.")] = "."
     fill: Annotated[bounds.Value, Meta(description="Instead of a missing value.")] = 0.0
     clip: Annotated[tuple[bounds.Value, ...], Meta(description="Two numbers, the least and the greatest value; what lies beyond becomes them. Empty: none.")] = ()
     log1p: Annotated[bool, Meta(description="log(1 + max(x, 0)): for counts and prices.")] = False
@@ -66,7 +69,10 @@ class ColumnsConfig(Section):
     labels: Annotated[tuple[LabelColumn, ...], Meta(description="The targets, at least one.")] = ()
     dense: Annotated[tuple[DenseColumn, ...], Meta(description="Numbers.")] = ()
     sparse: Annotated[tuple[SparseColumn, ...], Meta(description="Categories.")] = ()
-    time: Annotated[str, Meta(description="When the example happened; for `splitBy: time`.")] = ""
+    time: Annotated[str, Meta(description="When the example happened; for `splitBy: time`. A number, a date, or text: ISO 8601 unless `timeFormat` says otherwise.")] = ""
+    time_format: Annotated[
+        str, Meta(max_length=100, description="How `time` is written in text, in the signs of strptime: `%d.%m.%Y %H:%M`. Empty: a number or ISO 8601.")
+    ] = ""
     weight: Annotated[
         str, Meta(description="Weight of the example in the loss and in figures, a number from 0. Empty: all weigh the same.")
     ] = ""

@@ -1,5 +1,6 @@
 """Cells of one's own columns as labels, dense values, weights, groups and codes, as `data.columns` asks for them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -12,11 +13,13 @@ from bagpipe.batch import Floats, Int64s, Lengths
 from bagpipe.config.column_rules import LabelRule, label_rule
 from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
 from bagpipe.data import column_kernels as kernels
-from bagpipe.data.column_values import Floats64, Mask, Problems, codes_of, is_list, kind_of, numbers_of, plain
+from bagpipe.data.column_values import Floats64, Mask, Problems, codes_of, is_list, is_text, kind_of, numbers_of, plain
 from bagpipe.data.raw import Codes, Kind
 from bagpipe.data.transform import DenseStatistics
 
 LARGEST = float(np.finfo(np.float32).max)
+MARKS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "(null)", "None", "none", "\\N", "-", "?", ".")
+"""What people write for a number that is missing."""
 
 
 def source_of(column: SparseColumn | DenseColumn) -> str:
@@ -66,9 +69,9 @@ def _compared(numbers: Floats64, rule: LabelRule) -> Floats64:
 
 def dense_cells(table: pa.Table, dense: DenseColumn, known: DenseStatistics | None, problems: Problems) -> Floats:
     column = plain(table.column(source_of(dense)))
-    numbers, wrong = numbers_of(column)
+    numbers, wrong = numbers_of(as_numbers(column, dense))
     wrong |= np.abs(numbers) > LARGEST
-    problems.add(source_of(dense), wrong, "a finite number", column)
+    problems.add(source_of(dense), wrong, _expected(column, wrong), column)
     numbers = np.where(np.isnan(numbers) | wrong, dense.fill, numbers)
     if dense.clip:
         numbers = np.clip(numbers, dense.clip[0], dense.clip[1])
@@ -77,6 +80,36 @@ def dense_cells(table: pa.Table, dense: DenseColumn, known: DenseStatistics | No
     if known is not None:
         numbers = (numbers.astype(np.float32).astype(np.float64) - known.mean) / known.deviation
     return numbers.astype(np.float32)
+
+
+def as_numbers(column: Any, dense: DenseColumn) -> Any:
+    """Text as numbers are written elsewhere: with the marks of missing values and the signs that the column names."""
+    if not is_text(column.type):
+        return column
+    if dense.missing:
+        marks = pa.array(dense.missing, column.type)
+        column = pc.if_else(pc.is_in(pc.utf8_trim_whitespace(column), marks), pa.scalar(None, column.type), column)
+    if dense.thousands:
+        column = _ungrouped(column, dense.thousands, dense.decimal)
+    if dense.decimal == ",":  # A point is then no part of a number, and must not become one.
+        column = pc.replace_substring(pc.replace_substring(column, ".", ";"), ",", ".")
+    return column
+
+
+def _ungrouped(column: Any, sign: str, decimal: str) -> Any:
+    """Without the sign between groups of three digits; elsewhere it stays, and the text is no number."""
+    pattern = rf"^\s*[+-]?[0-9]{{1,3}}({re.escape(sign)}[0-9]{{3}})+({re.escape(decimal)}[0-9]*)?\s*$"
+    return pc.if_else(pc.match_substring_regex(column, pattern), pc.replace_substring(column, sign, ""), column)
+
+
+def _expected(column: Any, wrong: Mask) -> str:
+    """What a cell should have been, and which setting says that numbers are written otherwise."""
+    if not is_text(column.type) or not wrong.any():
+        return "a finite number"
+    text = column[int(np.flatnonzero(wrong)[0])].as_py()
+    if "," in text:
+        return "a finite number (`decimal` and `thousands` of the column say how numbers are written)"
+    return "a finite number" + (" (`missing` of the column names texts for none)" if text.strip() in MARKS else "")
 
 
 def missing_dense(dense: DenseColumn) -> float:

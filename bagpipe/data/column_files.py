@@ -18,6 +18,7 @@ import pyarrow.json as pajson
 from pyarrow import csv
 
 from bagpipe.data.compressed import decompressed, what_else
+from bagpipe.data.dialect import HEAD_BYTES, UNIT, Dialect, Narrowed, dialect_of
 from bagpipe.data.files import InputFile, read_head, text_blocks
 from bagpipe.data.prepared import open_parquet
 from bagpipe.errors import DataError
@@ -26,7 +27,7 @@ TableFormat = Literal["csv", "tsv", "jsonl", "arrow", "parquet"]
 BLOCK_BYTES = 4 << 20
 PARQUET_MAGIC, ARROW_MAGIC, OLD_FEATHER_MAGIC = b"PAR1", b"ARROW1", b"FEA1"
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
-_NUMBER = re.compile(r"\s*(-?[0-9]+(\.[0-9]*)?)?\s*")
+_JSON_KINDS = ((bool, "true or false"), (str, "text"), ((int, float), "a number"), (list, "a list"), (dict, "a record"))
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -67,13 +68,27 @@ def table_format(file: InputFile, stated: str) -> TableFormat:
         text = head.removeprefix(_BOM).lstrip()
         if b"\0" in head:
             raise DataError(f"{file.name}: binary data; expected CSV, TSV, JSON lines, Parquet or Arrow")
-        line = text.split(b"\n", 1)[0]
-        found = "jsonl" if text.startswith(b"{") else "tsv" if line.count(b"\t") > line.count(b",") else "csv"
+        if text.startswith((b"<", b"[")):
+            raise DataError(f"{file.name}: {_other_text(text)}")
+        found = (
+            "jsonl"
+            if text.startswith(b"{")
+            else "tsv"
+            if dialect_of(read_head(file, HEAD_BYTES)).separator == "\t"
+            else "csv"
+        )
         if stated in ("csv", "tsv", "jsonl"):
             return cast("TableFormat", stated)
     if stated not in ("auto", found):
         raise DataError(f"{file.name}: expected {stated}, found {found}; set data.format: {found}")
     return found
+
+
+def _other_text(text: bytes) -> str:
+    """What text is that has no rows of its own on lines of their own."""
+    if text.startswith(b"["):
+        return "a JSON array; write one record on each line, for instance with jq -c '.[]'"
+    return "a page of HTML or XML; fetch the data itself, as CSV, JSON lines or Parquet"
 
 
 def hive_values(name: str) -> dict[str, str]:
@@ -97,7 +112,7 @@ def table_schema(file: InputFile, kind: TableFormat) -> pa.Schema:
         elif kind == "jsonl":
             schema = _json_schema(file)
         else:
-            schema = pa.schema([(name, pa.string()) for name in _header(file, kind)])
+            schema = pa.schema([(name, pa.string()) for name in _dialect(file, kind).names])
     for name in hive_values(file.name):
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
@@ -154,39 +169,48 @@ def _damage(name: str, explain: Callable[[], str | None] = lambda: None) -> Iter
 # ── CSV and TSV ───────────────────────────────────────────────────────────────────────────────────
 
 
-def _parse_options(kind: TableFormat, handler: Callable[[Any], str] | None = None) -> csv.ParseOptions:
+def _parse_options(dialect: Dialect, handler: Callable[[Any], str]) -> csv.ParseOptions:
     return csv.ParseOptions(
-        delimiter="\t" if kind == "tsv" else ",", newlines_in_values=True, invalid_row_handler=handler
+        delimiter=dialect.delimiter,
+        quote_char=dialect.quote,
+        newlines_in_values=True,
+        invalid_row_handler=handler,
     )
 
 
-def _header(file: InputFile, kind: TableFormat) -> list[str]:
-    """Names of the columns. A first row of numbers only is no header: columns are then called f0, f1, ..."""
-    head = read_head(file, 1 << 20)
-    reader = csv.open_csv(
-        pa.BufferReader(head),
-        read_options=csv.ReadOptions(use_threads=False, block_size=len(head) + 1),
-        parse_options=_parse_options(kind, lambda row: "skip"),
-    )
-    names: list[str] = reader.schema.names
-    return names if not all(_NUMBER.fullmatch(name) for name in names) else [f"f{i}" for i in range(len(names))]
+def _dialect(file: InputFile, kind: TableFormat) -> Dialect:
+    """Raises:
+    DataError: there is no line in the file.
+    """
+    dialect = dialect_of(read_head(file, HEAD_BYTES), tabs=kind == "tsv")
+    if not dialect.names:
+        raise DataError(f"{file.name}: no line in it; expected at least one example")
+    return dialect
 
 
 def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, skip_bad: bool) -> Iterator[TablePiece]:
     bad: list[str] = []
+    dialect = _dialect(file, kind)
+    before = dialect.skipped + (not dialect.headless)
 
     def handle(row: Any) -> str:
-        line = "" if bad else f" (line {_line_of(file, row.text)})"
+        line = "" if bad else f" (line {_line_of(file, row.text.replace(UNIT, dialect.separator))})"
         fields = f"expected {row.expected_columns} fields, found {row.actual_columns}"
-        bad.append(f"{file.name}: row {row.number - 1}{line}: {fields}")
+        bad.append(f"{file.name}: row {row.number - before}{line}: {fields}")
         return "skip"
 
-    headless = _header(file, kind)[0] == "f0"
     with file.open() as raw, decompressed(file.name, raw) as stream:
+        text = Narrowed(stream, dialect.separator) if len(dialect.separator) > 1 else stream
         reader = csv.open_csv(
-            pa.PythonFile(stream, mode="r"),
-            read_options=csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, autogenerate_column_names=headless),
-            parse_options=_parse_options(kind, handle),
+            pa.PythonFile(text, mode="r"),
+            read_options=csv.ReadOptions(
+                use_threads=False,
+                block_size=BLOCK_BYTES,
+                column_names=list(dialect.names),
+                skip_rows=dialect.skipped,
+                skip_rows_after_names=0 if dialect.headless else 1,
+            ),
+            parse_options=_parse_options(dialect, handle),
             convert_options=csv.ConvertOptions(
                 column_types={name: pa.string() for name in names},
                 include_columns=list(names),
@@ -222,14 +246,15 @@ def _line_of(file: InputFile, text: str) -> int:
 
 def _not_utf8(file: InputFile, kind: TableFormat) -> str | None:
     """Which byte of which row and column is no UTF-8; None: all are."""
-    names, separator = _header(file, kind), "\t" if kind == "tsv" else ","
+    dialect = _dialect(file, kind)
+    names = dialect.names
     for block in text_blocks([file]):
         for number, line in enumerate(block.text.split(b"\n"), block.first_line):
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                before = line[: error.start].decode() + "x"
-                place = len(next(python_csv.reader([before], delimiter=separator))) - 1
+                before = (line[: error.start].decode() + "x").replace(dialect.separator, dialect.delimiter)
+                place = len(next(python_csv.reader([before], delimiter=dialect.delimiter))) - 1
                 column = names[place] if place < len(names) else f"number {place + 1}"
                 where = f"{file.name}: line {number}: column {column}"
                 remedy = "convert the file, for instance with iconv -f LATIN1 -t UTF-8"
@@ -242,15 +267,18 @@ def _not_utf8(file: InputFile, kind: TableFormat) -> str | None:
 
 def _json_schema(file: InputFile) -> pa.Schema:
     """Types of all keys; blocks are read until each key has had a value. Malformed lines are told later."""
-    schema = pa.schema([])
+    schema, first = pa.schema([]), 1
     for block in text_blocks([file]):
         try:
             found = pajson.read_json(pa.BufferReader(block.text)).schema
         except pa.ArrowInvalid:
-            good = [line for line in block.text.split(b"\n") if _is_json(line)]
+            lines = [line for line in block.text.split(b"\n") if line.strip()]
+            good = [line for line in lines if _is_json(line)]
             if not good:
                 raise
+            _check_kinds(file.name, lines, first)
             found = pajson.read_json(pa.BufferReader(b"\n".join(good))).schema
+        first += block.text.count(b"\n")
         schema = pa.unify_schemas([schema, found], promote_options="permissive")
         if not any(pa.types.is_null(kind) for kind in schema.types):
             break
@@ -270,6 +298,7 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
             good = [line for line in lines if _is_json(line)]
             bad = len(lines) - len(good)
             if not bad:
+                _check_kinds(file.name, lines, first)
                 raise
             row = first + next(i for i, line in enumerate(lines) if not _is_json(line))
             note = f"{file.name}: row {row}: expected a JSON record ({' '.join(str(error).split())})"
@@ -279,6 +308,24 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
             table = pajson.read_json(text, parse_options=options) if good else wanted.empty_table()
         yield TablePiece(file.name, first, _already_read(table), bad, note)
         first += len(lines)
+
+
+def _check_kinds(file: str, lines: Sequence[bytes], first: int) -> None:
+    """Refuse a key that is of one kind in one record and of another in a later one.
+
+    Raises:
+        DataError: names the row and the key.
+    """
+    kinds: dict[str, str] = {}
+    for row, line in enumerate(lines, first):
+        for key, value in msgspec.json.decode(line).items() if _is_json(line) else ():
+            kind = next((name for types, name in _JSON_KINDS if isinstance(value, types)), "")
+            before = kinds.setdefault(key, kind) if kind else kind
+            if kind != before:
+                raise DataError(
+                    f"{file}: row {row}: column {key}: {kind}, and {before} in the rows before; write one kind in all "
+                    "rows, for instance text"
+                )
 
 
 def _is_json(line: bytes) -> bool:

@@ -49,6 +49,11 @@ def is_list(kind: pa.DataType) -> bool:
     return any(f(kind) for f in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
+def is_text(kind: pa.DataType) -> bool:
+    """Whether plain cells of this type are text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
 def kind_of(file: str, column: str, kind: pa.DataType) -> Kind:
     """What codes of this column are.
 
@@ -76,6 +81,8 @@ def plain(column: Any) -> Any:
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks else pa.array([], array.type)
+    if pa.types.is_string_view(array.type):  # Arrow cannot parse it; polars writes it.
+        return array.cast(pa.large_string())
     if not pa.types.is_dictionary(array.type):
         return array
     if pa.types.is_string_view(array.type.value_type):  # Arrow cannot take from it; polars writes it.
@@ -121,7 +128,7 @@ def _patterns(array: Any, missing: Mask) -> tuple[Codes, Mask]:
         wrong &= ~np.isnan(numbers)
         missing |= np.isnan(numbers)
         return np.where(wrong | missing, 0, numbers).astype(np.int64).view(np.uint64), wrong
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
+    if is_text(array.type):
         return _parsed(array)
     if pa.types.is_timestamp(array.type) or pa.types.is_date64(array.type):
         array = array.cast(pa.int64())
@@ -150,7 +157,7 @@ def numbers_of(array: Any) -> tuple[Floats64, Mask]:
     """Plain cells as float64, missing NaN, and which of them are no finite number."""
     kind = array.type
     missing = array.is_null().to_numpy(zero_copy_only=False)
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if is_text(kind):
         return _parsed_numbers(array, missing)
     if pa.types.is_boolean(kind):
         array = array.cast(pa.int8())

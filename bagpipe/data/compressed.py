@@ -31,6 +31,8 @@ OTHER_FILES = (
     (0, b"\x04\x22\x4d\x18", "LZ4 data; compress the file with gzip, xz or zstd"),
     (0, b"\xff\x06\x00\x00sNaPpY", "Snappy data; compress the file with gzip, xz or zstd"),
     (0, b"\x5d\x00\x00", "LZMA data of the old format; compress the file with xz"),
+    (0, b"\xff\xfe", "text in UTF-16; convert it, for instance with iconv -f UTF-16 -t UTF-8"),
+    (0, b"\xfe\xff", "text in UTF-16; convert it, for instance with iconv -f UTF-16 -t UTF-8"),
     (0, b"ORC", "an ORC file; convert it to Parquet"),
     (0, b"Obj\x01", "an Avro file; convert it to Parquet"),
     (0, b"SQLite format 3\x00", "an SQLite database; write the table to CSV or Parquet"),

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from bagpipe.config.paths import absolute, is_url
 from bagpipe.data.column_files import table_format, table_schema
-from bagpipe.data.files import InputFile, find_files
+from bagpipe.data.files import InputFile, TextBlock, find_files, read_head
 from bagpipe.data.formats import Format, detect_format, is_prepared
 from bagpipe.data.jsonlines import JsonLines
+from bagpipe.data.separated import AvazuText, CriteoText
 from bagpipe.errors import DataError
 
 MOST_LOOKED_AT = 1000
@@ -92,12 +93,21 @@ def kind_of_file(file: InputFile, *, known: bool = True) -> Kind:
 
 
 def _known_format(file: InputFile) -> Format | None:
+    """A format that needs no description, if the file's first lines can be read as that."""
     if is_prepared(file):
         return "parquet"
     try:
         found = detect_format([file], "auto")
         if found == "criteo-json":
             JsonLines.open([file])
+        elif found == "avazu-csv":
+            AvazuText.open([file])
+        elif found == "criteo-tsv":
+            head = read_head(file)
+            block = CriteoText((file,), skip_bad=True).parse(
+                TextBlock(file.name, 1, head[: head.rfind(b"\n") + 1] or head)
+            )
+            found = found if len(block) > block.bad_lines else "parquet"
     except DataError:
         return None
     return None if found == "parquet" else found

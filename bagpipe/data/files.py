@@ -21,7 +21,7 @@ BLOCK_BYTES = 4 << 20
 LONGEST_LINE = 64 << 20
 _NO_DATA = re.compile(
     r"[._].*|readme(\..*)?|licen[cs]e(\..*)?|(md5|sha\d+)sums?(\.txt)?|checksums?(\..*)?|tables\.json|emb_table_info\.txt"
-    r"|.*\.(md|md5|sha1|sha256|sha512|crc|asc|sig|lock|tmp|yaml|yml|py|html)",
+    r"|.*\.(md|md5|sha1|sha256|sha512|crc|asc|sig|lock|tmp|yaml|yml|toml|ini|cfg|py|ipynb|sh|sql|html)",
     re.IGNORECASE,
 )
 """Names in a folder that are no data: hidden files, marks of other programs, descriptions, checksums, what describes

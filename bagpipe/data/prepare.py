@@ -156,7 +156,9 @@ class _Preparation:
         raw = self.raw
         if isinstance(raw, ColumnSource) and self.data.columns is not None and self.data.split_by != "order":
             column = getattr(self.data.columns, self.data.split_by)
-            self.raw = raw.with_split(Split(self.data.split_by, column, shares_of(self.data)))
+            self.raw = raw.with_split(
+                Split(self.data.split_by, column, shares_of(self.data), self.data.columns.time_format)
+            )
         return self.kept or self._learn()
 
     def write(self, folder: Path) -> tuple[int, PreparedInfo]:

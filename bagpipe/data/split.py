@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from bagpipe.config.document import DataConfig
 from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_kernels import mix_codes
-from bagpipe.data.column_values import Floats64, Mask, codes_of, kind_of, numbers_of, plain
+from bagpipe.data.column_values import Floats64, Mask, codes_of, is_text, kind_of, numbers_of, plain
 from bagpipe.errors import DataError
 
 Part = Literal["training", "validation", "test"]
@@ -77,6 +77,8 @@ class Split:
     by: Literal["time", "group"]
     column: str
     shares: Shares
+    form: str = ""
+    """How times are written in text, in the signs of strptime; empty: numbers or ISO 8601."""
     times: tuple[float, float, float] | None = None
     """Training ends before the first, validation begins at the second, tests begin at the third."""
 
@@ -89,7 +91,8 @@ class Split:
         cells = plain(table.column(self.column))
         if self.by == "time":
             assert self.times is not None
-            times, (trained, validation, tests) = times_of(cells, self.column, file), self.times
+            times = times_of(cells, self.column, file, self.form)
+            trained, validation, tests = self.times
             if part == "training":
                 return np.asarray(times < trained)
             return np.asarray(times >= tests if part == "test" else (times >= validation) & (times < tests))
@@ -113,7 +116,7 @@ class Split:
         """
         if self.by == "group":
             return self
-        found = [times_of(plain(table.column(self.column)), self.column, file) for file, table in tables]
+        found = [times_of(plain(table.column(self.column)), self.column, file, self.form) for file, table in tables]
         times = np.sort(np.concatenate([np.zeros(0), *found]))
         if not len(times):
             return self
@@ -125,24 +128,39 @@ class Split:
         return replace(self, times=(trained, validation, tests))
 
 
-def times_of(cells: Any, column: str, file: str) -> Floats64:
-    """Times as numbers that rise with them: numbers as they are, dates and ISO 8601 texts in microseconds.
+def times_of(cells: Any, column: str, file: str, form: str = "") -> Floats64:
+    """Times as numbers that rise with them: numbers as they are, dates and texts in microseconds.
+
+    Args:
+        form: of texts, in the signs of strptime; empty: ISO 8601, all with a zone or all without one.
 
     Raises:
         DataError: one is missing or cannot be read.
     """
-    numbers, wrong = numbers_of(cells)
-    if wrong.any() and pa.types.is_string(cells.type):
-        try:
-            moments = pc.cast(cells, pa.timestamp("us"))
+    numbers, wrong = numbers_of(cells) if not form else (np.full(len(cells), np.inf), np.ones(len(cells), np.bool_))
+    if wrong.any() and is_text(cells.type):
+        moments = moments_of(cells, form)
+        if moments is not None:
             numbers, wrong = numbers_of(moments)
-        except pa.ArrowInvalid:
-            pass
     bad = wrong | np.isnan(numbers)
     if bad.any():
-        shown = cells[int(np.flatnonzero(bad)[0])].as_py()
-        raise DataError(
-            f"{file}: column {column}: expected a time (a number, a date or ISO 8601), found {shown!r}; fix the row, "
-            "or choose another column for data.columns.time"
+        row = int(np.flatnonzero(bad)[0])
+        expected = (
+            f"a time like {form}" if form else "a time (a number, a date, ISO 8601, or as columns.timeFormat says)"
         )
+        found = f"column {column}: expected {expected}, found {cells[row].as_py()!r}"
+        raise DataError(f"{file}: {found}; fix the row, or choose another column for data.columns.time")
     return numbers
+
+
+def moments_of(cells: Any, form: str) -> Any:
+    """Texts as timestamps, a text that is none missing; None: they are not all of one kind."""
+    text = pc.utf8_trim_whitespace(cells.cast(pa.string()))
+    if form:
+        return pc.strptime(text, format=form, unit="us", error_is_null=True)
+    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        try:
+            return pc.cast(text, kind)
+        except pa.ArrowInvalid:
+            continue
+    return None

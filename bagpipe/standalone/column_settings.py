@@ -26,6 +26,9 @@ class DenseColumn:
 
     name: str
     column: str = ""
+    missing: tuple[str, ...] = ()
+    thousands: str = ""
+    decimal: Literal[".", ","] = "."
     fill: float = 0.0
     clip: tuple[float, ...] = ()
     log1p: bool = False

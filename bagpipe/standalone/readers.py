@@ -15,11 +15,11 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 from pyarrow import csv
 
+from bagpipe.data.dialect import HEAD_BYTES, Narrowed, dialect_of
 from bagpipe.errors import DataError
 
 BLOCK_BYTES = 4 << 20
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
-_NUMBER = re.compile(r"\s*(-?[0-9]+(\.[0-9]*)?)?\s*")
 
 
 def files_of(path: str) -> list[str]:
@@ -62,8 +62,7 @@ def kind_of_file(file: str) -> str:
     if head.startswith(b"ARROW1"):
         return "arrow"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    line = text.split(b"\n", 1)[0]
-    return "jsonl" if text.startswith(b"{") else "tsv" if line.count(b"\t") > line.count(b",") else "csv"
+    return "jsonl" if text.startswith(b"{") else "tsv" if dialect_of(head).separator == "\t" else "csv"
 
 
 def tables_of(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -77,7 +76,7 @@ def tables_of(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
     kind = kind_of_file(file)
     try:
         if kind in ("csv", "tsv"):
-            found = _csv(file, "\t" if kind == "tsv" else ",", stored)
+            found = _csv(file, stored, tabs=kind == "tsv")
         elif kind == "jsonl":
             found = _json(file, stored)
         else:
@@ -123,18 +122,10 @@ def lines_of(file: str) -> Iterator[list[bytes]]:
             yield [rest]
 
 
-def _csv(file: str, delimiter: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+def _csv(file: str, names: Sequence[str], *, tabs: bool) -> Iterator[pa.Table]:
     with open_bytes(file) as stream:
-        head = stream.read(1 << 20)
-    first = csv.open_csv(
-        pa.BufferReader(head),
-        read_options=csv.ReadOptions(use_threads=False, block_size=len(head) + 1),
-        parse_options=csv.ParseOptions(
-            delimiter=delimiter, newlines_in_values=True, invalid_row_handler=lambda row: "skip"
-        ),
-    )
-    headless = all(_NUMBER.fullmatch(name) for name in first.schema.names)
+        dialect = dialect_of(stream.read(HEAD_BYTES), tabs=tabs)
+    parse = csv.ParseOptions(delimiter=dialect.delimiter, quote_char=dialect.quote, newlines_in_values=True)
     convert = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),
         include_columns=list(names),
@@ -142,9 +133,16 @@ def _csv(file: str, delimiter: str, names: Sequence[str]) -> Iterator[pa.Table]:
         quoted_strings_can_be_null=False,
         null_values=[""],
     )
-    read = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, autogenerate_column_names=headless)
+    read = csv.ReadOptions(
+        use_threads=False,
+        block_size=BLOCK_BYTES,
+        column_names=list(dialect.names),
+        skip_rows=dialect.skipped,
+        skip_rows_after_names=0 if dialect.headless else 1,
+    )
     with open_bytes(file) as stream:
-        for batch in csv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert):
+        text = pa.PythonFile(Narrowed(stream, dialect.separator), "r") if len(dialect.separator) > 1 else stream
+        for batch in csv.open_csv(text, read_options=read, parse_options=parse, convert_options=convert):
             yield pa.Table.from_batches([batch])
 
 

@@ -1,0 +1,146 @@
+"""How a text file separates its values: by which sign, under which names, after how many lines of comments.
+
+Nobody states it: the first lines of a file decide, by a fixed rule, so that training and prediction read a file alike.
+"""
+
+import csv
+import io
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+HEAD_BYTES = 1 << 20
+ROWS = 200
+SEPARATORS = ("\t", ",", ";", "|", "::")
+"""In this order, the first one at which the lines have equally many fields."""
+UNIT = "\x1f"
+"""What stands for a separator of two signs while Arrow reads, which knows those of one sign only."""
+_BOM = b"\xef\xbb\xbf"
+_PLAIN = re.compile(r"\s*([0-9]+)?\s*")
+_NUMBER = re.compile(r"\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan)?\s*", re.IGNORECASE)
+"""A number or nothing."""
+_ALIKE = 0.8
+"""Share of the lines that have as many fields as the first one where a separator is the right one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What Arrow has to be told of a file of separated values."""
+
+    separator: str
+    names: tuple[str, ...]
+    """Of the columns; one without a name is called by its place: f0, f1, ..."""
+    skipped: int = 0
+    """Lines before the header: comments, and what spreadsheets write there."""
+    headless: bool = False
+    """The first line is a row, and all columns are called by their place."""
+
+    @property
+    def delimiter(self) -> str:
+        """The separator as Arrow sees it."""
+        return UNIT if len(self.separator) > 1 else self.separator
+
+    @property
+    def quote(self) -> str | bool:
+        """Files with a separator of two signs know no quotes."""
+        return False if len(self.separator) > 1 else '"'
+
+
+def dialect_of(head: bytes, *, tabs: bool = False) -> Dialect:
+    """The dialect of a file that begins with `head`, up to `HEAD_BYTES` of it.
+
+    Args:
+        tabs: the separator is a tab, whatever the lines look like.
+    """
+    lines = _lines(head)
+    blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
+    told = re.fullmatch(r"sep=(.)", lines[blank]) if blank < len(lines) else None
+    begin = blank + (told is not None)
+    commented = list(itertools.takewhile(lambda line: line.startswith("#") or not line.strip(), lines[begin:]))
+    skipped, body = begin + len(commented), lines[begin + len(commented) :]
+    separator = "\t" if tabs else str(told[1]) if told else _separator(body)
+    rows = _rows(body, separator)
+    if commented and rows:  # The last comment is the header if it has as many fields as the rows.
+        last = (_rows(commented[-1:], separator) or [[]])[0]
+        if len(last) == len(rows[0]) > 1:
+            skipped, rows = skipped - 1, [last, *rows]
+    first = rows[0] if rows else []
+    headless = _is_row(first, rows[1:])
+    names = (f"f{i}" if headless or not name.strip() else name for i, name in enumerate(first))
+    return Dialect(separator, tuple(names), skipped, headless)
+
+
+def _lines(head: bytes) -> list[str]:
+    """Whole lines; the last one may be cut where the head is."""
+    text = head.removeprefix(_BOM).decode("utf-8", "replace")
+    lines = re.split(r"\r\n|\n|\r", text)
+    return lines[:-1] if len(head) >= HEAD_BYTES and len(lines) > 1 else lines
+
+
+def _separator(lines: Sequence[str]) -> str:
+    for one in SEPARATORS:
+        counts = [len(row) for row in _rows(lines, one)]
+        if counts and counts[0] > 1 and sum(n == counts[0] for n in counts) >= _ALIKE * len(counts):
+            return one
+    first = next((line for line in lines if line.strip()), "")
+    return "\t" if first.count("\t") > first.count(",") else ","
+
+
+def _rows(lines: Sequence[str], separator: str) -> list[list[str]]:
+    """Up to `ROWS` rows, without empty lines; a row may hold line ends in quotes."""
+    if len(separator) > 1:
+        return [line.split(separator) for line in lines[:ROWS] if line]
+    found: list[list[str]] = []
+    reader = csv.reader(io.StringIO("\n".join(lines), newline=""), delimiter=separator)
+    try:
+        for row in reader:
+            if row:
+                found.append(row)
+            if len(found) == ROWS:
+                break
+    except csv.Error:  # A field beyond what Python's reader takes; the rows before it say enough.
+        pass
+    return found
+
+
+def _is_row(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
+    """Whether the first line of a file is a row like those after it, rather than names.
+
+    It is one if it holds numbers only. Beside text it is one if it has a number in each column of numbers, and a sign
+    that it is data: a number that is no plain count, an entry twice, or a text that its column has again.
+    """
+    if not first:
+        return False
+    if all(_NUMBER.fullmatch(cell) for cell in first):
+        return True
+    rows = [row for row in rest if len(row) == len(first)]
+    columns = [[row[i] for row in rows if row[i].strip()] for i in range(len(first))]
+    numbers = [i for i, cells in enumerate(columns) if cells and all(_NUMBER.fullmatch(cell) for cell in cells)]
+    if not numbers or not all(_NUMBER.fullmatch(first[i]) for i in numbers):
+        return False
+    told = [cell for cell in first if cell.strip()]
+    odd = any(not _PLAIN.fullmatch(first[i]) for i in numbers)
+    again = any(first[i] in columns[i] for i in range(len(first)) if i not in numbers and first[i].strip())
+    return odd or again or len(set(told)) < len(told)
+
+
+class Narrowed:
+    """A stream of bytes in which `UNIT` stands for the separator of two signs."""
+
+    closed = False
+    """Arrow asks."""
+
+    def __init__(self, stream: Any, separator: str) -> None:
+        self._stream, self._separator, self._held = stream, separator.encode(), b""
+
+    def read(self, size: int = -1) -> bytes:
+        """About `size` bytes, none only at the end; -1: all."""
+        data: bytes = self._stream.read(size)
+        found = (self._held + data).replace(self._separator, UNIT.encode())
+        self._held = b""
+        if data and found.endswith(self._separator[:1]):  # It may be the first half of one.
+            found, self._held = found[:-1], found[-1:]
+            return found or self.read(size)
+        return found
