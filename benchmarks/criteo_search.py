@@ -1,7 +1,7 @@
 """The search for a recipe on Criteo's log, judged on the last tenth of the training part.
 
-    python benchmarks/criteo_search.py train.txt [TRIAL ...]
-    python benchmarks/criteo_search.py train.txt --test chosen
+    PYTHONPATH=examples python benchmarks/criteo_search.py train.txt [TRIAL ...]
+    PYTHONPATH=examples python benchmarks/criteo_search.py train.txt --test chosen
 
 The last tenth of the log is the test part. Without `--test` it takes no part here: it is cut off before anything else.
 With it, whatever is named is judged on that part, which is to be done once. A trial is a line of `TRIALS`; without

@@ -1,111 +1,154 @@
-"""The best recipe found for Criteo's log: several passes with new rows in each, and the mean of several seeds.
+"""A recipe for Criteo's log: several small DLRMs trained at once, and several passes with new rows in each.
 
     python examples/criteo_recipe.py train.txt work/            # trains on the first 90 %, judges on the last 10 %
     python examples/criteo_recipe.py train.txt work/ --choose   # the same within the first 90 %: how it was chosen
 
-A second pass over a click log learns the rows of the first by heart, and the figures fall. What can go on learning is
-the dense part: each pass begins with the dense weights of the pass before and with new rows, which are then read for
-the first time again. The logits of several seeds are averaged. `benchmarks/criteo_search.py` is the search.
+Three things are worth more than a larger model here (docs/models.md has the figures):
 
-Each pass is `bagpipe run examples/criteo-recipe.yaml`; its model is `continued` below. The last tenth of the log is
-scored by `bagpipe predict`, once, when all passes are over.
+- A second pass over a click log learns the rows of the first by heart, and the figures fall. What can go on learning
+  is the dense part: each pass begins with the dense weights of the pass before and with new rows.
+- The mean log-odds of several models that differ in their first weights alone are better than those of any of them.
+  `Members` trains them in one run: each has its own part of every row and its own layers, and no gradient of one
+  reaches another, so each is what it would be alone.
+- Half of the members also see how often each value came and was clicked before (`criteo_features.py`). Alone they are
+  no better; together with the others they are, because they err elsewhere.
 """
 
 import argparse
 import json
-import lzma
-import os
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import criteo_features
 import pyarrow.parquet
 import safetensors.torch
+import torch
+from torch import nn
 
-from bagpipe.checkpoint.store import newest_complete
-from bagpipe.metrics.clicks import evaluate
-from bagpipe.models.dlrm import DLRM
+import bagpipe
+from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.models.dlrm import DenseArch, InteractionArch, OverArch
 from bagpipe.tables import TableLayout
 
-JOB = Path(__file__).with_name("criteo-recipe.yaml")
 
+class Members(nn.Module):
+    """DLRMs side by side: the loss is the sum of theirs, the score the mean of their log-odds.
 
-def continued(layout: TableLayout, num_dense: int, weights: str = "") -> DLRM:
-    """DLRM with the dense weights of an earlier run, a safetensors file; none given: with first ones."""
-    model = DLRM(layout, num_dense, bottom_mlp=(64,), over_mlp=(256,))
-    if weights:
-        model.load_state_dict(safetensors.torch.load_file(weights))
-    return model
+    Args:
+        members: how many; each has an equal part of every row, one after the other.
+        first: of every second member, how many of the dense features it sees; the others see all of them.
+        weights: the dense weights of an earlier run, a safetensors file; none: first ones.
 
+    Shapes: `B` examples, `F` dense features, `T` sparse features, `M` members.
+    """
 
-def run(*arguments: str) -> None:
-    """A command of bagpipe, which finds `continued` in this file."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(JOB.parent), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "bagpipe", *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
+    def __init__(self, layout: TableLayout, num_dense: int, members: int, first: int, weights: str = "") -> None:
+        super().__init__()
+        (group,) = layout.groups
+        self.dim = group.embedding_dim // members
+        self.seen = [num_dense if number % 2 else first for number in range(members)]
+        self.dense = nn.ModuleList(DenseArch(seen, (64, self.dim)) for seen in self.seen)
+        self.interaction = InteractionArch(len(group.feature_names) + 1)
+        inputs = self.interaction.num_pairs + self.dim
+        self.over = nn.ModuleList(OverArch(inputs, (256,), 1) for _ in self.seen)
+        if weights:
+            self.load_state_dict(safetensors.torch.load_file(weights))
 
+    def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
+        """`[B, M]` log-odds while it trains, else their means `[B, 1]`."""
+        parts = sparse.stacked().split(self.dim, dim=2)
+        found = []
+        for seen, dense, over, part_BTD in zip(self.seen, self.dense, self.over, parts, strict=True):
+            beside_BD = dense(dense_BF[:, :seen])
+            pairs = self.interaction(torch.cat([beside_BD.unsqueeze(1), part_BTD], dim=1))
+            found.append(over(torch.cat([beside_BD, pairs], dim=1)))
+        logits_BM = torch.cat(found, dim=1)
+        return logits_BM if self.training else logits_BM.mean(dim=1, keepdim=True)
 
-def train(log: Path, folder: Path, seed: int, passes: int) -> Path:
-    """All passes of one seed; the last one's run directory. Passes that are there already are not trained again."""
-    weights = ""
-    for number in range(1, passes + 1):
-        place = folder / f"seed-{seed}" / f"pass-{number}"
-        if not (place / "summary.json").exists():
-            settings = [f"data.path={log}", f"seed={seed}", f"model.args.weights={json.dumps(weights)}"]
-            run("run", str(JOB), "--run-dir", str(place), *(w for s in settings for w in ("--set", f"spec.{s}")))
-        checkpoint = newest_complete(place / "checkpoints")
-        assert checkpoint is not None
-        weights = str((checkpoint / "dense.safetensors").resolve())
-        print(f"seed {seed}, pass {number}: trained", flush=True)
-    return place
-
-
-def lines_of(path: Path) -> list[bytes]:
-    return (lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()).splitlines(keepends=True)
+    def loss(self, logits_BM: torch.Tensor, labels_B1: torch.Tensor) -> torch.Tensor:
+        """The sum over members of each one's mean over examples."""
+        terms_BM = nn.functional.binary_cross_entropy_with_logits(
+            logits_BM, labels_B1.expand_as(logits_BM), reduction="none"
+        )
+        return terms_BM.mean(dim=0).sum()
 
 
 def split(log: Path, folder: Path, *, choose: bool) -> tuple[Path, Path]:
-    """Write the log's training part and what is judged, as two files."""
-    lines = lines_of(log)
+    """The log with its features, as two files: what trains and what is judged."""
+    rows = criteo_features.read_log(log)
     if choose:
-        lines = lines[: len(lines) * 9 // 10]
-    end = len(lines) * 9 // 10
+        rows = rows.slice(0, rows.num_rows * 9 // 10)
+    end = rows.num_rows * 9 // 10
+    table = pyarrow.Table.from_pydict(dict(criteo_features.features(rows, end)))
     folder.mkdir(parents=True, exist_ok=True)
-    for name, part in (("train.txt", lines[:end]), ("judged.txt", lines[end:])):
-        (folder / name).write_bytes(b"".join(part))
-    return folder / "train.txt", folder / "judged.txt"
+    train, judged = folder / "train.parquet", folder / "judged.parquet"
+    pyarrow.parquet.write_table(table.slice(0, end), train)
+    pyarrow.parquet.write_table(table.slice(end), judged)
+    return train, judged
 
 
-def logits(run_dir: Path, data: Path) -> np.ndarray:
-    """The model's log-odds of every line."""
-    out = run_dir / "scores.parquet"
-    run("predict", str(run_dir), "--data", str(data), "--out", str(out))
-    table = pyarrow.parquet.read_table(out)
-    order = np.argsort(table["row"].to_numpy(), kind="stable")
-    scores = table[next(name for name in table.column_names if name.startswith("score"))].to_numpy()[order]
-    found: np.ndarray = np.log(scores / (1.0 - scores))
-    return found
+def columns() -> dict[str, Any]:
+    """Numbers as logarithms, then the features, both standardised over the training part; intervals and categories."""
+    values = [*criteo_features.BINS, *criteo_features.CATEGORIES]
+    numbers = [
+        {"name": name, "log1p": True, "clip": [0, 1e12], "standardise": True} for name in criteo_features.NUMBERS
+    ]
+    before = [{"name": f"{kind}_{name}", "standardise": True} for kind in "nt" for name in values]
+    return {"labels": ["label"], "dense": numbers + before, "sparse": values}
 
 
-def main(arguments: Any) -> None:
-    log, judged = split(arguments.log, arguments.folder, choose=arguments.choose)
-    labels = np.array([int(line.split(b"\t", 1)[0]) for line in lines_of(judged)])
-    runs = [train(log.resolve(), arguments.folder, seed, arguments.passes) for seed in range(1, arguments.seeds + 1)]
-    found = [logits(place, judged) for place in runs]
-    for seed, one in enumerate(found, 1):
-        figures = evaluate(one, labels)
-        print(f"seed {seed}: AUC {figures.auc:.4f}, log loss {figures.log_loss:.4f}")
-    figures = evaluate(np.mean(found, axis=0), labels)
-    print(f"together: AUC {figures.auc:.4f}, log loss {figures.log_loss:.4f}, examples {figures.examples}")
+def train(data: Path, folder: Path, members: int, passes: int) -> bagpipe.Run:
+    """All passes; the last one's run. A pass that is there is not trained again; one that was stopped goes on."""
+    weights = ""
+    for number in range(1, passes + 1):
+        place = folder / f"pass-{number}"
+        if not (place / "job.yaml").exists():
+            run = one_pass(data, place, members, weights)
+        elif (run := bagpipe.Run(place)).stopped:
+            run = run.resume()
+        if run.stopped:
+            sys.exit(f"stopped in pass {number}; the same command goes on")
+        weights = str((run.checkpoint / "dense.safetensors").resolve())
+    return run
 
 
-if __name__ == "__main__":
+def one_pass(data: Path, place: Path, members: int, weights: str) -> bagpipe.Run:
+    """New rows and optimizers, and the dense weights given."""
+    return bagpipe.fit(
+        Members,
+        model_args={"members": members, "first": len(criteo_features.NUMBERS), "weights": weights},
+        data=data,
+        columns=columns(),
+        encoding="vocabulary",
+        min_count=3,
+        embedding={
+            "dim": 8 * members,
+            "init_scale": 0.001,
+            "optimizer": {"name": "adagrad", "lr": 0.02, "eps": 0.003},
+        },
+        optimizer={"name": "adam", "lr": 0.001},
+        batch_size=128,
+        epochs=1,
+        evaluate=False,
+        seed=1,
+        run_dir=place,
+    )
+
+
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("log", type=Path, help="the log, tab separated, plain or .xz")
     parser.add_argument("folder", type=Path, help="where runs lie")
-    parser.add_argument("--seeds", type=int, default=5, help="how many are averaged (default 5)")
+    parser.add_argument("--members", type=int, default=8, help="models whose log-odds are averaged (default 8)")
     parser.add_argument("--passes", type=int, default=3, help="over the training part, each with new rows (default 3)")
     parser.add_argument("--choose", action="store_true", help="judge on the last tenth of the training part")
-    main(parser.parse_args())
+    asked = parser.parse_args(given)
+    data, judged = split(asked.log, asked.folder, choose=asked.choose)
+    run = train(data, asked.folder, asked.members, asked.passes)
+    print(json.dumps(dict(run.evaluate(judged)), indent=2))
+
+
+if __name__ == "__main__":
+    main()

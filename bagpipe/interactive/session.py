@@ -38,6 +38,7 @@ from bagpipe.local.run import summarise
 from bagpipe.local.rundir import JOB_FILE, RunDir
 from bagpipe.local.supervisor import Outcome
 from bagpipe.local.user_modules import offer_user_modules
+from bagpipe.lowlevel.wording import counted
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
@@ -145,8 +146,8 @@ class Session:
             checkpoint = newest_complete(directory.checkpoints(job)) if directory.job_file.exists() else None
             directory.begin(job)
             self._tail = MetricsTail(directory.metrics)
-            servers = job.spec.servers.replicas
-            self._view.note(f"{job.metadata.name}: {servers} servers and this loop, in {directory.path}")
+            servers = counted(job.spec.servers.replicas, "server")
+            self._view.note(f"{job.metadata.name}: {servers} and this loop, in {directory.path}")
             self._stack.enter_context(importable(directory.path))
             offer_user_modules()
             self._stack.enter_context(_threads(num_threads(job.spec, 1)))

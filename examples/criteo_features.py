@@ -1,6 +1,6 @@
 """Features of Criteo's log that say how often a value came and how often it was clicked before, as a table to train on.
 
-    python benchmarks/criteo_features.py train.txt features.parquet
+    python examples/criteo_features.py train.txt features.parquet
 
 Rows keep their order, which is time's. Every feature of a row is a function of the rows before it; clicks are counted
 in the training part alone (the first 90 %), so no label of the test part is used anywhere. The table has the log's
