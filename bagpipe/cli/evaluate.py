@@ -24,7 +24,8 @@ def evaluate(
     if as_json:
         typer.echo(encode(figures))
         return
-    from bagpipe.metrics.tasks import UNDEFINED, by_task
+    from bagpipe.metrics.figures import UNDEFINED
+    from bagpipe.metrics.tasks import by_task
 
     typer.echo(f"{'examples':12s} {figures['examples']}")
     for task, found in by_task(figures).items():

@@ -22,4 +22,11 @@ class EvaluationConfig(Section):
     """Evaluation of the validation part (`data.validation`) while training goes on."""
 
     every: Annotated[bounds.StepsOrNever, Meta(description="Steps between evaluations of the validation part; it is also evaluated after the last step. 0: only then.")] = 0
+    metrics: Annotated[
+        tuple[FigureName, ...],
+        Meta(
+            description="Figures of every evaluation, of the test part too: auc, logLoss, normalizedEntropy, calibration, rmse, mae, bias, groupedAuc, recall@10, ndcg@10, map@10 (any k; by `data.columns.group`), "
+            "or package.module:function (labels, scores, weights, groups) whose number is better when greater. Empty: auc, logLoss and calibration of probabilities, rmse, mae and bias of values."
+        ),
+    ] = ()
     early_stopping: Annotated[EarlyStopping | None, Meta(description="When training ends before its last step; none: never. Every evaluation then has a checkpoint.")] = None

@@ -89,6 +89,13 @@ class Dataset:
         return f"Dataset(train={sizes[0]}, validation={sizes[1]}, test={sizes[2]}, source={self._source!r})"
 
     @property
+    def grouped(self) -> bool:
+        """Whether examples say whom they belong to (`Batch.groups_B`)."""
+        if isinstance(self._source, PreparedSource):
+            return self._source.info.grouped
+        return self._data.columns is not None and bool(self._data.columns.group)
+
+    @property
     def report(self) -> DataReport:
         bad, first = (self._counted.bad_lines, self._counted.first_bad) if self._counted else (0, None)
         if isinstance(self._source, EncodedSource):

@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -24,6 +24,8 @@ from bagpipe.local.rundir import JOB_FILE, SUMMARY
 from bagpipe.local.supervisor import INTERRUPTED
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.strict_json import encode
+from bagpipe.metrics.figures import UNDEFINED
+from bagpipe.metrics.tasks import by_task
 
 
 class Run:
@@ -83,12 +85,13 @@ class Run:
         """What training looked like: one row for each record (every `log_every` steps).
 
         Columns: `time` (s since 1970), `step`, `total_steps`, `loss`, `examples_per_second`, `cache_hit_rate`, and
-        `wait_<what>` (s, mean over trainers), since the record before.
+        `wait_<what>` (s, mean over trainers), since the record before; `validation_<figure>` where the validation part
+        was evaluated after that step (`validation_<label>/<figure>` with several labels).
 
         Returns:
             a pandas `DataFrame` where pandas is installed, else a list of dicts.
         """
-        records = [_flat(record) for record in self._records()]
+        records = with_validations(map(_flat, self._records()), self._lines("validated"))
         try:
             return import_module("pandas").DataFrame(records)
         except ImportError:
@@ -104,13 +107,17 @@ class Run:
         return "\n".join([f"{self.path}: {in_words(summary)}", *flat_lines(summary, "  ")])
 
     def _records(self) -> Iterator[Record]:
+        return (record for record in self._lines(None) if "step" in record)
+
+    def _lines(self, event: str | None) -> Iterator[Record]:
+        """What `metrics.jsonl` holds of one kind of event; None: what tells of no event."""
         try:
             text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
         except OSError:
             return
         for line in text.splitlines():
             record = json.loads(line) if line.endswith("}") else {}
-            if "step" in record and "event" not in record:
+            if record and record.get("event") == event:
                 yield record
 
     # ── the model ─────────────────────────────────────────────────
@@ -241,6 +248,20 @@ def in_words(summary: Mapping[str, Any]) -> str:
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     waits = record.get("waits") or {}
     return {k: v for k, v in record.items() if k != "waits"} | {f"wait_{name}": s for name, s in waits.items()}
+
+
+def with_validations(records: Iterable[dict[str, Any]], validations: Iterable[Record]) -> list[dict[str, Any]]:
+    """The records, with the figures of each evaluation in the latest record of its step, or in a row of their own."""
+    rows = list(records)
+    for one in validations:
+        row = next((row for row in reversed(rows) if row["step"] == one["step"]), None)
+        if row is None:
+            row = {"time": one["time"], "step": one["step"]}
+            rows.append(row)
+        for label, figures in by_task(one["validation"]).items():
+            before = f"{label}/" if label else ""
+            row |= {f"validation_{before}{name}": value for name, value in figures.items() if name != UNDEFINED}
+    return sorted(rows, key=lambda row: float(row["time"]))
 
 
 def flat_lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:

@@ -12,21 +12,12 @@ import numpy.typing as npt
 
 from bagpipe.batch import Floats
 from bagpipe.config.losses import Figures
-from bagpipe.metrics.clicks import evaluate
-from bagpipe.metrics.values import value_errors
-
-UNDEFINED = "undefined"
-"""Entry that says for each figure that is null why."""
+from bagpipe.config.metrics import Metric, metrics_of
+from bagpipe.metrics.figures import Task, figures_of
+from bagpipe.metrics.functions import Function
+from bagpipe.metrics.groups import Groups
 
 Floats64 = npt.NDArray[np.float64]
-
-
-def figure_names(kind: Figures | None) -> tuple[str, ...]:
-    """The figures of a label; of a model's own loss, whose kind is None, all that they may turn out to be."""
-    clicks, values = ("auc", "logLoss", "calibration"), ("rmse", "mae", "bias")
-    if kind is None:
-        return clicks + values
-    return clicks if kind == "clicks" else values
 
 
 def evaluate_tasks(
@@ -37,6 +28,9 @@ def evaluate_tasks(
     *,
     candidates: bool = False,
     weights_B: npt.ArrayLike | None = None,
+    groups_B: Groups | None = None,
+    metrics: tuple[Metric, ...] | None = None,
+    functions: Mapping[str, Function] | None = None,
 ) -> dict[str, Any]:
     """The figures of every label.
 
@@ -45,8 +39,12 @@ def evaluate_tasks(
         names: of the labels, `[L]`.
         kind: what the outputs are; None: a model's own loss decides it, so labels in [0, 1] are taken for clicks and
             others for values.
-        candidates: an example's labels belong to candidates of one task, whose figures are over all of them.
+        candidates: an example's labels belong to candidates of one task, whose figures are over all of them; they are
+            one group.
         weights_B: how much each example counts; None: one each.
+        groups_B: whom each example belongs to; None: not told.
+        metrics: what is computed; None: the default figures of what the outputs are.
+        functions: those of `metrics` that are the user's own.
 
     Raises:
         ValueError: there is not one output for each label.
@@ -59,9 +57,17 @@ def evaluate_tasks(
     examples, count = labels.shape
     if candidates:
         spread = None if weights is None else np.repeat(weights, count)
-        return {"examples": examples, **_figures(outputs.reshape(-1), labels.reshape(-1), spread, kind)}
-    tasks = [_figures(outputs[:, task], labels[:, task], weights, kind) for task in range(count)]
-    if count == 1:
+        groups_B = np.repeat(np.arange(examples), count)
+        columns = [(outputs.reshape(-1), labels.reshape(-1), spread)]
+    else:
+        columns = [(outputs[:, task], labels[:, task], weights) for task in range(count)]
+    tasks = []
+    for column, answers, own in columns:
+        kind_here = kind or _kind(answers)
+        chosen = metrics or metrics_of((), kind_here)
+        assert chosen is not None, "what is predicted is known"
+        tasks.append(figures_of(Task(column, answers, kind_here, own, groups_B), chosen, functions or {}))
+    if len(tasks) == 1:
         return {"examples": examples, **tasks[0]}
     return {"examples": examples, "tasks": dict(zip(names, tasks, strict=True))}
 
@@ -74,22 +80,5 @@ def by_task(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {"": {name: value for name, value in evaluation.items() if name != "examples"}}
 
 
-def _figures(outputs: Floats64, labels: Floats64, weights: Floats64 | None, kind: Figures | None) -> dict[str, Any]:
-    if kind is None:
-        kind = "clicks" if not labels.size or (labels.min() >= 0.0 and labels.max() <= 1.0) else "values"
-    if kind in ("values", "counts"):
-        return _value_figures(np.exp(outputs) if kind == "counts" else outputs, labels, weights)
-    scored = evaluate(outputs, labels, weights)
-    found = {"auc": scored.auc, "logLoss": scored.log_loss, "calibration": scored.calibration}
-    why = {"auc": "auc", "logLoss": "log_loss", "calibration": "calibration"}
-    undefined = {name: scored.undefined[why[name]] for name, value in found.items() if value is None}
-    return {**found, UNDEFINED: undefined} if undefined else found
-
-
-def _value_figures(predictions: Floats64, labels: Floats64, weights: Floats64 | None) -> dict[str, Any]:
-    errors = value_errors(predictions, labels, weights)
-    found: dict[str, Any] = {"rmse": errors.rmse, "mae": errors.mae, "bias": errors.bias}
-    if errors.rmse is None:
-        reason = "a prediction is not finite" if len(labels) else "there is no example"
-        return {**found, UNDEFINED: dict.fromkeys(found, reason)}
-    return found
+def _kind(labels: Floats64) -> Figures:
+    return "clicks" if not labels.size or (labels.min() >= 0.0 and labels.max() <= 1.0) else "values"

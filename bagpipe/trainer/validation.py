@@ -173,16 +173,12 @@ def _nothing() -> None:
 
 @contextmanager
 def evaluating(model: nn.Module, process_group: dist.ProcessGroup | None) -> Iterator[None]:
-    """The model as it is evaluated, with the buffers of rank 0; afterwards as it was, buffers and modes included."""
+    """The model as it is evaluated, with the buffers of rank 0, as before any forward pass; its modes are put back."""
     modes = [(module, module.training) for module in model.modules()]
-    own = [(buffer, buffer.clone()) for buffer in model.buffers()] if process_group is not None else []
     share_buffers(model, process_group)
     model.eval()
     try:
         yield
     finally:
-        with torch.no_grad():
-            for buffer, value in own:
-                buffer.copy_(value)
         for module, training in modes:
             module.training = training

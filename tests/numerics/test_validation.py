@@ -26,6 +26,7 @@ from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.examples import Examples
 from bagpipe.errors import BagpipeError
 from bagpipe.local.rundir import RunDir
+from bagpipe.metrics.groups import grouped_auc, recall_at
 from bagpipe.metrics.tasks import evaluate_tasks
 from bagpipe.testing.compare import differences
 from bagpipe.testing.covering import covering
@@ -257,6 +258,14 @@ def test_a_validation_that_fails_is_no_run_that_fails(trainers: int, tmp_path: P
     [
         ({"data": {"format": "synthetic"}}, r"spec\.evaluation\.every: has no effect without a validation part"),
         ({"checkpoint": {"best": "accuracy"}}, r"spec\.checkpoint\.best: expected a figure .*auc, logLoss.*'accuracy'"),
+        (
+            {"evaluation": {"every": 3, "metrics": ["recall@5"]}},
+            r"metrics: recall@5 needs .*; set data\.columns\.group",
+        ),
+        (
+            {"evaluation": {"every": 3, "metrics": ["no.such:thing"]}},
+            r"metrics: no\.such:thing: cannot import 'no\.such'",
+        ),
         ({"checkpoint": {"best": "other/auc"}}, r"spec\.checkpoint\.best: .*there is no label 'other'"),
     ],
 )
@@ -276,3 +285,50 @@ def test_the_digest_is_the_same_with_and_without(tmp_path: Path) -> None:
         assert newest is not None
         digests.append(model_digest(newest))
     assert digests[0] == digests[1]
+
+
+def share_above_half(labels: Any, scores: Any, weights: Any, groups: Any) -> float:
+    """A figure of one's own, which says what it was given."""
+    assert weights is None and len(labels) == len(scores) == len(groups)
+    return float(np.mean(scores > 0.5))
+
+
+def test_figures_by_group_and_of_ones_own(tmp_path: Path) -> None:
+    """On three trainers each example keeps its group: the figures are those of the file's own column."""
+    rng = np.random.default_rng(5)
+    rows = [
+        (int(rng.integers(0, 12)), int(rng.integers(0, 30)), float(rng.random()), int(rng.random() < 0.4))
+        for _ in range(400)
+    ]
+    text = "user,item,price,click\n" + "".join(f"{u},{i},{p},{y}\n" for u, i, p, y in rows)
+    (tmp_path / "clicks.csv").write_text(text)
+    columns = {
+        "labels": [{"name": "click"}],
+        "dense": [{"name": "price"}],
+        "sparse": [{"name": "user"}, {"name": "item"}],
+        "group": "user",
+    }
+    data = {"path": str(tmp_path / "clicks.csv"), "columns": columns, "validation": 0.3, "test": 0.2}
+    metrics = ["auc", "groupedAuc", "recall@2", f"{__name__}:share_above_half"]
+    job = job_of(PLAIN._replace(trainers=3), data=data, evaluation={"every": 8, "metrics": metrics}, steps=16)
+    run = run_in_threads(job, tmp_path / "run")
+    newest = newest_complete(run.run_dir / "checkpoints")
+    assert newest is not None
+    opened = open_checkpoint(newest)
+    kept = load_kept(opened)
+    assert kept is not None
+    scorer = Scorer(opened, kept.transform)
+    dataset = open_dataset(
+        job.spec.data, job.spec.embedding, seed=3, work_dir=run.run_dir / "data", kept=kept.transform
+    )
+    for part, batches, users in (
+        ("validation", dataset.validation_batches(BATCH), [row[0] for row in rows[200:320]]),
+        ("evaluation", dataset.test_batches(BATCH), [row[0] for row in rows[320:]]),
+    ):
+        seen = [(scorer.logits(Examples(b.labels_BL, b.dense_BF, b.sparse)), b.labels_BL) for b in batches]
+        logits, labels = (np.concatenate(column).reshape(-1).astype(np.float64) for column in zip(*seen, strict=True))
+        told = run.report[part]
+        assert told["groupedAuc"] == pytest.approx(grouped_auc(logits, labels, np.array(users)), abs=1e-6)
+        assert told["recall@2"] == pytest.approx(recall_at(logits, labels, np.array(users), 2), abs=1e-6)
+        assert told["share_above_half"] == pytest.approx(np.mean(logits > 0))
+        assert set(told) >= {"auc", "groupedAuc", "recall@2", "share_above_half"} and "logLoss" not in told

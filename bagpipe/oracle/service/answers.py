@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from bagpipe.batch import Batch, Floats
+from bagpipe.batch import Batch, Floats, Int64s
 from bagpipe.config.document import JobSpec
 from bagpipe.config.losses import labels_are_candidates, loss_kind
+from bagpipe.config.metrics import metrics_of
 from bagpipe.data.dataset import Dataset
 from bagpipe.metrics.directions import FAILED
+from bagpipe.metrics.functions import load_functions
 from bagpipe.metrics.tasks import evaluate_tasks
 
 
@@ -20,6 +22,7 @@ class Answers:
 
     labels: list[Floats] = field(default_factory=list)
     weights: list[Floats] = field(default_factory=list)
+    groups: list[Int64s] = field(default_factory=list)
 
     def collect(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The same batches."""
@@ -27,6 +30,8 @@ class Answers:
             self.labels.append(batch.labels_BL)
             if batch.weights_B is not None:
                 self.weights.append(batch.weights_B)
+            if batch.groups_B is not None:
+                self.groups.append(batch.groups_B)
             yield batch
 
     def judge(self, outputs: list[Floats], spec: JobSpec, dataset: Dataset) -> dict[str, Any]:
@@ -36,13 +41,18 @@ class Answers:
             ValueError: there is not one output for each label.
         """
         loss = loss_kind(spec.model)
+        kind = None if loss is None else loss.figures
+        metrics = metrics_of(spec.evaluation.metrics, kind)
         return evaluate_tasks(
             np.concatenate([np.ravel(part) for part in outputs]),
             np.concatenate(self.labels),
             dataset.transform.label_names,
-            None if loss is None else loss.figures,
+            kind,
             candidates=labels_are_candidates(spec.model, dataset.num_labels),
             weights_B=np.concatenate(self.weights) if self.weights else None,
+            groups_B=np.concatenate(self.groups) if self.groups else None,
+            metrics=metrics,
+            functions=load_functions(metrics or ()),
         )
 
 
