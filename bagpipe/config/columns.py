@@ -76,5 +76,5 @@ class ColumnsConfig(Section):
     weight: Annotated[
         str, Meta(description="Weight of the example in the loss and in figures, a number from 0. Empty: all weigh the same.")
     ] = ""
-    group: Annotated[str, Meta(description="Whom the example belongs to, a user or a session; for `splitBy: group` and figures by group.")] = ""
+    group: Annotated[str, Meta(description="Whom the example belongs to, a user or a session; for `splitBy: group`, figures by group and the loss pairwise.")] = ""
     ignore: Annotated[tuple[str, ...], Meta(description="Columns that are not used; `*`: all that are not named.")] = ()

@@ -35,6 +35,8 @@ LOSSES = {
     for kind in (
         LossKind("bce", "clicks"),
         LossKind("mse", "clicks"),
+        LossKind("pairwise", "clicks"),
+        LossKind("in-batch-softmax", "clicks"),
         LossKind("squared-error", "values", -LARGEST, LARGEST, "remove the example"),
         LossKind("poisson", "counts", 0.0, LARGEST, "use the loss squared-error for values of any sign"),
     )

@@ -274,10 +274,11 @@ class Session:
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The job's loss, or the model's own: a mean over the current batch's examples, with their weights."""
-        weights = self.cache.weights
+        of_examples = [self.cache.weights, self.cache.groups]
         if self._loss is None:
             self._loss = loss_of(self.model, self.topology.spec.model)
-        return self._loss(logits, labels.to(logits.device), None if weights is None else weights.to(logits.device))
+        weights, groups = (None if found is None else found.to(logits.device) for found in of_examples)
+        return self._loss(logits, labels.to(logits.device), weights, groups)
 
     def train(self, loss: torch.Tensor) -> None:
         """Backward, the optimizer's step (of the job's own model: as its recipe says), and the loss for the records."""

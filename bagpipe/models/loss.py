@@ -6,11 +6,13 @@ The job's losses are means over examples and labels of the terms below, x the ou
     mse             (s(x) - y)^2 with s the logistic function, y in [0, 1]: squared error of the probability
     squared-error   (x - y)^2, any y: squared error of the output itself
     poisson         e^x - y x, y >= 0: the negative log-likelihood of a count with mean e^x, without its constant
+
+Two more compare examples with each other: pairwise and in-batch-softmax (`comparing.py`).
 """
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -18,15 +20,20 @@ from torch.nn import functional
 
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.models.comparing import check_products, in_batch_softmax, pairwise
 
 
 class Loss(Protocol):
     """The loss of a slice of a batch: a scalar, the mean over the examples."""
 
     def __call__(
-        self, logits_BL: torch.Tensor, labels_BL: torch.Tensor, weights_B: torch.Tensor | None = None
+        self,
+        logits_BL: torch.Tensor,
+        labels_BL: torch.Tensor,
+        weights_B: torch.Tensor | None = None,
+        groups_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """With `weights_B`, the mean counts each example by its weight."""
+        """With `weights_B`, the mean counts each example by its weight; `groups_B` says whom an example belongs to."""
         ...
 
 
@@ -57,6 +64,8 @@ def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
                 shown = given if name == "loss" else list(config.task_weights)
                 raise ConfigError(f"model.{name}: {shown}: this model has a loss of its own; remove the setting")
         return _OwnLoss(model)
+    if config.loss in ("pairwise", "in-batch-softmax"):
+        return _ComparingLoss(model, config.loss, config.task_weights)
     return _ChosenLoss(model, _TERMS[config.loss or "bce"], config.task_weights)
 
 
@@ -70,7 +79,11 @@ class _OwnLoss:
         self._takes_weights = len(parameters) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
     def __call__(
-        self, logits_BL: torch.Tensor, labels_BL: torch.Tensor, weights_B: torch.Tensor | None = None
+        self,
+        logits_BL: torch.Tensor,
+        labels_BL: torch.Tensor,
+        weights_B: torch.Tensor | None = None,
+        groups_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
         _check_tensor(logits_BL, f"model {self._name}: forward")
         if _nothing_counts(labels_BL, weights_B):
@@ -100,34 +113,74 @@ class _ChosenLoss:
         self._task_weights = torch.tensor(task_weights) if task_weights else None
 
     def __call__(
-        self, logits_BL: torch.Tensor, labels_BL: torch.Tensor, weights_B: torch.Tensor | None = None
+        self,
+        logits_BL: torch.Tensor,
+        labels_BL: torch.Tensor,
+        weights_B: torch.Tensor | None = None,
+        groups_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        _check_tensor(logits_BL, f"model {self._name}: forward")
-        if logits_BL.shape != labels_BL.shape:
-            # torch would broadcast, and train on every example's logit against every other's label.
-            raise ConfigError(
-                f"model {self._name}: expected logits of shape {list(labels_BL.shape)}, one for each example "
-                f"and label, found {list(logits_BL.shape)}; change what forward returns, or give the model its own loss"
-            )
+        _check_shape(logits_BL, labels_BL, self._name)
         if _nothing_counts(labels_BL, weights_B):
             return logits_BL.sum() * 0.0
         if self._task_weights is None and weights_B is None:
             return self._terms(logits_BL, labels_BL, "mean")
         terms_BL = self._terms(logits_BL, labels_BL, "none")
         if self._task_weights is not None:
-            terms_BL = terms_BL * self._fitting(self._task_weights, labels_BL)
+            terms_BL = terms_BL * _fitting(self._task_weights, labels_BL)
         if weights_B is None:
             return terms_BL.mean()
         return (terms_BL.mean(dim=1) * weights_B).sum() / weights_B.sum()
 
-    @staticmethod
-    def _fitting(task_weights: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
-        if task_weights.numel() != labels_BL.shape[1]:
-            raise ConfigError(
-                f"spec.model.taskWeights: {task_weights.numel()} factors for {labels_BL.shape[1]} labels; expected one "
-                "for each label"
-            )
-        return task_weights.to(labels_BL.device)
+
+class _ComparingLoss:
+    """One of the job's that compares the examples of a slice."""
+
+    def __init__(
+        self, model: nn.Module, name: Literal["pairwise", "in-batch-softmax"], task_weights: tuple[float, ...]
+    ) -> None:
+        self._model, self._name = model, name
+        self._task_weights = torch.tensor(task_weights) if task_weights else None
+
+    def __call__(
+        self,
+        logits_BL: torch.Tensor,
+        labels_BL: torch.Tensor,
+        weights_B: torch.Tensor | None = None,
+        groups_B: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        model = type(self._model).__name__
+        if self._name == "pairwise":
+            _check_shape(logits_BL, labels_BL, model)
+        else:
+            _check_tensor(logits_BL, f"model {model}: forward")
+            check_products(logits_BL, labels_BL, self._model)
+        if _nothing_counts(labels_BL, weights_B):
+            return logits_BL.sum() * 0.0
+        if self._name == "in-batch-softmax":
+            return in_batch_softmax(logits_BL, labels_BL, weights_B)
+        factors = None if self._task_weights is None else _fitting(self._task_weights, labels_BL)
+        return pairwise(logits_BL, labels_BL, weights_B, groups_B, factors)
+
+
+def _check_shape(logits_BL: torch.Tensor, labels_BL: torch.Tensor, name: str) -> None:
+    """Refuse outputs of another shape: torch would broadcast, and train on every example's logit against every other's
+    label.
+    """
+    _check_tensor(logits_BL, f"model {name}: forward")
+    if logits_BL.shape != labels_BL.shape:
+        raise ConfigError(
+            f"model {name}: expected logits of shape {list(labels_BL.shape)}, one for each example "
+            f"and label, found {list(logits_BL.shape)}; change what forward returns, or give the model its own loss"
+        )
+
+
+def _fitting(task_weights: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
+    if task_weights.numel() != labels_BL.shape[1]:
+        raise ConfigError(
+            f"spec.model.taskWeights: {task_weights.numel()} factors for {labels_BL.shape[1]} labels; expected one "
+            "for each label"
+        )
+    return task_weights.to(labels_BL.device)
 
 
 def _nothing_counts(labels_BL: torch.Tensor, weights_B: torch.Tensor | None) -> bool:

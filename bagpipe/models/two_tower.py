@@ -28,6 +28,7 @@ from torch.nn import functional
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.errors import ConfigError
 from bagpipe.models.base import register_model
+from bagpipe.models.comparing import in_batch_softmax
 from bagpipe.models.layers import check_pooled, mlp
 from bagpipe.tables import TableLayout
 
@@ -100,9 +101,7 @@ class TwoTower(nn.Module):
         self, products_BB: torch.Tensor, labels_B1: torch.Tensor, weights_B: torch.Tensor | None = None
     ) -> torch.Tensor:
         """The mean over the slice, weighted if examples have weights. One with label 0 is a negative and no more."""
-        own_B = torch.arange(products_BB.shape[0], device=products_BB.device)
-        losses_B = functional.cross_entropy(products_BB, own_B, reduction="none") * labels_B1.squeeze(1)
-        return losses_B.mean() if weights_B is None else (losses_B * weights_B).sum() / weights_B.sum()
+        return in_batch_softmax(products_BB, labels_B1, weights_B)
 
     def _vector(self, vector_BV: torch.Tensor) -> torch.Tensor:
         return functional.normalize(vector_BV, dim=1) if self.normalise else vector_BV

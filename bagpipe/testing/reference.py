@@ -169,7 +169,8 @@ def _backward(
     with torch.autocast("cpu", torch.bfloat16, enabled=spec.model.precision == "bfloat16"):
         logits = model(aligned(share.dense_BF), SparseEmbeddings(embeddings, share.num_examples))
     weights = None if share.weights_B is None else aligned(share.weights_B)
-    loss = loss_function(logits.float(), aligned(share.labels_BL), weights)
+    groups = None if share.groups_B is None else torch.from_numpy(share.groups_B.copy())
+    loss = loss_function(logits.float(), aligned(share.labels_BL), weights, groups)
     # The mean of the slices' means, weighted by what each slice counts, is the mean of the global batch.
     (loss * (_counts(share) * world_size / whole)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
     dense = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()]

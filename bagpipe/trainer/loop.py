@@ -222,7 +222,8 @@ class Trainer:
             with nullcontext() if part is parts[-1] else self._adding_up():
                 logits, labels = self._forward(part, lambda: self._rows(step), self.parallel)
                 weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
-                loss = self.loss(logits, labels, weights)
+                groups = None if part.groups_B is None else torch.from_numpy(part.groups_B.copy()).to(self.device)
+                loss = self.loss(logits, labels, weights, groups)
                 self._try_evaluation(Step(part, step.watch), logits)
                 if self.device.type == "cpu":  # a GPU would be waited for; there gradients tell
                     self.finite.loss(part, float(loss.detach()), logits, self.pipeline.rows_here)

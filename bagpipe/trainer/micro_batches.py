@@ -28,6 +28,7 @@ def _part(plan: BatchPlan, first: int, last: int) -> BatchPlan:
         dense_BF=plan.dense_BF[first:last],
         labels_BL=plan.labels_BL[first:last],
         weights_B=None if plan.weights_B is None else plan.weights_B[first:last],
+        groups_B=None if plan.groups_B is None else plan.groups_B[first:last],
         groups=tuple(_lookups(group, first, last, int(plan.dense_BF.shape[0])) for group in plan.groups),
     )
 

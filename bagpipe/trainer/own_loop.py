@@ -179,6 +179,12 @@ class BagCache:
         return None if found is None else aligned(found)
 
     @property
+    def groups(self) -> torch.Tensor | None:
+        """Whom each of the current batch's examples belongs to, `[B]` int64; None: not told."""
+        found = self._current("groups").plan.groups_B
+        return None if found is None else torch.from_numpy(found.copy())
+
+    @property
     def slice_weight(self) -> float:
         """Factor of this slice's mean loss that makes the mean over trainers that of the global batch.
 

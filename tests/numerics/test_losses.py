@@ -13,7 +13,10 @@ import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch import nn
 
+from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.data.dataset import open_dataset
@@ -43,8 +46,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def job_of(table: Path, trainers: int, labels: list[dict[str, str]], weight: str, **model: Any) -> Job:
-    columns: dict[str, Any] = {"labels": labels, "dense": [{"name": "price"}]}
+def job_of(table: Path, trainers: int, labels: list[dict[str, str]], weight: str, group: str = "", **model: Any) -> Job:
+    columns: dict[str, Any] = {"labels": labels, "dense": [{"name": "price"}], "group": group}
     columns |= {"sparse": [{"name": "user"}, {"name": "item"}], "ignore": ["*"], "weight": weight}
     spec = {
         "model": {"name": "dlrm", "bottomMlp": [8], "overMlp": [8], **model},
@@ -119,3 +122,41 @@ def test_a_loss_trains_exactly_and_is_judged_by_its_figures(
         figures = evaluate(np.log(predicted / (1 - predicted)), clicks, weights)
         assert told[label["name"]]["auc"] == pytest.approx(figures.auc, rel=1e-6)
         assert told[label["name"]]["logLoss"] == pytest.approx(figures.log_loss, rel=1e-5)
+
+
+class Products(nn.Module):
+    """Users and items by their rows alone; in training each user with each item of the slice."""
+
+    def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
+        user_BD, item_BD = sparse["user"], sparse["item"]
+        return user_BD @ item_BD.T if self.training else (user_BD * item_BD).sum(1, keepdim=True)
+
+
+OWN = {"name": "dlrm", "entrypoint": f"{__name__}:Products", "bottomMlp": None, "overMlp": None}
+COMPARING: list[tuple[str, str, dict[str, Any]]] = [
+    ("", "", {"loss": "pairwise"}),
+    ("weight", "user", {"loss": "pairwise"}),
+    ("weight", "", {"loss": "in-batch-softmax", **OWN}),
+]
+
+
+@pytest.mark.parametrize("trainers", [1, 3])
+@pytest.mark.parametrize(("weight", "group", "model"), COMPARING, ids=["pairwise", "within-groups", "in-batch"])
+def test_a_loss_between_examples_trains_exactly(
+    weight: str, group: str, model: dict[str, Any], trainers: int, table: Path, tmp_path: Path
+) -> None:
+    """Rows and weights are those of a plain loop over the same slices, to the bit; a score an example is evaluated."""
+    job = job_of(table, trainers, LABELS[:1], weight, group, **model)
+    run = trained_exactly(job, tmp_path / "run")
+    assert run.report["evaluation"]["examples"] == ROWS * TEST
+    assert 0 < run.report["evaluation"]["auc"] < 1
+    assert max(run.losses) > 0
+
+
+def test_pairs_are_those_of_the_groups(table: Path, tmp_path: Path) -> None:
+    """Within users fewer pairs count, so the losses are others."""
+    losses = [
+        run_in_threads(job_of(table, 1, LABELS[:1], "", group, loss="pairwise"), tmp_path / (group or "all")).losses
+        for group in ("", "user")
+    ]
+    assert losses[0][0] != losses[1][0]

@@ -55,13 +55,14 @@ def test_nothing_is_lost_and_nothing_is_twice(lengths: list[list[int]], count: i
         groups=(jagged, plain),
         weights_B=numbers[:, 0] if weighted else None,
         total_weight=7.0 if weighted else None,
+        groups_B=numbers[:, 0].astype(np.int64),
     )
     parts = micro_batches(plan, count)
     assert len(parts) == max(1, min(count, examples))
     sizes = [part.dense_BF.shape[0] for part in parts]
     assert max(sizes) - min(sizes) <= 1
     assert [part.first_example for part in parts] == [40 + sum(sizes[:number]) for number in range(len(parts))]
-    for name in ("dense_BF", "labels_BL") + (("weights_B",) if weighted else ()):
+    for name in ("dense_BF", "labels_BL", "groups_B") + (("weights_B",) if weighted else ()):
         np.testing.assert_array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(plan, name))
     for number, whole in enumerate(plan.groups):
         pieces = [part.groups[number] for part in parts]
