@@ -4,11 +4,12 @@ Damage is found by the checksums of the manifest, before any role starts. What i
 chosen, is set aside by renaming its manifest: it is no checkpoint any more, and nothing of it is deleted.
 """
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 from bagpipe.checkpoint.manifest import FILE_NAME
-from bagpipe.checkpoint.store import ASIDE, list_checkpoints, open_checkpoint
+from bagpipe.checkpoint.store import ASIDE, list_checkpoints, open_checkpoint, step_of
 from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel.atomic_files import cannot_write
 
@@ -41,8 +42,8 @@ def starting_checkpoint(root: Path, *, strict: bool, note: Callable[[str], None]
     if damaged and sound is None:
         raise CheckpointError(f"{root}: none of its {len(damaged)} checkpoints is sound; the newest: {damaged[0][1]}")
     for path, why in damaged:
-        set_aside(path)
-        note(f"{why}; the run goes on from {sound} instead, and {path / ASIDE} keeps the manifest")
+        kept = set_aside(path)
+        note(f"{why}; the run goes on from {sound} instead, and {kept} keeps the manifest")
     return sound
 
 
@@ -55,20 +56,27 @@ def chosen_checkpoint(chosen: Path, root: Path, *, note: Callable[[str], None]) 
     """
     checkpoint = open_checkpoint(chosen)
     checkpoint.verify()
-    for path in list_checkpoints(root):
-        if path.absolute() != chosen.absolute() and open_checkpoint(path).manifest.step >= checkpoint.manifest.step:
-            set_aside(path)
-            note(f"{path} is newer than {chosen} and is set aside, where {ASIDE} keeps its manifest")
+    # By their names: a newer one that is damaged is the usual reason to choose an older one.
+    step = checkpoint.manifest.step
+    for path in [path for path in list_checkpoints(root) if step_of(path) >= step and not path.samefile(chosen)]:
+        kept = set_aside(path)
+        note(f"{path} is newer than {chosen} and is set aside, where {kept.name} keeps its manifest")
     return chosen
 
 
-def set_aside(directory: Path) -> None:
-    """From here on this is no checkpoint.
+def set_aside(directory: Path) -> Path:
+    """From here on this is no checkpoint; returns where its manifest lies now.
 
     Raises:
         StorageError: its manifest cannot be renamed.
     """
+    aside = directory / ASIDE
+    for number in itertools.count(2):
+        if not aside.exists():
+            break
+        aside = directory / f"{ASIDE}.{number}"
     try:
-        (directory / FILE_NAME).rename(directory / ASIDE)
+        (directory / FILE_NAME).rename(aside)
     except OSError as error:
         raise cannot_write(directory / FILE_NAME, error) from None
+    return aside

@@ -30,7 +30,7 @@ ASIDE = "manifest.aside.json"
 
 _NAME = re.compile(r"step-(\d{8,})")
 _OUR_FILES = re.compile(
-    r"manifest(\.aside)?\.json|dense[a-z_]*\.(safetensors|json)|dense-weights\.txt|shard-\d+-of-\d+|transform|\..*\.tmp"
+    r"manifest(\.aside)?\.json(\.\d+)?|dense[a-z_]*\.(safetensors|json)|dense-weights\.txt|shard-\d+-of-\d+|transform|\..*\.tmp"
 )
 """What lies in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
 
@@ -155,8 +155,9 @@ def incomplete_checkpoints(root: Path) -> list[Path]:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether nothing lies in it that no checkpoint of ours has."""
-    return directory.is_dir() and all(_OUR_FILES.fullmatch(path.name) for path in directory.iterdir())
+    """Whether something lies in it, and nothing that no checkpoint of ours has."""
+    found = [path.name for path in directory.iterdir()] if directory.is_dir() else []
+    return bool(found) and all(_OUR_FILES.fullmatch(name) for name in found)
 
 
 def newest_complete(root: Path) -> Path | None:

@@ -208,6 +208,8 @@ class RunDir:
         That is what an oracle keeps for a successor, drafts of files and prepared data, checkpoints that will never be
         whole, and the one that the last attempt began from where newer ones have taken its place.
         """
+        if not all(lease.still_ours() for lease in self._leases):
+            return  # What lies there is of the run that took the folder.
         root = self.checkpoints(job)
         remains = [path for name in KEPT for path in self.path.glob(name.format("*"))]
         remains += [path for folder in (self.path, root) for path in folder.glob(DRAFTS)]

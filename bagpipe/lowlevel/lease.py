@@ -1,8 +1,9 @@
 """Who owns a folder: a run directory, or a folder of checkpoints. A second owner is refused by the first one's name.
 
 The owner writes `.owner.json` into the folder, holds a lock on it (`flock`) and renews the file's time. A dead owner
-keeps nothing: on the same host the kernel lets go of its lock; on another host that shares the disk, where locks may
-not reach, its mark ends when it has not been renewed for `LEASE_SECONDS`. Ages are taken from the disk's own clock.
+keeps nothing: on the same machine the kernel lets go of its lock; where locks may not reach, on another machine that
+shares the disk or on a disk without locks, its mark ends when it has not been renewed for `LEASE_SECONDS`. Ages are
+taken from the disk's own clock. Names of hosts do not tell machines apart (pods, `localhost`): their boots do.
 
 `judge` decides; `Lease` opens, locks and writes.
 """
@@ -27,7 +28,7 @@ from bagpipe.lowlevel.strict_json import encode
 FILE_NAME = ".owner.json"
 RENEW_SECONDS = 10.0
 LEASE_SECONDS = 60.0
-"""An owner on another host that has not renewed its mark for so long is dead."""
+"""An owner whose lock could not be seen, and that has not renewed its mark for so long, is dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +69,21 @@ class Free:
     left_by: Owner | None
 
 
-def judge(found: Owner | None, us: Owner, *, locked: bool, age_seconds: float) -> Taken | Free:
+def judge(found: Owner | None, us: Owner, *, locked: bool | None, age_seconds: float) -> Taken | Free:
     """Whether a folder may be taken. Pure.
 
     Args:
         found: the owner that its mark names.
-        locked: whether another process holds the lock.
+        locked: whether another process holds the lock; None: the disk has no locks.
         age_seconds: since the mark was renewed.
     """
     if locked:
         return Taken(found, None)
     if found is None:
         return Free(None)
-    # Locks of this host's processes are seen: an owner of this host without one is dead, in this boot or an earlier.
-    if found.host == us.host or age_seconds > LEASE_SECONDS:
+    # Locks of this machine's processes are seen, where the disk has any: an owner here without one is dead.
+    seen = locked is not None and (found.host, found.boot) == (us.host, us.boot)
+    if seen or age_seconds > LEASE_SECONDS:
         return Free(found)
     return Taken(found, LEASE_SECONDS - max(age_seconds, 0.0))
 
@@ -137,22 +139,36 @@ class Lease:
         except OSError as error:
             raise cannot_write(path, error) from None
 
+    def still_ours(self) -> bool:
+        """Look at the folder: whether nobody has taken it since, or taken it and let go of it again."""
+        path = self.folder / FILE_NAME
+        try:
+            same_file = os.stat(path).st_ino == os.fstat(self._descriptor).st_ino
+        except FileNotFoundError:
+            same_file = False
+        except OSError:  # A disk that refuses now may answer the next time.
+            return not self.lost
+        found = _read(path)
+        if same_file and (found is None or found == self.owner):
+            return not self.lost
+        by = f"by {found}" if found is not None and found != self.owner else "by another run, which has ended"
+        self.lost = f"{self.folder} was taken {by}, because this run gave no sign of life for too long"
+        return False
+
     def close(self) -> None:
         """Let go of the folder, and leave no mark. Closing again does nothing."""
         if self._over.is_set():
             return
         self._over.set()
         self._thread.join()
-        if _read(self.folder / FILE_NAME) == self.owner:
+        if self.still_ours():
             with suppress(OSError):
                 os.unlink(self.folder / FILE_NAME)
         os.close(self._descriptor)
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_SECONDS):
-            found = _read(self.folder / FILE_NAME)
-            if found is not None and found != self.owner:
-                self.lost = f"{self.folder} was taken by {found}, because this run gave no sign of life for too long"
+            if not self.still_ours():
                 return
             with suppress(OSError):  # A disk that refuses now may take the next one.
                 os.utime(self._descriptor)
@@ -162,11 +178,11 @@ def _look(descriptor: int, path: Path, us: Owner) -> Taken | Free | None:
     """None: the file is not the one at `path` any more."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked = False
+        locked: bool | None = False
     except BlockingIOError:
         locked = True
     except OSError:  # A disk without locks: its mark's age decides.
-        locked = False
+        locked = None
     try:
         if os.stat(path).st_ino != os.fstat(descriptor).st_ino:
             return None

@@ -112,3 +112,27 @@ def test_a_chosen_one_must_be_sound(tmp_path: Path, saved: list[Path]) -> None:
     with pytest.raises(CheckpointError, match="checksum"):
         chosen_checkpoint(saved[0], tmp_path, note=lambda _: None)
     assert list_checkpoints(tmp_path) == saved
+
+
+def test_a_chosen_one_by_another_path_is_itself(tmp_path: Path, saved: list[Path]) -> None:
+    """The chosen checkpoint is never newer than itself, however its path is written."""
+    link = tmp_path.with_name(f"{tmp_path.name}-link")
+    link.symlink_to(tmp_path)
+    chosen_checkpoint(link / saved[1].name, tmp_path, note=lambda _: None)
+    assert list_checkpoints(tmp_path) == saved[:2]
+
+
+def test_a_damaged_newer_one_is_no_hindrance(tmp_path: Path, saved: list[Path]) -> None:
+    """An older checkpoint is chosen because the newest is damaged: that one is set aside unread."""
+    half_a_manifest(saved[2])
+    chosen_checkpoint(saved[0], tmp_path, note=lambda _: None)
+    assert list_checkpoints(tmp_path) == saved[:1]
+
+
+def test_no_manifest_that_was_set_aside_is_overwritten(tmp_path: Path, saved: list[Path]) -> None:
+    """A checkpoint of a step that was set aside before gets a name of its own when it is set aside, too."""
+    aside = saved[2] / ASIDE
+    aside.write_bytes(b"older")
+    told: list[str] = []
+    chosen_checkpoint(saved[1], tmp_path, note=told.append)
+    assert aside.read_bytes() == b"older" and (saved[2] / f"{ASIDE}.2").exists() and f"{ASIDE}.2" in told[0]

@@ -219,7 +219,9 @@ def test_folders_of_others_are_never_deleted(tmp_path: Path) -> None:
     for folder, name in ((foreign, "model.pt"), (interrupted, "dense.safetensors")):
         folder.mkdir()
         (folder / name).write_bytes(b"x")
+    empty = tmp_path / "step-00000003"
+    empty.mkdir()
     assert incomplete_checkpoints(tmp_path) == [interrupted]
     save(tmp_path, 5)
     prune(tmp_path, 1)
-    assert foreign.is_dir() and not interrupted.exists()
+    assert foreign.is_dir() and empty.is_dir() and not interrupted.exists()

@@ -176,3 +176,18 @@ def test_what_killed_roles_leave_half_done_is_cleared_away(tmp_path: Path) -> No
         assert {path.name for path in directory.path.iterdir()} == kept | {"data"}
         assert [path.name for path in (directory.path / "data").iterdir()] == ["prepared-1"]
         assert sorted(root.iterdir()) == [whole, aside]
+
+
+def test_nothing_is_cleared_away_in_a_folder_that_was_lost(tmp_path: Path) -> None:
+    """What lies in a folder that another run has taken meanwhile is that run's."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job())
+        draft = directory.path / ".job.yaml.tmp"
+        writing = directory.checkpoints(job()) / "step-00000007"
+        writing.mkdir(parents=True)
+        for path in (draft, writing / "dense.safetensors"):
+            path.touch()
+        mark = directory.path / FILE_NAME
+        mark.write_text(mark.read_text().replace('"name": "run ', '"name": "another run '))
+        directory.sweep(job())
+        assert draft.exists() and writing.exists() and "was taken by another run" in directory.lost

@@ -1,5 +1,6 @@
 """A folder has one owner, whose name the second one is told; a dead owner keeps nothing."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -41,21 +42,45 @@ def second(folder: Path) -> Lease:
     return Lease.take(folder, "spec.checkpoint.path", Owner.here("run second in /second", datetime.now()))
 
 
+HERE = replace(THEM, host="here")
+
+
 @given(
-    st.sampled_from([None, THEM, replace(THEM, host="here")]),
-    st.booleans(),
+    st.sampled_from([None, THEM, HERE, replace(HERE, boot="another")]),
+    st.sampled_from([True, False, None]),
     st.floats(-10, 10 * LEASE_SECONDS, allow_nan=False),
 )
-def test_only_the_dead_are_succeeded(found: Owner | None, locked: bool, age: float) -> None:
-    """A lock that is held always refuses; without one, the same host's mark and an old one of another host end."""
+def test_only_the_dead_are_succeeded(found: Owner | None, locked: bool | None, age: float) -> None:
+    """A lock that is held refuses; one that would be seen and is not held frees; otherwise the mark must be old."""
     verdict = judge(found, US, locked=locked, age_seconds=age)
     if locked:
         assert verdict == Taken(found, None)
-    elif found is None or found.host == "here" or age > LEASE_SECONDS:
+    elif found is None or age > LEASE_SECONDS or (found is HERE and locked is False):
         assert verdict == Free(found)
     else:
         assert isinstance(verdict, Taken) and verdict.free_in_seconds is not None
         assert 0 <= verdict.free_in_seconds <= LEASE_SECONDS
+
+
+def test_a_disk_without_locks_has_one_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing can be locked, a fresh mark refuses the second, also on the same machine."""
+
+    def refuses(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lease.fcntl, "flock", refuses)
+    with second(tmp_path), pytest.raises(ConfigError, match="in use by run second"):
+        second(tmp_path)
+
+
+def test_a_folder_that_another_took_and_left_is_lost(tmp_path: Path) -> None:
+    """The mark of whoever took the folder meanwhile may be gone again: the folder is not the first one's for that."""
+    with second(tmp_path) as held:
+        (tmp_path / FILE_NAME).unlink()
+        assert not held.still_ours() and "by another run, which has ended" in held.lost
+        with second(tmp_path):
+            held.close()
+            assert (tmp_path / FILE_NAME).exists()
 
 
 def test_the_second_is_refused_by_the_firsts_name(tmp_path: Path) -> None:
