@@ -4,6 +4,7 @@ The limits are laid on the finished pod templates, so that no field of a job, `p
 What the operator itself puts into a pod is always allowed.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
@@ -16,6 +17,11 @@ from bagpipe_operator.shapes import Many, Scalars, Table, Text, Whole
 _SUFFIXES = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1)}
 _SUFFIXES |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
 _SUFFIXES |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
+_QUANTITY = re.compile(
+    r"(?P<number>[+-]?(\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)(?P<suffix>"
+    + "|".join(sorted(_SUFFIXES, reverse=True))
+    + ")"
+)
 _OUR_VOLUMES = ("configMap", "secret", "emptyDir", "persistentVolumeClaim")
 
 SHAPE = Table(
@@ -65,6 +71,13 @@ class Limits:
         }
         return cls(**values)
 
+    def too_many(self, job: Job) -> str:
+        """Which replicas are more than allowed; empty: none."""
+        for role, most in ((Role.SERVER, self.max_servers), (Role.TRAINER, self.max_trainers)):
+            if most and job.replicas(role) > most:
+                return f"spec.{SECTIONS[role]}.replicas: this installation allows {most}, found {job.replicas(role)}"
+        return ""
+
     def check(self, job: Job, templates: Mapping[Role, Mapping[str, Any]], *, own_images: tuple[str, ...]) -> None:
         """Refuse a job that asks for more than this installation gives.
 
@@ -74,11 +87,8 @@ class Limits:
         Raises:
             SpecError: names the first thing that is too much, and what would be allowed.
         """
-        for role, most in ((Role.SERVER, self.max_servers), (Role.TRAINER, self.max_trainers)):
-            if most and job.replicas(role) > most:
-                raise SpecError(
-                    f"spec.{SECTIONS[role]}.replicas: this installation allows {most}, found {job.replicas(role)}"
-                )
+        if too_many := self.too_many(job):
+            raise SpecError(too_many)
         for role, template in templates.items():
             for what, allowed, found in self._breaches(template["spec"], own_images):
                 raise SpecError(f"spec.{SECTIONS[role]}: {what}: this installation allows {allowed}, found {found}")
@@ -98,6 +108,7 @@ class Limits:
                 yield f"volume {volume['name']!r}", known, ", ".join(kinds)
         for name, allowed in (
             ("serviceAccountName", self.service_accounts),
+            ("serviceAccount", self.service_accounts),  # Its old name, which Kubernetes still takes.
             ("priorityClassName", self.priority_classes),
         ):
             if allowed and spec.get(name) and spec[name] not in allowed:
@@ -119,8 +130,7 @@ def amount(quantity: Any, where: str) -> Decimal:
         SpecError: it is none.
     """
     text = str(quantity)
-    digits = text.rstrip("numkKMGTPEi")
-    try:
-        return Decimal(digits) * _SUFFIXES[text[len(digits) :]]
-    except (ArithmeticError, KeyError):
-        raise SpecError(f"{where}: expected a quantity such as 2 or 500Mi, found {text[:40]!r}") from None
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        raise SpecError(f"{where}: expected a quantity such as 2 or 500Mi, found {text[:40]!r}")
+    return Decimal(found["number"]) * _SUFFIXES[found["suffix"]]

@@ -46,7 +46,6 @@ LABEL_COMPLETION_INDEX = "batch.kubernetes.io/job-completion-index"
 
 ANNOTATION_RELEASE = f"{GROUP}/release"
 """On the lease: the installation that holds it."""
-GANG_SCHEDULERS = ("Coscheduling", "Volcano")
 
 CONFIG_DIR = "/etc/bagpipe"
 CONFIG_KEY = "job.yaml"
@@ -125,6 +124,7 @@ class Reason(StrEnum):
     API_ERROR = "ApiServerError"
     CHILD_REFUSED = "ChildRefused"
     CONTESTED = "Contested"
+    BEYOND_LIMITS = "BeyondLimits"
     NAME_TAKEN = "NameTaken"
     ACCEPTED = "Accepted"
     # ends

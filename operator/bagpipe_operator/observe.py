@@ -41,14 +41,14 @@ class Written:
 class Contested:
     """A child that is changed back after our writes: somebody else wants it otherwise."""
 
-    times: int
-    """Within the last ten minutes each after the one before."""
+    count: int
+    """Writes in a row that were taken back, each within ten minutes of the one before."""
     last: dt.datetime
 
     @property
     def until(self) -> dt.datetime:
         """When it is written again: a few times at once, as hands may slip, then later each time."""
-        late = self.times - _SLIPS
+        late = self.count - _FREE_REWRITES
         return times.later(self.last, min(10 * 2 ** min(late, 10), 300)) if late >= 0 else self.last
 
     @property
@@ -58,10 +58,10 @@ class Contested:
 
     def again(self, now: dt.datetime) -> "Contested":
         """After one more such write."""
-        return Contested(times=self.times + 1 if now < self.over else 1, last=now)
+        return Contested(count=self.count + 1 if now < self.over else 1, last=now)
 
 
-_SLIPS, _REMEMBERED = 4, 600
+_FREE_REWRITES, _REMEMBERED = 4, 600
 
 
 @dataclass(frozen=True, kw_only=True)

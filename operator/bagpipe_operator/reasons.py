@@ -73,6 +73,10 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "something else changes an object back whenever the operator has written it",
         "`kubectl get KIND NAME -o yaml --show-managed-fields` names it",
     ),
+    Reason.BEYOND_LIMITS: (
+        "more servers or trainers are asked for than this installation allows; the attempt goes on with what it has",
+        "scale back, or ask whoever installed the operator",
+    ),
     Reason.ACCEPTED: ("the API server takes again what it had refused", NOTHING),
     "FailedMount, FailedAttachVolume": (
         "a volume's ConfigMap, Secret or disk is missing or elsewhere",

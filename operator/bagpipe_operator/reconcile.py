@@ -109,7 +109,7 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     if resumed:
         current = _resumed(current, now)
     current = status.started(current, now)
-    verdict = None if resumed else _judge(job, current, observed, now)
+    verdict = None if resumed else _judge(job, current, observed, settings, now)
     if isinstance(verdict, Fail | Complete):
         return _end(current, verdict, observed, now)
     if isinstance(verdict, Restart):
@@ -118,14 +118,14 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     return _run(job, current, observed, pins.applied(settings, current.pinned), admission, now)
 
 
-def _judge(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Verdict:
+def _judge(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Verdict:
     if not current.is_true(Condition.RUNNING) and (refused := obstacles.judge(observed)):
         return refused  # A job that runs goes on without what was refused.
     return (
         failure.judge(job, current, observed)
         or deadlines.judge(job, current, observed, now)
         or partial.judge(job, current, observed, now)
-        or scale.judge(job, current, observed)
+        or scale.judge(job, current, observed, settings.job_limits)
     )
 
 
@@ -192,7 +192,7 @@ def _run(
     ending = teardown.stop(observed, current.attempt)
     start = backoff.start_time(job, current)
     begun = observed.batch_job(job.name, Role.TRAINER, current.attempt) is not None
-    new = _progressed(job, current, observed, now)
+    new = _progressed(job, current, observed, settings, now)
     if not begun:
         children.check_gang(job, settings)
         children.check_limits(job, settings)
@@ -212,7 +212,7 @@ def _run(
         start if now < start else None,
         deadlines.active_end(job, new),
         deadlines.startup_end(job, new),
-        partial.end(job, new) if now < (partial.end(job, new) or now) else None,
+        given_back if (given_back := partial.end(job, new)) is not None and now < given_back else None,
         obstacles.look_again(observed, now),
     )
     return Decision(
@@ -241,10 +241,12 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
     )
 
 
-def _progressed(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Status:
+def _progressed(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
-    untaken = obstacles.refusal(observed) or obstacles.contested(observed, now)
-    new = status.kept(status.reconciled(current, untaken, now), keeping.loss(job), now)
+    untaken = (
+        obstacles.refusal(observed) or obstacles.contested(observed, now) or scale.refusal(job, settings.job_limits)
+    )
+    new = status.kept(status.reconciled(current, untaken, now), keeping.loss(job, settings), now)
     new = _servers_counted(job, new, observed, now)
     if observed.progress is not None:
         new = replace(new, progress=observed.progress)

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from bagpipe_operator import names, spec_shape
+from bagpipe_operator import gangs, spec_shape
 from bagpipe_operator.api import SpecError, camel
 from bagpipe_operator.limits import Limits
 
@@ -86,8 +86,8 @@ class Settings:
             if value is not None
         }
         for name in values.get("gang_schedulers", ()):
-            if name not in names.GANG_SCHEDULERS:
-                known = ", ".join(names.GANG_SCHEDULERS)
+            if name not in gangs.KNOWN:
+                known = ", ".join(gangs.KNOWN)
                 raise SpecError(f"operator settings: gangSchedulers: unknown {name!r}; known: {known}")
         if fault := spec_shape.defaults_fault(values.get("job_defaults", {})):
             raise SpecError(f"operator settings: {fault}")

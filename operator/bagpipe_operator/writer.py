@@ -116,7 +116,7 @@ class Writer:
         old, memory.written[key] = memory.written.get(key), new
         if old is not None and old.asked == new.asked:
             now = self._clock()
-            memory.contested[key] = memory.contested.get(key, Contested(times=0, last=now)).again(now)
+            memory.contested[key] = memory.contested.get(key, Contested(count=0, last=now)).again(now)
 
     async def _create(self, job: Job, memory: Memory, wanted: Raw) -> Raw:
         try:

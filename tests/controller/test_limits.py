@@ -43,6 +43,11 @@ def template(**spec):
         ({"oracle": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}, "volume 'h'"),
         ({"oracle": template(volumes=[{"name": "n", "nfs": {"server": "x", "path": "/"}}])}, "volume 'n'"),
         ({"allRoles": {"serviceAccountName": "admin"}}, "serviceAccountName: this installation allows trainer"),
+        ({"servers": template(serviceAccount="admin")}, "serviceAccount: this installation allows trainer"),
+        (
+            {"servers": template(containers=[{"name": "bagpipe", "resources": {"limits": {"cpu": "NaN"}}}])},
+            "found 'NaN'",
+        ),
         ({"servers": template(priorityClassName="system-node-critical")}, "priorityClassName"),
     ],
 )
@@ -95,3 +100,23 @@ def test_quantities_are_compared_as_numbers(number, suffix):
     base, power = (1024, "KMGT".index(suffix[0]) + 1) if suffix.endswith("i") else (1000, "kMGT".find(suffix[:1]) + 1)
     expected = Decimal(number) / 1000 if suffix == "m" else Decimal(number) * base ** (power if suffix else 0)
     assert amount(f"{number}{suffix}", "x") == expected
+
+
+@pytest.mark.parametrize("text", ["", "x", "NaN", "Infinity", "1_0", "1e99999", "5 Gi", "5gi", "--1"])
+def test_what_is_no_quantity_is_refused(text):
+    """Whatever Python would take for a number, Kubernetes' quantities are a few letters."""
+    with pytest.raises(SpecError, match="expected a quantity"):
+        amount(text, "x")
+
+
+def test_scaling_beyond_the_limit_ends_no_attempt(world):
+    """A job that runs goes on with the trainers that it has, and says so until it is scaled back."""
+    w = world({"trainers": {"replicas": 2}}, settings={"jobLimits": LIMITS}).run()
+    w.spec["trainers"]["replicas"] = 9
+    w.settle()
+    told = w.condition("Reconciled")
+    assert (told["status"], told["reason"]) == ("False", "BeyondLimits") and "allows 4, found 9" in told["message"]
+    assert w.status["phase"] == "Running" and w.status.get("attempt", 0) == 0
+    w.spec["trainers"]["replicas"] = 2
+    w.settle()
+    assert w.condition("Reconciled")["status"] == "True" and w.status.get("attempt", 0) == 0

@@ -135,6 +135,16 @@ def test_nothing_kept_is_said(world, spec, kept):
         assert said["status"] == "False" and "checkpoint" in said["message"]
 
 
+def test_a_volume_that_the_installation_gives_keeps_the_model(world):
+    """Volumes of `jobs.defaults` are in the pods as a job's own are: what is mounted there outlives them."""
+    given = {
+        "volumes": [{"name": "lasting", "nfs": {"server": "s", "path": "/"}}],
+        "volumeMounts": [{"name": "lasting", "mountPath": "/models"}],
+    }
+    w = world({"checkpoint": {"path": "/models/a"}}, settings={"jobDefaults": {"allRoles": given}}).run()
+    assert w.condition("ModelKept") is None
+
+
 def test_the_first_sample_keeps_its_model(world):
     """The job that everybody tries first leaves its model behind."""
     from pathlib import Path

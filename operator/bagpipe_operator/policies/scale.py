@@ -1,16 +1,26 @@
-"""Was the number of trainers changed? Ranks stand together, so that is a new attempt from a checkpoint."""
+"""Was the number of trainers changed? Ranks stand together, so that is a new attempt from a checkpoint.
+
+More than the installation allows is no reason to end an attempt that runs: it goes on, and the refusal is told.
+"""
 
 from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Count, Restart
+from bagpipe_operator.limits import Limits
 from bagpipe_operator.names import Reason, Role
-from bagpipe_operator.observe import Observed
+from bagpipe_operator.observe import Observed, Obstacle
 
 
-def judge(job: Job, status: Status, observed: Observed) -> Restart | None:
+def judge(job: Job, status: Status, observed: Observed, limits: Limits) -> Restart | None:
     batch = observed.batch_job(job.name, Role.TRAINER, status.attempt)
-    if batch is None:
+    if batch is None or limits.too_many(job):
         return None
     have, want = (batch.get("spec") or {}).get("completions"), job.replicas(Role.TRAINER)
     if have == want:
         return None
     return Restart(reason=Reason.SCALED, message=f"{have} trainers become {want}", count=Count.NOTHING)
+
+
+def refusal(job: Job, limits: Limits) -> Obstacle | None:
+    """Why the job keeps the number that it has."""
+    too_many = limits.too_many(job)
+    return Obstacle(reason=Reason.BEYOND_LIMITS, message=too_many) if too_many else None
