@@ -1,7 +1,8 @@
 """`bagpipe data prepare|describe`: raw logs to Parquet or to the paper's files, and what is in them."""
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -113,16 +114,42 @@ def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool) -> None:
         tables=spec.embedding.tables,
         seed=spec.seed,
         overwrite=overwrite,
-        progress=_progress if sys.stderr.isatty() else None,
+        progress=_Progress(time.monotonic).tell if sys.stderr.isatty() else None,
     )
+    if prepared.begun_at:
+        typer.echo(
+            f"went on after {prepared.begun_at:,} examples that an interrupted `bagpipe data prepare` had written"
+        )
     typer.echo(f"{prepared.folder}: {prepared.examples:,} examples, {len(prepared.info.tables)} tables")
     if prepared.info.bad_lines:
         typer.echo(f"skipped {prepared.info.bad_lines:,} malformed lines; the first: {prepared.info.first_bad}")
     typer.echo(f"train on it with --set spec.data.path={prepared.folder} --set spec.data.format=parquet")
 
 
-def _progress(stage: str, done: float) -> None:
-    print(f"\r{stage}: {done:4.0%} ", end="", file=sys.stderr, flush=True)
+class _Progress:
+    """A line for whoever waits: the stage, how much of it is done, and how long it will take at this pace."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._stage = clock, ""
+        self._begun, self._done = 0.0, 0.0
+
+    def tell(self, stage: str, done: float) -> None:
+        print(f"\r{self.line(stage, done):<70}", end="", file=sys.stderr, flush=True)
+
+    def line(self, stage: str, done: float) -> str:
+        now = self._clock()
+        if stage != self._stage:
+            self._stage, self._begun, self._done = stage, now, done
+        gained, seconds = done - self._done, now - self._begun
+        left = f", {_duration(seconds * (1 - done) / gained)} left" if gained > 0 and done < 1 else ""
+        return f"{stage}: {done:4.0%}{left}" if done else stage
+
+
+def _duration(seconds: float) -> str:
+    """Rounded as one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 @app.command("describe")

@@ -189,14 +189,18 @@ def _dialect(file: InputFile, kind: TableFormat) -> Dialect:
 
 
 def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, skip_bad: bool) -> Iterator[TablePiece]:
-    bad: list[str] = []
+    bad: list[tuple[int, str]] = []
+    """Malformed rows by number, as far as Arrow has parsed: it may be ahead of the batch that is handed out."""
     dialect = _dialect(file, kind)
     before = dialect.skipped + (not dialect.headless)
+    first_told = False
 
     def handle(row: Any) -> str:
-        line = "" if bad else f" (line {_line_of(file, row.text.replace(UNIT, dialect.separator))})"
+        nonlocal first_told
+        line = "" if first_told else f" (line {_line_of(file, row.text.replace(UNIT, dialect.separator))})"
+        first_told = True
         fields = f"expected {row.expected_columns} fields, found {row.actual_columns}"
-        bad.append(f"{file.name}: row {row.number - before}{line}: {fields}")
+        bad.append((row.number - before, f"{file.name}: row {row.number - before}{line}: {fields}"))
         return "skip"
 
     with file.open() as raw, decompressed(file.name, raw) as stream:
@@ -222,16 +226,19 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
         first = 1
         for batch in reader:
             if bad and not skip_bad:
-                raise DataError(f"{bad[0]}; fix the row or set data.onBadLine: skip")
+                raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip")
+            here, end = [], first + batch.num_rows
+            while bad and bad[0][0] < end:
+                here.append(bad.pop(0)[1])
+                end += 1
             table = pa.Table.from_batches([batch])
-            yield TablePiece(file.name, first, _already_read(table), len(bad), bad[0] if bad else None)
-            first += table.num_rows + len(bad)
-            bad.clear()
+            yield TablePiece(file.name, first, _already_read(table), len(here), here[0] if here else None)
+            first = end
         if bad:
             if not skip_bad:
-                raise DataError(f"{bad[0]}; fix the row or set data.onBadLine: skip")
+                raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip")
             empty = reader.schema.empty_table()
-            yield TablePiece(file.name, first, lambda: empty, len(bad), bad[0])
+            yield TablePiece(file.name, first, lambda: empty, len(bad), bad[0][1])
 
 
 def _line_of(file: InputFile, text: str) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -38,7 +39,7 @@ class EncodedSource:
         """Text has no index, so everything before `start` is parsed too, as fast as parsing goes."""
         before, pieces = self.raw.pieces(start)
         position, bad = before, 0
-        for block, examples in ordered_map(lambda piece: self._work(self.raw.parse(piece)), pieces, self.readers):
+        for block, examples in ordered_map(self.encode, pieces, self.readers):
             if position >= (stop if stop is not None else position + 1):
                 return
             bad += block.bad_lines
@@ -49,7 +50,9 @@ class EncodedSource:
                 yield examples.slice(low, high)
             position += len(block)
 
-    def _work(self, block: RawBlock) -> tuple[RawBlock, Examples]:
+    def encode(self, piece: Any) -> tuple[RawBlock, Examples]:
+        """One piece of the raw data, and its examples."""
+        block = self.raw.parse(piece)
         return block, self.encoder.encode(block)
 
 

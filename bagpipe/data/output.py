@@ -5,12 +5,14 @@ what was written. `--overwrite` never deletes a file of anybody else, nor the da
 """
 
 import errno
+import glob
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -20,8 +22,10 @@ import pyarrow.parquet as pq
 from bagpipe.data.prepared import FIRST_PART, METADATA_KEY, OLD_TABLES_FILE, OLD_TRANSFORM_FOLDER
 from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE
 from bagpipe.errors import ConfigError, StorageError
+from bagpipe.lowlevel.lease import Lease, Owner
 
 MARK = "_bagpipe.json"
+DRAFT = ".draft"
 OLD_VOCABULARY_FILE = "_vocabulary.parquet"
 
 
@@ -131,12 +135,52 @@ def replacing(out: Path, *, mark: bool = False) -> Iterator[Path]:
             if mark:
                 wrote = _Mark(tuple(sorted(os.listdir(temporary))))
                 (temporary / MARK).write_bytes(msgspec.json.encode(wrote))
-            temporary.chmod(0o755)
-            if out.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-                made.append(old)
-                out.rename(old / out.name)
-            temporary.rename(out)
+            _take_name(temporary, out)
     finally:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _take_name(whole: Path, out: Path) -> None:
+    """Give a whole folder its name; what had the name before vanishes."""
+    whole.chmod(0o755)
+    if not out.exists():
+        whole.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    try:
+        out.rename(old / out.name)
+        whole.rename(out)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def going_on(out: Path, digest: str) -> Iterator[Path]:
+    """As `replacing`, but if the process is killed or interrupted in the body, the next one finds the folder again.
+
+    Args:
+        digest: of all that the content depends on; drafts of other content are removed.
+
+    Raises:
+        ConfigError: another process is writing this output; it is named.
+    """
+    out = Path(os.path.abspath(out))
+    folder = out.with_name(f".{out.name}.{digest}{DRAFT}")
+    with _writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        us = Owner.here("bagpipe data prepare", datetime.now().astimezone())
+        for other in out.parent.glob(f".{glob.escape(out.name)}.*{DRAFT}"):
+            if other != folder:
+                Lease.take(other, str(out), us).close()
+                shutil.rmtree(other, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        with Lease.take(folder, str(out), us) as lease:
+            try:
+                yield folder
+                lease.close()
+                _take_name(folder, out)
+            except Exception:  # not an interruption: a second try would meet the same
+                lease.close()
+                shutil.rmtree(folder, ignore_errors=True)
+                raise

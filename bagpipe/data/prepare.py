@@ -3,11 +3,11 @@
 Two or three streaming passes: count the examples (only to know where the training part ends), count the
 values (vocabulary) or find the largest ids, then encode and write. Memory holds a few blocks of text, one
 row group and the distinct values; it does not grow with the file. Output appears under its final name
-only when it is complete.
+only when it is complete; what a killed process leaves is gone on with (`bagpipe.data.draft`).
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,18 @@ from bagpipe.config.document import DataConfig
 from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_learning import check_vocabularies, learn_columns
 from bagpipe.data.columns import ColumnSource
+from bagpipe.data.draft import Draft, Place
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples, count_values, largest_ids
-from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, open_raw
-from bagpipe.data.output import check_output, made_once, replacing
+from bagpipe.data.output import check_output, going_on, made_once, replacing
 from bagpipe.data.prepared import FIRST_PART, VERSION, PreparedInfo, Recipe, Report, read_info
 from bagpipe.data.prepared_parts import write_parts
 from bagpipe.data.raw import RawSchema, RawSource
 from bagpipe.data.split import Part, Ranges, Split, check_parts, sizes_of
 from bagpipe.data.transform import DenseStatistics, KeptFeature, KeptTable, Transform, TransformInfo
 from bagpipe.data.vocabulary import Vocabulary
+from bagpipe.data.walk import Walk
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
 
@@ -44,6 +45,8 @@ class Prepared:
     folder: Path
     examples: int
     info: PreparedInfo
+    begun_at: int = 0
+    """Examples that an interrupted process had written before."""
 
 
 def prepare(
@@ -55,11 +58,13 @@ def prepare(
     overwrite: bool = False,
     progress: Progress | None = None,
     kept: Transform | None = None,
+    resume: bool = True,
 ) -> Prepared:
     """Write `data` as prepared Parquet to the folder `out`, for the tables that the job names, if it names any.
 
     Args:
         kept: an earlier transform to encode with; None: one is made of the training part.
+        resume: go on where a process was killed or interrupted that wrote the same; the bytes will be the same.
 
     Raises:
         ConfigError: `out` exists, the data is prepared already, or the settings contradict each other.
@@ -72,10 +77,14 @@ def prepare(
     if found == "parquet":
         raise ConfigError(f"{files[0].name}: prepared already; name the raw logs in data.path")
     raw = open_raw(data, found, files, seed, kept)
-    with replacing(out) as folder:
-        tell = progress or (lambda stage, fraction: None)
-        examples, info = _Preparation(data, found, raw, tuple(tables), tell, kept).write(folder)
-    return Prepared(out, examples, info)
+    digest = data_digest(data, files, tables, seed) + (kept.digest[:8] if kept is not None else "")
+    with going_on(out, digest) if resume else replacing(out) as folder:
+        tell, draft = progress or (lambda stage, fraction: None), Draft(folder, kept=resume)
+        learned = draft.found()
+        begin = draft.state.place if draft.state is not None else Place()
+        examples, info = _Preparation(data, found, raw, tuple(tables), tell, kept).write(draft, learned)
+        draft.finish()
+    return Prepared(out, examples, info, begin.examples)
 
 
 def learn(data: DataConfig, *, tables: Sequence[Table] = (), seed: int = 0) -> Transform:
@@ -108,7 +117,7 @@ def prepared_cache(
         folder = folder.with_name(f"{folder.name}-{kept.digest[:8]}")
     with made_once(folder, FIRST_PART) as draft:
         if draft is not None:
-            prepare(data, draft, tables=tables, seed=seed, progress=progress, kept=kept)
+            prepare(data, draft, tables=tables, seed=seed, progress=progress, kept=kept, resume=False)
     return folder
 
 
@@ -153,42 +162,52 @@ class _Preparation:
 
     def learn(self) -> Transform:
         """The transform: the kept one, or what the training part teaches."""
+        self._split(None)
+        return self.kept or self._learn()
+
+    def _split(self, times: tuple[float, float, float] | None) -> None:
+        """Find out who is for what, unless the times are known."""
         raw = self.raw
         if isinstance(raw, ColumnSource) and self.data.columns is not None and self.data.split_by != "order":
             column = getattr(self.data.columns, self.data.split_by)
-            self.raw = raw.with_split(
-                Split(self.data.split_by, column, shares_of(self.data), self.data.columns.time_format)
-            )
-        return self.kept or self._learn()
+            form = self.data.columns.time_format
+            self.raw = raw.with_split(Split(self.data.split_by, column, shares_of(self.data), form, times))
 
-    def write(self, folder: Path) -> tuple[int, PreparedInfo]:
-        transform = self.learn()
-        raw = self.raw
-        info = self._info(transform)
+    def write(self, draft: Draft, learned: Transform | None) -> tuple[int, PreparedInfo]:
+        """All parts that the draft does not hold yet.
+
+        Args:
+            learned: what the draft holds; None: nothing.
+        """
+        if learned is not None and draft.state is not None:
+            self.counted = draft.state.counted
+            self._split(draft.state.times)
+        else:
+            learned = self.learn()
+            split = self.raw.split if isinstance(self.raw, ColumnSource) else None
+            draft.note_learned(learned, self.counted, split.times if split is not None else None)
+        assert draft.state is not None
+        info = self._info(learned)
         layout = TableLayout.of(Table(t.name, t.num_embeddings, 1, t.feature_names) for t in info.tables)
-        parts = [
-            EncodedSource(p, transform.encoder(p.schema, layout), self.data.readers) for p in self._parts(transform)
-        ]
-        total = self.counted.examples if self.counted else raw.num_examples
-        sizes = [0] * len(parts)
+        sources = [EncodedSource(p, learned.encoder(p.schema, layout), self.data.readers) for p in self._parts(learned)]
+        walk = Walk(sources, draft.state.place)
+        total = self.counted.examples if self.counted else self.raw.num_examples
         examples = write_parts(
-            folder,
-            transform,
+            draft,
+            learned,
             info,
             layout,
-            _counting(parts, sizes),
-            lambda: _report(parts, sizes),
+            walk,
+            lambda: _report(walk),
             lambda done: self.progress("writing Parquet", done / total if total else 0.0),
         )
         if examples == 0:
-            first_bad = next((p.first_bad for p in parts if p.first_bad), None)
             raise DataError(
-                f"{first_bad or 'data.path'}: no valid example in the data; check data.path and data.format"
+                f"{walk.first_bad or 'data.path'}: no valid example in the data; check data.path and data.format"
             )
-        if len(sizes) > 1:
-            check_parts(dict(zip(PARTS, sizes, strict=True)), self.data)
-        report = _report(parts, sizes)
-        return examples, msgspec.structs.replace(info, **msgspec.structs.asdict(report))
+        if len(walk.sizes) > 1:
+            check_parts(dict(zip(PARTS, walk.sizes, strict=True)), self.data)
+        return examples, msgspec.structs.replace(info, **msgspec.structs.asdict(_report(walk)))
 
     def _parts(self, transform: Transform) -> list[RawSource]:
         """All examples in file order, or part by part."""
@@ -292,18 +311,12 @@ def stated_transform(
     )
 
 
-def _counting(parts: Sequence[EncodedSource], sizes: list[int]) -> Iterator[Examples]:
-    """All parts, one after another; `sizes` tells how many examples each had."""
-    for number, part in enumerate(parts):
-        for examples in part.read(0, None):
-            sizes[number] += len(examples)
-            yield examples
-
-
-def _report(parts: Sequence[EncodedSource], sizes: Sequence[int]) -> Report:
-    first_bad = next((p.first_bad for p in parts if p.first_bad), None)
-    bad_lines = sum(p.bad_lines for p in parts)
-    return Report(bad_lines, first_bad, sizes[0], sizes[1]) if len(sizes) > 1 else Report(bad_lines, first_bad)
+def _report(walk: Walk) -> Report:
+    sizes = walk.sizes
+    found = Report(walk.bad_lines, walk.first_bad)
+    if len(sizes) == 1:
+        return found
+    return msgspec.structs.replace(found, train_examples=sizes[0], validation_examples=sizes[1])
 
 
 def _check_found(tables: Sequence[FoundTable]) -> None:

@@ -1,6 +1,6 @@
 """Examples to the parts of a prepared folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,40 @@ import pyarrow.parquet as pq
 
 from bagpipe.batch import SparseBlock
 from bagpipe.data import encode_kernels
+from bagpipe.data.draft import Draft
 from bagpipe.data.enclosed import enclose
 from bagpipe.data.examples import Examples
 from bagpipe.data.order import cut
 from bagpipe.data.prepared import FIRST_PART, PART_NAME, REPORT_KEY, ROW_GROUP, PreparedInfo, Report
 from bagpipe.data.transform import Transform
+from bagpipe.data.walk import Walk
 from bagpipe.tables import TableLayout
 
 ROWS_PER_PART = 64 * ROW_GROUP
 
 
 def write_parts(
-    folder: Path,
+    draft: Draft,
     transform: Transform,
     info: PreparedInfo,
     layout: TableLayout,
-    pieces: Iterator[Examples],
+    walk: Walk,
     report: Callable[[], Report],
     progress: Callable[[int], None],
 ) -> int:
-    """Write all parts; the last one's footer says `report` too. Returns the number of examples."""
-    schema, written = info.arrow_schema(), 0
+    """Write the parts from `walk.begin` on; the last one's footer says `report` too.
+
+    Returns the number of examples, those of earlier parts included.
+    """
+    schema, written = info.arrow_schema(), walk.begin.examples
     part: _Part | None = None
     try:
-        for examples in cut(pieces, ROW_GROUP):
+        for examples in cut(walk.examples(), ROW_GROUP):
             if part is None or written % ROWS_PER_PART == 0:
                 if part is not None:
                     part.close()
-                part = _Part(folder / PART_NAME.format(written // ROWS_PER_PART), schema, transform)
+                    draft.note_part(walk.place(written))
+                part = _Part(draft.folder / PART_NAME.format(written // ROWS_PER_PART), schema, transform)
             part.write(_arrow_table(examples, info, layout, schema))
             written += len(examples)
             progress(written)
@@ -47,7 +53,7 @@ def write_parts(
             part.close()
     finally:
         if part is not None:
-            part.file.close()
+            part.let_go()
     return written
 
 
@@ -68,8 +74,15 @@ class _Part:
     def close(self) -> None:
         if self.path.name == FIRST_PART:
             self.writer.add_key_value_metadata(enclose(self.transform, self.file, self.path.parent))
-        self.writer.close()
-        self.file.close()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close it as it is."""
+        try:
+            self.writer.close()
+        finally:
+            self.writer.is_open = False  # else it is closed again when it is deleted, and complains to stderr
+            self.file.close()
 
 
 def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, schema: pa.Schema) -> pa.Table:

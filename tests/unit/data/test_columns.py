@@ -369,3 +369,24 @@ def test_bad_rows_can_be_skipped_and_are_counted(kind, tmp_path):
     assert batch_of(dataset).dense_BF[:, 0].tolist() == [1.0, 5.0]
     assert dataset.report.bad_lines == 3
     assert "row 2" in str(dataset.report.first_bad)
+
+
+def test_malformed_rows_belong_to_the_piece_that_they_lie_in(tmp_path, monkeypatch):
+    """However far ahead the parser is: each row has its number, with and without a header."""
+    from bagpipe.data import column_files
+    from bagpipe.data.files import find_files
+
+    monkeypatch.setattr(column_files, "BLOCK_BYTES", 40)
+    for head in ("a,b\n", ""):
+        path = tmp_path / f"log{len(head)}.csv"
+        path.write_text(head + "".join("7\n" if row % 10 == 9 else f"{row},1\n" for row in range(1, 61)) + "7\n")
+        (file,) = find_files(str(path))
+        names = ["a", "b"] if head else ["f0", "f1"]
+        first = 1
+        for piece in column_files.table_pieces(file, "csv", names, pa.schema([]), skip_bad=True):
+            rows = piece.load().num_rows + piece.bad_lines
+            bad = [row for row in range(first, first + rows) if row % 10 == 9 or row == 61]
+            assert (piece.first_row, piece.bad_lines) == (first, len(bad))
+            assert piece.first_bad is None or f"log{len(head)}.csv: row {bad[0]}" in piece.first_bad
+            first += rows
+        assert first == 62

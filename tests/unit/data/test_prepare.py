@@ -114,27 +114,31 @@ def test_prepare_never_overwrites_unless_told(criteo_file, tmp_path):
         prepare(DataConfig(path=str(tmp_path / "out")), tmp_path / "again")
 
 
-def test_a_full_disk_leaves_nothing(criteo_file, tmp_path):
+@pytest.mark.parametrize("limit", [4096, 16384], ids=["what was learned", "a part"])
+def test_a_full_disk_leaves_nothing(limit, criteo_file, tmp_path):
     """A write that fails becomes StorageError (exit 75), and the folder beside is gone."""
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from bagpipe.config.document import DataConfig; from bagpipe.data.prepare import prepare\n"
         "from bagpipe.errors import StorageError\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)\n"
         "try: prepare(DataConfig(path=sys.argv[1]), Path(sys.argv[2]))\n"
         "except StorageError as error: print(error); sys.exit(error.exit_code)\n"
     )
-    # The compiled parsers' cache must exist before files are limited to 4 KiB.
+    # The compiled parsers' cache must exist before files are limited.
     prepare(DataConfig(path=str(criteo_file)), tmp_path / "warm")
     out = tmp_path / "place" / "out"
     run = subprocess.run(
-        [sys.executable, "-c", script, str(criteo_file), str(out)],
+        [sys.executable, "-c", script, str(criteo_file), str(out), str(limit)],
         capture_output=True,
         text=True,
         check=False,
     )
     assert (run.returncode, run.stderr) == (75, "")
-    assert run.stdout.startswith(f"{out}: cannot write prepared data: ")
+    told = "out: cannot write prepared data: " if limit > 4096 else "transform.json: cannot be written: "
+    assert run.stdout.startswith(str(out.parent))
+    assert told in run.stdout and "File too large" in run.stdout
     assert list(out.parent.iterdir()) == []
 
 
