@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bagpipe_operator import children, conditions, drift, kueue, names, pins, status, times
+from bagpipe_operator import children, conditions, drift, gangs, kueue, names, pins, status, times
 from bagpipe_operator.api import Job, SpecError, Status
 from bagpipe_operator.decision import Complete, Decision, Deletion, Fail, Restart, Verdict
 from bagpipe_operator.kueue import Admission
@@ -232,11 +232,12 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
     gone = {
         ("NetworkPolicy", names.network_policy(job.name)): job.run_policy.network_policy == "None",
         ("Workload", names.workload(job.name)): not job.queue,
+        **{(gang.kind, names.pod_group(job.name)): job.run_policy.gang != name for name, gang in gangs.KNOWN.items()},
     }
-    live = [observed.live[key] for key, unwanted in gone.items() if unwanted and key in observed.live]
+    live = {key: observed.live[key] for key, unwanted in gone.items() if unwanted and key in observed.live}
     return tuple(
-        Deletion(kind=raw["kind"], name=raw["metadata"]["name"], uid=raw["metadata"]["uid"])
-        for raw in live
+        Deletion(kind=kind, name=name, uid=raw["metadata"]["uid"])
+        for (kind, name), raw in live.items()
         if not is_deleting(raw)
     )
 

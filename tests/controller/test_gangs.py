@@ -57,6 +57,22 @@ def test_volcano_takes_queue_and_priority(world):
     assert w.objects[KINDS["Volcano"], "j-gang"]["spec"] == {"minMember": 5, "queue": "q", "priorityClassName": "p"}
 
 
+def test_another_gang_leaves_no_group_behind(world):
+    """A job that names another gang scheduler while held has that one's group, and none if it names none."""
+    w = world({"runPolicy": {"gang": "Volcano"}}, settings={"gangSchedulers": list(KINDS)}).run()
+
+    def edited(**policy):
+        w.spec["runPolicy"] |= policy
+        return w.settle()
+
+    edited(suspend=True)
+    edited(gang="Coscheduling", suspend=False)
+    assert {kind for kind, _ in w.objects if kind in KINDS.values()} == {KINDS["Coscheduling"]}
+    edited(suspend=True)
+    edited(gang="None")
+    assert not {kind for kind, _ in w.objects if kind in KINDS.values()}
+
+
 @pytest.mark.parametrize("gang", KINDS)
 def test_the_api_server_is_asked_by_the_right_names(gang):
     """What is sent is a PodGroup of the scheduler's API group; it is made once, and taken away at the end."""
