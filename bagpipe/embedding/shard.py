@@ -129,6 +129,7 @@ def _header(topology: Topology, *, job: str, attempt: int, number: int) -> Heade
     return Header(
         job=job,
         attempt=attempt,
+        start=topology.start,
         shard=number,
         num_shards=len(topology.servers),
         num_trainers=len(topology.trainers),

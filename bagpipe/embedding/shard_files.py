@@ -1,6 +1,6 @@
 """A shard's directory: whose rows lie there, and how far each trainer had written.
 
-`header.json` names job, attempt and layout; rows of another attempt or another job are not reused.
+`header.json` names job, attempt, start and layout; rows of another attempt, start or job are not reused.
 Watermarks lie in a small mapped file beside the rows, so that they survive the process like them.
 """
 
@@ -22,6 +22,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
 
     job: str
     attempt: int
+    start: str
+    """Of the topology: of two starts with the same number, one began elsewhere."""
     shard: int
     num_shards: int
     num_trainers: int
@@ -43,7 +45,7 @@ def layout_digest(layout: TableLayout) -> str:
 
 
 def claim_directory(directory: Path, header: Header) -> bool:
-    """Make the directory this shard's; True if it already holds this very attempt's rows.
+    """Make the directory this shard's; True if it already holds this very start's rows.
 
     Raises:
         StorageError: it cannot be made.

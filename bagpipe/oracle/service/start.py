@@ -4,6 +4,7 @@ starting_point -> open_data -> assemble
 """
 
 import itertools
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,9 @@ from bagpipe.oracle.sizing.auto import (
 from bagpipe.oracle.sizing.reuse import peek
 from bagpipe.oracle.sizing.steps import check_first, check_trainers, settle_schedules, total_steps
 from bagpipe.rows.recipe import check_overrides
+
+START_BYTES = 8
+"""Of the name of a start: enough that no two of one run directory are ever the same."""
 
 
 def starting_point(checkpoint: Path | None) -> Start:
@@ -180,6 +184,7 @@ def assemble(
         checkpoint=str(start_from) if (start_from := checkpoint or data.first_values) else None,
         checkpoint_dir=checkpoint_dir,
         first_step=start.step,
+        start=secrets.token_hex(START_BYTES),
         total_steps=steps_to_train(spec, dataset.num_train_examples, start),
         with_keys=bool(calls),
     )

@@ -12,10 +12,18 @@ class Shard:
     """One shard's directory, by what its processes do with it."""
 
     directory: Path
+    start: str = "a"
 
     def header(self, attempt: int) -> Header:
         return Header(
-            job="j", attempt=attempt, shard=0, num_shards=1, num_trainers=1, record_widths=(4,), layout_digest="d"
+            job="j",
+            attempt=attempt,
+            start=self.start,
+            shard=0,
+            num_shards=1,
+            num_trainers=1,
+            record_widths=(4,),
+            layout_digest="d",
         )
 
     def begins(self, attempt: int = 0) -> bool:
@@ -57,3 +65,18 @@ def test_rows_that_were_served_and_are_gone_are_lost(tmp_path: Path) -> None:
     other.serves()
     give_up_directory(other.directory)
     assert not other.begins()
+
+
+def test_rows_of_another_start_are_not_reused(tmp_path: Path) -> None:
+    """Roles that are started by hand have the same attempt's number each time: rows that a killed program's server kept
+    are not those of the checkpoint that the next start begins from.
+    """
+    shard = Shard(tmp_path / "0")
+    shard.begins()
+    shard.opens()
+    shard.serves()
+    again = Shard(shard.directory, start="b")
+    assert again.begins(), "nothing of the new start is lost"
+    assert not again.opens()
+    again.serves()
+    assert again.opens() and not shard.opens()
