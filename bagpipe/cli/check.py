@@ -10,6 +10,7 @@ from bagpipe.config.load import load_local_job
 from bagpipe.config.paths import shown
 from bagpipe.data.files import find_files
 from bagpipe.errors import ConfigError
+from bagpipe.local.model_source import check_model_source
 from bagpipe.local.ports import loopback, try_port
 from bagpipe.local.rundir import default_path
 from bagpipe.lowlevel.wording import counted
@@ -28,7 +29,8 @@ def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) ->
     _check_ports(job)
     data, spec = job.spec.data, job.spec
     files = () if data.format == "synthetic" else find_files(data.path)
-    where, _ = _model(job)
+    check_model_source(job.spec.model)
+    where = _model(job)
     servers, trainers = counted(spec.servers.replicas, "server"), counted(spec.trainers.replicas, "trainer")
     yield f"{job.metadata.name}: the oracle, {servers} and {trainers}"
     yield f"  model: {where}"
@@ -40,10 +42,13 @@ def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) ->
     yield "nothing was started: this was a check"
 
 
-def _model(job: Job) -> tuple[str, object]:
-    from bagpipe.models.base import find_model
+def _model(job: Job) -> str:
+    """Where the model was found."""
+    from bagpipe.models.base import check_model
+    from bagpipe.trainer.user_code import naming_user_code
 
-    return find_model(job.spec.model)
+    with naming_user_code([]):
+        return check_model(job.spec.model)
 
 
 def _check_place(place: Path) -> None:

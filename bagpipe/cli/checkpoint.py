@@ -33,13 +33,10 @@ def _complete(where: Path) -> list[Path]:
         CheckpointError: there is none.
     """
     from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
-    from bagpipe.config.load import load_job
     from bagpipe.errors import CheckpointError
-    from bagpipe.local.rundir import JOB_FILE
+    from bagpipe.local.rundir import checkpoints_of
 
-    found = list_checkpoints(where)
-    if not found and (where / JOB_FILE).is_file():  # A run keeps them where its job says.
-        found = list_checkpoints(load_job(where / JOB_FILE).spec.checkpoint.folder(where))
+    found = list_checkpoints(where) or list_checkpoints(checkpoints_of(where))
     if found:
         return found
     if not where.exists():

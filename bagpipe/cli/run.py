@@ -58,6 +58,7 @@ def run(
     from bagpipe.errors import ConfigError, ExitCode
     from bagpipe.local.progress import view_for
     from bagpipe.local.run import resume_run, start_run
+    from bagpipe.local.rundir import JOB_FILE
 
     if job is None and not resume:
         raise ConfigError("which job? give a job file: bagpipe run examples/demo.yaml")
@@ -67,8 +68,8 @@ def run(
         raise ConfigError("--checkpoint: only a run that is resumed goes on from one; add --resume or leave it out")
     if run_dir is not None:
         as_text(run_dir.absolute(), "--run-dir")
-    if job is not None:
-        offer_beside(job)
+    if (known := job or (run_dir / JOB_FILE if run_dir is not None else None)) is not None:
+        offer_beside(known)
     if check:
         _check(job, overrides or (), run_dir, resume=resume)
         return

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.config.load import load_job
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
 from bagpipe.interactive.frames import is_path, write_frame
 from bagpipe.interactive.picture import Picture, curves
@@ -20,7 +19,7 @@ from bagpipe.interactive.user_model import importable
 from bagpipe.local.evaluate import evaluate_checkpoint
 from bagpipe.local.progress import Record
 from bagpipe.local.run import RunResult, resume_run
-from bagpipe.local.rundir import JOB_FILE, SUMMARY
+from bagpipe.local.rundir import JOB_FILE, SUMMARY, checkpoints_of
 from bagpipe.local.supervisor import INTERRUPTED
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.strict_json import encode
@@ -40,9 +39,10 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        if not (self._path / JOB_FILE).is_file():
+        if not (self._path / JOB_FILE).is_file() and newest_complete(checkpoints_of(self._path)) is None:
             raise ConfigError(
-                f"{path}: no {JOB_FILE} there, so it is no run directory; give one that `fit` or `run` wrote"
+                f"{path}: no {JOB_FILE} there and no checkpoint, so it is no run directory; give one that `fit`, `run` "
+                "or a role wrote"
             )
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ class Run:
         Raises:
             CheckpointError: there is none.
         """
-        found = newest_complete(load_job(self.path / JOB_FILE).spec.checkpoint.folder(self.path))
+        found = newest_complete(checkpoints_of(self.path))
         if found is None:
             raise CheckpointError(f"{self.path}: no complete checkpoint yet; resume the run, or train for longer")
         return found

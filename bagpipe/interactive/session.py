@@ -9,9 +9,8 @@ The loop is the one trainer of the job. The model belongs to the session, so its
 `session.train(loss)` is backward, the optimizer's step and the loss for the records; a loop may do these itself.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from time import monotonic
@@ -30,6 +29,7 @@ from bagpipe.interactive.document import as_path, compose, model_of
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.run import Run, overrides_of
 from bagpipe.interactive.settings import spec_of
+from bagpipe.interactive.surroundings import limited_threads, with_environment
 from bagpipe.interactive.user_model import NamedModel, importable
 from bagpipe.local.children import Children
 from bagpipe.local.ports import loopback
@@ -39,12 +39,13 @@ from bagpipe.local.rundir import JOB_FILE, RunDir
 from bagpipe.local.supervisor import Outcome
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.wording import counted
-from bagpipe.models.base import build_model
+from bagpipe.models.base import build_model, check_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
 from bagpipe.net.messages import InitCacheArguments, Topology
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.loop import choose_device, num_threads
+from bagpipe.trainer.user_code import naming_user_code
 
 LEAVE_SECONDS = 60.0
 """How long the oracle and the servers may take to leave after the last batch."""
@@ -99,11 +100,20 @@ def local(
         if loaded is None:
             loaded = _composed(name, named, directory, given, {**settings, "trainers": 1})
         named.place(directory.path)
+        _check_model(loaded, directory)
     except BaseException:
         directory.discard()
         directory.__exit__()
         raise
     return Session(directory, loaded, progress=progress)
+
+
+def _check_model(job: Job, directory: RunDir) -> None:
+    """Refuse a model of the job that could not be built, before a role starts."""
+    with importable(directory.path):
+        offer_user_modules()
+        with naming_user_code([]):
+            check_model(job.spec.model)
 
 
 def _composed(
@@ -150,9 +160,9 @@ class Session:
             self._view.note(f"{job.metadata.name}: {servers} and this loop, in {directory.path}")
             self._stack.enter_context(importable(directory.path))
             offer_user_modules()
-            self._stack.enter_context(_threads(num_threads(job.spec, 1)))
+            self._stack.enter_context(limited_threads(num_threads(job.spec, 1)))
             self._children = self._stack.enter_context(Children(job, directory, checkpoint))
-            with _environment(self._children.environment):
+            with with_environment(self._children.environment):
                 self._cache = self._join(self._children)
         except BagpipeError as error:
             why = self._why(error)
@@ -373,28 +383,3 @@ class Session:
             return error
         failed = self._children.failed()
         return error if failed is None else error_of(failed[0])(failed[1])
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """torch computes with the job's threads: the last bits of sums depend on them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in more}
-    os.environ.update(more)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any
 
 from bagpipe.errors import ConfigError
-from bagpipe.local.user_modules import FOLDERS
+from bagpipe.local.user_modules import FOLDERS, noted_folders
 from bagpipe.lowlevel.atomic_files import write_whole
 
 MAIN = "__main__"
@@ -55,7 +55,8 @@ def importable(*folders: Path) -> Iterator[None]:
     """While this lasts, child processes find what this process can import, and modules that lie in `folders`."""
     before = os.environ.get(FOLDERS)
     ours = [place or os.getcwd() for place in sys.path]
-    os.environ[FOLDERS] = os.pathsep.join([*map(str, folders), *filter(None, [before]), *ours])
+    noted = [place for folder in folders for place in noted_folders(folder)]
+    os.environ[FOLDERS] = os.pathsep.join([*map(str, folders), *noted, *filter(None, [before]), *ours])
     try:
         yield
     finally:

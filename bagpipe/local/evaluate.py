@@ -15,6 +15,7 @@ from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
 from bagpipe.config.parts import all_of
 from bagpipe.errors import ConfigError, UserCodeError, error_of
+from bagpipe.local.model_source import check_model_source
 from bagpipe.local.progress import PlainView
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
@@ -35,6 +36,7 @@ def evaluate_checkpoint(
         BagpipeError: a role failed; of the kind that its exit code says.
     """
     job = _job_of(checkpoint, overrides)
+    check_model_source(job.spec.model)
     if line := rows_trained_on(checkpoint, job.spec.data):
         warn(line)
     notes: list[str] = []

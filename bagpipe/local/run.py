@@ -13,6 +13,7 @@ from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, load_local_job
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode
 from bagpipe.local.commands import CommandBuilder
+from bagpipe.local.model_source import check_model_source
 from bagpipe.local.policy import HOPELESS
 from bagpipe.local.progress import View
 from bagpipe.local.rundir import JOB_FILE, RunDir
@@ -50,6 +51,7 @@ def run_job(job: Job, directory: RunDir, view: View, *, build: CommandBuilder | 
         ConfigError: the run directory will not do.
     """
     try:
+        check_model_source(job.spec.model)
         directory.begin(job)
     except BagpipeError:
         directory.discard()
@@ -100,6 +102,7 @@ def resume_run(
         if summary is not None and not new_data:
             view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")
             return RunResult(directory.path, Outcome(ExitCode.DONE, attempts=0, seconds=0.0), summary)
+        check_model_source(job.spec.model)
         directory.begin(job)
         return _supervise(job, directory, checkpoint, view, build)
 

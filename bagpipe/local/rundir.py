@@ -5,6 +5,7 @@ metrics.jsonl   progress and events, one JSON object a line (written by the orac
 report.json     the oracle's last words
 summary.json    what the run came to
 accepted-data.json  which data is meant, after `--resume --new-data`
+module-folders.json  where a model of the user's own was found
 attempt         number of the last attempt: a later one never takes its servers' files for its own
 logs/ servers/ checkpoints/ data/
 """
@@ -21,10 +22,11 @@ from typing import Any, Self
 from bagpipe.checkpoint.best import kept_best
 from bagpipe.checkpoint.manifest import changed_field
 from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, prune
-from bagpipe.config.document import Job
+from bagpipe.config.document import CheckpointConfig, Job
 from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.local.process import TRACEBACK
+from bagpipe.local.user_modules import NOTED, note_folders
 from bagpipe.lowlevel.atomic_files import DRAFTS, make_folder, write_whole
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.lowlevel.strict_json import encode
@@ -38,6 +40,17 @@ SUMMARY = "summary.json"
 def default_path(name: str, now: datetime) -> Path:
     """`runs/<name>-<time>`."""
     return Path("runs") / f"{name}-{now:%Y%m%d-%H%M%S}"
+
+
+def checkpoints_of(path: Path) -> Path:
+    """Where the checkpoints of a run directory lie, also of one that roles wrote which were started by hand.
+
+    Raises:
+        ConfigError: its job cannot be read.
+    """
+    if (path / JOB_FILE).is_file():
+        return load_job(path / JOB_FILE).spec.checkpoint.folder(path)
+    return CheckpointConfig().folder(path)
 
 
 class RunDir:
@@ -167,6 +180,8 @@ class RunDir:
                 (self.path / stale).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{self.path}: {error.strerror}") from None
+        if job.spec.model.entrypoint is not None and not (self.path / NOTED).exists():
+            note_folders(self.path)
         self.write(JOB_FILE, dump_job(job))
 
     def check_same_job(self, job: Job) -> None:

@@ -1,29 +1,58 @@
 """Where models of your own are found: in the folder of the job file and in the current one, after everything installed.
 
-The job file of a role lies in its run directory, so what was written there beside it is found too.
+The job file of a role lies in its run directory, so what was written there beside it is found too. A run directory
+notes the folders of the command that began it: whoever looks at the run later finds its model from wherever that is.
 
 Python puts the current folder before its own modules when it runs `-m bagpipe`; a `queue.py` that happens to lie there
 would then stand for the standard one in every role. So the roles start without it (`-P`), and these folders come last.
 """
 
+import json
 import os
 import sys
 from pathlib import Path
 
+from bagpipe.lowlevel.atomic_files import write_whole
+
 FOLDERS = "BAGPIPE_MODULE_FOLDERS"
 """Environment variable by which `bagpipe run` tells its roles where the job file lies."""
+NOTED = "module-folders.json"
+"""In a run directory: where the command that began the run found modules of the user's."""
 
 
 def offer_beside(job_file: Path) -> None:
-    """Let the roles of this process find modules that lie beside `job_file`."""
-    os.environ[FOLDERS] = str(job_file.absolute().parent)
+    """Let this process and its roles find modules that lie beside `job_file`, and where its run once found them."""
+    folder = job_file.absolute().parent
+    os.environ[FOLDERS] = os.pathsep.join(dict.fromkeys([str(folder), *noted_folders(folder)]))
     offer_user_modules()
 
 
 def offer_user_modules(*more: Path) -> None:
     """Make the told folders, `more` and the current one importable, last."""
-    told = os.environ.get(FOLDERS, "").split(os.pathsep)
-    current = os.getcwd()
-    for folder in (*filter(None, told), *map(str, more), current):
+    for folder in (*told_folders(), *map(str, more), os.getcwd()):
         if folder not in sys.path:
             sys.path.append(folder)
+
+
+def told_folders() -> list[str]:
+    """The folders that whoever started this process has told it."""
+    return [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+
+
+def note_folders(run_dir: Path) -> None:
+    """Write down where modules are found now.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    folders = list(dict.fromkeys([*told_folders(), os.getcwd()]))
+    write_whole(run_dir / NOTED, json.dumps(folders).encode())
+
+
+def noted_folders(run_dir: Path) -> list[str]:
+    """What `note_folders` wrote; empty: nothing."""
+    try:
+        found = json.loads((run_dir / NOTED).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return [folder for folder in found if isinstance(folder, str)] if isinstance(found, list) else []

@@ -78,6 +78,17 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
     return built
 
 
+def check_model(config: ModelConfig) -> str:
+    """Import the model and see whether it takes the job's arguments, before there is data; where it was named.
+
+    Raises:
+        ConfigError: as `build_model`, but for what only its construction shows.
+    """
+    where, model = find_model(config)
+    constructor_arguments(config, where, model, layout=None, num_dense=0, num_labels=0)
+    return where
+
+
 def find_model(config: ModelConfig) -> tuple[str, Callable[..., nn.Module]]:
     """Where the model was named, for messages, and the model."""
     if config.entrypoint is not None:

@@ -131,9 +131,7 @@ class Topology(Message, kw_only=True):
     """Where checkpoints go; servers and trainer 0 both see it."""
     first_step: Step
     start: Text = ""
-    """Random name of this start of the attempt; an oracle that takes a killed one's place keeps it. A server's files of
-    another start are not of this training, whatever its attempt's number: roles that are started by hand all have 0.
-    """
+    """Random name of this start: a server's files of another one with the same attempt's number are of no use."""
     total_steps: int | None
     evaluated: bool = False
     """Whether the model is evaluated: it then needs an output for each label."""

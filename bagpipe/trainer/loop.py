@@ -19,7 +19,7 @@ from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
-from bagpipe.models.base import build_model
+from bagpipe.models.base import build_model, check_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
 from bagpipe.models.precision import forward_of
@@ -59,6 +59,8 @@ def run_trainer(
         ConfigError: the job's device is not there, or its model does not fit.
     """
     device = choose_device(job, rank)
+    with naming_user_code([]):
+        check_model(job.spec.model)  # Before the oracle's data is waited for.
     torch.set_num_threads(num_threads(job.spec, job.spec.trainers.replicas))
     with (
         join(
