@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.strict_json import encode
 
 FOLDERS = "BAGPIPE_MODULE_FOLDERS"
 """Environment variable by which `bagpipe run` tells its roles where the job file lies."""
@@ -46,7 +47,7 @@ def note_folders(run_dir: Path) -> None:
         StorageError: it cannot be written.
     """
     folders = list(dict.fromkeys([*told_folders(), os.getcwd()]))
-    write_whole(run_dir / NOTED, json.dumps(folders).encode())
+    write_whole(run_dir / NOTED, encode(folders).encode())
 
 
 def noted_folders(run_dir: Path) -> list[str]:
