@@ -20,7 +20,7 @@ KERNELS := $(VENV)/.kernels
 # Hundreds of processes import the same files: one of them compiles each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test lint types imports unit numerics integration bench sweep-crashes docs format clean
+.PHONY: help install demo test lint types imports unit numerics integration bench sweep-crashes sweep-faults fuzz docs format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -63,6 +63,12 @@ integration: $(STAMP)  ## Whole jobs as processes, bad input, crashes
 
 sweep-crashes: $(STAMP)  ## Kill a short run at every numbered point of every role, into docs/reliability.md; hours
 	@$(BIN)/python tools/sweep_crashes.py --write
+
+sweep-faults: $(STAMP)  ## Break each link and stop each role of a short run, once in each way, into docs/reliability.md; 15 minutes
+	@$(BIN)/python tools/sweep_faults.py --write
+
+fuzz: $(STAMP)  ## Mutated frames into decoders and roles, job files beside the schema, into docs/reliability.md; 15 minutes
+	@$(BIN)/python tools/fuzz.py --write
 
 bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy
 	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python $$file; done

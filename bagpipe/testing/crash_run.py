@@ -48,8 +48,9 @@ spec:
   servers: {{replicas: 2}}
   trainers: {{replicas: 2, device: cpu}}
 """
-LONGEST_SECONDS = 180
-"""A run that takes longer is stuck."""
+LONGEST_SECONDS = 600
+"""A run that takes longer is stuck; a busy machine may need minutes, and as long for a role to start again (the job's
+`deadPeerSeconds`)."""
 
 
 class Stuck(BagpipeError):

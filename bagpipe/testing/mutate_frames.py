@@ -7,7 +7,7 @@ import collections
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 
 import msgspec
@@ -193,12 +193,10 @@ def _edited(rng: random.Random, value: object, chance: float = 0.15) -> object:
 _MUTATIONS = (_flip, _flip, _cut, _reorder, _splice, _rewrite, _rewrite)
 
 
-def main(count: int, seed: int = 0) -> None:
-    """Decode `count` mutations; anything but a message or a `WireError` ends this with its traceback."""
-    rng = random.Random(seed)
+def decoded(messages: Iterable[Frames]) -> "collections.Counter[str]":
+    """What came out of decoding these, by the name of the message; anything but one or a `WireError` is raised."""
     found: collections.Counter[str] = collections.Counter()
-    begun = time.monotonic()
-    for frames in mutated(rng, sample_messages(), count):
+    for frames in messages:
         try:
             message, arrays = decode(frames)
             if isinstance(message, m.Plan):
@@ -206,6 +204,13 @@ def main(count: int, seed: int = 0) -> None:
             found[type(message).__name__] += 1
         except WireError:
             found["WireError"] += 1
+    return found
+
+
+def main(count: int, seed: int = 0) -> None:
+    """Decode `count` mutations; anything but a message or a `WireError` ends this with its traceback."""
+    begun = time.monotonic()
+    found = decoded(mutated(random.Random(seed), sample_messages(), count))
     print(f"{count} mutations in {time.monotonic() - begun:.0f} s: {dict(found.most_common())}")
 
 

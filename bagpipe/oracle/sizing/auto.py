@@ -108,6 +108,8 @@ def resolve_auto(
     groups = layout.groups
     lookups = [len(g.feature_names) for g in groups]
     if spec.cache_rows == "auto":
+        if not offers:
+            raise ConfigError("spec.cacheRows: auto, but no trainer said how much memory it has; give a number of rows")
         budget = smallest_share(offers)
         widths = [FLOAT_BYTES * width for width in record_widths(spec.embedding, layout)]
         rows = [budget * n // sum(lookups) // width for n, width in zip(lookups, widths, strict=True)]

@@ -1,0 +1,170 @@
+"""A short run with a fault in the middle of it: a link that breaks, or a role that is stopped and goes on.
+
+The supervisor and its policy are those of `bagpipe run`; roles are forks of this process (`forked_child.py`), and every
+link between two of them goes through a proxy (`fault_proxy.py`).
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bagpipe.checkpoint.digest import model_digest
+from bagpipe.checkpoint.store import newest_complete
+from bagpipe.config.document import Job
+from bagpipe.config.load import parse_job
+from bagpipe.local.commands import Attempt, CommandBuilder, role_commands
+from bagpipe.local.policy import RoleId
+from bagpipe.local.ports import free_ports
+from bagpipe.local.progress import Record
+from bagpipe.local.rundir import RunDir
+from bagpipe.local.supervisor import Supervisor
+from bagpipe.testing.forked_child import ForkedChild, preload
+
+__all__ = ["DEAD_SECONDS", "FAULTS", "Fault", "Faulted", "preload", "run_with"]
+
+STEPS = 40
+AT_STEP = 12
+"""The fault comes once this step is reported."""
+DEAD_SECONDS = 8.0
+JOB = f"""
+metadata: {{name: fault}}
+spec:
+  model: {{name: dlrm, bottomMlp: [8], overMlp: [8]}}
+  data:
+    format: synthetic
+    testFraction: 0.05
+    synthetic: {{examples: 1500, tableSizes: [50, 4000, 7, 300], multiHot: 2}}
+  embedding: {{dim: 8, optimizer: {{name: adagrad, lr: 0.05}}}}
+  batchSize: 32
+  steps: {STEPS}
+  lookahead: 8
+  seed: 3
+  logEvery: 1
+  checkpoint: {{every: 10, keep: 2}}
+  transport: {{deadPeerSeconds: {DEAD_SECONDS}, deadlineSeconds: 30, stepSeconds: 30}}
+  servers: {{replicas: 1}}
+  trainers: {{replicas: 2, device: cpu}}
+"""
+LINKS = ("oracle", "server 0", "trainer 1")
+"""A link is named after the role that listens behind it: to the oracle talk all, to a trainer the other one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`what` happens to the link or the role `where`, for `seconds` where it has an end."""
+
+    what: str
+    where: str
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.where}" + (f" for {self.seconds:g} s" if self.seconds else "")
+
+
+_BELOW, _ABOVE = DEAD_SECONDS / 3, DEAD_SECONDS * 3
+FAULTS = (
+    *(Fault(what, link) for what in ("reset", "silence", "delay", "split") for link in LINKS),
+    *(Fault("cut", link, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for link in LINKS),
+    *(Fault("stop", role, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for role in (*LINKS, "trainer 0")),
+)
+DELAY_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted:
+    """What came of it."""
+
+    fault: Fault | None
+    digest: str | None
+    code: int
+    attempts: int
+    seconds: float
+    told: str
+    """Why a new attempt was begun, or the run ended."""
+
+
+@dataclass(slots=True)
+class _Disturber:
+    """A run's view that brings the fault about at its step. It is called by the supervisor, in its thread."""
+
+    fault: Fault | None
+    proxy: "subprocess.Popen[bytes]"
+    ports: Mapping[str, int]
+    pids: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    done: bool = False
+
+    def record(self, record: Record) -> None:
+        if self.fault is None or self.done or record.get("step", 0) < AT_STEP:
+            return
+        self.done = True
+        if self.fault.what == "stop":
+            os.kill(self.pids[self.fault.where], signal.SIGSTOP)
+            go_on = f"sleep {self.fault.seconds}; kill -CONT {self.pids[self.fault.where]} 2>/dev/null"
+            subprocess.Popen(["sh", "-c", go_on])
+            return
+        number = DELAY_SECONDS if self.fault.what == "delay" else self.fault.seconds
+        assert self.proxy.stdin is not None
+        self.proxy.stdin.write(f"{self.ports[self.fault.where]} {self.fault.what} {number}\n".encode())
+        self.proxy.stdin.flush()
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def run_with(fault: Fault | None, folder: Path) -> Faulted:
+    """One run, with this fault or undisturbed."""
+    job: Job = parse_job(JOB, "the job that is disturbed")
+    begun = time.monotonic()
+    behind = dict(zip(LINKS, free_ports(len(LINKS)), strict=True))
+    before = dict(zip(LINKS, free_ports(len(LINKS)), strict=True))
+    command = [sys.executable, "-m", "bagpipe.testing.fault_proxy", *(f"{before[k]}:{behind[k]}" for k in LINKS)]
+    with ExitStack() as stack:
+        proxy = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        stack.callback(proxy.kill)
+        assert proxy.stdout is not None and proxy.stdout.readline()
+        view = _Disturber(fault, proxy, before)
+
+        class Known(ForkedChild):
+            """Tells the disturber its pid."""
+
+            def __init__(
+                self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
+            ) -> None:
+                super().__init__(role, command, log, heading=heading, environment=environment)
+                view.pids[str(role)] = self.pid
+
+        directory = stack.enter_context(RunDir.create(folder))
+        directory.begin(job)
+        build = _through_the_proxy(role_commands(job, directory.job_file, directory.path), behind, before)
+        outcome = Supervisor(job, directory, view, build=build, child=Known).run()
+        newest = newest_complete(directory.checkpoints(job))
+        digest = model_digest(newest) if outcome.code == 0 and newest is not None else None
+    told = "; ".join([*view.notes, outcome.error]).strip("; ")
+    return Faulted(fault, digest, outcome.code, outcome.attempts, time.monotonic() - begun, told)
+
+
+def _through_the_proxy(build: CommandBuilder, behind: Mapping[str, int], before: Mapping[str, int]) -> CommandBuilder:
+    """Every role listens behind the proxy, and is found before it. Trainer 0 is found as it is."""
+
+    def built(role: RoleId, attempt: Attempt) -> list[str]:
+        command = list(build(role, attempt))
+        name = str(role)
+        if name in behind:
+            command[command.index("--bind") + 1] = f"tcp://127.0.0.1:{behind[name]}"
+        if role.kind != "oracle":
+            command[command.index("--oracle") + 1] = f"tcp://127.0.0.1:{before['oracle']}"
+            if name in before:
+                command += ["--advertise", f"tcp://127.0.0.1:{before[name]}"]
+        return command
+
+    return built

@@ -1,0 +1,78 @@
+"""Disturbs a short run by each fault of a list, once each, and writes what came of it into `docs/reliability.md`.
+
+python tools/sweep_faults.py                 every fault; 15 minutes
+python tools/sweep_faults.py --only stop     those whose name has this in it
+python tools/sweep_faults.py --write         also replaces the table in docs/reliability.md
+
+Right is: the same model, or an end by name.
+"""
+
+import argparse
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from bagpipe.testing.fault_run import DEAD_SECONDS, FAULTS, Faulted, preload, run_with
+
+TARGET = Path(__file__).parent.parent / "docs" / "reliability.md"
+BEGIN, END = "<!-- faults: written by tools/sweep_faults.py -->", "<!-- end of faults -->"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 1 if a run ended with another model, or without a reason."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--only", default="", help="faults whose name has this in it")
+    made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
+    chosen = made.parse_args(arguments)
+    preload()
+    results: list[Faulted] = []
+    with tempfile.TemporaryDirectory(prefix="bagpipe-faults-") as folder:
+        undisturbed = run_with(None, Path(folder) / "undisturbed")
+        if undisturbed.digest is None:
+            print(f"the undisturbed run ended with {undisturbed.code}: {undisturbed.told}")
+            return 1
+        for number, fault in enumerate(fault for fault in FAULTS if chosen.only in str(fault)):
+            result = run_with(fault, Path(folder) / f"run-{number}")
+            results.append(result)
+            right = "right" if is_right(result, undisturbed) else "WRONG"
+            print(f"{right}: {fault}: {result.attempts} attempts, {result.seconds:.0f} s {result.told}", flush=True)
+    if chosen.write:
+        write(table(results, undisturbed, " ".join(["python tools/sweep_faults.py", *arguments])))
+    return int(not all(is_right(result, undisturbed) for result in results))
+
+
+def is_right(result: Faulted, undisturbed: Faulted) -> bool:
+    """The same model, or an end by name."""
+    return result.digest == undisturbed.digest or (result.digest is None and bool(result.told))
+
+
+def table(results: Sequence[Faulted], undisturbed: Faulted, command: str) -> list[str]:
+    """Markdown lines, one for each fault."""
+    wrong = sum(not is_right(result, undisturbed) for result in results)
+    lines = [
+        f"`{command}` on {platform.machine()}, Linux {platform.release().split('-')[0]}:",
+        f"{len(results)} faults, {wrong} wrong. The undisturbed run took {undisturbed.seconds:.0f} s.",
+        f"`deadPeerSeconds` was {DEAD_SECONDS:g}, `deadlineSeconds` and `stepSeconds` 30.",
+        "",
+        "| fault | model | attempts | longer by | what was told |",
+        "|---|---|--:|--:|---|",
+    ]
+    for result in results:
+        model = "the same" if result.digest == undisturbed.digest else "none" if result.digest is None else "ANOTHER"
+        longer = max(0.0, result.seconds - undisturbed.seconds)
+        told = result.told.replace("|", "/")[:300]
+        lines.append(f"| {result.fault} | {model} | {result.attempts} | {longer:.0f} s | {told} |")
+    return lines
+
+
+def write(lines: Sequence[str]) -> None:
+    """Replace the table."""
+    head, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    TARGET.write_text("\n".join([head + BEGIN, "", *lines, "", END]) + tail, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
