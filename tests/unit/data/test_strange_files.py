@@ -62,6 +62,7 @@ def german(cell: str) -> str:
 LINES = text().split("\n")
 SAME: dict[str, str] = {
     "semicolons": text(separator=";"),
+    "semicolons, and commas in the names": text(names=("user, id", "it, em", "price, net", "clicked"), separator=";"),
     "pipes": text(separator="|"),
     "two colons": text(separator="::"),
     "two colons, no header": text(names=(), separator="::"),
