@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -74,10 +75,11 @@ class ColumnSource:
         """The same source, whose pieces have these columns too."""
         return replace(self, extra=names)
 
-    def with_split(self, split: Split) -> "ColumnSource":
+    def with_split(self, split: Split, scratch: Path | None = None) -> "ColumnSource":
         """The same source with a rule of who is for what; by time, this reads the time of every row."""
         source = replace(self, split=split)
-        return replace(source, split=split.with_times((p.file, p.load()) for p in source.pieces(0)[1]))
+        tables = ((piece.file, piece.load()) for piece in source.pieces(0)[1])
+        return replace(source, split=split.with_times(tables, scratch))
 
     def only(self, part: Part) -> "ColumnSource":
         return replace(self, part=part)

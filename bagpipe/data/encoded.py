@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from bagpipe.data.encode import Encoder, feature_positions, select
 from bagpipe.data.examples import Examples
 from bagpipe.data.formats import FoundTable
 from bagpipe.data.raw import RawBlock, RawSource, ordered_map
-from bagpipe.data.vocabulary import ValueCounter
+from bagpipe.data.vocabulary import HELD_VALUES, ValueCounter
 
 Progress = Callable[[str, float], None]
 
@@ -77,12 +78,21 @@ def count_examples(raw: RawSource, readers: int) -> Counted:
 
 
 def count_values(
-    raw: RawSource, tables: Sequence[FoundTable], readers: int, stop: int | None, progress: Callable[[int], None]
+    raw: RawSource,
+    tables: Sequence[FoundTable],
+    readers: int,
+    stop: int | None,
+    progress: Callable[[int], None],
+    scratch: Path | None = None,
 ) -> tuple[list[ValueCounter], Counted]:
-    """Count the values of each table over the first `stop` examples; a shared table counts all its features."""
+    """Count the values of each table over the first `stop` examples; a shared table counts all its features.
+
+    Args:
+        scratch: a folder for values that memory does not hold.
+    """
     names = [f.name for f in raw.schema.features]
     features = [np.array(feature_positions(names, t.feature_names, t.name), np.int64) for t in tables]
-    counters = [ValueCounter() for _ in tables]
+    counters = [ValueCounter(HELD_VALUES // len(tables), scratch) for _ in tables]
     position, bad, first = 0, 0, None
     for block in raw_blocks(raw, readers, stop):
         part = block if stop is None else first_examples(block, stop - position, len(names))

@@ -2,8 +2,8 @@
 
 Two or three streaming passes: count the examples (only to know where the training part ends), count the
 values (vocabulary) or find the largest ids, then encode and write. Memory holds a few blocks of text, one
-row group and the distinct values; it does not grow with the file. Output appears under its final name
-only when it is complete; what a killed process leaves is gone on with (`bagpipe.data.draft`).
+row group and the values that have rows of their own; it does not grow with the file. Output appears under
+its final name only when it is complete; what a killed process leaves is gone on with (`bagpipe.data.draft`).
 """
 
 import hashlib
@@ -159,6 +159,8 @@ class _Preparation:
     progress: Progress
     kept: Transform | None
     counted: Counted | None = None
+    scratch: Path | None = None
+    """A folder for what memory does not hold; None: the system's."""
 
     def learn(self) -> Transform:
         """The transform: the kept one, or what the training part teaches."""
@@ -170,8 +172,8 @@ class _Preparation:
         raw = self.raw
         if isinstance(raw, ColumnSource) and self.data.columns is not None and self.data.split_by != "order":
             column = getattr(self.data.columns, self.data.split_by)
-            form = self.data.columns.time_format
-            self.raw = raw.with_split(Split(self.data.split_by, column, shares_of(self.data), form, times))
+            split = Split(self.data.split_by, column, shares_of(self.data), self.data.columns.time_format, times)
+            self.raw = raw.with_split(split, self.scratch)
 
     def write(self, draft: Draft, learned: Transform | None) -> tuple[int, PreparedInfo]:
         """All parts that the draft does not hold yet.
@@ -179,6 +181,7 @@ class _Preparation:
         Args:
             learned: what the draft holds; None: nothing.
         """
+        self.scratch = draft.folder
         if learned is not None and draft.state is not None:
             self.counted = draft.state.counted
             self._split(draft.state.times)
@@ -263,6 +266,7 @@ class _Preparation:
             self.data.readers,
             stop,
             lambda n: self.progress("building the vocabulary", n / total if total else 0.0),
+            self.scratch,
         )
         made = {
             t.name: Vocabulary.of(counter, self.data.min_count, t.num_embeddings, self.data.oov_rows)

@@ -1,8 +1,11 @@
 """Which examples are for training, validation and tests: by file order, by time, or by a hash of their group."""
 
+import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +20,8 @@ from bagpipe.errors import DataError
 Part = Literal["training", "validation", "test"]
 Range = tuple[int, int]
 _TO_UNIT = 2.0**-53
+_SIGN = np.uint64(1 << 63)
+STRETCH = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,23 +114,55 @@ class Split:
         mix_codes(codes, mixed)
         return (mixed >> np.uint64(11)).astype(np.float64) * _TO_UNIT
 
-    def with_times(self, tables: Iterator[tuple[str, pa.Table]]) -> "Split":
-        """The rule with its times, found by looking at every row's: 8 bytes of memory each.
+    def with_times(self, tables: Iterator[tuple[str, pa.Table]], scratch: Path | None = None) -> "Split":
+        """The rule with its times, found by looking at every row's: 8 bytes each, in a file.
 
         All rows of one time are on one side, so later parts may be larger than asked for.
+
+        Args:
+            scratch: a folder for that file, which has no name in it. None: the system's.
         """
         if self.by == "group" or self.times is not None:
             return self
-        found = [times_of(plain(table.column(self.column)), self.column, file, self.form) for file, table in tables]
-        times = np.sort(np.concatenate([np.zeros(0), *found]))
-        if not len(times):
-            return self
-        ranges = Ranges.in_order(len(times), self.shares)
-        trained, validation, tests = (
-            float(times[begin]) if begin < len(times) else np.inf
-            for begin in (ranges.train[1], ranges.validation[0], ranges.test[0])
-        )
+        with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
+            count = 0
+            for name, table in tables:
+                times = times_of(plain(table.column(self.column)), self.column, name, self.form)
+                file.write(times.tobytes())
+                count += len(times)
+            if not count:
+                return self
+            file.flush()
+            ranges, times = Ranges.in_order(count, self.shares), np.memmap(file, np.float64, "r")
+            trained, validation, tests = (
+                nth_smallest(times, begin) if begin < count else np.inf
+                for begin in (ranges.train[1], ranges.validation[0], ranges.test[0])
+            )
         return replace(self, times=(trained, validation, tests))
+
+
+def nth_smallest(numbers: Floats64, place: int) -> float:
+    """The number at `place` (from 0) if they were sorted; memory holds a stretch of them. None is NaN.
+
+    By digits of 16 bits, the highest first: how many numbers have which, among those that agree so far.
+    """
+    found = np.uint64(0)
+    for shift in (48, 32, 16, 0):
+        having = np.zeros(1 << 16, np.int64)
+        for at in range(0, len(numbers), STRETCH):
+            bits = np.ascontiguousarray(numbers[at : at + STRETCH]).view(np.uint64)
+            # As integers that rise with the numbers: below 0, all bits are turned over, else the sign.
+            rising = np.where(bits >> np.uint64(63), ~bits, bits | _SIGN)
+            if shift < 48:
+                rising = rising[rising >> np.uint64(shift + 16) == found]
+            digits = (rising >> np.uint64(shift)) & np.uint64(0xFFFF)
+            having += np.bincount(digits.astype(np.int64), minlength=1 << 16)
+        up_to = np.cumsum(having)
+        digit = int(np.searchsorted(up_to, place, side="right"))
+        place -= int(up_to[digit] - having[digit])
+        found = (found << np.uint64(16)) | np.uint64(digit)
+    pattern = found ^ _SIGN if found >> np.uint64(63) else ~found
+    return float(np.array([pattern], np.uint64).view(np.float64)[0])
 
 
 def times_of(cells: Any, column: str, file: str, form: str = "") -> Floats64:

@@ -2,11 +2,18 @@
 
 Row 0 belongs to every value that was seen fewer than `min_count` times, or never, in the training
 part. The others get rows 1, 2, ... by descending count, then by code; so the result depends on the
-values alone, not on their order. The missing value is a value like any other. Memory is 16 bytes for
-each distinct value, twice at most while counting.
+values alone, not on their order. The missing value is a value like any other.
+
+Counting holds a bounded number of values: beyond it they are sorted, written to a file and forgotten, and all such
+runs are merged in the end. What is kept takes 16 bytes for each value, and as much again in the table of lookups.
 """
 
+import tempfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,27 +24,43 @@ from bagpipe.data.raw import Codes
 Counts = npt.NDArray[np.int64]
 
 
-class ValueCounter:
-    """Exact counts of the values of one table, in one hash table that grows."""
+HELD_VALUES = 1 << 24
+"""Distinct values of all tables together that counting holds in memory: at most 51 bytes each."""
+MERGED_VALUES = 1 << 20
+"""Values of each run that are merged at a time."""
 
-    def __init__(self) -> None:
+
+class ValueCounter:
+    """Exact counts of the values of one table, in one hash table that grows, and in sorted runs on disk beyond it.
+
+    Args:
+        most_held: distinct values in memory.
+        scratch: a folder for the runs; they have no name in it and end with this counter. None: the system's.
+    """
+
+    def __init__(self, most_held: int = HELD_VALUES, scratch: Path | None = None) -> None:
         self._codes: Codes = np.zeros(1024, np.uint64)
         self._counts: Counts = np.zeros(1024, np.int64)
         self._held = 0
         self._missing = 0
+        self._most, self._scratch = max(640, most_held), scratch
+        self._runs: list[_Run] = []
 
     def __repr__(self) -> str:
-        return f"ValueCounter(distinct={self._held + (self._missing > 0)})"
+        return f"ValueCounter(held={self._held + (self._missing > 0)}, runs={len(self._runs)})"
 
     def add(self, codes_N: Codes) -> None:
         present = codes_N[codes_N != 0]
         self._missing += len(codes_N) - len(present)
         at = 0
         while True:
-            limit = len(self._codes) * 5 // 8
+            limit = min(self._most, len(self._codes) * 5 // 8)
             at, self._held = kernels.count_codes(present, at, self._codes, self._counts, self._held, limit)
             if at == len(present):
                 return
+            if self._held >= self._most:
+                self._write_run()
+                continue
             old_codes, old_counts = self._codes, self._counts
             self._codes, self._counts = (
                 np.zeros(2 * len(old_codes), np.uint64),
@@ -45,15 +68,68 @@ class ValueCounter:
             )
             kernels.insert_counts(old_codes, old_counts, self._codes, self._counts)
 
-    def result(self) -> tuple[Codes, Counts]:
-        """Distinct values and their counts, by descending count, then by code."""
-        used = self._codes != 0
-        codes, counts = self._codes[used], self._counts[used]
-        if self._missing:
+    def result(self, min_count: int = 1) -> tuple[Codes, Counts]:
+        """Distinct values seen at least `min_count` times and their counts, by descending count, then by code."""
+        if self._runs:
+            self._write_run()
+            codes, counts = _merged(self._runs, min_count)
+        else:
+            kept = self._counts >= min_count
+            codes, counts = self._codes[kept], self._counts[kept]
+        if self._missing >= min_count:
             codes = np.append(codes, np.uint64(0))
             counts = np.append(counts, np.int64(self._missing))
         order = np.lexsort((codes, -counts))
         return codes[order], counts[order]
+
+    def _write_run(self) -> None:
+        used = self._codes != 0
+        codes, counts = self._codes[used], self._counts[used]
+        order = np.argsort(codes)
+        self._runs.append(_Run.write(codes[order], counts[order], self._scratch))
+        self._codes[:], self._counts[:], self._held = 0, 0, 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Values by rising code, and their counts, mapped from a file."""
+
+    codes: Codes
+    counts: Counts
+
+    @classmethod
+    def write(cls, codes: Codes, counts: Counts, scratch: Path | None) -> "_Run":
+        """The file has no name; it is there as long as it is mapped."""
+        shape, where = (len(codes),), codes.nbytes
+        if not where:
+            return cls(codes, counts)
+        with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
+            file.write(codes.tobytes())
+            file.write(counts.tobytes())
+            file.flush()
+            return cls(np.memmap(file, np.uint64, "r", 0, shape), np.memmap(file, np.int64, "r", where, shape))
+
+
+def _merged(runs: Sequence[_Run], min_count: int) -> tuple[Codes, Counts]:
+    """All runs' sums of at least `min_count`, by rising code; memory holds a stretch of each run, and the result."""
+    begins = [0] * len(runs)
+    found: list[tuple[Codes, Counts]] = [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
+    while any(begin < len(run.codes) for begin, run in zip(begins, runs, strict=True)):
+        ends = [min(begin + MERGED_VALUES, len(run.codes)) for begin, run in zip(begins, runs, strict=True)]
+        unread = [run.codes[end - 1] for end, run in zip(ends, runs, strict=True) if end < len(run.codes)]
+        if unread:  # Up to the least of these codes, every run is here; beyond it, some go on.
+            ends = [
+                begin + int(np.searchsorted(run.codes[begin:end], min(unread), side="right"))
+                for begin, end, run in zip(begins, ends, runs, strict=True)
+            ]
+        parts = [(run.codes[b:e], run.counts[b:e]) for b, e, run in zip(begins, ends, runs, strict=True)]
+        codes, which = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+        counts = np.zeros(len(codes), np.int64)
+        np.add.at(counts, which, np.concatenate([part[1] for part in parts]))
+        kept = counts >= min_count
+        found.append((codes[kept], counts[kept]))
+        begins = ends
+    return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +146,8 @@ class Vocabulary:
     @classmethod
     def of(cls, counter: ValueCounter, min_count: int, max_rows: int | None = None, first_row: int = 1) -> "Vocabulary":
         """`max_rows` caps the table, first rows included: the most frequent values keep theirs."""
-        codes, counts = counter.result()
-        kept = int(np.count_nonzero(counts >= min_count))
+        codes, counts = counter.result(min_count)
+        kept = len(codes)
         if max_rows is not None:
             kept = min(kept, max(0, max_rows - first_row))
         return cls(codes[:kept], counts[:kept], first_row)
