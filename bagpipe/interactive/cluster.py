@@ -92,6 +92,10 @@ class ClusterRun(Run):
     def checkpoint(self) -> Path:
         self._elsewhere("its checkpoints", "mount the claim of spec.checkpoint, and give its path to the command line")
 
+    @property
+    def best_checkpoint(self) -> Path:
+        self._elsewhere("its checkpoints", "mount the claim of spec.checkpoint, and use `--best` of the command line")
+
     def logs(self, role: str = "oracle", index: int = 0) -> Iterator[str]:
         """Lines of one process's log so far."""
         return self._client.logs(self.name, role=role, index=index)
@@ -104,26 +108,26 @@ class ClusterRun(Run):
         """The summary as text, a figure a line."""
         return "\n".join([repr(self), *flat_lines(self.summary, "  ")])
 
-    def _records(self) -> Iterator[Record]:
+    def _lines(self, event: str | None) -> Iterator[Record]:
         """The oracle prints them in its log too."""
         for line in self.logs():
             if line.startswith("{") and line.endswith("}"):
                 record = json.loads(line)
-                if "step" in record and "event" not in record:
+                if record.get("event") == event:
                     yield record
 
-    def evaluate(self, test: Any = None, **settings: Any) -> Mapping[str, Any]:
+    def evaluate(self, test: Any = None, *, best: bool = False, **settings: Any) -> Mapping[str, Any]:
         """Not from here: the summary has the evaluation of the job's own test part."""
         remedy = (
             "summary['evaluation'] is of the job's test part; or mount their claim here, and use `bagpipe evaluate`"
         )
         self._elsewhere("its checkpoints", remedy)
 
-    def predict(self, rows: Any, *, keep: Sequence[str] = ()) -> Any:
+    def predict(self, rows: Any, *, keep: Sequence[str] = (), best: bool = False) -> Any:
         """Not from here: mount the checkpoints' claim, and use `bagpipe predict`."""
         self._elsewhere("its checkpoints", "mount their claim here, and use `bagpipe predict`")
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, *, best: bool = False) -> Path:
         """Not from here: mount the checkpoints' claim, and use `bagpipe export`."""
         self._elsewhere("its checkpoints", "mount their claim here, and use `bagpipe export`")
 

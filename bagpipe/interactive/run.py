@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from bagpipe.checkpoint.best import chosen_best
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
 from bagpipe.interactive.frames import is_path, write_frame
@@ -79,6 +80,15 @@ class Run:
             raise CheckpointError(f"{self.path}: no complete checkpoint yet; resume the run, or train for longer")
         return found
 
+    @property
+    def best_checkpoint(self) -> Path:
+        """The directory of the checkpoint that was best on the validation part, by the setting `checkpoint.best`.
+
+        Raises:
+            CheckpointError: the run keeps none, or no evaluation had the figure.
+        """
+        return chosen_best(load_job(self.path / JOB_FILE).spec.checkpoint.folder(self.path))
+
     # ── figures ───────────────────────────────────────────────────
 
     def metrics(self) -> Any:
@@ -122,11 +132,12 @@ class Run:
 
     # ── the model ─────────────────────────────────────────────────
 
-    def evaluate(self, test: Any = None, **settings: Any) -> Mapping[str, Any]:
+    def evaluate(self, test: Any = None, *, best: bool = False, **settings: Any) -> Mapping[str, Any]:
         """Score the newest checkpoint, through the same caches, read-only.
 
         Args:
             test: labelled data, all of which is scored: a path, or rows; None: the run's own test part.
+            best: score the best checkpoint instead.
             **settings: as `fit` takes them, such as `test_fraction=0.2`.
 
         Returns:
@@ -139,14 +150,15 @@ class Run:
         with self._in_reach(test, "test") as path:
             data = {} if path is None else {"data": {"path": path, "format": "auto"}}
             overrides = overrides_of({**data, **spec_of(settings)})
-            return evaluate_checkpoint(self.checkpoint, overrides)
+            return evaluate_checkpoint(self._chosen(best=best), overrides)
 
-    def predict(self, rows: Any, *, keep: Sequence[str] = ()) -> Any:
+    def predict(self, rows: Any, *, keep: Sequence[str] = (), best: bool = False) -> Any:
         """Score raw rows by the newest checkpoint, in this process, with the transform that it keeps.
 
         Args:
             rows: a path, or rows of the columns that the model was trained on; labels need not be there.
             keep: columns of the rows to have beside the scores.
+            best: score by the best checkpoint instead.
 
         Returns:
             `score_<label>` for each label, float64 in [0, 1]. For a pandas frame a `DataFrame` with its index; for a
@@ -163,18 +175,22 @@ class Run:
         with self._in_reach(rows, "rows") as path, tempfile.TemporaryDirectory(prefix="bagpipe-predict-") as folder:
             offer_user_modules()
             out = Path(folder) / "scores.parquet"
-            predict(self.checkpoint, path, out, keep=keep)
+            predict(self._chosen(best=best), path, out, keep=keep)
             return scores_of(out, path, None if is_path(rows) else rows)
 
-    def export(self, folder: str | Path) -> Path:
+    def export(self, folder: str | Path, *, best: bool = False) -> Path:
         """Write the newest checkpoint as a folder that scores alone, without Bagpipe (`bagpipe export`); returns it.
+
+        Args:
+            folder: is made, or empty.
+            best: write the best checkpoint instead.
 
         Raises:
             ConfigError: the folder holds something already.
         """
         from bagpipe.export.write import export_model
 
-        export_model(self.checkpoint, Path(folder))
+        export_model(self._chosen(best=best), Path(folder))
         return Path(folder)
 
     def resume(self, *, progress: bool = True, **settings: Any) -> "Run":
@@ -194,6 +210,9 @@ class Run:
         finally:
             view.close()
         return ended(result, progress=progress)
+
+    def _chosen(self, *, best: bool) -> Path:
+        return self.best_checkpoint if best else self.checkpoint
 
     @contextmanager
     def _in_reach(self, rows: Any, what: str) -> Iterator[Any]:

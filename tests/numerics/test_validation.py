@@ -21,10 +21,12 @@ from bagpipe.checkpoint.best import chosen_best
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.store import list_checkpoints, newest_complete, open_checkpoint
+from bagpipe.cli.checkpoint import newest
 from bagpipe.config.document import Job
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.examples import Examples
 from bagpipe.errors import BagpipeError
+from bagpipe.interactive.run import Run
 from bagpipe.local.rundir import RunDir
 from bagpipe.metrics.groups import grouped_auc, recall_at
 from bagpipe.metrics.tasks import evaluate_tasks
@@ -214,6 +216,7 @@ def test_the_best_checkpoint_is_kept_apart_from_the_newest(tmp_path: Path) -> No
     wild = {"dim": 4, "optimizer": {"name": "sgd", "lr": 200.0}}
     job = job_of(PLAIN, embedding=wild, checkpoint={"best": "logLoss", "keep": 1}, evaluation={"every": 2})
     with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job)
         run = run_in_threads(job, directory.path)
         directory.sweep(job)  # as a supervisor does after every attempt
     told = {step: figures["logLoss"] for step, figures in validated(run).items()}
@@ -222,6 +225,8 @@ def test_the_best_checkpoint_is_kept_apart_from_the_newest(tmp_path: Path) -> No
     root = tmp_path / "run" / "checkpoints"
     assert [open_checkpoint(path).manifest.step for path in list_checkpoints(root)] == [best, STEPS]
     assert open_checkpoint(chosen_best(root)).manifest.step == best
+    assert Run(run.run_dir).best_checkpoint == newest(run.run_dir, best=True) == chosen_best(root)
+    assert Run(run.run_dir).checkpoint == newest(run.run_dir) != chosen_best(root)
     assert figures_of(chosen_best(root), job)["logLoss"] == pytest.approx(told[best], abs=1e-6)
     assert run.report["validation"]["best"] == {"step": best, "metric": "logLoss", "value": told[best]}
 

@@ -1,5 +1,9 @@
 """What a run's metrics show of its evaluations."""
 
+import json
+from collections.abc import Iterator
+
+from bagpipe.interactive.cluster import ClusterRun
 from bagpipe.interactive.run import with_validations
 
 
@@ -20,3 +24,25 @@ def test_figures_of_the_validation_part_stand_in_the_row_of_their_step() -> None
         },
         {"time": 4.0, "step": 12, "validation_click/auc": 0.6, "validation_buy/auc": 0.8},
     ]
+
+
+class Logged(ClusterRun):
+    """A run on a cluster of which a test knows what its oracle prints."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._printed = lines
+
+    def logs(self, role: str = "oracle", index: int = 0) -> Iterator[str]:
+        return iter(self._printed)
+
+
+def test_a_run_on_a_cluster_shows_them_from_the_oracles_log() -> None:
+    """Records and evaluations are lines of that log, among others."""
+    records = [
+        {"time": 1.0, "step": 10, "loss": 0.5, "waits": {"plan": 0.1}},
+        {"time": 1.5, "event": "validated", "step": 10, "validation": {"examples": 9, "auc": 0.7}, "text": "..."},
+        {"time": 2.0, "event": "evaluating", "step": 10},
+    ]
+    found = Logged(["joined", *map(json.dumps, records)]).metrics()
+    rows = found if isinstance(found, list) else found.to_dict("records")
+    assert rows == [{"time": 1.0, "step": 10, "loss": 0.5, "wait_plan": 0.1, "validation_auc": 0.7}]
