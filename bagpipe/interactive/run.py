@@ -87,7 +87,7 @@ class Run:
         Raises:
             CheckpointError: the run keeps none, or no evaluation had the figure.
         """
-        return chosen_best(load_job(self.path / JOB_FILE).spec.checkpoint.folder(self.path))
+        return chosen_best(checkpoints_of(self.path))
 
     # ── figures ───────────────────────────────────────────────────
 

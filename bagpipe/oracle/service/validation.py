@@ -107,7 +107,7 @@ class Validations:
         if (judged := self._judged(message.step)) is not None:
             return [Send(peer, self._verdict(judged))]
         current = self._current(message.step)
-        current.readers[message.rank] = _Reader(peer, message.next, message.next, min(message.until, self.num_batches))
+        current.readers[message.rank] = _Reader(peer, message.next, message.next, message.until)
         return self._due(current)
 
     def outputs(self, peer: bytes, message: ValidationOutputs, arrays: Sequence[Floats]) -> list[Action]:
@@ -115,7 +115,7 @@ class Validations:
         if (judged := self._judged(message.step)) is not None:
             return [Send(peer, self._verdict(judged))]
         current = self._current(message.step)
-        current.readers[message.rank] = _Reader(peer, *[self.num_batches] * 3)
+        current.readers[message.rank] = _Reader(peer, *[_ALL] * 3)
         current.outputs[message.rank] = (arrays[0] if arrays else _NOTHING, message.failed)
         return []
 
@@ -212,4 +212,6 @@ class Validations:
         return min(here) if len(here) == self.num_trainers else 0
 
 
+_ALL = 2**53
+"""More batches than there are: where a trainer asks before the data is open, nobody knows how many."""
 _NOTHING: Floats = np.empty(0, np.float32)

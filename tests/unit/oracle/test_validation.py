@@ -93,7 +93,11 @@ class World:
     def start(self) -> None:
         stopping = EvaluationConfig(every=1, early_stopping=EarlyStopping(metric="auc", patience=10**5))
         self.machine = Validations(self.trainers, stopping, depth=DEPTH, history=list(self.kept))
-        self.machine.num_batches = self.batches
+        self.prepared = False
+
+    def prepare(self) -> None:
+        """The data is open, and plans are made; trainers may have asked before."""
+        self.prepared, self.machine.num_batches = True, self.batches
         for step in range(self.rounds):
             self.machine.planned(step)
 
@@ -115,7 +119,7 @@ class World:
 
     @property
     def can_work(self) -> bool:
-        return self.machine.complete or self.machine.wants_batch
+        return self.prepared and (self.machine.complete or self.machine.wants_batch)
 
     def work(self) -> None:
         """What the shell does next."""
@@ -151,7 +155,7 @@ def test_every_batch_is_evaluated_once_whatever_is_lost(seed: int, trainers: int
         for one in world.members:
             moves += [("deliver", one)] * bool(one.sent) + [("take", one)] * bool(one.received)
             moves += [("evaluate", one)] * bool(one.waiting) + [("reset", one)] * bool(faults and one.step < rounds)
-        moves += [("restart", None)] * bool(faults)
+        moves += [("restart", None)] * bool(faults) + [("prepare", None)] * (not world.prepared)
         move, who = rng.choice(moves)
         match move:
             case "work":
@@ -164,6 +168,8 @@ def test_every_batch_is_evaluated_once_whatever_is_lost(seed: int, trainers: int
                     world.act(world.machine.need(peer, message))
                 else:
                     world.act(world.machine.outputs(peer, message, arrays))
+            case "prepare":
+                world.prepare()
             case "restart":
                 faults -= 1
                 world.restart()
