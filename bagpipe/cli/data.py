@@ -22,10 +22,8 @@ JOB_SUFFIXES = (".yaml", ".yml")
 @app.command("prepare")
 def prepare(
     source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="JOB", help="Job file, or the raw logs themselves.", show_default=False, parser=local_path
-        ),
+        str,
+        typer.Argument(metavar="JOB", help="Job file, or the raw logs themselves, also a URL.", show_default=False),
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="Folder to write to.", show_default=False, parser=local_path)
@@ -94,14 +92,14 @@ def prepare(
     typer.echo(f"{out / name}: {written.examples:,} examples, {len(written.table_sizes)} tables")
 
 
-def _spec(source: Path, overrides: Sequence[str]) -> "JobSpec":
+def _spec(source: str, overrides: Sequence[str]) -> "JobSpec":
     """A job file's, or that of a job over these raw logs."""
     from bagpipe.config.load import absolute_paths, job_from, load_local_job
-    from bagpipe.config.paths import shown
+    from bagpipe.config.paths import is_url, shown
 
-    if source.suffix in JOB_SUFFIXES:
-        return load_local_job(source, overrides).spec
-    document = {"spec": {"data": {"path": str(source)}}}
+    if not is_url(source) and source.endswith(JOB_SUFFIXES):
+        return load_local_job(local_path(source), overrides).spec
+    document = {"spec": {"data": {"path": source}}}
     return absolute_paths(job_from(document, shown(source), overrides)).spec
 
 
