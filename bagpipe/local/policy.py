@@ -136,6 +136,9 @@ def decide(observed: Observed, limits: Limits) -> Decision:
             return _try_again(_cause(failed), observed, limits)
     for end in observed.ended:
         if end.role.kind == "server" and (end in failed or end.code == ExitCode.STOPPED):
+            stopping = observed.stopping_seconds is not None and end.code == ExitCode.TRANSIENT
+            if stopping and observed.running and observed.quiet_seconds < SETTLE_SECONDS:
+                return Wait()  # It may have left because the oracle did, whose end is seen a moment later.
             if limits.servers_keep_files and _may_restart(end, observed, limits):
                 return RestartAlone(end)
             return _try_again(end, observed, limits)

@@ -133,7 +133,7 @@ ENDS: Mapping[Reason, Row] = {
     ),
     Reason.DEADLINE: (
         "the job was active for longer than `activeDeadlineSeconds`",
-        "allow more time in a new job; it goes on from a kept checkpoint",
+        "make a job with more time; it goes on where `checkpoint.path` lies in a volume of your own",
     ),
     Reason.STARTUP_DEADLINE: (
         "not all pods ran within `startupDeadlineSeconds`, and nobody says why",

@@ -1,4 +1,9 @@
-"""`helm test`: does the installed operator give a held job its status, within a minute?"""
+"""`helm test`: does the installed operator give a held job its status, within a minute?
+
+    python3 -m bagpipe_operator.smoke NAMESPACE [CLASS]
+
+The namespace is one that the operator serves, and the class that of its jobs.
+"""
 
 import asyncio
 import secrets
@@ -12,11 +17,16 @@ from bagpipe_operator.metrics import Metrics
 _DEADLINE = 60.0
 
 
-async def smoke(namespace: str) -> str:
-    """The phase of a job that was made for this; deleted afterwards."""
+async def smoke(namespace: str, operator_class: str) -> str:
+    """The phase of a job that was made for this; deleted afterwards.
+
+    Raises:
+        TimeoutError: nobody gave it a status.
+    """
     cluster = Cluster(connect(), Metrics())
     name = f"smoke-{secrets.token_hex(4)}"
-    spec = {"data": {"format": "synthetic"}, "runPolicy": {"suspend": True}}
+    policy = {"suspend": True, **({"operatorClass": operator_class} if operator_class else {})}
+    spec = {"data": {"format": "synthetic"}, "runPolicy": policy}
     body = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -36,7 +46,17 @@ async def smoke(namespace: str) -> str:
         await cluster.close()
 
 
-if __name__ == "__main__":
-    found = asyncio.run(smoke(sys.argv[1]))
+def main(namespace: str, operator_class: str = "") -> int:
+    """Say what became of the job; returns the exit code."""
+    try:
+        found = asyncio.run(smoke(namespace, operator_class))
+    except TimeoutError:
+        whose = f" of class {operator_class}" if operator_class else ""
+        print(f"no operator gave a held job{whose} in {namespace} a status within {_DEADLINE:g} s; look at its log")
+        return 1
     print(f"a held job became {found}")
-    sys.exit(0 if found == "Suspended" else 1)
+    return 0 if found == "Suspended" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

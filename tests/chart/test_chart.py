@@ -228,6 +228,15 @@ def test_lint():
     assert done.returncode == 0, done.stdout
 
 
+def test_the_smoke_test_is_for_this_installation():
+    """`helm test` makes its job where the operator serves, of its class, in a pod that can be pulled and placed."""
+    values = ("operatorClass=a", "scope.namespaces={ml,web}", "imagePullSecrets={s}", "tolerations[0].key=k")
+    found = [d for d in template(*values) if "helm.sh/hook" in d["metadata"].get("annotations", {})]
+    pod, role = one(found, "Pod"), one(found, "Role")
+    assert pod["spec"]["containers"][0]["command"][-2:] == ["ml", "a"] and role["metadata"]["namespace"] == "ml"
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "s"}] and pod["spec"]["tolerations"] == [{"key": "k"}]
+
+
 def test_rules(tmp_path):
     """The alerts fire when they should and not before, also for the first failure of a namespace."""
     if shutil.which("promtool") is None:

@@ -136,6 +136,12 @@ TABLE: list[tuple[str, Observed, Decision]] = [
         RestartAlone(Ended(SERVER, -9)),
     ),
     ("a trainer's death comes before a server's", observe((SERVER, -9), (TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),
+    ("a server leaves while the run stops: why is seen in a moment", observe((SERVER, 75), stopping=1), Wait()),
+    (
+        "a server gave up while the run stops, and nobody else",
+        observe((SERVER, 75), stopping=1, quiet=SETTLED),
+        RestartAlone(Ended(SERVER, 75)),
+    ),
     ("a server dies while the run stops", observe((SERVER, -9), stopping=1), RestartAlone(Ended(SERVER, -9))),
     (
         "a trainer dies while the run stops",
