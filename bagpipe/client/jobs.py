@@ -10,6 +10,7 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 
 import datetime as dt
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -307,12 +308,17 @@ class BagpipeClient:
 
 
 def _connect(kubernetes: Any, context: str | None) -> tuple[Any, str]:
-    """A client and the namespace that its credentials come with."""
+    """A client and the namespace of its context.
+
+    `$KUBECONFIG` is read now: the package itself reads it once, when it is imported, which in a notebook is long ago.
+    """
     account = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
     try:
-        api = kubernetes.config.new_client_from_config(context=context)
-        _, active = kubernetes.config.list_kube_config_contexts()
-        return api, (active.get("context") or {}).get("namespace") or "default"
+        file = os.environ.get("KUBECONFIG") or None
+        api = kubernetes.config.new_client_from_config(config_file=file, context=context)
+        known, active = kubernetes.config.list_kube_config_contexts(config_file=file)
+        chosen = next((one for one in known if one["name"] == context), active)
+        return api, (chosen.get("context") or {}).get("namespace") or "default"
     except kubernetes.config.ConfigException as error:
         if not account.exists():
             raise ConfigError(f"no cluster: {error}; set $KUBECONFIG") from None
