@@ -6,7 +6,7 @@ import typer
 
 from bagpipe.cli.options import ANY_LOCAL, Advertise, Attempt, Bind, OracleAddress, RoleJob, RoleRunDir
 from bagpipe.cli.values import whole
-from bagpipe.lowlevel import crash_points
+from bagpipe.lowlevel import crash_points, stacks
 
 
 def trainer(
@@ -35,6 +35,7 @@ def trainer(
     crash_points.arm(f"trainer {rank}")
     loaded = load_role(job, run_dir)
     check_index("rank", rank, loaded.spec.trainers.replicas)
+    stacks.watch_start(loaded.spec.transport.startup_seconds)
     # A wrong job file is told before torch takes its seconds to load.
     with loading():
         from bagpipe.trainer.loop import run_trainer

@@ -14,6 +14,7 @@ from bagpipe.config.document import Job
 from bagpipe.config.load import load_job
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.local.user_modules import offer_user_modules
+from bagpipe.lowlevel import stacks
 from bagpipe.lowlevel.malloc import keep_freed_memory
 
 NICENESS = 10
@@ -28,6 +29,7 @@ def log_to_stderr(role: str) -> None:
         format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+    stacks.tell_of_crashes()
 
 
 def yield_to_trainers() -> None:

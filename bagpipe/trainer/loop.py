@@ -19,6 +19,7 @@ from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
+from bagpipe.lowlevel import stacks
 from bagpipe.models.base import build_model, check_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
@@ -68,6 +69,7 @@ def run_trainer(
         ) as members,
         telling_the_oracle(members),
     ):
+        stacks.start_goes_on()  # Everybody is there; the first step has as long as that took.
         models: list[nn.Module] = []
         with naming_user_code(models):
             trainer = Trainer(members, device, stop, models)
@@ -156,6 +158,7 @@ class Trainer:
                 self.train(step)
             else:
                 self.evaluate(step)
+            stacks.started()
             self._look_for_a_stop()
         self.checkpointer.close(self.pipeline.look_around)
         self.pipeline.leave_finished()
