@@ -12,7 +12,6 @@ BLOCKING = ("acquire", "communicate", "join", "recv", "recv_multipart", "result"
 KNOWN = {
     "cli/server.py: stop.wait": "until SIGTERM, which is what --stay asks for",
     "data/describe.py: counter.result": "computes; it waits for nobody",
-    "data/vocabulary.py: counter.result": "as above",
     "local/process.py: self._process.wait": "behind SIGKILL to the whole group",
     "local/role_process.py: poller.poll": "until SIGTERM, which is what --stay asks for",
     "lowlevel/lease.py: self._thread.join": "the thread was told to end, and looks every few seconds",
