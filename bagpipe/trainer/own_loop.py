@@ -291,7 +291,7 @@ class BagCache:
         else:
             log.warning(
                 "trainer %d left after %d batches, before the job's end: it ends with a checkpoint of them. For a loop "
-                "of %d batches pass steps=%d to init_cache",
+                "of %d batches set the job's steps to %d",
                 *(self._members.rank, done, done, done),
             )
             self._pass_by()

@@ -1,7 +1,6 @@
 """SASRec and two towers on MovieLens: what the example makes of it trains as plain PyTorch does, and is ranked.
 
-The plain ones have `nn.Embedding` tables, torch's attention and layer norms, and SparseAdam and Adam. Here on the first
-users; figures of all of them are in docs/models.md.
+The plain ones have `nn.Embedding` tables, torch's attention and layer norms, and SparseAdam and Adam.
 """
 
 import importlib.util
