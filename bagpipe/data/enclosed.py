@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from bagpipe.data.files import InputFile
 from bagpipe.data.prepared import FIRST_PART, OLD_TRANSFORM_FOLDER, PreparedInfo
 from bagpipe.data.transform import Transform, TransformInfo, load_transform, with_vocabulary
-from bagpipe.errors import DataError
+from bagpipe.errors import DataError, StorageError
 
 KEY = b"bagpipe.vocabulary"
 _MAGIC = b"ARROW1"
@@ -73,6 +73,7 @@ def prepared_transform(info: PreparedInfo, file: InputFile) -> Transform:
 
     Raises:
         CheckpointError: its vocabulary is damaged.
+        DataError, StorageError: the part that may enclose the vocabulary cannot be read.
     """
     if info.transform is None:
         recipe = info.recipe
@@ -105,7 +106,12 @@ def _beside(name: str, other: str) -> str:
 
 
 def _with_enclosed(info: TransformInfo, name: str) -> Transform | None:
-    """The transform with the vocabulary that a part encloses; None: there is no such part, or none in it."""
+    """The transform with the vocabulary that a part encloses; None: there is no such part, or none in it.
+
+    Raises:
+        CheckpointError: the vocabulary is damaged.
+        DataError, StorageError: the part cannot be read, so nobody knows whether it has a vocabulary.
+    """
     with ExitStack() as stack:
         try:
             if "://" in name:
@@ -113,6 +119,13 @@ def _with_enclosed(info: TransformInfo, name: str) -> Transform | None:
             else:
                 part = stack.enter_context(pa.memory_map(name))
             found = _enclosed(part, pq.read_metadata(part).metadata or {})
-        except (DataError, OSError, pa.ArrowException):
+        except FileNotFoundError:
             return None
+        except DataError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+        except (OSError, pa.ArrowException) as error:
+            kind = StorageError if isinstance(error, OSError) and error.errno is not None else DataError
+            raise kind(f"{name}: cannot be read for the vocabulary that it may enclose: {error}") from None
         return None if found is None else with_vocabulary(info, found, name)

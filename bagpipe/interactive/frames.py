@@ -166,7 +166,11 @@ def _of_rows(rows: Iterator[Any], what: str) -> Iterator[pa.Table]:
                 raise ConfigError(
                     f"{what}: row {number}: expected a dict of one row's values, found {type(row).__name__}"
                 )
-            names |= dict.fromkeys(str(key) for key in row)
+            for key in row:
+                if not isinstance(key, str):
+                    found = f"{key!r} of {type(key).__name__}"
+                    raise ConfigError(f"{what}: row {number}: expected names of columns as keys, found {found}")
+            names |= dict.fromkeys(row)
         yield pa.table({name: _column(piece, name, what) for name in names})
         first += len(piece)
 

@@ -11,7 +11,7 @@ The loop is the one trainer of the job. The model belongs to the session, so its
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -21,36 +21,37 @@ import torch
 from torch import nn
 
 from bagpipe.api import BagCache, BatchDict, Evaluate
-from bagpipe.checkpoint.store import newest_complete, open_checkpoint
+from bagpipe.checkpoint.start import starting_checkpoint
+from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job
-from bagpipe.config.load import absolute_paths, load_local_job
+from bagpipe.config.load import load_local_job
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped, error_of
-from bagpipe.interactive.document import as_path, compose, model_of
+from bagpipe.interactive.document import model_of
+from bagpipe.interactive.opening import composed, opened, reopened
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.run import Run, overrides_of
 from bagpipe.interactive.settings import spec_of
 from bagpipe.interactive.surroundings import limited_threads, with_environment
-from bagpipe.interactive.user_model import NamedModel, importable
+from bagpipe.interactive.user_model import importable
 from bagpipe.local.children import Children
 from bagpipe.local.ports import loopback
 from bagpipe.local.progress import MetricsTail
 from bagpipe.local.run import summarise
-from bagpipe.local.rundir import JOB_FILE, RunDir
+from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Outcome
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.wording import counted
-from bagpipe.models.base import build_model, check_model
+from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
 from bagpipe.net.messages import InitCacheArguments, Topology
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.loop import choose_device, num_threads
-from bagpipe.trainer.user_code import naming_user_code
+from bagpipe.trainer.validation import evaluating
 
-LEAVE_SECONDS = 60.0
-"""How long the oracle and the servers may take to leave after the last batch."""
-SHOW_SECONDS = 0.2
-"""New records are looked for at most so often."""
+LEAVE_SECONDS = 60.0  # The oracle and the servers may take so long to leave after the last batch.
+SHOW_SECONDS = 0.2  # New records are looked for at most so often.
+NOT_BEGUN = "session: use it in a `with`: with bagpipe.local(...) as session: ..."
 
 
 def local(
@@ -77,9 +78,11 @@ def local(
         progress: show how the run goes.
         **settings: as `fit` takes them; over those of the job file.
 
+    Nothing is written, and nobody is kept out of the run directory, before the `with` begins.
+
     Raises:
-        ConfigError: a setting, the model or the columns will not do.
-        DataError: the data cannot be read.
+        ConfigError: a setting or the model will not do. What is wrong with columns, data or the run directory is said
+            when the `with` begins.
     """
     if "trainers" in settings:
         raise ConfigError("local: trainers: the loop of a session is the only trainer; `init_cache` is for several")
@@ -92,45 +95,21 @@ def local(
     if resume:
         if where is None:
             raise ConfigError("local: resume: which run? give its directory as run_dir")
-        return Session(RunDir.reopen(where), load_local_job(where / JOB_FILE, overrides_of(spec)), progress=progress)
-    loaded = None if job is None else load_local_job(Path(job), overrides_of(spec))
-    default = name if loaded is None else loaded.metadata.name
-    directory = RunDir.create(where) if where is not None else RunDir.create_default(default, datetime.now())
-    try:
-        if loaded is None:
-            loaded = _composed(name, named, directory, given, {**settings, "trainers": 1})
-        named.place(directory.path)
-        _check_model(loaded, directory)
-    except BaseException:
-        directory.discard()
-        directory.__exit__()
-        raise
-    return Session(directory, loaded, progress=progress)
-
-
-def _check_model(job: Job, directory: RunDir) -> None:
-    """Refuse a model of the job that could not be built, before a role starts."""
-    with importable(directory.path):
-        offer_user_modules()
-        with naming_user_code([]):
-            check_model(job.spec.model)
-
-
-def _composed(
-    name: str, named: NamedModel, directory: RunDir, given: Mapping[str, Any], settings: Mapping[str, Any]
-) -> Job:
-    data, test = (as_path(given[what], directory, what) for what in ("data", "test"))
-    return absolute_paths(compose(name, named, data, test, given["columns"], given["label"], settings).job)
+        return Session(lambda: reopened(where, overrides_of(spec)), progress=progress)
+    if job is not None:
+        loaded = load_local_job(Path(job), overrides_of(spec))
+        return Session(lambda: opened(where, loaded.metadata.name, named, lambda _: loaded), progress=progress)
+    make = partial(composed, name, named, given=given, settings={**settings, "trainers": 1})
+    return Session(lambda: opened(where, name, named, make), progress=progress)
 
 
 class Session:
     """A run whose trainer is a loop of this program. Made by `bagpipe.local`."""
 
-    def __init__(self, directory: RunDir, job: Job, *, progress: bool) -> None:
-        self._directory, self._job = directory, job
-        self._view = choose_view(progress=progress)
+    def __init__(self, open_run: Callable[[], tuple[RunDir, Job]], *, progress: bool) -> None:
+        self._open, self._progress = open_run, progress
+        self._begun_with: tuple[RunDir, Job] | None = None
         self._stack = ExitStack()
-        self._stack.push(directory)
         self._cache: BagCache | None = None
         self._children: Children | None = None
         self._model: nn.Module | None = None
@@ -138,23 +117,25 @@ class Session:
         self._dense: DenseUpdate | None = None
         """Of the job's own model: its optimizer with the recipe around it."""
         self._evaluate: Evaluate | None = None
-        self._begun = self._shown = monotonic()
+        self._started = self._shown = monotonic()
         self._loss: Loss | None = None
         self._at = (0, 0)
         """Step of the current batch, and its first example's place."""
         self._set_step: Callable[[int, int], None] = lambda step, first: None
 
     def __repr__(self) -> str:
-        return f"Session({str(self.path)!r})"
+        return "Session()" if self._begun_with is None else f"Session({str(self.path)!r})"
 
     def __enter__(self) -> Self:
-        directory, job = self._directory, self._job
+        directory, job = self._begun_with = self._open()
+        self._stack.push(directory)
         try:
+            self._view = choose_view(progress=self._progress)
             self._stack.callback(self._view.close)
-            if directory.job_file.exists():
-                directory.check_same_job(job)
-            checkpoint = newest_complete(directory.checkpoints(job)) if directory.job_file.exists() else None
+            checkpoint = self._checkpoint()
             directory.begin(job)
+            self._stack.callback(self._sweep)
+            self._sweep()
             self._tail = MetricsTail(directory.metrics)
             servers = counted(job.spec.servers.replicas, "server")
             self._view.note(f"{job.metadata.name}: {servers} and this loop, in {directory.path}")
@@ -173,6 +154,24 @@ class Session:
             raise
         return self
 
+    def _checkpoint(self) -> Path | None:
+        """The one that this session goes on from, found as `bagpipe run --resume` finds it; None: from the beginning.
+
+        Raises:
+            CheckpointError: the newest is damaged and `spec.checkpoint.strict`, or every one is.
+        """
+        directory, job = self._begun()
+        if not directory.job_file.exists():
+            return None
+        directory.own_checkpoints(job)  # Before anything is read: another run may be writing there.
+        root = directory.checkpoints(job)
+        return starting_checkpoint(root, strict=job.spec.checkpoint.strict, note=self._view.note)
+
+    def _sweep(self) -> None:
+        """What killed roles left half-done goes, unless the folders are somebody else's by now."""
+        if not self._directory.lost:
+            self._directory.sweep(self._job)
+
     def _join(self, children: Children) -> BagCache:
         return BagCache(
             self._job,
@@ -183,7 +182,7 @@ class Session:
             rank=0,
             attempt=children.attempt,
             evaluate=self._score,
-            stop=lambda: children.anybody_failed,
+            stop=lambda: children.anybody_failed or bool(self._directory.lost),
         )
 
     def __exit__(
@@ -208,6 +207,7 @@ class Session:
 
         Raises:
             ConfigError: no model belongs to the session, so there would be none in its checkpoints.
+            PeerLost: another run has taken this one's folders.
         """
         for batch in self.cache:
             self._at = (self.cache.step, self.cache.first_example)
@@ -217,6 +217,8 @@ class Session:
                 raise ConfigError(
                     "session: it has no model: use session.model, which the job describes, or session.register(...)"
                 )
+            if lost := self._directory.lost:
+                raise PeerLost(f"session: {lost}; this run ends, the other one goes on")
             self._show()
         self._show(always=True)
 
@@ -310,10 +312,8 @@ class Session:
 
     def _score_with(self, model: nn.Module) -> Evaluate:
         def score(batch: BatchDict) -> torch.Tensor:
-            training = model.training
-            model.eval()
-            logits: torch.Tensor = model(batch["dense_x"].to(self.device), batch["embeddings"])
-            model.train(training)
+            with evaluating(model, None):
+                logits: torch.Tensor = model(batch["dense_x"].to(self.device), batch["embeddings"])
             return logits
 
         return score
@@ -326,10 +326,23 @@ class Session:
     # ── the run ───────────────────────────────────────────────────
 
     @property
+    def _directory(self) -> RunDir:
+        return self._begun()[0]
+
+    @property
+    def _job(self) -> Job:
+        return self._begun()[1]
+
+    def _begun(self) -> tuple[RunDir, Job]:
+        if self._begun_with is not None:
+            return self._begun_with
+        raise ConfigError(NOT_BEGUN)
+
+    @property
     def cache(self) -> BagCache:
         """What the loop trains through: `get_emb`, figures of each batch, `slice_weight`."""
         if self._cache is None:
-            raise ConfigError("session: use it in a `with`: with bagpipe.local(...) as session: ...")
+            raise ConfigError(NOT_BEGUN)
         return self._cache
 
     @property
@@ -370,7 +383,7 @@ class Session:
         report = self._directory.report()
         if report is None:
             raise PeerLost(f"{self.path}: the oracle left no report; look at its log")
-        outcome = Outcome(ExitCode.DONE, 1, monotonic() - self._begun)
+        outcome = Outcome(ExitCode.DONE, 1, monotonic() - self._started)
         summary = summarise(self._job, self._directory, report, outcome)
         # A loop that left early has let planned steps pass by: the checkpoint knows how many were trained.
         summary["steps"] = open_checkpoint(self.run.checkpoint).manifest.step

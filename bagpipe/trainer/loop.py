@@ -36,7 +36,7 @@ from bagpipe.trainer.pipeline import LOOK_SECONDS, open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
 from bagpipe.trainer.user_code import failed_evaluation, naming_user_code
-from bagpipe.trainer.validation import Rows, Validation
+from bagpipe.trainer.validation import Rows, Validation, evaluating
 
 log = logging.getLogger(__name__)
 
@@ -282,9 +282,8 @@ class Trainer:
         tried, self.tried = self.tried, True
         if tried or logits.numel() == step.plan.labels_BL.size:
             return
-        self.model.eval()
-        self._outputs(step.plan, lambda: self._rows(step))
-        self.model.train()
+        with evaluating(self.model, None):
+            self._outputs(step.plan, lambda: self._rows(step))
 
     def _forward(
         self, plan: BatchPlan, rows: Callable[[], Rows], model: nn.Module

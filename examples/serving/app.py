@@ -79,6 +79,15 @@ class Waiting:
 
     rows: list[dict[str, Any]]
     scores: "asyncio.Future[Any]"
+    """Cancelled as soon as the client leaves, which may be while the model computes: then nobody wants an answer."""
+
+    def answer(self, scores: Any) -> None:
+        if not self.scores.done():
+            self.scores.set_result(scores)
+
+    def refuse(self, error: Exception) -> None:
+        if not self.scores.done():
+            self.scores.set_exception(error)
 
 
 class Batcher:
@@ -109,8 +118,7 @@ class Batcher:
             self.metrics.rows += len(rows)
             at = 0
             for one in batch:
-                if not one.scores.done():  # the client may have left
-                    one.scores.set_result(scores[at : at + len(one.rows)])
+                one.answer(scores[at : at + len(one.rows)])
                 at += len(one.rows)
 
     async def _gather(self) -> list[Waiting]:
@@ -130,17 +138,15 @@ class Batcher:
 
     async def _one_by_one(self, batch: list[Waiting], error: Exception) -> None:
         """One request's bad row is no other's error."""
+        loop = asyncio.get_running_loop()
         for one in batch:
-            if one.scores.done():
-                continue
             if len(batch) == 1:
-                one.scores.set_exception(error)
-                continue
-            try:
-                loop = asyncio.get_running_loop()
-                one.scores.set_result(await loop.run_in_executor(self._thread, self.model.score, one.rows))
-            except Exception as own:  # noqa: BLE001  # as above
-                one.scores.set_exception(own)
+                one.refuse(error)
+            elif not one.scores.done():
+                try:
+                    one.answer(await loop.run_in_executor(self._thread, self.model.score, one.rows))
+                except Exception as own:  # noqa: BLE001  # as above
+                    one.refuse(own)
 
 
 @asynccontextmanager
@@ -148,9 +154,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """The model is loaded before the first request is taken."""
     app.state.metrics = Metrics()
     app.state.batcher = Batcher(load_model(MODEL), app.state.metrics)
-    task = asyncio.create_task(app.state.batcher.run())
+    app.state.scoring = asyncio.create_task(app.state.batcher.run())
     yield
-    task.cancel()
+    app.state.scoring.cancel()
 
 
 app = FastAPI(title="Scores of an export", lifespan=lifespan)
@@ -177,7 +183,9 @@ async def score(request: Request) -> Any:
 
 @app.get("/healthz")
 async def healthz() -> dict[str, Any]:
-    """Ready: the model is loaded."""
+    """Ready: the model is loaded, and what waits for scores gets them; 503 where it does not, until a restart."""
+    if app.state.scoring.done():
+        raise HTTPException(503, "nothing is scored any more; restart the server")
     facts = app.state.batcher.model.facts
     return {"job": facts["job"], "step": facts["step"], "labels": facts["labels"]}
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bagpipe
-from bagpipe.errors import BagpipeError, ConfigError, DataError
+from bagpipe.errors import BagpipeError, ConfigError, DataError, PeerLost
 from bagpipe.interactive.progress import NoView
 from bagpipe.interactive.session import Session
 from bagpipe.local.run import start_run
@@ -199,3 +199,21 @@ def test_a_session_without_a_model_does_not_train(job: Path, tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match="it has no model"):
         loop()
+
+
+def test_a_session_whose_folder_was_taken_ends(job: Path, tmp_path: Path, others: set[str]) -> None:
+    """At its next batch it says who has the folder, ends its children, and clears nothing away there."""
+    path = tmp_path / "run"
+
+    def loop() -> None:
+        with bagpipe.local(job, run_dir=path, progress=False) as session:
+            model = session.model
+            for batch in session:
+                session.train(session.loss(model(batch["dense_x"], batch["embeddings"]), batch["target"]))
+                (path / "data").mkdir(exist_ok=True)
+                (path / "data/.theirs").mkdir(exist_ok=True)
+                session._directory._leases[0].lost = f"{path} was taken by run other"
+
+    with pytest.raises(PeerLost, match="was taken by run other"):
+        loop()
+    assert (path / "data/.theirs").exists() and children() == others

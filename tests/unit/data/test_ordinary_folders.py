@@ -20,7 +20,7 @@ from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.files import find_files
 from bagpipe.data.prepare import learn, prepare
 from bagpipe.data.prepared import read_info
-from bagpipe.errors import CheckpointError
+from bagpipe.errors import CheckpointError, DataError, StorageError
 
 ROWS, PART_ROWS = 200, 80
 
@@ -131,3 +131,19 @@ def test_folders_of_the_old_layout_keep_their_vocabulary(folder, data):
     for part in folder.glob("*.parquet"):
         pq.write_table(pq.read_table(part).replace_schema_metadata(pq.read_schema(part).metadata), part)
     assert transform_of(folder).vocabularies is not None
+
+
+def test_a_first_part_that_cannot_be_read_is_not_taken_for_none(folder):
+    """Nobody knows what vocabulary it has: who goes on without it would give values other rows."""
+    first = folder / "part-00000.parquet"
+    first.write_bytes(b"no parquet" * 9)
+    for path in (folder / "part-00001.parquet", f"file://{folder}/part-00001.parquet"):
+        with pytest.raises(DataError, match=r"part-00000.parquet: cannot be read for the vocabulary"):
+            transform_of(path)
+    first.unlink()
+    first.mkdir()
+    with pytest.raises((DataError, StorageError), match=r"part-00000.parquet"):
+        transform_of(folder / "part-00001.parquet")
+    first.rmdir()
+    for path in (folder / "part-00001.parquet", f"file://{folder}/part-00001.parquet"):
+        assert transform_of(path).vocabularies is None

@@ -1,19 +1,24 @@
 """The example of an HTTP server, started as anyone would start it."""
 
+import asyncio
 import http.client
+import importlib.util
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from fastapi import HTTPException
 
 from bagpipe.export.write import export_model, load_export
 
@@ -115,3 +120,75 @@ def test_health_and_metrics_tell_what_is_served(port: int) -> None:
     ask(port, "/score", {"rows": 1})
     assert metric(port, 'score_requests_total{status="400"}') == before + 1
     assert metric(port, 'score_seconds_bucket{le="+Inf"}') == metric(port, "score_seconds_count")
+
+
+class Blocks:
+    """A model that in one of its calls computes until it is let go, and fails on a row that says so."""
+
+    labels, facts = ("y",), {"job": "served", "step": 8, "labels": ["y"]}
+
+    def __init__(self, call: int = 1) -> None:
+        self.began, self.go_on, self.calls_to_come = threading.Event(), threading.Event(), call
+
+    def score(self, rows: list[dict[str, Any]]) -> Any:
+        self.calls_to_come -= 1
+        if self.calls_to_come == 0:
+            self.began.set()
+            assert self.go_on.wait(60)
+        if any(row.get("bad") for row in rows):
+            raise ValueError("a bad row")
+        return np.zeros((len(rows), 1))
+
+
+@pytest.fixture(scope="module")
+def program() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("served_app", ROOT / "examples/serving/app.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("bad", [False, True])
+def test_a_client_that_leaves_takes_nobody_with_it(program: ModuleType, bad: bool, call: int) -> None:
+    """It leaves while the model computes its rows, good or bad, with another client's or once more by themselves: who
+    asked at the same time is answered, and so is whoever comes later.
+    """
+
+    async def asked() -> None:
+        model = Blocks(call)
+        batcher = program.Batcher(model, program.Metrics())
+        leaving = asyncio.create_task(batcher.score([{"bad": bad}]))
+        beside = asyncio.create_task(batcher.score([{"bad": True}, {}]))
+        await asyncio.sleep(0)  # Both are in the queue before it is looked at.
+        scoring = asyncio.create_task(batcher.run())
+        assert await asyncio.to_thread(model.began.wait, 60)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        model.go_on.set()
+        with pytest.raises(ValueError, match="a bad row"):
+            await asyncio.wait_for(beside, 60)
+        assert (await asyncio.wait_for(batcher.score([{}]), 60)).shape == (1, 1)
+        assert not scoring.done()
+        scoring.cancel()
+
+    asyncio.run(asked())
+
+
+def test_a_server_that_scores_no_more_is_not_well(program: ModuleType) -> None:
+    """`/healthz` is 503 once the task that scores has ended, so that whoever watches it starts another."""
+
+    async def asked() -> None:
+        state = program.app.state
+        state.batcher = program.Batcher(Blocks(), program.Metrics())
+        state.scoring = asyncio.create_task(state.batcher.run())
+        assert (await program.healthz())["step"] == 8
+        state.scoring.cancel()
+        await asyncio.wait([state.scoring])
+        with pytest.raises(HTTPException) as refused:
+            await program.healthz()
+        assert refused.value.status_code == 503
+
+    asyncio.run(asked())

@@ -157,3 +157,11 @@ def test_paths_are_told_from_rows() -> None:
     """Strings, paths and lists of them name files; everything else is rows."""
     assert all(is_path(one) for one in ("a.csv", Path("a"), ["a", Path("b")], ("s3://x/y",)))
     assert not any(is_path(one) for one in ([], [{"a": 1}], pa.table({"a": [1]}), 5, None))
+
+
+@pytest.mark.parametrize("key", [1, None, ("a", "b"), b"user"])
+def test_keys_that_are_no_names_are_refused(key: Any, tmp_path: Path) -> None:
+    """By row and key: their values would be looked up by another name, and all be missing."""
+    rows = [{"user": 1}, {"user": 2, key: 3}]
+    with pytest.raises(ConfigError, match=r"rows: row 1: expected names of columns as keys, found .* of \w+"):
+        write_frame(rows, tmp_path / "rows", "rows")
