@@ -87,7 +87,7 @@ def _remedy(path: Path_) -> str:
     field = _field(path)
     default = field.default if field is not None else msgspec.NODEFAULT
     if field is not None and isinstance(default, int | float | str):
-        shown = str(default).lower() if isinstance(default, bool) else default
+        shown = str(default).lower() if isinstance(default, bool) else "empty" if default == "" else default
         return f"correct it or leave it out (default {shown}; see {REFERENCE})"
     return f"correct it (see {REFERENCE})"
 

@@ -60,13 +60,20 @@ def _path(given: str, text: str) -> tuple[Path_, str]:
                 f"{text}: {_short(given[place:])!r} is no part of a path; expected keys and list indices such as "
                 "embedding.tables[0].name, then ="
             )
-        name = part["key"] or part["quoted"]
+        name = _key(part["key"] or part["quoted"], text)
         # `tables.0.name` is `tables[0].name`; whether it is a list or a mapping is known when it is applied.
         path = (*path, int(part["index"]) if name is None else int(name) if _is_index(part["key"]) else name)
         place = part.end()
     if not path:
         raise ConfigError(f"{text}: expected path=value, {_EXAMPLE}")
     return path, given[place:].lstrip()
+
+
+def _key(name: str | None, text: str) -> str | None:
+    try:
+        return None if name is None else yaml_scalars.characters(name)
+    except ValueError as error:
+        raise ConfigError(f"{text}: {error}") from None
 
 
 def _is_index(key: str | None) -> bool:
@@ -85,10 +92,10 @@ def _value(value: str, text: str) -> Any:
 
 
 def apply(document: Document, overrides: Sequence[Override]) -> None:
-    """Replace, in order, what stands at each path, making mappings on the way.
+    """Replace, in order, what stands at each path, making mappings on the way; null removes it instead.
 
     Raises:
-        ConfigError: a path goes through something that has no parts, or beyond a list's end.
+        ConfigError: a path goes through something that has no parts, or beyond a list's end, or null is for an element.
     """
     for override in overrides:
         _apply(document.value, override)
@@ -105,11 +112,23 @@ def _apply(value: Any, override: Override) -> None:
         else:
             raise ConfigError(f"{override.text}: {here} is {_found(value)}, which has no {part}; set {here} as a whole")
         if depth == len(override.path) - 1:
-            value[part] = override.value
+            _put(value, part, override)
             return
         if isinstance(value, dict) and value.get(part) is None:
+            if override.value is None:
+                return
             value[part] = {}
         value = value[part]
+
+
+def _put(value: Any, part: str | int, override: Override) -> None:
+    """Null takes the default back: the key goes. An element of a list has no default."""
+    if override.value is not None:
+        value[part] = override.value
+    elif isinstance(value, dict):
+        value.pop(part, None)
+    else:
+        raise ConfigError(f"{override.text}: an element of a list has no default; set the list as a whole")
 
 
 def _beyond(here: str, length: int) -> str:

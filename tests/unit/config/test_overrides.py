@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.config.load import parse_job
 from bagpipe.config.overrides import parse_override
 from bagpipe.config.paths import shown
@@ -66,6 +67,7 @@ MISTAKES = [
     ("data.path=r\udcff", "U+DCFF is half a character or a byte that is not UTF-8; write text"),
     ("embedding.tables[0]=1", "spec.embedding.tables is an empty list; set it as a whole"),
     ("data.format.x=1", "spec.data.format is 'synthetic', which has no x; set spec.data.format as a whole"),
+    ("\udcff=.", "U+DCFF is half a character or a byte that is not UTF-8; write text"),
     ("a[99999999999999999999]=1", "is no part of a path"),
 ]
 
@@ -96,3 +98,31 @@ def test_any_override_is_taken_or_refused_in_one_line(overrides: list[str]) -> N
     except ConfigError as error:
         message = str(error)
     assert "\n" not in message
+
+
+def test_null_takes_the_default_back() -> None:
+    """A setting of any type is its default after `--set X=null`, whether the job gives it or not."""
+    text = """
+spec:
+  data: {path: a.csv, columns: {time: when, labels: [{name: y}], sparse: [{name: u}]}}
+  batchSize: 7
+"""
+    plain = parse_job(text, "job.yaml").spec
+    back = parse_job(text, "job.yaml", ["data.columns.time=null", "batchSize=null", "evaluation.every=null"]).spec
+    assert plain.data.columns is not None
+    assert back.data.columns is not None
+    assert (plain.data.columns.time, back.data.columns.time) == ("when", "")
+    assert (plain.batch_size, back.batch_size) == (7, JobSpec(data=DataConfig()).batch_size)
+    assert back.evaluation == plain.evaluation
+
+
+def test_null_is_for_no_element_of_a_list() -> None:
+    """An element of a list has no default: one line says so."""
+    with pytest.raises(ConfigError, match=r"an element of a list has no default; set the list as a whole"):
+        parse_job("spec: {data: {path: [a, b]}}", "job.yaml", ["data.path[0]=null"])
+
+
+def test_an_empty_default_is_named() -> None:
+    """The remedy for a mistake in a setting whose default is empty says that word."""
+    with pytest.raises(ConfigError, match=r"correct it or leave it out \(default empty; see"):
+        parse_job("spec: {data: {path: a.csv, columns: {time: 3, labels: [{name: y}]}}}", "job.yaml")
