@@ -106,7 +106,7 @@ def train(data: Path, folder: Path, members: int, passes: int) -> bagpipe.Run:
         place = folder / f"pass-{number}"
         if not (place / "job.yaml").exists():
             run = one_pass(data, place, members, weights)
-        elif (run := bagpipe.Run(place)).stopped:
+        elif (run := bagpipe.Run(place)).stopped or not run.summary:
             run = run.resume()
         if run.stopped:
             sys.exit(f"stopped in pass {number}; the same command goes on")

@@ -1,11 +1,12 @@
 """Vectors for the rows of one table, from a file: `.npy`, or Parquet with columns `vector` and `row` or `value`."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bagpipe.batch import Floats
@@ -49,7 +50,8 @@ def _parquet(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
         key = next((name for name in ("row", "value") if name in names), None)
         if key is None or "vector" not in names:
             raise DataError(f"{path}: expected columns vector and row or value, found {', '.join(names)}")
-        rows_of = _rows_of_values(path, target) if key == "value" else None
+        row_of = _row_of_value(path, target) if key == "value" else None
+        matched = row_of is None
         for batch in file.iter_batches(BLOCK_ROWS, columns=[key, "vector"]):
             vectors = _vectors(path, target, batch.column("vector"))
             keys = batch.column(key)
@@ -57,31 +59,40 @@ def _parquet(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
                 raise DataError(
                     f"{path}: column {key}: expected a {key} in every line, found none in {keys.null_count}"
                 )
-            if rows_of is None:
+            if row_of is None:
                 yield keys.cast(pa.int64()).to_numpy(zero_copy_only=False), vectors
             else:
-                rows = np.array([rows_of.get(str(value), -1) for value in keys.to_pylist()], np.int64)
+                rows = np.array([row_of(str(value)) for value in keys.to_pylist()], np.int64)
+                matched = matched or bool((rows >= 0).any())
                 yield rows[rows >= 0], vectors[rows >= 0]
+        if not matched:
+            raise DataError(
+                f"{path}: column value: none of its values has a row in table {target.table.name}; write them as they "
+                "stand in the data"
+            )
 
 
 def _vectors(path: Path, target: TableOfRun, column: Any) -> Floats:
     dim = target.table.embedding_dim
-    lengths = np.array([-1 if value is None else len(value) for value in column.to_pylist()])
+    lengths = pc.list_value_length(column).fill_null(-1).to_numpy(zero_copy_only=False)
     if (lengths != dim).any():
-        raise DataError(f"{path}: column vector: expected {dim} numbers in every line, found {sorted(set(lengths))}")
-    found: Floats = column.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, dim)
-    return found
+        found = np.unique(lengths).tolist()
+        raise DataError(f"{path}: column vector: expected {dim} numbers in every line, found {found}")
+    vectors: Floats = column.flatten().cast(pa.float32()).to_numpy(zero_copy_only=False).reshape(-1, dim)
+    return vectors
 
 
-def _rows_of_values(path: Path, target: TableOfRun) -> dict[str, int]:
-    """Row of each value, as people write it."""
+def _row_of_value(path: Path, target: TableOfRun) -> Callable[[str], int]:
+    """From a value, as people write it, to its row; -1: it has none."""
     if target.encoding == "ids":
-        return {str(row): row for row in range(target.table.num_embeddings)}
+        count = target.table.num_embeddings
+        return lambda text: int(text) if text.isdecimal() and str(int(text)) == text and int(text) < count else -1
     vocabulary, kind = target.vocabulary, target.kind
     if vocabulary is None or kind is None:
         raise DataError(f"{path}: table {target.table.name} has no vocabulary, so values have no rows; give column row")
     first = vocabulary.first_row
-    return {value_text(int(code), kind): first + number for number, code in enumerate(vocabulary.codes)}
+    rows = {value_text(int(code), kind): first + number for number, code in enumerate(vocabulary.codes)}
+    return lambda text: rows.get(text, -1)
 
 
 def _check(path: Path, target: TableOfRun, rows: Rows, vectors: Floats, seen: Any) -> None:

@@ -1,6 +1,5 @@
 """`fit(on="cluster")`: the same job, submitted; its run is asked of the API server, and says what it cannot answer."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,6 +12,7 @@ from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.run import Run, flat_lines, in_words
 from bagpipe.interactive.user_model import NamedModel
 from bagpipe.local.progress import Record
+from bagpipe.lowlevel.json_lines import records_in
 
 
 def submit(
@@ -110,11 +110,9 @@ class ClusterRun(Run):
 
     def _lines(self, event: str | None) -> Iterator[Record]:
         """The oracle prints them in its log too."""
-        for line in self.logs():
-            if line.startswith("{") and line.endswith("}"):
-                record = json.loads(line)
-                if record.get("event") == event:
-                    yield record
+        for record in records_in(self.logs()):
+            if "time" in record and record.get("event") == event:
+                yield record
 
     def evaluate(self, test: Any = None, *, best: bool = False, **settings: Any) -> Mapping[str, Any]:
         """Not from here: the summary has the evaluation of the job's own test part."""

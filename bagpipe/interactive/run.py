@@ -23,6 +23,7 @@ from bagpipe.local.run import RunResult, resume_run
 from bagpipe.local.rundir import JOB_FILE, SUMMARY, checkpoints_of
 from bagpipe.local.supervisor import INTERRUPTED
 from bagpipe.local.user_modules import offer_user_modules
+from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.metrics.figures import UNDEFINED
 from bagpipe.metrics.tasks import by_task
@@ -40,6 +41,8 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
+        self._stopped_at_once = False
+        """Asked to stop before its first step, so that there is no summary to say it."""
         if not (self._path / JOB_FILE).is_file() and newest_complete(checkpoints_of(self._path)) is None:
             raise ConfigError(
                 f"{path}: no {JOB_FILE} there and no checkpoint, so it is no run directory; give one that `fit`, `run` "
@@ -65,8 +68,11 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether it ended early because it was asked to; `resume()` goes on with it."""
-        return bool(self.summary.get("stopped", True))
+        """Whether it ended early because it was asked to; `resume()` goes on with it, as with one that failed.
+
+        A run that has no summary still runs, or failed: that is not stopped.
+        """
+        return self._stopped_at_once or bool(self.summary.get("stopped"))
 
     @property
     def checkpoint(self) -> Path:
@@ -125,10 +131,7 @@ class Run:
             text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
         except OSError:
             return
-        for line in text.splitlines():
-            record = json.loads(line) if line.endswith("}") else {}
-            if record and record.get("event") == event:
-                yield record
+        yield from (record for record in records_in(text) if record.get("event") == event)
 
     # ── the model ─────────────────────────────────────────────────
 
@@ -171,7 +174,6 @@ class Run:
         from bagpipe.interactive.scores import scores_of
         from bagpipe.trainer.predict import predict
 
-        offer_user_modules()
         with self._in_reach(rows, "rows") as path, tempfile.TemporaryDirectory(prefix="bagpipe-predict-") as folder:
             offer_user_modules()
             out = Path(folder) / "scores.parquet"
@@ -190,7 +192,9 @@ class Run:
         """
         from bagpipe.export.write import export_model
 
-        export_model(self._chosen(best=best), Path(folder))
+        with importable(self.path):
+            offer_user_modules()
+            export_model(self._chosen(best=best), Path(folder))
         return Path(folder)
 
     def resume(self, *, progress: bool = True, **settings: Any) -> "Run":
@@ -237,6 +241,7 @@ def ended(result: RunResult, *, progress: bool) -> Run:
     if outcome.code not in (ExitCode.DONE, ExitCode.STOPPED):
         raise error_of(outcome.code)(outcome.error)
     run = Run(result.run_dir)
+    run._stopped_at_once = outcome.code == ExitCode.STOPPED and result.summary is None  # noqa: SLF001  # its own class
     if progress:
         print(run, flush=True)
     return run

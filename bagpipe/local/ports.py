@@ -33,10 +33,10 @@ def loopback() -> str:
 
 
 def try_port(port: int) -> None:
-    """Listen on this port of the loopback interface for a moment.
+    """Bind to this port of the loopback interface for a moment, without listening.
 
     Raises:
-        OSError: somebody else does, or this user may not.
+        OSError: somebody else listens there, or this user may not.
     """
     host = loopback()
     with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:

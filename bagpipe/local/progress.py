@@ -1,6 +1,5 @@
 """Shows a run as it goes: reads new records of `metrics.jsonl`, draws a bar on a terminal, prints lines elsewhere."""
 
-import json
 import os
 import sys
 from collections import deque
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.strict_json import number
 
 Record = Mapping[str, Any]
@@ -47,16 +47,7 @@ class MetricsTail:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [record for line in whole.splitlines() if (record := _record(line)) is not None]
-
-
-def _record(line: bytes) -> Record | None:
-    """None for a line that a killed process cut off and another one continued."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        return list(records_in(whole.decode("utf-8", "replace")))
 
 
 class Pace:

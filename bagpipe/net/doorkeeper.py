@@ -6,6 +6,7 @@ messages without end nor see an answer. What a peer that is let in may say is an
 """
 
 import hmac
+import logging
 import threading
 from collections import deque
 
@@ -22,6 +23,9 @@ USERNAME = b"bagpipe"
 LONGEST_TOKEN_BYTES = 255
 """PLAIN carries no longer ones."""
 
+STOP_SECONDS = 10.0
+"""The thread may take so long to hear that it is over; it answers in milliseconds."""
+log = logging.getLogger(__name__)
 _END, _WATCH = b"end", b"watch"
 
 
@@ -58,9 +62,11 @@ class Doorkeeper:
         self._orders.send(_WATCH)
 
     def stop(self) -> None:
-        """End the thread; from now on nobody is let in."""
+        """End the thread; from now on nobody is let in. One that does not hear of it dies with the process."""
         self._orders.send(_END)
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
+        if self._thread.is_alive():
+            log.warning("the doorkeeper's thread did not end within %g s; it ends with this process", STOP_SECONDS)
         self._orders.close(0)
 
     def _serve(self) -> None:

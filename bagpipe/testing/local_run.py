@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.lowlevel.clock import SYSTEM_CLOCK
+from bagpipe.lowlevel.json_lines import records_in
 
 LOOK_SECONDS = 0.02
 ROLES = (("oracle", ""), ("server", "--shard"), ("trainer", "--rank"))
@@ -61,10 +62,10 @@ class LocalRun:
     def records(self) -> list[dict[str, Any]]:
         """What `metrics.jsonl` holds by now."""
         try:
-            lines = (self.run_dir / "metrics.jsonl").read_text().splitlines()
+            text = (self.run_dir / "metrics.jsonl").read_text()
         except OSError:
             return []
-        return [json.loads(line) for line in lines if line.endswith("}")]
+        return [dict(record) for record in records_in(text)]
 
     def step(self) -> int:
         """Steps that have been reported."""

@@ -12,6 +12,7 @@ from datetime import timedelta
 import numpy as np
 import numpy.typing as npt
 
+from bagpipe.errors import PeerLost
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.torch_private import Store
 
@@ -51,10 +52,16 @@ class PeerStore(Store):  # type: ignore[misc]  # torch has no types for it
             self._sent += 1
 
     def get(self, key: str) -> bytes:
-        """A key's value, once it is set anywhere; raises `PeerLost` if it is not in time."""
+        """A key's value, once it is set anywhere.
+
+        Raises:
+            PeerLost: it is not in time. A thread that did not make the store waits for nobody.
+        """
         self.wait([key])
         with self._lock:
-            return self._values[key]
+            if key in self._values:
+                return self._values[key]
+        raise PeerLost(f"the key {key} is not set in this process, and only the thread that trains waits for others")
 
     def check(self, keys: Sequence[str]) -> bool:
         """Whether all these keys are set."""

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.oracle.service.ledger import ToldStep
 from bagpipe.oracle.service.phases import Figures, Start
@@ -154,11 +155,10 @@ def recorded_steps(metrics: Path, attempt: int) -> int:
     """Steps up to the last record of this attempt: an earlier process of it has written those."""
     recorded, ours = 0, False
     try:
-        lines = metrics.read_text(encoding="utf-8").splitlines()
+        text = metrics.read_text(encoding="utf-8")
     except OSError:
         return 0
-    for line in lines:
-        record = json.loads(line) if line.endswith("}") else {}
+    for record in records_in(text):
         if record.get("event") == TRAINING:
             ours = record.get("attempt") == attempt
         elif ours and "step" in record and "event" not in record:

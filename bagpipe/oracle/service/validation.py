@@ -106,6 +106,8 @@ class Validations:
         """A trainer wants batches."""
         if (judged := self._judged(message.step)) is not None:
             return [Send(peer, self._verdict(judged))]
+        if self._late(message.step):
+            return []
         current = self._current(message.step)
         current.readers[message.rank] = _Reader(peer, message.next, message.next, message.until)
         return self._due(current)
@@ -114,6 +116,8 @@ class Validations:
         """A trainer is through."""
         if (judged := self._judged(message.step)) is not None:
             return [Send(peer, self._verdict(judged))]
+        if self._late(message.step):
+            return []
         current = self._current(message.step)
         current.readers[message.rank] = _Reader(peer, *[_ALL] * 3)
         current.outputs[message.rank] = (arrays[0] if arrays else _NOTHING, message.failed)
@@ -187,6 +191,10 @@ class Validations:
         if self._round is None or self._round.step < step:
             self._round = _Round(step)
         return self._round
+
+    def _late(self, step: int) -> bool:
+        """Whether this is of an evaluation that a newer one has taken the place of: nobody waits for its figures."""
+        return self._round is not None and step < self._round.step
 
     def _judged(self, step: int) -> Validation | None:
         return next((one for one in reversed(self.history) if one.step == step + 1), None)

@@ -43,6 +43,13 @@ def parquet(path: Path, **columns: Any) -> Path:
     return path
 
 
+def test_values_of_which_none_is_known_are_refused(tmp_path: Path) -> None:
+    """Nothing of the file would be taken: it is another table's, or its values are written in another way."""
+    path = parquet(tmp_path / "v.parquet", value=["01", "\u0662", "4", "-1", "x"], vector=[[1.0, 2.0]] * 5)
+    with pytest.raises(DataError, match="none of its values has a row in table t"):
+        all_of(path, target())
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_a_whole_table(dtype: type, tmp_path: Path) -> None:
     """Floats of any width become float32, block by block."""

@@ -48,6 +48,9 @@ OURS = np.arange(0, 64, 2, dtype=np.int64)
 """Keys of shard 0 of 2."""
 NO_ROWS: list[Array] = [np.zeros(0, np.int64), np.zeros((0, 4), np.float32)]
 
+PATIENCE = 100.0
+"""Seconds, far above what any wait here takes."""
+
 
 @dataclass
 class Job:
@@ -64,7 +67,7 @@ class Job:
     def start(self) -> None:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-        ((self.server, hello, _),) = self.oracle.poll(20)
+        ((self.server, hello, _),) = self.oracle.poll(PATIENCE)
         assert isinstance(hello, Hello)
         self.endpoint = hello.endpoint
         topology = Topology(
@@ -86,7 +89,7 @@ class Job:
         """The job is over; the server must have lived until here."""
         assert self._thread is not None and self._thread.is_alive() and not self.failed
         self.oracle.send(self.server, NoMorePlans(step=9))
-        self._thread.join(20)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive() and not self.failed
 
     def trainer(self, rank: int) -> Connection:
@@ -124,7 +127,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
 
 
 def answer(connection: Connection) -> Message:
-    return connection.receive(20, waiting_for="an answer", step=None)[0]
+    return connection.receive(PATIENCE, waiting_for="an answer", step=None)[0]
 
 
 def ask(connection: Connection, message: Message, arrays: Sequence[Array] = ()) -> Message:
@@ -140,7 +143,7 @@ def write(rank: int, step: int, keys: npt.ArrayLike, value: float) -> tuple[Writ
 def rows(connection: Connection, step: int, keys: npt.NDArray[np.int64], after: int) -> Floats:
     """The records of these keys, once every trainer has written `after`."""
     connection.send(Fetch(rank=0, step=step, group=0, after=after, num_records=keys.size), [keys])
-    message, (records, _) = connection.receive(20, waiting_for="rows", step=step)
+    message, (records, _) = connection.receive(PATIENCE, waiting_for="rows", step=step)
     assert isinstance(message, Rows)
     return records
 
@@ -197,7 +200,7 @@ def test_a_fetch_waits_for_every_trainer_and_goes_to_its_sender(job: Job) -> Non
     first.send(Fetch(rank=0, step=2, group=0, after=0, num_records=2), [OURS[:2]])
     assert ask(second, *write(1, 0, [2], 5.0)) == Written(step=0)
     assert ask(first, *write(0, 0, [0], 4.0)) == Written(step=0)
-    message, (records, _) = first.receive(20, waiting_for="rows", step=2)
+    message, (records, _) = first.receive(PATIENCE, waiting_for="rows", step=2)
     assert message == Rows(step=2, group=0) and records[:, 0].tolist() == [4, 5]
     assert second.try_receive() is None
 
@@ -209,14 +212,14 @@ def test_a_restarted_oracle_hears_that_the_rows_are_here(job: Job) -> None:
         assert ask(trainer, *write(rank, 0, [4 * rank], 3.0)) == Written(step=0)
     address = job.oracle.endpoint
     job.oracle.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while True:  # zmq closes a listener in the background
         try:
             job.oracle = job.context.listen(address, OpenDoor())
             break
         except ConfigError:
             assert time.monotonic() < deadline
-    ((job.server, hello, _), *_) = job.oracle.poll(20)
+    ((job.server, hello, _), *_) = job.oracle.poll(PATIENCE)
     assert isinstance(hello, Hello) and not hello.fresh and hello.endpoint == job.endpoint
     assert rows(first, 2, OURS[:1], 0)[0, 0] == 3
 
@@ -242,7 +245,7 @@ def test_strangers_and_noise_change_nothing(job: Job) -> None:
     # A damaged write-back that is still one would be taken from a trainer, so it sends those of no rows.
     for frames in mutated(random.Random(2), [(Ping(), []), (SnapshotStatus(step=3), [])], 100):
         second.send_frames(frames or [b""])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     second.send(WriteBack(rank=1, step=0, checkpoint=False), NO_ROWS)
     while answer(second) != Written(step=0):
         assert time.monotonic() < deadline

@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
+from bagpipe.errors import ExitCode
 from bagpipe.interactive.cluster import ClusterRun
-from bagpipe.interactive.run import with_validations
+from bagpipe.interactive.run import Run, ended, with_validations
+from bagpipe.local.run import RunResult
+from bagpipe.local.supervisor import Outcome
 
 
 def test_figures_of_the_validation_part_stand_in_the_row_of_their_step() -> None:
@@ -46,3 +50,14 @@ def test_a_run_on_a_cluster_shows_them_from_the_oracles_log() -> None:
     found = Logged(["joined", *map(json.dumps, records)]).metrics()
     rows = found if isinstance(found, list) else found.to_dict("records")
     assert rows == [{"time": 1.0, "step": 10, "loss": 0.5, "wait_plan": 0.1, "validation_auc": 0.7}]
+
+
+def test_stopped_is_who_was_asked_to_stop(tmp_path: Path) -> None:
+    """A run that still runs, or failed, has no summary and is not stopped; one asked before its first step is."""
+    (tmp_path / "job.yaml").write_text("metadata: {name: j}\nspec: {data: {path: x}}\n")
+    assert not Run(tmp_path).stopped
+    asked = RunResult(tmp_path, Outcome(ExitCode.STOPPED, 1, 0.0), None)
+    assert ended(asked, progress=False).stopped
+    for stopped in (True, False):
+        (tmp_path / "summary.json").write_text(json.dumps({"steps": 3, "stopped": stopped}))
+        assert Run(tmp_path).stopped is stopped

@@ -108,6 +108,7 @@ def test_a_killed_owner_keeps_nothing(tmp_path: Path) -> None:
 
 def test_an_owner_on_another_host_lives_as_long_as_it_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lock cannot be seen from here: a fresh mark refuses, and one that was not renewed for a while does not."""
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 3600.0)  # It would renew between the two lines that age its mark.
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(lease.socket, "gethostname", lambda: "elsewhere")
         first = Lease.take(tmp_path, "here", Owner.here("run first in /first", datetime.now()))

@@ -26,6 +26,8 @@ from bagpipe.net.wire import decode, encode
 from bagpipe.testing.open_door import OpenDoor
 
 FAST = TransportConfig(dead_peer_seconds=0.5)
+PATIENCE = 60
+"""Seconds after which a wait has failed; far above what a loaded machine needs, and no measure of anything."""
 FETCH = Fetch(rank=0, step=1, group=0, after=-1, num_records=2)
 
 
@@ -47,10 +49,10 @@ def test_request_and_answer(context: Context) -> None:
     listener = context.listen("tcp://127.0.0.1:0", OpenDoor())
     connection = context.connect(listener.endpoint, peer="server")
     connection.send(FETCH, [np.arange(3_000_000)])
-    ((peer, message, arrays),) = listener.poll(5)
+    ((peer, message, arrays),) = listener.poll(PATIENCE)
     assert message == FETCH and np.array_equal(arrays[0], np.arange(3_000_000))
     assert listener.send(peer, Pong())
-    assert connection.receive(5, waiting_for="pong", step=None)[0] == Pong()
+    assert connection.receive(PATIENCE, waiting_for="pong", step=None)[0] == Pong()
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -63,7 +65,7 @@ def test_what_is_copied_may_change_before_it_is_sent(context: Context, packed: b
     before = gradients.copy()
     connection.send_frames(keep_frames(encode(FETCH, [gradients], packed=packed), copied=True))
     gradients[:] = 7
-    ((_, _, arrays),) = context.listen(address, OpenDoor()).poll(10)
+    ((_, _, arrays),) = context.listen(address, OpenDoor()).poll(PATIENCE)
     assert np.array_equal(arrays[0], before)
 
 
@@ -80,13 +82,11 @@ def test_a_dead_peer_is_noticed_long_before_the_deadline(context: Context) -> No
     listener = context.listen("tcp://127.0.0.1:0", OpenDoor())
     connection = context.connect(listener.endpoint, peer="server")
     connection.send(Ping())
-    listener.send(listener.poll(5)[0][0], Pong())
-    connection.receive(5, waiting_for="pong", step=None)
+    listener.send(listener.poll(PATIENCE)[0][0], Pong())
+    connection.receive(PATIENCE, waiting_for="pong", step=None)
     listener.close()
-    begun = time.monotonic()
-    with pytest.raises(PeerLost, match="is gone"):
-        connection.receive(30, waiting_for="rows", step=1)
-    assert time.monotonic() - begun < 5
+    with pytest.raises(PeerLost, match="is gone"):  # and not: silent for so long
+        connection.receive(PATIENCE, waiting_for="rows", step=1)
 
 
 def test_an_address_that_answers_nothing_is_given_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_an_address_that_answers_nothing_is_given_up(context: Context, monkeypat
         monitor = stack.enter_context(tries.get_monitor_socket(zmq.EVENT_CONNECT_RETRIED))
         tries.connect(f"tcp://127.0.0.1:{full.getsockname()[1]}")
         for _ in range(2):
-            assert monitor.poll(5000)
+            assert monitor.poll(PATIENCE * 1000)
             monitor.recv_multipart()
 
 
@@ -114,12 +114,8 @@ def test_malformed_messages_are_dropped(context: Context, outside: zmq.Context) 
     stranger.send_multipart([b"noise", b"more"])
     connection = context.connect(listener.endpoint, peer="server")
     connection.send(Ping())
-    deadline = time.monotonic() + 5
-    arrived: list[object] = []
-    while not arrived and time.monotonic() < deadline:
-        arrived += [message for _, message, _ in listener.poll(0.1)]
+    assert received(listener, 1) == [Ping()]
     stranger.close(0)
-    assert arrived == [Ping()]
 
 
 def test_a_taken_port_is_a_config_error(context: Context) -> None:
@@ -132,23 +128,19 @@ def test_a_taken_port_is_a_config_error(context: Context) -> None:
 @pytest.mark.parametrize("address", ["localhost", "tcp://h:99999", "udp://h:1", "tcp://nobody.invalid:1:1"])
 def test_an_address_that_is_none_leaves_nothing_open(address: str) -> None:
     """A wrong address is a ConfigError, and the context closes at once afterwards: nothing waits for ever."""
-    begun = time.monotonic()
     with Context(FAST) as context:
         with pytest.raises(ConfigError, match="expected a"):
             context.connect(address, peer="oracle")
         with pytest.raises(ConfigError, match=r"expected a|cannot listen"):
             context.listen(address, OpenDoor())
-    assert time.monotonic() - begun < 2
 
 
 def test_a_socket_that_was_left_open_does_not_hold_the_context() -> None:
     """What failed between being opened and becoming a connection is closed with the context."""
-    begun = time.monotonic()
     with Context(FAST) as context:
         left_open = context._socket(zmq.DEALER)
         left_open.connect("tcp://127.0.0.1:9")
     assert left_open.closed
-    assert time.monotonic() - begun < 2
 
 
 def test_an_address_without_its_protocol_is_taken(context: Context) -> None:
@@ -156,7 +148,7 @@ def test_an_address_without_its_protocol_is_taken(context: Context) -> None:
     listener = context.listen("127.0.0.1:0", OpenDoor())
     connection = context.connect(listener.endpoint.replace("tcp://127.0.0.1", "localhost"), peer="server")
     connection.send(Ping())
-    assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+    assert [message for _, message, _ in listener.poll(PATIENCE)] == [Ping()]
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine's Python knows no IPv6")
@@ -165,7 +157,7 @@ def test_ipv6_addresses(context: Context) -> None:
     listener = context.listen("tcp://[::1]:0", OpenDoor())
     assert listener.endpoint.startswith("tcp://[::1]:")
     context.connect(listener.endpoint, peer="server").send(Ping())
-    assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+    assert [message for _, message, _ in listener.poll(PATIENCE)] == [Ping()]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +174,7 @@ def test_endless_deadlines_open_sockets() -> None:
     with Context(TransportConfig(dead_peer_seconds=float("inf"))) as context:
         listener = context.listen("tcp://127.0.0.1:0", OpenDoor())
         context.connect(listener.endpoint, peer="server").send(Ping())
-        assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+        assert [message for _, message, _ in listener.poll(PATIENCE)] == [Ping()]
 
 
 def admitting(context: Context, bind: str = "tcp://127.0.0.1:0", token: str = "") -> sockets.Listener:
@@ -195,8 +187,9 @@ HELLO = Hello(job="job", attempt=0, role="trainer", index=0)
 def received(listener: sockets.Listener, count: int) -> list[Message]:
     """The next `count` messages that the listener lets through."""
     messages: list[Message] = []
-    deadline = time.monotonic() + 10
-    while len(messages) < count and time.monotonic() < deadline:
+    deadline = time.monotonic() + PATIENCE
+    while len(messages) < count:
+        assert time.monotonic() < deadline, f"expected {count} messages, found {messages}"
         messages += [message for _, message, _ in listener.poll(0.1)]
     return messages
 
@@ -204,7 +197,7 @@ def received(listener: sockets.Listener, count: int) -> list[Message]:
 def refusals(context: Context) -> int:
     """How many connections the context's doorkeeper has refused; waits for the first, which its own thread counts."""
     assert context.doorkeeper is not None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while not context.doorkeeper.refused.total and time.monotonic() < deadline:
         select.select([], [], [], 0.01)
     return context.doorkeeper.refused.total
@@ -217,7 +210,7 @@ def test_only_who_said_hello_is_heard(context: Context, outside: zmq.Context) ->
     stranger.connect(listener.endpoint)
     stranger.send_multipart(encode(FETCH, [np.arange(2)]))
     assert listener.poll(1) == [] and listener.refused.total == 1
-    assert stranger.poll(5000) and decode(stranger.recv_multipart())[0] == SayHello()
+    assert stranger.poll(PATIENCE * 1000) and decode(stranger.recv_multipart())[0] == SayHello()
     stranger.close(0)
     connection = context.connect(listener.endpoint, peer="server")
     connection.send(HELLO)
@@ -240,7 +233,7 @@ def test_the_jobs_token_is_asked_for(monkeypatch: pytest.MonkeyPatch, token: str
             wrong = theirs.connect(listener.endpoint, peer="server")
             wrong.send(HELLO)
             with pytest.raises(ConfigError, match=told):
-                wrong.receive(5, waiting_for="an answer", step=None)
+                wrong.receive(PATIENCE, waiting_for="an answer", step=None)
         assert listener.poll(0.2) == []
         if token:  # Who says none at all may break off before it is seen.
             assert refusals(ours) > 0
@@ -281,7 +274,7 @@ def test_a_listener_that_nobody_was_admitted_to_hears_nobody(context: Context) -
     listener = context.listen("tcp://127.0.0.1:0")
     context.connect(listener.endpoint, peer="server").send(Ping())
     with pytest.raises(RuntimeError, match="whom to admit"):
-        listener.poll(5)
+        listener.poll(PATIENCE)
 
 
 def test_a_listener_that_was_restarted_hears_hello_again(context: Context) -> None:
@@ -293,7 +286,7 @@ def test_a_listener_that_was_restarted_hears_hello_again(context: Context) -> No
     assert received(listener, 1) == [HELLO] and not connection.reconnected()
     listener.close()
     connection.send(FETCH, [np.arange(2)])
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while True:  # zmq closes a listener in the background
         try:
             again = admitting(context, address)
@@ -303,7 +296,7 @@ def test_a_listener_that_was_restarted_hears_hello_again(context: Context) -> No
     messages: list[Message] = []
     told = 0
     while HELLO not in messages or not told:
-        assert time.monotonic() < deadline + 10
+        assert time.monotonic() < deadline
         told += connection.reconnected()
         assert connection.try_receive() is None
         messages += [message for _, message, _ in again.poll(0.05)]
@@ -319,7 +312,7 @@ def test_a_flood_does_not_keep_a_listeners_owner(context: Context) -> None:
         connection.send(Ping())
     counts = []
     while sum(counts) < MOST_AT_ONCE + 500:
-        counts.append(len(listener.poll(5)))
+        counts.append(len(listener.poll(PATIENCE)))
     assert max(counts) <= MOST_AT_ONCE
 
 
@@ -333,7 +326,7 @@ def test_who_reads_nothing_is_not_kept_for_ever(
     stranger.setsockopt(zmq.RCVHWM, 10)
     stranger.connect(listener.endpoint)
     stranger.send_multipart(encode(Ping()))
-    ((peer, _, _),) = listener.poll(5)
+    ((peer, _, _),) = listener.poll(PATIENCE)
     frame = np.zeros(1 << 20, np.uint8)
     sent = [listener.send(peer, Pong(), [frame]) for _ in range(200)]
     stranger.close(0)
@@ -360,7 +353,7 @@ def test_curve_admits_only_the_jobs_key(tmp_path: Path, monkeypatch: pytest.Monk
         stranger.send_multipart([b"let me in"])
         connection = context.connect(listener.endpoint, peer="server")
         connection.send(Ping())
-        _, message, _ = listener.poll(5)[0]
+        _, message, _ = listener.poll(PATIENCE)[0]
         assert message == Ping()
         assert not listener.poll(0.3)
         stranger.close(0)
@@ -376,7 +369,7 @@ def test_auto_takes_keys_where_they_are(tmp_path: Path, monkeypatch: pytest.Monk
         stranger.connect(listener.endpoint)
         stranger.send_multipart([b"let me in"])
         context.connect(listener.endpoint, peer="server").send(Ping())
-        assert [message for _, message, _ in listener.poll(5)] == [Ping()]
+        assert [message for _, message, _ in listener.poll(PATIENCE)] == [Ping()]
         stranger.close(0)
     monkeypatch.delenv(CURVE_DIR)
     with Context(TransportConfig()) as context:

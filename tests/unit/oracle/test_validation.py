@@ -74,6 +74,18 @@ class Trainer:
         self.say()
 
 
+def test_a_late_message_of_an_older_evaluation_changes_nothing() -> None:
+    """Its outputs would count for the newer one, and its trainer would be sent batches of it under the older step."""
+    machine = Validations(2, EvaluationConfig(every=1), depth=DEPTH, history=[])
+    machine.num_batches = 2
+    newer = NeedValidation(rank=0, step=5, next=0, until=1)
+    machine.need(b"0", newer)
+    late = NeedValidation(rank=1, step=3, next=0, until=2)
+    assert machine.need(b"1", late) == []
+    assert machine.outputs(b"1", ValidationOutputs(rank=1, step=3), [np.ones(4, np.float32)]) == []
+    assert machine.current == 5 and machine.takes_part(0) and not machine.takes_part(1)
+
+
 @dataclass
 class World:
     """Trainers that evaluate after every step, and the oracle's machine with what its process keeps."""

@@ -20,13 +20,17 @@ from bagpipe.trainer.peer_store import PeerStore
 from bagpipe.trainer.reduction import wrap_dense
 
 WORLD = 3
+PATIENCE = 100.0
+"""Seconds, far above what any wait here takes: whoever waits so long waits for ever."""
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool)
 
 
-def with_exchanges(world: int, run: Callable[[int, PeerExchange], Any], *, deadline_seconds: float = 20.0) -> list[Any]:
+def with_exchanges(
+    world: int, run: Callable[[int, PeerExchange], Any], *, deadline_seconds: float = PATIENCE
+) -> list[Any]:
     """What `run(rank, exchange)` returned or raised, for every rank, each in a thread."""
     endpoints = [""] * world
-    bound, over = threading.Barrier(world, timeout=20), threading.Barrier(world, timeout=20)
+    bound, over = threading.Barrier(world, timeout=PATIENCE), threading.Barrier(world, timeout=PATIENCE)
     results: list[Any] = [None] * world
 
     def one(rank: int) -> None:
@@ -51,7 +55,8 @@ def with_exchanges(world: int, run: Callable[[int, PeerExchange], Any], *, deadl
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE)
+    assert not [thread.name for thread in threads if thread.is_alive()]
     return results
 
 
@@ -130,7 +135,7 @@ def test_torchs_own_backend_finds_its_ranks_through_the_store(monkeypatch: pytes
 
     def run(rank: int, exchange: PeerExchange) -> torch.Tensor:
         store = PeerStore(exchange, others=[peer for peer in range(WORLD) if peer != rank], step=0)
-        group = dist.ProcessGroupGloo(store, rank, WORLD, timedelta(seconds=20))
+        group = dist.ProcessGroupGloo(store, rank, WORLD, timedelta(seconds=PATIENCE))
         total = torch.full((3,), float(rank + 1))
         group.allreduce([total]).wait()
         return total
@@ -163,6 +168,18 @@ def test_another_thread_reads_its_own_copy() -> None:
         thread = threading.Thread(target=watchdog)
         thread.start()
         thread.join()
+        refused: list[BaseException] = []
+
+        def asks() -> None:
+            try:
+                store.get("never")
+            except (PeerLost, KeyError) as error:
+                refused.append(error)
+
+        thread = threading.Thread(target=asks)
+        thread.start()
+        thread.join()
+        assert isinstance(refused[0], PeerLost) and "the key never is not set" in str(refused[0])
         return [*seen, store.check([f"mine {rank}"]), store.add("n", 2), store.add("n", 3), store.num_keys()]
 
     assert with_exchanges(2, run) == [[False, True, 2, 5, 2]] * 2
