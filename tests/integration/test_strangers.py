@@ -1,6 +1,7 @@
 """A stranger on the machine: what a running job listens on, and that nothing it is sent changes a bit of the model."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import msgspec
 import numpy as np
 import zmq
 
+from bagpipe.lowlevel.clock import SYSTEM_CLOCK
 from bagpipe.net import messages as m
 from bagpipe.net.wire import encode
-from bagpipe.testing.local_run import LocalRun, listening
+from bagpipe.testing.local_run import LOOK_SECONDS, LocalRun, end_process, listening
 
 JOB = """
 apiVersion: bagpipe.dev/v1alpha1
@@ -28,6 +30,9 @@ spec:
   trainers: {replicas: 2, device: cpu}
 """
 
+PATIENCE = 100.0
+HELD = "trainer 1"
+"""It is stopped while the others are attacked: the run cannot end before. Its own stranger waits for it."""
 SLOW = {"BAGPIPE_DELAY_SECONDS": "0.03"}
 MALFORMED = msgspec.msgpack.encode(([(0, (0, 1 << 62), 0)], msgspec.Raw(b"\x81\xa4type\xa4Ping")))
 KEYS, ROWS = np.arange(0, 200, 2), np.full((100, 16), 123.0, np.float32)
@@ -46,6 +51,20 @@ def attacks() -> list[list[bytes]]:
     return [encode(message, arrays) for message, arrays in said] + [[MALFORMED], [b"noise"], [b""]]
 
 
+def log_of(run_dir: Path, role: str) -> Path:
+    kind, _, index = role.partition(" ")
+    return run_dir / "logs" / f"{kind}-{index or 0}.log"
+
+
+def wait_for_refusals(logs: list[Path], run: LocalRun) -> None:
+    """Until every role has said that it refused somebody."""
+    deadline = time.monotonic() + PATIENCE
+    while quiet := [log.name for log in logs if "refused a connection" not in log.read_text()]:
+        assert run.process.poll() is None, f"the run ended before {quiet} had refused anybody: {run.told()}"
+        assert time.monotonic() < deadline, f"{quiet} refused nobody"
+        SYSTEM_CLOCK.pause(LOOK_SECONDS)
+
+
 def test_nothing_that_a_stranger_sends_changes_a_bit(tmp_path: Path) -> None:
     """Every role listens on one socket, of a loopback address, and whatever comes to it without the run's token gets no
     answer and changes neither the model nor the number of attempts.
@@ -55,6 +74,7 @@ def test_nothing_that_a_stranger_sends_changes_a_bit(tmp_path: Path) -> None:
     assert undisturbed.finish() == 0, undisturbed.told()
     run = LocalRun.start(tmp_path / "run", str(tmp_path / "job.yaml"), environment=os.environ | SLOW)
     run.wait_for_step(4)
+    end_process(run.roles()[HELD], signal.SIGSTOP)  # Nobody gets further than a step without it.
     found = {name: listening(pid) for name, pid in run.roles().items()}
     assert sorted(found) == ["oracle", "server 0", "server 1", "trainer 0", "trainer 1"]
     for name, sockets in found.items():
@@ -66,13 +86,11 @@ def test_nothing_that_a_stranger_sends_changes_a_bit(tmp_path: Path) -> None:
             stranger.connect(f"tcp://127.0.0.1:{port}")
             for frames in attacks():
                 stranger.send_multipart(frames)
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:
-            assert not any(stranger.poll(20) for stranger in strangers)
+        wait_for_refusals([log_of(tmp_path / "run", name) for name in found if name != HELD], run)
+        end_process(run.roles()[HELD], signal.SIGCONT)
+        assert run.finish() == 0, run.told()
+        assert not any(stranger.poll(0) for stranger in strangers)
         for stranger in strangers:
             stranger.close(0)
-    assert run.finish() == 0, run.told()
     assert run.summary()["modelDigest"] == undisturbed.summary()["modelDigest"]
     assert run.summary()["attempts"] == 1
-    logs = sorted((tmp_path / "run/logs").iterdir())
-    assert any("refused a connection" in log.read_text() for log in logs)
