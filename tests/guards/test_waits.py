@@ -19,7 +19,6 @@ KNOWN = {
     "net/doorkeeper.py: poller.poll": "ended by an order of `stop`",
     "net/doorkeeper.py: self._heard.recv": "what the poller has seen",
     "net/doorkeeper.py: self._questions.recv_multipart": "what the poller has seen",
-    "net/doorkeeper.py: self._thread.join": "the thread was told to end",
     "oracle/service/shell.py: made.result": "asked only once it is done",
     "trainer/group_reducer.py: bucket.work.wait": "the process group has the deadline of a step",
     "trainer/reduction.py: process_group.broadcast([buffer]).wait": "as above",
