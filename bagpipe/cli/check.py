@@ -10,7 +10,7 @@ from bagpipe.config.load import load_local_job
 from bagpipe.config.paths import shown
 from bagpipe.data.files import find_files
 from bagpipe.errors import ConfigError
-from bagpipe.local.model_source import check_model_source
+from bagpipe.local.beginning import check_beginning
 from bagpipe.local.ports import loopback, try_port
 from bagpipe.local.rundir import default_path
 from bagpipe.lowlevel.wording import counted
@@ -29,7 +29,7 @@ def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) ->
     _check_ports(job)
     data, spec = job.spec.data, job.spec
     files = () if data.format == "synthetic" else find_files(data.path)
-    check_model_source(job.spec.model)
+    check_beginning(spec)
     where = _model(job)
     servers, trainers = counted(spec.servers.replicas, "server"), counted(spec.trainers.replicas, "trainer")
     yield f"{job.metadata.name}: the oracle, {servers} and {trainers}"

@@ -15,6 +15,7 @@ from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
 from bagpipe.config.parts import all_of
 from bagpipe.errors import ConfigError, UserCodeError, error_of
+from bagpipe.local.beginning import check_header
 from bagpipe.local.model_source import check_model_source
 from bagpipe.local.progress import PlainView
 from bagpipe.local.rundir import RunDir
@@ -37,6 +38,7 @@ def evaluate_checkpoint(
     """
     job = _job_of(checkpoint, overrides)
     check_model_source(job.spec.model)
+    check_header(job.spec.data)
     if line := rows_trained_on(checkpoint, job.spec.data):
         warn(line)
     notes: list[str] = []

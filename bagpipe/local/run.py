@@ -12,6 +12,7 @@ from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, load_local_job
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode
+from bagpipe.local.beginning import check_beginning
 from bagpipe.local.commands import CommandBuilder
 from bagpipe.local.model_source import check_model_source
 from bagpipe.local.policy import HOPELESS
@@ -51,7 +52,7 @@ def run_job(job: Job, directory: RunDir, view: View, *, build: CommandBuilder | 
         ConfigError: the run directory will not do.
     """
     try:
-        check_model_source(job.spec.model)
+        check_beginning(job.spec)
         directory.begin(job)
     except BagpipeError:
         directory.discard()

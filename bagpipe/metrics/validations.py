@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 
+from bagpipe.config.document import JobSpec
 from bagpipe.config.evaluation import EarlyStopping, EvaluationConfig
+from bagpipe.config.losses import loss_kind, task_names
+from bagpipe.config.metrics import keys_of
 from bagpipe.errors import ConfigError
 from bagpipe.metrics.directions import FAILED, goodness
 from bagpipe.metrics.tasks import by_task
@@ -111,6 +114,24 @@ def check_figure_name(setting: str, name: str, labels: Sequence[str], metrics: S
         raise ConfigError(
             f"{setting}: {name!r}: the data has {len(labels)} labels; name one of them, as in {example!r}"
         )
+
+
+def check_watched_figures(spec: JobSpec, label_names: Sequence[str]) -> None:
+    """Refuse a best checkpoint, or an early stop, by a figure that no evaluation of this job has.
+
+    Args:
+        label_names: all labels of the data.
+
+    Raises:
+        ConfigError: names the setting, and lists what there is.
+    """
+    loss = loss_kind(spec.model)
+    metrics = keys_of(spec.evaluation.metrics, None if loss is None else loss.figures)
+    labels, stopping = task_names(spec.model, label_names), spec.evaluation.early_stopping
+    if spec.checkpoint.best is not None:
+        check_figure_name("spec.checkpoint.best", spec.checkpoint.best, labels, metrics)
+    if stopping is not None:
+        check_figure_name("spec.evaluation.earlyStopping.metric", stopping.metric, labels, metrics)
 
 
 def summary_of(history: Sequence[Validation], config: EvaluationConfig, best: str | None) -> Mapping[str, Any] | None:

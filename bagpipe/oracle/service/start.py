@@ -15,15 +15,15 @@ from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.checkpoint.warm_start import check_sources, prepare_first_values
 from bagpipe.config.document import JobSpec
-from bagpipe.config.losses import check_task_weights, labels_are_candidates, loss_kind, task_names
-from bagpipe.config.metrics import SETTING, keys_of, metrics_of
+from bagpipe.config.losses import check_task_weights, labels_are_candidates, loss_kind
+from bagpipe.config.metrics import SETTING, metrics_of
 from bagpipe.config.rules import fixed_lookahead
 from bagpipe.data.dataset import Dataset
 from bagpipe.data.labels import checked
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.available_memory import available_bytes
 from bagpipe.metrics.functions import load_functions
-from bagpipe.metrics.validations import check_figure_name, stops_at
+from bagpipe.metrics.validations import check_watched_figures, stops_at
 from bagpipe.net.messages import Topology
 from bagpipe.oracle.service.phases import Assembled, OpenedData, Start
 from bagpipe.oracle.service.rendezvous import Rendezvous
@@ -120,7 +120,6 @@ def check_validation(spec: JobSpec, dataset: Dataset) -> None:
     Raises:
         ConfigError: names the setting.
     """
-    stopping = spec.evaluation.early_stopping
     asked = {
         "spec.evaluation.every": spec.evaluation.every,
         "spec.checkpoint.best": spec.checkpoint.best,
@@ -137,12 +136,7 @@ def check_validation(spec: JobSpec, dataset: Dataset) -> None:
     own_groups = dataset.grouped or labels_are_candidates(spec.model, dataset.num_labels)
     if not own_groups and (lacking := next((one.key for one in chosen if one.needs_groups), None)):
         raise ConfigError(f"{SETTING}: {lacking} needs to know whom an example belongs to; set data.columns.group")
-    metrics = keys_of(spec.evaluation.metrics, kind)
-    labels = task_names(spec.model, dataset.transform.label_names)
-    if spec.checkpoint.best is not None:
-        check_figure_name("spec.checkpoint.best", spec.checkpoint.best, labels, metrics)
-    if stopping is not None:
-        check_figure_name("spec.evaluation.earlyStopping.metric", stopping.metric, labels, metrics)
+    check_watched_figures(spec, dataset.transform.label_names)
 
 
 def assemble(

@@ -1,0 +1,87 @@
+"""Does a run get past its beginning? What the job file and the header of its data tell, before any role starts.
+
+The roles find the same mistakes, but only after they have prepared the data. Nothing here reads more of the data than
+the beginning of the first file of each part, and nothing reads data behind a URL.
+"""
+
+from collections.abc import Iterator
+
+from bagpipe.config.document import DataConfig, JobSpec, Paths
+from bagpipe.config.parts import paths_in
+from bagpipe.config.recipe import Schedule
+from bagpipe.data.column_files import table_format, table_schema
+from bagpipe.data.columns import all_columns, check_columns, wanted_columns
+from bagpipe.data.files import find_files
+from bagpipe.data.formats import is_prepared
+from bagpipe.errors import ConfigError
+from bagpipe.local.model_source import check_model_source
+from bagpipe.metrics.validations import check_watched_figures
+from bagpipe.oracle.sizing.steps import settle_schedules
+
+
+def check_beginning(spec: JobSpec) -> None:
+    """Refuse a job whose run is known to fail.
+
+    Raises:
+        ConfigError: the model cannot be built, a schedule does not fit the job's steps, a figure is one of no
+            evaluation, or a column is not in the data.
+        DataError: a file of the data is not there or cannot be read.
+        UserCodeError: the model's file is no Python.
+    """
+    check_model_source(spec.model)
+    check_schedules(spec)
+    if spec.data.columns is not None:
+        check_watched_figures(spec, [label.name for label in spec.data.columns.labels])
+    check_header(spec.data)
+
+
+def check_schedules(spec: JobSpec) -> None:
+    """Refuse schedules that leave no step after the warm-up, or end before the job does, where it tells its steps.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if spec.steps is None:
+        return
+    settle_schedules(spec, spec.steps)
+    for where, schedule in _schedules(spec):
+        total = schedule.args.get("total_steps")
+        # The class is asked for the rates of the steps 0 to steps - 1, and knows those up to its own total.
+        if schedule.name == "OneCycleLR" and isinstance(total, int) and spec.steps - 1 > total:
+            raise ConfigError(
+                f"{where}.args: OneCycleLR ends after total_steps {total}, but the job has {spec.steps} steps; "
+                f"set total_steps: {spec.steps}"
+            )
+
+
+def _schedules(spec: JobSpec) -> Iterator[tuple[str, Schedule]]:
+    yield "spec.optimizer.schedule", spec.optimizer.schedule
+    yield "spec.embedding.optimizer.schedule", spec.embedding.optimizer.schedule
+    for number, override in enumerate(spec.embedding.overrides):
+        if override.optimizer.schedule is not None:
+            yield f"spec.embedding.overrides[{number}].optimizer.schedule", override.optimizer.schedule
+
+
+def check_header(data: DataConfig) -> None:
+    """Refuse columns that the first file of a part does not have.
+
+    Raises:
+        ConfigError: names the column, the file and the nearest column that is there.
+        DataError: a path does not exist, or its first file is no table.
+    """
+    if data.format == "synthetic" or data.columns is None:
+        return
+    for paths in (data.path, paths_in(data.validation), paths_in(data.test)):
+        if not paths or _remote(paths):
+            continue
+        first = next((file for file in find_files(paths) if file.size), None)
+        if first is None or is_prepared(first):
+            continue
+        schema = table_schema(first, table_format(first, data.format))
+        by_time = [data.columns.time] if data.split_by == "time" and data.columns.time else []
+        names = [*wanted_columns(data.columns, labelled=True), *by_time]
+        check_columns(first.name, schema, names, all_columns(data.columns))
+
+
+def _remote(paths: Paths) -> bool:
+    return any("://" in path for path in ((paths,) if isinstance(paths, str) else paths))
