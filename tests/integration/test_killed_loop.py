@@ -126,7 +126,8 @@ def test_it_is_noticed_and_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.M
     ends = killed.run(killed_in_batch_13)
     assert len(ends) == 2 and all(isinstance(end, PeerLost) for end in ends)
     assert all("trainer 0 at tcp://127.0.0.1:" in str(end) and "has vanished" in str(end) for end in ends)
-    assert killed.newest is not None and open_checkpoint(killed.newest).manifest.step == 10
+    # That of step 10 may still have been under way.
+    assert killed.newest is not None and open_checkpoint(killed.newest).manifest.step in (5, 10)
     assert killed.run(to_its_end) == []
     assert whole.newest is not None and killed.newest is not None
     assert model_digest(killed.newest) == model_digest(whole.newest)

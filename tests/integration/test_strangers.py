@@ -28,11 +28,12 @@ spec:
   logEvery: 1
   servers: {replicas: 2}
   trainers: {replicas: 2, device: cpu}
+  transport: {deadPeerSeconds: 120}
 """
 
 PATIENCE = 100.0
 HELD = "trainer 1"
-"""It is stopped while the others are attacked: the run cannot end before. Its own stranger waits for it."""
+"""It is stopped while the others are attacked, and may be silent for so long: the run cannot end before."""
 SLOW = {"BAGPIPE_DELAY_SECONDS": "0.03"}
 MALFORMED = msgspec.msgpack.encode(([(0, (0, 1 << 62), 0)], msgspec.Raw(b"\x81\xa4type\xa4Ping")))
 KEYS, ROWS = np.arange(0, 200, 2), np.full((100, 16), 123.0, np.float32)
