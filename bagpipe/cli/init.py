@@ -19,14 +19,15 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Look at a file or folder and write a commented job for it, which runs as it is."""
-    from bagpipe.config.load import parse_job
-    from bagpipe.config.paths import typed
-    from bagpipe.data.suggest import suggest_job
     from bagpipe.errors import ConfigError
-    from bagpipe.lowlevel.atomic_files import write_whole
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists already; choose another name with --out, or allow --overwrite")
+    from bagpipe.config.load import parse_job  # heavy to import, as what follows
+    from bagpipe.config.paths import typed
+    from bagpipe.data.suggest import suggest_job
+    from bagpipe.lowlevel.atomic_files import write_whole
+
     found = suggest_job(path, label=label)
     parse_job(found.text, str(out))
     write_whole(out, found.text.encode())

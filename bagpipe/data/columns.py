@@ -4,7 +4,6 @@ The first file decides what the codes of each feature are; later files may have 
 columns, as long as every cell can be read as what the first file's was.
 """
 
-import difflib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -34,6 +33,7 @@ from bagpipe.data.raw import Kind, RawBlock, RawFeature, RawSchema
 from bagpipe.data.split import Part, Split
 from bagpipe.data.transform import DenseStatistics
 from bagpipe.errors import ConfigError, DataError
+from bagpipe.lowlevel.wording import no_column
 
 REMEDY = "fix the row or set data.onBadLine: skip"
 
@@ -96,7 +96,7 @@ class ColumnSource:
             if not file.size:
                 continue
             kind = table_format(file, self.stated)
-            check_columns(file.name, table_schema(file, kind), names, ())
+            check_columns(file.name, table_schema(file, kind), names, (), trained=not self.labelled)
             yield from table_pieces(file, kind, names, self.types, skip_bad=self.skip_bad)
 
     def parse(self, piece: TablePiece) -> RawBlock:
@@ -158,13 +158,14 @@ def open_columns(
 
     Raises:
         ConfigError: a column is named that is not there, or there and not named.
-        DataError: the type of a column cannot be what it is to be.
+        DataError: the type of a column cannot be what it is to be, or a model was trained on one that is not there.
     """
     first = next((f for f in files if f.size), None)
     if first is None:
         raise DataError(f"{files[0].name}: empty file; expected at least one example")
     schema = table_schema(first, table_format(first, stated))
-    check_columns(first.name, schema, wanted_columns(columns, labelled=labelled), all_columns(columns))
+    wanted = wanted_columns(columns, labelled=labelled)
+    check_columns(first.name, schema, wanted, all_columns(columns), trained=kept is not None)
     jagged = any(_is_several(c, schema) for c in columns.sparse)
     kinds = kept or [_kind(first.name, c, schema, ids=ids) for c in columns.sparse]
     found = tuple(
@@ -206,11 +207,17 @@ def all_columns(columns: ColumnsConfig) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in named if name))
 
 
-def check_columns(file: str, schema: pa.Schema, names: Sequence[str], spoken_of: Sequence[str]) -> None:
+def check_columns(
+    file: str, schema: pa.Schema, names: Sequence[str], spoken_of: Sequence[str], *, trained: bool = False
+) -> None:
     """Every wanted column is there once, and every column that is there is spoken of (if any are).
+
+    Args:
+        trained: a model was trained on these columns, so that a file without one of them is wrong, and not the job.
 
     Raises:
         ConfigError: names the column and the nearest one that is there.
+        DataError: the same, of a model's data.
     """
     there, counts = schema.names, Counter(schema.names)
     for name in names:
@@ -218,9 +225,8 @@ def check_columns(file: str, schema: pa.Schema, names: Sequence[str], spoken_of:
         if count > 1:
             raise ConfigError(f"{file}: column {name} is there {count} times; give each column a name of its own")
         if not count:
-            near = difflib.get_close_matches(name, there, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(there[:8])}"
-            raise ConfigError(f"data.columns: {name!r} is no column of {file}; {hint}")
+            missing = no_column(name, file, there)
+            raise DataError(missing) if trained else ConfigError(f"data.columns: {missing}")
     if spoken_of and "*" not in spoken_of:
         known = set(spoken_of)
         strange = [name for name in there if name not in known]

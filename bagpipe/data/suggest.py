@@ -17,6 +17,7 @@ from bagpipe.data.file_kinds import choose_files
 from bagpipe.data.sample import Column, look_at
 from bagpipe.errors import ConfigError
 from bagpipe.lowlevel.strict_json import encode
+from bagpipe.lowlevel.wording import counted, listed, no_column
 
 _LABELS = ("label", "target", "y", "click", "clicked", "is_click", "is_clicked", "conversion", "converted", "purchase",
            "purchased", "bought", "liked", "outcome", "response", "rating", "stars", "score")  # fmt: skip
@@ -27,6 +28,7 @@ _IDS = re.compile(
     r"(.*_)?(id|key|hash|code|no|type|category|cat|class|zip|brand|device|region|city)(_.*)?", re.IGNORECASE
 )
 LONGEST_NAME = 200
+OTHERS = "look like labels too:"
 
 
 @dataclass(slots=True)
@@ -37,11 +39,12 @@ class Suggestion:
     notes: list[str] = field(default_factory=list)
 
 
-def suggest_job(path: str, *, label: str | None = None, name: str = "job") -> Suggestion:
+def suggest_job(path: str, *, label: str | None = None, name: str = "job", python: bool = False) -> Suggestion:
     """Look at the data and write a job for it.
 
     Args:
         label: the column to predict; None: guessed.
+        python: a program asks, so that messages speak of the argument `label=` and not of the option `--label`.
 
     Raises:
         ConfigError: no column looks like a label, or `label` is none.
@@ -53,7 +56,8 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job") -> Su
         notes = [f"{found}: one of the formats that need no description"]
         return Suggestion(_job(name, chosen.path, found, []), [*notes, *chosen.notes])
     columns = look_at(chosen.files[0], cast("TableFormat", chosen.kind.format))
-    suggestion = _described(name, path, chosen.path, columns, label)
+    target = _label(columns, label, path, python=python)
+    suggestion = _described(name, path, chosen.path, columns, target, guessed=label is None)
     suggestion.notes += chosen.notes
     return suggestion
 
@@ -62,10 +66,9 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job") -> Su
 
 
 def _described(
-    name: str, path: str, chosen: str | list[str], columns: Sequence[Column], label: str | None
+    name: str, path: str, chosen: str | list[str], columns: Sequence[Column], target: Column, *, guessed: bool
 ) -> Suggestion:
-    notes: list[str] = []
-    target = _label(columns, label, path, notes)
+    notes, others = _label_notes(columns, target, guessed=guessed)
     time = _time(columns, target)
     group = next((c for c in columns if c is not target and not c.several and _GROUPS.fullmatch(c.name.strip())), None)
     lines: dict[str, list[str]] = {"dense": [], "sparse": [], "ignore": []}
@@ -77,6 +80,7 @@ def _described(
     if not lines["sparse"]:
         raise ConfigError(f"{path}: no column looks like a category ({_found(columns)}); {_hint(columns)}")
     told = ["    columns:", "      labels:", _label_line(target, notes)]
+    told += [f"        # {OTHERS} {listed(others)}; a second label is one more line here"] if others else []
     told += ["      dense:", *lines["dense"]] if lines["dense"] else []
     told += ["      sparse:", *lines["sparse"]]
     if time is not None:
@@ -86,7 +90,7 @@ def _described(
         told.append(f"      group: {_quoted(group.name)}  # splitBy: group keeps each of them on one side")
     if lines["ignore"]:
         told += ["      ignore:", *lines["ignore"]]
-        notes.append(f"ignored: {len(lines['ignore'])} columns, see the comments")
+        notes.append(f"ignored: {counted(len(lines['ignore']), 'column')}, see the comments")
     head = _split_lines(target, time, group, notes)
     head.append("    encoding: vocabulary  # hash: no pass over the data first, and unknown values share rows")
     if target.missing:
@@ -99,7 +103,7 @@ def _described(
 
 
 def _found(columns: Sequence[Column]) -> str:
-    return ", ".join([column.name for column in columns][:12])
+    return listed([column.name for column in columns])
 
 
 def _hint(columns: Sequence[Column]) -> str:
@@ -122,11 +126,27 @@ def _split_lines(target: Column, time: Column | None, group: Column | None, note
     return [share, "    splitBy: order  # the last tenth of the rows for tests"]
 
 
-def _label(columns: Sequence[Column], asked: str | None, path: str, notes: list[str]) -> Column:
+def _label_notes(columns: Sequence[Column], target: Column, *, guessed: bool) -> tuple[list[str], list[str]]:
+    """What to say of the label, and the other columns that look like one."""
+    others = [c.name for c in columns if c is not target and _two_valued(c)]
+    words = f"label: {target.name}, which is a guess; --label names another" if guessed else f"label: {target.name}"
+    if others:
+        words += f"; {OTHERS} {listed(others)}; what is not known before the prediction belongs under labels or ignore"
+    return [words], others
+
+
+def _two_valued(column: Column) -> bool:
+    """Whether it says yes or no of every row, or has a label's name."""
+    plain = column.numbers is not None and not column.missing and set(column.written) <= {"missing"}
+    two = column.yes is not None or (plain and column.values in ([0.0, 1.0], [-1.0, 1.0]))
+    return two or column.name.strip().lower() in _LABELS
+
+
+def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: bool) -> Column:
     by_name = {c.name: c for c in columns}
     if asked is not None:
         if asked not in by_name:
-            raise ConfigError(f"--label {asked}: no column of {path}; it has {_found(columns)}")
+            raise ConfigError(f"{'label=' if python else '--label '}{no_column(asked, path, list(by_name))}")
         return by_name[asked]
     plain = [c for c in columns if c.numbers is not None and set(c.written) <= {"missing"}]
     numbers = [c for c in plain if 1 < len(c.values) <= 11 and c.whole]
@@ -140,14 +160,10 @@ def _label(columns: Sequence[Column], asked: str | None, path: str, notes: list[
     rated = [c for c in full if c.values[0] >= 0 and 4 <= c.values[-1] <= 10 and len(c.values) >= 4]
     found = two or words or rated
     if not found:
+        option = "label=COLUMN" if python else f"bagpipe init {typed(path)} --label COLUMN"
         raise ConfigError(
-            f"{path}: no column looks like a label (0 and 1, or ratings); name it: "
-            f"bagpipe init {typed(path)} --label COLUMN ({_found(columns)})"
+            f"{path}: no column looks like a label (0 and 1, or ratings); name it: {option} ({_found(columns)})"
             + (f"; {_hint(columns)}" if len(columns) == 1 else "")
-        )
-    if len(found) > 1:
-        notes.append(
-            f"label: {found[0].name}, which is a guess ({_found(found[1:])} would do too); --label names another"
         )
     return found[0]
 
@@ -233,7 +249,7 @@ def _label_line(column: Column, notes: list[str]) -> str:
 
 def _no_label(column: Column) -> str:
     if column.numbers is not None:
-        only = f"found {column.values[0]:g} only; name another with --label"
+        only = f"found {column.values[0]:g} only; name another as the label"
         return f"column {column.name}: expected at least two values for a label, {only}"
     rule = f"{column.name} == 'yes'"
     example = f"{{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}"

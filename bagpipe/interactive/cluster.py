@@ -121,7 +121,7 @@ class ClusterRun(Run):
         )
         self._elsewhere("its checkpoints", remedy)
 
-    def predict(self, rows: Any, *, keep: Sequence[str] = (), best: bool = False) -> Any:
+    def predict(self, rows: Any, *, keep: str | Sequence[str] = (), best: bool = False) -> Any:
         """Not from here: mount the checkpoints' claim, and use `bagpipe predict`."""
         self._elsewhere("its checkpoints", "mount their claim here, and use `bagpipe predict`")
 

@@ -1,6 +1,7 @@
 """A job made of Python arguments: the rows as a path, the columns and settings as a document."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from bagpipe.config import yaml_lines
@@ -46,6 +47,11 @@ def as_path(rows: Any, directory: RunDir, what: str) -> Any:
     return write_frame(rows, folder, what).folder
 
 
+def frames_in(directory: Path) -> dict[Path, str]:
+    """What the rows that `as_path` writes are called in messages, by their folder."""
+    return {directory / f"{INPUT}-test": "the test frame", directory / INPUT: "the frame"}
+
+
 def compose(
     name: str, named: NamedModel, data: Any, test: Any, columns: Any, label: str | None, settings: Mapping[str, Any]
 ) -> JobFile:
@@ -72,7 +78,7 @@ def _given(setting: str, data: Any) -> dict[str, Any]:
 def _suggested(data: Any, label: str | None, spec: Mapping[str, Any], *, named: bool, test: bool) -> dict[str, Any]:
     """The settings that `bagpipe init` suggests for this data, under those that were given."""
     paths = data if isinstance(data, list | tuple) else [data]
-    text = suggest_job(str(paths[0]), label=label).text
+    text = suggest_job(str(paths[0]), label=label, python=True).text
     found: dict[str, Any] = yaml_lines.parse(text, SOURCE).value["spec"]
     found.pop("trainers", None)  # The device is whatever there is here.
     if named:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from bagpipe.config.document import Job
 from bagpipe.config.load import absolute_paths
 from bagpipe.errors import ConfigError
-from bagpipe.interactive.document import as_path, compose, model_of
+from bagpipe.interactive.document import as_path, compose, frames_in, model_of
+from bagpipe.interactive.frames import naming_frames
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.run import Run, ended
 from bagpipe.interactive.user_model import importable
@@ -85,7 +86,7 @@ def fit(
     _check_thread()
     where = None if run_dir is None else Path(run_dir)
     opened = RunDir.create(where) if where is not None else RunDir.create_default(name, datetime.now())
-    with opened as directory:
+    with opened as directory, naming_frames(frames_in(directory.path)):
         try:
             data, test = (as_path(rows, directory, what) for rows, what in ((data, "data"), (test, "test")))
             job = absolute_paths(compose(name, named, data, test, columns, label, asked).job)

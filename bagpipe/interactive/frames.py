@@ -13,6 +13,7 @@ Nothing here imports any of these libraries but pyarrow: they are told by what t
 """
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from bagpipe.errors import ConfigError, DataError
+from bagpipe.errors import BagpipeError, ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write, make_folder
 
 SLICE_ROWS = 1 << 16
@@ -247,6 +248,25 @@ class _Writer:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.parquet"
+
+
+@contextmanager
+def naming_frames(frames: Mapping[Path, str]) -> Iterator[None]:
+    """Errors that call a written frame by its name instead of the files that a program never sees.
+
+    Args:
+        frames: what each folder holds, in words.
+    """
+    try:
+        yield
+    except BagpipeError as error:
+        words = told = str(error)
+        for folder, name in frames.items():
+            for written in {os.path.abspath(folder), str(folder)}:  # resolve() would follow links
+                told = re.sub(rf"{re.escape(written)}(/part-\d+\.parquet)?(?=[^\w/.-]|$)", name, told)
+        if told == words:
+            raise
+        raise type(error)(told) from None
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from typing import Any
 
 from bagpipe.config.document import Job
 from bagpipe.config.load import absolute_paths, load_local_job
-from bagpipe.interactive.document import as_path, compose
+from bagpipe.interactive.document import as_path, compose, frames_in
+from bagpipe.interactive.frames import naming_frames
 from bagpipe.interactive.user_model import NamedModel, importable
 from bagpipe.local.rundir import JOB_FILE, RunDir
 from bagpipe.local.user_modules import offer_user_modules
@@ -55,7 +56,8 @@ def composed(
 ) -> Job:
     """The job that arguments of `bagpipe.local` describe; rows are written into the directory."""
     data, test = (as_path(given[what], directory, what) for what in ("data", "test"))
-    return absolute_paths(compose(name, named, data, test, given["columns"], given["label"], settings).job)
+    with naming_frames(frames_in(directory.path)):
+        return absolute_paths(compose(name, named, data, test, given["columns"], given["label"], settings).job)
 
 
 @contextmanager

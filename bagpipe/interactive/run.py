@@ -12,10 +12,10 @@ from typing import Any
 from bagpipe.checkpoint.best import chosen_best
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
-from bagpipe.interactive.frames import is_path, write_frame
+from bagpipe.interactive.frames import is_path, naming_frames, write_frame
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.progress import choose_view
-from bagpipe.interactive.settings import spec_of
+from bagpipe.interactive.settings import names_of, spec_of
 from bagpipe.interactive.user_model import importable
 from bagpipe.local.evaluate import evaluate_checkpoint
 from bagpipe.local.progress import Record
@@ -27,6 +27,9 @@ from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.metrics.figures import UNDEFINED
 from bagpipe.metrics.tasks import by_task
+
+_COLUMNS = ("time", "step", "total_steps", "loss", "examples_per_second", "cache_hit_rate")
+"""What every record has."""
 
 
 class Run:
@@ -109,7 +112,7 @@ class Run:
         """
         records = with_validations(map(_flat, self._records()), self._lines("validated"))
         try:
-            return import_module("pandas").DataFrame(records)
+            return import_module("pandas").DataFrame(records, columns=None if records else list(_COLUMNS))
         except ImportError:
             return records
 
@@ -155,12 +158,12 @@ class Run:
             overrides = overrides_of({**data, **spec_of(settings)})
             return evaluate_checkpoint(self._chosen(best=best), overrides)
 
-    def predict(self, rows: Any, *, keep: Sequence[str] = (), best: bool = False) -> Any:
+    def predict(self, rows: Any, *, keep: str | Sequence[str] = (), best: bool = False) -> Any:
         """Score raw rows by the newest checkpoint, in this process, with the transform that it keeps.
 
         Args:
             rows: a path, or rows of the columns that the model was trained on; labels need not be there.
-            keep: columns of the rows to have beside the scores.
+            keep: columns of the rows to have beside the scores; a text is one column.
             best: score by the best checkpoint instead.
 
         Returns:
@@ -177,7 +180,7 @@ class Run:
         with self._in_reach(rows, "rows") as path, tempfile.TemporaryDirectory(prefix="bagpipe-predict-") as folder:
             offer_user_modules()
             out = Path(folder) / "scores.parquet"
-            predict(self._chosen(best=best), path, out, keep=keep)
+            predict(self._chosen(best=best), path, out, keep=names_of(keep), keep_option="keep")
             return scores_of(out, path, None if is_path(rows) else rows)
 
     def export(self, folder: str | Path, *, best: bool = False) -> Path:
@@ -225,7 +228,9 @@ class Run:
             if rows is None or is_path(rows):
                 yield rows if rows is None or isinstance(rows, list | tuple) else os.fspath(rows)
             else:
-                yield str(write_frame(rows, Path(folder) / "rows", what).folder)
+                written = write_frame(rows, Path(folder) / "rows", what).folder
+                with naming_frames({written: "the frame"}):
+                    yield str(written)
 
 
 def ended(result: RunResult, *, progress: bool) -> Run:

@@ -6,8 +6,9 @@ A name is a setting of `spec` (`batch_size`, or `batchSize` as in YAML), else on
 Whole sections are dicts, whose keys may be written either way; `trainers=2` and `servers=3` are numbers of processes.
 """
 
-from collections.abc import Mapping
-from typing import Any, get_args
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 
@@ -31,8 +32,6 @@ def columns_section(columns: Any) -> dict[str, Any]:
                 made[part] = listed = [listed]
             if isinstance(listed, list):
                 made[part] = [{"name": one} if isinstance(one, str) else one for one in listed]
-        if isinstance(made.get("ignore"), str):
-            made["ignore"] = [made["ignore"]]
     return made
 
 
@@ -63,8 +62,15 @@ def over(below: Any, above: Any) -> Any:
     return {**below, **{key: over(below[key], value) if key in below else value for key, value in above.items()}}
 
 
+def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
+    """Names as an argument takes them: a text is one name, not its letters."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def in_document(value: Any, section: Any) -> Any:
-    """A value whose keys are settings, with the document's names for them."""
+    """A value whose keys are settings, with the document's names for them; one name where names are due is a list."""
+    if isinstance(value, str) and _is_names(section):
+        return [value]
     structs = _structs_in(section)
     if isinstance(value, msgspec.Struct):
         return msgspec.to_builtins(value)
@@ -76,7 +82,7 @@ def in_document(value: Any, section: Any) -> Any:
             for key, one in value.items()
         }
     if isinstance(value, list | tuple):
-        return [in_document(one, section) for one in value]
+        return [one if isinstance(one, str) else in_document(one, section) for one in value]
     return value
 
 
@@ -88,6 +94,19 @@ def _names(section: Section) -> dict[str, str]:
 
 def _field_type(section: Section, name: str) -> Any:
     return next((f.type for f in msgspec.structs.fields(section) if name in (f.name, f.encode_name)), None)
+
+
+def _is_names(kind: Any) -> bool:
+    """Whether a setting's type is a list of texts, or that and nothing."""
+    if get_origin(kind) is Annotated:
+        return _is_names(get_args(kind)[0])
+    parts = [part for part in get_args(kind) if part is not type(None)]
+    if get_origin(kind) in (UnionType, Union):
+        return len(parts) == 1 and _is_names(parts[0])
+    if get_origin(kind) not in (tuple, list) or not parts:
+        return False
+    first = get_args(parts[0])[0] if get_origin(parts[0]) is Annotated else parts[0]
+    return first is str
 
 
 def _structs_in(kind: Any) -> list[Section]:

@@ -28,7 +28,7 @@ from bagpipe.data.transform import Transform as Kept
 from bagpipe.data.transform import load_transform
 from bagpipe.errors import DataError
 from bagpipe.interactive.document import compose
-from bagpipe.interactive.frames import is_path, write_frame
+from bagpipe.interactive.frames import is_path, naming_frames, write_frame
 from bagpipe.interactive.user_model import NamedModel
 
 
@@ -166,4 +166,6 @@ def _as_path(rows: Any) -> Iterator[Any]:
         yield [str(one) for one in rows] if isinstance(rows, list | tuple) else str(rows)
         return
     with tempfile.TemporaryDirectory(prefix="bagpipe-rows-") as folder:
-        yield str(write_frame(rows, Path(folder) / "rows", "rows").folder)
+        written = write_frame(rows, Path(folder) / "rows", "rows").folder
+        with naming_frames({written: "the frame"}):
+            yield str(written)

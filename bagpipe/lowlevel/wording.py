@@ -1,6 +1,25 @@
-"""How a number of things is written in a message."""
+"""How numbers of things, and names that are not there, are written in a message."""
+
+import difflib
+from collections.abc import Sequence
+
+LISTED = 12
+"""Names that a message lists."""
 
 
 def counted(number: int, noun: str) -> str:
     """`1 step`, `2,048 steps`; for nouns whose plural ends in s."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a, b, c`; of many names the first twelve, and how many more there are."""
+    more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def no_column(name: str, where: str, there: Sequence[str]) -> str:
+    """`'itme' is no column of log.csv; did you mean 'item'?`; where no name is near, the names that are there."""
+    near = difflib.get_close_matches(name, there, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {listed(there)}"
+    return f"{name!r} is no column of {where}; {hint}"

@@ -87,14 +87,15 @@ class ExportedModel:
             return self.source.block(rows, "rows", 1)
         return self.source.block(_table_of(rows, self.source.names), "rows", 1)
 
-    def score_file(self, path: str, keep: Sequence[str] = ()) -> Iterator[pa.Table]:
+    def score_file(self, path: str, keep: str | Sequence[str] = ()) -> Iterator[pa.Table]:
         """The scores of a file or folder of raw rows, batch by batch in memory that does not grow: file, row, the
-        columns `keep`, and a score of each label.
+        columns `keep` (a text is one column), and a score of each label.
 
         Raises:
             DataError: the data cannot be read, or a row is malformed.
         """
-        for block in batches_of(self.blocks(path, tuple(keep)), self.batch_size):
+        keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        for block in batches_of(self.blocks(path, keep), self.batch_size):
             columns: dict[str, Any] = {"file": pa.array(block.file), "row": pa.array(block.rows_B)}
             if block.kept is not None:
                 columns |= {name: block.kept.column(name) for name in keep}

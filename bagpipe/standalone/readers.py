@@ -17,6 +17,7 @@ from pyarrow import csv
 
 from bagpipe.data.dialect import HEAD_BYTES, Narrowed, dialect_of
 from bagpipe.errors import DataError
+from bagpipe.lowlevel.wording import no_column
 
 BLOCK_BYTES = 4 << 20
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
@@ -125,6 +126,7 @@ def lines_of(file: str) -> Iterator[list[bytes]]:
 def _csv(file: str, names: Sequence[str], *, tabs: bool) -> Iterator[pa.Table]:
     with open_bytes(file) as stream:
         dialect = dialect_of(stream.read(HEAD_BYTES), tabs=tabs)
+    _check(file, dialect.names, names)
     parse = csv.ParseOptions(delimiter=dialect.delimiter, quote_char=dialect.quote, newlines_in_values=True)
     convert = csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()),
@@ -147,8 +149,10 @@ def _csv(file: str, names: Sequence[str], *, tabs: bool) -> Iterator[pa.Table]:
 
 
 def _json(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
-    for lines in lines_of(file):
+    for number, lines in enumerate(lines_of(file)):
         table = pajson.read_json(pa.BufferReader(b"\n".join(lines)))
+        if not number:  # A key that none of the first lines has is no column of the file.
+            _check(file, table.column_names, names)
         for name in names:
             if name not in table.column_names:
                 table = table.append_column(name, pa.nulls(table.num_rows))
@@ -157,19 +161,19 @@ def _json(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
 
 def _parquet(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
     with pq.ParquetFile(Path(file)) as parquet:
-        _check(file, parquet.schema_arrow, names)
+        _check(file, parquet.schema_arrow.names, names)
         for index in range(parquet.metadata.num_row_groups):
             yield parquet.read_row_group(index, columns=list(names), use_threads=False).select(list(names))
 
 
 def _arrow(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
     with pa.memory_map(file) as mapped, pa.ipc.open_file(mapped) as reader:
-        _check(file, reader.schema, names)
+        _check(file, reader.schema.names, names)
         for index in range(reader.num_record_batches):
             yield pa.Table.from_batches([reader.get_batch(index)]).select(list(names))
 
 
-def _check(file: str, schema: pa.Schema, names: Sequence[str]) -> None:
+def _check(file: str, there: Sequence[str], names: Sequence[str]) -> None:
     for name in names:
-        if name not in schema.names:
-            raise DataError(f"{file}: there is no column {name}; it has {', '.join(schema.names[:8])}")
+        if name not in there:
+            raise DataError(no_column(name, file, there))

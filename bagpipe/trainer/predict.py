@@ -6,7 +6,6 @@ scored in batches of the job's size, whatever pieces the files are read in, so t
 last digit. Memory holds some pieces of the files and one batch.
 """
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from bagpipe.data.raw import RawBlock, RawSource
 from bagpipe.data.transform import Transform
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import replacing_file
+from bagpipe.lowlevel.wording import no_column
 from bagpipe.trainer.scorer import Scorer
 
 Floats64 = npt.NDArray[np.float64]
@@ -47,7 +47,15 @@ class Predicted:
     columns: tuple[str, ...]
 
 
-def predict(directory: Path, path: str, out: Path, *, keep: Sequence[str] = (), file_format: str = "auto") -> Predicted:
+def predict(
+    directory: Path,
+    path: str,
+    out: Path,
+    *,
+    keep: Sequence[str] = (),
+    file_format: str = "auto",
+    keep_option: str = "--keep",
+) -> Predicted:
     """Score raw rows and write one row of Parquet for each: where it was, the kept columns, a score for each label.
 
     Args:
@@ -55,6 +63,7 @@ def predict(directory: Path, path: str, out: Path, *, keep: Sequence[str] = (), 
         path: as `data.path`; labels need not be there where `data.columns` describe the data.
         keep: columns of the input that are written beside the scores.
         file_format: as `data.format`.
+        keep_option: what messages call `keep`.
 
     Raises:
         CheckpointError: the checkpoint keeps no transform, or is damaged.
@@ -62,7 +71,7 @@ def predict(directory: Path, path: str, out: Path, *, keep: Sequence[str] = (), 
         UserCodeError: the model raised.
         StorageError: the output cannot be written; an older file of that name is as it was.
     """
-    scores = CheckpointScores(directory, path, keep=keep, file_format=file_format)
+    scores = CheckpointScores(directory, path, keep=keep, file_format=file_format, keep_option=keep_option)
     rows = write_scores(scores.tables(), out)
     return Predicted(rows, scores.bad_lines, scores.columns)
 
@@ -99,7 +108,9 @@ class CheckpointScores:
     path: str
     keep: Sequence[str] = ()
     file_format: str = "auto"
-    columns: tuple[str, ...] = ()
+    keep_option: str = "--keep"
+    """What messages call `keep`."""
+    columns: tuple[str, ...] = field(default=(), init=False)
     bad_lines: int = field(default=0, init=False)
     _loss: LossKind | None = field(init=False)
     _scorer: Scorer = field(init=False)
@@ -114,7 +125,9 @@ class CheckpointScores:
                 f"{self.directory}: written before transforms were kept; resume the run to get a new checkpoint"
             )
         self.columns = tuple(f"score_{name}" for name in kept.transform.label_names)
-        self._raw = _open(checkpoint.manifest.spec, self.path, self.file_format, kept.transform, tuple(self.keep))
+        self._raw = _open(
+            checkpoint.manifest.spec, self.path, self.file_format, kept.transform, tuple(self.keep), self.keep_option
+        )
         self._loss = loss_kind(checkpoint.manifest.spec.model)
         self._scorer = Scorer(checkpoint, kept.transform)
         self._encoder = kept.transform.encoder(self._raw.schema, self._scorer.layout)
@@ -167,7 +180,9 @@ def _batches(pieces: Iterator[tuple[Examples, pa.Table]], size: int) -> Iterator
         yield concatenate(examples), pa.concat_tables(tables, promote_options="permissive")
 
 
-def _open(spec: JobSpec, path: str, file_format: str, transform: Transform, keep: tuple[str, ...]) -> RawSource:
+def _open(
+    spec: JobSpec, path: str, file_format: str, transform: Transform, keep: tuple[str, ...], option: str
+) -> RawSource:
     files = find_files(path)
     if file_format == "auto" and transform.info.source not in ("columns", "parquet", "synthetic"):
         file_format = transform.info.source
@@ -186,18 +201,16 @@ def _open(spec: JobSpec, path: str, file_format: str, transform: Transform, keep
     if not keep:
         return raw
     if not isinstance(raw, ColumnSource):
-        raise ConfigError("--keep: this format has no columns of its own; rows are named by file and number")
+        raise ConfigError(f"{option}: this format has no columns of its own; rows are named by file and number")
     first = next(file for file in files if file.size)
-    _check_kept(keep, first.name, table_schema(first, table_format(first, data.format)).names)
+    _check_kept(keep, first.name, table_schema(first, table_format(first, data.format)).names, option)
     return raw.with_extra(keep)
 
 
-def _check_kept(keep: Sequence[str], file: str, names: Sequence[str]) -> None:
+def _check_kept(keep: Sequence[str], file: str, names: Sequence[str], option: str) -> None:
     for name in keep:
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its columns are {', '.join(names[:12])}"
-            raise ConfigError(f"--keep: {file} has no column {name!r}; {hint}")
+            raise ConfigError(f"{option}: {no_column(name, file, names)}")
 
 
 def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:

@@ -83,7 +83,7 @@ def test_evaluation_of_rows(run: Run) -> None:
     last = rows().slice(1600)
     assert run.evaluate(last) == run.summary["evaluation"]
     assert run.evaluate(last.to_pylist()[:150])["examples"] == 150
-    with pytest.raises(ConfigError, match="'item' is no column of"):
+    with pytest.raises(ConfigError, match="'item' is no column of the frame; it has "):
         run.evaluate(last.drop_columns(["item"]))
 
 
@@ -220,7 +220,7 @@ def test_ctrl_c_stops_at_a_checkpoint(tmp_path: Path) -> None:
         (
             {"columns": {**COLUMNS, "sparse": ["usr", "item"]}},
             ConfigError,
-            "'usr' is no column of .*did you mean 'user'",
+            "'usr' is no column of the frame; did you mean 'user'",
         ),
         ({"model": "dlrn"}, ConfigError, "did you mean 'dlrm'"),
         ({"data": rows().set_column(4, "click", pa.array([2] * 2000))}, DataError, "row 1: column click: .*0 or 1"),

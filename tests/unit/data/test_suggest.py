@@ -111,8 +111,33 @@ def test_a_label_that_cannot_be_guessed_is_asked_for(tmp_path):
     path.write_text("user,item\n" + "".join(f"u{i % 9},i{i % 7}\n" for i in range(200)))
     with pytest.raises(ConfigError, match=r"no column looks like a label .*--label COLUMN \(user, item\)"):
         suggest_job(str(path))
-    with pytest.raises(ConfigError, match=r"--label clicks: no column of .*; it has user, item"):
+    with pytest.raises(ConfigError, match=r"--label 'clicks' is no column of .*; it has user, item"):
         suggest_job(str(path), label="clicks")
+    with pytest.raises(ConfigError, match=r"^label='itme' is no column of .*; did you mean 'item'\?$"):
+        suggest_job(str(path), label="itme", python=True)
+
+
+def test_a_second_column_that_looks_like_a_label_is_told(tmp_path: Path) -> None:
+    """In a note and in the job, which says which label was chosen; columns are counted in grammar."""
+    path = tmp_path / "log.csv"
+    rows = "".join(f"u{i % 9},{i % 2},{i % 3 % 2},1\n" for i in range(200))
+    path.write_text("user,bought,returned,constant\n" + rows)
+    found = suggest_job(str(path))
+    assert (
+        "label: bought, which is a guess; --label names another; look like labels too: returned; what is not known "
+        "before the prediction belongs under labels or ignore"
+    ) in found.notes
+    assert "        # look like labels too: returned; a second label is one more line here\n" in found.text
+    assert "ignored: 1 column, see the comments" in found.notes
+    parse_job(found.text, "job.yaml")
+
+
+def test_messages_say_how_many_columns_they_do_not_list(tmp_path: Path) -> None:
+    """Twelve names, and the number of the others."""
+    path = tmp_path / "log.csv"
+    path.write_text(",".join(f"c{i}" for i in range(20)) + "\n" + ",".join("1" * 20) + "\n")
+    with pytest.raises(ConfigError, match=r"it has c0, .*, c11 and 8 more$"):
+        suggest_job(str(path), label="nothing like it")
 
 
 def test_what_init_says_of_a_label_of_words_can_be_used(tmp_path):

@@ -17,14 +17,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from export_cases import ab_columns, ab_csv, ab_tables, cases, data_of
+from pyarrow.csv import read_csv
 
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.columns import DenseColumn, SparseColumn
 from bagpipe.config.model import MODEL_SETTINGS
-from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, StorageError
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, ExitCode, StorageError
 from bagpipe.export.predict import predict as predict_any
 from bagpipe.export.tables import load_tables
 from bagpipe.export.write import export_model, load_export
+from bagpipe.interactive.run import Run
 from bagpipe.rows.initial import initial_rows, row_scale
 from bagpipe.standalone import column_settings, plain_kernels
 from bagpipe.standalone import embeddings as alone
@@ -94,12 +96,33 @@ def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path],
         done = predict_any(where, data_of(folder, "own"), tmp_path / out, keep=("user",))
         assert (done.rows, done.columns) == (300, ("score_clicked", "score_bought"))
     assert scores_of(tmp_path / "a") == scores_of(tmp_path / "b")
-    (tmp_path / "other.csv").write_text("clicked,price\n1,2\n")
-    with pytest.raises(BagpipeError, match="age"):
-        predict_any(tmp_path / "own", str(tmp_path / "other.csv"), tmp_path / "c")
-    with pytest.raises(ConfigError, match=r"--keep: .* has no column 'usr'; did you mean 'user'\?"):
+    one = next(load_export(tmp_path / "own").score_file(data_of(folder, "own"), keep="user"))
+    assert one.column_names == ["file", "row", "user", "score_clicked", "score_bought"]
+    lines = Path(data_of(folder, "own")).read_text().splitlines()
+    (tmp_path / "other.csv").write_text("\n".join([lines[0].replace("price", "prise"), *lines[1:]]))
+    said = []
+    for where in (checkpoints["own"], tmp_path / "own"):
+        with pytest.raises(BagpipeError, match=r"^'price' is no column of .*other.csv; did you mean 'prise'\?$") as no:
+            predict_any(where, str(tmp_path / "other.csv"), tmp_path / "c")
+        said.append((str(no.value), no.value.exit_code))
+    assert said[0] == said[1]
+    assert said[0][1] == ExitCode.BAD_DATA
+    with pytest.raises(ConfigError, match=r"--keep: 'usr' is no column of .*own.csv; did you mean 'user'\?"):
         predict_any(checkpoints["own"], data_of(folder, "own"), tmp_path / "c", keep=("usr",))
     assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", ".c.tmp")]
+
+
+def test_from_python_a_frame_is_called_so_and_one_column_is_no_list_of_letters(
+    folder: Path, checkpoints: dict[str, Path]
+) -> None:
+    """`keep="user"` keeps that column; messages name the argument and the frame, and no temporary file."""
+    run, frame = Run(checkpoints["own"].parents[1]), read_csv(data_of(folder, "own"))
+    kept = run.predict(frame, keep="user")
+    assert kept.column("user").to_pylist() == frame.column("user").to_pylist()
+    with pytest.raises(ConfigError, match=r"^keep: 'usr' is no column of the frame; did you mean 'user'\?$"):
+        run.predict(frame, keep="usr")
+    with pytest.raises(DataError, match=r"^'price' is no column of the frame; it has "):
+        run.predict(frame.drop_columns(["price"]))
 
 
 def test_rows_as_dicts_have_the_scores_of_the_file(folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:

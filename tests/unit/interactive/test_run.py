@@ -1,8 +1,11 @@
 """What a run's metrics show of its evaluations."""
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from bagpipe.errors import ExitCode
 from bagpipe.interactive.cluster import ClusterRun
@@ -61,3 +64,11 @@ def test_stopped_is_who_was_asked_to_stop(tmp_path: Path) -> None:
     for stopped in (True, False):
         (tmp_path / "summary.json").write_text(json.dumps({"steps": 3, "stopped": stopped}))
         assert Run(tmp_path).stopped is stopped
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pandas") is None, reason="pandas is optional, and not installed")
+def test_a_run_without_a_record_has_the_columns_and_no_row() -> None:
+    """So that a program that plots them need not ask first."""
+    found = Logged(["joined"]).metrics()
+    assert len(found) == 0
+    assert list(found.columns) == ["time", "step", "total_steps", "loss", "examples_per_second", "cache_hit_rate"]

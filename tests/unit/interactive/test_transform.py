@@ -12,8 +12,8 @@ import bagpipe
 from bagpipe.config.document import EmbeddingConfig
 from bagpipe.config.load import job_from
 from bagpipe.data.dataset import open_dataset
-from bagpipe.errors import BagpipeError, CheckpointError
-from bagpipe.interactive.settings import columns_section
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError
+from bagpipe.interactive.settings import columns_section, spec_of
 
 COLUMNS: dict[str, Any] = {
     "labels": [{"name": "liked", "rule": "stars >= 4"}],
@@ -66,12 +66,27 @@ def test_what_it_makes_of_the_training_rows_is_what_batches_hold(tmp_path: Path,
             assert [part.tolist() for part in np.split(feature.rows, cuts)] == theirs[name]
 
 
+def test_a_wrong_label_of_a_frame_is_told_in_words_of_python() -> None:
+    """The argument and the frame are named, not an option and a temporary file."""
+    with pytest.raises(ConfigError, match=r"^label='star' is no column of the frame; did you mean 'stars'\?$"):
+        bagpipe.Transform.fit(rows(), label="star")
+
+
+def test_one_name_is_a_list_of_one_wherever_names_are_due() -> None:
+    """In every setting whose type is a list of texts; where a text is a value of its own, it stays one."""
+    found = columns_section({"labels": "click", "sparse": "user", "ignore": "row_key"})
+    assert found == {"labels": [{"name": "click"}], "sparse": [{"name": "user"}], "ignore": ["row_key"]}
+    spec = spec_of({"model": {"name": "din", "target_features": "item", "history_features": ["history"]}})
+    assert spec["model"] == {"name": "din", "targetFeatures": ["item"], "historyFeatures": ["history"]}
+    assert spec_of({"data": {"path": "log.csv"}})["data"]["path"] == "log.csv"
+
+
 def test_rows_without_labels_and_other_rows(tmp_path: Path) -> None:
     """Labels need not be there; a column that is missing is named; a folder without a transform is none."""
     transform = bagpipe.Transform.fit(rows(), COLUMNS)
     assert transform.encode(rows().drop_columns(["stars"])).labels is None
     assert transform.tables["item"] == 10
-    with pytest.raises(BagpipeError, match="'user' is no column"):
+    with pytest.raises(BagpipeError, match=r"^'user' is no column of the frame; it has "):
         transform.encode(rows().drop_columns(["user"]))
     with pytest.raises(CheckpointError, match="the transform of the data is missing"):
         bagpipe.Transform.load(tmp_path)
