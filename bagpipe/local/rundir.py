@@ -21,10 +21,11 @@ from typing import Any, Self
 
 from bagpipe.checkpoint.best import kept_best
 from bagpipe.checkpoint.manifest import changed_field
-from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, prune
-from bagpipe.config.document import CheckpointConfig, Job
+from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, open_checkpoint, prune
+from bagpipe.config.document import CheckpointConfig, Job, JobSpec
 from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import CheckpointError, ConfigError, StorageError
+from bagpipe.local.lengths import check_length, with_settled
 from bagpipe.local.process import TRACEBACK
 from bagpipe.local.user_modules import NOTED, note_folders
 from bagpipe.lowlevel.atomic_files import DRAFTS, make_folder, write_whole
@@ -191,7 +192,11 @@ class RunDir:
             ConfigError: names the setting that changed.
         """
         before = load_job(self.job_file)
-        changed = changed_field(before.spec, job.spec)
+        trained = self._trained_spec(job)
+        if trained is None:
+            changed = changed_field(before.spec, job.spec)
+        else:
+            changed = changed_field(with_settled(before.spec, trained), with_settled(job.spec, trained))
         if before.metadata.name != job.metadata.name:
             changed = "metadata.name"
         if changed:
@@ -199,6 +204,17 @@ class RunDir:
                 f"{changed}: differs from the run in {self.path}, and a resumed run must end as if never interrupted; "
                 "put it back, or start a fresh run in another --run-dir"
             )
+        if trained is not None:
+            check_length(before.spec, job.spec, trained)
+
+    def _trained_spec(self, job: Job) -> JobSpec | None:
+        """The job that the newest checkpoint keeps; None: there is none, or it is damaged, which is told later."""
+        newest = newest_complete(self.checkpoints(job))
+        if newest is None:
+            return None
+        with suppress(CheckpointError):
+            return open_checkpoint(newest).manifest.spec
+        return None
 
     def next_attempt(self) -> int:
         """A number that no earlier attempt in this directory had."""
