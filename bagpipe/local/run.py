@@ -102,7 +102,7 @@ def resume_run(
         summary = _finished(job, directory, checkpoint)
         if summary is not None and not new_data:
             view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")
-            return RunResult(directory.path, Outcome(ExitCode.DONE, attempts=0, seconds=0.0), summary)
+            return RunResult(directory.path, Outcome(ExitCode.DONE, 0, 0.0), {**summary, "attempts": 0})
         check_model_source(job.spec.model)
         directory.begin(job)
         return _supervise(job, directory, checkpoint, view, build)

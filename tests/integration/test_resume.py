@@ -199,6 +199,7 @@ def test_nothing_is_left_to_train(job: Path, uninterrupted: dict[str, object]) -
         done.returncode == 0
         and f"nothing left to train: the run in {run_dir} is finished at step {STEPS}" in done.stdout
     )
+    assert "examples/s" not in done.stdout
     fewer = subprocess.run([*again, "--set", "steps=4"], capture_output=True, text=True, check=False)
     assert fewer.returncode == 78
     assert fewer.stderr.startswith(f"error: spec.steps: 4, but the run in {run_dir} has trained {STEPS} steps already")

@@ -107,6 +107,14 @@ def test_closing_lines() -> None:
         assert part in text
 
 
+def test_closing_lines_of_a_run_that_was_finished_before() -> None:
+    """Seconds and speed of an earlier call are not told as if they were this one's."""
+    text = "\n".join(closing_lines({**SUMMARY, "attempts": 0}, Path("runs/demo")))
+    assert "trained to step 176 by an earlier call" in text
+    assert "57.0 s" not in text
+    assert "examples/s" not in text
+
+
 def test_closing_lines_of_a_stopped_run() -> None:
     """A stopped run has no evaluation, and says how to go on."""
     lines = closing_lines({**SUMMARY, "stopped": True, "evaluation": None}, Path("runs/demo"))
