@@ -17,7 +17,8 @@ _seconds: float | None = None
 
 def tell_of_crashes() -> None:
     """A signal that ends this process, as of a segmentation fault, leaves every thread's stack in its log."""
-    faulthandler.enable(file=sys.stderr)
+    if (log := _log()) is not None:
+        faulthandler.enable(file=log)
 
 
 def watch_start(seconds: float) -> None:
@@ -29,8 +30,8 @@ def watch_start(seconds: float) -> None:
 
 def start_goes_on() -> None:
     """A part of the start is done, and the next has as long. Nothing, in a process that is not watched."""
-    if _seconds is not None:
-        faulthandler.dump_traceback_later(SHARE * _seconds, file=sys.stderr)
+    if _seconds is not None and (log := _log()) is not None:
+        faulthandler.dump_traceback_later(SHARE * _seconds, file=log)
 
 
 def started() -> None:
@@ -39,3 +40,11 @@ def started() -> None:
     if _seconds is not None:
         faulthandler.cancel_dump_traceback_later()
         _seconds = None
+
+
+def _log() -> int | None:
+    """The descriptor of standard error; None where that is closed, or no file, as within another program."""
+    try:
+        return None if sys.stderr is None else sys.stderr.fileno()
+    except (OSError, ValueError):
+        return None

@@ -58,8 +58,10 @@ def test_it_is_refused_with_nothing_begun(
         told = capsys.readouterr().err.strip()
     else:
         given: dict[str, Any] = {"model": entrypoint, "model_args": args, "run_dir": "out", "progress": False}
-        with pytest.raises(BagpipeError) as refused:
-            getattr(bagpipe, how)(data={"format": "synthetic", "synthetic": {"examples": 60}}, **given)
+        data = {"format": "synthetic", "synthetic": {"examples": 60}}
+        # A session begins with its `with`; whatever else begins has been refused before that.
+        with pytest.raises(BagpipeError) as refused, getattr(bagpipe, how)(data=data, **given):
+            pytest.fail("it has begun")
         assert refused.value.exit_code == 78
         told = str(refused.value)
     if (how, entrypoint) == ("local", "nowhere:Net"):
