@@ -142,10 +142,17 @@ def _prepare(out: Path) -> None:
 
 @contextmanager
 def signals_interrupt() -> Iterator[None]:
-    """SIGINT and SIGTERM become `Interrupted`, so that every `finally` on the way runs."""
+    """SIGINT and SIGTERM become `Interrupted`, so that every `finally` on the way runs.
+
+    Only the first one: another would break off what a `finally` has begun.
+    """
+    interrupted = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(f"stopped by {signal.Signals(number).name}")
+        nonlocal interrupted
+        if not interrupted:
+            interrupted = True
+            raise Interrupted(f"stopped by {signal.Signals(number).name}")
 
     with _handlers(interrupt):
         yield
