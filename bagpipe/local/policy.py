@@ -2,7 +2,7 @@
 
 | what ended | what follows |
 |---|---|
-| anything, with 78 or 65 | the run ends at once with that code: a retry cannot help |
+| anything, with 78 or 65 | the run ends at once with that code, the oracle's if it has one: a retry cannot help |
 | anything, with 70, and nothing was killed | the run ends with 70: an error of the software comes again every time |
 | a server, otherwise | it alone restarts on its files and its address; trainers retry; bounded |
 | the oracle, killed | it alone restarts and replays its plans; once every step is done, it lets the rest go; bounded |
@@ -123,9 +123,11 @@ Decision = Wait | RestartAlone | NewAttempt | End
 def decide(observed: Observed, limits: Limits) -> Decision:
     """The next thing to do."""
     failed = [e for e in observed.ended if not _orderly(e, observed)]
-    for code in HOPELESS:
-        if (hopeless := next((end for end in failed if end.code == code), None)) is not None:
-            return End(code, hopeless)
+    # The oracle judges job and data. Once it is gone, another run may listen at its address, and refuse whoever still
+    # looks for it there.
+    if hopeless := [end for end in failed if end.code in HOPELESS]:
+        end = min(hopeless, key=lambda end: (end.role.kind != "oracle", HOPELESS.index(end.code)))
+        return End(end.code, end)
     if _work_is_over(observed):
         return _leave(observed, limits)
     for end in failed:

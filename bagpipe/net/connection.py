@@ -24,6 +24,7 @@ COPIED_BYTES = 1 << 20
 """Frames up to this size are copied when they are sent. Without a copy, a thread of the interpreter must be woken to
 let go of each: at 0.5 MiB that costs more, and takes the processor from the one that computes."""
 
+_REFUSALS = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 KeptFrames = list[zmq.Frame]
 """An encoded message that can be sent more than once, to any number of peers, without another copy."""
 
@@ -96,6 +97,8 @@ class Connection(SocketEnd):
                 self._down_since = None
             elif event == zmq.EVENT_DISCONNECTED and self._down_since is None:
                 self._down_since = time.monotonic()
+            elif self._handshakes and event in _REFUSALS:
+                pass  # It has let us in before, so this is somebody else who listens where it was: it is gone.
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise ConfigError(
                     f"{self.peer} at {self.endpoint} refused our key or token; start every role with the job's own "

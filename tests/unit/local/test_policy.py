@@ -95,6 +95,11 @@ TABLE: list[tuple[str, Observed, Decision]] = [
     ("oracle fails to report", observe(*TRAINERS_DONE, (ORACLE, 75), quiet=SETTLED), NewAttempt(Ended(ORACLE, 75))),
     ("bad config", observe((TRAINER, 78)), End(78, Ended(TRAINER, 78))),
     ("bad data", observe((ORACLE, 65), (TRAINER, 65)), End(65, Ended(ORACLE, 65))),
+    (
+        "the oracle's word on the data, and a server that another run refused at the oracle's address",
+        observe((SERVER, 78), (ORACLE, 65)),
+        End(65, Ended(ORACLE, 65)),
+    ),
     ("bad config beats an earlier crash", observe((TRAINER, -9), (ORACLE, 78)), End(78, Ended(ORACLE, 78))),
     ("bad checkpoint at a server", observe((SERVER, 65)), End(65, Ended(SERVER, 65))),
     ("a trainer is killed", observe((TRAINER, -9)), NewAttempt(Ended(TRAINER, -9))),

@@ -229,7 +229,8 @@ def test_the_jobs_token_is_asked_for(monkeypatch: pytest.MonkeyPatch, token: str
     with Context(FAST) as ours:
         listener = admitting(ours, token=ours.token)
         monkeypatch.setenv(TOKEN_VARIABLE, token)
-        with Context(FAST) as theirs:
+        # Which end breaks off first is a race, anew with each attempt: the peer must not count as dead meanwhile.
+        with Context(TransportConfig(dead_peer_seconds=PATIENCE)) as theirs:
             wrong = theirs.connect(listener.endpoint, peer="server")
             wrong.send(HELLO)
             with pytest.raises(ConfigError, match=told):
@@ -241,6 +242,24 @@ def test_the_jobs_token_is_asked_for(monkeypatch: pytest.MonkeyPatch, token: str
         right.send(HELLO)
         (hello,) = received(listener, 1)
         assert isinstance(hello, Hello) and hello.token == "ours"
+
+
+def test_another_listener_at_a_peers_address_is_a_peer_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ports are used again: whoever was let in before and is refused now has lost its peer, not the wrong token."""
+    monkeypatch.setenv(TOKEN_VARIABLE, "ours")
+    with Context(FAST) as here:
+        with Context(FAST) as first:
+            listener = admitting(first, token=first.token)
+            address = listener.endpoint
+            connection = here.connect(address, peer="the oracle")
+            connection.send(HELLO)
+            received(listener, 1)
+        monkeypatch.setenv(TOKEN_VARIABLE, "another run's")
+        with Context(FAST) as second:
+            admitting(second, bind=address, token=second.token)
+            with pytest.raises(PeerLost, match="is gone"):
+                connection.receive(PATIENCE, waiting_for="an answer", step=None)
+            assert refusals(second) > 0
 
 
 def test_a_stranger_cannot_fill_a_listeners_memory(monkeypatch: pytest.MonkeyPatch, outside: zmq.Context) -> None:
