@@ -37,15 +37,14 @@ class Run:
 
     Args:
         path: the run directory.
+        stopped_at_once: it was asked to stop before its first step, so that there is no summary to say it.
 
     Raises:
         ConfigError: no run was started there.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._stopped_at_once = False
-        """Asked to stop before its first step, so that there is no summary to say it."""
+    def __init__(self, path: str | Path, *, stopped_at_once: bool = False) -> None:
+        self._path, self._stopped_at_once = Path(path), stopped_at_once
         if not (self._path / JOB_FILE).is_file() and newest_complete(checkpoints_of(self._path)) is None:
             raise ConfigError(
                 f"{path}: no {JOB_FILE} there and no checkpoint, so it is no run directory; give one that `fit`, `run` "
@@ -245,8 +244,7 @@ def ended(result: RunResult, *, progress: bool) -> Run:
         raise KeyboardInterrupt(outcome.error)
     if outcome.code not in (ExitCode.DONE, ExitCode.STOPPED):
         raise error_of(outcome.code)(outcome.error)
-    run = Run(result.run_dir)
-    run._stopped_at_once = outcome.code == ExitCode.STOPPED and result.summary is None  # noqa: SLF001  # its own class
+    run = Run(result.run_dir, stopped_at_once=outcome.code == ExitCode.STOPPED and result.summary is None)
     if progress:
         print(run, flush=True)
     return run
