@@ -32,7 +32,7 @@ demo: $(STAMP)  ## Train on generated click logs (or DATA=path/to/train.txt, a C
 
 test: $(STAMP)  ## Everything: checks, then every test that this machine can run
 	@$(MAKE) --no-print-directory -j2 lint types imports $(KERNELS)
-	@echo "running every test that this machine can run, about twenty minutes on two cores"
+	@echo "running every test that this machine can run, about a quarter of an hour on two cores"
 	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 -m "not e2e"
 
 lint: $(STAMP)  ## Style and formatting
