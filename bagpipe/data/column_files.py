@@ -9,10 +9,12 @@ import csv as python_csv
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.json as pajson
 from pyarrow import csv
@@ -38,9 +40,15 @@ class TablePiece:
     file: str
     first_row: int
     load: Callable[[], pa.Table]
-    """Pure; called from several threads."""
-    bad_lines: int = 0
+    """Pure; called from several threads. Without the malformed rows."""
+    bad_rows: tuple[int, ...] = ()
+    """Numbers of the malformed rows among them, rising."""
     first_bad: str | None = None
+
+    def row_numbers(self, count: int) -> npt.NDArray[np.int64]:
+        """The numbers in the file of the `count` rows that `load` gives."""
+        numbers = np.arange(self.first_row, self.first_row + count + len(self.bad_rows), dtype=np.int64)
+        return np.delete(numbers, np.array(self.bad_rows, np.int64) - self.first_row)
 
 
 def _already_read(table: pa.Table) -> Callable[[], pa.Table]:
@@ -152,7 +160,7 @@ def _with_hive(piece: TablePiece, constant: dict[str, str]) -> TablePiece:
             table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
         return table
 
-    return TablePiece(piece.file, piece.first_row, load, piece.bad_lines, piece.first_bad)
+    return replace(piece, load=load)
 
 
 @contextmanager
@@ -227,18 +235,22 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
         for batch in reader:
             if bad and not skip_bad:
                 raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip")
-            here, end = [], first + batch.num_rows
-            while bad and bad[0][0] < end:
-                here.append(bad.pop(0)[1])
-                end += 1
-            table = pa.Table.from_batches([batch])
-            yield TablePiece(file.name, first, _already_read(table), len(here), here[0] if here else None)
-            first = end
+            here: list[tuple[int, str]] = []
+            while bad and bad[0][0] < first + batch.num_rows + len(here):
+                here.append(bad.pop(0))
+            yield _with_bad(file.name, first, pa.Table.from_batches([batch]), here)
+            first += batch.num_rows + len(here)
         if bad:
             if not skip_bad:
                 raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip")
-            empty = reader.schema.empty_table()
-            yield TablePiece(file.name, first, lambda: empty, len(bad), bad[0][1])
+            yield _with_bad(file.name, first, reader.schema.empty_table(), bad)
+
+
+def _with_bad(file: str, first: int, table: pa.Table, bad: Sequence[tuple[int, str]]) -> TablePiece:
+    """A piece of a text file, of which some rows were malformed."""
+    return TablePiece(
+        file, first, _already_read(table), tuple(number for number, _ in bad), bad[0][1] if bad else None
+    )
 
 
 def _line_of(file: InputFile, text: str) -> int:
@@ -298,22 +310,21 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
     first = 1
     for block in text_blocks([file]):
         lines = [line for line in block.text.split(b"\n") if line.strip()]
-        note, bad = None, 0
+        bad: list[tuple[int, str]] = []
         try:
             table = pajson.read_json(pa.BufferReader(block.text), parse_options=options)
         except pa.ArrowInvalid as error:
             good = [line for line in lines if _is_json(line)]
-            bad = len(lines) - len(good)
+            why = f"expected a JSON record ({' '.join(str(error).split())})"
+            bad = [(n, f"{file.name}: row {n}: {why}") for n, line in enumerate(lines, first) if not _is_json(line)]
             if not bad:
                 _check_kinds(file.name, lines, first)
                 raise
-            row = first + next(i for i, line in enumerate(lines) if not _is_json(line))
-            note = f"{file.name}: row {row}: expected a JSON record ({' '.join(str(error).split())})"
             if not skip_bad:
-                raise DataError(f"{note}; fix the row or set data.onBadLine: skip") from error
+                raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip") from error
             text = pa.BufferReader(b"\n".join(good))
             table = pajson.read_json(text, parse_options=options) if good else wanted.empty_table()
-        yield TablePiece(file.name, first, _already_read(table), bad, note)
+        yield _with_bad(file.name, first, table, bad)
         first += len(lines)
 
 

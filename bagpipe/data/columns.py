@@ -101,9 +101,9 @@ class ColumnSource:
 
     def parse(self, piece: TablePiece) -> RawBlock:
         table = piece.load()
+        rows = piece.row_numbers(table.num_rows)
         if self.part not in (None, "training"):  # Malformed rows belong to no part; they are counted once.
-            piece = replace(piece, bad_lines=0, first_bad=None)
-        rows = np.arange(piece.first_row, piece.first_row + table.num_rows, dtype=np.int64)
+            piece = replace(piece, bad_rows=(), first_bad=None)
         if self.split is not None and self.part is not None:
             chosen = self.split.chosen(table, piece.file, self.part)
             table, rows = table.filter(pa.array(chosen)), rows[chosen]
@@ -117,7 +117,7 @@ class ColumnSource:
         good = ~problems.bad
         again = Problems(np.zeros(int(good.sum()), np.bool_))
         block = self._block(table.filter(pa.array(good)), piece, rows[good], again)
-        return replace(block, bad_lines=piece.bad_lines + int(problems.bad.sum()), first_bad=piece.first_bad or words)
+        return replace(block, bad_lines=len(piece.bad_rows) + int(problems.bad.sum()), first_bad=piece.first_bad or words)
 
     def _block(self, table: pa.Table, piece: TablePiece, rows: npt.NDArray[np.int64], problems: Problems) -> RawBlock:
         count, columns = table.num_rows, self.columns
@@ -133,7 +133,7 @@ class ColumnSource:
         lists = [sparse_cells(table, c, kind, problems) for c, kind in zip(columns.sparse, kinds, strict=True)]
         codes_N, lengths_BT, weights_N = side_by_side(lists, jagged=self.schema.jagged)
         return RawBlock(
-            labels_BL, dense_BF, codes_N, lengths_BT, piece.file, rows, piece.bad_lines, piece.first_bad,
+            labels_BL, dense_BF, codes_N, lengths_BT, piece.file, rows, len(piece.bad_rows), piece.first_bad,
             weight_cells(table, columns.weight, problems) if self.schema.weighted else None,
             group_cells(table, columns.group, piece.file) if self.schema.grouped else None,
             weights_N,
@@ -213,21 +213,22 @@ def check_columns(
     """Every wanted column is there once, and every column that is there is spoken of (if any are).
 
     Args:
-        trained: a model was trained on these columns, so that a file without one of them is wrong, and not the job.
+        trained: a model was trained on these columns, so that a file without one of them is wrong, and not the job;
+            columns that the model does not know are passed over.
 
     Raises:
         ConfigError: names the column and the nearest one that is there.
-        DataError: the same, of a model's data.
+        DataError: the same, of a model's data; or the file has a column twice.
     """
     there, counts = schema.names, Counter(schema.names)
     for name in names:
         count = counts[name]
         if count > 1:
-            raise ConfigError(f"{file}: column {name} is there {count} times; give each column a name of its own")
+            raise DataError(f"{file}: column {name} is there {count} times; give each column a name of its own")
         if not count:
             missing = no_column(name, file, there)
             raise DataError(missing) if trained else ConfigError(f"data.columns: {missing}")
-    if spoken_of and "*" not in spoken_of:
+    if spoken_of and "*" not in spoken_of and not trained:
         known = set(spoken_of)
         strange = [name for name in there if name not in known]
         if strange:

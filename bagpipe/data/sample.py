@@ -16,7 +16,7 @@ from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
 from bagpipe.data.column_values import is_list, is_text, numbers_of, plain
 from bagpipe.data.files import InputFile
 from bagpipe.data.split import moments_of
-from bagpipe.errors import ConfigError, DataError
+from bagpipe.errors import DataError
 
 SAMPLE_ROWS = 200_000
 PIECES = 50
@@ -107,13 +107,12 @@ def look_at(file: InputFile, kind: TableFormat) -> list[Column]:
     """The columns of the first rows of a file.
 
     Raises:
-        ConfigError: two columns have one name.
-        DataError: no row can be read.
+        DataError: two columns have one name, or no row can be read.
     """
     schema = table_schema(file, kind)
     twice = next((n for n in schema.names if schema.names.count(n) > 1), None)
     if twice is not None:
-        raise ConfigError(f"{file.name}: column {twice} is there twice; give each column a name of its own")
+        raise DataError(f"{file.name}: column {twice} is there twice; give each column a name of its own")
     parts, rows, first_bad = [], 0, None
     for piece in islice(table_pieces(file, kind, schema.names, schema, skip_bad=True), PIECES):
         parts.append(piece.load())

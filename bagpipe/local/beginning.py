@@ -62,12 +62,15 @@ def _schedules(spec: JobSpec) -> Iterator[tuple[str, Schedule]]:
             yield f"spec.embedding.overrides[{number}].optimizer.schedule", override.optimizer.schedule
 
 
-def check_header(data: DataConfig) -> None:
+def check_header(data: DataConfig, *, trained: bool = False) -> None:
     """Refuse columns that the first file of a part does not have.
+
+    Args:
+        trained: a model was trained on these columns, so that a file without one of them is wrong, and not the job.
 
     Raises:
         ConfigError: names the column, the file and the nearest column that is there.
-        DataError: a path does not exist, or its first file is no table.
+        DataError: a path does not exist, or its first file is no table; where a model was trained, also the former.
     """
     if data.format == "synthetic" or data.columns is None:
         return
@@ -80,7 +83,7 @@ def check_header(data: DataConfig) -> None:
         schema = table_schema(first, table_format(first, data.format))
         by_time = [data.columns.time] if data.split_by == "time" and data.columns.time else []
         names = [*wanted_columns(data.columns, labelled=True), *by_time]
-        check_columns(first.name, schema, names, all_columns(data.columns))
+        check_columns(first.name, schema, names, all_columns(data.columns), trained=trained)
 
 
 def _remote(paths: Paths) -> bool:

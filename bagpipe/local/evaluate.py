@@ -34,11 +34,12 @@ def evaluate_checkpoint(
     Raises:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: the job, as overridden, has no test part.
+        DataError: the data cannot be read, or lacks a column that the model was trained on.
         BagpipeError: a role failed; of the kind that its exit code says.
     """
     job = _job_of(checkpoint, overrides)
     check_model_source(job.spec.model)
-    check_header(job.spec.data)
+    check_header(job.spec.data, trained=True)
     if line := rows_trained_on(checkpoint, job.spec.data):
         warn(line)
     notes: list[str] = []

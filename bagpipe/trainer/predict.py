@@ -156,7 +156,7 @@ class CheckpointScores:
         columns: dict[str, Any] = {"file": pa.array([block.file] * len(block), pa.string()), "row": block.lines_B}
         if self.keep:
             table = piece.load()
-            chosen = pa.array(block.lines_B - piece.first_row)
+            chosen = pa.array(np.searchsorted(piece.row_numbers(table.num_rows), block.lines_B))
             columns |= {name: table.column(name).take(chosen) for name in self.keep}
         return pa.table(columns)
 

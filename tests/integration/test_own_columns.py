@@ -39,14 +39,16 @@ def write(path: Path, names: list[str], lines: list[list[str]]) -> None:
 
 
 def test_from_a_table_that_nobody_described_to_scores(tmp_path: Path) -> None:
-    """`init`, `run`, `evaluate` on other rows, `predict` on the same rows without labels and in another order of
-    columns: the scores give the evaluated AUC and log loss, and each has its row beside it.
+    """`init`, `run`, `evaluate` on other rows, `predict` on the same rows without labels, in another order of
+    columns and with a new one: the scores give the evaluated AUC and log loss, and each has its row beside it. Rows
+    that lack a column are neither evaluated nor scored.
     """
     names = ["user_id", "item_id", "price", "time", "clicked"]
     write(tmp_path / "train.csv", names, rows(900, seed=1))
     other = rows(300, seed=2)
     write(tmp_path / "other.csv", names, other)
-    write(tmp_path / "unlabelled.csv", names[3::-1], [line[3::-1] for line in other])
+    write(tmp_path / "unlabelled.csv", [*names[3::-1], "new"], [[*line[3::-1], "x"] for line in other])
+    write(tmp_path / "lacking.csv", names[1:], [line[1:] for line in other])
     assert bagpipe(tmp_path, "init", "train.csv")[0] == 0
     assert bagpipe(tmp_path, "init", "train.csv")[0] == 78, "an existing job is not replaced"
     code, _, err = bagpipe(tmp_path, "run", "job.yaml", "--run-dir", "run", "--set", "epochs=2")
@@ -67,3 +69,7 @@ def test_from_a_table_that_nobody_described_to_scores(tmp_path: Path) -> None:
     assert told["examples"] == 300
     assert (figures.auc, figures.log_loss) == pytest.approx((told["auc"], told["logLoss"]), rel=1e-9)
     assert bagpipe(tmp_path, "predict", "run", "--data", "other.csv", "--out", "scores.parquet")[0] == 78
+    for command in (["evaluate", "run", "--set", "data.path=lacking.csv"],
+                    ["predict", "run", "--data", "lacking.csv", "--out", "new.parquet"]):  # fmt: skip
+        code, _, err = bagpipe(tmp_path, *command)
+        assert (code, "'user_id' is no column of" in err) == (65, True), err

@@ -62,7 +62,7 @@ BAD: dict[str, tuple[bytes, type[BagpipeError], str]] = {
     "no label": (with_row(6, ",i1,1"), DataError, "row 6: column y: expected a number for the label"),
     "a column twice": (
         csv([f"{line},1" for line in GOOD], f"{HEAD},item"),
-        ConfigError,
+        DataError,
         "log.csv: column item is there 2 times; give each column a name of its own",
     ),
     "a column that is not there": (

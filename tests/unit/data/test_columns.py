@@ -371,22 +371,30 @@ def test_bad_rows_can_be_skipped_and_are_counted(kind, tmp_path):
     assert "row 2" in str(dataset.report.first_bad)
 
 
-def test_malformed_rows_belong_to_the_piece_that_they_lie_in(tmp_path, monkeypatch):
-    """However far ahead the parser is: each row has its number, with and without a header."""
-    from bagpipe.data import column_files
-    from bagpipe.data.files import find_files
+@pytest.mark.parametrize("form", ["header", "no header", "empty lines", "json"])
+def test_malformed_rows_belong_to_their_piece_and_all_others_keep_their_numbers(form, tmp_path, monkeypatch):
+    """However far ahead the parser is: each row has its number in the file, in training, in messages and in scores."""
+    from bagpipe.data import column_files, files
 
     monkeypatch.setattr(column_files, "BLOCK_BYTES", 40)
-    for head in ("a,b\n", ""):
-        path = tmp_path / f"log{len(head)}.csv"
-        path.write_text(head + "".join("7\n" if row % 10 == 9 else f"{row},1\n" for row in range(1, 61)) + "7\n")
-        (file,) = find_files(str(path))
-        names = ["a", "b"] if head else ["f0", "f1"]
-        first = 1
-        for piece in column_files.table_pieces(file, "csv", names, pa.schema([]), skip_bad=True):
-            rows = piece.load().num_rows + piece.bad_lines
-            bad = [row for row in range(first, first + rows) if row % 10 == 9 or row == 61]
-            assert (piece.first_row, piece.bad_lines) == (first, len(bad))
-            assert piece.first_bad is None or f"log{len(head)}.csv: row {bad[0]}" in piece.first_bad
-            first += rows
-        assert first == 62
+    monkeypatch.setattr(files.text_blocks, "__defaults__", (40,))
+    bad = [*range(9, 61, 10), 61]
+    if form == "json":
+        lines = ["{oops" if row in bad else json.dumps({"a": str(row), "b": "1"}) for row in range(1, 62)]
+    else:
+        lines = ["7" if row in bad else f"{row},1" for row in range(1, 62)]
+    head = ["a,b"] if form in ("header", "empty lines") else []
+    path = tmp_path / "log"
+    path.write_text(("\n\n" if form == "empty lines" else "\n").join([*head, *lines, ""]))
+    (file,) = files.find_files(str(path))
+    names, kind = ["f0", "f1"] if form == "no header" else ["a", "b"], "jsonl" if form == "json" else "csv"
+    types, found, first = pa.schema([("a", pa.string()), ("b", pa.string())]), [], 1
+    for piece in column_files.table_pieces(file, kind, names, types, skip_bad=True):
+        table = piece.load()
+        numbers = piece.row_numbers(table.num_rows).tolist()
+        assert numbers == [int(text) for text in table.column(0).to_pylist()]
+        assert piece.first_row == first
+        assert piece.first_bad is None or f"log: row {piece.bad_rows[0]}" in piece.first_bad
+        found += piece.bad_rows
+        first += len(numbers) + len(piece.bad_rows)
+    assert (found, first) == (bad, 62)

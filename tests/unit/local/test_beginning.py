@@ -7,7 +7,8 @@ import pytest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.cli.main import run_command
 from bagpipe.config.load import load_job
-from bagpipe.errors import ConfigError
+from bagpipe.errors import ConfigError, DataError
+from bagpipe.local.beginning import check_header
 from bagpipe.local.evaluate import evaluate_checkpoint
 from bagpipe.testing.threads import run_in_threads
 
@@ -74,10 +75,15 @@ def test_a_sound_job_passes(folder: Path) -> None:
 
 
 def test_other_data_without_a_label_is_not_evaluated(folder: Path) -> None:
-    """`bagpipe evaluate` compares the header before it starts a role."""
+    """`bagpipe evaluate` compares the header before it starts a role. A model holds to its columns, so that data which
+    lacks one is wrong (exit code 65), and not the job; a column that the model does not know changes nothing.
+    """
     run = run_in_threads(load_job(folder / "job.yaml", ["steps=2"]), folder / "run").run_dir
     checkpoint = newest_complete(run / "checkpoints")
     assert checkpoint is not None
-    with pytest.raises(ConfigError, match=r"'liked' is no column of .*other\.csv") as refused:
+    with pytest.raises(DataError, match=r"'liked' is no column of .*other\.csv"):
         evaluate_checkpoint(checkpoint, ["data.path=other.csv"])
-    assert str(refused.value).startswith("data.columns: ")
+    (folder / "more.csv").write_text("note,liked,bought,user,when\nx,1,0,u1,4\ny,0,1,u2,5\n")
+    check_header(load_job(folder / "job.yaml", ["data.path=more.csv"]).spec.data, trained=True)
+    with pytest.raises(ConfigError, match="'note' that is not spoken of"):
+        check_header(load_job(folder / "job.yaml", ["data.path=more.csv"]).spec.data)
