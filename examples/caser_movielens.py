@@ -53,10 +53,7 @@ def examples(users: list[np.ndarray], num_items: int, passes: int, seed: int = 1
             user, start = windows[number]
             window = users[user][start : start + HISTORY + POSITIVES].tolist()
             negatives = draw.choice(unknown[user], NEGATIVES).tolist()
-            yield {
-                "label": [1] * POSITIVES + [0] * NEGATIVES,
-                "sparse": [[user], window[:HISTORY], window[HISTORY:] + negatives],
-            }
+            yield {"label": window[HISTORY:], "dense": negatives, "sparse": [[user], window[:HISTORY]]}
 
 
 def trained(items: np.ndarray) -> np.ndarray:

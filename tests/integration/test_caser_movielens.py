@@ -78,9 +78,10 @@ def run(*command: str) -> str:
 def batches(path: Path, size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     with path.open() as file:
         while part := [json.loads(line) for line in itertools.islice(file, size)]:
-            columns = [torch.tensor([x["sparse"][n] for x in part]) for n in range(3)]
-            labels = torch.tensor([x["label"] for x in part], dtype=torch.float)
-            yield columns[0].squeeze(1), columns[1], columns[2], labels
+            users, histories = (torch.tensor([x["sparse"][n] for x in part]) for n in range(2))
+            candidates = torch.tensor([x["label"] + x["dense"] for x in part])
+            labels = torch.tensor([[1.0] * len(x["label"]) + [0.0] * len(x["dense"]) for x in part])
+            yield users.squeeze(1), histories, candidates, labels
 
 
 def train_plain(path: Path) -> tuple[list[float], PlainCaser]:
