@@ -128,6 +128,9 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
         if dense.thousands and (dense.thousands == dense.decimal or dense.thousands in "0123456789+-eE"):
             where = f"spec.data.columns.dense[{index}].thousands"
             yield where, f"{dense.thousands!r} is a part of numbers with decimal: {dense.decimal!r}; name another sign"
+        if dense.unit and (not dense.unit.strip() or set(dense.unit) & set("0123456789+-.,")):
+            where = f"spec.data.columns.dense[{index}].unit"
+            yield where, f"{dense.unit!r}: expected a sign or a word without the signs of numbers, such as $ or kg"
     for index, sparse in enumerate(columns.sparse):
         where = f"spec.data.columns.sparse[{index}]"
         rising = sparse.boundaries

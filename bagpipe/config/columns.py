@@ -36,6 +36,9 @@ class DenseColumn(Section):
     missing: Annotated[tuple[str, ...], Meta(description="Texts that stand for a missing number, beside an empty cell, such as `NA` or `NULL`.")] = ()
     thousands: Annotated[str, Meta(max_length=1, description="Sign between groups of digits in text, `,` in 1,234. Empty: none.")] = ""
     decimal: Annotated[Literal[".", ","], Meta(description="Sign before the fraction in text.")] = "."
+    unit: Annotated[
+        str, Meta(max_length=20, description="What stands before or after each number in text, such as `$`, `%` or `kg`. It is dropped, so that 5% is 5. Empty: nothing.")
+    ] = ""
     fill: Annotated[bounds.Value, Meta(description="Instead of a missing value.")] = 0.0
     clip: Annotated[tuple[bounds.Value, ...], Meta(description="Two numbers, the least and the greatest value; what lies beyond becomes them. Empty: none.")] = ()
     log1p: Annotated[bool, Meta(description="log(1 + max(x, 0)): for counts and prices.")] = False

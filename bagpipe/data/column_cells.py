@@ -20,6 +20,7 @@ from bagpipe.data.transform import DenseStatistics
 LARGEST = float(np.finfo(np.float32).max)
 MARKS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "(null)", "None", "none", "\\N", "-", "?", ".")
 """What people write for a number that is missing."""
+_AMOUNT = re.compile(r"[+-]?\s*[^\d\s]{0,3}\s*[+-]?\d[\d.]*\s*[^\d\s]{0,4}")
 
 
 def source_of(column: SparseColumn | DenseColumn) -> str:
@@ -89,11 +90,22 @@ def as_numbers(column: Any, dense: DenseColumn) -> Any:
     if dense.missing:
         marks = pa.array(dense.missing, column.type)
         column = pc.if_else(pc.is_in(pc.utf8_trim_whitespace(column), marks), pa.scalar(None, column.type), column)
+    if dense.unit:
+        column = _without_unit(column, re.escape(dense.unit.strip()))
     if dense.thousands:
         column = _ungrouped(column, dense.thousands, dense.decimal)
     if dense.decimal == ",":  # A point is then no part of a number, and must not become one.
         column = pc.replace_substring(pc.replace_substring(column, ".", ";"), ",", ".")
     return column
+
+
+def _without_unit(column: Any, unit: str) -> Any:
+    """The unit before the number, after its sign or before that; else behind it."""
+    before = rf"^\s*([+-]?)\s*{unit}\s*"
+    behind = pc.replace_substring_regex(column, rf"\s*{unit}\s*$", "")
+    return pc.if_else(
+        pc.match_substring_regex(column, before), pc.replace_substring_regex(column, before, r"\1"), behind
+    )
 
 
 def _ungrouped(column: Any, sign: str, decimal: str) -> Any:
@@ -109,6 +121,8 @@ def _expected(column: Any, wrong: Mask) -> str:
     text = column[int(np.flatnonzero(wrong)[0])].as_py()
     if "," in text:
         return "a finite number (`decimal` and `thousands` of the column say how numbers are written)"
+    if _AMOUNT.fullmatch(text):
+        return "a finite number (`unit` of the column drops what stands beside it)"
     return "a finite number" + (" (`missing` of the column names texts for none)" if text.strip() in MARKS else "")
 
 

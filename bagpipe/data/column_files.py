@@ -20,8 +20,9 @@ import pyarrow.json as pajson
 from pyarrow import csv
 
 from bagpipe.data.compressed import decompressed, what_else
-from bagpipe.data.dialect import HEAD_BYTES, UNIT, Dialect, Narrowed, dialect_of
+from bagpipe.data.dialect import HEAD_BYTES, Dialect, Narrowed, dialect_of
 from bagpipe.data.files import InputFile, read_head, text_blocks
+from bagpipe.data.other_texts import what_other_text
 from bagpipe.data.prepared import open_parquet
 from bagpipe.errors import DataError
 
@@ -76,8 +77,8 @@ def table_format(file: InputFile, stated: str) -> TableFormat:
         text = head.removeprefix(_BOM).lstrip()
         if b"\0" in head:
             raise DataError(f"{file.name}: binary data; expected CSV, TSV, JSON lines, Parquet or Arrow")
-        if text.startswith((b"<", b"[")):
-            raise DataError(f"{file.name}: {_other_text(text)}")
+        if what := what_other_text(text):
+            raise DataError(f"{file.name}: {what}")
         found = (
             "jsonl"
             if text.startswith(b"{")
@@ -90,13 +91,6 @@ def table_format(file: InputFile, stated: str) -> TableFormat:
     if stated not in ("auto", found):
         raise DataError(f"{file.name}: expected {stated}, found {found}; set data.format: {found}")
     return found
-
-
-def _other_text(text: bytes) -> str:
-    """What text is that has no rows of its own on lines of their own."""
-    if text.startswith(b"["):
-        return "a JSON array; write one record on each line, for instance with jq -c '.[]'"
-    return "a page of HTML or XML; fetch the data itself, as CSV, JSON lines or Parquet"
 
 
 def hive_values(name: str) -> dict[str, str]:
@@ -205,14 +199,14 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
 
     def handle(row: Any) -> str:
         nonlocal first_told
-        line = "" if first_told else f" (line {_line_of(file, row.text.replace(UNIT, dialect.separator))})"
+        line = "" if first_told else f" (line {_line_of(file, row.text, dialect)})"
         first_told = True
         fields = f"expected {row.expected_columns} fields, found {row.actual_columns}"
         bad.append((row.number - before, f"{file.name}: row {row.number - before}{line}: {fields}"))
         return "skip"
 
     with file.open() as raw, decompressed(file.name, raw) as stream:
-        text = Narrowed(stream, dialect.separator) if len(dialect.separator) > 1 else stream
+        text = Narrowed(stream, dialect.separator) if dialect.narrow else stream
         reader = csv.open_csv(
             pa.PythonFile(text, mode="r"),
             read_options=csv.ReadOptions(
@@ -248,17 +242,15 @@ def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, ski
 
 def _with_bad(file: str, first: int, table: pa.Table, bad: Sequence[tuple[int, str]]) -> TablePiece:
     """A piece of a text file, of which some rows were malformed."""
-    return TablePiece(
-        file, first, _already_read(table), tuple(number for number, _ in bad), bad[0][1] if bad else None
-    )
+    return TablePiece(file, first, _already_read(table), tuple(number for number, _ in bad), bad[0][1] if bad else None)
 
 
-def _line_of(file: InputFile, text: str) -> int:
+def _line_of(file: InputFile, text: str, dialect: Dialect) -> int:
     """Where a row begins; rows that hold line ends have made the numbers of lines and rows differ."""
     wanted = text.split("\n", 1)[0].rstrip("\r").encode()
     for block in text_blocks([file]):
         for number, line in enumerate(block.text.split(b"\n"), block.first_line):
-            if line.rstrip(b"\r") == wanted:
+            if dialect.line(line.rstrip(b"\r")) == wanted:
                 return number
     return 0
 
@@ -272,7 +264,7 @@ def _not_utf8(file: InputFile, kind: TableFormat) -> str | None:
             try:
                 line.decode()
             except UnicodeDecodeError as error:
-                before = (line[: error.start].decode() + "x").replace(dialect.separator, dialect.delimiter)
+                before = dialect.line(line[: error.start] + b"x").decode()
                 place = len(next(python_csv.reader([before], delimiter=dialect.delimiter))) - 1
                 column = names[place] if place < len(names) else f"number {place + 1}"
                 where = f"{file.name}: line {number}: column {column}"

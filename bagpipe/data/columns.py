@@ -117,7 +117,8 @@ class ColumnSource:
         good = ~problems.bad
         again = Problems(np.zeros(int(good.sum()), np.bool_))
         block = self._block(table.filter(pa.array(good)), piece, rows[good], again)
-        return replace(block, bad_lines=len(piece.bad_rows) + int(problems.bad.sum()), first_bad=piece.first_bad or words)
+        bad_lines = len(piece.bad_rows) + int(problems.bad.sum())
+        return replace(block, bad_lines=bad_lines, first_bad=piece.first_bad or words)
 
     def _block(self, table: pa.Table, piece: TablePiece, rows: npt.NDArray[np.int64], problems: Problems) -> RawBlock:
         count, columns = table.num_rows, self.columns

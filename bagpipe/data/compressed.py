@@ -36,6 +36,10 @@ OTHER_FILES = (
     (0, b"ORC", "an ORC file; convert it to Parquet"),
     (0, b"Obj\x01", "an Avro file; convert it to Parquet"),
     (0, b"SQLite format 3\x00", "an SQLite database; write the table to CSV or Parquet"),
+    (0, b"\x89HDF\r\n", "an HDF5 file; write the table to CSV or Parquet"),
+    (0, b"\xd0\xcf\x11\xe0", "a file of an old office program (xls); write the sheet to CSV"),
+    (0, b"\x80\x04\x95", "a pickle; write the table to Parquet"),
+    (0, b"\x80\x05\x95", "a pickle; write the table to Parquet"),
     (0, b"\x93NUMPY", "a NumPy array; write it to Parquet"),
 )
 _TRUNCATED = "fetch the file again, it was cut short or damaged"

@@ -15,8 +15,10 @@ HEAD_BYTES = 1 << 20
 ROWS = 200
 SEPARATORS = ("\t", ",", ";", "|", "::")
 """In this order, the first one at which the lines have equally many fields."""
+SPACES = " "
+"""Any number of spaces as one separator: only where no other one cuts the lines, and all of them alike."""
 UNIT = "\x1f"
-"""What stands for a separator of two signs while Arrow reads, which knows those of one sign only."""
+"""What stands for a separator of several signs while Arrow reads, which knows those of one sign only."""
 _BOM = b"\xef\xbb\xbf"
 _PLAIN = re.compile(r"\s*([0-9]+)?\s*")
 _NUMBER = re.compile(r"\s*([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan)?\s*", re.IGNORECASE)
@@ -38,14 +40,22 @@ class Dialect:
     """The first line is a row, and all columns are called by their place."""
 
     @property
+    def narrow(self) -> bool:
+        """Whether Arrow has to be given another separator, by `Narrowed`; such files know no quotes."""
+        return self.separator == SPACES or len(self.separator) > 1
+
+    @property
     def delimiter(self) -> str:
         """The separator as Arrow sees it."""
-        return UNIT if len(self.separator) > 1 else self.separator
+        return UNIT if self.narrow else self.separator
 
     @property
     def quote(self) -> str | bool:
-        """Files with a separator of two signs know no quotes."""
-        return False if len(self.separator) > 1 else '"'
+        return False if self.narrow else '"'
+
+    def line(self, line: bytes) -> bytes:
+        """One line as Arrow sees it."""
+        return narrowed(line, self.separator).strip(b" ") if self.narrow else line
 
 
 def dialect_of(head: bytes, *, tabs: bool = False) -> Dialect:
@@ -84,12 +94,21 @@ def _separator(lines: Sequence[str]) -> str:
         counts = [len(row) for row in _rows(lines, one)]
         if counts and counts[0] > 1 and sum(n == counts[0] for n in counts) >= _ALIKE * len(counts):
             return one
+    if _is_spaced(lines):
+        return SPACES
     first = next((line for line in lines if line.strip()), "")
     return "\t" if first.count("\t") > first.count(",") else ","
 
 
+def _is_spaced(lines: Sequence[str]) -> bool:
+    counts = {len(line.split()) for line in lines if line.strip()}
+    return len(counts) == 1 and max(counts) > 1 and not any(sign in line for line in lines for sign in '"\t')
+
+
 def _rows(lines: Sequence[str], separator: str) -> list[list[str]]:
     """Up to `ROWS` rows, without empty lines; a row may hold line ends in quotes."""
+    if separator == SPACES:
+        return [line.split() for line in lines[:ROWS] if line.strip()]
     if len(separator) > 1:
         return [line.split(separator) for line in lines[:ROWS] if line]
     found: list[list[str]] = []
@@ -126,21 +145,35 @@ def _is_row(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     return odd or again or len(set(told)) < len(told)
 
 
+def narrowed(data: bytes, separator: str) -> bytes:
+    """Text in which `UNIT` stands for the separator, and no line begins or ends with spaces that are one."""
+    if separator != SPACES:
+        return data.replace(separator.encode(), UNIT.encode())
+    return re.sub(rb" +", UNIT.encode(), re.sub(rb" *([\r\n]) *", rb"\1", data))
+
+
 class Narrowed:
-    """A stream of bytes in which `UNIT` stands for the separator of two signs."""
+    """A stream of bytes in which `UNIT` stands for the separator."""
 
     closed = False
     """Arrow asks."""
 
     def __init__(self, stream: Any, separator: str) -> None:
-        self._stream, self._separator, self._held = stream, separator.encode(), b""
+        self._stream, self._separator, self._held = stream, separator, b""
+        self._open = separator.encode()[:1] + (b"\r\n" if separator == SPACES else b"")
+        self._begun = False
 
     def read(self, size: int = -1) -> bytes:
         """About `size` bytes, none only at the end; -1: all."""
         data: bytes = self._stream.read(size)
-        found = (self._held + data).replace(self._separator, UNIT.encode())
+        found = self._held + data
         self._held = b""
-        if data and found.endswith(self._separator[:1]):  # It may be the first half of one.
-            found, self._held = found[:-1], found[-1:]
-            return found or self.read(size)
-        return found
+        if data:  # What may be a part of a separator waits for the rest of it.
+            whole = len(found.rstrip(self._open))
+            found, self._held = found[:whole], found[whole:]
+        elif self._separator == SPACES:
+            found = found.rstrip(b" ")
+        if self._separator == SPACES and not self._begun:
+            found = found.lstrip(b" ")
+        self._begun = self._begun or bool(found)
+        return narrowed(found, self._separator) or (self.read(size) if data else b"")

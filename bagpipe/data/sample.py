@@ -16,6 +16,7 @@ from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
 from bagpipe.data.column_values import is_list, is_text, numbers_of, plain
 from bagpipe.data.files import InputFile
 from bagpipe.data.split import moments_of
+from bagpipe.data.units import is_money_or_share, units_of
 from bagpipe.errors import DataError
 
 SAMPLE_ROWS = 200_000
@@ -64,6 +65,8 @@ class Column:
     """Values that are there, if all are numbers."""
     written: dict[str, Any] = field(default_factory=dict)
     """How the numbers are written, as settings of a dense column; empty: as usual."""
+    units: tuple[str, ...] = ()
+    """What stands beside the numbers where every text is one, but it is not clear that they are meant as numbers."""
     several: bool = False
     separator: str = ""
     usable: bool = True
@@ -151,7 +154,8 @@ def _column(name: str, cells: Any) -> Column:
 
 
 def _add_numbers(column: Column, values: Any) -> None:
-    for written in [{}, *_ways_to_write(values)]:
+    units = _units(values)
+    for written in [{}, *_ways_to_write(values, units)]:
         found, wrong = numbers_of(as_numbers(values, DenseColumn(column.name, **written)))
         there = ~np.isnan(found)
         if not wrong.any() and there.any():
@@ -160,15 +164,26 @@ def _add_numbers(column: Column, values: Any) -> None:
             steps = np.unique(np.diff(found)) if there.all() and len(found) > 2 else np.zeros(0)
             column.step = float(steps[0]) if len(steps) == 1 and steps[0] > 0 else 0.0
             return
+    column.units = units
 
 
-def _ways_to_write(values: Any) -> list[dict[str, Any]]:
+def _units(values: Any) -> tuple[str, ...]:
+    """What stands beside numbers, if all texts of a column are numbers."""
+    if not is_text(values.type):
+        return ()
+    few = pc.unique(values).slice(0, _FEW).to_pylist()
+    return tuple(units_of(text for text in few if text is not None and text.strip() not in MARKS) or ())
+
+
+def _ways_to_write(values: Any, units: tuple[str, ...]) -> list[dict[str, Any]]:
     """Settings under which the texts of a column may be numbers."""
     if not is_text(values.type):
         return []
     trimmed = pc.utf8_trim_whitespace(values)
     marks = tuple(mark for mark in MARKS if pc.any(pc.equal(trimmed, mark)).as_py())
     told: dict[str, Any] = {"missing": marks} if marks else {}
+    if len(units) == 1 and is_money_or_share(units[0]):
+        told["unit"] = units[0]
     signs = [s for s in SIGNS if all(pc.any(pc.match_substring(values, sign)).as_py() for sign in s.values())]
     return [*([told] if told else []), *({**told, **sign} for sign in signs)]
 

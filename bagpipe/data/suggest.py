@@ -77,6 +77,8 @@ def _described(
             kind, why = _use(column)
             write = {"dense": _dense_line, "sparse": _sparse_line}.get(kind)
             lines[kind].append(write(column) if write else f"        - {_quoted(column.name)}  # {why}")
+            if column.units and kind != "dense":
+                notes.append(_unit_note(column, "taken as categories" if kind == "sparse" else "ignored"))
     if not lines["sparse"]:
         raise ConfigError(f"{path}: no column looks like a category ({_found(columns)}); {_hint(columns)}")
     told = ["    columns:", "      labels:", _label_line(target, notes)]
@@ -106,9 +108,17 @@ def _found(columns: Sequence[Column]) -> str:
     return listed([column.name for column in columns])
 
 
+def _unit_note(column: Column, taken: str) -> str:
+    told = f"{column.name}: numbers with {listed(column.units)}, {taken}"
+    if len(column.units) > 1:
+        return f"{told}: several units; write one, and name it as `unit` under dense"
+    dense = f"{{name: {_quoted(column.name)}, unit: {_quoted(column.units[0])}}}"
+    return f"{told}: they may be names; if they are numbers, move the column to dense: {dense}"
+
+
 def _hint(columns: Sequence[Column]) -> str:
     if len(columns) == 1:
-        return "if there are several columns, separate them by a tab, a comma, `;`, `|` or `::`"
+        return "if there are several columns, separate them by a tab, a comma, `;`, `|`, `::` or spaces"
     return "describe the columns yourself (docs/data.md)"
 
 

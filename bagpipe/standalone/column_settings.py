@@ -29,6 +29,7 @@ class DenseColumn:
     missing: tuple[str, ...] = ()
     thousands: str = ""
     decimal: Literal[".", ","] = "."
+    unit: str = ""
     fill: float = 0.0
     clip: tuple[float, ...] = ()
     log1p: bool = False

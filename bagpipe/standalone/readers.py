@@ -143,7 +143,7 @@ def _csv(file: str, names: Sequence[str], *, tabs: bool) -> Iterator[pa.Table]:
         skip_rows_after_names=0 if dialect.headless else 1,
     )
     with open_bytes(file) as stream:
-        text = pa.PythonFile(Narrowed(stream, dialect.separator), "r") if len(dialect.separator) > 1 else stream
+        text = pa.PythonFile(Narrowed(stream, dialect.separator), "r") if dialect.narrow else stream
         for batch in csv.open_csv(text, read_options=read, parse_options=parse, convert_options=convert):
             yield pa.Table.from_batches([batch])
 

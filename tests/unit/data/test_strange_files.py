@@ -1,18 +1,26 @@
 """Files as strangers write them: `bagpipe init` reads the same examples from each, or says in one line what to do."""
 
 import datetime as dt
+import io
 import json
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from bagpipe.config.columns import DenseColumn
 from bagpipe.config.load import parse_job
+from bagpipe.data.column_cells import dense_cells
 from bagpipe.data.column_files import table_format, table_pieces, table_schema
+from bagpipe.data.column_values import Problems
 from bagpipe.data.dataset import open_dataset
+from bagpipe.data.dialect import Narrowed
 from bagpipe.data.files import find_files
 from bagpipe.data.suggest import suggest_job
 from bagpipe.errors import BagpipeError
@@ -89,6 +97,14 @@ SAME: dict[str, str] = {
     "thousands": text(with_cells(2, lambda cell: quoted(f"{float(cell):,.2f}"))),
     "decimal comma": text(with_cells(2, lambda cell: cell.replace(".", ",")), separator=";"),
     "German numbers": text(with_cells(2, german), separator=";"),
+    "spaces": text(separator=" "),
+    "aligned by spaces": "".join(f"  {'  '.join(f'{cell:>9}' for cell in row)}  \n" for row in [NAMES, *LOG]),
+    "spaces, no header, CRLF": text(names=(), separator=" ", end="\r\n"),
+    "dollars": text(with_cells(2, lambda cell: f"${cell}")),
+    "dollars and thousands": text(with_cells(2, lambda cell: quoted(f"$ {float(cell):,.2f}"))),
+    "German euros": text(with_cells(2, lambda cell: f"{german(cell)} \u20ac"), separator=";"),
+    "a code of money": text(with_cells(2, lambda cell: f"USD {cell}")),
+    "per cents": text(with_cells(2, lambda cell: f"{cell}%")),
     "scientific": text(with_cells(2, lambda cell: f"{float(cell):.6e}")),
     "JSON lines": "".join(
         json.dumps(dict(zip(NAMES, [*row[:2], float(row[2]), int(row[3])], strict=True))) + "\n" for row in LOG
@@ -183,7 +199,16 @@ def test_days_that_could_be_months_are_asked_about(tmp_path: Path) -> None:
 
 BAD: dict[str, tuple[bytes, str]] = {
     "one column": (b"clicked\n0\n1\n0\n", "no column looks like a category (clicked); if there are several columns"),
-    "spaces between columns": (text(separator=" ").encode(), "separate them by a tab, a comma, `;`, `|` or `::`"),
+    "spaces in some cells": (
+        text([[*row[:3], "0 or 1"] for row in LOG], separator=" ").encode(),
+        "if there are several columns, separate them by a tab, a comma, `;`, `|`, `::` or spaces",
+    ),
+    "LibSVM": (b"1 3:0.5 7:1.2\n0 4:2\n", "log.csv: LibSVM's format; write three columns"),
+    "LibSVM, ranking": (b"2 qid:7 3:0.5 # a page\n0 qid:7 4:2\n", "log.csv: LibSVM's format"),
+    "LibFFM": (b"1 0:3:0.5 1:7:1\n", "log.csv: LibFFM's format; write a column for each field"),
+    "Vowpal Wabbit": (b"1 |user u1 |item i2 i3\n-1 |user u2 |item i3\n", "log.csv: Vowpal Wabbit's format"),
+    "ARFF": (b"% made by Weka\n@RELATION clicks\n@data\n1,2\n", "log.csv: an ARFF file; write its rows as CSV"),
+    "a pickle": (b"\x80\x04\x95\x10\0\0\0\0\0\0\0", "log.csv: a pickle; write the table to Parquet"),
     "a header only": (text([]).encode(), "log.csv: no rows; expected at least one example"),
     "a name twice": (
         text(names=("user_id", "item", "item", "clicked")).encode(),
@@ -298,3 +323,53 @@ def test_an_export_reads_a_file_as_training_does(name: str, tmp_path: Path) -> N
     alone = list(tables_of(str(path), schema.names))
     assert pa.concat_tables(pieces).to_pydict() == pa.concat_tables(alone).to_pydict()
     assert sum(table.num_rows for table in alone) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (
+            "{}kg",
+            "{}kg",
+            'kg, ignored: they may be names; if they are numbers, move the column to dense: {name: "p',
+        ),
+        ("{:.0f} kg", "{:.0f} kg", "kg, taken as categories: they may be names"),
+        ("${}", "\u20ac{}", "$, \u20ac, ignored: several units; write one"),
+        ("p{}", "p{}", None),
+    ],
+)
+def test_numbers_that_may_be_names_are_told(first: str, second: str, words: str | None, tmp_path: Path) -> None:
+    """A word behind each number, or several currencies: they are no numbers, and `init` says so and what to do."""
+    path = tmp_path / "log.csv"
+    prices = [float(row[2]) // 500 if ":.0f" in first else float(row[2]) for row in LOG]
+    cells = [[first, second][i % 2].format(value) for i, value in enumerate(prices)]
+    path.write_text(text([[*row[:2], cell, row[3]] for row, cell in zip(LOG, cells, strict=True)]))
+    notes = [note for note in suggest_job(str(path)).notes if note.startswith("price")]
+    assert notes == [] if words is None else notes[0].startswith(f"price: numbers with {words}")
+
+
+def test_a_unit_is_dropped_and_anything_else_beside_a_number_is_refused(tmp_path: Path) -> None:
+    """Before or after the number, with its sign before or after the unit; another unit is no number."""
+    cells = ["5 kg", "kg 5", "-5kg", "kg-5", "-kg5", "5", " 5KG", "5 g", "kg", "5 kg kg"]
+    table = pa.table({"w": pa.array(cells)})
+    problems = Problems(np.zeros(len(cells), np.bool_))
+    found = dense_cells(table, DenseColumn("w", unit="kg"), None, problems)
+    assert found.tolist() == [5, 5, -5, -5, -5, 5, 0, 0, 0, 0]
+    assert problems.bad.tolist() == [False] * 6 + [True] * 4
+    assert "`unit` of the column drops what stands beside it" in problems.words
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.binary(max_size=60).map(lambda b: bytes(b" \n\r:ab"[x % 6] for x in b)), size=st.integers(1, 9))
+@pytest.mark.parametrize("separator", [" ", "::"])
+def test_separators_of_several_signs_are_found_wherever_a_block_ends(separator: str, data: bytes, size: int) -> None:
+    """Read in pieces of any size, the text is that of one piece."""
+
+    def read(size: int) -> bytes:
+        stream = Narrowed(io.BytesIO(data), separator)
+        return b"".join(iter(lambda: stream.read(size), b""))
+
+    lines = re.split(rb"[\r\n]", data)
+    expected = [b"\x1f".join(x for x in line.split(b" ") if x) for line in lines] if separator == " " else None
+    assert read(size) == read(1000)
+    assert expected is None or re.split(rb"[\r\n]", read(size)) == expected
