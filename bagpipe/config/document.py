@@ -87,7 +87,11 @@ class DataConfig(_Section):
         Literal["order", "time", "group"],
         Meta(description="Where shares are cut: in the order of the files; by `columns.time`, tests latest; or whole groups by a hash of `columns.group`."),
     ] = "order"
-    oov_rows: Annotated[bounds.OovRows, Meta(description="Vocabulary: first rows of each table, shared by hash by the values that have no row of their own.")] = 1
+    oov: Annotated[
+        Literal["shared"] | bounds.OovRows | dict[str, bounds.OovRows],
+        Meta(description="Vocabulary: where values go that have no row of their own (not seen in the training part, or fewer than `minCount` times). shared: to one row of their table; "
+                         "a number: to so many first rows of it, by hash; a mapping: a number for each table by name, `*` for all others, 1 for those that it leaves out."),
+    ] = "shared"
 
 
 class EmbeddingConfig(_Section):

@@ -17,6 +17,7 @@ from bagpipe.config.document import (
 )
 from bagpipe.config.given import Finding, given, without_effect
 from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
+from bagpipe.config.oov import oov_findings
 from bagpipe.config.parts import part_findings, paths_in
 from bagpipe.config.recipe_rules import dense_optimizer_findings, row_optimizer_findings, table_override_findings
 from bagpipe.errors import ConfigError
@@ -43,6 +44,7 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from _model(spec.model)
     yield from _data(spec.data)
     yield from column_findings(spec.data, spec.model)
+    yield from oov_findings(spec.data, spec.embedding)
     yield from _embedding(spec.embedding)
     yield from row_optimizer_findings("spec.embedding.optimizer", spec.embedding.optimizer)
     yield from table_override_findings("spec.embedding.overrides", spec.embedding.optimizer, spec.embedding.overrides)
@@ -101,7 +103,7 @@ def _data(data: DataConfig) -> Iterator[Finding]:
         yield from without_effect("spec.data", data, ("hashSize",), f"with encoding {data.encoding}; it needs hash")
     if data.encoding != "vocabulary" and not (data.encoding == "auto" and data.columns is not None):
         because = f"with encoding {data.encoding}; it needs encoding: vocabulary"
-        for name in given(data, ("minCount", "numericBins", "oovRows")):
+        for name in given(data, ("minCount", "numericBins", "oov")):
             yield f"spec.data.{name}", f"has no effect {because}; set that, or remove {name}"
     if data.shuffle == "never":
         yield from without_effect("spec.data", data, ("shuffleWindow",), "with shuffle never")

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from bagpipe.config.document import DataConfig
+from bagpipe.config.oov import oov_rows
 from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_learning import check_vocabularies, learn_columns
 from bagpipe.data.columns import ColumnSource
@@ -134,7 +135,7 @@ def data_digest(data: DataConfig, files: Sequence[InputFile], tables: Sequence[T
         "tables": [(t.name, t.num_embeddings, t.feature_names) for t in tables],
         "recipe": [data.format, data.encoding, data.hash_size, data.min_count, data.numeric_bins, data.on_bad_line],
         "train": _cut_off(data),
-        "columns": [data.columns, data.oov_rows, data.split_by],
+        "columns": [data.columns, data.oov, data.split_by],
         "synthetic": [data.synthetic, seed] if data.format == "synthetic" else None,
     }
     return hashlib.sha256(msgspec.json.encode(settings)).hexdigest()[:16]
@@ -268,8 +269,9 @@ class _Preparation:
             lambda n: self.progress("building the vocabulary", n / total if total else 0.0),
             self.scratch,
         )
+        oov = oov_rows(self.data, [t.name for t in tables])
         made = {
-            t.name: Vocabulary.of(counter, self.data.min_count, t.num_embeddings, self.data.oov_rows)
+            t.name: Vocabulary.of(counter, self.data.min_count, t.num_embeddings, oov[t.name])
             for t, counter in zip(tables, counters, strict=True)
         }
         if self.data.columns is not None:
@@ -301,6 +303,7 @@ def stated_transform(
     data: DataConfig, found: Format, schema: RawSchema, encoding: str, tables: Sequence[FoundTable]
 ) -> TransformInfo:
     """The transform before anything is learned but the sizes of tables."""
+    oov = oov_rows(data, [t.name for t in tables])
     return TransformInfo(
         source=found,
         encoding=encoding,
@@ -311,7 +314,7 @@ def stated_transform(
         dense=schema.dense_names,
         jagged=schema.jagged,
         features=tuple(KeptFeature(f.name, f.kind) for f in schema.features),
-        tables=tuple(KeptTable(t.name, t.num_embeddings or 1, t.feature_names, data.oov_rows) for t in tables),
+        tables=tuple(KeptTable(t.name, t.num_embeddings or 1, t.feature_names, oov[t.name]) for t in tables),
     )
 
 

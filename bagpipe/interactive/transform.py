@@ -110,7 +110,7 @@ class Transform:
         return {table.name: table.num_embeddings for table in self._kept.info.tables}
 
     def encode(self, rows: Any) -> EncodedRows:
-        """Encode raw rows, in their order, all in memory. Values that were not seen in training share rows (`oovRows`).
+        """Encode raw rows, in their order, all in memory. Values that were not seen in training share rows (`oov`).
 
         Raises:
             DataError: the rows are not of the form that was learned from, or a value is none; names row and column.

@@ -20,6 +20,14 @@ def listed(names: Sequence[str]) -> str:
 
 def no_column(name: str, where: str, there: Sequence[str]) -> str:
     """`'itme' is no column of log.csv; did you mean 'item'?`; where no name is near, the names that are there."""
+    return f"{name!r} is no column of {where}; {_nearest(name, there, 'it has')}"
+
+
+def no_table(name: str, there: Sequence[str]) -> str:
+    """`'itme' is no table; did you mean 'item'?`; where no name is near, the names that are there."""
+    return f"{name!r} is no table; {_nearest(name, there, 'there are')}"
+
+
+def _nearest(name: str, there: Sequence[str], has: str) -> str:
     near = difflib.get_close_matches(name, there, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {listed(there)}"
-    return f"{name!r} is no column of {where}; {hint}"
+    return f"did you mean {near[0]!r}?" if near else f"{has} {listed(there)}"

@@ -40,7 +40,7 @@ def job_of(log: Path, servers: int, trainers: int, **spec: Any) -> Job:
     document = {
         "model": {"name": "dlrm", "bottomMlp": [4], "overMlp": [4]},
         "data": {
-            "path": str(log), "columns": columns, "testFraction": 0.2, "minCount": 2, "oovRows": 3,
+            "path": str(log), "columns": columns, "testFraction": 0.2, "minCount": 2, "oov": {"user": 7, "history": 2},
             "shuffle": "always", "shuffleWindow": 64,
         },
         "embedding": {"dim": 4, "optimizer": {"name": "adagrad", "lr": 0.1}},

@@ -38,6 +38,9 @@ REFUSED = [
     (FILE, "embedding.tables=[{name: a, numEmbeddings: 1099511627776, embeddingDim: 65536, featureNames: [x]}," + ",".join(f" {{name: t{i}, numEmbeddings: 1099511627776, embeddingDim: 65536, featureNames: [f{i}]}}" for i in range(6)) + "]", "spec.embedding.tables: all rows together take 6.05e+18 bytes; expected at most 4.61e+18"),
     (FILE, "servers.port=65535 servers.replicas=2", "spec.servers.port: 2 processes would listen on ports 65535 to 65536; expected at most 65535"),
     (FILE, "trainers.port=65000 trainers.replicas=600", "spec.trainers.port: 600 processes would listen on ports 65000 to 65599"),
+    (FILE, "data.oov=4", "spec.data.oov: has no effect with encoding auto; it needs encoding: vocabulary; "),
+    (FILE, f"data.encoding=vocabulary data.oov={{aa: 1}} embedding.tables=[{A}]", "spec.data.oov: 'aa' is no table; did you mean 'a'?"),
+    (FILE, f"data.encoding=vocabulary data.oov={{a: 3}} embedding.tables=[{A}]", "spec.data.oov: 3 of 3 rows of table a; leave rows for"),
     (FILE, f"embedding.tables=[{A}] embedding.dim=8", "spec.embedding.dim: has no effect when tables are listed"),
 ]  # fmt: skip
 
@@ -71,6 +74,8 @@ ACCEPTED = [
     (FILE, "optimizer.name=sgd optimizer.momentum=0.9"),
     (SYNTHETIC, "data.synthetic={examples: 5} batchSize=4 trainers.replicas=4"),
     (FILE, f"embedding.tables=[{A},{B}]"),
+    (FILE, f"data.encoding=vocabulary data.oov={{a: 2, '*': 1}} embedding.tables=[{A},{B}]"),
+    (FILE, "data.encoding=vocabulary data.oov={C1: 2}"),
     (FILE, "data.path=[a.txt, b.txt]"),
 ]
 

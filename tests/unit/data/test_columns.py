@@ -271,14 +271,14 @@ def test_unknown_values_share_the_first_rows_by_hash(tmp_path):
     """With three such rows, values of other data fall on all of them, and known ones keep theirs."""
     columns = ColumnsConfig(labels=(LabelColumn("y"),), sparse=(SparseColumn("c"),))
     train = put(tmp_path, pa.table({"y": [0, 1], "c": ["a", "b"]}), "parquet")
-    first = read(train, columns, tmp_path, encoding="vocabulary", oov_rows=3)
+    first = read(train, columns, tmp_path, encoding="vocabulary", oov=3)
     assert batch_of(first).sparse[0].keys_N.tolist() == [3, 4]
     first.transform.save(tmp_path / "kept")
     (tmp_path / "other").mkdir()
     words = ["b", *(f"new{i}" for i in range(40)), "a"]
     other = put(tmp_path / "other", pa.table({"y": [0] * 42, "c": words}), "csv")
     kept = load_transform(tmp_path / "kept")
-    found = batch_of(read(other, columns, tmp_path, name="second", kept=kept, encoding="vocabulary", oov_rows=3))
+    found = batch_of(read(other, columns, tmp_path, name="second", kept=kept, encoding="vocabulary", oov=3))
     expected = [4, *(mixed(text_code(w)) % 3 for w in words[1:-1]), 3]
     assert found.sparse[0].keys_N.tolist() == expected
     assert set(expected) == {0, 1, 2, 3, 4}

@@ -84,7 +84,13 @@ class Slow:
             counts = Counter(code_of(v) for row in train for name in members for v in values(row, name))
             ordered = sorted(counts, key=lambda code: (-counts[code], code))
             kept = [code for code in ordered if counts[code] >= settings.get("min_count", 1)]
-            self.known[table] = {code: row for row, code in enumerate(kept, settings.get("oov_rows", 1))}
+            self.known[table] = {code: row for row, code in enumerate(kept, self.oov(table))}
+
+    def oov(self, table: str) -> int:
+        stated = self.settings.get("oov", "shared")
+        if isinstance(stated, dict):
+            return stated.get(table, stated.get("*", 1))
+        return 1 if stated == "shared" else stated
 
     def row(self, name: str, value: Any) -> int:
         code = code_of(value)
@@ -93,7 +99,7 @@ class Slow:
         found = self.known[self.tables[name]].get(code)
         if found is not None:
             return found
-        return mixed(code) % self.settings["oov_rows"] if code else 0
+        return mixed(code) % self.oov(self.tables[name]) if code else 0
 
     def rows(self, rows: list[dict[str, Any]]) -> dict[str, list[list[int]]]:
         return {n: [[self.row(n, value) for value in values(row, n)] for row in rows] for n in TYPES}
@@ -132,9 +138,10 @@ def predicted(transform: Transform, path: str) -> dict[str, list[list[int]]]:
     return found
 
 
-SETTINGS = st.fixed_dictionaries(
-    {"encoding": st.just("vocabulary"), "oov_rows": st.integers(1, 4), "min_count": st.integers(1, 2)}
-) | st.fixed_dictionaries({"encoding": st.just("hash"), "hash_size": st.sampled_from([2, 3, 97])})
+OOV = st.just("shared") | st.integers(1, 4) | st.dictionaries(st.sampled_from(["big", "*"]), st.integers(1, 4))
+SETTINGS = st.fixed_dictionaries({
+    "encoding": st.just("vocabulary"), "oov": OOV, "min_count": st.integers(1, 2)
+}) | st.fixed_dictionaries({"encoding": st.just("hash"), "hash_size": st.sampled_from([2, 3, 97])})  # fmt: skip
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -51,7 +51,7 @@ def own_columns(folder: Path) -> DataConfig:
         time="when",
     )
     return DataConfig(
-        path=str(path), columns=columns, split_by="time", test=0.2, validation=0.2, on_bad_line="skip", oov_rows=2
+        path=str(path), columns=columns, split_by="time", test=0.2, validation=0.2, on_bad_line="skip", oov=2
     )
 
 

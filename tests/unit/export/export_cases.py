@@ -160,13 +160,14 @@ def cases(criteo: Callable[[int, int], str]) -> list[Case]:
     rng = random.Random(5)
     small = {"overMlp": [8]}
     own = {"entrypoint": "own_model_of_a_test:Ours", "args": {"hidden": 6}}
+    by_table = {"minCount": 2, "oov": {"user": 3, "items": 2, "*": 4}, "testFraction": 0.2}
     bags = {"entrypoint": "torchrec_model_of_a_test:Bags"}
     return [
         Case("dlrm", {"model": {"name": "dlrm", "bottomMlp": [8]} | small, "data": {"hashSize": 64}}, criteo(300, 1)),
         Case("wdl", {"model": {"name": "wdl", "bottomMlp": [8]}, "data": {}}, criteo_json(200, rng)),
         Case(
             "dcn",
-            {"model": {"name": "dcn", "bottomMlp": [8]} | small, "data": {"encoding": "vocabulary", "oovRows": 5}},
+            {"model": {"name": "dcn", "bottomMlp": [8]} | small, "data": {"encoding": "vocabulary", "oov": 5}},
             avazu(200, rng),
             "csv",
         ),
@@ -190,7 +191,7 @@ def cases(criteo: Callable[[int, int], str]) -> list[Case]:
             "own",
             {
                 "model": own,
-                "data": {"columns": OWN_COLUMNS, "minCount": 2, "oovRows": 3, "testFraction": 0.2},
+                "data": {"columns": OWN_COLUMNS} | by_table,
                 "embedding": {"tables": OWN_TABLES},
             },
             own_csv(300, rng),
