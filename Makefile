@@ -67,7 +67,7 @@ sweep-crashes: $(STAMP)  ## Kill a short run at every numbered point of every ro
 sweep-faults: $(STAMP)  ## Break each link and stop each role of a short run, once in each way, into docs/reliability.md; 15 minutes
 	@$(BIN)/python tools/sweep_faults.py --write
 
-fuzz: $(STAMP)  ## Mutated frames into decoders and roles, job files beside the schema, into docs/reliability.md; 15 minutes
+fuzz: $(STAMP)  ## Mutated frames into decoders and roles, job files beside the schema, into docs/reliability.md; 10 minutes
 	@$(BIN)/python tools/fuzz.py --write
 
 bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy

@@ -1,6 +1,6 @@
 """Mutated frames into every decoder and each role, job files from the schema and beside it; writes what came of it.
 
-python tools/fuzz.py                        a million frames decoded, 10,000 into each role each way, 1,000 job files
+python tools/fuzz.py                        a million messages decoded, 100,000 into each role each way, 1,000 job files
 python tools/fuzz.py --frames 100000 --role-frames 1000 --jobs 100 --seed 7
 python tools/fuzz.py --write                also replaces the table in docs/reliability.md
 """
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """Returns 1 if a role died or a job file made a traceback; a decoder that raises anything else ends this."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--frames", type=int, default=1_000_000, help="into the decoders")
-    made.add_argument("--role-frames", type=int, default=10_000, help="into each role, for each way of talking to it")
+    made.add_argument("--role-frames", type=int, default=100_000, help="into each role, for each way of talking to it")
     made.add_argument("--jobs", type=int, default=1_000, help="job files, and as many command lines")
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")

@@ -129,15 +129,19 @@ def _plan() -> BatchPlan:
 
 def mutated(rng: random.Random, samples: Sequence[Sample], count: int) -> Iterator[Frames]:
     """`count` messages, each damaged once to three times."""
+    whole = [
+        [bytes(frame) for frame in encode(message, arrays, packed=packed)]
+        for message, arrays in samples
+        for packed in (False, True)
+    ]
     for _number in range(count):
-        message, arrays = rng.choice(samples)
-        frames = [bytes(frame) for frame in encode(message, arrays, packed=rng.random() < 0.5)]
+        frames = rng.choice(whole)
         for _damage in range(rng.randint(1, 3)):
-            frames = rng.choice(_MUTATIONS)(rng, frames, samples)
+            frames = rng.choice(_MUTATIONS)(rng, frames, whole)
         yield frames
 
 
-def _flip(rng: random.Random, frames: Frames, samples: Sequence[Sample]) -> Frames:
+def _flip(rng: random.Random, frames: Frames, whole: Sequence[Frames]) -> Frames:
     at = rng.randrange(len(frames)) if frames and rng.random() < 0.4 else 0
     if not frames or not frames[at]:
         return frames
@@ -147,25 +151,25 @@ def _flip(rng: random.Random, frames: Frames, samples: Sequence[Sample]) -> Fram
     return [*frames[:at], bytes(changed), *frames[at + 1 :]]
 
 
-def _cut(rng: random.Random, frames: Frames, samples: Sequence[Sample]) -> Frames:
+def _cut(rng: random.Random, frames: Frames, whole: Sequence[Frames]) -> Frames:
     if not frames:
         return frames
     at = rng.randrange(len(frames))
     return [*frames[:at], frames[at][: rng.randrange(len(frames[at]) + 1)], *frames[at + 1 :]]
 
 
-def _reorder(rng: random.Random, frames: Frames, samples: Sequence[Sample]) -> Frames:
+def _reorder(rng: random.Random, frames: Frames, whole: Sequence[Frames]) -> Frames:
     kept = [frame for frame in frames for _ in range(rng.choice((0, 1, 1, 1, 2)))]
     rng.shuffle(kept)
     return kept
 
 
-def _splice(rng: random.Random, frames: Frames, samples: Sequence[Sample]) -> Frames:
-    other = [bytes(frame) for frame in encode(*rng.choice(samples))]
+def _splice(rng: random.Random, frames: Frames, whole: Sequence[Frames]) -> Frames:
+    other = rng.choice(whole)
     return [*frames[: rng.randrange(len(frames) + 1)], *other[rng.randrange(len(other)) :]]
 
 
-def _rewrite(rng: random.Random, frames: Frames, samples: Sequence[Sample]) -> Frames:
+def _rewrite(rng: random.Random, frames: Frames, whole: Sequence[Frames]) -> Frames:
     """Another number, depth or text somewhere in the header, so that it stays well-formed msgpack."""
     try:
         arrays, message = msgspec.msgpack.decode(frames[0])
@@ -184,10 +188,21 @@ def _edited(rng: random.Random, value: object, chance: float = 0.15) -> object:
         return {key: _edited(rng, item) for key, item in value.items()}
     if rng.random() > chance:
         return value
-    nested: object = None
-    for _ in range(rng.choice((1, 3, 2000))):
-        nested = [nested]
-    return rng.choice((rng.choice(EDGES), nested, "\ud7ff" * 3, float("nan"), None, b"\xff", [rng.choice(EDGES)] * 70))
+    kind = rng.randrange(7)
+    if kind == 0:
+        return _nested(rng.choice((1, 3, 2000)))
+    if kind == 1:
+        return [rng.choice(EDGES)] * 70
+    return rng.choice(EDGES) if kind == 2 else rng.choice(("\ud7ff" * 3, float("nan"), None, b"\xff"))
+
+
+@cache
+def _nested(depth: int) -> object:
+    """A list in a list in a list. It is kept: thousands of levels take longer to make than a message to decode."""
+    found: object = None
+    for _ in range(depth):
+        found = [found]
+    return found
 
 
 _MUTATIONS = (_flip, _flip, _cut, _reorder, _splice, _rewrite, _rewrite)

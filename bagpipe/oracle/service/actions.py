@@ -61,10 +61,17 @@ class EndAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Ignored:
+    """Count a message of a member that nothing was made of; of very many the log names a few."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Warn:
     """Write a line into the log."""
 
     text: str
 
 
-Action = Send | TurnAway | SendPlan | StepFinished | SliceScored | NoteLeft | EndAttempt | Warn
+Action = Send | TurnAway | SendPlan | StepFinished | SliceScored | NoteLeft | EndAttempt | Ignored | Warn

@@ -35,6 +35,8 @@ from bagpipe.net.messages import (
     NeedPlans,
     NeedValidation,
     NoMorePlans,
+    Ping,
+    Pong,
     Refused,
     Saved,
     SaveFirst,
@@ -47,6 +49,7 @@ from bagpipe.net.messages import (
 from bagpipe.oracle.service.actions import (
     Action,
     EndAttempt,
+    Ignored,
     NoteLeft,
     Send,
     SendPlan,
@@ -55,11 +58,13 @@ from bagpipe.oracle.service.actions import (
     TurnAway,
     Warn,
 )
+from bagpipe.oracle.service.claims import disbelieved
 from bagpipe.oracle.service.ledger import StepLedger, Told, ToldStep
 from bagpipe.oracle.service.limits import Limits
 from bagpipe.oracle.service.liveness import Liveness, RoleName
 from bagpipe.oracle.service.outbox import Outbox
 from bagpipe.oracle.service.rendezvous import Rendezvous
+from bagpipe.oracle.service.scores import Scores
 from bagpipe.oracle.service.silence import Silence, Turn
 from bagpipe.oracle.service.stages import Gathering, Leaving, Preparing, Released, Stage, Streaming
 from bagpipe.oracle.service.validation import Validations
@@ -90,10 +95,7 @@ class Conversation:
     stage: Stage = field(default_factory=Preparing)
     stop_asked: bool = False
     """A trainer or this process was asked to stop."""
-    scored: dict[int, dict[int, Floats]] = field(default_factory=dict)
-    """Logits of the evaluation, by step and rank."""
-    evaluation_failed: str = ""
-    """Why a trainer's model gave no logits; the first reason."""
+    scores: Scores = field(init=False)
     outbox: Outbox = field(init=False)
     _liveness: Liveness = field(init=False)
     _silence: Silence = field(default_factory=Silence)
@@ -101,7 +103,6 @@ class Conversation:
     _finished: set[int] = field(default_factory=set)
     _told_to_go: set[RoleName] = field(default_factory=set)
     """By this process."""
-    _told_from: dict[int, int] = field(default_factory=dict)
     _ending: EndAttempt | None = None
     """Waits for a checkpoint that is under way."""
     _ending_since: float | None = None
@@ -112,6 +113,7 @@ class Conversation:
     _exhausted: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self.scores = Scores(self.rendezvous.num_trainers)
         self.outbox = Outbox(self.rendezvous.num_trainers, keep_early=4 * self.depth + 16)
         self._liveness = Liveness({"trainer": self.limits.dead_peer, "server": self.limits.server_return})
         self._first_step = self._planned = self.ledger.next_step
@@ -206,13 +208,8 @@ class Conversation:
         if not self._exhausted or not self.outbox.everyone or done < self._planned - 1:
             return False
         if isinstance(self.stage, Streaming) and self.stage.evaluation:
-            return not self._unscored(self.stage.first_step)
+            return self.scores.complete(self.stage.first_step, self._planned, self.ledger.told_from)
         return self.ledger.next_step >= self._planned and self.validations.over
-
-    def logits(self, first_step: int) -> list[Floats]:
-        """The evaluation's logits in the order of its examples; `first_step` is the first that was not trained."""
-        everything = sorted((step, rank) for step, parts in self.scored.items() for rank in parts if step >= first_step)
-        return [self.scored[step][rank] for step, rank in everything]
 
     # ── what comes in ─────────────────────────────────────────────────────────────────────────────
 
@@ -222,7 +219,11 @@ class Conversation:
         Raises:
             PeerLost: a server came back without the rows that it held.
         """
+        if why := self._disbelieved(message):
+            return [Ignored(why)]
         match message:
+            case Ping():
+                return [Send(peer, Pong())]
             case Hello():
                 return self._hello(peer, message)
             case NeedPlans():
@@ -245,7 +246,7 @@ class Conversation:
             case Refused() if peer in self._liveness.watched:
                 return [EndAttempt(message)]
             case _:
-                return [Warn(f"ignored an unexpected {type(message).__name__}")]
+                return [Ignored(f"ignored an unexpected {type(message).__name__}")]
         return []
 
     def pass_time(self, now: float, unreachable: Collection[bytes] | None = None) -> list[Action]:
@@ -285,6 +286,11 @@ class Conversation:
 
     # ── how ───────────────────────────────────────────────────────────────────────────────────────
 
+    def _disbelieved(self, message: Message) -> str:
+        told_from = self.ledger.told_from.get(message.rank) if isinstance(message, StepDone) else None
+        ahead = self.outbox.keep_early
+        return disbelieved(message, planned=self._planned, told_from=told_from, ahead=ahead, restarted=self.restarted)
+
     def _hello(self, peer: bytes, hello: Hello) -> list[Action]:
         known = peer in self._liveness.watched
         if not known and (lost := self.rendezvous.rows_lost(hello)) is not None:
@@ -311,7 +317,6 @@ class Conversation:
 
     def _need_plans(self, peer: bytes, asked: NeedPlans) -> list[Action]:
         self.outbox.join(asked.rank, peer, credit=asked.credit, done=asked.done, step=asked.step)
-        self._told_from[asked.rank] = asked.told_from
         actions = self._report(self.ledger.joined(asked.rank, asked.told_from))
         if isinstance(self.stage, Leaving | Released):
             return [*actions, Send(peer, self.stage.last_words)]
@@ -321,11 +326,8 @@ class Conversation:
         self.outbox.finished(done.rank, done.step)
         if not arrays:
             return [*self._report(self.ledger.add(Told(done, _NO_LOGITS))), *self._due()]
-        parts = self.scored.setdefault(done.step, {})
-        if done.rank in parts:
+        if not self.scores.add(done, arrays[0]):
             return self._due()
-        parts[done.rank] = arrays[0]
-        self.evaluation_failed = self.evaluation_failed or done.failed
         return [SliceScored(Told(done, arrays[0])), *self._due()]
 
     def _report(self, steps: Collection[ToldStep]) -> list[Action]:
@@ -349,22 +351,6 @@ class Conversation:
             f"oracle: {role} at {where} has vanished: its connection has been gone for {seconds:.0f} s; "
             "look at its log and its machine"
         )
-
-    def _unscored(self, first_step: int) -> bool:
-        """Whether a score of the evaluation, which begins at `first_step`, is still to come.
-
-        Raises:
-            PeerLost: a predecessor of this process had it, and it went down with that.
-        """
-        for step in range(first_step, self._planned):
-            for rank in set(range(self.rendezvous.num_trainers)) - self.scored.get(step, {}).keys():
-                if step < self._told_from[rank]:
-                    raise PeerLost(
-                        f"oracle: restarted during evaluation, and the scores of step {step} went down with its "
-                        "predecessor; the evaluation must be done again"
-                    )
-                return True
-        return False
 
     def _turns(self) -> dict[int, Turn]:
         """What each trainer has to do; none for those that wait for the oracle."""

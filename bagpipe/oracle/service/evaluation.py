@@ -36,8 +36,8 @@ def evaluate_test_part(
     batches = answers.collect(checked(dataset.test_batches(spec.batch_size), loss, names, "the test part"))
     conversation = shell.conversation
     for step, rank, logits in read_scores(kept.scores):
-        conversation.scored.setdefault(step, {})[rank] = logits
-    with ScoreFile(kept.scores, conversation.scored) as scores:
+        conversation.scores.parts.setdefault(step, {})[rank] = logits
+    with ScoreFile(kept.scores, conversation.scores.parts) as scores:
         shell.keep_score = scores.append
         shell.stream(schedule.plans(batches), trained.step, evaluation=True)
-    return judged(answers, conversation.logits(trained.step), spec, dataset, conversation.evaluation_failed)
+    return judged(answers, conversation.scores.in_order(trained.step), spec, dataset, conversation.scores.failed)

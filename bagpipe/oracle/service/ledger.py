@@ -37,8 +37,9 @@ class StepLedger:
     """First step that has not been handed out and is not missing either."""
     missing: int = 0
     """Steps that were skipped: a predecessor of this oracle was told, and no trainer tells them again."""
+    told_from: dict[int, int] = field(default_factory=dict)
+    """Of each trainer that is there, the first step that it tells this process."""
     _told: dict[int, dict[int, Told]] = field(default_factory=dict)
-    _told_from: dict[int, int] = field(default_factory=dict)
 
     def add(self, told: Told) -> tuple[ToldStep, ...]:
         """One trainer finished a step; returns the steps that are whole now, each once and in order."""
@@ -49,7 +50,7 @@ class StepLedger:
 
     def joined(self, rank: int, told_from: int) -> tuple[ToldStep, ...]:
         """A trainer tells its steps from `told_from` on; what it told of earlier ones is here or missing for good."""
-        self._told_from[rank] = told_from
+        self.told_from[rank] = told_from
         return self._take()
 
     def _take(self) -> tuple[ToldStep, ...]:
@@ -58,12 +59,19 @@ class StepLedger:
             parts = self._told.get(self.next_step, {})
             if len(parts) == self.num_trainers:
                 whole.append(ToldStep(self.next_step, tuple(parts[rank] for rank in range(self.num_trainers))))
+                after = self.next_step + 1
             elif self._is_missing(parts):
-                self.missing += 1
+                after = self._next_that_may_be_whole()
+                self.missing += after - self.next_step
             else:
                 return tuple(whole)
             self._told.pop(self.next_step, None)
-            self.next_step += 1
+            self.next_step = after
 
     def _is_missing(self, parts: Mapping[int, Told]) -> bool:
-        return any(self.next_step < begin and rank not in parts for rank, begin in self._told_from.items())
+        return any(self.next_step < begin and rank not in parts for rank, begin in self.told_from.items())
+
+    def _next_that_may_be_whole(self) -> int:
+        """The first step after one that is missing which is not missing as well for want of any part."""
+        told = (step for step in self._told if step > self.next_step)
+        return min(max(self.told_from.values()), min(told, default=max(self.told_from.values())))

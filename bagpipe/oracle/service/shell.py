@@ -19,6 +19,7 @@ from bagpipe.net.wire import encode
 from bagpipe.oracle.service.actions import (
     Action,
     EndAttempt,
+    Ignored,
     NoteLeft,
     Send,
     SendPlan,
@@ -127,6 +128,8 @@ class Shell:
                     self._listener.turn_away(peer, refused)
                 case EndAttempt(refused):
                     raise refusal(refused)
+                case Ignored(text):
+                    self._listener.refused.add(text)
                 case Warn(text):
                     log.warning("%s", text)
 

@@ -212,13 +212,13 @@ class World:
                 if not self.evaluating and self.scores and not talk.stop_asked:
                     self.evaluating = True
                     for step, rank, logits in self.kept_scores:
-                        talk.scored.setdefault(step, {})[rank] = logits
+                        talk.scores.parts.setdefault(step, {})[rank] = logits
                     self.trained = self.planned
                     assert self.records == list(range(self.trained)), "evaluated before every step was recorded"
                     self.act(talk.stream(self.planned, evaluation=True))
                 else:
                     self.ending_kept = (self.planned, talk.stop_asked, frozenset())
-                    self.scored_all = talk.logits(self.trained) if self.evaluating else []
+                    self.scored_all = talk.scores.in_order(self.trained) if self.evaluating else []
                     self.act(talk.leave(self.planned, stopped=talk.stop_asked))
                 return True
             case Streaming() if talk.wants_plan:

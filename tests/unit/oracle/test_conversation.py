@@ -189,7 +189,7 @@ def test_an_evaluation_is_not_over_before_its_last_score_is_here() -> None:
     while not world.kept_scores:
         assert not world.talk.stream_over
         world.deliver(trainer)
-    assert world.talk.stream_over and [float(part[0]) for part in world.talk.logits(1)] == [10.0]
+    assert world.talk.stream_over and [float(part[0]) for part in world.talk.scores.in_order(1)] == [10.0]
 
 
 def test_a_connection_that_is_remade_by_itself_has_a_new_clock() -> None:

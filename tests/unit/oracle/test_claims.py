@@ -1,0 +1,80 @@
+"""What a member says of its progress and cannot be true holds nothing up, takes no memory and ends nothing."""
+
+import pytest
+from conversation_world import DEPTH, World, check_whole, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bagpipe.net.messages import Message, NeedPlans, NeedValidation, Ping, Pong, Saved, StepDone, ValidationOutputs
+from bagpipe.oracle.service.actions import Ignored, Send
+from bagpipe.oracle.service.claims import disbelieved
+from bagpipe.oracle.service.ledger import StepLedger
+
+FAR = 2**52
+
+
+def step_done(step: int) -> StepDone:
+    return StepDone(rank=0, step=step, loss=1.0, num_examples=1, seconds=1.0, waits={})
+
+
+LIES = (
+    step_done(FAR),
+    NeedPlans(rank=0, step=FAR, credit=1, done=-1, told_from=0),
+    NeedPlans(rank=0, step=0, credit=1, done=FAR, told_from=0),
+    NeedPlans(rank=0, step=0, credit=1, done=-1, told_from=FAR),
+    NeedValidation(rank=0, step=FAR, next=0, until=4),
+    ValidationOutputs(rank=0, step=FAR),
+    Saved(rank=0, step=FAR),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), trainers=st.integers(1, 3))
+def test_a_run_goes_on_as_if_the_lies_had_not_been_told(data: st.DataObject, trainers: int) -> None:
+    """A trainer's connection carries a lie at some moments: every step is recorded, every slice scored, once."""
+    world = World(trainers, steps=5, scores=2)
+    original = world.talk.receive
+
+    def lied(peer: bytes, message: Message, arrays: list[object]) -> list[object]:
+        if peer.startswith(b"trainer") and data.draw(st.booleans()):
+            world.act(original(peer, data.draw(st.sampled_from(LIES)), []))
+        return original(peer, message, arrays)
+
+    world.deliver = lambda role: world.act(lied(*role.sent.popleft()))  # type: ignore[method-assign]
+    run(world, data, faults=1)
+    check_whole(world, scores=2)
+
+
+@pytest.mark.parametrize("lie", LIES, ids=[f"{number} {type(lie).__name__}" for number, lie in enumerate(LIES)])
+def test_a_lie_is_counted_and_no_more(lie: Message) -> None:
+    """The answer is that one message was ignored; the next true one is heard as before."""
+    world = World(1, steps=4, scores=0)
+    (ignored,) = world.talk.receive(b"trainer 0 0", lie, [])
+    assert isinstance(ignored, Ignored) and str(FAR)[:6] in ignored.text
+    assert world.talk.outbox.step_of(0) is None and world.talk.ledger.next_step == 0
+
+
+def test_a_ping_is_answered() -> None:
+    """As messages.py says: anybody may ask whether the oracle is there, and nothing is written down about it."""
+    assert World(1, steps=1, scores=0).talk.receive(b"somebody", Ping(), []) == [Send(b"somebody", Pong())]
+
+
+def test_a_jump_of_the_ledger_takes_no_longer_than_a_step() -> None:
+    """A restarted oracle hears of the first step that is told to it at once, however far that is."""
+    ledger = StepLedger(2, 0)
+    ledger.joined(0, told_from=FAR)
+    assert (ledger.next_step, ledger.missing) == (FAR, FAR)
+
+
+@given(told_from=st.integers(0, 50), planned=st.integers(0, 50), steps=st.lists(st.integers(0, 2**53), max_size=60))
+def test_what_a_restarted_oracle_keeps_is_bounded(told_from: int, planned: int, steps: list[int]) -> None:
+    """Whatever a trainer says that it has finished, so many steps are kept at most; those it can have finished are."""
+    ahead = 4 * DEPTH + 16
+    kept = [
+        step
+        for step in steps
+        if not disbelieved(step_done(step), planned=planned, told_from=told_from, ahead=ahead, restarted=True)
+    ]
+    assert all(step < max(planned, told_from + ahead) for step in kept)
+    assert {step for step in steps if step < told_from + ahead} <= set(kept)
+    assert disbelieved(step_done(0), planned=planned, told_from=None, ahead=ahead, restarted=True)
