@@ -29,6 +29,7 @@ def trainer(
 ) -> None:
     """Train one rank of one attempt of a job."""
     from bagpipe.local.role_process import check_index, load_role, log_to_stderr, stop_flag
+    from bagpipe.lowlevel import torch_compiler
     from bagpipe.lowlevel.process_life import loading
 
     log_to_stderr(f"trainer {rank}")
@@ -37,6 +38,7 @@ def trainer(
     check_index("rank", rank, loaded.spec.trainers.replicas)
     stacks.watch_start(loaded.spec.transport.startup_seconds)
     # A wrong job file is told before torch takes its seconds to load.
+    torch_compiler.defer()
     with loading():
         from bagpipe.trainer.loop import run_trainer
 

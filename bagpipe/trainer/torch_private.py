@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-import torch._dynamo  # The first optimizer loads it in any case; here it is loaded with everything else.
 import torch.distributed as dist
 from torch import nn
 from torch._C import _distributed_c10d as distributed_c10d
