@@ -1,7 +1,7 @@
 """`bagpipe init`: look at data and write a job for it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -16,6 +16,10 @@ def init(
     label: Annotated[
         str | None, typer.Option("--label", help="The column to predict, if the guess is wrong.", show_default=False)
     ] = None,
+    preset: Annotated[
+        Literal["criteo-tsv", "avazu-csv"] | None,
+        typer.Option("--preset", help="Spell out the columns of this built-in format.", show_default=False),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Look at a file or folder and write a commented job for it, which runs as it is."""
@@ -23,12 +27,14 @@ def init(
 
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists already; choose another name with --out, or allow --overwrite")
+    if preset is not None and label is not None:
+        raise ConfigError(f"--label: {preset} has a label of its own; leave one of the two options out")
     from bagpipe.config.load import parse_job  # heavy to import, as what follows
     from bagpipe.config.paths import typed
-    from bagpipe.data.suggest import suggest_job
+    from bagpipe.data.suggest import preset_job, suggest_job
     from bagpipe.lowlevel.atomic_files import write_whole
 
-    found = suggest_job(path, label=label)
+    found = suggest_job(path, label=label) if preset is None else preset_job(path, preset)
     parse_job(found.text, str(out))
     write_whole(out, found.text.encode())
     for note in found.notes:

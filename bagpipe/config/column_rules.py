@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from bagpipe.config.columns import ColumnsConfig, LabelColumn
+from bagpipe.config.columns import ColumnsConfig, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig
 from bagpipe.config.losses import LABEL_KINDS, loss_kind
 from bagpipe.config.model import ModelConfig
@@ -57,8 +57,13 @@ def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str,
         return
     if data.format not in _RAW_FORMATS:
         yield "spec.data.columns", f"has no effect with format {data.format}, which has columns of its own; remove it"
-    if data.encoding == "ids" and any(c.boundaries for c in columns.sparse):
-        yield "spec.data.encoding", "ids cannot hold for features with boundaries; use vocabulary or hash"
+    if data.encoding == "ids" and any(made_of_numbers(c) for c in columns.sparse):
+        yield "spec.data.encoding", "ids cannot hold for features with boundaries, bins or part; use vocabulary or hash"
+    if columns.header and data.format not in ("auto", "csv", "tsv"):
+        yield "spec.data.columns.header", f"has no effect with format {data.format}, which tells its columns; remove it"
+    twice = [name for name, count in Counter(columns.header).items() if count > 1]
+    if twice:
+        yield "spec.data.columns.header", f"{twice[0]!r} is listed twice; give each column a name of its own"
     yield from _labels(columns, model)
     yield from _names(columns)
     yield from _values(columns)
@@ -68,6 +73,11 @@ def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str,
     for kind in ("time", "group"):
         if data.split_by == kind and not getattr(columns, kind):
             yield f"spec.data.columns.{kind}", f"missing; splitBy: {kind} needs it"
+
+
+def made_of_numbers(column: SparseColumn) -> bool:
+    """Whether the values are computed, so that the cells are no values themselves."""
+    return bool(column.boundaries) or column.bins != "none" or column.part != "none"
 
 
 def _labels(columns: ColumnsConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:
@@ -140,5 +150,18 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
             yield f"{where}.boundaries", "a number is one value; remove separator and maxLength"
         if rising and sparse.weight:
             yield f"{where}.weight", "an interval has no weight; remove weight or boundaries"
+        yield from _computed(where, sparse)
         if sparse.keep != "last" and sparse.max_length is None:
             yield f"{where}.keep", "has no effect without maxLength; set that, or remove keep"
+
+
+def _computed(where: str, sparse: SparseColumn) -> Iterator[tuple[str, str]]:
+    """Of values that are computed from one cell."""
+    both = sparse.bins != "none" and sparse.part != "none"
+    several = sparse.boundaries or sparse.separator or sparse.max_length or sparse.weight
+    if both or (several and (sparse.bins != "none" or sparse.part != "none")):
+        yield where, "bins and part each make one value of one cell; remove what does not go with it"
+    if sparse.time_format and sparse.part == "none":
+        yield f"{where}.timeFormat", "has no effect without part: hour or weekday; set that, or remove timeFormat"
+    elif sparse.time_format and "%" not in sparse.time_format:
+        yield f"{where}.timeFormat", f"{sparse.time_format!r}: expected a form such as %y%m%d%H"

@@ -59,6 +59,17 @@ class SparseColumn(Section):
         str, Meta(description="Column with the weight of each value, a number from 0: `sum` adds weight times row, `mean` divides that by the sum of the weights. "
                   "As many as there are values, in the same form. Empty: all are 1.")
     ] = ""
+    bins: Annotated[
+        Literal["none", "log-squared"],
+        Meta(description="log-squared: the column is a whole number x, and the value is its bin: x itself up to 2, above it floor(ln(x)^2)."),
+    ] = "none"
+    part: Annotated[
+        Literal["none", "hour", "weekday"],
+        Meta(description="The column is a time, and the value is its hour of the day (00 to 23) or its day of the week (0: Monday)."),
+    ] = "none"
+    time_format: Annotated[
+        str, Meta(max_length=100, description="With `part`: how the time is written in text, in the signs of strptime. Empty: ISO 8601.")
+    ] = ""
     keep: Annotated[Literal["first", "last"], Meta(description="Which values stay when there are more than `maxLength`.")] = "last"
     boundaries: Annotated[
         tuple[bounds.Value, ...],
@@ -69,6 +80,10 @@ class SparseColumn(Section):
 class ColumnsConfig(Section):
     """The columns of the data. Every column is named here, or ignored."""
 
+    header: Annotated[
+        tuple[_Name, ...],
+        Meta(description="Names of all columns in order, for text files without a line that tells them. Empty: the files say."),
+    ] = ()
     labels: Annotated[tuple[LabelColumn, ...], Meta(description="The targets, at least one.")] = ()
     dense: Annotated[tuple[DenseColumn, ...], Meta(description="Numbers.")] = ()
     sparse: Annotated[tuple[SparseColumn, ...], Meta(description="Categories.")] = ()

@@ -13,8 +13,20 @@ from bagpipe.batch import Floats, Int64s, Lengths
 from bagpipe.config.column_rules import LabelRule, label_rule
 from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
 from bagpipe.data import column_kernels as kernels
-from bagpipe.data.column_values import Floats64, Mask, Problems, codes_of, is_list, is_text, kind_of, numbers_of, plain
-from bagpipe.data.raw import Codes, Kind
+from bagpipe.data.column_values import (
+    EXACT,
+    Floats64,
+    Mask,
+    Problems,
+    codes_of,
+    is_list,
+    is_text,
+    kind_of,
+    moments_of,
+    numbers_of,
+    plain,
+)
+from bagpipe.data.raw import BIN_OFFSET, Codes, Kind
 from bagpipe.data.transform import DenseStatistics
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -166,6 +178,10 @@ def sparse_cells(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Pr
         places = np.searchsorted(np.array(sparse.boundaries), numbers, side="right").astype(np.uint64)
         problems.add(name, wrong, "a number", column)
         return _one_each(np.where(np.isnan(numbers), np.uint64(0), places + np.uint64(1)))
+    if sparse.bins != "none":
+        return _one_each(_bins(column, name, problems))
+    if sparse.part != "none":
+        return _one_each(_part_of_time(column, sparse, problems))
     if is_list(column.type):
         lists = _several(column, name, kind, problems)
     else:
@@ -175,6 +191,42 @@ def sparse_cells(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Pr
     if sparse.weight:
         lists = _weighted(lists, table, sparse, problems)
     return lists if sparse.max_length is None else _shortened(lists, sparse.max_length, sparse.keep)
+
+
+def _bins(column: Any, name: str, problems: Problems) -> Codes:
+    """See `bagpipe.data.raw.bin_text`."""
+    numbers, wrong = numbers_of(column)
+    missing = np.isnan(numbers)
+    wrong |= ~missing & ((np.abs(numbers) >= EXACT) | (numbers != np.floor(numbers)))
+    problems.add(name, wrong, "a whole number", column)
+    whole = np.where(missing | wrong, 0.0, numbers)
+    above = np.floor(np.log(np.maximum(whole, 1.0)) ** 2) + 3.0
+    codes = (np.where(whole <= 2, whole, above).astype(np.int64) + BIN_OFFSET).view(np.uint64)
+    codes[missing] = 0
+    return codes
+
+
+def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Codes:
+    """Hours and days of the week as texts of digits: `09`, `0`."""
+    moments = column
+    if not pa.types.is_timestamp(column.type) and not pa.types.is_date(column.type):
+        moments = moments_of(column, sparse.time_format)
+        if moments is None:
+            moments = pa.nulls(len(column), pa.timestamp("us"))
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    unread = moments.is_null().to_numpy(zero_copy_only=False)
+    expected = f"a time like {sparse.time_format}" if sparse.time_format else "a time in ISO 8601"
+    problems.add(source_of(sparse), unread & ~missing, expected, column)
+    there = pc.fill_null(moments, pa.scalar(0, pa.int64()).cast(moments.type))
+    if sparse.part == "weekday":
+        digits = pc.day_of_week(there).to_numpy(zero_copy_only=False).astype(np.uint64)
+        codes = (digits + np.uint64(ord("0"))) << np.uint64(56)
+    else:
+        hours = pc.hour(there).to_numpy(zero_copy_only=False).astype(np.uint64)
+        tens, ones = hours // np.uint64(10), hours % np.uint64(10)
+        codes = ((tens + np.uint64(ord("0"))) << np.uint64(56)) | ((ones + np.uint64(ord("0"))) << np.uint64(48))
+    codes[unread] = 0
+    return np.asarray(codes)
 
 
 def _one_each(codes: Codes) -> Lists:

@@ -98,8 +98,11 @@ def hive_values(name: str) -> dict[str, str]:
     return dict(_HIVE.findall(name.rpartition("/")[0]))
 
 
-def table_schema(file: InputFile, kind: TableFormat) -> pa.Schema:
+def table_schema(file: InputFile, kind: TableFormat, header: Sequence[str] = ()) -> pa.Schema:
     """Columns of a file, those of its folders last; text cells of unknown type are strings.
+
+    Args:
+        header: the names of the columns of text; empty: the file tells them.
 
     Raises:
         DataError: the file is damaged, or names a column twice.
@@ -114,7 +117,7 @@ def table_schema(file: InputFile, kind: TableFormat) -> pa.Schema:
         elif kind == "jsonl":
             schema = _json_schema(file)
         else:
-            schema = pa.schema([(name, pa.string()) for name in _dialect(file, kind).names])
+            schema = pa.schema([(name, pa.string()) for name in _dialect(file, kind, header).names])
     for name in hive_values(file.name):
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
@@ -122,18 +125,24 @@ def table_schema(file: InputFile, kind: TableFormat) -> pa.Schema:
 
 
 def table_pieces(
-    file: InputFile, kind: TableFormat, names: Sequence[str], types: pa.Schema, *, skip_bad: bool
+    file: InputFile,
+    kind: TableFormat,
+    names: Sequence[str],
+    types: pa.Schema,
+    header: Sequence[str] = (),
+    *,
+    skip_bad: bool,
 ) -> Iterator[TablePiece]:
-    """The rows of a file, with the columns `names`; `types` are those of JSON columns.
+    """The rows of a file, with the columns `names`; `types` are those of JSON columns, `header` as for the schema.
 
     Raises:
         DataError: a row is malformed and bad rows are not skipped, or the file is damaged.
     """
     hive = hive_values(file.name)
     stored = [name for name in names if name not in hive]
-    with _damage(file.name, lambda: _not_utf8(file, kind) if kind in ("csv", "tsv") else None):
+    with _damage(file.name, lambda: _not_utf8(file, _dialect(file, kind, header)) if kind in ("csv", "tsv") else None):
         if kind in ("csv", "tsv"):
-            found = _csv_pieces(file, kind, stored, skip_bad=skip_bad)
+            found = _csv_pieces(file, _dialect(file, kind, header), stored, skip_bad=skip_bad)
         elif kind == "jsonl":
             found = _json_pieces(file, stored, types, skip_bad=skip_bad)
         elif kind == "arrow":
@@ -180,20 +189,19 @@ def _parse_options(dialect: Dialect, handler: Callable[[Any], str]) -> csv.Parse
     )
 
 
-def _dialect(file: InputFile, kind: TableFormat) -> Dialect:
+def _dialect(file: InputFile, kind: TableFormat, header: Sequence[str]) -> Dialect:
     """Raises:
     DataError: there is no line in the file.
     """
-    dialect = dialect_of(read_head(file, HEAD_BYTES), tabs=kind == "tsv")
+    dialect = dialect_of(read_head(file, HEAD_BYTES), tabs=kind == "tsv", header=header)
     if not dialect.names:
         raise DataError(f"{file.name}: no line in it; expected at least one example")
     return dialect
 
 
-def _csv_pieces(file: InputFile, kind: TableFormat, names: Sequence[str], *, skip_bad: bool) -> Iterator[TablePiece]:
+def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip_bad: bool) -> Iterator[TablePiece]:
     bad: list[tuple[int, str]] = []
     """Malformed rows by number, as far as Arrow has parsed: it may be ahead of the batch that is handed out."""
-    dialect = _dialect(file, kind)
     before = dialect.skipped + (not dialect.headless)
     first_told = False
 
@@ -255,9 +263,8 @@ def _line_of(file: InputFile, text: str, dialect: Dialect) -> int:
     return 0
 
 
-def _not_utf8(file: InputFile, kind: TableFormat) -> str | None:
+def _not_utf8(file: InputFile, dialect: Dialect) -> str | None:
     """Which byte of which row and column is no UTF-8; None: all are."""
-    dialect = _dialect(file, kind)
     names = dialect.names
     for block in text_blocks([file]):
         for number, line in enumerate(block.text.split(b"\n"), block.first_line):

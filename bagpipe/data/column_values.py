@@ -188,3 +188,16 @@ def _number(cell: str | None) -> float:
         return float(cell)
     except ValueError:
         return np.inf
+
+
+def moments_of(cells: Any, form: str) -> Any:
+    """Texts as timestamps, a text that is none missing; None: they are not all of one kind."""
+    text = pc.utf8_trim_whitespace(cells.cast(pa.string()))
+    if form:
+        return pc.strptime(text, format=form, unit="us", error_is_null=True)
+    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+        try:
+            return pc.cast(text, kind)
+        except pa.ArrowInvalid:
+            continue
+    return None

@@ -96,8 +96,10 @@ class ColumnSource:
             if not file.size:
                 continue
             kind = table_format(file, self.stated)
-            check_columns(file.name, table_schema(file, kind), names, (), trained=not self.labelled)
-            yield from table_pieces(file, kind, names, self.types, skip_bad=self.skip_bad)
+            check_columns(
+                file.name, table_schema(file, kind, self.columns.header), names, (), trained=not self.labelled
+            )
+            yield from table_pieces(file, kind, names, self.types, self.columns.header, skip_bad=self.skip_bad)
 
     def parse(self, piece: TablePiece) -> RawBlock:
         table = piece.load()
@@ -164,7 +166,7 @@ def open_columns(
     first = next((f for f in files if f.size), None)
     if first is None:
         raise DataError(f"{files[0].name}: empty file; expected at least one example")
-    schema = table_schema(first, table_format(first, stated))
+    schema = table_schema(first, table_format(first, stated), columns.header)
     wanted = wanted_columns(columns, labelled=labelled)
     check_columns(first.name, schema, wanted, all_columns(columns), trained=kept is not None)
     jagged = any(_is_several(c, schema) for c in columns.sparse)
@@ -186,6 +188,10 @@ def open_columns(
 def _kind(file: str, column: SparseColumn, schema: pa.Schema, *, ids: bool) -> Kind:
     if column.boundaries:
         return "interval"
+    if column.bins != "none":
+        return "bin"
+    if column.part != "none":
+        return "token"
     return "int" if ids else kind_of(file, source_of(column), schema.field(source_of(column)).type)
 
 

@@ -58,11 +58,12 @@ class Dialect:
         return narrowed(line, self.separator).strip(b" ") if self.narrow else line
 
 
-def dialect_of(head: bytes, *, tabs: bool = False) -> Dialect:
+def dialect_of(head: bytes, *, tabs: bool = False, header: Sequence[str] = ()) -> Dialect:
     """The dialect of a file that begins with `head`, up to `HEAD_BYTES` of it.
 
     Args:
         tabs: the separator is a tab, whatever the lines look like.
+        header: the names of the columns; a first line of just these is no row. Empty: the lines tell.
     """
     lines = _lines(head)
     blank = next((i for i, line in enumerate(lines) if line.strip()), len(lines))
@@ -77,6 +78,8 @@ def dialect_of(head: bytes, *, tabs: bool = False) -> Dialect:
         if len(last) == len(rows[0]) > 1:
             skipped, rows = skipped - 1, [last, *rows]
     first = rows[0] if rows else []
+    if header:
+        return Dialect(separator, tuple(header), skipped, headless=list(first) != list(header))
     headless = _is_row(first, rows[1:])
     names = (f"f{i}" if headless or not name.strip() else name for i, name in enumerate(first))
     return Dialect(separator, tuple(names), skipped, headless)

@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 from bagpipe.config.columns import DenseColumn
 from bagpipe.data.column_cells import MARKS, as_numbers
 from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
-from bagpipe.data.column_values import is_list, is_text, numbers_of, plain
+from bagpipe.data.column_values import is_list, is_text, moments_of, numbers_of, plain
 from bagpipe.data.files import InputFile
-from bagpipe.data.split import moments_of
 from bagpipe.data.units import is_money_or_share, units_of
 from bagpipe.errors import DataError
 

@@ -15,16 +15,10 @@ import numpy.typing as npt
 
 from bagpipe.data import text_kernels as kernels
 from bagpipe.data.files import InputFile, TextBlock, read_head, text_blocks
+from bagpipe.data.presets import AVAZU_COLUMNS, CRITEO_DENSE, CRITEO_SPARSE
 from bagpipe.data.raw import BIN_OFFSET, Codes, RawBlock, RawFeature, RawSchema
 from bagpipe.errors import DataError
 
-CRITEO_DENSE = tuple(f"I{i}" for i in range(1, 14))
-CRITEO_SPARSE = tuple(f"C{i}" for i in range(1, 27))
-AVAZU_COLUMNS = (
-    *("id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category"),
-    *("app_id", "app_domain", "app_category", "device_id", "device_ip", "device_model", "device_type"),
-    *("device_conn_type", "C14", "C15", "C16", "C17", "C18", "C19", "C20", "C21"),
-)
 _SMALL = np.log1p(np.arange(4096, dtype=np.float64)).astype(np.float32)
 REMEDY = "fix the line or set data.onBadLine: skip"
 

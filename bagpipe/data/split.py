@@ -9,12 +9,11 @@ from typing import IO, Any, Literal, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from bagpipe.config.document import DataConfig
 from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_kernels import mix_codes
-from bagpipe.data.column_values import Floats64, Mask, codes_of, is_text, kind_of, numbers_of, plain
+from bagpipe.data.column_values import Floats64, Mask, codes_of, is_text, kind_of, moments_of, numbers_of, plain
 from bagpipe.errors import DataError
 
 Part = Literal["training", "validation", "test"]
@@ -188,16 +187,3 @@ def times_of(cells: Any, column: str, file: str, form: str = "") -> Floats64:
         found = f"column {column}: expected {expected}, found {cells[row].as_py()!r}"
         raise DataError(f"{file}: {found}; fix the row, or choose another column for data.columns.time")
     return numbers
-
-
-def moments_of(cells: Any, form: str) -> Any:
-    """Texts as timestamps, a text that is none missing; None: they are not all of one kind."""
-    text = pc.utf8_trim_whitespace(cells.cast(pa.string()))
-    if form:
-        return pc.strptime(text, format=form, unit="us", error_is_null=True)
-    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
-        try:
-            return pc.cast(text, kind)
-        except pa.ArrowInvalid:
-            continue
-    return None

@@ -14,6 +14,7 @@ import numpy as np
 from bagpipe.config.paths import typed
 from bagpipe.data.column_files import TableFormat
 from bagpipe.data.file_kinds import choose_files
+from bagpipe.data.presets import Preset, columns_as_yaml, preset_columns
 from bagpipe.data.sample import Column, look_at
 from bagpipe.errors import ConfigError
 from bagpipe.lowlevel.strict_json import encode
@@ -28,6 +29,8 @@ _IDS = re.compile(
     r"(.*_)?(id|key|hash|code|no|type|category|cat|class|zip|brand|device|region|city)(_.*)?", re.IGNORECASE
 )
 LONGEST_NAME = 200
+_RECIPE = ["    testFraction: 0.1", "    encoding: vocabulary", "    minCount: 3"]
+"""Of the built-in click logs."""
 OTHERS = "look like labels too:"
 
 
@@ -37,6 +40,19 @@ class Suggestion:
 
     text: str
     notes: list[str] = field(default_factory=list)
+
+
+def preset_job(path: str, preset: Preset, *, name: str = "job") -> Suggestion:
+    """A job for data of a built-in format, with its columns spelled out so that they can be changed."""
+    criteo = preset == "criteo-tsv"
+    told = [
+        f"    format: {'tsv' if criteo else 'csv'}",
+        *_RECIPE,
+        *columns_as_yaml(preset_columns(preset, bins=criteo)),
+    ]
+    return Suggestion(
+        _job(name, path, None, told), [f"the columns of {preset}, spelled out; `format: {preset}` means the same"]
+    )
 
 
 def suggest_job(path: str, *, label: str | None = None, name: str = "job", python: bool = False) -> Suggestion:
@@ -304,9 +320,8 @@ def _job(name: str, path: str | list[str], known: str | None, data: Sequence[str
         f"    path: {_quoted(path)}",
     ]
     if known is not None:
-        lines += [f"    format: {known}", "    testFraction: 0.1"]
-        if known in ("criteo-tsv", "avazu-csv"):
-            lines += ["    encoding: vocabulary", "    minCount: 3"]
+        lines.append(f"    format: {known}")
+        lines += _RECIPE if known in ("criteo-tsv", "avazu-csv") else _RECIPE[:1]
         if known == "criteo-tsv":
             lines.append("    numericBins: log-squared")
     lines += data

@@ -149,7 +149,7 @@ class Transform:
         first = next((file for file in find_files(path) if file.size), None)
         if first is None:
             raise DataError("rows: no rows; expected at least one")
-        names = table_schema(first, table_format(first, data.format)).names
+        names = table_schema(first, table_format(first, data.format), data.columns.header).names
         return all(label_source(label) in names for label in data.columns.labels)
 
 

@@ -80,7 +80,7 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
         first = next((file for file in find_files(paths) if file.size), None)
         if first is None or is_prepared(first):
             continue
-        schema = table_schema(first, table_format(first, data.format))
+        schema = table_schema(first, table_format(first, data.format), data.columns.header)
         by_time = [data.columns.time] if data.split_by == "time" and data.columns.time else []
         names = [*wanted_columns(data.columns, labelled=True), *by_time]
         check_columns(first.name, schema, names, all_columns(data.columns), trained=trained)

@@ -45,6 +45,9 @@ class SparseColumn:
     table: str = ""
     separator: str = ""
     weight: str = ""
+    bins: Literal["none", "log-squared"] = "none"
+    part: Literal["none", "hour", "weekday"] = "none"
+    time_format: str = ""
     max_length: int | None = None
     keep: Literal["first", "last"] = "last"
     boundaries: tuple[float, ...] = ()

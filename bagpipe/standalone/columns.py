@@ -23,6 +23,7 @@ class OwnColumns:
 
     def __init__(self, info: Mapping[str, Any]) -> None:
         columns = info["columns"]
+        self.header: tuple[str, ...] = tuple(columns.get("header", ()))
         self._dense = [read_setting(DenseColumn, one) for one in columns.get("dense", ())]
         self._sparse = [read_setting(SparseColumn, one) for one in columns.get("sparse", ())]
         self._kinds: list[Kind] = [feature["kind"] for feature in info["features"]]

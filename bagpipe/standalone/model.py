@@ -183,8 +183,11 @@ class ExportedModel:
                 yield source.block(parsed(lines, file, first), file, first)
                 first += len(lines)
             return
-        tables = _click_log(file, source) if not isinstance(source, OwnColumns) else None
-        for table in tables or tables_of(file, tuple(dict.fromkeys((*source.names, *keep)))):
+        if isinstance(source, OwnColumns):
+            tables = tables_of(file, tuple(dict.fromkeys((*source.names, *keep))), source.header)
+        else:
+            tables = _click_log(file, source)
+        for table in tables:
             block = source.block(table, file, first)
             first += table.num_rows
             yield replace(block, kept=table.select(list(keep))) if keep else block

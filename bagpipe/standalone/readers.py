@@ -66,8 +66,11 @@ def kind_of_file(file: str) -> str:
     return "jsonl" if text.startswith(b"{") else "tsv" if dialect_of(head).separator == "\t" else "csv"
 
 
-def tables_of(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
+def tables_of(file: str, names: Sequence[str], header: Sequence[str] = ()) -> Iterator[pa.Table]:
     """The rows of a file in order, with the columns `names`.
+
+    Args:
+        header: the names of all columns of text; empty: the file tells them.
 
     Raises:
         DataError: a column is not there, or the file is damaged.
@@ -77,7 +80,7 @@ def tables_of(file: str, names: Sequence[str]) -> Iterator[pa.Table]:
     kind = kind_of_file(file)
     try:
         if kind in ("csv", "tsv"):
-            found = _csv(file, stored, tabs=kind == "tsv")
+            found = _csv(file, stored, header, tabs=kind == "tsv")
         elif kind == "jsonl":
             found = _json(file, stored)
         else:
@@ -123,9 +126,9 @@ def lines_of(file: str) -> Iterator[list[bytes]]:
             yield [rest]
 
 
-def _csv(file: str, names: Sequence[str], *, tabs: bool) -> Iterator[pa.Table]:
+def _csv(file: str, names: Sequence[str], header: Sequence[str], *, tabs: bool) -> Iterator[pa.Table]:
     with open_bytes(file) as stream:
-        dialect = dialect_of(stream.read(HEAD_BYTES), tabs=tabs)
+        dialect = dialect_of(stream.read(HEAD_BYTES), tabs=tabs, header=header)
     _check(file, dialect.names, names)
     parse = csv.ParseOptions(delimiter=dialect.delimiter, quote_char=dialect.quote, newlines_in_values=True)
     convert = csv.ConvertOptions(

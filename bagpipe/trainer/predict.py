@@ -203,7 +203,9 @@ def _open(
     if not isinstance(raw, ColumnSource):
         raise ConfigError(f"{option}: this format has no columns of its own; rows are named by file and number")
     first = next(file for file in files if file.size)
-    _check_kept(keep, first.name, table_schema(first, table_format(first, data.format)).names, option)
+    _check_kept(
+        keep, first.name, table_schema(first, table_format(first, data.format), raw.columns.header).names, option
+    )
     return raw.with_extra(keep)
 
 

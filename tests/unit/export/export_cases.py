@@ -124,7 +124,7 @@ def avazu(count: int, rng: random.Random) -> str:
 
 
 def own_csv(count: int, rng: random.Random) -> str:
-    rows = ["clicked,bought,price,age,user,item,tags,tag_weights,seen"]
+    rows = ["clicked,bought,price,age,user,item,tags,tag_weights,seen,when"]
     for _ in range(count):
         tags = [f"t{rng.randrange(30)}" for _ in range(rng.randrange(4))]
         weights = [f"{rng.random():.3f}" for _ in tags]
@@ -132,7 +132,8 @@ def own_csv(count: int, rng: random.Random) -> str:
         price = rng.choice(["", f"{rng.lognormvariate(2, 1):.2f}"])
         user = rng.choice(["", '""', f'"u {rng.randrange(30)}, ""the user"""', f"u{rng.randrange(200)}"])
         cells = [rng.randrange(2), rng.randrange(2), price, rng.randrange(90), user, f"i{rng.randrange(40)}"]
-        rows.append(",".join(map(str, [*cells, "|".join(tags), "|".join(weights), "|".join(seen)])))
+        when = f"2024-01-{rng.randrange(1, 29):02d} {rng.randrange(24):02d}:30:00"
+        rows.append(",".join(map(str, [*cells, "|".join(tags), "|".join(weights), "|".join(seen), when])))
     return "\n".join(rows) + "\n"
 
 
@@ -145,12 +146,16 @@ OWN_COLUMNS = {
         {"name": "tags", "separator": "|", "weight": "tag_weights", "maxLength": 3},
         {"name": "seen", "separator": "|", "table": "items", "maxLength": 2, "keep": "first"},
         {"name": "age_band", "column": "age", "boundaries": [18, 30, 50]},
+        {"name": "age_bin", "column": "age", "bins": "log-squared"},
+        {"name": "hour", "column": "when", "part": "hour"},
+        {"name": "weekday", "column": "when", "part": "weekday"},
     ],
 }
 OWN_TABLES = [
     {"name": "user", "numEmbeddings": 90, "embeddingDim": 4, "featureNames": ["user"]},
     {"name": "items", "numEmbeddings": 60, "embeddingDim": 4, "featureNames": ["item", "seen"], "pooling": "mean"},
     {"name": "tags", "numEmbeddings": 60, "embeddingDim": 6, "featureNames": ["tags"], "pooling": "mean"},
+    *({"name": n, "numEmbeddings": 40, "embeddingDim": 4, "featureNames": [n]} for n in ("age_bin", "hour", "weekday")),
     {"name": "age_band", "numEmbeddings": 6, "embeddingDim": 3, "featureNames": ["age_band"], "pooling": "none"},
 ]
 BINS = {"encoding": "vocabulary", "minCount": 1, "numericBins": "log-squared"}

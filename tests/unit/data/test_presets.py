@@ -1,0 +1,139 @@
+"""The built-in click logs are lists of columns: spelled out they give the same examples to the bit."""
+
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from bagpipe.config.columns import SparseColumn
+from bagpipe.config.document import DataConfig, EmbeddingConfig
+from bagpipe.config.load import parse_job
+from bagpipe.data.column_cells import sparse_cells
+from bagpipe.data.column_values import Problems
+from bagpipe.data.dataset import Dataset, open_dataset
+from bagpipe.data.presets import AVAZU_COLUMNS, Preset, preset_columns
+from bagpipe.data.raw import BIN_OFFSET
+from bagpipe.data.suggest import preset_job
+from bagpipe.errors import DataError
+from bagpipe.standalone.readers import tables_of
+
+ROWS = 200
+
+
+def avazu_lines() -> list[str]:
+    rng = random.Random(4)
+    lines = [",".join(AVAZU_COLUMNS)]
+    for number in range(ROWS):
+        hour = f"1410{rng.randrange(10, 32)}{rng.randrange(24):02d}"
+        values = [rng.choice(["", f"{rng.randrange(9):08x}", "more than eight", "äö"]) for _ in AVAZU_COLUMNS[3:]]
+        lines.append(",".join([str(number), str(rng.randrange(2)), hour, *values]))
+    return lines
+
+
+@pytest.fixture
+def logs(tmp_path: Path, criteo_lines: Callable[[int], list[str]]) -> dict[Preset, Path]:
+    """A log of each format, with missing and negative values."""
+    found: dict[Preset, Path] = {"criteo-tsv": tmp_path / "criteo.txt", "avazu-csv": tmp_path / "avazu.csv"}
+    found["criteo-tsv"].write_text("\n".join(criteo_lines(ROWS)) + "\n")
+    found["avazu-csv"].write_text("\n".join(avazu_lines()) + "\n")
+    return found
+
+
+def opened(data: DataConfig, folder: Path) -> Dataset:
+    return open_dataset(data, EmbeddingConfig(dim=4), seed=1, work_dir=folder / "work")
+
+
+def batches(dataset: Dataset) -> list[Any]:
+    return [*dataset.train_batches(32, epochs=2), *dataset.test_batches(32)]
+
+
+@pytest.mark.parametrize("preset", ["criteo-tsv", "avazu-csv"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"encoding": "hash", "hash_size": 50},
+        {"encoding": "vocabulary", "min_count": 2, "oov": 3, "shuffle": "always"},
+        {"encoding": "vocabulary", "numeric_bins": "log-squared"},
+    ],
+)
+def test_a_format_and_its_columns_give_the_same_batches(
+    preset: Preset, how: dict[str, Any], logs: dict[Preset, Path], tmp_path: Path
+) -> None:
+    """Labels, dense values, keys and tables of every batch, by hash and by vocabulary, with bins and without."""
+    if preset == "avazu-csv" and "numeric_bins" in how:
+        how = {"encoding": "vocabulary"}
+    named = DataConfig(path=str(logs[preset]), format=preset, test_fraction=0.1, **how)
+    spelled = msgspec.structs.replace(
+        named,
+        format="tsv" if preset == "criteo-tsv" else "csv",
+        numeric_bins="none",
+        columns=preset_columns(preset, bins=named.numeric_bins != "none"),
+    )
+    first, second = opened(named, tmp_path), opened(spelled, tmp_path)
+    assert first.layout == second.layout
+    pairs = list(zip(batches(first), batches(second), strict=True))
+    assert len(pairs) > 10
+    for one, other in pairs:
+        np.testing.assert_array_equal(one.labels_BL, other.labels_BL)
+        np.testing.assert_array_equal(one.dense_BF.view(np.uint32), other.dense_BF.view(np.uint32))
+        np.testing.assert_array_equal(one.sparse[0].keys_N, other.sparse[0].keys_N)
+
+
+@pytest.mark.parametrize("preset", ["criteo-tsv", "avazu-csv"])
+def test_init_spells_a_preset_out(preset: Preset, logs: dict[Preset, Path], tmp_path: Path) -> None:
+    """The job that `bagpipe init --preset` writes has just these columns, and can be read."""
+    spec = parse_job(preset_job(str(logs[preset]), preset).text, "job.yaml").spec
+    assert spec.data.columns == preset_columns(preset, bins=preset == "criteo-tsv")
+    assert opened(spec.data, tmp_path).num_test_examples == ROWS // 10
+
+
+def test_bins_are_those_of_one_number_at_a_time() -> None:
+    """Of small and large whole numbers, negative ones and none; a fraction has no bin."""
+    numbers = [*range(-5, 3000), *(10**k + d for k in range(4, 16) for d in (-1, 0, 1)), -(10**12)]
+    table = pa.table({"x": pa.array([None, *numbers, 2.5], pa.float64())})
+    problems = Problems(np.zeros(len(numbers) + 2, np.bool_))
+    found = sparse_cells(table, SparseColumn("x", bins="log-squared"), "bin", problems).codes.tolist()
+    assert found[0] == 0
+    assert found[1:-1] == [BIN_OFFSET + (x if x <= 2 else 3 + math.floor(math.log(x) ** 2)) for x in numbers]
+    assert problems.bad.tolist() == [False] * (len(numbers) + 1) + [True]
+    assert problems.words == "column x: expected a whole number, found 2.5"
+
+
+def test_parts_of_times_are_texts_of_digits() -> None:
+    """Of timestamps and of text in a stated form; a missing time has no part, and other text is refused."""
+    table = pa.table({"t": ["14102109", "14102600", None, "yesterday"]})
+    form = "%y%m%d%H"
+    for part, expected in (("hour", ["09", "00", None]), ("weekday", ["1", "6", None])):
+        problems = Problems(np.zeros(4, np.bool_))
+        column = SparseColumn("t", part=part, time_format=form)  # type: ignore[arg-type]  # one of the two
+        codes = sparse_cells(table, column, "token", problems).codes.tolist()
+        texts = [code.to_bytes(8, "big").rstrip(b"\0").decode() if code else None for code in codes[:3]]
+        assert texts == expected
+        assert (problems.first_row, problems.words) == (
+            3,
+            "column t: expected a time like %y%m%d%H, found 'yesterday'",
+        )
+
+
+def test_names_for_files_without_a_line_of_them(tmp_path: Path) -> None:
+    """A header that is there all the same is no row; a line of another width is refused by its number."""
+    job = """spec: {{data: {{path: {}, encoding: vocabulary, columns: {{
+        header: [y, user, item], labels: [{{name: y}}], sparse: [{{name: user}}, {{name: item}}]}}}}}}"""
+    rows = [f"{i % 2},u{i % 3},i{i % 4}" for i in range(12)]
+    for name, lines in (("bare", rows), ("named", ["y,user,item", *rows]), ("one", rows)):
+        path = tmp_path / name
+        path.write_text("\n".join(lines) + "\n")
+        (batch,) = opened(parse_job(job.format(path), "job").spec.data, tmp_path).train_batches(99, epochs=1)
+        assert batch.labels_BL[:, 0].tolist() == [i % 2 for i in range(12)]
+        names = ["y", "user", "item"]
+        alone = pa.concat_tables(tables_of(str(path), names, names)).to_pydict()
+        assert [",".join(cells) for cells in zip(*alone.values(), strict=True)] == rows, "an export reads the same"
+    (tmp_path / "wide").write_text("\n".join([*rows[:5], f"{rows[5]},more"]) + "\n")
+    with pytest.raises(DataError, match=r"wide: row 6 \(line 6\): expected 3 fields, found 4"):
+        opened(parse_job(job.format(tmp_path / "wide"), "job").spec.data, tmp_path)
