@@ -123,6 +123,11 @@ PROPERTIES: Schema = {
         "description": "Why the last attempt that failed did.",
         "properties": FAILURE,
     },
+    "logs": {
+        "type": "object",
+        "description": "The last lines of the pods that the job's failure ended: where they are, or why they are not.",
+        "properties": {"configMap": {"type": "string"}, "message": {"type": "string"}},
+    },
     "conditions": {
         "type": "array",
         "description": "By type; docs/operator.md has what each means.",

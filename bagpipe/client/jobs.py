@@ -209,7 +209,8 @@ class BagpipeClient:
 
     def describe(self, name: str) -> str:
         """The job's story in one page: phase, progress, timeline, pods, last failure, conditions, result."""
-        raw = self.get(name).raw
+        view = self.get(name)
+        raw = view.raw
         about = f"involvedObject.kind={KIND},involvedObject.uid={raw['metadata']['uid']}"
         with self._told(name):
             events = self._core.list_namespaced_event(
@@ -222,7 +223,7 @@ class BagpipeClient:
                 _request_timeout=REQUEST_SECONDS,
             )
         now = dt.datetime.now(dt.UTC)
-        return tell(raw, json.loads(events.data)["items"], json.loads(pods.data)["items"], now)
+        return tell(raw, json.loads(events.data)["items"], json.loads(pods.data)["items"], now, self._kept(view))
 
     # ── logs ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,14 +237,22 @@ class BagpipeClient:
         tail: int | None = None,
         previous: bool = False,
     ) -> Iterator[str]:
-        """Lines of one process. Following waits for its pod, and goes on with the next when it is replaced."""
+        """Lines of one process. Following waits for its pod, and goes on with the next when it is replaced.
+
+        Of a pod that a failed job's end took away there are the last lines that the operator kept.
+
+        Raises:
+            JobNotFound: there is no such job, or neither a pod nor kept lines of this process.
+        """
         seen: set[tuple[str, int]] = set()
         while True:
             view = self.get(name)
             pod = self._newest_pod(name, role, index, seen)
             if pod is None and not follow:
-                if not seen:
+                lines = None if seen else self._kept(view).get(f"{role}-{index}.log")
+                if lines is None and not seen:
                     raise JobNotFound(f"job {name} has no pod of {role} {index} now; it is {view.phase}")
+                yield from _last(lines or "", tail)
                 return
             if pod is not None and _has_log(pod):
                 seen.add(_identity(pod))
@@ -252,9 +261,22 @@ class BagpipeClient:
                 if not follow:
                     return
             elif view.finished:
+                yield from _last("" if seen else self._kept(view).get(f"{role}-{index}.log", ""), tail)
                 return
             else:
                 self._clock.pause(POLL_SECONDS)
+
+    def _kept(self, view: JobView) -> dict[str, str]:
+        """Last lines of the pods that a failed job's end took away, by process; empty: none were kept."""
+        name = ((view.raw.get("status") or {}).get("logs") or {}).get("configMap")
+        if not name:
+            return {}
+        with self._told(name):
+            answer = self._core.read_namespaced_config_map(
+                name, self.namespace, _preload_content=False, _request_timeout=REQUEST_SECONDS
+            )
+        found: dict[str, str] = json.loads(answer.data).get("data") or {}
+        return found
 
     def _newest_pod(self, name: str, role: str, index: int, seen: set[tuple[str, int]]) -> dict[str, Any] | None:
         selector = f"bagpipe.dev/job={name},bagpipe.dev/role={role}"
@@ -342,6 +364,11 @@ def _identity(pod: Mapping[str, Any]) -> tuple[str, int]:
     """Which process: a server's is restarted in its pod."""
     containers = pod["status"].get("containerStatuses") or [{}]
     return pod["metadata"]["uid"], containers[0].get("restartCount", 0)
+
+
+def _last(text: str, lines: int | None) -> list[str]:
+    every = text.splitlines()
+    return every if lines is None else every[len(every) - min(lines, len(every)) :]
 
 
 def _has_log(pod: Mapping[str, Any]) -> bool:

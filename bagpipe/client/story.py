@@ -12,10 +12,18 @@ Raw = Mapping[str, Any]
 _ROLES = ("oracle", "server", "trainer")
 _INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "apps.kubernetes.io/pod-index")
 _LAST_WORDS = 10
+_KEPT_PODS, _KEPT_LINES = 8, 3
 
 
-def tell(job: Raw, events: Iterable[Raw], pods: Iterable[Raw], now: dt.datetime) -> str:
-    """The page; `now` is what ages are counted to."""
+def tell(
+    job: Raw, events: Iterable[Raw], pods: Iterable[Raw], now: dt.datetime, kept: Mapping[str, str] | None = None
+) -> str:
+    """The page.
+
+    Args:
+        now: what ages are counted to.
+        kept: last lines of pods that are gone, by process, as `oracle-0.log`.
+    """
     status = job.get("status") or {}
     parts = [
         _head(job, status, now),
@@ -24,6 +32,7 @@ def tell(job: Raw, events: Iterable[Raw], pods: Iterable[Raw], now: dt.datetime)
         _block("Timeline", _timeline(job, status, events)),
         _block("Pods", _pods(pods)),
         _block("Last failure", _failure(status)),
+        _block("Last lines of pods that are gone", _last_lines(status, kept or {})),
         _block("Conditions", _conditions(status, now)),
         _block("Result", [f"{key}: {value}" for key, value in (status.get("summary") or {}).items()]),
     ]
@@ -134,6 +143,15 @@ def _failure(status: Raw) -> list[str]:
     lines = [f"attempt {known.get('attempt', 0)}, {known.get('time', '')}: {known.get('reason')}: {_line(known)}"]
     words = str(known.get("lastWords", "")).splitlines()
     return lines + [f"| {line}" for line in words[-_LAST_WORDS:]]
+
+
+def _last_lines(status: Raw, kept: Mapping[str, str]) -> list[str]:
+    """A few of a few; `bagpipe job logs` has the rest."""
+    lines = [message] if (message := (status.get("logs") or {}).get("message")) else []
+    for key in sorted(kept)[:_KEPT_PODS]:
+        lines += [f"{key.removesuffix('.log')}:", *(f"| {line}" for line in kept[key].splitlines()[-_KEPT_LINES:])]
+    more = len(kept) - _KEPT_PODS
+    return [*lines, f"and {more} more; `bagpipe job logs` prints each"] if more > 0 else lines
 
 
 def _conditions(status: Raw, now: dt.datetime) -> list[str]:

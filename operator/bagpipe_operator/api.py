@@ -108,6 +108,8 @@ class Status:
     progress: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     last_failure: Mapping[str, Any] = field(default_factory=dict)
+    logs: Mapping[str, str] = field(default_factory=dict)
+    """Where the last lines of the pods are that the job's failure ended, or why they were not kept."""
     conditions: tuple[condition_list.Condition, ...] = ()
 
     @classmethod

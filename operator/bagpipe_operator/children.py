@@ -9,6 +9,7 @@
 Every object is owned by the BagpipeJob, so that deleting it needs no operator.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -214,6 +215,13 @@ def pod_group(job: Job, gang: Gang) -> Object:
         spec |= {"priorityClassName": priority} if priority else {}
         spec |= {"queue": job.run_policy.queue_name} if job.run_policy.queue_name else {}
     return {**_object(job, gang.api_version, gang.kind, names.pod_group(job.name)), "spec": spec}
+
+
+def kept_logs(job: Job, data: Mapping[str, str]) -> Object:
+    """Without the label by which children are watched: see `log_keeper.py`."""
+    body = _object(job, "v1", "ConfigMap", names.kept_logs(job.name))
+    del body["metadata"]["labels"][names.LABEL_MANAGED_BY]
+    return {**body, "immutable": True, "data": dict(data)}
 
 
 def checkpoint_claim(job: Job) -> Object:

@@ -81,6 +81,8 @@ class Decision:
     """Status patch of Kueue's Workload."""
     events: tuple[Event, ...] = ()
     delete_job: bool = False
+    keep_logs: tuple[Pod, ...] = ()
+    """Pods whose last lines are to be kept; what is decided once they are, or cannot be, ends these pods."""
     look_at_nodes: frozenset[str] = frozenset()
     """Nodes whose state decides what to do next; none of them was known to be lost."""
     again_at: dt.datetime | None = None

@@ -130,7 +130,8 @@ def _runs(raw: Raw) -> bool:
     return (raw.get("status") or {}).get("phase") == "Running"
 
 
-_AT_ONCE = 24
-"""Logs read at once: fewer than the connections to the API server, so that reconciling always has some."""
+_AT_ONCE = 20
+"""Logs read at once: with those of `log_keeper.py` fewer than the connections to the API server, so that reconciling
+always has some."""
 _PAGES = 10
 _WAITING = frozenset({"Starting", "Restarting"})

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bagpipe_operator import names, times
+from bagpipe_operator import event_body, names, times
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, path
 from bagpipe_operator.names import Reason
@@ -88,22 +88,11 @@ class Election:
         )
         log.error("another installation leads", extra={"said": words})
         namespace, _, _ = self._settings.release.partition("/")
-        pod, now = os.environ.get("POD_NAME"), times.text(times.now())
+        pod = os.environ.get("POD_NAME")
         if not pod:
             return
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{pod}.", "namespace": namespace},
-            "involvedObject": {"apiVersion": "v1", "kind": "Pod", "name": pod, "namespace": namespace},
-            "type": "Warning",
-            "reason": Reason.OTHER_INSTALLATION,
-            "message": words,
-            "source": {"component": names.MANAGER},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
+        involved = {"apiVersion": "v1", "kind": "Pod", "name": pod, "namespace": namespace}
+        body = event_body.about(involved, "Warning", Reason.OTHER_INSTALLATION, words, times.now())
         try:
             await self._cluster.create("Event", namespace, body)
         except ApiError as error:

@@ -18,6 +18,8 @@ class Memory:
     lost_nodes: dict[str, dt.datetime] = field(default_factory=dict)
     refused: dict[Key, Obstacle] = field(default_factory=dict)
     warnings: Mapping[str, Obstacle] = field(default_factory=dict)
+    logs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By the UID of the job: the next one of its name may come before this is forgotten."""
     written: dict[Key, Written] = field(default_factory=dict)
     contested: dict[Key, Contested] = field(default_factory=dict)
     applied: set[str] = field(default_factory=set)
@@ -53,6 +55,7 @@ class Memories:
             progress=memory.progress,
             refused=memory.refused,
             warnings=memory.warnings,
+            logs=memory.logs.get(job.uid, {}),
             written=memory.written,
             contested=memory.contested,
         )

@@ -155,6 +155,9 @@ class Reason(StrEnum):
     POD_LOST = "PodLost"
     SERVER_LOST = "ServerVolumeLost"
     SCALED = "Scaled"
+    # what is left of a job that failed
+    LOGS_KEPT = "LogsKept"
+    LOGS_NOT_KEPT = "LogsNotKept"
 
 
 def config_map(job: str) -> str:
@@ -190,6 +193,16 @@ def job_secret(job: str, uid: str) -> str:
 
 def checkpoint_claim(job: str) -> str:
     return f"{job}-checkpoints"
+
+
+def kept_logs(job: str) -> str:
+    """ConfigMap with the last lines of the pods that a failed job's end took away."""
+    return f"{job}-logs"
+
+
+def log_key(role: Role, index: int) -> str:
+    """Where in that ConfigMap the lines of one process stand."""
+    return f"{role.value}-{index}.log"
 
 
 def workload(job: str) -> str:

@@ -169,6 +169,17 @@ ATTEMPTS: Mapping[Reason, Row] = {
     Reason.SCALED: ("the number of trainers was changed", NOTHING),
 }
 
+LEFT: Mapping[Reason, Row] = {
+    Reason.LOGS_KEPT: (
+        "the last lines of the pods that a failed job's end took away are in the ConfigMap `NAME-logs`",
+        "`bagpipe job logs NAME --role trainer --rank 1`",
+    ),
+    Reason.LOGS_NOT_KEPT: (
+        "they could not be kept, for the reason in `status.logs`; the pods were ended all the same",
+        "what it names, before the next run",
+    ),
+}
+
 OPERATOR: Mapping[Reason, Row] = {
     Reason.OTHER_INSTALLATION: (
         "on a pod of the operator: another installation runs its jobs",
@@ -181,6 +192,7 @@ TABLES: Mapping[str, Mapping[Reason, Row] | Mapping[Reason | str, Row]] = {
     "Does not run, or not yet": NOT_RUNNING,
     "Has ended": ENDS,
     "An attempt ended": ATTEMPTS,
+    "Left of a job that failed": LEFT,
     "The operator itself": OPERATOR,
 }
 

@@ -4,7 +4,8 @@ Level-based: whatever happened, and however much of it was missed, the same pict
 decision, and deciding again after it was carried out gives nothing to do.
 
     not ours, or going away ──> nothing
-    ended                   ──> clean up; delete the job when its time to live is over
+    ended                   ──> keep the last lines of a failed job's pods, then clean up;
+                                delete the job when its time to live is over
     done                    ──> Complete
     held                    ──> stop trainers, then the rest; Suspended when no pod is left
     failed                  ──> Failed, or the next attempt
@@ -34,6 +35,7 @@ from bagpipe_operator.policies import (
     finish,
     hold,
     keeping,
+    last_lines,
     obstacles,
     partial,
     scale,
@@ -81,14 +83,19 @@ def _finished(job: Job, current: Status, observed: Observed, settings: Settings,
     end = finish.end_of_life(job, current)
     if end is not None and now >= end:
         return Decision(status=current, delete_job=True)
+    report = None
+    if (workload := observed.workload) is not None:
+        report = kueue.finished(workload, current.is_true(Condition.COMPLETE), current.phase, now)
+    if pods := last_lines.wanted(job, current, observed, now):
+        again = times.earliest(end, last_lines.deadline(current))
+        return Decision(status=current, keep_logs=pods, workload_status=report, again_at=again)
+    new = last_lines.recorded(job, current, observed)
     try:
         delete, apply = finish.clean(job, current, observed, settings)
     except SpecError:  # It ended because of that; nothing was ever made.
         delete, apply = (), ()
-    report = None
-    if (workload := observed.workload) is not None:
-        report = kueue.finished(workload, current.is_true(Condition.COMPLETE), current.phase, now)
-    return Decision(status=current, delete=delete, apply=apply, workload_status=report, again_at=end)
+    news = last_lines.events(current, new)
+    return Decision(status=new, delete=delete, apply=apply, workload_status=report, events=news, again_at=end)
 
 
 def _unfinished(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
@@ -183,7 +190,7 @@ def _resumed(current: Status, now: dt.datetime) -> Status:
     new = current.put_if_known(conditions.false(Condition.SUSPENDED, Reason.RESUMED, message, now))
     if current.attempt_time is None:
         return new
-    return replace(new, attempt=new.attempt + 1, attempt_time=now, server_pods={})
+    return replace(new, attempt=new.attempt + 1, attempt_time=now, server_pods={}, summary={})
 
 
 def _run(
@@ -248,7 +255,7 @@ def _progressed(job: Job, current: Status, observed: Observed, settings: Setting
         obstacles.refusal(observed) or obstacles.contested(observed, now) or scale.refusal(job, settings.job_limits)
     )
     new = status.kept(status.reconciled(current, untaken, now), keeping.loss(job, settings), now)
-    new = _servers_counted(job, new, observed, now)
+    new = status.with_result(_servers_counted(job, new, observed, now), observed)
     if observed.progress is not None:
         new = replace(new, progress=observed.progress)
     if new.is_true(Condition.RUNNING):

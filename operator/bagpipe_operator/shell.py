@@ -17,6 +17,7 @@ from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
 from bagpipe_operator.decision import Decision
+from bagpipe_operator.log_keeper import LogKeeper
 from bagpipe_operator.memory import Memories, Memory
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.names import Condition
@@ -47,6 +48,7 @@ class Shell:
         self._settings, self._metrics, self._clock = settings, metrics, clock
         self._writer = Writer(cluster, store, clock)
         self.memories = Memories(store)
+        self.logs = LogKeeper(cluster, self._writer, queue, self.memories)
 
     async def work(self) -> None:
         """One worker, for ever."""
@@ -117,6 +119,8 @@ class Shell:
         finally:
             if changed:
                 await self._writer.events(raw, decision.events)
+        if decision.keep_logs:
+            self.logs.begin(job, decision.keep_logs)
         if decision.delete_job:
             await self._cluster.delete(names.KIND, job.namespace, job.name, job.uid)
         if decision.look_at_nodes and self._settings.watch_nodes:

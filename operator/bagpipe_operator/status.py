@@ -179,6 +179,7 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
         attempt_time=now,
         starting_since=now if was_running or status.starting_since is None else status.starting_since,
         server_pods={},
+        summary={},
     )
     if verdict.reason != Reason.SCALED:
         status = replace(
@@ -213,12 +214,21 @@ def ended(status: Status, verdict: Complete | Fail, observed: Observed, now: dt.
     status = status.put_if_known(conditions.false(Condition.RESTARTING, Reason.COMPLETED, "the job has ended", now))
     if isinstance(verdict, Fail):
         record = failure(verdict.reason, verdict.message, verdict.cause, status.attempt, now)
-        status = not_running(replace(status, last_failure=record), verdict.reason, verdict.message, now)
+        status = not_running(replace(status, last_failure=record, summary={}), verdict.reason, verdict.message, now)
         return status.put(conditions.true(Condition.FAILED, verdict.reason, verdict.message, now))
-    summary = _summary(observed, status.attempt)
-    words = verdict.message + _not_finite(summary)
-    status = not_running(replace(status, summary=summary), Reason.COMPLETED, words, now)
+    status = with_result(status, observed)
+    words = verdict.message + (_not_finite(status.summary) if status.summary else _UNREAD)
+    status = not_running(status, Reason.COMPLETED, words, now)
     return status.put(conditions.true(Condition.COMPLETE, Reason.COMPLETED, words, now))
+
+
+_UNREAD = "; its result is not known, as the oracle's pod had left none, or was gone before it was read"
+
+
+def with_result(status: Status, observed: Observed) -> Status:
+    """With the oracle's result as soon as that is there: its pod may go before the last trainer ends."""
+    found = _summary(observed, status.attempt)
+    return replace(status, summary=found) if found else status
 
 
 def _not_finite(summary: Mapping[str, Any]) -> str:

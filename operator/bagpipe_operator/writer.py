@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bagpipe_operator import children, claims, curve, drift, gangs, names, patches, times
+from bagpipe_operator import children, claims, curve, drift, event_body, gangs, names, patches, times
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, created_not_applied, path
@@ -177,6 +177,24 @@ class Writer:
             if error.outcome is not Outcome.EXISTS:
                 raise
 
+    async def keep(self, job: Job, body: Raw) -> None:
+        """Make an object that is never written again; one that this job has already is as good.
+
+        Raises:
+            NameTaken: somebody else's object bears the name.
+        """
+        kind, name = _key(body)
+        try:
+            await self._cluster.create(kind, job.namespace, body)
+        except ApiError as error:
+            if error.outcome is not Outcome.EXISTS:
+                raise
+            found = await self._cluster.find(kind, job.namespace, name)
+            if found is None:  # Gone in between.
+                raise
+            if (obstacle := _whose(job, found)) is not None:
+                raise NameTaken(obstacle) from error
+
     async def report_to_kueue(self, job: Job, status: Mapping[str, Any]) -> None:
         name = names.workload(job.name)
         live = self._store.get("Workload", job.namespace, name)
@@ -199,7 +217,7 @@ class Writer:
             await self._post(raw, event)
 
     async def _post(self, raw: Raw, event: Event) -> None:
-        meta, now = raw["metadata"], times.text(dt.datetime.now(dt.UTC))
+        meta = raw["metadata"]
         involved = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
@@ -207,19 +225,7 @@ class Writer:
             "namespace": meta["namespace"],
             "uid": meta["uid"],
         }
-        body = {
-            "apiVersion": "v1",
-            "kind": "Event",
-            "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
-            "involvedObject": involved,
-            "type": event.type,
-            "reason": event.reason,
-            "message": event.message[:1024],
-            "source": {"component": names.MANAGER},
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "count": 1,
-        }
+        body = event_body.about(involved, event.type, event.reason, event.message, times.now())
         try:
             await self._cluster.create("Event", meta["namespace"], body)
         except ApiError as error:  # News is worth a try, not a retry: the status has it all.

@@ -56,6 +56,10 @@ class World:
         self.priorities: dict[str, Raw] = {}
         self.refused: dict[tuple[str, str], Obstacle] = {}
         self.warnings: dict[str, Obstacle] = {}
+        self.logs: dict[str, str] = {}
+        self.log_keeper: dict[str, str] = {"configMap": "j-logs"}
+        """What comes of keeping logs; empty: no answer."""
+        self.logs_asked: list[str] = []
         self.events: list[tuple[str, str]] = []
         self.gone = False
         self.secrets = 0
@@ -100,6 +104,7 @@ class World:
             priorities=self.priorities,
             refused=self.refused,
             warnings=self.warnings,
+            logs=self.logs,
         )
         seen = observe(self.uid, copy.deepcopy(children), copy.deepcopy(self.pods()), known)
         return desired(self.job, seen, self.settings, self.now)
@@ -107,11 +112,11 @@ class World:
     def step(self) -> bool:
         """Decide, carry out, let Kubernetes' controllers act; whether anything changed."""
         decision = self.decide()
-        before = json.dumps([self.status, sorted(map(str, self.objects.items()))], default=str)
+        before = json.dumps([self.status, self.logs, sorted(map(str, self.objects.items()))], default=str)
         if decision is not None:
             self._carry_out(decision)
         self._controllers()
-        return before != json.dumps([self.status, sorted(map(str, self.objects.items()))], default=str)
+        return before != json.dumps([self.status, self.logs, sorted(map(str, self.objects.items()))], default=str)
 
     def settle(self, passes: int = 30) -> "World":
         for _ in range(passes):
@@ -147,6 +152,9 @@ class World:
                 k: v for k, v in {**workload.get("status", {}), **decision.workload_status}.items() if v is not None
             }
         self.gone = self.gone or decision.delete_job
+        if decision.keep_logs:
+            self.logs_asked = [f"{p.role}-{p.index}" for p in decision.keep_logs]
+            self.logs = self.log_keeper
         self.looked_at |= decision.look_at_nodes
         self.again_at = decision.again_at
 

@@ -67,6 +67,43 @@ def test_complete_needs_trainers_and_oracle(world):
     assert ("Normal", "Completed") in w.events
 
 
+def test_the_result_is_kept_as_soon_as_it_is_there(world):
+    """The oracle's result outlives its pod, which a drain may take before the last trainer ends."""
+    w = world().run()
+    w.end(w.pod("oracle"), 0, '{"modelDigest": "abc"}')
+    w.settle()
+    for pod in w.pods("oracle"):
+        w.delete_pod(pod)
+    w.settle().complete()
+    assert w.is_true("Complete") and w.status["summary"] == {"modelDigest": "abc"}
+    assert "not known" not in w.condition("Complete")["message"]
+
+
+def test_a_result_that_nobody_read_is_said_to_be_unknown(world):
+    """If the oracle's pod was gone before its result was read, Complete says that it is not known."""
+    w = world().run()
+    for pod in w.live_pods("trainer"):
+        w.end(pod, 0)
+    w.end(w.pod("oracle"), 0, '{"modelDigest": "abc"}')
+    w._controllers()
+    for pod in w.pods("oracle"):
+        w.delete_pod(pod)
+    w.settle()
+    assert w.is_true("Complete") and "summary" not in w.status
+    assert "its result is not known" in w.condition("Complete")["message"]
+
+
+def test_a_result_is_one_attempts(world):
+    """A trainer that crashes after the oracle reported starts a new attempt, which has no result yet."""
+    w = world().run()
+    w.end(w.pod("oracle"), 0, '{"modelDigest": "abc"}')
+    w.settle()
+    assert w.status["summary"] == {"modelDigest": "abc"}
+    w.end(w.pod("trainer", 0), 1, "boom")
+    w.settle()
+    assert w.status["attempt"] == 1 and "summary" not in w.status
+
+
 @pytest.mark.parametrize(
     ("policy", "pods", "sets", "config"),
     [("Running", 3, [], ["j-config"]), ("All", 0, [], []), ("None", 5, ["j-servers"], ["j-config"])],

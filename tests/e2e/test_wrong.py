@@ -1,6 +1,8 @@
 """Wrong things end with a named reason, not a hang."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -51,9 +53,17 @@ def test_crash_loop(kube, job):
 
 
 def test_deadline(kube, job):
-    """A job that runs longer than it may."""
+    """A job that runs longer than it may: its pods go, and `bagpipe job logs` still has what each of them said last."""
     kube.apply(job("j", steps=1000, runPolicy={"activeDeadlineSeconds": 5}))
-    failed(kube, "DeadlineExceeded")
+    assert failed(kube, "DeadlineExceeded")["logs"] == {"configMap": "j-logs"}
+    kept = kube.get("configmap", "j-logs")["data"]
+    assert sorted(kept) == [f"{who}.log" for who in ("oracle-0", "server-0", "server-1", "trainer-0", "trainer-1")]
+    kube.until("the pods are gone", lambda: not kube.pods("j"), 60)
+    command = [sys.executable, "-m", "bagpipe", "job", "logs", "j", "--namespace", kube.namespace]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert json.loads(printed.splitlines()[-1])["step"] > 0 and printed == kept["oracle-0.log"]
+    kube.run("delete", "bpj", "j", "--wait=true", "--timeout=60s")
+    kube.until("the logs go with the job", lambda: not kube.run("get", "configmaps", "-o", "name").count("j-logs"), 60)
 
 
 def test_unknown_profile(kube, job):

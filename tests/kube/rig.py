@@ -89,6 +89,8 @@ class Rig:
         for _ in range(rounds):
             self.deliver()
             if self.queue.depth == 0:
+                await self.shell.logs.idle()  # What it has to say wakes a job.
+            if self.queue.depth == 0:
                 return
             key = await self.queue.get()
             await self.shell._attempt(key)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bagpipe.client.jobs import BagpipeClient, JobFailed, JobView, WaitTimeout
+from bagpipe.client.jobs import BagpipeClient, JobFailed, JobNotFound, JobView, WaitTimeout
 from bagpipe.errors import ExitCode
 
 
@@ -109,6 +109,20 @@ def test_a_restarted_process_in_the_same_pod_is_another_log(client):
     pods[:] = [[pod("a", 0)], [pod("a", 0, restarts=1)], [pod("a", 0, restarts=1)]]
     logs |= {"pod-a": Log(b"x\n")}
     assert list(made.logs("j", role="server", follow=True)) == ["x", "x"]
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_last_lines_of_a_pod_that_is_gone(client, follow):
+    """Of a pod that is gone there is what the operator kept; what it did not keep is an error."""
+    made, views, _, _ = client
+    views[:] = [raw("Failed", "DeadlineExceeded", logs={"configMap": "j-logs"})]
+    data = json.dumps({"data": {"trainer-1.log": "one\ntwo\nthree\n"}})
+    made._core.read_namespaced_config_map = lambda name, *a, **k: SimpleNamespace(data=data if name == "j-logs" else "")
+    assert list(made.logs("j", role="trainer", index=1, follow=follow)) == ["one", "two", "three"]
+    assert list(made.logs("j", role="trainer", index=1, follow=follow, tail=2)) == ["two", "three"]
+    if not follow:
+        with pytest.raises(JobNotFound, match="no pod of trainer 0 now; it is Failed"):
+            list(made.logs("j", role="trainer", index=0))
 
 
 def test_the_telling_condition_is_shown():

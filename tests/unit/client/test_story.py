@@ -102,6 +102,16 @@ def test_the_result_of_a_finished_job():
     assert "Result\n  loss: 1" in page and "Time\n  Running 5 s\n" in page
 
 
+def test_last_lines_of_pods_that_are_gone():
+    """Three lines of each of the first eight processes, how many more there are, and why there are none."""
+    kept = {f"trainer-{i}.log": "a\nb\nc\nd\n" for i in range(9)}
+    page = tell({"metadata": META, "status": STATUS}, [], [], NOW, kept)
+    assert "Last lines of pods that are gone\n  trainer-0:\n  | b\n  | c\n  | d\n  trainer-1:" in page
+    assert "and 1 more" in page and "trainer-8" not in page
+    refused = {**STATUS, "logs": {"message": "logs not kept: no room"}}
+    assert "  logs not kept: no room\n" in tell({"metadata": META, "status": refused}, [], [], NOW)
+
+
 def test_the_client_asks_for_this_jobs_events():
     """Events of an older job of the name are another's."""
     asked = {}
