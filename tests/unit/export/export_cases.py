@@ -155,8 +155,8 @@ OWN_TABLES = [
     {"name": "user", "numEmbeddings": 90, "embeddingDim": 4, "featureNames": ["user"]},
     {"name": "items", "numEmbeddings": 60, "embeddingDim": 4, "featureNames": ["item", "seen"], "pooling": "mean"},
     {"name": "tags", "numEmbeddings": 60, "embeddingDim": 6, "featureNames": ["tags"], "pooling": "mean"},
-    *({"name": n, "numEmbeddings": 40, "embeddingDim": 4, "featureNames": [n]} for n in ("age_bin", "hour", "weekday")),
     {"name": "age_band", "numEmbeddings": 6, "embeddingDim": 3, "featureNames": ["age_band"], "pooling": "none"},
+    *({"name": n, "numEmbeddings": 40, "embeddingDim": 4, "featureNames": [n]} for n in ("age_bin", "hour", "weekday")),
 ]
 BINS = {"encoding": "vocabulary", "minCount": 1, "numericBins": "log-squared"}
 
