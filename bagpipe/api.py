@@ -31,6 +31,7 @@ from bagpipe.config.document import (
 )
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.net.endpoints import bracketed
 from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import InitCacheArguments
 from bagpipe.trainer.own_loop import BagCache, BatchDict, Evaluate
@@ -122,8 +123,8 @@ def init_cache(
     return BagCache(
         described,
         arguments,
-        oracle=f"tcp://{host}:{port}",
-        bind=os.environ.get("BAGPIPE_BIND") or f"tcp://{listening_address(host, int(port))}:0",
+        oracle=f"tcp://{bracketed(host)}:{port}",
+        bind=os.environ.get("BAGPIPE_BIND") or f"tcp://{bracketed(listening_address(host, int(port)))}:0",
         device=torch.device(device),
         rank=training_worker_id,
         attempt=attempt,

@@ -44,6 +44,11 @@ class Endpoint:
         return socket.AF_INET6 in families and socket.AF_INET not in families
 
 
+def bracketed(host: str) -> str:
+    """A host as it stands in `tcp://HOST:PORT`: a bare IPv6 address gets its brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def parse_endpoint(text: str, *, listening: bool) -> Endpoint:
     """The address that `text` names; only a listener may have port 0 (any free one) or host `*` (every interface).
 

@@ -1,9 +1,13 @@
-"""On which of this machine's addresses does a role listen? By the interface's name, or by the way to a peer."""
+"""On which of this machine's addresses does a role listen? By the interface's name, or by the way to a peer.
+
+IPv4 where there is one, else IPv6. Addresses are bare here; `bracketed` of `endpoints.py` puts one into `tcp://HOST:PORT`.
+"""
 
 import fcntl
 import os
 import socket
 import struct
+from pathlib import Path
 
 from bagpipe.errors import ConfigError
 
@@ -13,6 +17,9 @@ ROWS_INTERFACE = "TP_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
 """Linux: ask for an interface's IPv4 address."""
 _NAME_BYTES = 15
+_INET6 = Path("/proc/net/if_inet6")
+_LINK_LOCAL = 0x20
+"""The scope of addresses that lead to nobody without the name of an interface beside them."""
 
 
 def listening_address(host: str, port: int) -> str:
@@ -26,23 +33,36 @@ def listening_address(host: str, port: int) -> str:
 
 
 def address_of(interface: str) -> str:
-    """The IPv4 address of an interface.
+    """The address of an interface.
 
     Raises:
-        ConfigError: there is no such interface, or it has no IPv4 address.
+        ConfigError: there is no such interface, or it has no address.
     """
     request = struct.pack("256s", interface.encode()[:_NAME_BYTES])
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
         except OSError:
+            table = _INET6.read_text(encoding="ascii") if _INET6.exists() else ""
+            if (address := ipv6_address(table, interface)) is not None:
+                return address
             known = ", ".join(name for _, name in socket.if_nameindex())
             raise ConfigError(
-                f"{ROWS_INTERFACE}: expected an interface with an IPv4 address, found {interface!r}; "
+                f"{ROWS_INTERFACE}: expected an interface with an address, found {interface!r}; "
                 f"this machine has {known}"
             ) from None
     # struct ifreq: 16 bytes of name, then a sockaddr_in whose address is at byte 4.
     return socket.inet_ntoa(answer[20:24])
+
+
+def ipv6_address(table: str, interface: str) -> str | None:
+    """An interface's IPv6 address in the kernel's table of them, the widest known first; None: it has none. Pure."""
+    found = []
+    for line in table.splitlines():
+        address, _, _, scope, _, name = line.split()
+        if name == interface and int(scope, 16) != _LINK_LOCAL:
+            found.append((int(scope, 16), socket.inet_ntop(socket.AF_INET6, bytes.fromhex(address))))
+    return min(found)[1] if found else None
 
 
 def address_towards(host: str, port: int) -> str:
@@ -51,24 +71,32 @@ def address_towards(host: str, port: int) -> str:
     Raises:
         ConfigError: the name cannot be resolved, or no route leads there.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    family, address = _found(host)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect((host, port))
+            probe.connect((address, port))
         except OSError as error:
             raise ConfigError(
                 f"{host}:{port}: cannot be reached ({error.strerror or error}); check the address"
             ) from None
-        address: str = probe.getsockname()[0]
-        return address
+        towards: str = probe.getsockname()[0]
+        return towards
 
 
 def resolved(host: str) -> str:
-    """The IPv4 address of a host name, as a socket is bound to it.
+    """The address of a host name, as a socket is bound to it.
 
     Raises:
         ConfigError: the name is unknown.
     """
+    return _found(host)[1]
+
+
+def _found(host: str) -> tuple[socket.AddressFamily, str]:
     try:
-        return socket.gethostbyname(host)
-    except OSError as error:
-        raise ConfigError(f"{host}: unknown host ({error.strerror or error}); give its IPv4 address") from None
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_DGRAM)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{host}: unknown host ({why}); give its address") from None
+    family, *_, address = min(found, key=lambda one: one[0] != socket.AF_INET)
+    return family, str(address[0])

@@ -21,6 +21,7 @@ from bagpipe.errors import ConfigError
 from bagpipe.local.role_process import stop_flag
 from bagpipe.local.rundir import JOB_FILE
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.net.endpoints import bracketed
 from bagpipe.net.interfaces import ROWS_INTERFACE, address_of, resolved
 from bagpipe.oracle.service.main import run_oracle
 from bagpipe.oracle.service.summary import write_summary
@@ -129,7 +130,7 @@ def run(argv: Sequence[str], home: Path) -> None:
     with stop_flag() as stop:
         run_oracle(
             job,
-            bind=f"tcp://{_address(arguments.master_ip)}:{arguments.master_port}",
+            bind=f"tcp://{bracketed(_address(arguments.master_ip))}:{arguments.master_port}",
             run_dir=run_dir,
             attempt=0,
             checkpoint=None,

@@ -10,6 +10,7 @@ from bagpipe.config.document import Metadata, TransportConfig
 from bagpipe.embedding.server import run_server
 from bagpipe.errors import ConfigError
 from bagpipe.local.role_process import stop_flag
+from bagpipe.net.endpoints import bracketed
 from bagpipe.net.interfaces import listening_address, resolved
 from bagpipe.net.messages import Topology
 from bagpipe.paper.flags import Parser, add_master, add_tables, check_worker_id, table_sizes
@@ -44,8 +45,8 @@ def run(argv: Sequence[str]) -> None:
     host, port = arguments.master_ip, arguments.master_port
     with stop_flag() as stop:
         run_server(
-            oracle=f"tcp://{resolved(host)}:{port}",
-            bind=f"tcp://{listening_address(host, port)}:0",
+            oracle=f"tcp://{bracketed(resolved(host))}:{port}",
+            bind=f"tcp://{bracketed(listening_address(host, port))}:0",
             advertise=None,
             shard=arguments.worker_id,
             by_worker_id=True,

@@ -6,6 +6,7 @@ device after each part (and so costs speed).
 """
 
 import argparse
+import ipaddress
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from bagpipe.errors import ConfigError, PeerLost
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import loss_of
+from bagpipe.net.endpoints import bracketed
 from bagpipe.net.interfaces import resolved
 from bagpipe.paper.flags import DENSE_PORT, Parser, add_master, add_tables, check_worker_id, replicas, table_sizes
 from bagpipe.paper.kinds import Kind
@@ -172,13 +174,13 @@ def _process_group(arguments: argparse.Namespace) -> Iterator[dist.ProcessGroup 
         yield None
         return
     host = resolved(arguments.dist_master_ip)
-    if host.startswith("127."):
+    if ipaddress.ip_address(host).is_loopback:
         # gloo otherwise listens on whatever address the host's name resolves to.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         dist.init_process_group(
             arguments.dist_backend,
-            init_method=f"tcp://{host}:{arguments.master_port_ccom}",
+            init_method=f"tcp://{bracketed(host)}:{arguments.master_port_ccom}",
             world_size=arguments.world_size_trainers,
             rank=arguments.dist_worker_id,
             timeout=timedelta(seconds=JOIN_SECONDS),

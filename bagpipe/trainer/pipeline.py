@@ -218,14 +218,14 @@ class StepPipeline:
         self._happened(Event.LEAVE_ASKED)
 
     def leave_finished(self) -> None:
-        """Every step is done and every checkpoint is whole: leave once the oracle has written that down.
+        """Every step is done and every checkpoint is whole: leave once the oracle has noted that, or is gone for good.
 
         Raises:
-            PeerLost: the oracle is gone or silent.
-        """
+            PeerLost: the oracle is there and says nothing.
+        """  # One that is gone has let everybody go and its last word was lost; or whoever started it knows.
         self._finished = Finished(rank=self.rank)
         self.oracle.send(self._finished)
-        self._await_oracle("the word to leave", lambda: not self._may_leave)
+        self._await_oracle("the word to leave", lambda: not (self._may_leave or self.oracle.lost))
 
     def ask_to_stop(self) -> None:
         """End the run through the plan, at a checkpoint, so that all trainers stop after the same step."""

@@ -3,7 +3,15 @@
 import pytest
 
 from bagpipe.errors import ConfigError
-from bagpipe.net.interfaces import ROWS_INTERFACE, listening_address, resolved
+from bagpipe.net.endpoints import bracketed, parse_endpoint
+from bagpipe.net.interfaces import ROWS_INTERFACE, address_towards, ipv6_address, listening_address, resolved
+
+KERNELS_TABLE = """\
+fe8000000000000000fc00fffe000001 04 40 20 80     eth0
+fd000000000000000000000000000002 04 40 00 82     eth0
+fe800000000000000000000000000007 05 40 20 80     eth1
+00000000000000000000000000000001 01 80 10 80       lo
+"""
 
 
 def test_the_interface_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,3 +34,17 @@ def test_unknown_hosts_are_named() -> None:
     assert resolved("localhost") == "127.0.0.1"
     with pytest.raises(ConfigError, match=r"no-such-host\.invalid: unknown host"):
         resolved("no-such-host.invalid")
+
+
+@pytest.mark.parametrize(("interface", "address"), [("eth0", "fd00::2"), ("lo", "::1"), ("eth1", None), ("x", None)])
+def test_an_interface_without_ipv4_has_its_ipv6_address(interface: str, address: str | None) -> None:
+    """Not the one that leads nowhere without the interface's name beside it."""
+    assert ipv6_address(KERNELS_TABLE, interface) == address
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_a_host_that_has_ipv6_alone(host: str) -> None:
+    """Its address is found and, in brackets, is one that a role can listen on."""
+    assert resolved(host) == address_towards(host, 18000) == "::1"
+    assert parse_endpoint(f"tcp://{bracketed(resolved(host))}:18000", listening=True).is_loopback
+    assert bracketed("10.0.0.1") == "10.0.0.1" and bracketed("[::1]") == "[::1]"

@@ -264,3 +264,15 @@ def test_the_first_plan_may_take_as_long_as_start_up(step: tuple[Step, Diary, St
     pipeline.deadline_seconds, pipeline.startup_seconds = 0.1, 0.2
     with pytest.raises(PeerLost, match=r"plan of step 1 from the oracle; nothing came for 0\.1 s"):
         pipeline.next()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_trainer_with_nothing_left_to_do_leaves_an_oracle_that_is_gone(gone: bool) -> None:
+    """Its last word was lost just as it ended: that is no failure. One that is there and silent is, and is named."""
+    pipeline = opened(Diary(), deadline_seconds=0.2, startup_seconds=0.2)
+    pipeline.oracle.lost = gone
+    if gone:
+        pipeline.leave_finished()
+    else:
+        with pytest.raises(PeerLost, match="waited for the word to leave from the oracle; nothing came"):
+            pipeline.leave_finished()
