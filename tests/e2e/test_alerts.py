@@ -23,8 +23,8 @@ SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 @pytest.fixture
-def firing(operators, tmp_path):
-    """The labels of the alerts that fire now, by name."""
+def fires(operators, tmp_path):
+    """A function that gives the labels of an alert, by its name, once it fires."""
     with contextlib.ExitStack() as stack:
         pods = [pod["metadata"]["name"] for pod in operators.pods()]
         ports = [stack.enter_context(forwarded(pod, operators.namespace)) for pod in pods]
@@ -37,7 +37,7 @@ def firing(operators, tmp_path):
         }
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
         address = stack.enter_context(prometheus(tmp_path))
-        yield lambda: alerts(address)
+        yield lambda name: labels_of(name, address)
 
 
 def rules():
@@ -89,28 +89,39 @@ def prometheus(folder: Path) -> Iterator[str]:
             server.kill()
 
 
-def alerts(address):
-    """Labels of each firing alert by its name; none while Prometheus starts."""
+def labels_of(name, address):
+    """Labels of a firing alert; an AssertionError that says what Prometheus sees where it does not fire."""
     try:
-        with urllib.request.urlopen(f"{address}/api/v1/alerts", timeout=5) as answer:
-            found = json.load(answer)["data"]["alerts"]
-    except (urllib.error.URLError, ConnectionError):
-        return {}
-    return {alert["labels"]["alertname"]: alert["labels"] for alert in found if alert["state"] == "firing"}
+        alerts, targets = (
+            asked(f"{address}/api/v1/alerts")["alerts"],
+            asked(f"{address}/api/v1/targets")["activeTargets"],
+        )
+    except (urllib.error.URLError, ConnectionError) as error:
+        raise AssertionError(f"Prometheus does not answer: {error}") from error
+    found = [alert["labels"] for alert in alerts if alert["state"] == "firing" and alert["labels"]["alertname"] == name]
+    seen = [(target["scrapeUrl"], target["health"], target["lastError"]) for target in targets]
+    assert found, f"{name} does not fire; alerts: {alerts}; targets: {seen}"
+    return found[0]
 
 
-def test_a_failed_job_and_a_stuck_one(kube, job, firing):
+def asked(url):
+    """The data of an answer of Prometheus."""
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return json.load(answer)["data"]
+
+
+def test_a_failed_job_and_a_stuck_one(kube, job, fires):
     """A job that fails is told with its namespace and reason; one that cannot start, after a quarter of an hour."""
     kube.apply(job("bad", env={"STANDIN_EXIT": "oracle:0:0:65"}))
     kube.apply(job("stuck", trainers={"replicas": 1, "resources": {"requests": {"cpu": "1000"}}}))
-    failed = kube.until("the failure is told", lambda: firing().get("BagpipeJobFailed"), 90)
+    failed = kube.until("the failure is told", lambda: fires("BagpipeJobFailed"), 90)
     assert (failed["namespace"], failed["reason"]) == (kube.namespace, "BadData")
-    stuck = kube.until("the stuck start is told", lambda: firing().get("BagpipeJobStuckStarting"), 90)
+    stuck = kube.until("the stuck start is told", lambda: fires("BagpipeJobStuckStarting"), 90)
     assert (stuck["namespace"], stuck["phase"]) == (kube.namespace, "Starting")
 
 
-def test_no_operator_leads(kube, firing, operators):
+def test_no_operator_leads(kube, fires, operators):
     """Two minutes without a leader are told."""
     with operators.down():
-        kube.until("the missing leader is told", lambda: firing().get("BagpipeOperatorWithoutLeader"), 60)
+        kube.until("the missing leader is told", lambda: fires("BagpipeOperatorWithoutLeader"), 60)
     kube.until("a leader again", operators.leader, 60)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
 
@@ -77,5 +77,5 @@ def test_spot(kube, spot_node):
     assert spot_node not in {pod["spec"]["nodeName"] for pod in others}
     taken = kube.pods("spot", "trainer")[0]["metadata"]["name"]
     kube.run("delete", "pod", taken, "--grace-period=1")
-    status = kube.wait("spot", "Complete", 240)
+    status = kube.wait("spot", "Complete", 600)
     assert (status["summary"]["steps"], status["disruptions"], status["restarts"]) == (300, 1, 0)
