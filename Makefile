@@ -20,7 +20,7 @@ KERNELS := $(VENV)/.kernels
 # Hundreds of processes import the same files: one of them compiles each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test lint types imports unit numerics integration bench sweep-crashes sweep-faults fuzz docs format clean
+.PHONY: help install demo test lint types imports unit numerics integration bench sweep-crashes sweep-faults sweep-starts fuzz docs format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ sweep-crashes: $(STAMP)  ## Kill a short run at every numbered point of every ro
 
 sweep-faults: $(STAMP)  ## Break each link and stop each role of a short run, once in each way, into docs/reliability.md; 15 minutes
 	@$(BIN)/python tools/sweep_faults.py --write
+
+sweep-starts: $(STAMP) $(KERNELS)  ## Start a tiny job 2,000 times on a busy machine, into docs/reliability.md; hours
+	@$(BIN)/python tools/sweep_starts.py --write
 
 fuzz: $(STAMP)  ## Mutated frames into decoders and roles, job files beside the schema, into docs/reliability.md; 10 minutes
 	@$(BIN)/python tools/fuzz.py --write

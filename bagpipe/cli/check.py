@@ -1,23 +1,28 @@
-"""`bagpipe run --check`: everything that a run would refuse before its first process, and no process."""
+"""`bagpipe run --check` and `bagpipe job check`: what is refused before the first process starts."""
 
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from bagpipe.config.document import Job
-from bagpipe.config.load import load_local_job
+from bagpipe.config.document import DataConfig, Job
+from bagpipe.config.load import JobFile, load_local_job
 from bagpipe.config.paths import shown
 from bagpipe.data.files import find_files
 from bagpipe.errors import ConfigError
-from bagpipe.local.beginning import check_beginning
+from bagpipe.local.beginning import check_beginning, check_document
 from bagpipe.local.ports import loopback, try_port
 from bagpipe.local.rundir import default_path
 from bagpipe.lowlevel.wording import counted
 
 
-def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) -> Iterator[str]:
+def check_run(
+    job_file: Path, overrides: Sequence[str], run_dir: Path | None, *, with_data: bool = True
+) -> Iterator[str]:
     """What would run, line by line; nothing is started and nothing is written.
+
+    Args:
+        with_data: also look for the data's files and at their columns.
 
     Raises:
         ConfigError: the job, the run directory, a port or the model will not do.
@@ -27,19 +32,41 @@ def check_run(job_file: Path, overrides: Sequence[str], run_dir: Path | None) ->
     place = run_dir or default_path(job.metadata.name, datetime.now())
     _check_place(place)
     _check_ports(job)
-    data, spec = job.spec.data, job.spec
-    files = () if data.format == "synthetic" else find_files(data.path)
-    check_beginning(spec)
-    where = _model(job)
-    servers, trainers = counted(spec.servers.replicas, "server"), counted(spec.trainers.replicas, "trainer")
-    yield f"{job.metadata.name}: the oracle, {servers} and {trainers}"
-    yield f"  model: {where}"
-    data_files = f"{counted(len(files), 'file')}, the first {shown(files[0].name)}" if files else "synthetic"
-    yield f"  data: {data_files}"
-    length = counted(spec.steps, "step") if spec.steps else counted(spec.epochs or 1, "epoch")
-    yield f"  length: {length}, in batches of {counted(spec.batch_size, 'example')}"
+    data = _data(job.spec.data) if with_data else "not looked at"
+    (check_beginning if with_data else check_document)(job.spec)
+    yield from _in_words(job, _model(job), data)
     yield f"  run directory: {shown(place)}"
     yield "nothing was started: this was a check"
+
+
+def check_submission(file: JobFile) -> Iterator[str]:
+    """What a cluster would run, line by line; nothing is sent, and no data is looked at.
+
+    Raises:
+        ConfigError: the job will not do.
+        UserCodeError: the model's file is no Python.
+    """
+    model = file.job.spec.model
+    check_document(file.job.spec, elsewhere=True)
+    yield from _in_words(file.job, model.entrypoint or f"model.name {model.name}", "not looked at")
+    yield "nothing was sent: this was a check"
+
+
+def _in_words(job: Job, model: str, data: str) -> Iterator[str]:
+    spec = job.spec
+    servers, trainers = counted(spec.servers.replicas, "server"), counted(spec.trainers.replicas, "trainer")
+    yield f"{job.metadata.name}: the oracle, {servers} and {trainers}"
+    yield f"  model: {model}"
+    yield f"  data: {data}"
+    length = counted(spec.steps, "step") if spec.steps else counted(spec.epochs or 1, "epoch")
+    yield f"  length: {length}, in batches of {counted(spec.batch_size, 'example')}"
+
+
+def _data(data: DataConfig) -> str:
+    if data.format == "synthetic":
+        return "synthetic"
+    files = find_files(data.path)
+    return f"{counted(len(files), 'file')}, the first {shown(files[0].name)}"
 
 
 def _model(job: Job) -> str:

@@ -1,13 +1,13 @@
 """`bagpipe job ...`: BagpipeJobs on a cluster, for people who would rather not remember kubectl's flags."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bagpipe.cli.options import Context, Namespace
-from bagpipe.cli.values import local_path, number, whole
+from bagpipe.cli.options import Context, JobFile, Namespace, Overrides
+from bagpipe.cli.values import number, whole
+from bagpipe.local.user_modules import offer_beside
 
 if TYPE_CHECKING:
     from bagpipe.client.jobs import BagpipeClient, JobView
@@ -25,13 +25,8 @@ def _client(namespace: str | None, context: str | None) -> "BagpipeClient":
 
 @app.command("submit")
 def submit(
-    job: Annotated[
-        Path,
-        typer.Argument(metavar="JOB", help="Job file, as for `bagpipe run`.", show_default=False, parser=local_path),
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a setting; repeatable.")
-    ] = None,
+    job: JobFile,
+    overrides: Overrides = None,
     name: Annotated[
         str | None, typer.Option("--name", help="Another name than the file's.", show_default=False)
     ] = None,
@@ -39,15 +34,29 @@ def submit(
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
-    """Create a job from a file, checked here first."""
+    """Create a job from a file, checked here first as `bagpipe job check` does."""
     from bagpipe.config.load import read_job_file
+    from bagpipe.local.beginning import check_document
 
+    offer_beside(job)
     file = read_job_file(job, overrides or ())
+    check_document(file.job.spec, elsewhere=True)  # Also where no cluster can be reached.
     client = _client(namespace or file.job.metadata.namespace, context)
     made = client.create(file, name=name)
     print(made, flush=True)
     if wait:
         _finish(client.wait(made, on_change=progress_printer()))
+
+
+@app.command("check")
+def check(job: JobFile, overrides: Overrides = None) -> None:
+    """Check a job file as `submit` does, and send nothing: settings, model, schedules. Its data is not looked at."""
+    from bagpipe.cli.check import check_submission
+    from bagpipe.config.load import read_job_file
+
+    offer_beside(job)
+    for line in check_submission(read_job_file(job, overrides or ())):
+        print(line)
 
 
 @app.command("list")

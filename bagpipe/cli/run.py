@@ -46,6 +46,9 @@ def run(
     check: Annotated[
         bool, typer.Option("--check", help="Check everything, start nothing, print what would run.")
     ] = False,
+    no_data: Annotated[
+        bool, typer.Option("--no-data", help="With --check: look at the job alone, not at its data.")
+    ] = False,
     new_data: Annotated[
         bool,
         typer.Option("--new-data", help="With --resume: the data has changed and is meant; a new epoch begins."),
@@ -64,6 +67,8 @@ def run(
         raise ConfigError("which job? give a job file: bagpipe run examples/demo.yaml")
     if new_data and not resume:
         raise ConfigError("--new-data: only a run that is resumed had other data before; add --resume or leave it out")
+    if no_data and not check:
+        raise ConfigError("--no-data: only a check can do without the data; add --check or leave it out")
     if checkpoint is not None and not resume:
         raise ConfigError("--checkpoint: only a run that is resumed goes on from one; add --resume or leave it out")
     if run_dir is not None:
@@ -71,7 +76,7 @@ def run(
     if (known := job or (run_dir / JOB_FILE if run_dir is not None else None)) is not None:
         offer_beside(known)
     if check:
-        _check(job, overrides or (), run_dir, resume=resume)
+        _check(job, overrides or (), run_dir, resume=resume, with_data=not no_data)
         return
     outlive_reader()
     view = view_for(Console())
@@ -96,13 +101,13 @@ def run(
     raise typer.Exit(result.outcome.code)
 
 
-def _check(job: Path | None, overrides: Sequence[str], run_dir: Path | None, *, resume: bool) -> None:
+def _check(job: Path | None, overrides: Sequence[str], run_dir: Path | None, *, resume: bool, with_data: bool) -> None:
     from bagpipe.cli.check import check_run
     from bagpipe.errors import ConfigError
 
     if resume or job is None:
         raise ConfigError("--check: has no effect on a run that is resumed; leave out --resume and give the job file")
-    for line in check_run(job, overrides, run_dir):
+    for line in check_run(job, overrides, run_dir, with_data=with_data):
         typer.echo(line)
 
 

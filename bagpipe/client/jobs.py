@@ -21,6 +21,7 @@ from bagpipe.client.story import tell
 from bagpipe.config.document import API_VERSION, KIND
 from bagpipe.config.load import JobFile, read_job_file
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
+from bagpipe.local.beginning import check_document
 from bagpipe.lowlevel.clock import SYSTEM_CLOCK, Clock
 
 GROUP, VERSION = API_VERSION.split("/")
@@ -140,8 +141,11 @@ class BagpipeClient:
         """Create a job that has been read; returns its name.
 
         Raises:
-            ConfigError: the file names another namespace than this client's, or the cluster refuses the job.
+            ConfigError: the file names another namespace than this client's, the job's run is known to fail
+                (`check_document`), or the cluster refuses the job.
+            UserCodeError: the model's file is here, and is no Python.
         """
+        check_document(file.job.spec, elsewhere=True)
         wanted = file.job.metadata.namespace
         if wanted not in (None, self.namespace):
             raise ConfigError(

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -26,6 +27,11 @@ class Explainer:
         message, path = _split(str(found), self._document.value)
         return ConfigError(self._explain(message, path))
 
+    def unknown(self) -> ConfigError | None:
+        """The first key of the document that is no setting; whatever else is wrong may follow from it."""
+        path = next(_unknown_keys(self._document.value, (), [_job_type()]), None)
+        return None if path is None else ConfigError(self._explain_unknown(path))
+
     def where(self, dotted: str) -> str:
         """The place of a dotted field, as `rules` names it."""
         parts = [p for p in re.split(r"[.\[\]]+", dotted) if p]
@@ -41,9 +47,7 @@ class Explainer:
     def _explain(self, message: str, path: Path_) -> str:
         unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message, re.DOTALL)
         if unknown:
-            inner = (*path, unknown.group(1))
-            hint = _nearest(str(inner[-1]), _keys_at(path))
-            return f"{self._where(inner)}: {dotted(inner)}: unknown setting; {hint}"
+            return self._explain_unknown((*path, unknown.group(1)))
         missing = re.fullmatch(r"Object missing required field `(.*)`", message)
         if missing:
             inner = (*path, missing.group(1))
@@ -57,6 +61,32 @@ class Explainer:
         number = "an integer or " if any(isinstance(k, inspection.IntType) for k in kinds) else ""
         remedy = _nearest(str(found), choices) if _close(str(found), choices) else _remedy(path)
         return f"{where}: expected {number}{' | '.join(choices)}, found {_show(found)}; {remedy}"
+
+    def _explain_unknown(self, path: Path_) -> str:
+        hint = _nearest(str(path[-1]), _keys_at(path[:-1]))
+        return f"{self._where(path)}: {dotted(path)}: unknown setting; {hint}"
+
+
+def _unknown_keys(value: Any, path: Path_, kinds: Sequence[inspection.Type]) -> Iterator[Path_]:
+    """Paths of keys that are no settings, in the order of the document. A mapping whose keys are free has none.
+
+    Args:
+        kinds: what the value may be.
+    """
+    if isinstance(value, list):
+        items = [plain for k in kinds if isinstance(k, inspection.VarTupleType) for plain in _unwrap(k.item_type)]
+        for number, inside in enumerate(value if items else ()):
+            yield from _unknown_keys(inside, (*path, number), items)
+        return
+    fields = [f for k in kinds if isinstance(k, inspection.StructType) for f in k.fields]
+    if not isinstance(value, dict) or not fields:
+        return
+    for key, inside in value.items():
+        found = [plain for f in fields if f.encode_name == key for plain in _unwrap(f.type)]
+        if found:
+            yield from _unknown_keys(inside, (*path, key), found)
+        elif isinstance(key, str):
+            yield (*path, key)
 
 
 def _split(error: str, value: Any) -> tuple[str, Path_]:
@@ -122,6 +152,11 @@ def _value_at(value: Any, path: Path_) -> Any:
 # ── what `bagpipe.config.document` says about a path ───────────────────────────────────────────────────────
 
 
+@cache
+def _job_type() -> inspection.Type:
+    return inspection.type_info(Job)
+
+
 def _unwrap(kind: inspection.Type) -> Iterator[inspection.Type]:
     """The plain types behind `Annotated` and unions."""
     if isinstance(kind, inspection.Metadata):
@@ -135,7 +170,7 @@ def _unwrap(kind: inspection.Type) -> Iterator[inspection.Type]:
 
 def _field(path: Path_) -> inspection.Field | None:
     """The struct field that `path` names, if it names one."""
-    kinds: list[inspection.Type] = [inspection.type_info(Job)]
+    kinds: list[inspection.Type] = [_job_type()]
     found: inspection.Field | None = None
     for part in path:
         inner: list[inspection.Type] = []
@@ -156,7 +191,7 @@ def _field_type(path: Path_) -> list[inspection.Type]:
         names = names[:-1]
     field = _field(names)
     if field is None:
-        return [inspection.type_info(Job)] if not names else []
+        return [_job_type()] if not names else []
     kinds = list(_unwrap(field.type))
     for _ in path[len(names) :]:
         kinds = [p for k in kinds if isinstance(k, inspection.VarTupleType) for p in _unwrap(k.item_type)]

@@ -71,6 +71,8 @@ def _read(document: Document, overrides: Sequence[str]) -> JobFile:
     parsed = [overriding.parse_override(text) for text in overrides]
     overriding.apply(document, parsed)
     explainer = Explainer(document, {override.path: override.text for override in parsed})
+    if (unknown := explainer.unknown()) is not None:
+        raise unknown
     try:
         job = msgspec.convert(document.value, Job)
     except msgspec.ValidationError as error:

@@ -19,19 +19,32 @@ from bagpipe.metrics.validations import check_watched_figures
 from bagpipe.oracle.sizing.steps import settle_schedules
 
 
-def check_beginning(spec: JobSpec) -> None:
-    """Refuse a job whose run is known to fail.
+def check_document(spec: JobSpec, *, elsewhere: bool = False) -> None:
+    """Refuse a job whose document alone tells that its run fails; looks at no data.
+
+    Args:
+        elsewhere: the job runs on another machine, which may have modules that this one has not.
 
     Raises:
-        ConfigError: the model cannot be built, a schedule does not fit the job's steps, a figure is one of no
-            evaluation, or a column is not in the data.
-        DataError: a file of the data is not there or cannot be read.
+        ConfigError: the model cannot be built, a schedule does not fit the job's steps, or a figure is one of no
+            evaluation.
         UserCodeError: the model's file is no Python.
     """
-    check_model_source(spec.model)
+    check_model_source(spec.model, elsewhere=elsewhere)
     check_schedules(spec)
     if spec.data.columns is not None:
         check_watched_figures(spec, [label.name for label in spec.data.columns.labels])
+
+
+def check_beginning(spec: JobSpec) -> None:
+    """Refuse a job whose run is known to fail, by its document or by its data.
+
+    Raises:
+        ConfigError: as `check_document` says, or a column is not in the data.
+        DataError: a file of the data is not there or cannot be read.
+        UserCodeError: the model's file is no Python.
+    """
+    check_document(spec)
     check_header(spec.data)
 
 

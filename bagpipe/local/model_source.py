@@ -29,8 +29,11 @@ FILLS_ITSELF = ("__getattr__", "globals", "exec", "setattr", "__path__")
 Definition = ast.ClassDef | ast.FunctionDef
 
 
-def check_model_source(model: ModelConfig) -> None:
+def check_model_source(model: ModelConfig, *, elsewhere: bool = False) -> None:
     """Refuse a model that no trainer could build.
+
+    Args:
+        elsewhere: trainers run on another machine: a module that is not here may be there, and is left to them.
 
     Raises:
         ConfigError: there is no such model, module or class, or it does not take `model.args`.
@@ -40,6 +43,8 @@ def check_model_source(model: ModelConfig) -> None:
         _check_name(model.name)
         return
     module, _, name = model.entrypoint.partition(":")
+    if elsewhere and _top(module.partition(".")[0]) is None:
+        return
     file = _source_of(module)
     if file is None:
         return

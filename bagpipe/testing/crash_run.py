@@ -5,13 +5,11 @@ The supervisor and its policy are those of `bagpipe run`; roles are forks of thi
 
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
@@ -23,6 +21,7 @@ from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
 from bagpipe.lowlevel.crash_points import KILLED, VARIABLE
 from bagpipe.testing.forked_child import ForkedChild, preload
+from bagpipe.testing.stuck import Stuck, stuck_after
 
 __all__ = ["Counted", "Killed", "Killing", "count_points", "preload", "run_and_kill"]
 
@@ -51,10 +50,6 @@ spec:
 LONGEST_SECONDS = 600
 """A run that takes longer is stuck; a busy machine may need minutes, and as long for a role to start again (the job's
 `deadPeerSeconds`)."""
-
-
-class Stuck(BagpipeError):
-    """A run did not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +142,7 @@ def run_and_kill(folder: Path, killing: Killing, digest: str) -> Killed:
 
 def _run(folder: Path) -> tuple[Outcome, str | None]:
     job: Job = parse_job(JOB, "the job that is killed")
-    with RunDir.create(folder) as directory, _deadline():
+    with RunDir.create(folder) as directory, stuck_after(LONGEST_SECONDS):
         directory.begin(job)
         outcome = Supervisor(job, directory, PlainView(lambda _: None), child=ForkedChild).run()
         checkpoint = newest_complete(directory.checkpoints(job))
@@ -168,17 +163,3 @@ def _crash_setting(value: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[VARIABLE]
-
-
-@contextmanager
-def _deadline() -> Iterator[None]:
-    def stuck(number: int, frame: FrameType | None) -> None:
-        raise Stuck(f"the run was stuck after {LONGEST_SECONDS} s")
-
-    before = signal.signal(signal.SIGALRM, stuck)
-    signal.alarm(LONGEST_SECONDS)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)

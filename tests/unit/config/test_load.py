@@ -29,6 +29,8 @@ MISTAKES = [
     ("misspelt key", SMALLEST + "  batchSise: 8\n", "job.yaml:3: spec.batchSise: unknown setting; did you mean batchSize?"),
     ("wrong case", SMALLEST + "  batchsize: 8\n", "job.yaml:3: spec.batchsize: unknown setting; did you mean batchSize?"),
     ("snake case", SMALLEST + "  batch_size: 8\n", "job.yaml:3: spec.batch_size: unknown setting; did you mean batchSize?"),
+    ("after another mistake", SMALLEST + "  steps: many\n  batchSise: 8\n", "job.yaml:4: spec.batchSise: unknown setting; did you mean batchSize?"),
+    ("below another mistake", "spec:\n  seed: x\n  data: {format: csv}\n  embedding: {tables: [{nme: a}]}\n", "job.yaml:4: spec.embedding.tables[0].nme: unknown setting; did you mean name?"),
     ("nested", "spec:\n  data:\n    format: synthetic\n    pth: x\n", "job.yaml:4: spec.data.pth: unknown setting; did you mean path?"),
     ("in a list", SMALLEST + "  embedding:\n    tables:\n    - {nam: a}\n", "job.yaml:5: spec.embedding.tables[0].nam: unknown setting; did you mean name?"),
     ("far from all", SMALLEST + "  runPolicy: {zzz: 1}\n", "job.yaml:3: spec.runPolicy.zzz: unknown setting; expected one of activeDeadlineSeconds, "),

@@ -1,0 +1,96 @@
+"""What a document alone tells is refused before a job is sent to a cluster, and by the checks that look at no data."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from bagpipe.cli.main import run_command
+from bagpipe.client.jobs import BagpipeClient
+from bagpipe.config.load import read_job_file
+from bagpipe.errors import ConfigError
+
+JOB = """
+metadata: {name: far}
+spec:
+  data: {path: "s3://somewhere/train/*.parquet", columns: {labels: [{name: bought}], sparse: [{name: user}]}}
+  batchSize: 64
+  steps: 50
+"""
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, hidden):
+        super().__init__()
+
+    def forward(self, dense, sparse):
+        return dense
+"""
+WRONG = [
+    ("model.name=dlmr", "model.name: expected one of", "did you mean 'dlrm'?"),
+    ("model={entrypoint: 'their_net:Nett'}", "has no class 'Nett'", "did you mean 'Net'?"),
+    ("model={entrypoint: 'their_net:Net'}", "their_net.py:5 (Net): missing a required argument: 'hidden'", "set it"),
+    ("optimizer.schedule={name: polynomial, warmupSteps: 50}", "spec.optimizer.schedule.warmupSteps: 50", "lower it"),
+    ("checkpoint.best=rmse", "spec.checkpoint.best: ", "evaluation"),
+    ("batchsize=8", "--set batchsize=8: spec.batchsize: unknown setting", "did you mean batchSize?"),
+]
+COMMANDS = {"submit": ["job", "submit"], "check": ["job", "check"], "run": ["run", "--check", "--no-data"]}
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job whose data is nowhere near, with a model beside it, and no cluster."""
+    (folder := tmp_path / "their").mkdir()
+    (folder / "job.yaml").write_text(JOB)
+    (folder / "their_net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("BAGPIPE_MODULE_FOLDERS", "")
+    return folder / "job.yaml"
+
+
+@pytest.mark.parametrize(("setting", "problem", "remedy"), WRONG)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_is_refused_before_anything_is_sent(
+    job: Path, capsys: pytest.CaptureFixture[str], command: str, setting: str, problem: str, remedy: str
+) -> None:
+    """One line and exit code 78, which says what is wrong with the job and not that there is no cluster."""
+    assert run_command([*COMMANDS[command], str(job), "--set", setting]) == 78
+    told = capsys.readouterr()
+    assert told.err.startswith("error: ") and told.err.count("\n") == 1
+    assert problem in told.err and remedy in told.err
+    assert told.out == ""
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_sound_job_is_checked_without_its_data(job: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """The data lies where this machine cannot look, and is said not to have been looked at."""
+    assert run_command([*COMMANDS[command], str(job)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "far: the oracle, 1 server and 1 trainer"
+    assert "  data: not looked at" in lines
+    assert lines[-1].endswith("this was a check")
+
+
+def test_no_data_belongs_to_a_check(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run needs its data."""
+    assert run_command(["run", str(job), "--no-data"]) == 78
+    assert "--no-data: only a check can do without the data" in capsys.readouterr().err
+
+
+def test_a_module_of_the_pods_image_is_left_to_the_pods(job: Path) -> None:
+    """A model's package may be installed there and not here."""
+    assert run_command(["job", "check", str(job), "--set", "model={entrypoint: 'only_in_the_image:Net'}"]) == 0
+
+
+def test_the_python_client_sends_no_wrong_job(job: Path) -> None:
+    """`create` refuses it before it speaks to the API server."""
+    sent: list[object] = []
+    client = BagpipeClient.__new__(BagpipeClient)
+    client.namespace, client._errors = "ns", RuntimeError
+    client._jobs = SimpleNamespace(create_namespaced_custom_object=lambda *a, **k: sent.append(k))
+    with pytest.raises(ConfigError, match="did you mean 'dlrm'"):
+        client.create(read_job_file(job, ["model.name=dlmr"]))
+    assert sent == []
