@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from bagpipe.config.paths import is_url
 from bagpipe.errors import BagpipeError, ConfigError, DataError
 from bagpipe.export.write import is_export, load_export
 from bagpipe.trainer import predict as by_checkpoint
@@ -13,12 +14,15 @@ def predict(where: Path, path: str, out: Path, *, keep: Sequence[str] = (), file
     """As `bagpipe.trainer.predict.predict`; `where` may be an export too, which reads local files only.
 
     Raises:
-        ConfigError, DataError: as for a checkpoint; also where a format is stated for an export, which knows its own.
+        ConfigError, DataError: as for a checkpoint; also where a format is stated for an export, which knows its own,
+            or its data is behind a URL.
     """
     if not is_export(where):
         return by_checkpoint.predict(where, path, out, keep=keep, file_format=file_format)
     if file_format != "auto":
         raise ConfigError(f"--format: {where} is an export, which reads what its model was trained on; leave it out")
+    if is_url(path):
+        raise ConfigError(f"{path}: an export reads files of this machine only; fetch the data, or give the run")
     model = load_export(where)
     try:
         rows = write_scores(model.score_file(path, keep), out)

@@ -112,6 +112,14 @@ def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path],
     assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", ".c.tmp")]
 
 
+def test_an_export_is_given_no_url(tmp_path: Path) -> None:
+    """Its code reads files of this machine: that is said, rather than that there is no such file."""
+    for name in ("score.py", "model.json"):
+        (tmp_path / name).write_text("")
+    with pytest.raises(ConfigError, match=r"^memory://new.csv: an export reads files of this machine only; fetch"):
+        predict_any(tmp_path, "memory://new.csv", tmp_path / "out")
+
+
 def test_from_python_a_frame_is_called_so_and_one_column_is_no_list_of_letters(
     folder: Path, checkpoints: dict[str, Path]
 ) -> None:
