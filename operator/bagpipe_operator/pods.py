@@ -110,7 +110,9 @@ def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile
     secrets = [*({"name": s} for s in settings.image_pull_secrets), *theirs]
     spec |= {"imagePullSecrets": secrets} if secrets else {}
     if prior := section.get("initContainers"):
-        spec["initContainers"] = [overlay({"securityContext": _RESTRICTED}, c) for c in prior]
+        # Of a container that fails, the API server keeps the end of its log, as nobody else may read it in time.
+        ours = {"securityContext": _RESTRICTED, "terminationMessagePolicy": "FallbackToLogsOnError"}
+        spec["initContainers"] = [overlay(ours, c) for c in prior]
     spec |= {key: section[key] for key in _COPIED if section.get(key)}
     return spec
 

@@ -80,6 +80,8 @@ class Pod:
     exit_reason: str = ""
     exit_message: str = ""
     exit_time: dt.datetime | None = None
+    ended_in: str = ""
+    """The init container that failed, so that the main one never ran: the exit code is its own, and no word of ours."""
     restarts: int = 0
     stuck: str = ""
     """Why it cannot start, as Kubernetes names it; empty: nothing is known to be wrong."""
@@ -109,6 +111,8 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
     labels = meta.get("labels") or {}
     state, last, restarts = _main_container(status)
     ended = state.get("terminated") or last.get("terminated") or {}
+    ended_in, failed = ("", {}) if ended else _failed_init(status)
+    ended = ended or failed
     stuck, stuck_message = _why_stuck(status)
     return Pod(
         name=meta["name"],
@@ -128,6 +132,7 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
         exit_reason=ended.get("reason") or "",
         exit_message=ended.get("message") or "",
         exit_time=times.parse(ended.get("finishedAt")),
+        ended_in=ended_in,
         restarts=restarts,
         stuck=stuck,
         stuck_message=stuck_message,
@@ -162,6 +167,16 @@ def _main_container(status: Raw) -> tuple[Raw, Raw, int]:
         if container.get("name") == names.CONTAINER:
             return container.get("state") or {}, container.get("lastState") or {}, container.get("restartCount") or 0
     return {}, {}, 0
+
+
+def _failed_init(status: Raw) -> tuple[str, Raw]:
+    """The init container that ended this pod, and how: where a pod is not restarted, the first that fails does."""
+    if status.get("phase") == "Failed":
+        for container in status.get("initContainerStatuses") or ():
+            ended = (container.get("state") or {}).get("terminated") or {}
+            if ended.get("exitCode"):
+                return str(container.get("name")), ended
+    return "", {}
 
 
 def _condition(status: Raw, kind: str) -> Raw:

@@ -286,6 +286,13 @@ class World:
         pod["status"] |= {"phase": "Succeeded" if code == 0 else "Failed", "conditions": []}
         pod["status"]["containerStatuses"] = [{"name": "bagpipe", "restartCount": 0, "state": {"terminated": ended}}]
 
+    def end_init(self, pod: Raw, code: int, message: str = "", name: str = "fetch") -> None:
+        """An init container ends badly: the pod has failed, and its main container never ran."""
+        ended = {"exitCode": code, "reason": "Error", "message": message, "finishedAt": stamp(self.now)}
+        waiting = {"name": "bagpipe", "restartCount": 0, "state": {"waiting": {"reason": "PodInitializing"}}}
+        pod["status"] = {"phase": "Failed", "containerStatuses": [waiting]}
+        pod["status"]["initContainerStatuses"] = [{"name": name, "restartCount": 0, "state": {"terminated": ended}}]
+
     def restart_container(self, pod: Raw, code: int, message: str = "") -> None:
         """As the kubelet does with a server's process."""
         old = pod["status"]["containerStatuses"][0]

@@ -378,3 +378,37 @@ def test_spec_that_cannot_be_built(world, spec, words):
     w = world(spec).settle()
     assert w.condition("Failed")["reason"] == "InvalidSpec" and words in w.condition("Failed")["message"]
     assert w.objects == {}
+
+
+@pytest.mark.parametrize("code", [1, 75, 78, 128, 143])
+def test_an_init_container_that_fails_is_a_failure_with_its_words(world, code):
+    """An init container's end counts towards backoffLimit whatever its exit code says in the library's words."""
+    w = world({"runPolicy": {"backoffLimit": 1}}).settle()
+    w.end_init(w.pod("trainer", 1), code, "fetching\nno such bucket")
+    w.settle()
+    failure = w.status["lastFailure"]
+    assert (w.status["restarts"], failure["reason"], failure["exitCode"]) == (1, "Crashed", code)
+    assert f"init container fetch exited with {code}: no such bucket" in failure["message"]
+    w.after(60)
+    w.end_init(w.pod("trainer", 0), code)
+    w.settle()
+    assert w.condition("Failed")["reason"] == "BackoffLimitExceeded"
+
+
+def test_a_pod_that_is_taken_in_its_init_container_was_disrupted(world):
+    """A drain that ends an init container is no failure of the job."""
+    w = world().settle()
+    pod = w.pod("trainer")
+    w.end_init(pod, 143)
+    pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}]
+    w.settle()
+    assert (w.status.get("restarts", 0), w.status["disruptions"]) == (0, 1)
+
+
+def test_what_cannot_start_explains_what_starts_again_and_again(world):
+    """A server that ends for want of peers says less than the trainer whose Secret is missing."""
+    w = world().settle()
+    w.wait_for(w.pod("server", 0), "CrashLoopBackOff", "back-off")
+    w.wait_for(w.pod("trainer", 0), "CreateContainerConfigError", 'secret "missing" not found')
+    w.settle()
+    assert w.condition("Running")["reason"] == "CreateContainerConfigError"

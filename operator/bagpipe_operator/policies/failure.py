@@ -1,6 +1,7 @@
 """Did this attempt fail, why, and does that end the job?
 
     exit 65, 78                          the job fails at once: the same input gives the same end
+    an init container                    a crash, whatever its exit code: its words are not ours
     a trainer or the oracle ended        all roles go back to the last checkpoint: a new attempt
       in any other way
     a server's process                   restarted within the attempt, on its files
@@ -70,7 +71,8 @@ def describe(pod: Pod) -> str:
     where = f" on {pod.node}" if pod.node else ""
     if pod.own_fault:
         return f"{pod.role} {pod.index} ({pod.name}{where}) was ended by its node: {pod.own_fault}"
-    how = f"exited with {pod.exit_code}" if pod.exit_code is not None else "went away"
+    whose = f"init container {pod.ended_in} " if pod.ended_in else ""
+    how = whose + (f"exited with {pod.exit_code}" if pod.exit_code is not None else "went away")
     why = f" ({pod.exit_reason})" if pod.exit_reason not in ("", "Error", "Completed") else ""
     last = pod.exit_message.strip().splitlines()
     return f"{pod.role} {pod.index} ({pod.name}{where}) {how}{why}" + (f": {last[-1][:300]}" if last else "")
@@ -78,7 +80,7 @@ def describe(pod: Pod) -> str:
 
 def _permanent(job: Job, status: Status, observed: Observed, pods: Iterable[Pod]) -> Fail | None:
     for pod in pods:
-        if pod.exit_code in PERMANENT_EXITS:
+        if pod.exit_code in PERMANENT_EXITS and not pod.ended_in:
             reason = Reason.BAD_CONFIG if pod.exit_code == Exit.BAD_CONFIG else Reason.BAD_DATA
             return Fail(reason=reason, message=describe(pod), cause=pod)
     for role in (Role.ORACLE, Role.TRAINER):  # The pod itself may be gone: its Job remembers.
@@ -92,7 +94,7 @@ def _permanent(job: Job, status: Status, observed: Observed, pods: Iterable[Pod]
 
 def _crashed(pod: Pod) -> bool:
     """It ended by itself, and not because it was told to or lost a peer."""
-    if pod.own_fault:
+    if pod.own_fault or (pod.ended_in and not pod.taken):
         return True
     return pod.exit_code is not None and pod.exit_code not in (*_HARMLESS, Exit.TRANSIENT) and not pod.taken
 

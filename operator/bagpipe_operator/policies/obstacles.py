@@ -67,7 +67,9 @@ def _older_job(observed: Observed) -> Obstacle | None:
 
 
 def _stuck(pods: list[Pod]) -> Obstacle | None:
-    pod = next((p for p in pods if p.stuck and not p.ended), None)
+    stuck = [p for p in pods if p.stuck and not p.ended]
+    # A process that ends again and again may only miss another one, which cannot start.
+    pod = min(stuck, key=lambda p: p.stuck == "CrashLoopBackOff", default=None)
     return Obstacle(reason=pod.stuck, message=f"{_who(pod)}: {pod.stuck_message}") if pod else None
 
 
