@@ -3,9 +3,10 @@ KIT ?= $(firstword $(wildcard ../shared/cluster/cluster))
 BUILDER ?= $(firstword $(wildcard ../shared/images/builder) docker)
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' bagpipe/__init__.py)
 IMAGES := trainer server operator standin
+RUN_IMAGES := $(BUILDER)$(if $(filter docker,$(notdir $(BUILDER))),, docker)
 HELM_FLAGS ?= --set progressSeconds=3
 
-.PHONY: crd manifests chart-test images e2e e2e-schedules
+.PHONY: crd manifests chart-test locks images image-contents audit e2e e2e-schedules
 
 crd: $(STAMP)  ## Generate the CRD from bagpipe/config/document.py
 	@$(BIN)/python tools/generate_crd.py
@@ -18,6 +19,19 @@ images:  ## Build the four images (BUILDER=docker or the offline builder)
 	$(BUILDER) build -q -f Dockerfile.trainer -t bagpipe-trainer:$(VERSION) .
 	$(BUILDER) build -q -f images/operator/Dockerfile -t bagpipe-operator:$(VERSION) operator
 	$(BUILDER) build -q -f tests/e2e/standin/Dockerfile -t bagpipe-standin:4 tests/e2e/standin
+
+locks: $(STAMP)  ## Write the hashed requirements of the images, from pyproject.toml and requirements/constraints.txt
+	@$(BIN)/python tools/lock_images.py
+
+image-contents: $(STAMP)  ## What lies in the built images, an SBOM of each in dist/sbom; fails if something is there that must not
+	@$(BIN)/python tools/image_contents.py --docker "$(RUN_IMAGES)" --sbom dist/sbom $(foreach one,server trainer operator,bagpipe-$(one):$(VERSION))
+
+AUDIT := $(VENV)/.audit
+audit:  ## Known vulnerabilities of what the images hold, by pip-audit (in an environment of its own)
+	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1; }
+	@for file in requirements/server.txt requirements/trainer.txt operator/requirements.txt; do \
+	  echo "== $$file"; $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r $$file; done
+	@echo "== $(TORCH)"; echo "$(TORCH)" > $(AUDIT)/torch.txt; $(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps -r $(AUDIT)/torch.txt
 
 e2e: $(STAMP)  ## A cluster from nothing, everything on it, and away again (KIT=path of a cluster script, or kind)
 	@PYTHON=$(CURDIR)/$(BIN)/python KIT="$(KIT)" BUILDER="$(BUILDER)" tools/e2e.sh
