@@ -20,7 +20,7 @@ KERNELS := $(VENV)/.kernels
 # Hundreds of processes import the same files: one of them compiles each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo test lint types imports unit numerics integration bench sweep-crashes sweep-faults sweep-starts fuzz docs format clean
+.PHONY: help install demo test lint types imports unit numerics integration bench sweep-crashes sweep-faults sweep-starts soak fuzz docs format clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## /\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -69,6 +69,10 @@ sweep-faults: $(STAMP)  ## Break each link and stop each role of a short run, on
 
 sweep-starts: $(STAMP) $(KERNELS)  ## Start a tiny job 2,000 times on a busy machine, into docs/reliability.md; hours
 	@$(BIN)/python tools/sweep_starts.py --write
+
+MINUTES ?= 60
+soak: $(STAMP)  ## MINUTES= of tiny steps with a kill every 3,000 of them, into docs/reliability.md; whether anything grows
+	@$(BIN)/python tools/soak.py --minutes $(MINUTES) --write
 
 fuzz: $(STAMP)  ## Mutated frames into decoders and roles, job files beside the schema, into docs/reliability.md; 10 minutes
 	@$(BIN)/python tools/fuzz.py --write

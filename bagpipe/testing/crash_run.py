@@ -44,6 +44,7 @@ spec:
   seed: 3
   logEvery: 1
   checkpoint: {{every: 10, keep: 2}}
+  transport: {{deadPeerSeconds: 60, deadlineSeconds: 300, stepSeconds: 300}}
   servers: {{replicas: 2}}
   trainers: {{replicas: 2, device: cpu}}
 """

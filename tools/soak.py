@@ -1,0 +1,170 @@
+"""Runs tiny steps for some minutes, kills a role every few thousand of them, and writes whether anything grew.
+
+python tools/soak.py --minutes 60 --write     an hour, and the table in docs/reliability.md
+
+Right is: the run ends by itself, and between the first and the last quarter of it neither the memory nor the
+descriptors of any role have grown, nor the files of the run directory.
+"""
+
+import argparse
+import os
+import platform
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bagpipe.config.document import Job
+from bagpipe.config.load import parse_job
+from bagpipe.local.policy import RoleId
+from bagpipe.local.progress import Record
+from bagpipe.local.rundir import RunDir
+from bagpipe.local.supervisor import Supervisor
+from bagpipe.testing.forked_child import ForkedChild, preload
+
+TARGET = Path(__file__).parent.parent / "docs" / "reliability.md"
+BEGIN, END = "<!-- soak: written by tools/soak.py -->", "<!-- end of soak -->"
+JOB = """
+metadata: {name: soak}
+spec:
+  model: {name: dlrm, bottomMlp: [4], overMlp: [4]}
+  data: {format: synthetic, synthetic: {examples: 4000, tableSizes: [50, 400]}}
+  embedding: {dim: 4, optimizer: {name: adagrad, lr: 0.05}}
+  batchSize: 4
+  epochs: 1000000
+  steps: 100000000
+  lookahead: 8
+  cacheRows: 300
+  evaluate: false
+  logEvery: 100
+  checkpoint: {every: 2000, keep: 2}
+  transport: {deadPeerSeconds: 60, deadlineSeconds: 120}
+  runPolicy: {backoffLimit: 10000}
+  servers: {replicas: 1}
+  trainers: {replicas: 2, device: cpu}
+"""
+
+
+@dataclass(slots=True)
+class Watcher:
+    """The run's view: measures at every record, kills at every `every`th step, and asks the run to end in time."""
+
+    until: float
+    every: int
+    folder: Path
+    seed: int
+    pids: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    kills: dict[str, int] = field(default_factory=dict)
+    step: int = 0
+    asked: bool = False
+    _next: int = 0
+    _random: random.Random = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._random, self._next = random.Random(self.seed), self.every
+
+    def record(self, record: Record) -> None:
+        if "loss" not in record:
+            return
+        self.step = max(self.step, record["step"])
+        self._measure()
+        if time.monotonic() > self.until:
+            if not self.asked:
+                self.asked = True
+                os.kill(os.getpid(), signal.SIGTERM)
+        elif self.step >= self._next:
+            self._next = self.step + self.every
+            role = self._random.choice(sorted(self.pids))
+            self.kills[role] = self.kills.get(role, 0) + 1
+            os.kill(self.pids[role], signal.SIGKILL)
+
+    def _measure(self) -> None:
+        now = time.monotonic()
+        for role, pid in {**self.pids, "supervisor": os.getpid()}.items():
+            try:
+                status = Path(f"/proc/{pid}/status").read_text()
+                descriptors = len(os.listdir(f"/proc/{pid}/fd"))
+                memory = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+            except (OSError, StopIteration):  # it was killed, and its successor is not known yet
+                continue
+            self.seen.setdefault(f"{role}, MiB", []).append((now, memory / 1024))
+            self.seen.setdefault(f"{role}, descriptors", []).append((now, descriptors))
+        files = sum(len(names) for _, _, names in os.walk(self.folder))
+        self.seen.setdefault("run directory, files", []).append((now, files))
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Returns 1 if the run ended by an error or anything grew."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--minutes", type=float, default=60.0)
+    made.add_argument("--every", type=int, default=3_000, help="steps between two kills")
+    made.add_argument("--seed", type=int, default=0, help="which role is killed when")
+    made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
+    chosen = made.parse_args(arguments)
+    preload()
+    job: Job = parse_job(JOB, "the job that is soaked")
+    with tempfile.TemporaryDirectory(prefix="bagpipe-soak-") as place:
+        watcher = Watcher(time.monotonic() + 60 * chosen.minutes, chosen.every, Path(place) / "run", chosen.seed)
+
+        class Known(ForkedChild):
+            """Tells the watcher its pid."""
+
+            def __init__(
+                self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
+            ) -> None:
+                super().__init__(role, command, log, heading=heading, environment=environment)
+                watcher.pids[str(role)] = self.pid
+
+        with RunDir.create(watcher.folder) as directory:
+            directory.begin(job)
+            outcome = Supervisor(job, directory, watcher, child=Known).run()
+    rows = [(name, *quarters(values)) for name, values in sorted(watcher.seen.items())]
+    grown = [name for name, before, after in rows if after > before * 1.2 + 8]
+    print(
+        f"{watcher.step} steps, kills {watcher.kills}, ended with {outcome.code} {outcome.error}; "
+        f"grown: {grown or 'nothing'}"
+    )
+    if chosen.write:
+        write(rows, watcher, " ".join(["python tools/soak.py", *arguments]))
+    return int(bool(grown) or outcome.code not in (0, 143))
+
+
+def quarters(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The median of the second quarter of the time, and that of the last: in the first a role warms up."""
+    begin, end = values[0][0], values[-1][0]
+    quarter = (end - begin) / 4
+    second = [value for at, value in values if begin + quarter <= at <= begin + 2 * quarter] or [values[0][1]]
+    last = [value for at, value in values if at >= end - quarter]
+    return statistics.median(second), statistics.median(last)
+
+
+def write(rows: Sequence[tuple[str, float, float]], watcher: Watcher, command: str) -> None:
+    """Replace the table."""
+    killed = ", ".join(f"{role} {count}" for role, count in sorted(watcher.kills.items()))
+    lines = [
+        f"`{command}` on {platform.machine()}, Linux {platform.release().split('-')[0]}:",
+        f"{watcher.step:,} steps; killed: {killed or 'nobody'}.",
+        "",
+        "| what | median in the second quarter | in the last |",
+        "|---|--:|--:|",
+        *(f"| {name} | {before:.0f} | {after:.0f} |" for name, before, after in rows),
+    ]
+    head, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    TARGET.write_text("\n".join([head + BEGIN, "", *lines, "", END]) + tail, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
