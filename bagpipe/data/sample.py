@@ -49,6 +49,8 @@ FORMS = tuple(day + hour for day in _DAYS for hour in _HOURS)
 _PACKED = {"%y%m%d": 6, "%Y%m%d": 8, "%y%m%d%H": 8, "%Y%m%d%H": 10, "%Y%m%d%H%M": 12, "%Y%m%d%H%M%S": 14}
 """Times as whole numbers of so many digits, which rise with them."""
 _FEW = 1000
+MOST_ODD = 0.2
+"""Share of the texts of a column that are no numbers, below which it is told that the others are."""
 
 
 @dataclass(slots=True)
@@ -66,6 +68,8 @@ class Column:
     """How the numbers are written, as settings of a dense column; empty: as usual."""
     units: tuple[str, ...] = ()
     """What stands beside the numbers where every text is one, but it is not clear that they are meant as numbers."""
+    odd: str | None = None
+    """A text that is no number where most of the column's are."""
     several: bool = False
     separator: str = ""
     usable: bool = True
@@ -164,6 +168,17 @@ def _add_numbers(column: Column, values: Any) -> None:
             column.step = float(steps[0]) if len(steps) == 1 and steps[0] > 0 else 0.0
             return
     column.units = units
+    column.odd = _odd_one(values)
+
+
+def _odd_one(values: Any) -> str | None:
+    """The first text that is no number, if most are."""
+    if not is_text(values.type):
+        return None
+    numbers, wrong = numbers_of(values)
+    told = ~np.isnan(numbers)
+    few = wrong.any() and np.count_nonzero(wrong) <= MOST_ODD * np.count_nonzero(told)
+    return str(values[int(np.flatnonzero(wrong)[0])].as_py()) if few else None
 
 
 def _units(values: Any) -> tuple[str, ...]:

@@ -93,8 +93,8 @@ def _described(
             kind, why = _use(column)
             write = {"dense": _dense_line, "sparse": _sparse_line}.get(kind)
             lines[kind].append(write(column) if write else f"        - {_quoted(column.name)}  # {why}")
-            if column.units and kind != "dense":
-                notes.append(_unit_note(column, "taken as categories" if kind == "sparse" else "ignored"))
+            if kind != "dense":
+                notes += _number_notes(column, "taken as categories" if kind == "sparse" else "ignored")
     if not lines["sparse"]:
         raise ConfigError(f"{path}: no column looks like a category ({_found(columns)}); {_hint(columns)}")
     told = ["    columns:", "      labels:", _label_line(target, notes)]
@@ -122,6 +122,15 @@ def _described(
 
 def _found(columns: Sequence[Column]) -> str:
     return listed([column.name for column in columns])
+
+
+def _number_notes(column: Column, taken: str) -> list[str]:
+    """That a column may be meant as numbers."""
+    if column.odd is not None:
+        dense = f"{{name: {_quoted(column.name)}, missing: [{_quoted(column.odd)}]}}"
+        about = f"{column.name}: most values are numbers, but {column.odd[:40]!r} is none, so it is {taken}"
+        return [f"{about}; if it stands for a missing number, move the column to dense: {dense}"]
+    return [_unit_note(column, taken)] if column.units else []
 
 
 def _unit_note(column: Column, taken: str) -> str:
@@ -189,9 +198,17 @@ def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: b
         option = "label=COLUMN" if python else f"bagpipe init {typed(path)} --label COLUMN"
         raise ConfigError(
             f"{path}: no column looks like a label (0 and 1, or ratings); name it: {option} ({_found(columns)})"
-            + (f"; {_hint(columns)}" if len(columns) == 1 else "")
+            + (f"; {_hint(columns)}" if len(columns) == 1 else _odd_label(columns))
         )
     return found[0]
+
+
+def _odd_label(columns: Sequence[Column]) -> str:
+    """Why a column that is called like a label is none."""
+    odd = next((c for c in columns if c.odd is not None and c.name.strip().lower() in _LABELS), None)
+    return (
+        f"; most values of {odd.name} are numbers, but {(odd.odd or '')[:40]!r} is none: mend these rows" if odd else ""
+    )
 
 
 def _time(columns: Sequence[Column], target: Column) -> Column | None:

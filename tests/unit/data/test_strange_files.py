@@ -230,6 +230,10 @@ BAD: dict[str, tuple[bytes, str]] = {
         b'{"user": 1, "clicked": 0}\n\n{"user": "u2", "clicked": 1}\n',
         "log.csv: row 2: column user: text, and a number in the rows before; write one kind in all rows",
     ),
+    "a header in the middle": (
+        (text(LOG[:120]) + text(LOG[120:])).encode(),
+        "most values of clicked are numbers, but 'clicked' is none: mend these rows",
+    ),
     "a label that never changes": (
         text(with_cells(3, lambda _: "1")).encode(),
         "no column looks like a label (0 and 1, or ratings); name it: bagpipe init",
@@ -373,3 +377,15 @@ def test_separators_of_several_signs_are_found_wherever_a_block_ends(separator: 
     expected = [b"\x1f".join(x for x in line.split(b" ") if x) for line in lines] if separator == " " else None
     assert read(size) == read(1000)
     assert expected is None or re.split(rb"[\r\n]", read(size)) == expected
+
+
+def test_a_text_among_numbers_is_told(tmp_path: Path) -> None:
+    """One value that is none keeps a column from being numbers: `init` says so, and what to write if it is missing."""
+    path = tmp_path / "log.csv"
+    path.write_text(text([[*row[:2], row[2] if i % 9 else "inf", row[3]] for i, row in enumerate(LOG)]))
+    (note,) = [note for note in suggest_job(str(path)).notes if note.startswith("price")]
+    assert note.startswith("price: most values are numbers, but 'inf' is none, so it is ")
+    assert note.endswith('move the column to dense: {name: "price", missing: ["inf"]}')
+    table = pa.table({"price": ["1.5", "inf"]})
+    column = DenseColumn("price", missing=("inf",), fill=-1.0)
+    assert dense_cells(table, column, None, Problems(np.zeros(2, np.bool_))).tolist() == [1.5, -1.0]
