@@ -78,7 +78,8 @@ class ColumnSource:
     def with_split(self, split: Split, scratch: Path | None = None) -> "ColumnSource":
         """The same source with a rule of who is for what; by time, this reads the time of every row."""
         source = replace(self, split=split)
-        tables = ((piece.file, piece.load()) for piece in source.pieces(0)[1])
+        loaded = ((piece, piece.load()) for piece in source.pieces(0)[1])
+        tables = ((piece.file, piece.row_numbers(table.num_rows), table) for piece, table in loaded)
         return replace(source, split=split.with_times(tables, scratch))
 
     def only(self, part: Part) -> "ColumnSource":

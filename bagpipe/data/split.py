@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from bagpipe.config.document import DataConfig
@@ -113,20 +114,23 @@ class Split:
         mix_codes(codes, mixed)
         return (mixed >> np.uint64(11)).astype(np.float64) * _TO_UNIT
 
-    def with_times(self, tables: Iterator[tuple[str, pa.Table]], scratch: Path | None = None) -> "Split":
+    def with_times(
+        self, tables: Iterator[tuple[str, npt.NDArray[np.int64], pa.Table]], scratch: Path | None = None
+    ) -> "Split":
         """The rule with its times, found by looking at every row's: 8 bytes each, in a file.
 
         All rows of one time are on one side, so later parts may be larger than asked for.
 
         Args:
+            tables: the file's name, the numbers of the rows in it, and the rows, piece by piece.
             scratch: a folder for that file, which has no name in it. None: the system's.
         """
         if self.by == "group" or self.times is not None:
             return self
         with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
             count = 0
-            for name, table in tables:
-                times = times_of(plain(table.column(self.column)), self.column, name, self.form)
+            for name, rows, table in tables:
+                times = times_of(plain(table.column(self.column)), self.column, name, self.form, rows)
                 file.write(times.tobytes())
                 count += len(times)
             if not count:
@@ -164,11 +168,12 @@ def nth_smallest(numbers: Floats64, place: int) -> float:
     return float(np.array([pattern], np.uint64).view(np.float64)[0])
 
 
-def times_of(cells: Any, column: str, file: str, form: str = "") -> Floats64:
+def times_of(cells: Any, column: str, file: str, form: str = "", rows: npt.NDArray[np.int64] | None = None) -> Floats64:
     """Times as numbers that rise with them: numbers as they are, dates and texts in microseconds.
 
     Args:
         form: of texts, in the signs of strptime; empty: ISO 8601, all with a zone or all without one.
+        rows: their numbers in the file, for messages.
 
     Raises:
         DataError: one is missing or cannot be read.
@@ -180,10 +185,11 @@ def times_of(cells: Any, column: str, file: str, form: str = "") -> Floats64:
             numbers, wrong = numbers_of(moments)
     bad = wrong | np.isnan(numbers)
     if bad.any():
-        row = int(np.flatnonzero(bad)[0])
+        place = int(np.flatnonzero(bad)[0])
         expected = (
             f"a time like {form}" if form else "a time (a number, a date, ISO 8601, or as columns.timeFormat says)"
         )
-        found = f"column {column}: expected {expected}, found {cells[row].as_py()!r}"
+        row = f"row {rows[place]}: " if rows is not None else ""
+        found = f"{row}column {column}: expected {expected}, found {cells[place].as_py()!r}"
         raise DataError(f"{file}: {found}; fix the row, or choose another column for data.columns.time")
     return numbers

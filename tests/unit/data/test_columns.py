@@ -335,7 +335,7 @@ BAD = {
     "no value and no type": ({"c": pa.array([None] * 3)}, {}, DataError, "column c: all values are missing; put it under"),
     "a nested column": ({"c": [{"a": 1}] * 3}, {}, DataError, "column c: expected text or whole numbers, found struct"),
     "a constant standardised": ({"x": [2.0] * 3}, {"dense": [{"name": "x", "standardise": True}]}, DataError, "x is 2 in every example"),
-    "a time that is none": ({"x": [1.0, None, 2.0]}, {"time": "x"}, DataError, "column x: expected a time"),
+    "a time that is none": ({"x": [1.0, None, 2.0]}, {"time": "x"}, DataError, "row 2: column x: expected a time"),
 }  # fmt: skip
 
 
