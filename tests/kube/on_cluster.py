@@ -189,7 +189,9 @@ class Operators:
             self._scale(2)
 
     def _all(self) -> list[Raw]:
-        return list(self._kube.get("pods", "-l", self.label, namespace=SYSTEM)["items"])
+        """Also those on their way out, whose process may run; not those that a node evicted, which stay as records."""
+        listed = self._kube.get("pods", "-l", self.label, namespace=SYSTEM)["items"]
+        return [p for p in listed if p["status"]["phase"] not in ("Succeeded", "Failed")]
 
     def _scale(self, replicas: int) -> None:
         name = self._kube.get("deployments", namespace=SYSTEM)["items"][0]["metadata"]["name"]
