@@ -83,7 +83,7 @@ def test_evaluation_of_rows(run: Run) -> None:
     last = rows().slice(1600)
     assert run.evaluate(last) == run.summary["evaluation"]
     assert run.evaluate(last.to_pylist()[:150])["examples"] == 150
-    with pytest.raises(ConfigError, match="'item' is no column of the frame; it has "):
+    with pytest.raises(DataError, match="'item' is no column of the frame; it has "):
         run.evaluate(last.drop_columns(["item"]))
 
 
