@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from bagpipe.errors import ExitCode
+from bagpipe.net.form import form
 from bagpipe.net.messages import (
     PROTOCOL_VERSION,
     Confirmed,
@@ -135,12 +136,18 @@ class Admission:
 
 
 def check_hello(hello: Hello, *, job: str, attempt: int, token: str = "") -> Refused | None:
-    """Refuse a peer of another version, job or attempt, or without the job's token; None if it belongs here."""
+    """Refuse a peer of another version, build, job or attempt, or without the job's token; None if it belongs here."""
     who = f"{hello.role} {hello.index}"
     if hello.version != PROTOCOL_VERSION:
         return Refused(
             reason=f"{who} speaks protocol {hello.version}, this one {PROTOCOL_VERSION}; "
             "run the same version of bagpipe everywhere",
+            exit_code=ExitCode.BAD_CONFIG,
+        )
+    if hello.form not in ("", form()):
+        return Refused(
+            reason=f"{who} is of another build of bagpipe: its messages have the form {hello.form[:64]!r}, ours have "
+            f"{form()!r}; run the same build (images of one release) everywhere",
             exit_code=ExitCode.BAD_CONFIG,
         )
     if hello.job != job:

@@ -13,6 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 from bagpipe.errors import ConfigError, PeerLost, WireError
 from bagpipe.net.admission import TOKEN_VARIABLE
 from bagpipe.net.curve import CURVE_DIR
+from bagpipe.net.form import form
 from bagpipe.net.messages import Hello, Message, SayHello
 from bagpipe.net.socket_end import SocketEnd
 from bagpipe.net.waits import milliseconds
@@ -119,12 +120,12 @@ class Connection(SocketEnd):
             self.send(self._hello)
 
     def remember(self, hello: Hello) -> Hello:
-        """From now on this is what is said when the connection is remade; returned with the job's token in it."""
-        self._hello = structs.replace(hello, token=self._token)
+        """From now on this is said when the connection is remade; returned with our form and the job's token in it."""
+        self._hello = structs.replace(hello, form=form(), token=self._token)
         return self._hello
 
     def send(self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> None:
-        """`send_frames` of a message, its floats packed or not. A `Hello` gets the job's token, and is remembered."""
+        """`send_frames` of a message, its floats packed or not. A `Hello` is completed and remembered."""
         if isinstance(message, Hello):
             message = self.remember(message)
         self.send_frames(encode(message, arrays, packed=packed))

@@ -17,7 +17,7 @@ from bagpipe.config.model import ModelConfig
 from bagpipe.metrics.validations import Validation
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 9
+PROTOCOL_VERSION = 10
 
 Role = Literal["oracle", "server", "trainer"]
 Step = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]
@@ -37,6 +37,8 @@ class Hello(Message, kw_only=True):
     """Every role but the oracle introduces itself, first of all, to everyone it connects to."""
 
     version: int = PROTOCOL_VERSION
+    form: Text = ""
+    """Of all messages of the speaker's build (`form.py`), filled in by the connection; empty: not told."""
     job: Text
     attempt: int
     token: Text = ""
@@ -198,9 +200,8 @@ class NoMorePlans(Message, kw_only=True):
 
 
 class StepDone(Message, kw_only=True):
-    """A trainer finished a step: credit for one more plan, and what the oracle reports.
-
-    In evaluation an array of logits follows (float32, one for each example of the slice).
+    """A trainer finished a step: credit for one more plan, and what is reported; in evaluation float32 logits follow,
+    one for each example of the slice.
     """
 
     rank: Index

@@ -36,7 +36,7 @@ MAX_MESSAGE_BYTES = 4 << 30
 
 DTYPES = tuple(np.dtype(t) for t in ("f4", "i8", "i4", "u2", "u1", "f8"))
 _CODE_OF = {dtype: code for code, dtype in enumerate(DTYPES)}
-_MESSAGE_TYPES = tuple(
+MESSAGE_TYPES = tuple(
     kind
     for kind in vars(messages).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
@@ -57,7 +57,7 @@ class _Envelope(msgspec.Struct, frozen=True, array_like=True):
 
 _encoder = msgspec.msgpack.Encoder()
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
-_message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(functools.reduce(operator.or_, _MESSAGE_TYPES))
+_message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(functools.reduce(operator.or_, MESSAGE_TYPES))
 
 
 def encode(message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> list[Frame]:

@@ -94,6 +94,7 @@ def test_nobody_speaks_in_the_name_of_another(message: Message) -> None:
     ("change", "reason", "code"),
     [
         ({"version": PROTOCOL_VERSION + 1}, "protocol", ExitCode.BAD_CONFIG),
+        ({"form": "of another"}, "another build of bagpipe", ExitCode.BAD_CONFIG),
         ({"job": "other"}, "belongs to job 'other'", ExitCode.BAD_CONFIG),
         ({"attempt": 2}, "attempt 2", ExitCode.TRANSIENT),
         ({"token": "guess"}, "BAGPIPE_TOKEN", ExitCode.BAD_CONFIG),
