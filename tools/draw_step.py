@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from pages import with_part
+
 from bagpipe.trainer.transitions import RELEASE, TABLE, WAITS, Do, Event, Guard, Rule, State
 
 TARGET = Path(__file__).parent.parent / "docs" / "step.md"
@@ -19,9 +21,7 @@ END = "<!-- end -->"
 def page(text: str) -> str:
     """The page with its generated parts as the table is now."""
     for name, lines in (("picture", picture()), ("table", table())):
-        head, _, rest = text.partition(MARK.format(name))
-        _, _, tail = rest.partition(END)
-        text = "\n".join([head + MARK.format(name), "", *lines, "", END]) + tail
+        text = with_part(text, MARK.format(name), END, lines)
     return text
 
 

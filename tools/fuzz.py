@@ -16,6 +16,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pages import with_part
+
 from bagpipe.testing.fuzz_roles import ROLES, Fuzzed, fuzz_role
 from bagpipe.testing.mutate_frames import decoded, mutated, sample_messages
 
@@ -107,9 +109,8 @@ def write(rows: Sequence[str], command: str) -> None:
         "|---|---|--:|---|--:|--:|",
         *rows,
     ]
-    head, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    TARGET.write_text("\n".join([head + BEGIN, "", *lines, "", END]) + tail, encoding="utf-8")
+    page = TARGET.read_text(encoding="utf-8")
+    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

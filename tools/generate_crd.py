@@ -192,13 +192,9 @@ def rules(spec: Schema) -> None:
         ]
 
 
-def crd() -> Schema:
-    """The whole CustomResourceDefinition."""
-    generated = msgspec.json.schema(Job)
-    definitions = generated["$defs"]
-    spec = structural(definitions["JobSpec"], definitions, "")
-    rules(spec)
-    name_rules = [
+def _rules_of_the_object() -> list[Schema]:
+    """What a schema of the specification cannot say: about the name, and about a job that has ended."""
+    return [
         _rule(
             f"self.metadata.name.size() <= {MAX_NAME}",
             f"the name may have {MAX_NAME} characters: those of its pods are made from it",
@@ -212,6 +208,14 @@ def crd() -> Schema:
             "the job has ended: nothing that is changed now takes effect; make a new job",
         ),
     ]
+
+
+def crd() -> Schema:
+    """The whole CustomResourceDefinition."""
+    generated = msgspec.json.schema(Job)
+    definitions = generated["$defs"]
+    spec = structural(definitions["JobSpec"], definitions, "")
+    rules(spec)
     schema = {
         "description": "A training job of a recommendation model: an oracle, embedding servers and trainers.",
         "type": "object",
@@ -223,7 +227,7 @@ def crd() -> Schema:
             "spec": spec,
             "status": status(),
         },
-        "x-kubernetes-validations": name_rules,
+        "x-kubernetes-validations": _rules_of_the_object(),
     }
     version = {
         "name": VERSION,

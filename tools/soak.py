@@ -15,17 +15,18 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pages import with_part
+
 from bagpipe.config.document import Job
 from bagpipe.config.load import parse_job
-from bagpipe.local.policy import RoleId
 from bagpipe.local.progress import Record
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
-from bagpipe.testing.forked_child import ForkedChild, preload
+from bagpipe.testing.forked_child import known_to, preload
 
 TARGET = Path(__file__).parent.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- soak: written by tools/soak.py -->", "<!-- end of soak -->"
@@ -118,18 +119,9 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="bagpipe-soak-") as place:
         watcher = Watcher(time.monotonic() + 60 * chosen.minutes, chosen.every, Path(place) / "run", chosen.seed)
 
-        class Known(ForkedChild):
-            """Tells the watcher its pid."""
-
-            def __init__(
-                self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
-            ) -> None:
-                super().__init__(role, command, log, heading=heading, environment=environment)
-                watcher.pids[str(role)] = self.pid
-
         with RunDir.create(watcher.folder) as directory:
             directory.begin(job)
-            outcome = Supervisor(job, directory, watcher, child=Known).run()
+            outcome = Supervisor(job, directory, watcher, child=known_to(watcher.pids)).run()
     rows = [(name, *quarters(values)) for name, values in sorted(watcher.seen.items())]
     grown = [name for name, before, after in rows if after > before * 1.2 + 8]
     print(
@@ -161,9 +153,8 @@ def write(rows: Sequence[tuple[str, float, float]], watcher: Watcher, command: s
         "|---|--:|--:|",
         *(f"| {name} | {before:.0f} | {after:.0f} |" for name, before, after in rows),
     ]
-    head, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    TARGET.write_text("\n".join([head + BEGIN, "", *lines, "", END]) + tail, encoding="utf-8")
+    page = TARGET.read_text(encoding="utf-8")
+    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

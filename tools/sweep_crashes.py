@@ -20,6 +20,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from pages import with_part
+
 from bagpipe.testing.crash_run import Killed, Killing, count_points, preload, run_and_kill
 
 TARGET = Path(__file__).parent.parent / "docs" / "reliability.md"
@@ -100,10 +102,8 @@ def table(results: Sequence[Killed], total: int, command: str, undisturbed: floa
 
 
 def write(lines: Sequence[str]) -> None:
-    text = TARGET.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    TARGET.write_text("\n".join([head + BEGIN, "", *lines, "", END]) + tail, encoding="utf-8")
+    page = TARGET.read_text(encoding="utf-8")
+    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

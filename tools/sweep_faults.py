@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pages import with_part
+
 from bagpipe.testing.fault_run import DEAD_SECONDS, FAULTS, Faulted, preload, run_with
 
 TARGET = Path(__file__).parent.parent / "docs" / "reliability.md"
@@ -69,9 +71,8 @@ def table(results: Sequence[Faulted], undisturbed: Faulted, command: str) -> lis
 
 def write(lines: Sequence[str]) -> None:
     """Replace the table."""
-    head, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    TARGET.write_text("\n".join([head + BEGIN, "", *lines, "", END]) + tail, encoding="utf-8")
+    page = TARGET.read_text(encoding="utf-8")
+    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

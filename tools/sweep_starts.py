@@ -22,6 +22,8 @@ from multiprocessing.context import ForkProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
+from pages import with_part
+
 from bagpipe.testing.forked_child import preload
 from bagpipe.testing.start_run import LONGEST_SECONDS, Started, start_once
 
@@ -134,9 +136,8 @@ def table(results: Sequence[Started], command: str) -> list[str]:
 
 def write(lines: Sequence[str]) -> None:
     """Replace the table."""
-    head, _, rest = TARGET.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    TARGET.write_text("\n".join([head + BEGIN, "", *lines, "", END]) + tail, encoding="utf-8")
+    page = TARGET.read_text(encoding="utf-8")
+    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

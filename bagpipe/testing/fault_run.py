@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from bagpipe.local.ports import free_ports
 from bagpipe.local.progress import Record
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
-from bagpipe.testing.forked_child import ForkedChild, preload
+from bagpipe.testing.forked_child import known_to, preload
 
 __all__ = ["DEAD_SECONDS", "FAULTS", "Fault", "Faulted", "preload", "run_with"]
 
@@ -134,19 +134,10 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
         assert proxy.stdout is not None and proxy.stdout.readline()
         view = _Disturber(fault, proxy, before)
 
-        class Known(ForkedChild):
-            """Tells the disturber its pid."""
-
-            def __init__(
-                self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
-            ) -> None:
-                super().__init__(role, command, log, heading=heading, environment=environment)
-                view.pids[str(role)] = self.pid
-
         directory = stack.enter_context(RunDir.create(folder))
         directory.begin(job)
         build = _through_the_proxy(role_commands(job, directory.job_file, directory.path), behind, before)
-        outcome = Supervisor(job, directory, view, build=build, child=Known).run()
+        outcome = Supervisor(job, directory, view, build=build, child=known_to(view.pids)).run()
         newest = newest_complete(directory.checkpoints(job))
         digest = model_digest(newest) if outcome.code == 0 and newest is not None else None
     told = "; ".join([*view.notes, outcome.error]).strip("; ")

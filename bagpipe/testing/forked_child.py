@@ -21,7 +21,6 @@ LOADED = (
     "bagpipe.embedding.server",
     "bagpipe.trainer.loop",
     "bagpipe.models.dlrm",
-    "torch._dynamo",
     "bagpipe.cli.main",
 )
 
@@ -94,3 +93,16 @@ def _become(arguments: Sequence[str], log: Path, heading: str, environment: Mapp
         sys.stdout.flush()
     finally:
         os._exit(code)
+
+
+def known_to(pids: dict[str, int]) -> type[ForkedChild]:
+    """A forked child that puts its pid there, by its role's name."""
+
+    class Known(ForkedChild):
+        def __init__(
+            self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
+        ) -> None:
+            super().__init__(role, command, log, heading=heading, environment=environment)
+            pids[str(role)] = self.pid
+
+    return Known

@@ -63,9 +63,28 @@ def run_in_threads(
         Whatever the first role to fail raised; PeerLost if a role outlives the timeout.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    failures = _Failures()
+    roles = _roles(job, run_dir, attempt=attempt, checkpoint=checkpoint, stop=stop)
+    threads = [
+        threading.Thread(target=failures.catch, args=(name, run), name=name, daemon=True) for name, run in roles.items()
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout_seconds)
+        if thread.is_alive() and not failures.errors:
+            raise PeerLost(f"{thread.name} was still running after {timeout_seconds:g} s")
+    if failures.errors:
+        raise failures.errors[0][1]
+    return ThreadedRun(run_dir, json.loads((run_dir / "report.json").read_text()))
+
+
+def _roles(
+    job: Job, run_dir: Path, *, attempt: int, checkpoint: Path | None, stop: Callable[[], bool]
+) -> dict[str, Callable[[], None]]:
+    """What each role of the job runs, by the role's name."""
     spec = job.spec
     oracle = f"tcp://{loopback()}:{free_ports(1)[0]}"
-    failures = _Failures()
     checkpoints = spec.checkpoint.folder(run_dir)
 
     def the_oracle() -> None:
@@ -100,15 +119,4 @@ def run_in_threads(
     roles = {"oracle": the_oracle}
     roles |= {f"server {i}": server(i) for i in range(spec.servers.replicas)}
     roles |= {f"trainer {i}": trainer(i) for i in range(spec.trainers.replicas)}
-    threads = [
-        threading.Thread(target=failures.catch, args=(name, run), name=name, daemon=True) for name, run in roles.items()
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout_seconds)
-        if thread.is_alive() and not failures.errors:
-            raise PeerLost(f"{thread.name} was still running after {timeout_seconds:g} s")
-    if failures.errors:
-        raise failures.errors[0][1]
-    return ThreadedRun(run_dir, json.loads((run_dir / "report.json").read_text()))
+    return roles
