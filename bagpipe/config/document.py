@@ -258,8 +258,8 @@ class JobSpec(_Section, kw_only=True):
     evaluate: Annotated[bool, Meta(description="Evaluate on the test part after the last step.")] = True
     evaluation: EvaluationConfig = EvaluationConfig()
     not_finite: Annotated[
-        Literal["stop", "continue"],
-        Meta(description="A loss or gradient that is NaN or infinite: stop ends the run at that step and names the first such tensor; continue trains on. Neither saves dense weights that are not finite."),
+        Literal["stop", "skip", "continue"],
+        Meta(description="A loss or gradient that is NaN or infinite: stop ends the run at that step and names the first such tensor; skip passes over that step on all trainers, which costs several trainers a round trip in every step; continue trains on. None saves dense weights that are not finite."),
     ] = "stop"
     log_every: Annotated[bounds.Steps, Meta(description="Steps between progress records.")] = 10
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -214,6 +214,8 @@ class StepDone(Message, kw_only=True):
     """Seconds this step waited, by what for: plan, fetch, gradients, eager, deferred, dense, write_back."""
     failed: Text = ""
     """Evaluation: why the model gave no logits; the array is empty then."""
+    skipped: Text = ""
+    """Training: why all trainers passed over this step (`notFinite: skip`)."""
 
 
 class NeedValidation(Message, kw_only=True):

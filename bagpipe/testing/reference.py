@@ -11,6 +11,7 @@ in the order of an unstable sort. Here they are added in the order of the batch.
 """
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -97,6 +98,7 @@ def _train(
     losses = []
     for step, batch in enumerate(batches):
         shares = [_share(batch, rank, world_size) for rank in range(world_size)]
+        buffers = [buffer.clone() for buffer in model.buffers()]
         results = []
         for rank, share in _each_rank(model, shares):
             first = rank * batch.num_examples // world_size
@@ -108,9 +110,13 @@ def _train(
                     parts.append((part, _backward(model, spec, loss, part, tables, _counts(batch), world_size)))
             results.append(_added_up(parts, _counts(share)))
         _reduce_dense(model, results)
-        dense.step()
-        for number, rows in enumerate(tables):
-            rows.update([r.row_gradients[number] for r in results], step)
+        if spec.not_finite == "skip" and not all(map(_is_finite, results)):
+            _load(list(model.buffers()), buffers)
+            dense.pass_over()
+        else:
+            dense.step()
+            for number, rows in enumerate(tables):
+                rows.update([r.row_gradients[number] for r in results], step)
         told = [r.loss * _counts(share) for r, share in zip(results, shares, strict=True)]
         losses.append(sum(told) / _counts(batch))
     records = {name_row: record for rows in tables for name_row, record in rows.named()}
@@ -128,6 +134,11 @@ class _Result:
     dense_gradients: list[torch.Tensor]
     row_gradients: list[dict[int, torch.Tensor]]
     """By key, for each width group."""
+
+
+def _is_finite(result: _Result) -> bool:
+    rows = [gradient for group in result.row_gradients for gradient in group.values()]
+    return math.isfinite(result.loss) and all(bool(torch.isfinite(g).all()) for g in result.dense_gradients + rows)
 
 
 def _each_rank(model: nn.Module, shares: list[Batch]) -> Iterator[tuple[int, Batch]]:

@@ -54,6 +54,11 @@ class ReferenceDense:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
 
+    def pass_over(self) -> None:
+        """A step that is skipped: only the scheduler goes on."""
+        if self.scheduler is not None:
+            self.scheduler.step()
+
     def averages(self, model: nn.Module) -> dict[str, torch.Tensor] | None:
         """The model's `state_dict` with the averages of its weights."""
         if self.averaged is None:

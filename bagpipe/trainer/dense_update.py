@@ -48,6 +48,11 @@ class DenseUpdate:
         if self.average is not None:
             self.average.add()
 
+    def pass_over(self) -> None:
+        """A step is passed over: nothing changes, and gradients begin from zero."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=False)
+
     def evaluated(self) -> AbstractContextManager[None]:
         """The model has the weights that are evaluated inside."""
         return self.average.in_place() if self.average is not None else nullcontext()

@@ -4,10 +4,14 @@ What is not finite spreads: one step later every weight is NaN, and so is every 
 at before its gradients leave, gradients before the step is reported (a checkpoint of the step needs the reports of all
 trainers), and dense weights before they are saved. A sum is enough to see it: one NaN or infinity among the addends
 makes the sum one.
+
+Where such steps are passed over instead (`skipping.py`), a run ends only if weights or rows are not finite when a step
+begins: no later step could be better.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,30 +22,40 @@ from bagpipe.plan import BatchPlan, GroupPlan
 from bagpipe.tables import TableLayout, WidthGroup
 
 Named = tuple[str, torch.Tensor]
+NOTHING: Mapping[int, torch.Tensor] = {}
 WEIGHTS = ("dense weight", "buffer", "a row of")
 """How the names of what a step begins with begin."""
 _REMEDY = (
-    "lower the learning rates, look at the examples of this step, or set spec.notFinite: continue to train on; "
+    "lower the learning rates, look at the examples of this step, or set spec.notFinite: skip to pass over such steps; "
     "earlier checkpoints are as they were"
 )
+_NO_REMEDY = "lower the learning rates: no later step can be better; earlier checkpoints are as they were"
 
 
 class FiniteCheck:
     """Looks at one trainer's tensors.
 
     Args:
-        stops: whether what is not finite ends the run; otherwise it is only kept out of checkpoints.
+        policy: stop ends the run at what is not finite, skip only where weights or rows are not; continue keeps dense
+            weights that are not finite out of checkpoints, and no more.
     """
 
-    def __init__(self, model: nn.Module, layout: TableLayout, *, rank: int, stops: bool) -> None:
-        self._model, self._layout, self._rank, self._stops = model, layout, rank, stops
+    def __init__(
+        self, model: nn.Module, layout: TableLayout, *, rank: int, policy: Literal["stop", "skip", "continue"]
+    ) -> None:
+        self._model, self._layout, self._rank, self._policy = model, layout, rank, policy
+        self._stops = policy == "stop"
+        self._broken: tuple[float, torch.Tensor] | None = None
+        """The first loss of this step that is not finite, and the outputs it was made of."""
 
     def loss(self, plan: BatchPlan, loss: float, logits_BL: torch.Tensor, rows: Sequence[torch.Tensor]) -> None:
-        """Of this trainer's slice of a step.
+        """Of this trainer's slice of a step, or of a part of it. Where steps are skipped, it is only remembered.
 
         Raises:
             Diverged: it is NaN or infinite; names where that came from.
         """
+        if self._policy == "skip" and self._broken is None and not math.isfinite(loss):
+            self._broken = loss, logits_BL.detach()
         if self._stops and not math.isfinite(loss):
             first = _first(self._causes_of_a_loss(plan, logits_BL, rows)) or "the loss itself"
             raise Diverged(
@@ -62,6 +76,29 @@ class FiniteCheck:
         if first is not None:  # otherwise the sum was too great, not what it was made of
             raise Diverged(f"{self._step(plan)}: {first} is not finite; {_REMEDY}")
 
+    def reason_to_skip(self, plan: BatchPlan, rows: Sequence[torch.Tensor], before: Mapping[int, torch.Tensor]) -> str:
+        """What of this trainer's losses and gradients is not finite; empty: nothing.
+
+        Args:
+            before: by the `id` of a buffer, its values before the step.
+
+        Raises:
+            Diverged: weights or rows with which the step began are not.
+        """
+        broken, self._broken = self._broken, None
+        grads = [t.grad for t in (*rows, *self._model.parameters()) if t.grad is not None]
+        if broken is None and _sums_are_finite(grads):
+            return ""
+        first = _first(self._gradients(plan, rows))
+        said = f"{first} is not finite"
+        if broken is not None:
+            loss, logits = broken
+            first = _first(self._causes_of_a_loss(plan, logits, rows, before)) or "the loss itself"
+            said = f"the loss is {loss}; the first tensor that is not finite: {first}"
+        if first is not None and first.startswith(WEIGHTS):
+            raise Diverged(f"{self._step(plan)}: {said}; {_NO_REMEDY}", weights_are=True)
+        return "" if first is None else f"{self._step(plan)}: {said}"
+
     def savable(self, plan: BatchPlan) -> bool:
         """Whether the dense weights after this step may become a checkpoint.
 
@@ -71,17 +108,21 @@ class FiniteCheck:
         if _sums_are_finite([p.detach() for p in self._model.parameters()]):
             return True
         first = _first((f"dense weight {name}", p.detach()) for name, p in self._model.named_parameters())
-        if first is not None and self._stops:
-            raise Diverged(f"{self._step(plan)}: {first} is not finite after the update; {_REMEDY}")
+        if first is not None and self._policy != "continue":
+            raise Diverged(f"{self._step(plan)}: {first} is not finite after the update; {_NO_REMEDY}")
         return first is None
 
     def _step(self, plan: BatchPlan) -> str:
         return f"trainer {self._rank}: step {plan.step + 1}"
 
     def _causes_of_a_loss(
-        self, plan: BatchPlan, logits_BL: torch.Tensor, rows: Sequence[torch.Tensor]
+        self,
+        plan: BatchPlan,
+        logits_BL: torch.Tensor,
+        rows: Sequence[torch.Tensor],
+        before: Mapping[int, torch.Tensor] = NOTHING,
     ) -> Iterator[Named]:
-        """In the order in which a forward pass meets them."""
+        """In the order in which a forward pass meets them; buffers as they were `before` it."""
         for number in range(plan.dense_BF.shape[1]):
             values_B = plan.dense_BF[:, number]
             broken = np.flatnonzero(~np.isfinite(values_B))
@@ -89,7 +130,7 @@ class FiniteCheck:
                 example = plan.first_example + int(broken[0])
                 yield f"dense feature {number} of example {example} of the batch", torch.from_numpy(values_B[broken])
         yield from ((f"dense weight {name}", p.detach()) for name, p in self._model.named_parameters())
-        yield from ((f"buffer {name}", buffer) for name, buffer in self._model.named_buffers())
+        yield from ((f"buffer {name}", before.get(id(b), b)) for name, b in self._model.named_buffers())
         for group, part, leaf in zip(self._layout.groups, plan.groups, rows, strict=False):
             yield f"a row of {_of_which_feature(group, part, leaf.detach())}", leaf.detach()
         yield f"the output of {type(self._model).__name__}", logits_BL.detach()

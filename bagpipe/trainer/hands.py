@@ -60,6 +60,8 @@ class StepHands:
         self.watches: dict[int, StepWatch] = {}
         """By step, until it is reported."""
         self.losses: dict[int, float | None] = {}
+        self.skipped: dict[int, str] = {}
+        """By step, until it is reported: why its rows are not updated, on any trainer."""
         self.rows: tuple[torch.Tensor, ...] | None = None
         """Leaves of the step that goes on."""
         self.logits: Floats = np.zeros(0, np.float32)
@@ -153,6 +155,8 @@ class StepHands:
         self.coherence.send_gradients(self.plans[step], self._gradients)
 
     def _update_rows(self, step: int) -> None:
+        if step in self.skipped:
+            return
         if self.idle and not any(sums.any() for sums in self._gradients):
             return
         self.idle = False
@@ -192,6 +196,7 @@ class StepHands:
             seconds=watch.seconds,
             waits=watch.waits,
             failed=self.failed,
+            skipped=self.skipped.pop(step, ""),
         )
         self._told.tell(done, arrays)
 

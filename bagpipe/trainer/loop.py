@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from bagpipe.trainer.micro_batches import micro_batches
 from bagpipe.trainer.peer_reducer import PeerReducer
 from bagpipe.trainer.pipeline import LOOK_SECONDS, open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
+from bagpipe.trainer.skipping import Skipping
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
 from bagpipe.trainer.user_code import failed_evaluation, naming_user_code
 from bagpipe.trainer.validation import Rows, Validation, evaluating
@@ -141,7 +142,9 @@ class Trainer:
         self.forward, self.loss = forward_of(spec.model), loss_of(self.model, spec.model)
         # Where the job alone does not say whether the model brings its own loss, the oracle could not check the labels.
         self.unchecked = LOSSES["bce"] if loss_kind(spec.model) is None and not has_own_loss(self.model) else None
-        self.finite = FiniteCheck(self.model, topology.layout, rank=members.rank, stops=spec.not_finite == "stop")
+        self.finite = FiniteCheck(self.model, topology.layout, rank=members.rank, policy=spec.not_finite)
+        skips = spec.not_finite == "skip"
+        self.skipping = Skipping(self.model, self.finite, members.process_group, device) if skips else None
         self.tried = not topology.evaluated
         """Whether it is known that evaluation will get what it needs."""
         self.set_step = step_setter(self.model, spec.seed)
@@ -180,10 +183,14 @@ class Trainer:
         self.members.at_step(plan.step)
         with dense_reduction(self.members.rank, plan.step):
             loss = self._backward(step)
+            skipped = self.skipping.reason(plan, self.pipeline.rows_here) if self.skipping else None
         step.watch.backward_returned()
         self.finite.gradients(plan, self.pipeline.rows_here)
+        if skipped is not None:
+            log.warning("%s; all trainers pass over this step", skipped)
+            self.pipeline.hands.skipped[plan.step] = skipped
         self.pipeline.finish(step, told_loss(plan, loss))
-        self.dense.apply(plan.step)
+        self.dense.apply(plan.step) if skipped is None else self.dense.pass_over()
         if plan.checkpoint and self.finite.savable(plan):
             self.checkpointer.begin(plan)
             self.last_checkpoint = plan.step + 1
@@ -222,20 +229,27 @@ class Trainer:
         """Forward and backward, part by part (`microBatches`); returns the slice's mean loss."""
         parts = micro_batches(step.plan, self.members.topology.spec.micro_batches)
         losses = []
+        if self.skipping is not None:
+            self.skipping.begin()
         for part in parts:
             self.set_step(part.step, part.first_example)
-            with nullcontext() if part is parts[-1] else self._adding_up():
+            with self._last_part() if part is parts[-1] else self._adding_up():
                 logits, labels = self._forward(part, lambda: self._rows(step), self.parallel)
                 weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
                 groups = None if part.groups_B is None else torch.from_numpy(part.groups_B.copy()).to(self.device)
                 loss = self.loss(logits, labels, weights, groups)
                 self._try_evaluation(Step(part, step.watch), logits)
-                if self.device.type == "cpu":  # a GPU would be waited for; there gradients tell
+                # A GPU would be waited for; there gradients tell. Where steps may be skipped it is waited for anyway.
+                if self.device.type == "cpu" or self.skipping is not None:
                     self.finite.loss(part, float(loss.detach()), logits, self.pipeline.rows_here)
                 # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
                 (loss * slice_weight(part, self.members.world_size)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
             losses.append(float(loss.detach()))
         return mean_loss(parts, losses)
+
+    def _last_part(self) -> AbstractContextManager[None]:
+        """Row gradients leave in it, or after it where all trainers first look whether they are finite."""
+        return nullcontext() if self.skipping is None else self.pipeline.holding_gradients()
 
     @contextmanager
     def _adding_up(self) -> Iterator[None]:

@@ -37,6 +37,15 @@ def test_named_tests_exist(page: Path) -> None:
     assert missing == []
 
 
+def test_every_capability_names_the_test_that_proves_it() -> None:
+    """Whatever `docs/capabilities.md` says that we have stands beside a test by name, or "same" as the row above."""
+    page = (ROOT / "docs" / "capabilities.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
+    claimed = [row for row in rows if row[1].startswith("**yes**")]
+    proved = [row for row in claimed if row[2] == "same" or re.search(r"`tests/[\w/]+\.py::test_\w+`", row[2])]
+    assert len(claimed) > 30 and [row[0] for row in claimed if row not in proved] == []
+
+
 def test_the_page_of_a_step_is_current() -> None:
     """Table and picture of `docs/step.md` are those of the code; `make docs` rewrites them."""
     command = [sys.executable, "tools/draw_step.py", "--check"]

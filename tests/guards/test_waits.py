@@ -22,6 +22,7 @@ KNOWN = {
     "oracle/service/shell.py: made.result": "asked only once it is done",
     "trainer/group_reducer.py: bucket.work.wait": "the process group has the deadline of a step",
     "trainer/reduction.py: process_group.broadcast([buffer]).wait": "as above",
+    "trainer/skipping.py: self._group.allreduce([broken]).wait": "as above",
 }
 
 

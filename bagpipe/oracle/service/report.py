@@ -132,6 +132,9 @@ class Reporter:
 
     def step(self, step: ToldStep, *, hit_rate: float) -> None:
         """Every trainer has finished this step."""
+        reasons = [part.done.skipped for part in step.parts if part.done.skipped]
+        if reasons:
+            self.event("skipped", step=step.step + 1, reasons=reasons)
         record = self.training.add(step, time.monotonic(), hit_rate=hit_rate)
         if record is not None:
             self._write(record)

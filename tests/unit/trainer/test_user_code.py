@@ -149,6 +149,7 @@ def test_a_lost_peer_is_not_the_models_fault(users: ModuleType) -> None:
     members = SimpleNamespace(rank=1, world_size=2, at_step=lambda step: None, topology=topology)
     trainer.members = members  # type: ignore[assignment]
     trainer.set_step = lambda step, first: None
+    trainer.skipping = None
 
     def forward(*_: object) -> NoReturn:
         raise raised_in_torch(gone)
