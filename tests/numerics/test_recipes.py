@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from torch import nn
 from torch.nn import functional
 
+from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
@@ -93,6 +95,38 @@ EXTRAS: dict[str, dict[str, Any]] = {
 }
 
 
+DLRM: dict[str, Any] = {"name": "dlrm", "bottomMlp": [8], "overMlp": [8]}
+TOWERS: dict[str, Any] = {
+    "name": "two-tower",
+    "itemFeatures": ["C2", "C4"],
+    "towerMlp": [8, 4],
+    "negatives": "in-batch",
+}
+LOSSES: dict[str, dict[str, Any]] = {
+    "bce": DLRM,
+    "factor": DLRM | {"taskWeights": [0.3]},
+    "pairwise": DLRM | {"loss": "pairwise"},
+    "in-batch": {"entrypoint": f"{__name__}:Products", "loss": "in-batch-softmax"},
+    "own": TOWERS,
+    "logQ": TOWERS | {"logQ": True, "temperature": 0.5},
+}
+FIRST_LAYERS = ("dense_arch*", "item_tower.0.*", "item_layer.*")
+"""Of these models: what the recipe "groups" freezes."""
+
+
+class Products(nn.Module):
+    """Two linear layers, of users and of items; in training each user with each item of the slice."""
+
+    def __init__(self, num_dense: int) -> None:
+        super().__init__()
+        self.user_layer, self.item_layer = nn.Linear(num_dense + 8, 4), nn.Linear(8, 4)
+
+    def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
+        user_BD = self.user_layer(torch.cat([dense_BF, sparse["C1"], sparse["C3"]], 1))
+        item_BD = self.item_layer(torch.cat([sparse["C2"], sparse["C4"]], 1))
+        return user_BD @ item_BD.T if self.training else (user_BD * item_BD).sum(1, keepdim=True)
+
+
 class Recipe(NamedTuple):
     """One point of the grid: names of the values above."""
 
@@ -106,6 +140,7 @@ class Recipe(NamedTuple):
     weights: str
     lookups: int
     extra: str
+    loss: str = "bce"
 
 
 AXES = (
@@ -119,6 +154,7 @@ AXES = (
     tuple(WEIGHTS),
     (1, 3),
     tuple(EXTRAS),
+    tuple(LOSSES),
 )
 GRID = [Recipe(*values) for values in covering(AXES)]
 
@@ -127,14 +163,12 @@ def job_of(recipe: Recipe, **more: Any) -> Job:
     tables = dict(TABLES[recipe.tables])
     rows = ROWS[recipe.row] | tables.pop("optimizer", {}) | {"schedule": ROW_SCHEDULES[recipe.row_schedule]}
     dense = DENSE[recipe.dense] | WEIGHTS[recipe.weights] | {"schedule": DENSE_SCHEDULES[recipe.dense_schedule]}
+    if "overrides" in dense:
+        frozen = FIRST_LAYERS[{"logQ": 1, "own": 1, "in-batch": 2}.get(recipe.loss, 0)]
+        dense |= {"overrides": [dense["overrides"][0], {"parameters": [frozen], "frozen": True}]}
     extra = EXTRAS[recipe.extra]
     spec = {
-        "model": {
-            "name": "dlrm",
-            "bottomMlp": [8],
-            "overMlp": [8],
-            "precision": extra.get("precision", "float32"),
-        },
+        "model": LOSSES[recipe.loss] | {"precision": extra.get("precision", "float32")},
         "data": {
             "format": "synthetic",
             "synthetic": {

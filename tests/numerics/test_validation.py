@@ -198,6 +198,36 @@ def test_a_resumed_run_stops_early_where_the_uninterrupted_one_does(trainers: in
     assert differences(run, reference(setting, steps=9)) == []
 
 
+RECIPE: dict[str, Any] = {
+    "microBatches": 3,
+    "optimizer": {
+        "name": "adam",
+        "lr": 0.02,
+        "schedule": {"name": "cosine", "decaySteps": 12, "warmupSteps": 2},
+        "average": {"decay": 0.8},
+    },
+}
+"""A schedule, accumulation and an average beside early stopping."""
+
+
+@pytest.mark.parametrize(("trainers", "stop"), [(1, 5), (3, 7)])
+def test_a_whole_recipe_is_resumed_at_an_odd_step(trainers: int, stop: int, tmp_path: Path) -> None:
+    """Schedule, accumulation, average and early stopping go on: the run ends where and as a plain loop does."""
+    setting = PLAIN._replace(trainers=trainers)
+    job = job_of(setting, evaluation=STOPPING, **RECIPE)
+    whole = run_in_threads(job, tmp_path / "whole")
+    steps = whole.report["steps"]
+    assert stop < steps < STEPS
+    run_in_threads(job_of(setting, evaluation=STOPPING, **RECIPE | {"steps": stop}), tmp_path / "run")
+    checkpoint = newest_complete(tmp_path / "run" / "checkpoints")
+    run = run_in_threads(job, tmp_path / "run", attempt=1, checkpoint=checkpoint)
+    assert run.report["steps"] == steps and run.report["validation"]["stoppedEarly"] is True
+    data = data_of(job)
+    batches = itertools.islice(data.train_batches(BATCH), steps)
+    plain = train_reference(batches, data.layout, job.spec, num_dense=data.num_dense, world_size=trainers)
+    assert differences(run, plain) == [] and differences(whole, plain) == []
+
+
 def test_a_run_that_has_stopped_early_has_nothing_left_to_train(tmp_path: Path) -> None:
     """Started again from its checkpoint it trains no step; with more patience it goes on as if it had never stopped."""
     run_in_threads(job_of(PLAIN, evaluation=STOPPING), tmp_path / "run")
