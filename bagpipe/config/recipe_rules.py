@@ -15,6 +15,7 @@ from bagpipe.config.recipe import (
     TableOverride,
     changed_optimizer,
 )
+from bagpipe.config.schedule_args import argument_findings
 
 ROW_OPTIMIZER_SETTINGS = {
     "sgd": {"momentum"},
@@ -68,6 +69,7 @@ def schedule_findings(prefix: str, schedule: Schedule) -> Iterator[Finding]:
     if name in TORCH_SCHEDULES:
         because = f"with torch's {name}, which takes all of it from args"
         yield from without_effect(prefix, schedule, {*every, *_WARMUP}, because)
+        yield from argument_findings(f"{prefix}.args", name, schedule.args)
         return
     if name not in OWN_SCHEDULES:
         yield f"{prefix}.name", _unknown(name)

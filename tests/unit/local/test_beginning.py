@@ -32,6 +32,7 @@ WRONG = [
     (["data.columns.ignore=null"], "has a column 'when' that is not spoken of", "add it to"),
     (["data.validation=other.csv"], "'liked' is no column of", "other.csv"),
     ([ONE_CYCLE], "spec.optimizer.schedule.args: OneCycleLR ends after total_steps 10", "set total_steps: 50"),
+    ([ONE_CYCLE.replace("total_steps", "totl_steps")], "torch's OneCycleLR has none", "did you mean 'total_steps'?"),
     ([f"optimizer.schedule={LINEAR}"], "spec.optimizer.schedule.warmupSteps: 50", "lower it"),
     ([f"embedding.optimizer.schedule={LINEAR}"], "spec.embedding.optimizer.schedule.warmupSteps: 50", "lower it"),
     (
