@@ -94,8 +94,7 @@ class Refused(Message, kw_only=True):
     exit_code: int
     saved_first: Count = 0
     """Of a trainer that gives up: the checkpoint after so many steps is under way and good, so it is to be completed
-    before everybody ends; 0: none is.
-    """
+    before everybody ends; 0: none is."""
 
 
 class SayHello(Message, kw_only=True):
@@ -119,8 +118,7 @@ class Topology(Message, kw_only=True):
     layout: TableLayout
     spec: JobSpec
     """The job with the arguments of `init_cache` and the resolved lookahead; what else is `auto` each role
-    resolves for itself (`slots` below holds the resolved `cacheRows`).
-    """
+    resolves for itself (`slots` below holds the resolved `cacheRows`)."""
     num_dense: Count
     """Dense features of the data."""
     num_labels: Count
