@@ -3,13 +3,15 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bagpipe.cli.options import JobFile, Overrides
-from bagpipe.cli.values import local_path, whole
+from bagpipe.cli.values import local_path, scheduler_address, whole
+from bagpipe.errors import ConfigError
 
 if TYPE_CHECKING:
     from bagpipe.config.document import JobSpec
@@ -71,11 +73,36 @@ def prepare(
             parser=whole("--negatives", 1, 10_000, "items"),
         ),
     ] = 3,
+    engine: Annotated[
+        Literal["local", "dask"],
+        typer.Option("--engine", help="Parquet: read and write in this process, or by the workers of a Dask cluster."),
+    ] = "local",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="URL",
+            help="dask: tcp://host:port of a cluster whose workers see the data and OUT; none: this machine.",
+            show_default=False,
+            parser=scheduler_address("--scheduler"),
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            metavar="N",
+            help="dask: processes on this machine; none: one for each core.",
+            show_default=False,
+            parser=whole("--workers", 1, 1024, "processes"),
+        ),
+    ] = None,
 ) -> None:
     """Turn raw logs into Parquet with row numbers, bins and table sizes, or into the paper's own files."""
+    _check_engine(engine, scheduler, workers, kind)
     spec = _spec(source, overrides or ())
     if kind == "parquet":
-        _parquet(spec, out, overwrite=overwrite)
+        _parquet(spec, out, overwrite=overwrite, dask=(scheduler, workers) if engine == "dask" else None)
         return
     from bagpipe.data.paper_formats import FILE_NAMES, Sequences, write_paper_format
 
@@ -103,17 +130,35 @@ def _spec(source: str, overrides: Sequence[str]) -> "JobSpec":
     return absolute_paths(job_from(document, shown(source), overrides)).spec
 
 
-def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool) -> None:
+def _check_engine(engine: str, scheduler: str | None, workers: int | None, kind: str) -> None:
+    """Refuse options that would have no effect."""
+    if engine == "local" and (scheduler is not None or workers is not None):
+        option = "--scheduler" if scheduler is not None else "--workers"
+        raise ConfigError(f"{option}: is for --engine dask, and the engine is local; add --engine dask or leave it out")
+    if scheduler is not None and workers is not None:
+        raise ConfigError("--workers: is for a cluster that is started here, and --scheduler names one; leave one out")
+    if engine != "local" and kind != "parquet":
+        raise ConfigError(f"--engine {engine}: writes Parquet, and --format is {kind}; leave out one of the two")
+
+
+def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool, dask: tuple[str | None, int | None] | None) -> None:
+    """Prepare it here, or by Dask: at the address of a scheduler, or with so many processes."""
+    from bagpipe.data.dask_engine import dask_engine
+    from bagpipe.data.output import check_output
     from bagpipe.data.prepare import prepare as write
 
-    prepared = write(
-        spec.data,
-        out,
-        tables=spec.embedding.tables,
-        seed=spec.seed,
-        overwrite=overwrite,
-        progress=_Progress(time.monotonic).tell if sys.stderr.isatty() else None,
-    )
+    with ExitStack() as stack:
+        if dask is not None:
+            check_output(out, [], overwrite=overwrite)  # before a cluster is started
+        prepared = write(
+            spec.data,
+            out,
+            tables=spec.embedding.tables,
+            seed=spec.seed,
+            overwrite=overwrite,
+            progress=_Progress(time.monotonic).tell if sys.stderr.isatty() else None,
+            engine=stack.enter_context(dask_engine(*dask)) if dask is not None else None,
+        )
     if prepared.begun_at:
         typer.echo(
             f"went on after {prepared.begun_at:,} examples that an interrupted `bagpipe data prepare` had written"

@@ -75,6 +75,17 @@ def endpoint(option: str) -> Callable[[str], str]:
     return read
 
 
+def scheduler_address(option: str) -> Callable[[str], str]:
+    """A reader of `tcp://host:port` or `tls://host:port`."""
+    read = endpoint(option)
+
+    def read_any(given: str) -> str:
+        encrypted = given.strip().removeprefix("tls://")
+        return read(given) if encrypted == given.strip() else read(encrypted).replace("tcp://", "tls://")
+
+    return read_any
+
+
 def local_path(given: str | Path) -> Path:
     """A path on this machine; `~` and `~/x` are expanded.
 

@@ -1,71 +1,113 @@
 """The pass over one's own columns before the vocabulary: means, deviations, and columns that say nothing."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from bagpipe.data.column_cells import missing_dense
 from bagpipe.data.columns import ColumnSource
-from bagpipe.data.encoded import first_examples, raw_blocks
+from bagpipe.data.encoded import first_examples
 from bagpipe.data.formats import FoundTable
+from bagpipe.data.raw import RawBlock
 from bagpipe.data.transform import DenseStatistics
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import DataError
 
-
-@dataclass(slots=True)
-class _Moments:
-    """Mean and squared deviations of what was seen, joined block by block (Chan, Golub, LeVeque 1979)."""
-
-    count: int = 0
-    mean: float = 0.0
-    squares: float = 0.0
-
-    def add(self, values: "np.ndarray[tuple[int], np.dtype[np.float32]]") -> None:
-        count = len(values)
-        if not count:
-            return
-        wide = values.astype(np.float64)
-        mean = float(wide.mean())
-        squares = float(np.square(wide - mean).sum())
-        total, apart = self.count + count, mean - self.mean
-        self.mean += apart * count / total
-        self.squares += squares + apart * apart * self.count * count / total
-        self.count = total
+Moments = tuple[int, float, float]
+"""Of some values: how many, their mean, and the sum of their squared deviations from it."""
 
 
-def learn_columns(raw: ColumnSource, readers: int, stop: int | None) -> tuple[DenseStatistics, ...]:
-    """Look at labels and dense columns of the first `stop` examples.
+class Look(msgspec.Struct, frozen=True):
+    """What one block of the training part says about its columns."""
+
+    examples: int
+    first_bad: str | None
+    least: tuple[float, ...]
+    """Of each label; empty if there is no example."""
+    greatest: tuple[float, ...]
+    told: tuple[bool, ...]
+    """Which dense columns have a value."""
+    moments: tuple[Moments, ...]
+    """Of each column to be standardised."""
+
+
+def looks(raw: ColumnSource, blocks: Iterable[RawBlock], stop: int | None) -> Iterator[Look]:
+    """Look at the first `stop` examples.
+
+    Args:
+        blocks: of `raw.unfilled()`.
+    """
+    position, num_features = 0, len(raw.schema.features)
+    for block in blocks:
+        part = block if stop is None else first_examples(block, stop - position, num_features)
+        yield _look(raw, part, block.first_bad)
+        position += len(part)
+
+
+def _look(raw: ColumnSource, block: RawBlock, first_bad: str | None) -> Look:
+    dense = raw.columns.dense
+    there_BF = ~np.isnan(block.dense_BF)
+    filled = [
+        np.where(there_BF[:, place], block.dense_BF[:, place], np.float32(missing_dense(column)))
+        for place, column in enumerate(dense)
+        if column.standardise
+    ]
+    labels_LB = block.labels_BL.T if len(block) else block.labels_BL[:, :0].T
+    return Look(
+        len(block),
+        first_bad,
+        tuple(float(values.min()) for values in labels_LB),
+        tuple(float(values.max()) for values in labels_LB),
+        tuple(bool(there_B.any()) for there_B in there_BF.T),
+        tuple(map(_moments, filled)),
+    )
+
+
+def _moments(values: "np.ndarray[Any, np.dtype[np.float32]]") -> Moments:
+    if not len(values):
+        return (0, 0.0, 0.0)
+    wide = values.astype(np.float64)
+    mean = float(wide.mean())
+    return (len(values), mean, float(np.square(wide - mean).sum()))
+
+
+def joined_moments(a: Moments, b: Moments) -> Moments:
+    """Of the values of both (Chan, Golub, LeVeque 1979)."""
+    if not b[0]:
+        return a
+    total, apart = a[0] + b[0], b[1] - a[1]
+    return (total, a[1] + apart * b[0] / total, a[2] + (b[2] + apart * apart * a[0] * b[0] / total))
+
+
+def learn_columns(raw: ColumnSource, seen: Iterable[Look]) -> tuple[DenseStatistics, ...]:
+    """What all looks at labels and dense columns come to, in the order of the examples: sums of floats have one.
 
     Raises:
         DataError: a label has one value only, or a column that is to be standardised has; a dense column has none; or
             there is no example.
     """
-    wanted = [(place, c.name) for place, c in enumerate(raw.columns.dense) if c.standardise]
-    moments = [_Moments() for _ in wanted]
+    wanted = [c.name for c in raw.columns.dense if c.standardise]
+    moments: list[Moments] = [(0, 0.0, 0.0)] * len(wanted)
     labels = len(raw.columns.labels)
-    least, greatest, position = [math.inf] * labels, [-math.inf] * labels, 0
-    missing = np.array([missing_dense(c) for c in raw.columns.dense], np.float32)
-    told = np.zeros(len(missing), np.bool_)
+    least, greatest = [math.inf] * labels, [-math.inf] * labels
+    told, examples = np.zeros(len(raw.columns.dense), np.bool_), 0
     first_bad: str | None = None
-    for block in raw_blocks(raw.unfilled(), readers, stop):
-        first_bad = first_bad or block.first_bad
-        part = block if stop is None else first_examples(block, stop - position, len(raw.schema.features))
-        there_BF = ~np.isnan(part.dense_BF)
-        for one, (place, _) in zip(moments, wanted, strict=True):
-            one.add(np.where(there_BF[:, place], part.dense_BF[:, place], missing[place]))
-        told |= there_BF.any(axis=0)
-        for place in range(labels if len(part) else 0):
-            least[place] = min(least[place], float(part.labels_BL[:, place].min()))
-            greatest[place] = max(greatest[place], float(part.labels_BL[:, place].max()))
-        position += len(part)
-    if not position:
+    for look in seen:
+        first_bad = first_bad or look.first_bad
+        examples += look.examples
+        moments = [joined_moments(a, b) for a, b in zip(moments, look.moments, strict=True)]
+        told |= np.array(look.told, np.bool_)
+        if look.examples:
+            least = [min(pair) for pair in zip(least, look.least, strict=True)]
+            greatest = [max(pair) for pair in zip(greatest, look.greatest, strict=True)]
+    if not examples:
         raise _nothing_there(raw, first_bad)
     _check_labels(raw, least, greatest)
     _check_dense(raw, told)
-    return tuple(_statistics(one, name) for one, (_, name) in zip(moments, wanted, strict=True))
+    return tuple(_statistics(one, name) for one, name in zip(moments, wanted, strict=True))
 
 
 def _nothing_there(raw: ColumnSource, first_bad: str | None) -> DataError:
@@ -93,14 +135,15 @@ def _check_dense(raw: ColumnSource, told: "np.ndarray[tuple[int], np.dtype[np.bo
             )
 
 
-def _statistics(moments: _Moments, name: str) -> DenseStatistics:
-    deviation = math.sqrt(moments.squares / moments.count) if moments.count else 0.0
+def _statistics(moments: Moments, name: str) -> DenseStatistics:
+    count, mean, squares = moments
+    deviation = math.sqrt(squares / count) if count else 0.0
     if deviation == 0.0:
         raise DataError(
-            f"data.columns.dense: {name} is {moments.mean:g} in every example of the training part and cannot be "
+            f"data.columns.dense: {name} is {mean:g} in every example of the training part and cannot be "
             "standardised; put it under ignore"
         )
-    return DenseStatistics(name, moments.mean, deviation)
+    return DenseStatistics(name, mean, deviation)
 
 
 def check_vocabularies(tables: Sequence[FoundTable], vocabularies: Mapping[str, Vocabulary]) -> None:

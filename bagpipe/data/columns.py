@@ -8,7 +8,6 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -75,12 +74,19 @@ class ColumnSource:
         """The same source, whose pieces have these columns too."""
         return replace(self, extra=names)
 
-    def with_split(self, split: Split, scratch: Path | None = None) -> "ColumnSource":
-        """The same source with a rule of who is for what; by time, this reads the time of every row."""
-        source = replace(self, split=split)
-        loaded = ((piece, piece.load()) for piece in source.pieces(0)[1])
-        tables = ((piece.file, piece.row_numbers(table.num_rows), table) for piece, table in loaded)
-        return replace(source, split=split.with_times(tables, scratch))
+    def with_split(self, split: Split) -> "ColumnSource":
+        """The same source with a rule of who is for what."""
+        return replace(self, split=split)
+
+    def times_of(self, piece: TablePiece) -> bytes:
+        """The times of a piece's rows, for a split by time, as floats of 64 bits.
+
+        Raises:
+            DataError: one is missing or cannot be read.
+        """
+        assert self.split is not None
+        table = piece.load()
+        return self.split.times_in(piece.file, piece.row_numbers(table.num_rows), table)
 
     def only(self, part: Part) -> "ColumnSource":
         return replace(self, part=part)

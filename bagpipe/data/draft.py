@@ -23,6 +23,10 @@ from bagpipe.lowlevel.atomic_files import write_whole
 VERSION = 1
 STATE_FILE = "state"
 LEARNED_FOLDER = "learned"
+PIECES_FILE = "pieces"
+"""How many examples each piece of the data has, where several machines prepare it."""
+WORK_FOLDER = "work"
+"""Where they write what is no part yet."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -108,8 +112,10 @@ class Draft:
 
     def finish(self) -> None:
         """Leave the parts and nothing else."""
-        shutil.rmtree(self.folder / LEARNED_FOLDER, ignore_errors=True)
-        (self.folder / STATE_FILE).unlink(missing_ok=True)
+        for folder in (LEARNED_FOLDER, WORK_FOLDER):
+            shutil.rmtree(self.folder / folder, ignore_errors=True)
+        for file in (STATE_FILE, PIECES_FILE):
+            (self.folder / file).unlink(missing_ok=True)
 
     def clear(self, spared: Sequence[str] = (".owner.json",)) -> None:
         for path in self.folder.iterdir():

@@ -12,7 +12,7 @@ from bagpipe.data import encode_kernels as kernels
 from bagpipe.data.encode import Encoder, feature_positions, select
 from bagpipe.data.examples import Examples
 from bagpipe.data.formats import FoundTable
-from bagpipe.data.raw import RawBlock, RawSource, ordered_map
+from bagpipe.data.raw import Codes, RawBlock, RawSchema, RawSource, ordered_map
 from bagpipe.data.vocabulary import HELD_VALUES, ValueCounter
 
 Progress = Callable[[str, float], None]
@@ -103,8 +103,8 @@ def count_values(
     return counters, Counted(position, bad, first)
 
 
-def largest_ids(raw: RawSource, tables: Sequence[FoundTable], readers: int) -> tuple[list[int], Counted]:
-    """Rows that each table needs for the ids in the data, test part included."""
+def largest_codes(raw: RawSource, readers: int) -> tuple[Codes, Counted]:
+    """The largest code of each feature, 0 where there is none."""
     names = [f.name for f in raw.schema.features]
     largest = np.zeros(len(names), np.uint64)
     everything = np.arange(len(names), dtype=np.int64)
@@ -115,8 +115,13 @@ def largest_ids(raw: RawSource, tables: Sequence[FoundTable], readers: int) -> t
         fine = codes_N < np.uint64(1 << 63)
         kernels.largest_codes(codes_N[fine], which_N[fine], largest)
         examples, bad, first = (examples + len(block), bad + block.bad_lines, first or block.first_bad)
-    sizes = [max(1, *(int(largest[names.index(n)]) for n in t.feature_names)) for t in tables]
-    return sizes, Counted(examples, bad, first)
+    return largest, Counted(examples, bad, first)
+
+
+def rows_needed(schema: RawSchema, tables: Sequence[FoundTable], largest: Sequence[int]) -> list[int]:
+    """Rows that each table needs for the largest code of each feature."""
+    by_name = dict(zip((f.name for f in schema.features), largest, strict=True))
+    return [max(1, *(by_name[name] for name in table.feature_names)) for table in tables]
 
 
 def first_examples(block: RawBlock, count: int, num_features: int) -> RawBlock:

@@ -19,19 +19,22 @@ from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_learning import check_vocabularies, learn_columns
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.draft import Draft, Place
-from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples, count_values, largest_ids
+from bagpipe.data.encoded import Counted, Progress, rows_needed
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, open_raw
 from bagpipe.data.output import check_output, going_on, made_once, replacing
-from bagpipe.data.prepared import FIRST_PART, VERSION, PreparedInfo, Recipe, Report, read_info
-from bagpipe.data.prepared_parts import write_parts
+from bagpipe.data.passes import LocalPasses, Passes
+from bagpipe.data.prepared import FIRST_PART, VERSION, PreparedInfo, Recipe, read_info
+from bagpipe.data.prepared_parts import PartFormat
 from bagpipe.data.raw import RawSchema, RawSource
-from bagpipe.data.split import Part, Ranges, Split, check_parts, sizes_of
+from bagpipe.data.split import Part, Ranges, check_parts, sizes_of, split_of
+from bagpipe.data.spread import Engine, SpreadPasses
+from bagpipe.data.stretches import cut_into_stretches
+from bagpipe.data.tasks import Source, layout_of_parts
 from bagpipe.data.transform import DenseStatistics, KeptFeature, KeptTable, Transform, TransformInfo
 from bagpipe.data.vocabulary import Vocabulary
-from bagpipe.data.walk import Walk
 from bagpipe.errors import ConfigError, DataError
-from bagpipe.tables import Table, TableLayout
+from bagpipe.tables import Table
 
 PARTS: tuple[Part, ...] = ("training", "validation", "test")
 """In the order in which they lie."""
@@ -60,12 +63,15 @@ def prepare(
     progress: Progress | None = None,
     kept: Transform | None = None,
     resume: bool = True,
+    engine: Engine | None = None,
 ) -> Prepared:
     """Write `data` as prepared Parquet to the folder `out`, for the tables that the job names, if it names any.
 
     Args:
         kept: an earlier transform to encode with; None: one is made of the training part.
         resume: go on where a process was killed or interrupted that wrote the same; the bytes will be the same.
+        engine: who runs the passes, on other processes or machines that see the data and `out`; None: this process.
+            Either writes the same bytes and goes on where the other was killed.
 
     Raises:
         ConfigError: `out` exists, the data is prepared already, or the settings contradict each other.
@@ -83,7 +89,13 @@ def prepare(
         tell, draft = progress or (lambda stage, fraction: None), Draft(folder, kept=resume)
         learned = draft.found()
         begin = draft.state.place if draft.state is not None else Place()
-        examples, info = _Preparation(data, found, raw, tuple(tables), tell, kept).write(draft, learned)
+        passes: Passes = LocalPasses(data.readers, tell, folder)
+        if engine is not None:
+            first = next((file for file in files if file.size), None)
+            known = kept.info if kept is not None else None
+            source = Source(data=data, found=found, first=first, seed=seed, kept=known)
+            passes = SpreadPasses(engine, source, cut_into_stretches(raw, files), folder, tell)
+        examples, info = _Preparation(data, found, raw, tuple(tables), passes, kept).write(draft, learned)
         draft.finish()
     return Prepared(out, examples, info, begin.examples)
 
@@ -100,7 +112,8 @@ def learn(data: DataConfig, *, tables: Sequence[Table] = (), seed: int = 0) -> T
     if found == "parquet":
         raise ConfigError(f"{files[0].name}: prepared already; name the raw logs in data.path")
     raw = open_raw(data, found, files, seed)
-    return _Preparation(data, found, raw, tuple(tables), lambda stage, fraction: None, None).learn()
+    passes = LocalPasses(data.readers, lambda stage, fraction: None)
+    return _Preparation(data, found, raw, tuple(tables), passes, None).learn()
 
 
 def prepared_cache(
@@ -157,11 +170,9 @@ class _Preparation:
     found: Format
     raw: RawSource
     named: tuple[Table, ...]
-    progress: Progress
+    passes: Passes
     kept: Transform | None
     counted: Counted | None = None
-    scratch: Path | None = None
-    """A folder for what memory does not hold; None: the system's."""
 
     def learn(self) -> Transform:
         """The transform: the kept one, or what the training part teaches."""
@@ -170,11 +181,10 @@ class _Preparation:
 
     def _split(self, times: tuple[float, float, float] | None) -> None:
         """Find out who is for what, unless the times are known."""
-        raw = self.raw
-        if isinstance(raw, ColumnSource) and self.data.columns is not None and self.data.split_by != "order":
-            column = getattr(self.data.columns, self.data.split_by)
-            split = Split(self.data.split_by, column, shares_of(self.data), self.data.columns.time_format, times)
-            self.raw = raw.with_split(split, self.scratch)
+        raw, split = self.raw, split_of(self.data, times)
+        if isinstance(raw, ColumnSource) and split is not None:
+            raw = raw.with_split(split)
+            self.raw = self.passes.find_times(raw) if split.by == "time" and times is None else raw
 
     def write(self, draft: Draft, learned: Transform | None) -> tuple[int, PreparedInfo]:
         """All parts that the draft does not hold yet.
@@ -182,7 +192,6 @@ class _Preparation:
         Args:
             learned: what the draft holds; None: nothing.
         """
-        self.scratch = draft.folder
         if learned is not None and draft.state is not None:
             self.counted = draft.state.counted
             self._split(draft.state.times)
@@ -190,28 +199,15 @@ class _Preparation:
             learned = self.learn()
             split = self.raw.split if isinstance(self.raw, ColumnSource) else None
             draft.note_learned(learned, self.counted, split.times if split is not None else None)
-        assert draft.state is not None
         info = self._info(learned)
-        layout = TableLayout.of(Table(t.name, t.num_embeddings, 1, t.feature_names) for t in info.tables)
-        sources = [EncodedSource(p, learned.encoder(p.schema, layout), self.data.readers) for p in self._parts(learned)]
-        walk = Walk(sources, draft.state.place)
-        total = self.counted.examples if self.counted else self.raw.num_examples
-        examples = write_parts(
-            draft,
-            learned,
-            info,
-            layout,
-            walk,
-            lambda: _report(walk),
-            lambda done: self.progress("writing Parquet", done / total if total else 0.0),
-        )
-        if examples == 0:
-            raise DataError(
-                f"{walk.first_bad or 'data.path'}: no valid example in the data; check data.path and data.format"
-            )
-        if len(walk.sizes) > 1:
-            check_parts(dict(zip(PARTS, walk.sizes, strict=True)), self.data)
-        return examples, msgspec.structs.replace(info, **msgspec.structs.asdict(_report(walk)))
+        form = PartFormat(draft.folder, info, layout_of_parts(info), learned)
+        written = self.passes.write(draft, form, self._parts(learned), self.counted)
+        if not sum(written.sizes):
+            where = written.first_bad or "data.path"
+            raise DataError(f"{where}: no valid example in the data; check data.path and data.format")
+        if len(written.sizes) > 1:
+            check_parts(dict(zip(PARTS, written.sizes, strict=True)), self.data)
+        return sum(written.sizes), msgspec.structs.replace(info, **msgspec.structs.asdict(written.report))
 
     def _parts(self, transform: Transform) -> list[RawSource]:
         """All examples in file order, or part by part."""
@@ -233,13 +229,12 @@ class _Preparation:
         elif encoding == "vocabulary" or isinstance(raw, ColumnSource):
             stop = self._training_part()
         if isinstance(raw, ColumnSource):
-            self.progress("looking at the columns", 0.0)
-            statistics = learn_columns(raw, self.data.readers, stop)
+            statistics = learn_columns(raw, self.passes.look(raw, stop))
         if encoding == "vocabulary":
             tables, vocabularies = self._vocabularies(raw, tables, stop)
         elif any(t.num_embeddings is None for t in tables):
-            self.progress("finding table sizes", 0.0)
-            sizes, self.counted = largest_ids(self.raw, tables, self.data.readers)
+            largest, self.counted = self.passes.largest(self.raw)
+            sizes = rows_needed(self.raw.schema, tables, largest)
             tables = tuple(FoundTable(t.name, n, t.feature_names) for t, n in zip(tables, sizes, strict=True))
             _check_found(tables)
         info = stated_transform(self.data, self.found, self.raw.schema, encoding, tables)
@@ -251,8 +246,7 @@ class _Preparation:
         """Where the training part ends; None: it is all there is."""
         if shares_of(self.data).whole:
             return None
-        self.progress("counting examples", 0.0)
-        self.counted = count_examples(self.raw, self.data.readers)
+        self.counted = self.passes.count(self.raw)
         ranges = Ranges.in_order(self.counted.examples, shares_of(self.data))
         check_parts(sizes_of(ranges), self.data)
         return ranges.train[1]
@@ -260,15 +254,7 @@ class _Preparation:
     def _vocabularies(
         self, raw: RawSource, tables: tuple[FoundTable, ...], stop: int | None
     ) -> tuple[tuple[FoundTable, ...], dict[str, Vocabulary]]:
-        total = stop or raw.num_examples or 0
-        counters, seen = count_values(
-            raw,
-            tables,
-            self.data.readers,
-            stop,
-            lambda n: self.progress("building the vocabulary", n / total if total else 0.0),
-            self.scratch,
-        )
+        counters, seen = self.passes.count_values(raw, tables, stop)
         oov = oov_rows(self.data, [t.name for t in tables])
         made = {
             t.name: Vocabulary.of(counter, self.data.min_count, t.num_embeddings, oov[t.name])
@@ -316,14 +302,6 @@ def stated_transform(
         features=tuple(KeptFeature(f.name, f.kind) for f in schema.features),
         tables=tuple(KeptTable(t.name, t.num_embeddings or 1, t.feature_names, oov[t.name]) for t in tables),
     )
-
-
-def _report(walk: Walk) -> Report:
-    sizes = walk.sizes
-    found = Report(walk.bad_lines, walk.first_bad)
-    if len(sizes) == 1:
-        return found
-    return msgspec.structs.replace(found, train_examples=sizes[0], validation_examples=sizes[1])
 
 
 def _check_found(tables: Sequence[FoundTable]) -> None:

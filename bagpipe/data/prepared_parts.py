@@ -1,6 +1,7 @@
 """Examples to the parts of a prepared folder."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +24,88 @@ from bagpipe.tables import TableLayout
 ROWS_PER_PART = 64 * ROW_GROUP
 
 
+def part_size() -> tuple[int, int]:
+    """Examples of a row group, and row groups of a part."""
+    return ROW_GROUP, ROWS_PER_PART // ROW_GROUP
+
+
+@dataclass(frozen=True, slots=True)
+class PartFormat:
+    """What all parts of a prepared folder have in common."""
+
+    folder: Path
+    info: PreparedInfo
+    layout: TableLayout
+    transform: Transform
+
+    def path(self, number: int) -> Path:
+        return self.folder / PART_NAME.format(number)
+
+
+class Part:
+    """One part that is being written; the first one holds the vocabulary.
+
+    Args:
+        path: where, if it is not to be written under its own name.
+    """
+
+    def __init__(self, form: PartFormat, number: int, path: Path | None = None) -> None:
+        self._form, self._schema = form, form.info.arrow_schema()
+        self._path = path or form.path(number)
+        self._first = form.path(number).name == FIRST_PART
+        self._file = pa.OSFile(str(self._path), "wb")
+        # Plain pages: ids of a large table do not compress, and decoding costs more than reading.
+        self._writer = pq.ParquetWriter(
+            self._file, self._schema, compression="NONE", use_dictionary=False, write_statistics=False
+        )
+
+    def write(self, examples: Examples) -> None:
+        """A row group."""
+        table = _arrow_table(examples, self._form.info, self._form.layout, self._schema)
+        self._writer.write_table(table, row_group_size=ROW_GROUP)
+
+    def close(self, report: Report | None = None) -> None:
+        """Make it whole; the last one's footer says `report` too."""
+        if report is not None:
+            self._writer.add_key_value_metadata({REPORT_KEY: msgspec.json.encode(report)})
+        if self._first:
+            self._writer.add_key_value_metadata(enclose(self._form.transform, self._file, self._path.parent))
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close it as it is."""
+        try:
+            self._writer.close()
+        finally:
+            self._writer.is_open = False  # else it is closed again when it is deleted, and complains to stderr
+            self._file.close()
+
+
 def write_parts(
-    draft: Draft,
-    transform: Transform,
-    info: PreparedInfo,
-    layout: TableLayout,
-    walk: Walk,
-    report: Callable[[], Report],
-    progress: Callable[[int], None],
+    draft: Draft, form: PartFormat, walk: Walk, report: Callable[[], Report], progress: Callable[[int], None]
 ) -> int:
     """Write the parts from `walk.begin` on; the last one's footer says `report` too.
 
     Returns the number of examples, those of earlier parts included.
     """
-    schema, written = info.arrow_schema(), walk.begin.examples
-    part: _Part | None = None
+    written = walk.begin.examples
+    part: Part | None = None
     try:
         for examples in cut(walk.examples(), ROW_GROUP):
             if part is None or written % ROWS_PER_PART == 0:
                 if part is not None:
                     part.close()
                     draft.note_part(walk.place(written))
-                part = _Part(draft.folder / PART_NAME.format(written // ROWS_PER_PART), schema, transform)
-            part.write(_arrow_table(examples, info, layout, schema))
+                part = Part(form, written // ROWS_PER_PART)
+            part.write(examples)
             written += len(examples)
             progress(written)
         if part is not None:
-            part.writer.add_key_value_metadata({REPORT_KEY: msgspec.json.encode(report())})
-            part.close()
+            part.close(report())
     finally:
         if part is not None:
             part.let_go()
     return written
-
-
-class _Part:
-    """One part that is being written; the first one holds the vocabulary."""
-
-    def __init__(self, path: Path, schema: pa.Schema, transform: Transform) -> None:
-        self.path, self.transform = path, transform
-        self.file = pa.OSFile(str(path), "wb")
-        # Plain pages: ids of a large table do not compress, and decoding costs more than reading.
-        self.writer = pq.ParquetWriter(
-            self.file, schema, compression="NONE", use_dictionary=False, write_statistics=False
-        )
-
-    def write(self, table: pa.Table) -> None:
-        self.writer.write_table(table, row_group_size=ROW_GROUP)
-
-    def close(self) -> None:
-        if self.path.name == FIRST_PART:
-            self.writer.add_key_value_metadata(enclose(self.transform, self.file, self.path.parent))
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Close it as it is."""
-        try:
-            self.writer.close()
-        finally:
-            self.writer.is_open = False  # else it is closed again when it is deleted, and complains to stderr
-            self.file.close()
 
 
 def _arrow_table(examples: Examples, info: PreparedInfo, layout: TableLayout, schema: pa.Schema) -> pa.Table:

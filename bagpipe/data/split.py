@@ -114,25 +114,17 @@ class Split:
         mix_codes(codes, mixed)
         return (mixed >> np.uint64(11)).astype(np.float64) * _TO_UNIT
 
-    def with_times(
-        self, tables: Iterator[tuple[str, npt.NDArray[np.int64], pa.Table]], scratch: Path | None = None
-    ) -> "Split":
+    def with_times(self, blocks: Iterator[bytes], scratch: Path | None = None) -> "Split":
         """The rule with its times, found by looking at every row's: 8 bytes each, in a file.
 
         All rows of one time are on one side, so later parts may be larger than asked for.
 
         Args:
-            tables: the file's name, the numbers of the rows in it, and the rows, piece by piece.
+            blocks: the times of some rows each, as `times_in` gives them.
             scratch: a folder for that file, which has no name in it. None: the system's.
         """
-        if self.by == "group" or self.times is not None:
-            return self
         with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
-            count = 0
-            for name, rows, table in tables:
-                times = times_of(plain(table.column(self.column)), self.column, name, self.form, rows)
-                file.write(times.tobytes())
-                count += len(times)
+            count = sum(file.write(block) for block in blocks) // np.dtype(np.float64).itemsize
             if not count:
                 return self
             file.flush()
@@ -142,6 +134,22 @@ class Split:
                 for begin in (ranges.train[1], ranges.validation[0], ranges.test[0])
             )
         return replace(self, times=(trained, validation, tests))
+
+    def times_in(self, file: str, rows: npt.NDArray[np.int64], table: pa.Table) -> bytes:
+        """The times of rows, as floats of 64 bits; `rows` are their numbers in the file.
+
+        Raises:
+            DataError: one is missing or cannot be read.
+        """
+        return times_of(plain(table.column(self.column)), self.column, file, self.form, rows).tobytes()
+
+
+def split_of(data: DataConfig, times: tuple[float, float, float] | None = None) -> Split | None:
+    """How own columns are split, with the times if they are known; None: by file order."""
+    if data.columns is None or data.split_by == "order":
+        return None
+    column = getattr(data.columns, data.split_by)
+    return Split(data.split_by, column, shares_of(data), data.columns.time_format, times)
 
 
 def nth_smallest(numbers: Floats64, place: int) -> float:

@@ -9,11 +9,11 @@ runs are merged in the end. What is kept takes 16 bytes for each value, and as m
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,10 @@ Counts = npt.NDArray[np.int64]
 
 HELD_VALUES = 1 << 24
 """Distinct values of all tables together that counting holds in memory: at most 51 bytes each."""
-MERGED_VALUES = 1 << 20
-"""Values of each run that are merged at a time."""
+MERGED_VALUES = 1 << 21
+"""Values of all runs that are merged at a time."""
+RECORD = np.dtype([("code", np.uint64), ("count", np.int64)])
+"""A value of a run."""
 
 
 class ValueCounter:
@@ -44,7 +46,7 @@ class ValueCounter:
         self._held = 0
         self._missing = 0
         self._most, self._scratch = max(640, most_held), scratch
-        self._runs: list[_Run] = []
+        self._runs: list[Any] = []
 
     def __repr__(self) -> str:
         return f"ValueCounter(held={self._held + (self._missing > 0)}, runs={len(self._runs)})"
@@ -72,64 +74,91 @@ class ValueCounter:
         """Distinct values seen at least `min_count` times and their counts, by descending count, then by code."""
         if self._runs:
             self._write_run()
-            codes, counts = _merged(self._runs, min_count)
-        else:
-            kept = self._counts >= min_count
-            codes, counts = self._codes[kept], self._counts[kept]
-        if self._missing >= min_count:
-            codes = np.append(codes, np.uint64(0))
-            counts = np.append(counts, np.int64(self._missing))
-        order = np.lexsort((codes, -counts))
-        return codes[order], counts[order]
+            return by_count(*merged(self._runs, min_count), self._missing, min_count)
+        kept = self._counts >= min_count
+        return by_count(self._codes[kept], self._counts[kept], self._missing, min_count)
+
+    def save(self, path: Path) -> int:
+        """Write all values but the missing one to a file, by rising code; returns how often that one was seen.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._write_run()
+        with path.open("wb") as file:
+            for codes, counts in merged_stretches(self._runs, 1):
+                file.write(_records(codes, counts).tobytes())
+        return self._missing
 
     def _write_run(self) -> None:
         used = self._codes != 0
         codes, counts = self._codes[used], self._counts[used]
         order = np.argsort(codes)
-        self._runs.append(_Run.write(codes[order], counts[order], self._scratch))
+        self._runs.append(_written(_records(codes[order], counts[order]), self._scratch))
         self._codes[:], self._counts[:], self._held = 0, 0, 0
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
-    """Values by rising code, and their counts, mapped from a file."""
+class SavedCounts:
+    """What several `ValueCounter`s of one table have saved."""
 
-    codes: Codes
-    counts: Counts
+    files: Sequence[Path]
+    missing: int
 
-    @classmethod
-    def write(cls, codes: Codes, counts: Counts, scratch: Path | None) -> "_Run":
-        """The file has no name; it is there as long as it is mapped."""
-        shape, where = (len(codes),), codes.nbytes
-        if not where:
-            return cls(codes, counts)
-        with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
-            file.write(codes.tobytes())
-            file.write(counts.tobytes())
-            file.flush()
-            return cls(np.memmap(file, np.uint64, "r", 0, shape), np.memmap(file, np.int64, "r", where, shape))
+    def result(self, min_count: int = 1) -> tuple[Codes, Counts]:
+        """As if one counter had counted all."""
+        runs = [np.memmap(path, RECORD, "r") for path in self.files if path.stat().st_size]
+        return by_count(*merged(runs, min_count), self.missing, min_count)
 
 
-def _merged(runs: Sequence[_Run], min_count: int) -> tuple[Codes, Counts]:
+def by_count(codes: Codes, counts: Counts, missing: int, min_count: int) -> tuple[Codes, Counts]:
+    """Values by descending count, then by code; the missing one, seen `missing` times, among them."""
+    if missing >= min_count:
+        codes, counts = np.append(codes, np.uint64(0)), np.append(counts, np.int64(missing))
+    order = np.lexsort((codes, -counts))
+    return codes[order], counts[order]
+
+
+def _records(codes: Codes, counts: Counts) -> Any:
+    records = np.empty(len(codes), RECORD)
+    records["code"], records["count"] = codes, counts
+    return records
+
+
+def _written(records: Any, scratch: Path | None) -> Any:
+    """The same records, mapped from a file without a name; it is there as long as it is mapped."""
+    if not len(records):
+        return records
+    with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
+        file.write(records.tobytes())
+        file.flush()
+        return np.memmap(file, RECORD, "r")
+
+
+def merged(runs: Sequence[Any], min_count: int) -> tuple[Codes, Counts]:
     """All runs' sums of at least `min_count`, by rising code; memory holds a stretch of each run, and the result."""
-    begins = [0] * len(runs)
-    found: list[tuple[Codes, Counts]] = [(np.zeros(0, np.uint64), np.zeros(0, np.int64))]
-    while any(begin < len(run.codes) for begin, run in zip(begins, runs, strict=True)):
-        ends = [min(begin + MERGED_VALUES, len(run.codes)) for begin, run in zip(begins, runs, strict=True)]
-        unread = [run.codes[end - 1] for end, run in zip(ends, runs, strict=True) if end < len(run.codes)]
+    found = [(np.zeros(0, np.uint64), np.zeros(0, np.int64)), *merged_stretches(runs, min_count)]
+    return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
+
+
+def merged_stretches(runs: Sequence[Any], min_count: int) -> Iterator[tuple[Codes, Counts]]:
+    """The same, stretch by stretch; `MERGED_VALUES` at a time, however many runs there are."""
+    begins, most = [0] * len(runs), max(1, MERGED_VALUES // max(1, len(runs)))
+    while any(begin < len(run) for begin, run in zip(begins, runs, strict=True)):
+        ends = [min(begin + most, len(run)) for begin, run in zip(begins, runs, strict=True)]
+        unread = [run["code"][end - 1] for end, run in zip(ends, runs, strict=True) if end < len(run)]
         if unread:  # Up to the least of these codes, every run is here; beyond it, some go on.
             ends = [
-                begin + int(np.searchsorted(run.codes[begin:end], min(unread), side="right"))
+                begin + int(np.searchsorted(run["code"][begin:end], min(unread), side="right"))
                 for begin, end, run in zip(begins, ends, runs, strict=True)
             ]
-        parts = [(run.codes[b:e], run.counts[b:e]) for b, e, run in zip(begins, ends, runs, strict=True)]
-        codes, which = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+        parts = np.concatenate([run[b:e] for b, e, run in zip(begins, ends, runs, strict=True)])
+        codes, which = np.unique(parts["code"], return_inverse=True)
         counts = np.zeros(len(codes), np.int64)
-        np.add.at(counts, which, np.concatenate([part[1] for part in parts]))
+        np.add.at(counts, which, parts["count"])
         kept = counts >= min_count
-        found.append((codes[kept], counts[kept]))
+        yield codes[kept], counts[kept]
         begins = ends
-    return np.concatenate([part[0] for part in found]), np.concatenate([part[1] for part in found])
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +173,9 @@ class Vocabulary:
     first_row: int = 1
 
     @classmethod
-    def of(cls, counter: ValueCounter, min_count: int, max_rows: int | None = None, first_row: int = 1) -> "Vocabulary":
+    def of(
+        cls, counter: ValueCounter | SavedCounts, min_count: int, max_rows: int | None = None, first_row: int = 1
+    ) -> "Vocabulary":
         """`max_rows` caps the table, first rows included: the most frequent values keep theirs."""
         codes, counts = counter.result(min_count)
         kept = len(codes)
