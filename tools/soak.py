@@ -50,6 +50,9 @@ spec:
   trainers: {replicas: 2, device: cpu}
 """
 
+MEASURE_SECONDS = 2.0
+"""Between two looks at every role, so that what they say takes no memory to speak of itself."""
+
 
 @dataclass(slots=True)
 class Watcher:
@@ -61,9 +64,12 @@ class Watcher:
     seed: int
     pids: dict[str, int] = field(default_factory=dict)
     seen: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """By what is measured: when, and the figure."""
     kills: dict[str, int] = field(default_factory=dict)
     step: int = 0
     asked: bool = False
+    begun: float = field(default_factory=time.monotonic)
+    measured: float = 0.0
     _next: int = 0
     _random: random.Random = field(init=False)
 
@@ -87,6 +93,9 @@ class Watcher:
 
     def _measure(self) -> None:
         now = time.monotonic()
+        if now - self.measured < MEASURE_SECONDS:
+            return
+        self.measured = now
         for role, pid in {**self.pids, "supervisor": os.getpid()}.items():
             try:
                 status = Path(f"/proc/{pid}/status").read_text()
@@ -145,9 +154,10 @@ def quarters(values: Sequence[tuple[float, float]]) -> tuple[float, float]:
 def write(rows: Sequence[tuple[str, float, float]], watcher: Watcher, command: str) -> None:
     """Replace the table."""
     killed = ", ".join(f"{role} {count}" for role, count in sorted(watcher.kills.items()))
+    minutes = (time.monotonic() - watcher.begun) / 60
     lines = [
         f"`{command}` on {platform.machine()}, Linux {platform.release().split('-')[0]}:",
-        f"{watcher.step:,} steps; killed: {killed or 'nobody'}.",
+        f"{watcher.step:,} steps in {minutes:.0f} minutes; killed: {killed or 'nobody'}.",
         "",
         "| what | median in the second quarter | in the last |",
         "|---|--:|--:|",

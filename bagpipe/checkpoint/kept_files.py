@@ -4,6 +4,8 @@ import os
 import shutil
 from pathlib import Path
 
+from bagpipe.lowlevel import crash_points
+
 FOLDER = "transform"
 FINGERPRINT_FILE = "fingerprint.json"
 
@@ -25,6 +27,7 @@ def link_kept(root: Path, directory: Path) -> list[str]:
         if path.suffix == ".tmp":
             continue
         target = directory / FOLDER / path.name
+        crash_points.passed("link of a kept file")
         target.unlink(missing_ok=True)
         try:
             os.link(path, target)

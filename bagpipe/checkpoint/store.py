@@ -19,6 +19,7 @@ import numpy.typing as npt
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
 from bagpipe.errors import CheckpointError
+from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.messages import SnapshotFile
 
@@ -200,8 +201,10 @@ def prune(root: Path, keep: int, *, needed: Collection[Path] = ()) -> None:
     newest = step_of(complete[-1])
     for path in expired(complete, keep):
         if path.absolute() not in spared:
+            crash_points.passed("removal of a manifest")
             (path / FILE_NAME).unlink()
     for path in root.iterdir():
         match = _NAME.fullmatch(path.name)
         if match and int(match[1]) < newest and not (path / FILE_NAME).is_file() and _is_ours(path):
+            crash_points.passed("removal of a checkpoint")
             shutil.rmtree(path)

@@ -266,6 +266,7 @@ class RowStore:
         if new < 0:
             raise WireError(f"expected at most {self.capacity - old} new rows, found more among {keys.size}")
         if new == old:
+            crash_points.passed("known rows")
             _write(self.records, where, records_KR)
             return
         self._reserve(new)
@@ -301,7 +302,9 @@ class RowStore:
         count, begun = self.count, int(self._begun[0])
         if not 0 <= count <= self.capacity or not 0 <= begun <= self.capacity:
             raise StorageError(f"{self}: expected up to {self.capacity} rows, found {count}, {begun} begun")
+        crash_points.passed("reclaim of rows")
         reclaimed = _reclaim(self.row_keys, self._num_shards, count, begun, self._index)
+        crash_points.passed("end of reclaimed rows")
         self._begun.fill(count)
         unsound = _first_unsound(self.row_keys, self._shard, self._num_shards, count, self._index)
         if unsound >= 0:

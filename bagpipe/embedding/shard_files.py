@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.embedding.storage import Storage
+from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.tables import TableLayout
 
@@ -53,6 +54,7 @@ def claim_directory(directory: Path, header: Header) -> bool:
     path = directory / "header.json"
     try:
         if msgspec.json.decode(path.read_bytes(), type=Header) == header:
+            crash_points.passed("removal of started.json")
             (directory / STARTED).unlink(missing_ok=True)
             return True
     except (OSError, msgspec.DecodeError):
@@ -60,6 +62,7 @@ def claim_directory(directory: Path, header: Header) -> bool:
     make_folder(directory)
     for left in directory.iterdir():
         if left.name != STARTED:
+            crash_points.passed("removal of another shard's file")
             left.unlink() if not left.is_dir() else shutil.rmtree(left, ignore_errors=True)
     return False
 
@@ -95,6 +98,7 @@ def holds_rows(directory: Path, *, job: str, attempt: int) -> bool:
 def confirm_directory(directory: Path, header: Header) -> None:
     """From here on the rows are complete: a restart may reuse them."""
     write_whole(directory / "header.json", msgspec.json.encode(header))
+    crash_points.passed("removal of started.json")
     (directory / STARTED).unlink(missing_ok=True)
 
 

@@ -120,6 +120,7 @@ class Snapshot:
 
     def _run(self) -> None:
         try:
+            crash_points.passed("folder of a snapshot")
             make_folder(self.directory / self._prefix)
             files = tuple(self._write_part(*part) for part in self._parts())
             result = SnapshotFiles(step=self.step, done=True, files=files)

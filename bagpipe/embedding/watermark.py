@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.errors import StorageError
+from bagpipe.lowlevel import crash_points
 
 _NONE = -(1 << 62)
 
@@ -48,7 +49,9 @@ class Watermarks:
 
     def reset(self, first_step: int) -> None:
         """Everything before `first_step` is in the tables already."""
+        crash_points.passed("first marks")
         self._steps[:] = first_step - 1
+        crash_points.passed("no snapshot due")
         self.store_due(None)
 
     def store_mark(self, rank: int, step: int) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import select
 import signal
 import sys
@@ -39,6 +40,17 @@ def yield_to_trainers() -> None:
     enough; a trainer that is interrupted holds up all others. In a pod, alone with its processes, this changes nothing.
     """
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files and connections as the machine allows it: 1,024 is the usual limit otherwise.
+
+    Whoever reaches a role's port can hold connections open, each for as long as a handshake may take. With few
+    descriptors the role could then open no file of a checkpoint and let no role of the job in.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # Without a limit, the kernel's own, which cannot be asked for, holds.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class StopRequest:
@@ -90,6 +102,7 @@ def load_role(job_file: Path, run_dir: Path) -> Job:
         StorageError: the run directory cannot be made.
     """
     keep_freed_memory()
+    raise_descriptor_limit()
     offer_user_modules(job_file.absolute().parent)
     job = load_job(job_file)
     try:

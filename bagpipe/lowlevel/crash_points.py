@@ -7,6 +7,9 @@ unless `$BAGPIPE_CRASH` is set when the process begins:
     FOLDER server 0 #17    end the process of server 0 by SIGKILL at its 17th point, once: FOLDER/killed says at which
     FOLDER oracle Send #2  the same at its second point of that name
 
+After any of these kills may stand ` then ROLE #NUMBER`: once it has happened, that role's process dies at its so manyth
+point from then on; FOLDER/killed-then says at which. It may be the same role: then its successor dies.
+
 Points are counted from the start of each process, so a process that was started again has numbers of its own.
 """
 
@@ -14,13 +17,15 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 VARIABLE = "BAGPIPE_CRASH"
-KILLED = "killed"
+KILLED, KILLED_THEN = "killed", "killed-then"
+_ROLE = r"oracle|(?:server|trainer) \d+"
 _SETTING = re.compile(
-    r"(?P<folder>.+?)(?: (?P<role>oracle|(?:server|trainer) \d+)(?: (?P<point>.+?))? #(?P<number>\d+))?"
+    rf"(?P<folder>.+?)(?: (?P<role>{_ROLE})(?: (?P<point>[^#]+?))? #(?P<number>\d+)"
+    rf"(?: then (?P<then>{_ROLE}) #(?P<then_number>\d+))?)?"
 )
 
 
@@ -39,13 +44,28 @@ def arm(role: str) -> None:
         return
     found = _SETTING.fullmatch(setting)
     if found is None:
-        raise ValueError(f"${VARIABLE}: expected FOLDER or FOLDER ROLE [POINT] #NUMBER, found {setting!r}")
+        raise ValueError(
+            f"${VARIABLE}: expected FOLDER or FOLDER ROLE [POINT] #NUMBER [then ROLE #NUMBER], found {setting!r}"
+        )
     folder = Path(found["folder"])
+    kills = []
+    if found["role"] == role:
+        kills.append(_killing(folder / KILLED, int(found["number"]), found["point"]))
+    if found["then"] == role:
+        kills.append(_killing(folder / KILLED_THEN, int(found["then_number"]), None, after=folder / KILLED))
     global passed  # noqa: PLW0603  # replaced once, so that it costs nothing where it is off
     if found["role"] is None:
         passed = _counting(folder / role)
-    elif found["role"] == role:
-        passed = _killing(folder / KILLED, int(found["number"]), found["point"])
+    elif kills:
+        passed = _all_of(kills)
+
+
+def _all_of(kills: Sequence[Callable[[str], None]]) -> Callable[[str], None]:
+    def each(point: str) -> None:
+        for kill in kills:
+            kill(point)
+
+    return each
 
 
 def _counting(file: Path) -> Callable[[str], None]:
@@ -56,12 +76,16 @@ def _counting(file: Path) -> Callable[[str], None]:
     return count
 
 
-def _killing(mark: Path, number: int, name: str | None) -> Callable[[str], None]:
+def _killing(mark: Path, number: int, name: str | None, after: Path | None = None) -> Callable[[str], None]:
+    """Args:
+    name: only points of that name count.
+    after: only points count that are passed when this is there.
+    """
     left = number
 
     def kill(point: str) -> None:
         nonlocal left
-        if name is not None and point != name:
+        if (name is not None and point != name) or (after is not None and not after.exists()):
             return
         left -= 1
         if left:

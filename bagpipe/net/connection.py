@@ -3,6 +3,7 @@ connection is made anew or the peer asks: a listener that was restarted knows no
 """
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 
@@ -24,6 +25,10 @@ log = logging.getLogger(__name__)
 COPIED_BYTES = 1 << 20
 """Frames up to this size are copied when they are sent. Without a copy, a thread of the interpreter must be woken to
 let go of each: at 0.5 MiB that costs more, and takes the processor from the one that computes."""
+
+CROSSING_SECONDS = 1.0
+"""Questions for our `Hello` that come so soon after we answered one have crossed the answer on the way: a listener that
+does not know us asks once for each message."""
 
 _REFUSALS = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 KeptFrames = list[zmq.Frame]
@@ -50,8 +55,8 @@ class Connection(SocketEnd):
         self._monitor: zmq.Socket[bytes] | None = None
         self._down_since: float | None = None
         self._handshakes = 0
-        self._asked_in = 0
-        """The handshake since which the peer has asked for a `Hello`; later questions crossed our answer."""
+        self._answered_at = -math.inf
+        """When a question for our `Hello` was answered last."""
         self._remade = False
 
     def __repr__(self) -> str:
@@ -162,8 +167,9 @@ class Connection(SocketEnd):
                 continue
             if not isinstance(message, SayHello):
                 return message, arrays
-            if self._asked_in < self._handshakes:
-                self._asked_in = self._handshakes
+            # A listener may forget us more than once: another process that says it is us takes our place each time.
+            if time.monotonic() - self._answered_at > CROSSING_SECONDS:
+                self._answered_at = time.monotonic()
                 self._introduce_again()
 
     def receive(self, timeout_seconds: float, *, waiting_for: str, step: int | None) -> tuple[Message, list[Array]]:

@@ -8,6 +8,7 @@ by one thread only; a process has one `Context`.
 This is where sockets are made: each gets the job's keys or token, its bounds and its heartbeats here.
 """
 
+import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from bagpipe.net.listener import Listener
 from bagpipe.net.socket_end import SocketEnd
 from bagpipe.net.waits import milliseconds
 from bagpipe.net.wire import FRAME_BYTES
+
+log = logging.getLogger(__name__)
 
 LONGEST_FRAME_BYTES = FRAME_BYTES + (64 << 10)
 """zmq drops a connection on which a longer frame is announced, before it takes memory for it."""
@@ -114,6 +117,14 @@ class Context:
         except zmq.ZMQError as error:
             listener.close()
             raise ConfigError(f"cannot listen on {bind}: {error.strerror}; choose another port, or 0 for any") from None
+        if self.doorkeeper is None and not endpoint.is_loopback:
+            log.warning(
+                "listens on %s with neither key nor token: whoever reaches it can speak as a role of the job, and make "
+                "this process keep what it sends; give every role the same $%s, or the keys in $%s",
+                listener.endpoint,
+                TOKEN_VARIABLE,
+                CURVE_DIR,
+            )
         return listener
 
     def connect(self, address: str, *, peer: str) -> Connection:

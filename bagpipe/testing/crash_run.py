@@ -1,4 +1,4 @@
-"""A short run that is killed at one numbered point of one role, and what came of it.
+"""A short run that is killed at one numbered point of one role, or at one and then another, and what came of it.
 
 The supervisor and its policy are those of `bagpipe run`; roles are forks of this process (`forked_child.py`).
 """
@@ -19,7 +19,7 @@ from bagpipe.errors import BagpipeError
 from bagpipe.local.progress import MetricsTail, PlainView
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
-from bagpipe.lowlevel.crash_points import KILLED, VARIABLE
+from bagpipe.lowlevel.crash_points import KILLED, KILLED_THEN, VARIABLE
 from bagpipe.testing.forked_child import ForkedChild, preload
 from bagpipe.testing.stuck import Stuck, stuck_after
 
@@ -35,15 +35,19 @@ spec:
   data:
     format: synthetic
     testFraction: 0.05
+    validation: 0.1
     shuffle: after-first
     synthetic: {{examples: 500, tableSizes: [50, 4000, 7, 300], multiHot: 2}}
   embedding: {{dim: 8, optimizer: {{name: adagrad, lr: 0.05}}}}
+  optimizer: {{average: {{decay: 0.9}}}}
+  notFinite: skip
   batchSize: 32
   steps: {STEPS}
   lookahead: 8
   seed: 3
   logEvery: 1
-  checkpoint: {{every: 10, keep: 2}}
+  evaluation: {{every: 12}}
+  checkpoint: {{every: 10, keep: 2, best: auc}}
   transport: {{deadPeerSeconds: 60, deadlineSeconds: 300, stepSeconds: 300}}
   servers: {{replicas: 2}}
   trainers: {{replicas: 2, device: cpu}}
@@ -72,6 +76,20 @@ class Killing:
     """The name that this point had when the points were counted."""
     of_that_name: bool = False
     """Only points of that name count."""
+    then: str = ""
+    """The role that dies after it, at its `then_number`th point from then on; empty: nobody else does."""
+    then_number: int = 1
+
+    @property
+    def setting(self) -> str:
+        """What the environment variable of crash points says of it, behind the folder."""
+        name = f" {self.point}" if self.of_that_name else ""
+        return f"{self.role}{name} #{self.number}" + (f" then {self.then} #{self.then_number}" if self.then else "")
+
+    @property
+    def trainers(self) -> int:
+        """How many of the deaths are trainers'."""
+        return sum(role.startswith("trainer") for role in (self.role, self.then))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +98,9 @@ class Killed:
 
     killing: Killing
     reached: bool
-    """Points depend a little on when messages come: a run may end before its last ones."""
+    """Whether everybody died. Points depend a little on when messages come: a run may end before its last ones."""
     point: str
-    """The name of the point at which the process was killed."""
+    """The name of the point at which the process was killed, and behind an arrow that of the second one."""
     same_digest: bool
     attempts: int
     recovery_seconds: float | None
@@ -91,11 +109,11 @@ class Killed:
 
     @property
     def right(self) -> bool:
-        """The same model, and an attempt was used only where a trainer died."""
-        return self.same_digest and (self.attempts == 1 or self.killing.role.startswith("trainer"))
+        """The same model, and no more attempts were used than trainers died."""
+        return self.same_digest and self.attempts <= 1 + self.killing.trainers
 
     def __str__(self) -> str:
-        where = f"{self.killing.role} #{self.killing.number} ({self.point or self.killing.point})"
+        where = f"{self.killing.setting} ({self.point or self.killing.point})"
         recovered = "" if self.recovery_seconds is None else f", recovered in {self.recovery_seconds:.1f} s"
         state = "right" if self.right else "WRONG"
         reached = "" if self.reached else "not reached, "
@@ -120,21 +138,20 @@ def count_points(folder: Path) -> Counted:
 
 
 def run_and_kill(folder: Path, killing: Killing, digest: str) -> Killed:
-    """Run with one kill; the run's folder is deleted unless something is wrong."""
+    """Run with these kills; the run's folder is deleted unless something is wrong."""
     mark = folder.with_name(f"{folder.name}-mark")
     mark.mkdir(parents=True)
-    name = f" {killing.point}" if killing.of_that_name else ""
-    with _crash_setting(f"{mark} {killing.role}{name} #{killing.number}"):
+    with _crash_setting(f"{mark} {killing.setting}"):
         try:
             outcome, found = _run(folder)
         except BagpipeError as error:
             outcome, found = Outcome(int(error.exit_code), 0, 0.0, str(error)), None
-    point, killed_at = "", None
-    if (mark / KILLED).exists():
-        point, when = (mark / KILLED).read_text().rsplit(maxsplit=1)
-        killed_at = float(when)
-    recovery = None if killed_at is None else _recovery(folder, killed_at)
-    result = Killed(killing, killed_at is not None, point, found == digest, outcome.attempts, recovery, outcome.error)
+    marks = [mark / name for name in (KILLED, KILLED_THEN) if (mark / name).exists()]
+    deaths = [path.read_text().rsplit(maxsplit=1) for path in marks]
+    point = " → ".join(name for name, _ in deaths)
+    reached = len(deaths) == (2 if killing.then else 1)
+    recovery = _recovery(folder, float(deaths[-1][1])) if deaths else None
+    result = Killed(killing, reached, point, found == digest, outcome.attempts, recovery, outcome.error)
     if result.right:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(mark, ignore_errors=True)

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from numba.core.dispatcher import Dispatcher
+
 from bagpipe.local.policy import RoleId
 from bagpipe.local.process import Child
 
@@ -22,15 +24,42 @@ LOADED = (
     "bagpipe.trainer.loop",
     "bagpipe.models.dlrm",
     "bagpipe.cli.main",
+    "bagpipe.cli.oracle",
+    "bagpipe.cli.server",
+    "bagpipe.cli.trainer",
+    "bagpipe.local.role_process",
+    # What these import no sooner than they need it.
+    "bagpipe.lowlevel.torch_compiler",
+    "_cffi_backend",
+    "numba.typed",
+    "numpy.ctypeslib",
+    "numpy.ma",
+    "pydantic.type_adapter",
+    "pydantic.types",
+    "typer._adapters",
+    "zoneinfo",
 )
 
 
 def preload() -> None:
-    """Import what the roles import, once."""
+    """Import what the roles import and load what they have compiled: three quarters of a short run's work."""
     for name in LOADED:
         importlib.import_module(name)
+    _load_kernels()
     gc.collect()
     gc.freeze()
+
+
+def _load_kernels() -> None:
+    """Every kernel that an earlier process has compiled and kept; others are compiled where they are called.
+
+    numba hands a kept one out to whoever asks for its types, but for which types it has kept one it does not tell.
+    """
+    modules = [module for name, module in list(sys.modules.items()) if name.startswith("bagpipe.")]
+    for kernel in {value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)}:
+        index = getattr(vars(kernel)["_cache"], "_cache_file", None)
+        for types, *_ in [] if index is None else list(index._load_index()):  # noqa: SLF001  # no other way to ask
+            kernel.compile(types)
 
 
 class ForkedChild(Child):

@@ -30,6 +30,7 @@ from bagpipe.checkpoint.store import (
     prune,
 )
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
+from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import Saved, SnapshotFile
@@ -139,6 +140,7 @@ class Checkpointer:
         if self.members.rank != 0:
             return
         directory = directory_of(self.root, plan.step + 1)
+        crash_points.passed("folder of a checkpoint")
         try:
             directory.mkdir(parents=True, exist_ok=True)
             names = []
@@ -197,6 +199,7 @@ class Checkpointer:
                 self._lost = why if step == self._latest else self._lost
             elif (shards := servers.snapshots(step)) is not None:
                 self._complete(draft, tuple(file for shard in shards for file in shard.files))
+                crash_points.passed("word of a checkpoint")
                 self.members.oracle.send(Saved(rank=0, step=step + 1))
                 del self._drafts[step]
             else:

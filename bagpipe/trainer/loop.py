@@ -19,7 +19,7 @@ from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
-from bagpipe.lowlevel import stacks
+from bagpipe.lowlevel import crash_points, stacks
 from bagpipe.models.base import build_model, check_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
@@ -190,6 +190,7 @@ class Trainer:
             log.warning("%s; all trainers pass over this step", skipped)
             self.pipeline.hands.skipped[plan.step] = skipped
         self.pipeline.finish(step, told_loss(plan, loss))
+        crash_points.passed("dense update")
         self.dense.apply(plan.step) if skipped is None else self.dense.pass_over()
         if plan.checkpoint and self.finite.savable(plan):
             self.checkpointer.begin(plan)
@@ -197,6 +198,7 @@ class Trainer:
         # The next step's loss shows whether this one's rows are finite: only then is its checkpoint made whole.
         self.checkpointer.poll(but=plan.step)
         if plan.validates:
+            crash_points.passed("validation")
             done = self.validation.after(plan.step, self.model)
             self.checkpointer.validated(done.validation)
 

@@ -17,6 +17,7 @@ from torch import nn
 from bagpipe.batch import Floats
 from bagpipe.cache.aligned import aligned
 from bagpipe.errors import PeerLost
+from bagpipe.lowlevel import crash_points
 from bagpipe.net.messages import (
     FIRST_READING,
     Message,
@@ -80,6 +81,7 @@ class Validation:
             try:
                 for number in range(self.members.topology.validation_batches):
                     self.between()
+                    crash_points.passed("batch of a validation")
                     outputs.append(self._outputs(number))
             except Exception as error:
                 failed = failed_evaluation(error, model, f"batch {len(outputs)} of the validation part")
@@ -87,6 +89,7 @@ class Validation:
                     raise
                 outputs = []
         told = np.concatenate(outputs) if outputs else np.zeros(0, np.float32)
+        crash_points.passed("outputs of a validation")
         self._tell(ValidationOutputs(rank=self.members.rank, step=step, failed=failed or ""), [told])
         self._await(lambda: self._done is not None, "the figures")
         self._say = _nothing

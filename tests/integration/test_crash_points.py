@@ -17,20 +17,21 @@ preload()
 folder = Path(sys.argv[1])
 counted = count_points(folder / "count")
 told = []
-for role, point, number in json.loads(sys.argv[2]):
-    killing = Killing(role, number, point, of_that_name=True)
+for role, point, number, then in json.loads(sys.argv[2]):
+    killing = Killing(role, number, point, of_that_name=True, then=then, then_number=3)
     told.append(asdict(run_and_kill(folder / f"run-{len(told)}", killing, counted.digest)))
 print(json.dumps({"points": {role: len(names) for role, names in counted.points.items()}, "told": told}))
 """
 CHOSEN = [
-    ("server 0", "draft of .json", 1),
-    ("server 1", "count of new rows", 6),
-    ("server 0", "StoreMark", 21),
-    ("oracle", "SendPlan", 26),
-    ("oracle", "SliceScored", 2),
-    ("oracle", "NoteLeft", 2),
-    ("trainer 1", "UPDATE_ROWS", 16),
+    ("server 0", "draft of .json", 1, ""),
+    ("server 1", "count of new rows", 6, "server 1"),
+    ("server 0", "StoreMark", 21, "oracle"),
+    ("oracle", "SendPlan", 26, ""),
+    ("oracle", "SliceScored", 2, ""),
+    ("oracle", "NoteLeft", 2, ""),
+    ("trainer 1", "UPDATE_ROWS", 16, ""),
 ]
+"""Who dies before which point, and who dies at its third point from then on: its successor, or another role."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_every_role_has_points(swept: dict[str, Any]) -> None:
     assert min(swept["points"].values()) > 100
 
 
-@pytest.mark.parametrize("number", range(len(CHOSEN)), ids=[f"{role} {point}" for role, point, _ in CHOSEN])
+@pytest.mark.parametrize("number", range(len(CHOSEN)), ids=[f"{role} {point}" for role, point, *_ in CHOSEN])
 def test_killed_there_the_model_is_the_same(swept: dict[str, Any], number: int) -> None:
     """The digest is that of an undisturbed run, and only the death of a trainer uses an attempt."""
     told = swept["told"][number]

@@ -25,6 +25,7 @@ import numpy as np
 
 from bagpipe.batch import Floats
 from bagpipe.errors import StorageError
+from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.metrics.validations import Validation
@@ -114,6 +115,7 @@ class Kept:
     def forget(self) -> None:
         """The attempt is over, and nobody takes this process's place. What says so goes last."""
         for path in (self.scores, self._trained, self._validations, self._topology, self._leaving):
+            crash_points.passed("removal of what was kept")
             with suppress(OSError):
                 path.unlink()
 
@@ -156,6 +158,7 @@ class ScoreFile:
         if self._file is None:
             return
         record = _record(step, rank, logits)
+        crash_points.passed("record of scores")
         try:
             if self._file.write(record) == len(record):
                 return

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bagpipe.lowlevel.crash_points import KILLED, VARIABLE
+from bagpipe.lowlevel.crash_points import KILLED, KILLED_THEN, VARIABLE
 
 PROGRAM = """
 from bagpipe.lowlevel import crash_points
@@ -46,6 +46,22 @@ def test_points_may_be_counted_by_their_name(tmp_path: Path) -> None:
     """Then those of other names do not count: the number is the same however many messages come between."""
     assert run(f"{tmp_path} server 1 store 2 #1") == (-9, ["0", "1"])
     assert run(f"{tmp_path} server 1 store 2 #2") == (0, ["0", "1", "2", "3"])
+
+
+def test_a_second_death_follows_the_first(tmp_path: Path) -> None:
+    """The role behind ` then` dies at that point since the first death; it may be the first one's successor."""
+    setting = f"{tmp_path} server 1 #3 then server 1 #2"
+    assert run(setting) == (-9, ["0", "1"])
+    assert run(setting) == (-9, ["0"])
+    assert (tmp_path / KILLED_THEN).read_text().startswith("store 1 ")
+    assert run(setting) == (0, ["0", "1", "2", "3"])
+
+
+def test_a_second_death_waits_for_the_first(tmp_path: Path) -> None:
+    """Points that a role passed before the other one's death do not count."""
+    assert run(f"{tmp_path} oracle #1 then server 1 #1") == (0, ["0", "1", "2", "3"])
+    (tmp_path / KILLED).touch()
+    assert run(f"{tmp_path} oracle #1 then server 1 #1") == (-9, [])
 
 
 def test_other_roles_and_no_setting_pass(tmp_path: Path) -> None:

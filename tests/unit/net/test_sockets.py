@@ -13,9 +13,11 @@ import zmq
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError, PeerLost
+from bagpipe.net import connection as connection_module
 from bagpipe.net import sockets
 from bagpipe.net.admission import TOKEN_VARIABLE, Admission
 from bagpipe.net.connection import COPIED_BYTES, keep_frames
+from bagpipe.net.curve import CURVE_DIR
 from bagpipe.net.form import form
 from bagpipe.net.listener import MOST_AT_ONCE
 from bagpipe.net.messages import Fetch, Hello, Message, Ping, Pong, SayHello
@@ -280,6 +282,23 @@ def test_a_stranger_cannot_fill_a_listeners_memory(monkeypatch: pytest.MonkeyPat
         stranger.close(0)
 
 
+@pytest.mark.parametrize(
+    ("bind", "token", "warned"),
+    [("tcp://*:0", "", True), ("tcp://*:0", "ours", False), ("tcp://127.0.0.1:0", "", False)],
+)
+def test_a_listener_that_strangers_reach_and_none_is_kept_from_says_so(
+    bind: str, token: str, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Beyond this machine without key or token the log names the address and the remedy; otherwise it is silent."""
+    monkeypatch.setenv(TOKEN_VARIABLE, token)
+    monkeypatch.delenv(CURVE_DIR, raising=False)
+    with Context(FAST) as context:
+        endpoint = admitting(context, bind, context.token).endpoint
+    told = [record.getMessage() for record in caplog.records if "neither key nor token" in record.getMessage()]
+    assert len(told) == warned
+    assert all(endpoint in line and TOKEN_VARIABLE in line for line in told)
+
+
 def test_a_token_that_no_handshake_carries_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Too long a token is named before anything listens."""
     monkeypatch.setenv(TOKEN_VARIABLE, "x" * 256)
@@ -320,6 +339,31 @@ def test_a_listener_that_was_restarted_hears_hello_again(context: Context) -> No
         messages += [message for _, message, _ in again.poll(0.05)]
     connection.send(FETCH, [np.arange(2)])
     assert received(again, 1) == [FETCH] and told == 1
+
+
+def test_a_peer_whose_place_is_taken_again_and_again_takes_it_back(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second process of a rank is let in instead of the first one; whenever the first one speaks, it is asked for its
+    Hello, says it, and is heard again, however often that happens on one connection.
+    """
+    monkeypatch.setattr(connection_module, "CROSSING_SECONDS", 0.0)
+    listener = admitting(context)
+    first, second = (context.connect(listener.endpoint, peer="server") for _ in range(2))
+    first.send(HELLO)
+    received(listener, 1)
+    for _ in range(3):
+        second.send(HELLO)
+        received(listener, 1)
+        first.send(FETCH, [np.arange(2)])
+        deadline = time.monotonic() + PATIENCE
+        while not first.reconnected():
+            assert time.monotonic() < deadline, "the first one was not asked for its Hello, or did not say it"
+            assert first.try_receive() is None
+            assert FETCH not in [message for _, message, _ in listener.poll(0.01)]
+        first.send(FETCH, [np.arange(2)])
+        while FETCH not in received(listener, 1):
+            pass
 
 
 def test_a_flood_does_not_keep_a_listeners_owner(context: Context) -> None:
