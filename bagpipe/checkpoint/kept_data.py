@@ -11,6 +11,7 @@ import msgspec
 
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
+from bagpipe.checkpoint.manifest import check_transform
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.config.document import JobSpec
 from bagpipe.data.dataset import Dataset, open_dataset
@@ -47,12 +48,15 @@ def open_job_data(spec: JobSpec, *, checkpoint: Path | None, run_dir: Path, root
         root: the folder of the job's checkpoints.
 
     Raises:
-        ConfigError, DataError: as `open_dataset`; DataError too if training would go on with other rows.
+        ConfigError, DataError: as `open_dataset`; ConfigError too if the job would encode raw rows otherwise than the
+            checkpoint does, DataError if training would go on with other rows.
         CheckpointError: the kept transform is damaged.
         StorageError: the transform cannot be written.
     """
     found = None if checkpoint is None else open_checkpoint(checkpoint)
     kept = None if found is None else load_kept(found)
+    if found is not None and kept is not None:
+        check_transform(found.manifest.spec.data, spec.data)
     cursor = Cursor() if found is None else found.manifest.cursor
     only_evaluates = found is not None and spec.steps is not None and spec.steps <= found.manifest.step
     now = Fingerprint()

@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 
 from bagpipe.batch import Cursor
-from bagpipe.config.document import JobSpec
-from bagpipe.errors import CheckpointError
+from bagpipe.config.document import DataConfig, JobSpec
+from bagpipe.config.parts import shares_of
+from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.tables import Table, TableLayout
@@ -57,6 +58,8 @@ RESULT_FIELDS = ("model", "data", "embedding", "optimizer", "batch_size", "micro
 long to train, how many processes, or cannot change a result (contracts X1, X2)."""
 FREE_FIELDS = {"data": ("path", "test", "readers", "on_bad_line")}
 """Within those, what says only where and how the same data is read."""
+TRANSFORM_FIELDS = ("encoding", "hash_size", "min_count", "numeric_bins", "oov", "columns")
+"""What says how raw rows become rows of tables. A model keeps that as it was trained, whatever reads it."""
 
 
 def changed_field(before: JobSpec, now: JobSpec) -> str | None:
@@ -67,7 +70,34 @@ def changed_field(before: JobSpec, now: JobSpec) -> str | None:
         )
         if changed is not None:
             return f"spec.{changed}"
+    if shares_of(before.data) != shares_of(now.data):
+        return "spec.data.test"
     return None
+
+
+def changed_transform(before: DataConfig, now: DataConfig) -> str | None:
+    """Dotted name of the first setting of `now` that says how raw rows are encoded and differs from `before`, or None.
+
+    Prepared data says nothing of it, and may be followed or preceded by raw rows.
+    """
+    if any(data.columns is None and data.encoding == "auto" for data in (before, now)):
+        return None
+    free = tuple(f.name for f in msgspec.structs.fields(before) if f.name not in TRANSFORM_FIELDS)
+    changed = _changed(before, now, "data", free)
+    return None if changed is None else f"spec.{changed}"
+
+
+def check_transform(before: DataConfig, now: DataConfig) -> None:
+    """Refuse settings that a kept transform would have to be made anew for.
+
+    Raises:
+        ConfigError: names the first of them.
+    """
+    if (changed := changed_transform(before, now)) is not None:
+        raise ConfigError(
+            f"{changed}: differs from the job that was trained, whose encoding of raw rows the model keeps; leave it "
+            "as it was, or train a fresh run"
+        )
 
 
 def _changed(before: Any, now: Any, path: str, free: tuple[str, ...] = ()) -> str | None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from bagpipe.config.columns import ColumnsConfig, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig
+from bagpipe.config.given import without_effect
 from bagpipe.config.losses import LABEL_KINDS, loss_kind
 from bagpipe.config.model import ModelConfig
 
@@ -141,13 +142,18 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
         if dense.unit and (not dense.unit.strip() or set(dense.unit) & set("0123456789+-.,")):
             where = f"spec.data.columns.dense[{index}].unit"
             yield where, f"{dense.unit!r}: expected a sign or a word without the signs of numbers, such as $ or kg"
+        others = ("thousands", "decimal", "unit", "negative") if dense.duration != "none" else ()
+        because = f"on text that is read as duration: {dense.duration}"
+        yield from without_effect(f"spec.data.columns.dense[{index}]", dense, others, because)
     for index, sparse in enumerate(columns.sparse):
         where = f"spec.data.columns.sparse[{index}]"
         rising = sparse.boundaries
         if any(a >= b for a, b in itertools.pairwise(rising)):
             yield f"{where}.boundaries", "expected rising numbers"
-        if rising and (sparse.separator or sparse.max_length):
-            yield f"{where}.boundaries", "a number is one value; remove separator and maxLength"
+        if rising and (sparse.separator or sparse.brackets or sparse.max_length):
+            yield f"{where}.boundaries", "a number is one value; remove separator, brackets and maxLength"
+        if sparse.separator and sparse.brackets:
+            yield f"{where}.separator", "a list in brackets has commas; remove separator or brackets"
         if rising and sparse.weight:
             yield f"{where}.weight", "an interval has no weight; remove weight or boundaries"
         yield from _computed(where, sparse)
@@ -158,7 +164,7 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
 def _computed(where: str, sparse: SparseColumn) -> Iterator[tuple[str, str]]:
     """Of values that are computed from one cell."""
     both = sparse.bins != "none" and sparse.part != "none"
-    several = sparse.boundaries or sparse.separator or sparse.max_length or sparse.weight
+    several = sparse.boundaries or sparse.separator or sparse.brackets or sparse.max_length or sparse.weight
     if both or (several and (sparse.bins != "none" or sparse.part != "none")):
         yield where, "bins and part each make one value of one cell; remove what does not go with it"
     if sparse.time_format and sparse.part == "none":

@@ -34,11 +34,19 @@ class DenseColumn(Section):
     name: Annotated[_Name, Meta(description="Name of the feature.")]
     column: Annotated[str, Meta(description="Where it is read; empty: the column `name`.")] = ""
     missing: Annotated[tuple[str, ...], Meta(description="Texts that stand for a missing number, beside an empty cell, such as `NA` or `NULL`.")] = ()
-    thousands: Annotated[str, Meta(max_length=1, description="Sign between groups of digits in text, `,` in 1,234. Empty: none.")] = ""
+    thousands: Annotated[str, Meta(max_length=1, description="Sign between groups of digits in text, `,` in 1,234; a blank stands for no-break and thin spaces too. Empty: none.")] = ""
     decimal: Annotated[Literal[".", ","], Meta(description="Sign before the fraction in text.")] = "."
     unit: Annotated[
         str, Meta(max_length=20, description="What stands before or after each number in text, such as `$`, `%` or `kg`. It is dropped, so that 5% is 5. Empty: nothing.")
     ] = ""
+    negative: Annotated[
+        Literal["sign", "parentheses", "behind"],
+        Meta(description="How text writes negative numbers, beside a minus before them: parentheses, (5); behind, 5-."),
+    ] = "sign"
+    duration: Annotated[
+        Literal["none", "h:m:s", "h:m", "m:s", "iso"],
+        Meta(description="Text is a length of time or a time of day and becomes seconds: h:m:s, 01:30:00, also with days before it; iso, PT1H30M. none: text is a number."),
+    ] = "none"
     fill: Annotated[bounds.Value, Meta(description="Instead of a missing value.")] = 0.0
     clip: Annotated[tuple[bounds.Value, ...], Meta(description="Two numbers, the least and the greatest value; what lies beyond becomes them. Empty: none.")] = ()
     log1p: Annotated[bool, Meta(description="log(1 + max(x, 0)): for counts and prices.")] = False
@@ -52,6 +60,9 @@ class SparseColumn(Section):
     column: Annotated[str, Meta(description="Where it is read; empty: the column `name`.")] = ""
     table: Annotated[str, Meta(description="Name of the table; features of one table share its rows. Empty: a table of its own.")] = ""
     separator: Annotated[str, Meta(max_length=8, description="Text between several values of one cell, such as `|`. Empty: one value; lists are several without it.")] = ""
+    brackets: Annotated[
+        bool, Meta(description="Each cell of text is a list in brackets, as JSON, Python, PostgreSQL or numpy write it: [1, 2], ['a', 'b'], {a,b}, [1 2].")
+    ] = False
     max_length: Annotated[
         bounds.Items | None, Meta(description="Most values of one example; none: all.")
     ] = None

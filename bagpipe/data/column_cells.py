@@ -1,6 +1,5 @@
 """Cells of one's own columns as labels, dense values, weights, groups and codes, as `data.columns` asks for them."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,7 +19,6 @@ from bagpipe.data.column_values import (
     Problems,
     codes_of,
     is_list,
-    is_text,
     kind_of,
     moments_of,
     numbers_of,
@@ -28,11 +26,10 @@ from bagpipe.data.column_values import (
 )
 from bagpipe.data.raw import BIN_OFFSET, Codes, Kind
 from bagpipe.data.transform import DenseStatistics
+from bagpipe.data.written_lists import as_lists
+from bagpipe.data.written_numbers import as_numbers, what_was_expected
 
 LARGEST = float(np.finfo(np.float32).max)
-MARKS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "(null)", "None", "none", "\\N", "-", "?", ".")
-"""What people write for a number that is missing."""
-_AMOUNT = re.compile(r"[+-]?\s*[^\d\s]{0,3}\s*[+-]?\d[\d.]*\s*[^\d\s]{0,4}")
 
 
 def source_of(column: SparseColumn | DenseColumn) -> str:
@@ -84,7 +81,7 @@ def dense_cells(table: pa.Table, dense: DenseColumn, known: DenseStatistics | No
     column = plain(table.column(source_of(dense)))
     numbers, wrong = numbers_of(as_numbers(column, dense))
     wrong |= np.abs(numbers) > LARGEST
-    problems.add(source_of(dense), wrong, _expected(column, wrong), column)
+    problems.add(source_of(dense), wrong, what_was_expected(column, wrong), column)
     numbers = np.where(np.isnan(numbers) | wrong, dense.fill, numbers)
     if dense.clip:
         numbers = np.clip(numbers, dense.clip[0], dense.clip[1])
@@ -93,49 +90,6 @@ def dense_cells(table: pa.Table, dense: DenseColumn, known: DenseStatistics | No
     if known is not None:
         numbers = (numbers.astype(np.float32).astype(np.float64) - known.mean) / known.deviation
     return numbers.astype(np.float32)
-
-
-def as_numbers(column: Any, dense: DenseColumn) -> Any:
-    """Text as numbers are written elsewhere: with the marks of missing values and the signs that the column names."""
-    if not is_text(column.type):
-        return column
-    if dense.missing:
-        marks = pa.array(dense.missing, column.type)
-        column = pc.if_else(pc.is_in(pc.utf8_trim_whitespace(column), marks), pa.scalar(None, column.type), column)
-    if dense.unit:
-        column = _without_unit(column, re.escape(dense.unit.strip()))
-    if dense.thousands:
-        column = _ungrouped(column, dense.thousands, dense.decimal)
-    if dense.decimal == ",":  # A point is then no part of a number, and must not become one.
-        column = pc.replace_substring(pc.replace_substring(column, ".", ";"), ",", ".")
-    return column
-
-
-def _without_unit(column: Any, unit: str) -> Any:
-    """The unit before the number, after its sign or before that; else behind it."""
-    before = rf"^\s*([+-]?)\s*{unit}\s*"
-    behind = pc.replace_substring_regex(column, rf"\s*{unit}\s*$", "")
-    return pc.if_else(
-        pc.match_substring_regex(column, before), pc.replace_substring_regex(column, before, r"\1"), behind
-    )
-
-
-def _ungrouped(column: Any, sign: str, decimal: str) -> Any:
-    """Without the sign between groups of three digits; elsewhere it stays, and the text is no number."""
-    pattern = rf"^\s*[+-]?[0-9]{{1,3}}({re.escape(sign)}[0-9]{{3}})+({re.escape(decimal)}[0-9]*)?\s*$"
-    return pc.if_else(pc.match_substring_regex(column, pattern), pc.replace_substring(column, sign, ""), column)
-
-
-def _expected(column: Any, wrong: Mask) -> str:
-    """What a cell should have been, and which setting says that numbers are written otherwise."""
-    if not is_text(column.type) or not wrong.any():
-        return "a finite number"
-    text = column[int(np.flatnonzero(wrong)[0])].as_py()
-    if "," in text:
-        return "a finite number (`decimal` and `thousands` of the column say how numbers are written)"
-    if _AMOUNT.fullmatch(text):
-        return "a finite number (`unit` of the column drops what stands beside it)"
-    return "a finite number" + (" (`missing` of the column names texts for none)" if text.strip() in MARKS else "")
 
 
 def missing_dense(dense: DenseColumn) -> float:
@@ -172,7 +126,10 @@ class Lists:
 def sparse_cells(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Problems) -> Lists:
     """A missing list is one missing value, an empty one is none."""
     name = source_of(sparse)
-    column = _separated(plain(table.column(name)), sparse.separator)
+    given = plain(table.column(name))
+    column, unread = as_lists(given, sparse)
+    if unread is not None:
+        problems.add(name, unread, "a list in brackets, such as [1, 2]", given)
     if kind == "interval":
         numbers, wrong = numbers_of(column)
         places = np.searchsorted(np.array(sparse.boundaries), numbers, side="right").astype(np.uint64)
@@ -211,8 +168,6 @@ def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Code
     moments = column
     if not pa.types.is_timestamp(column.type) and not pa.types.is_date(column.type):
         moments = moments_of(column, sparse.time_format)
-        if moments is None:
-            moments = pa.nulls(len(column), pa.timestamp("us"))
     missing = column.is_null().to_numpy(zero_copy_only=False)
     unread = moments.is_null().to_numpy(zero_copy_only=False)
     expected = f"a time like {sparse.time_format}" if sparse.time_format else "a time in ISO 8601"
@@ -231,15 +186,6 @@ def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Code
 
 def _one_each(codes: Codes) -> Lists:
     return Lists(codes, np.arange(len(codes), dtype=np.int64), np.ones(len(codes), np.int64))
-
-
-def _separated(column: Any, separator: str) -> Any:
-    """Cells at a separator: an empty text is an empty list, a missing cell stays missing."""
-    if not separator or is_list(column.type):
-        return column
-    text = column.cast(pa.string())
-    lists = pc.split_pattern(text, separator)
-    return pc.if_else(pc.fill_null(pc.equal(text, ""), fill_value=False), pa.scalar([], lists.type), lists)
 
 
 def _bounds(column: Any) -> tuple[Any, Int64s, Int64s, Mask]:
@@ -270,7 +216,7 @@ def _any_of(marked: Mask, begins: Int64s, lengths: Int64s) -> Mask:
 
 def _weighted(lists: Lists, table: pa.Table, sparse: SparseColumn, problems: Problems) -> Lists:
     """A missing value whose weight is missing too has weight 1."""
-    column = _separated(plain(table.column(sparse.weight)), sparse.separator)
+    column, _ = as_lists(plain(table.column(sparse.weight)), sparse)
     if is_list(column.type):
         values, begins, lengths, _ = _bounds(column)
         numbers, wrong = numbers_of(values)

@@ -8,11 +8,10 @@ becomes is decided in `bagpipe.data.column_values`.
 import csv as python_csv
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -22,15 +21,17 @@ from pyarrow import csv
 from bagpipe.data.compressed import decompressed, what_else
 from bagpipe.data.dialect import HEAD_BYTES, Dialect, Narrowed, dialect_of
 from bagpipe.data.files import InputFile, read_head, text_blocks
+from bagpipe.data.json_tables import check_kinds, is_record, json_schema
 from bagpipe.data.other_texts import what_other_text
-from bagpipe.data.prepared import open_parquet
+from bagpipe.data.parquet_files import open_parquet
 from bagpipe.errors import DataError
 
 TableFormat = Literal["csv", "tsv", "jsonl", "arrow", "parquet"]
 BLOCK_BYTES = 4 << 20
 PARQUET_MAGIC, ARROW_MAGIC, OLD_FEATHER_MAGIC = b"PAR1", b"ARROW1", b"FEA1"
+STREAM_MAGIC = b"\xff\xff\xff\xff"
+"""Of Arrow's stream format, which has no footer; HuggingFace's data sets keep their files in it."""
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
-_JSON_KINDS = ((bool, "true or false"), (str, "text"), ((int, float), "a number"), (list, "a list"), (dict, "a record"))
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -68,10 +69,12 @@ def table_format(file: InputFile, stated: str) -> TableFormat:
         raise DataError(f"{file.name}: Feather of version 1; write it again with version 2, or as Parquet")
     if what := what_else(head):
         raise DataError(f"{file.name}: {what}")
+    if head.startswith((PARQUET_MAGIC, ARROW_MAGIC, STREAM_MAGIC)) and not _raw_head(file).startswith(head[:4]):
+        raise DataError(f"{file.name}: compressed as a whole; unpack it, Parquet and Arrow compress their own columns")
     found: TableFormat
     if head.startswith(PARQUET_MAGIC):
         found = "parquet"
-    elif head.startswith(ARROW_MAGIC):
+    elif head.startswith((ARROW_MAGIC, STREAM_MAGIC)):
         found = "arrow"
     else:
         text = head.removeprefix(_BOM).lstrip()
@@ -93,6 +96,12 @@ def table_format(file: InputFile, stated: str) -> TableFormat:
     return found
 
 
+def _raw_head(file: InputFile) -> bytes:
+    """The first bytes as they lie on the disk."""
+    with file.open() as raw:
+        return raw.read(4)
+
+
 def hive_values(name: str) -> dict[str, str]:
     """What the folders on the way to a file say about its rows: `day=3/part.parquet`."""
     return dict(_HIVE.findall(name.rpartition("/")[0]))
@@ -112,10 +121,10 @@ def table_schema(file: InputFile, kind: TableFormat, header: Sequence[str] = ())
             with open_parquet(file) as parquet:
                 schema = parquet.schema_arrow
         elif kind == "arrow":
-            with _arrow(file) as reader:
-                schema = reader.schema
+            with _arrow(file) as (schema, _):
+                """No batch is wanted."""
         elif kind == "jsonl":
-            schema = _json_schema(file)
+            schema = json_schema(file)
         else:
             schema = pa.schema([(name, pa.string()) for name in _dialect(file, kind, header).names])
     for name in hive_values(file.name):
@@ -283,26 +292,6 @@ def _not_utf8(file: InputFile, dialect: Dialect) -> str | None:
 # ── JSON lines ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _json_schema(file: InputFile) -> pa.Schema:
-    """Types of all keys; blocks are read until each key has had a value. Malformed lines are told later."""
-    schema, first = pa.schema([]), 1
-    for block in text_blocks([file]):
-        try:
-            found = pajson.read_json(pa.BufferReader(block.text)).schema
-        except pa.ArrowInvalid:
-            lines = [line for line in block.text.split(b"\n") if line.strip()]
-            good = [line for line in lines if _is_json(line)]
-            if not good:
-                raise
-            _check_kinds(file.name, lines, first)
-            found = pajson.read_json(pa.BufferReader(b"\n".join(good))).schema
-        first += block.text.count(b"\n")
-        schema = pa.unify_schemas([schema, found], promote_options="permissive")
-        if not any(pa.types.is_null(kind) for kind in schema.types):
-            break
-    return schema
-
-
 def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, skip_bad: bool) -> Iterator[TablePiece]:
     wanted = pa.schema([types.field(name) for name in names if name in types.names])
     options = pajson.ParseOptions(explicit_schema=wanted, unexpected_field_behavior="ignore")
@@ -313,11 +302,11 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
         try:
             table = pajson.read_json(pa.BufferReader(block.text), parse_options=options)
         except pa.ArrowInvalid as error:
-            good = [line for line in lines if _is_json(line)]
+            good = [line for line in lines if is_record(line)]
             why = f"expected a JSON record ({' '.join(str(error).split())})"
-            bad = [(n, f"{file.name}: row {n}: {why}") for n, line in enumerate(lines, first) if not _is_json(line)]
+            bad = [(n, f"{file.name}: row {n}: {why}") for n, line in enumerate(lines, first) if not is_record(line)]
             if not bad:
-                _check_kinds(file.name, lines, first)
+                check_kinds(file.name, lines, first)
                 raise
             if not skip_bad:
                 raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip") from error
@@ -325,31 +314,6 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
             table = pajson.read_json(text, parse_options=options) if good else wanted.empty_table()
         yield _with_bad(file.name, first, table, bad)
         first += len(lines)
-
-
-def _check_kinds(file: str, lines: Sequence[bytes], first: int) -> None:
-    """Refuse a key that is of one kind in one record and of another in a later one.
-
-    Raises:
-        DataError: names the row and the key.
-    """
-    kinds: dict[str, str] = {}
-    for row, line in enumerate(lines, first):
-        for key, value in msgspec.json.decode(line).items() if _is_json(line) else ():
-            kind = next((name for types, name in _JSON_KINDS if isinstance(value, types)), "")
-            before = kinds.setdefault(key, kind) if kind else kind
-            if kind != before:
-                raise DataError(
-                    f"{file}: row {row}: column {key}: {kind}, and {before} in the rows before; write one kind in all "
-                    "rows, for instance text"
-                )
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        return isinstance(msgspec.json.decode(line), dict)
-    except msgspec.DecodeError:
-        return False
 
 
 # ── Parquet and Arrow ─────────────────────────────────────────────────────────────────────────────
@@ -370,19 +334,25 @@ def _parquet_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiec
 
 
 @contextmanager
-def _arrow(file: InputFile) -> Iterator[Any]:
-    if "://" in file.name:
-        with file.open() as raw:
-            yield pa.ipc.open_file(pa.PythonFile(raw, mode="r"))
-    else:
-        with pa.memory_map(file.name) as mapped:
-            yield pa.ipc.open_file(mapped)
+def _arrow(file: InputFile) -> Iterator[tuple[pa.Schema, Iterator[Any]]]:
+    """The schema and the batches of an Arrow file or stream."""
+    with ExitStack() as stack:
+        if "://" in file.name:
+            source = pa.PythonFile(stack.enter_context(file.open()), mode="r")
+        else:
+            source = stack.enter_context(pa.memory_map(file.name))
+        if read_head(file, 4).startswith(STREAM_MAGIC):
+            stream = pa.ipc.open_stream(source)
+            yield stream.schema, iter(stream)
+        else:
+            reader = pa.ipc.open_file(source)
+            yield reader.schema, map(reader.get_batch, range(reader.num_record_batches))
 
 
 def _arrow_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiece]:
-    with _arrow(file) as reader:
+    with _arrow(file) as (_, batches):
         first = 1
-        for index in range(reader.num_record_batches):
-            table = pa.Table.from_batches([reader.get_batch(index)]).select(list(names))
+        for batch in batches:
+            table = pa.Table.from_batches([batch]).select(list(names))
             yield TablePiece(file.name, first, _already_read(table))
             first += table.num_rows

@@ -19,6 +19,8 @@ from bagpipe.errors import DataError
 Floats64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 EXACT = 2.0**53
+MICROSECONDS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
+PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 @dataclass(slots=True)
@@ -47,6 +49,16 @@ def _shown(cell: Any) -> str:
 
 def is_list(kind: pa.DataType) -> bool:
     return any(f(kind) for f in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
+
+
+def is_duration(kind: pa.DataType) -> bool:
+    """Whether cells of this type are lengths of time or times of day."""
+    return bool(pa.types.is_duration(kind) or pa.types.is_time(kind))
+
+
+def is_moment(kind: pa.DataType) -> bool:
+    """Whether cells of this type are points in time or dates."""
+    return bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -130,14 +142,19 @@ def _patterns(array: Any, missing: Mask) -> tuple[Codes, Mask]:
         return np.where(wrong | missing, 0, numbers).astype(np.int64).view(np.uint64), wrong
     if is_text(array.type):
         return _parsed(array)
-    if pa.types.is_timestamp(array.type) or pa.types.is_date64(array.type):
-        array = array.cast(pa.int64())
-    elif pa.types.is_boolean(array.type):
+    if is_moment(array.type):
+        return _microseconds(array)
+    if pa.types.is_boolean(array.type):
         array = array.cast(pa.int8())
-    elif pa.types.is_date32(array.type):
-        array = array.cast(pa.int32())
     numbers = array.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
     return numbers.copy().view(np.uint64), none
+
+
+def _microseconds(array: Any) -> tuple[Codes, Mask]:
+    """Points in time as microseconds since 1970, whatever the unit of their file; those of less than one are none."""
+    ticks, times, by = _ticks(array)
+    numbers = ticks.fill_null(0).to_numpy(zero_copy_only=False) * times
+    return (numbers // by).view(np.uint64), numbers % by != 0
 
 
 def _parsed(array: Any) -> tuple[Codes, Mask]:
@@ -154,21 +171,33 @@ def _parsed(array: Any) -> tuple[Codes, Mask]:
 
 
 def numbers_of(array: Any) -> tuple[Floats64, Mask]:
-    """Plain cells as float64, missing NaN, and which of them are no finite number."""
-    kind = array.type
+    """Plain cells as float64, missing NaN, and which of them are no finite number.
+
+    Lengths of time and times of day are seconds, points in time and dates microseconds since 1970.
+    """
+    kind, times, by = array.type, 1, 1
     missing = array.is_null().to_numpy(zero_copy_only=False)
     if is_text(kind):
         return _parsed_numbers(array, missing)
     if pa.types.is_boolean(kind):
         array = array.cast(pa.int8())
-    elif pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
-        array = array.cast(pa.int64())
-    elif pa.types.is_date32(kind):
-        array = array.cast(pa.int32())
+    elif is_moment(kind):
+        array, times, by = _ticks(array)
+    elif is_duration(kind):
+        array, by = array.cast(pa.int64() if kind.bit_width == 64 else pa.int32()), PER_SECOND[kind.unit]
     elif not any(f(kind) for f in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal, pa.types.is_null)):
         return np.full(len(array), np.nan), ~missing
     numbers = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    numbers = numbers if times == by == 1 else numbers * times / by
     return numbers, np.isinf(numbers)
+
+
+def _ticks(array: Any) -> tuple[Any, int, int]:
+    """Points in time as whole numbers since 1970; microseconds are these, times the second, by the third."""
+    if pa.types.is_date32(array.type):
+        return array.cast(pa.int32()).cast(pa.int64()), 86_400_000_000, 1
+    unit = "ms" if pa.types.is_date64(array.type) else array.type.unit
+    return array.cast(pa.int64()), *MICROSECONDS[unit]
 
 
 def _parsed_numbers(array: Any, missing: Mask) -> tuple[Floats64, Mask]:
@@ -191,13 +220,31 @@ def _number(cell: str | None) -> float:
 
 
 def moments_of(cells: Any, form: str) -> Any:
-    """Texts as timestamps, a text that is none missing; None: they are not all of one kind."""
+    """Texts as timestamps; a text that is none is missing.
+
+    Args:
+        form: in the signs of strptime; empty: ISO 8601, all with a zone or all without one, as most of the texts.
+    """
     text = pc.utf8_trim_whitespace(cells.cast(pa.string()))
     if form:
         return pc.strptime(text, format=form, unit="us", error_is_null=True)
-    for kind in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
+    kinds = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
+    for kind in kinds:
         try:
             return pc.cast(text, kind)
         except pa.ArrowInvalid:
             continue
-    return None
+    found = [_moments_among(text, kind) for kind in kinds]
+    return min(found, key=lambda moments: moments.null_count)
+
+
+def _moments_among(text: Any, kind: Any) -> Any:
+    """Each different text by itself, so that one that is none does not hide the others."""
+    coded = text.dictionary_encode()
+    known = []
+    for cell in coded.dictionary:
+        try:
+            known.append(cell.cast(kind).as_py() if cell.is_valid else None)
+        except pa.ArrowInvalid:
+            known.append(None)
+    return pa.array(known, kind).take(coded.indices)

@@ -79,14 +79,30 @@ class ColumnSource:
         return replace(self, split=split)
 
     def times_of(self, piece: TablePiece) -> bytes:
-        """The times of a piece's rows, for a split by time, as floats of 64 bits.
+        """The times of a piece's rows, for a split by time, as floats of 64 bits; without the rows to be skipped.
 
         Raises:
-            DataError: one is missing or cannot be read.
+            DataError: one is missing or cannot be read, and bad rows are not skipped.
         """
         assert self.split is not None
         table = piece.load()
-        return self.split.times_in(piece.file, piece.row_numbers(table.num_rows), table)
+        problems = Problems(np.zeros(table.num_rows, np.bool_))
+        times = self.split.times_in(table, problems)
+        self._refuse(problems, piece, piece.row_numbers(table.num_rows))
+        return times[~problems.bad].tobytes()
+
+    def _refuse(self, problems: Problems, piece: TablePiece, rows: npt.NDArray[np.int64]) -> str | None:
+        """The first problem in words; None: there is none.
+
+        Raises:
+            DataError: there is one, and bad rows are not skipped.
+        """
+        if problems.first_row is None:
+            return None
+        words = f"{piece.file}: row {rows[problems.first_row]}: {problems.words}"
+        if not self.skip_bad:
+            raise DataError(f"{words}; {REMEDY}")
+        return words
 
     def only(self, part: Part) -> "ColumnSource":
         return replace(self, part=part)
@@ -114,15 +130,16 @@ class ColumnSource:
         if self.part not in (None, "training"):  # Malformed rows belong to no part; they are counted once.
             piece = replace(piece, bad_rows=(), first_bad=None)
         if self.split is not None and self.part is not None:
-            chosen = self.split.chosen(table, piece.file, self.part)
+            late = Problems(np.zeros(table.num_rows, np.bool_))
+            chosen = self.split.chosen(table, piece.file, self.part, late)
+            if (words := self._refuse(late, piece, rows)) and self.part == "training":
+                unread = (*piece.bad_rows, *rows[late.bad].tolist())
+                piece = replace(piece, bad_rows=unread, first_bad=piece.first_bad or words)
             table, rows = table.filter(pa.array(chosen)), rows[chosen]
         problems = Problems(np.zeros(table.num_rows, np.bool_))
         block = self._block(table, piece, rows, problems)
-        if problems.first_row is None:
+        if not (words := self._refuse(problems, piece, rows)):
             return block
-        words = f"{piece.file}: row {rows[problems.first_row]}: {problems.words}"
-        if not self.skip_bad:
-            raise DataError(f"{words}; {REMEDY}")
         good = ~problems.bad
         again = Problems(np.zeros(int(good.sum()), np.bool_))
         block = self._block(table.filter(pa.array(good)), piece, rows[good], again)
@@ -177,7 +194,7 @@ def open_columns(
     wanted = wanted_columns(columns, labelled=labelled)
     check_columns(first.name, schema, wanted, all_columns(columns), trained=kept is not None)
     jagged = any(_is_several(c, schema) for c in columns.sparse)
-    kinds = kept or [_kind(first.name, c, schema, ids=ids) for c in columns.sparse]
+    kinds = kept or kinds_in(first.name, columns, schema, ids=ids)
     found = tuple(
         RawFeature(c.name, kind, weighted=bool(c.weight)) for c, kind in zip(columns.sparse, kinds, strict=True)
     )
@@ -192,6 +209,22 @@ def open_columns(
     return ColumnSource(tuple(files), stated, columns, raw, schema, skip_bad, labelled)
 
 
+def kinds_in(file: str, columns: ColumnsConfig, schema: pa.Schema, *, ids: bool = False) -> list[Kind]:
+    """What the codes of each sparse feature are, by the types of a file that has all columns.
+
+    Raises:
+        DataError: the type of a column cannot be what it is to be.
+    """
+    for name in [*map(label_source, columns.labels), *map(source_of, columns.dense)]:
+        kind = schema.field(name).type if name in schema.names else pa.null()
+        if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+            raise DataError(
+                f"{file}: column {name}: expected numbers or text, found {kind}; write a column for each number, or "
+                "put it under data.columns.ignore"
+            )
+    return [_kind(file, column, schema, ids=ids) for column in columns.sparse]
+
+
 def _kind(file: str, column: SparseColumn, schema: pa.Schema, *, ids: bool) -> Kind:
     if column.boundaries:
         return "interval"
@@ -204,7 +237,7 @@ def _kind(file: str, column: SparseColumn, schema: pa.Schema, *, ids: bool) -> K
 
 def _is_several(column: SparseColumn, schema: pa.Schema) -> bool:
     """Whether lengths have to be told: there are lists, or weights, which only go with lengths."""
-    return bool(column.separator or column.weight) or is_list(schema.field(source_of(column)).type)
+    return bool(column.separator or column.brackets or column.weight) or is_list(schema.field(source_of(column)).type)
 
 
 def wanted_columns(columns: ColumnsConfig, *, labelled: bool) -> list[str]:

@@ -7,6 +7,7 @@ error. What a file is says its content, not its suffix: a renamed file still ope
 
 import bz2
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,8 +24,9 @@ MEMBERS = ((b"\x1f\x8b", "gzip"), (b"\xfd7zXZ\x00", "xz"), (b"BZh", "bzip2"))
 ZSTD = b"\x28\xb5\x2f\xfd"
 SKIPPABLE = b"\x2a\x4d\x18"
 """Bytes 1 to 3 of a frame of Zstandard (and LZ4) that holds no data."""
+_ZIP = b"PK\x03\x04"
 OTHER_FILES = (
-    (0, b"PK\x03\x04", "a zip archive; unpack it, or compress the file with gzip, xz or zstd"),
+    (0, _ZIP, "a zip archive; unpack it, or compress the file with gzip, xz or zstd"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
     (0, b"Rar!", "a rar archive; unpack it"),
     (257, b"ustar", "a tar archive; unpack it into a folder"),
@@ -38,10 +40,14 @@ OTHER_FILES = (
     (0, b"SQLite format 3\x00", "an SQLite database; write the table to CSV or Parquet"),
     (0, b"\x89HDF\r\n", "an HDF5 file; write the table to CSV or Parquet"),
     (0, b"\xd0\xcf\x11\xe0", "a file of an old office program (xls); write the sheet to CSV"),
+    (0, b"\x80\x02", "a pickle; write the table to Parquet"),
+    (0, b"\x80\x03", "a pickle; write the table to Parquet"),
     (0, b"\x80\x04\x95", "a pickle; write the table to Parquet"),
     (0, b"\x80\x05\x95", "a pickle; write the table to Parquet"),
     (0, b"\x93NUMPY", "a NumPy array; write it to Parquet"),
 )
+_OF_SHEETS = (b"[Content_Types].xml", b"xl/", b"opendocument.spreadsheet")
+_OF_ARRAYS = re.compile(rb"^.{30}[^/]*\.npy", re.DOTALL)
 _TRUNCATED = "fetch the file again, it was cut short or damaged"
 
 
@@ -67,6 +73,10 @@ ERRORS = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 def what_else(head: bytes) -> str | None:
     """What a file is that holds neither text nor Parquet, and what to do about it."""
+    if head.startswith(_ZIP) and any(name in head for name in _OF_SHEETS):
+        return "a spreadsheet (Excel, OpenDocument); write the sheet to CSV"
+    if head.startswith(_ZIP) and _OF_ARRAYS.search(head[:200]):
+        return "NumPy arrays (npz); write them to Parquet, a column each"
     return next((words for at, magic, words in OTHER_FILES if head[at:].startswith(magic)), None)
 
 

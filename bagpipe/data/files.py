@@ -9,6 +9,7 @@ import glob
 import importlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -133,13 +134,15 @@ def is_data(name: str) -> bool:
 
 
 def _below(folder: str) -> list[str]:
-    """Data files of a folder and of all folders below it that are not hidden, and no run's."""
-    found = []
-    for place, folders, names in os.walk(folder, onerror=_raise):
-        if place != folder and _OF_A_RUN.issubset([*folders, *names]):
+    """Data files of a folder and of all folders below it that are not hidden, and no run's; links are followed."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen or (place != folder and _OF_A_RUN.issubset([*folders, *names])):
             folders.clear()
             continue
-        folders[:] = [name for name in folders if not name.startswith((".", "_"))]
+        seen.add(real)  # A link may lead back to a folder above it.
+        folders[:] = [name for name in sorted(folders) if not name.startswith((".", "_"))]
         found += [os.path.join(place, name) for name in names if is_data(name)]
     return found
 
@@ -150,6 +153,8 @@ def _raise(error: OSError) -> None:
 
 def _local(name: str) -> InputFile:
     status = os.stat(name)
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{name}: expected a file, found a pipe or a device; write its rows to a file")
     return InputFile(name, status.st_size, str(status.st_mtime_ns))
 
 

@@ -10,7 +10,6 @@ of float32 beside lists of rows.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from bagpipe.batch import Floats, Int64s, Lengths, SparseBlock
 from bagpipe.data import prepared_kernels as kernels
@@ -27,6 +25,7 @@ from bagpipe.data.encode import feature_positions
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile
 from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array, weight_lists
+from bagpipe.data.parquet_files import open_parquet
 from bagpipe.data.raw import ordered_map
 from bagpipe.data.transform import KeptTable, TransformInfo
 from bagpipe.errors import DataError
@@ -244,15 +243,6 @@ def _out_of_range(group: _Group, piece: _Piece, example: int, feature: int, key:
         f"{group.columns[feature]} is out of range for table {group.tables[feature]} ({group.sizes[feature]} rows); "
         "raise the table's numEmbeddings or prepare again"
     )
-
-
-@contextmanager
-def open_parquet(file: InputFile, metadata: Any = None) -> Iterator[Any]:
-    """A Parquet file, memory-mapped where it is local; `metadata` saves reading the footer again."""
-    with ExitStack() as stack:
-        local = "://" not in file.name
-        source = file.name if local else stack.enter_context(file.open())
-        yield stack.enter_context(pq.ParquetFile(source, metadata=metadata, memory_map=local))
 
 
 def read_info(file: InputFile) -> PreparedInfo:

@@ -10,24 +10,27 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from bagpipe.config.columns import DenseColumn
-from bagpipe.data.column_cells import MARKS, as_numbers
 from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
 from bagpipe.data.column_values import is_list, is_text, moments_of, numbers_of, plain
 from bagpipe.data.files import InputFile
-from bagpipe.data.units import is_money_or_share, units_of
+from bagpipe.data.guesses import (
+    FEW,
+    Doubt,
+    Lists,
+    are_records,
+    doubt_about_lists,
+    doubt_about_numbers,
+    lists_in,
+    numbers_in,
+    odd_one,
+    units_in,
+)
 from bagpipe.errors import DataError
 
 SAMPLE_ROWS = 200_000
 PIECES = 50
-SEPARATORS = "|;"
 SECONDS = (5e8, 2.5e9)
 """Unix times between 1985 and 2049."""
-SIGNS = (
-    {"thousands": ","}, {"decimal": ","}, {"thousands": ".", "decimal": ","}, {"thousands": "'"}, {"thousands": " "},
-    {"thousands": " ", "decimal": ","},
-)  # fmt: skip
-"""How numbers are written elsewhere."""
 _YES = ("yes", "y", "true", "t", "click", "clicked", "buy", "bought", "purchase", "purchased", "converted", "liked")
 _TIME_NAME = re.compile(
     r"(.*_)?(time|timestamp|datetime|date|ts|when|created|created_at|hour|day)(_.*)?", re.IGNORECASE
@@ -48,9 +51,6 @@ _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S")
 FORMS = tuple(day + hour for day in _DAYS for hour in _HOURS)
 _PACKED = {"%y%m%d": 6, "%Y%m%d": 8, "%y%m%d%H": 8, "%Y%m%d%H": 10, "%Y%m%d%H%M": 12, "%Y%m%d%H%M%S": 14}
 """Times as whole numbers of so many digits, which rise with them."""
-_FEW = 1000
-MOST_ODD = 0.2
-"""Share of the texts of a column that are no numbers, below which it is told that the others are."""
 
 
 @dataclass(slots=True)
@@ -66,13 +66,15 @@ class Column:
     """Values that are there, if all are numbers."""
     written: dict[str, Any] = field(default_factory=dict)
     """How the numbers are written, as settings of a dense column; empty: as usual."""
-    units: tuple[str, ...] = ()
-    """What stands beside the numbers where every text is one, but it is not clear that they are meant as numbers."""
     odd: str | None = None
     """A text that is no number where most of the column's are."""
+    doubt: Doubt | None = None
+    """What it may be meant as beside what it was taken for."""
     several: bool = False
     separator: str = ""
-    usable: bool = True
+    brackets: bool = False
+    unusable: str = ""
+    """Why nothing can be learned of it as it is; empty: something can."""
     words: tuple[str, ...] = ()
     """The values, if they are two texts and none is missing."""
     time_forms: tuple[str, ...] = ()
@@ -133,82 +135,67 @@ def look_at(file: InputFile, kind: TableFormat) -> list[Column]:
 
 
 def _column(name: str, cells: Any) -> Column:
-    values, several, separator = plain(cells), is_list(cells.type), ""
-    shown, missing = str(cells.type), values.null_count
+    values, several, lists = plain(cells), is_list(cells.type), None
+    shown, missing, rows = str(cells.type), values.null_count, len(cells)
     if several:
         values = plain(values.flatten())
     elif is_text(values.type):
-        separator = _separator(values)
-        several = bool(separator)
-    if pa.types.is_nested(values.type) or pa.types.is_null(values.type) or pa.types.is_binary(values.type):
-        return Column(name, shown, len(cells), missing, 0, usable=False)
-    column = Column(
-        name, shown, len(cells), missing, int(pc.count_distinct(values).as_py()), several=several, separator=separator
-    )
-    if several:
+        lists = lists_in(values)
+    if why := _unusable(values, lists, several=several):
+        return Column(name, shown, rows, missing, 0, unusable=why[0], doubt=why[1], several=several)
+    column = Column(name, shown, rows, missing, int(pc.count_distinct(values).as_py()), several=several)
+    if lists is not None:
+        column.several, column.separator, column.brackets = True, lists.separator, lists.brackets
+    if column.several:
         return column
     _add_numbers(column, values)
     if column.numbers is None and column.distinct == 2 and not missing:
         column.words = tuple(sorted(map(str, pc.unique(values).to_pylist())))
     if not column.missing and column.distinct > 1:
         column.time_forms = _time_forms(column, values)
+    if column.time_forms:
+        column.doubt = None
     column.sorted_tail = _one_value_at_the_end(values)
     return column
 
 
+def _unusable(values: Any, lists: Lists | None, *, several: bool) -> tuple[str, Doubt | None] | None:
+    """Why values are neither numbers nor categories, and what to do about it; None: they may be either."""
+    if pa.types.is_null(values.type):
+        return "nothing in it", None
+    if pa.types.is_nested(values.type) and not is_list(values.type):
+        keys = [field.name for field in values.type] if pa.types.is_struct(values.type) else []
+        write = f", {', '.join(keys[:3])}" if keys else ""
+        return "records within the rows", Doubt("records within the rows", f"write a column for each key{write}")
+    if pa.types.is_nested(values.type):
+        return "lists of lists", Doubt("lists of lists", "write a column for each inner list")
+    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+        return f"{values.type}", Doubt("bytes, which have no meaning here", "write text if they are names")
+    if is_text(values.type) and are_records(values):
+        return "records in its cells", Doubt("JSON records in one cell", "write a column for each key")
+    if (several and pa.types.is_floating(values.type)) or (lists is not None and lists.brackets):
+        numbers, wrong = numbers_of(values if lists is None else pa.array(lists.values[:FEW], pa.string()))
+        if not wrong.any() and np.any(numbers != np.floor(numbers), where=~np.isnan(numbers)):
+            found = "lists of numbers with a fraction, which are no categories"
+            return found, Doubt(found, "if their places mean something, write a column for each")
+    return None
+
+
 def _add_numbers(column: Column, values: Any) -> None:
-    units = _units(values)
-    for written in [{}, *_ways_to_write(values, units)]:
-        found, wrong = numbers_of(as_numbers(values, DenseColumn(column.name, **written)))
-        there = ~np.isnan(found)
-        if not wrong.any() and there.any():
-            column.numbers, column.written = found[there], written
-            column.missing = int((~there).sum())
-            steps = np.unique(np.diff(found)) if there.all() and len(found) > 2 else np.zeros(0)
-            column.step = float(steps[0]) if len(steps) == 1 and steps[0] > 0 else 0.0
-            return
-    column.units = units
-    column.odd = _odd_one(values)
-
-
-def _odd_one(values: Any) -> str | None:
-    """The first text that is no number, if most are."""
-    if not is_text(values.type):
-        return None
-    numbers, wrong = numbers_of(values)
-    told = ~np.isnan(numbers)
-    few = wrong.any() and np.count_nonzero(wrong) <= MOST_ODD * np.count_nonzero(told)
-    return str(values[int(np.flatnonzero(wrong)[0])].as_py()) if few else None
-
-
-def _units(values: Any) -> tuple[str, ...]:
-    """What stands beside numbers, if all texts of a column are numbers."""
-    if not is_text(values.type):
-        return ()
-    few = pc.unique(values).slice(0, _FEW).to_pylist()
-    return tuple(units_of(text for text in few if text is not None and text.strip() not in MARKS) or ())
-
-
-def _ways_to_write(values: Any, units: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Settings under which the texts of a column may be numbers."""
-    if not is_text(values.type):
-        return []
-    trimmed = pc.utf8_trim_whitespace(values)
-    marks = tuple(mark for mark in MARKS if pc.any(pc.equal(trimmed, mark)).as_py())
-    told: dict[str, Any] = {"missing": marks} if marks else {}
-    if len(units) == 1 and is_money_or_share(units[0]):
-        told["unit"] = units[0]
-    signs = [s for s in SIGNS if all(pc.any(pc.match_substring(values, sign)).as_py() for sign in s.values())]
-    return [*([told] if told else []), *({**told, **sign} for sign in signs)]
-
-
-def _separator(values: Any) -> str:
-    """What cuts a good part of the cells into short values."""
-    for one in SEPARATORS:
-        share = pc.mean(pc.cast(pc.match_substring(values, one), pa.float64())).as_py() or 0.0
-        if share > 0.05:
-            return one
-    return ""
+    text = is_text(values.type)
+    units = units_in(values) if text else ()
+    found = numbers_in(column.name, values, units)
+    if text:
+        column.odd = None if found else odd_one(values)
+        column.doubt = doubt_about_numbers(column.name, values, units, found[0] if found else None)
+    if found is None:
+        column.doubt = column.doubt or (doubt_about_lists(column.name, values) if text else None)
+        return
+    column.written, numbers = found
+    there = ~np.isnan(numbers)
+    column.numbers, column.missing = numbers[there], int((~there).sum())
+    steps = np.unique(np.diff(numbers)) if there.all() and len(numbers) > 2 else np.zeros(0)
+    column.step = float(steps[0]) if len(steps) == 1 and steps[0] > 0 else 0.0
 
 
 def _one_value_at_the_end(values: Any) -> bool:
@@ -223,10 +210,10 @@ def _time_forms(column: Column, values: Any) -> tuple[str, ...]:
         return ("",) if not column.written and column.whole and _numbers_are_times(column) else ()
     if not is_text(values.type):
         return ()
-    if moments_of(values, "") is not None:
-        return ("",)
     different = pc.unique(values)
-    few = [text.strip() for text in different.slice(0, _FEW).to_pylist()]
+    if not any(moments_of(some, "").null_count for some in (different.slice(0, 1), different)):
+        return ("",)
+    few = [text.strip() for text in different.slice(0, FEW).to_pylist()]
     forms = [form for form in FORMS if all(_is_form(text, form) for text in few)]
     return tuple(form for form in forms if not moments_of(different, form).null_count)
 
@@ -235,7 +222,7 @@ def _numbers_are_times(column: Column) -> bool:
     low, high = float(column.numbers.min()), float(column.numbers.max())
     if any(SECONDS[0] * k <= low and high <= SECONDS[1] * k for k in (1, 1e3, 1e6, 1e9)):
         return True
-    texts = [f"{value:.0f}" for value in column.values[:_FEW]]
+    texts = [f"{value:.0f}" for value in column.values[:FEW]]
     return column.named_like_time and any(
         all(len(text) == digits and _is_form(text, form) for text in texts) for form, digits in _PACKED.items()
     )

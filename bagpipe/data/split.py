@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import IO, Any, Literal, cast
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from bagpipe.config.document import DataConfig
 from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_kernels import mix_codes
-from bagpipe.data.column_values import Floats64, Mask, codes_of, is_text, kind_of, moments_of, numbers_of, plain
+from bagpipe.data.column_values import (
+    Floats64,
+    Mask,
+    Problems,
+    codes_of,
+    is_text,
+    kind_of,
+    moments_of,
+    numbers_of,
+    plain,
+)
 from bagpipe.errors import DataError
 
 Part = Literal["training", "validation", "test"]
@@ -87,20 +96,16 @@ class Split:
     times: tuple[float, float, float] | None = None
     """Training ends before the first, validation begins at the second, tests begin at the third."""
 
-    def chosen(self, table: pa.Table, file: str, part: Part) -> Mask:
-        """Which rows belong to a part.
-
-        Raises:
-            DataError: the time of a row is missing or cannot be read.
-        """
-        cells = plain(table.column(self.column))
+    def chosen(self, table: pa.Table, file: str, part: Part, problems: Problems) -> Mask:
+        """Which rows belong to a part; those whose time cannot be read belong to none and are told to `problems`."""
         if self.by == "time":
             assert self.times is not None
-            times = times_of(cells, self.column, file, self.form)
+            times = self.times_in(table, problems)
             trained, validation, tests = self.times
             if part == "training":
                 return np.asarray(times < trained)
             return np.asarray(times >= tests if part == "test" else (times >= validation) & (times < tests))
+        cells = plain(table.column(self.column))
         places, shares = self._places(cells, file), self.shares
         tests_end, validation_end = float(shares.test), float(shares.test + shares.validation)
         if part == "training":
@@ -120,7 +125,7 @@ class Split:
         All rows of one time are on one side, so later parts may be larger than asked for.
 
         Args:
-            blocks: the times of some rows each, as `times_in` gives them.
+            blocks: the times of some rows each, as floats of 64 bits.
             scratch: a folder for that file, which has no name in it. None: the system's.
         """
         with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
@@ -135,13 +140,13 @@ class Split:
             )
         return replace(self, times=(trained, validation, tests))
 
-    def times_in(self, file: str, rows: npt.NDArray[np.int64], table: pa.Table) -> bytes:
-        """The times of rows, as floats of 64 bits; `rows` are their numbers in the file.
-
-        Raises:
-            DataError: one is missing or cannot be read.
-        """
-        return times_of(plain(table.column(self.column)), self.column, file, self.form, rows).tobytes()
+    def times_in(self, table: pa.Table, problems: Problems) -> Floats64:
+        """The times of rows; NaN where it cannot be read."""
+        cells = plain(table.column(self.column))
+        times, bad = times_of(cells, self.form)
+        known = "a time (a number, a date, ISO 8601, or as columns.timeFormat says)"
+        problems.add(self.column, bad, f"a time like {self.form}" if self.form else known, cells)
+        return times
 
 
 def split_of(data: DataConfig, times: tuple[float, float, float] | None = None) -> Split | None:
@@ -176,28 +181,20 @@ def nth_smallest(numbers: Floats64, place: int) -> float:
     return float(np.array([pattern], np.uint64).view(np.float64)[0])
 
 
-def times_of(cells: Any, column: str, file: str, form: str = "", rows: npt.NDArray[np.int64] | None = None) -> Floats64:
-    """Times as numbers that rise with them: numbers as they are, dates and texts in microseconds.
+def times_of(cells: Any, form: str = "") -> tuple[Floats64, Mask]:
+    """Times as numbers that rise with them, and which cells are none, where the number is NaN.
+
+    Numbers are taken as they are, dates and texts in microseconds.
 
     Args:
         form: of texts, in the signs of strptime; empty: ISO 8601, all with a zone or all without one.
-        rows: their numbers in the file, for messages.
-
-    Raises:
-        DataError: one is missing or cannot be read.
     """
-    numbers, wrong = numbers_of(cells) if not form else (np.full(len(cells), np.inf), np.ones(len(cells), np.bool_))
-    if wrong.any() and is_text(cells.type):
-        moments = moments_of(cells, form)
-        if moments is not None:
-            numbers, wrong = numbers_of(moments)
-    bad = wrong | np.isnan(numbers)
-    if bad.any():
-        place = int(np.flatnonzero(bad)[0])
-        expected = (
-            f"a time like {form}" if form else "a time (a number, a date, ISO 8601, or as columns.timeFormat says)"
-        )
-        row = f"row {rows[place]}: " if rows is not None else ""
-        found = f"{row}column {column}: expected {expected}, found {cells[place].as_py()!r}"
-        raise DataError(f"{file}: {found}; fix the row, or choose another column for data.columns.time")
-    return numbers
+    if is_text(cells.type):
+        numbers, wrong = numbers_of(cells) if not form else (np.full(len(cells), np.inf), np.ones(len(cells), np.bool_))
+        if wrong.any():
+            moments, _ = numbers_of(moments_of(cells, form))
+            numbers = np.where(wrong, moments, numbers)
+    else:
+        numbers, _ = numbers_of(cells)
+    bad = ~np.isfinite(numbers)
+    return np.where(bad, np.nan, numbers), bad

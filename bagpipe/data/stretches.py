@@ -14,7 +14,7 @@ import msgspec
 from bagpipe.data.column_files import table_format
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.files import InputFile
-from bagpipe.data.prepared import open_parquet
+from bagpipe.data.parquet_files import open_parquet
 from bagpipe.data.raw import RawBlock, RawSchema, RawSource
 from bagpipe.data.synthetic import SyntheticLogs
 

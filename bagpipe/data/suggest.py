@@ -28,6 +28,8 @@ _GROUPS = re.compile(r"(user|member|customer|visitor|session|account)s?(_?(id|no
 _IDS = re.compile(
     r"(.*_)?(id|key|hash|code|no|type|category|cat|class|zip|brand|device|region|city)(_.*)?", re.IGNORECASE
 )
+_LENGTHS = ("duration", "time32", "time64")
+"""Types of Arrow for lengths of time and times of day."""
 LONGEST_NAME = 200
 _RECIPE = ["    testFraction: 0.1", "    encoding: vocabulary", "    minCount: 3"]
 """Of the built-in click logs."""
@@ -92,9 +94,10 @@ def _described(
         if column is not target and column is not time:
             kind, why = _use(column)
             write = {"dense": _dense_line, "sparse": _sparse_line}.get(kind)
+            doubts = _doubts(column, kind)
+            lines[kind] += [f"        # {doubt}" for doubt in doubts]
             lines[kind].append(write(column) if write else f"        - {_quoted(column.name)}  # {why}")
-            if kind != "dense":
-                notes += _number_notes(column, "taken as categories" if kind == "sparse" else "ignored")
+            notes += doubts
     if not lines["sparse"]:
         raise ConfigError(f"{path}: no column looks like a category ({_found(columns)}); {_hint(columns)}")
     told = ["    columns:", "      labels:", _label_line(target, notes)]
@@ -124,21 +127,13 @@ def _found(columns: Sequence[Column]) -> str:
     return listed([column.name for column in columns])
 
 
-def _number_notes(column: Column, taken: str) -> list[str]:
-    """That a column may be meant as numbers."""
-    if column.odd is not None:
-        dense = f"{{name: {_quoted(column.name)}, missing: [{_quoted(column.odd)}]}}"
-        about = f"{column.name}: most values are numbers, but {column.odd[:40]!r} is none, so it is {taken}"
-        return [f"{about}; if it stands for a missing number, move the column to dense: {dense}"]
-    return [_unit_note(column, taken)] if column.units else []
-
-
-def _unit_note(column: Column, taken: str) -> str:
-    told = f"{column.name}: numbers with {listed(column.units)}, {taken}"
-    if len(column.units) > 1:
-        return f"{told}: several units; write one, and name it as `unit` under dense"
-    dense = f"{{name: {_quoted(column.name)}, unit: {_quoted(column.units[0])}}}"
-    return f"{told}: they may be names; if they are numbers, move the column to dense: {dense}"
+def _doubts(column: Column, kind: str) -> list[str]:
+    """What the column may be meant as beside what it was taken for, for the job and the terminal."""
+    if column.doubt is None:
+        return []
+    if kind == "dense" or column.unusable:
+        return [f"{column.name}: {column.doubt.found}; {column.doubt.then}"]
+    return [f"{column.name}: {column.doubt.told('taken as categories' if kind == 'sparse' else 'ignored')}"]
 
 
 def _hint(columns: Sequence[Column]) -> str:
@@ -219,8 +214,8 @@ def _time(columns: Sequence[Column], target: Column) -> Column | None:
 
 def _use(column: Column) -> tuple[str, str]:
     """What a column is good for, and why."""
-    if not column.usable:
-        return "ignore", f"{column.type}, or nothing in it"
+    if column.unusable:
+        return "ignore", column.unusable
     if len(column.name) > LONGEST_NAME:
         return "ignore", f"a name of {len(column.name)} signs; a feature's has at most {LONGEST_NAME}"
     if column.name.strip().lower() in _LABELS:
@@ -241,6 +236,8 @@ def _use(column: Column) -> tuple[str, str]:
 
 
 def _by_values(column: Column, *, named: bool) -> tuple[str, str]:
+    if column.numbers is not None and ("duration" in column.written or column.type.startswith(_LENGTHS)):
+        return "dense", ""
     if column.numbers is not None and (not column.whole or (column.written and not named)):
         return "dense", ""
     if column.distinct > 0.95 * (column.rows - column.missing) and column.rows > 100 and not named:
@@ -320,6 +317,8 @@ def _sparse_line(column: Column) -> str:
     settings = [f"name: {_quoted(column.name)}"]
     if column.separator:
         settings.append(f"separator: {_quoted(column.separator)}")
+    if column.brackets:
+        settings.append("brackets: true")
     if column.several:
         settings.append("maxLength: 50")
     return f"        - {{{', '.join(settings)}}}  # {column.about}"

@@ -16,7 +16,9 @@ CURRENCIES = frozenset({
 SHARES = frozenset("%‰")
 MOST = 5
 """Different words behind the numbers of one column; beyond it they are no units."""
-_AMOUNT = re.compile(r"[+-]?\s*(?P<before>[^\d\s+-]*)\s*[+-]?\d[\d.,' \u00a0]*(?P<behind>[^\d]*)")
+_AMOUNT = re.compile(
+    r"[+-]?\s*(?P<before>[^\d\s+-]*)\s*[+-]?\d[\d.,'\u2019 \u00a0\u2007\u2009\u202f]*(?P<behind>[^\d]*)"
+)
 
 
 def units_of(texts: Iterable[str]) -> list[str] | None:

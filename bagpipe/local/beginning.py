@@ -10,7 +10,7 @@ from bagpipe.config.document import DataConfig, JobSpec, Paths
 from bagpipe.config.parts import paths_in
 from bagpipe.config.recipe import Schedule
 from bagpipe.data.column_files import table_format, table_schema
-from bagpipe.data.columns import all_columns, check_columns, wanted_columns
+from bagpipe.data.columns import all_columns, check_columns, kinds_in, wanted_columns
 from bagpipe.data.files import find_files
 from bagpipe.data.formats import is_prepared
 from bagpipe.errors import ConfigError
@@ -76,7 +76,7 @@ def _schedules(spec: JobSpec) -> Iterator[tuple[str, Schedule]]:
 
 
 def check_header(data: DataConfig, *, trained: bool = False) -> None:
-    """Refuse columns that the first file of a part does not have.
+    """Refuse columns that the first file of a part does not have, or has of a type that they cannot be.
 
     Args:
         trained: a model was trained on these columns, so that a file without one of them is wrong, and not the job.
@@ -97,6 +97,8 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
         by_time = [data.columns.time] if data.split_by == "time" and data.columns.time else []
         names = [*wanted_columns(data.columns, labelled=True), *by_time]
         check_columns(first.name, schema, names, all_columns(data.columns), trained=trained)
+        if not trained:
+            kinds_in(first.name, data.columns, schema, ids=data.encoding == "ids")
 
 
 def _remote(paths: Paths) -> bool:

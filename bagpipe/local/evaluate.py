@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bagpipe.checkpoint.manifest import check_transform
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
@@ -71,6 +72,7 @@ def _job_of(checkpoint: Path, overrides: Sequence[str]) -> Job:
     )
     text = dump_job(Job(metadata=Metadata(name=manifest.job), spec=spec))
     job = absolute_paths(parse_job(text, f"job of {checkpoint}", overrides))
+    check_transform(manifest.spec.data, job.spec.data)
     return msgspec.structs.replace(job, spec=_all_of_other_data(manifest.spec, job.spec, overrides))
 
 

@@ -30,6 +30,8 @@ class DenseColumn:
     thousands: str = ""
     decimal: Literal[".", ","] = "."
     unit: str = ""
+    negative: Literal["sign", "parentheses", "behind"] = "sign"
+    duration: Literal["none", "h:m:s", "h:m", "m:s", "iso"] = "none"
     fill: float = 0.0
     clip: tuple[float, ...] = ()
     log1p: bool = False
@@ -44,6 +46,7 @@ class SparseColumn:
     column: str = ""
     table: str = ""
     separator: str = ""
+    brackets: bool = False
     weight: str = ""
     bins: Literal["none", "log-squared"] = "none"
     part: Literal["none", "hour", "weekday"] = "none"

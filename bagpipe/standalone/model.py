@@ -15,6 +15,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
+from bagpipe.data.files import InputFile
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.standalone.block import Block, Values, batches_of
@@ -22,7 +23,7 @@ from bagpipe.standalone.click_logs import CRITEO_DENSE, CRITEO_SPARSE, AvazuColu
 from bagpipe.standalone.columns import OwnColumns
 from bagpipe.standalone.embeddings import FeatureRows, SparseEmbeddings
 from bagpipe.standalone.layout import Table, TableLayout
-from bagpipe.standalone.readers import fields_of, files_of, lines_of, tables_of
+from bagpipe.standalone.readers import fields_of, files_of, lines_of, tables_of, types_of
 from bagpipe.standalone.records import CaserRecords, PlainRecords, parsed
 from bagpipe.standalone.tables import StoredTable, row_finders
 from bagpipe.standalone.tensors import read_arrays, read_tensors
@@ -169,26 +170,28 @@ class ExportedModel:
         """The rows of a file or folder as the model's values, in pieces as they are read."""
         if keep and not isinstance(self.source, OwnColumns):
             raise ConfigError("--keep: this format has no columns of its own; rows are named by file and number")
-        for file in files_of(path):
+        files = files_of(path)
+        types = types_of(files[0], self.source.header) if isinstance(self.source, OwnColumns) else pa.schema([])
+        for file in files:
             first = 1
-            for block in self._pieces(file, keep):
+            for block in self._pieces(file, types, keep):
                 stop = first + len(block)
-                yield replace(block, file=(file,) * len(block), rows_B=np.arange(first, stop, dtype=np.int64))
+                yield replace(block, file=(file.name,) * len(block), rows_B=np.arange(first, stop, dtype=np.int64))
                 first = stop
 
-    def _pieces(self, file: str, keep: tuple[str, ...]) -> Iterator[Block]:
+    def _pieces(self, file: InputFile, types: pa.Schema, keep: tuple[str, ...]) -> Iterator[Block]:
         source, first = self.source, 1
         if isinstance(source, PlainRecords | CaserRecords):
             for lines in lines_of(file):
-                yield source.block(parsed(lines, file, first), file, first)
+                yield source.block(parsed(lines, file.name, first), file.name, first)
                 first += len(lines)
             return
         if isinstance(source, OwnColumns):
-            tables = tables_of(file, tuple(dict.fromkeys((*source.names, *keep))), source.header)
+            tables = tables_of(file, tuple(dict.fromkeys((*source.names, *keep))), types, source.header)
         else:
             tables = _click_log(file, source)
         for table in tables:
-            block = source.block(table, file, first)
+            block = source.block(table, file.name, first)
             first += table.num_rows
             yield replace(block, kept=table.select(list(keep))) if keep else block
 
@@ -222,19 +225,19 @@ def _source(info: Mapping[str, Any]) -> Tabular | Records:
     return PlainRecords(info)
 
 
-def _click_log(file: str, source: CriteoColumns | AvazuColumns) -> Iterator[pa.Table]:
+def _click_log(file: InputFile, source: CriteoColumns | AvazuColumns) -> Iterator[pa.Table]:
     """The columns of a text file by name; Criteo's may lack the label, Avazu's begins with a header."""
     names: list[str] | None = None
     for table in fields_of(file, "\t" if isinstance(source, CriteoColumns) else ","):
         if names is None and isinstance(source, CriteoColumns):
             names = ["label", *CRITEO_DENSE, *CRITEO_SPARSE][40 - table.num_columns :]
             if len(names) != table.num_columns:
-                raise DataError(f"{file}: expected 39 or 40 tab-separated fields, found {table.num_columns}")
+                raise DataError(f"{file.name}: expected 39 or 40 tab-separated fields, found {table.num_columns}")
         elif names is None:
             names = [(table.column(i)[0].as_py() or b"").decode() for i in range(table.num_columns)]
             lacking = next((name for name in source.names if name not in names), None)
             if lacking is not None:
-                raise DataError(f"{file}: expected Avazu's header, found one that lacks {lacking}")
+                raise DataError(f"{file.name}: expected Avazu's header, found one that lacks {lacking}")
             table = table.slice(1)
         yield table.rename_columns(names)
 

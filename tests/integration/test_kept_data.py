@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
+from bagpipe.cli.main import run_command
 from bagpipe.data.transform import load_transform
 from bagpipe.local.trained_rows import rows_trained_on
 from bagpipe.metrics.clicks import evaluate
@@ -178,6 +179,30 @@ def test_data_of_another_form_is_refused(place: Path) -> None:
     assert code == 0
     code, _, err = bagpipe(place, "evaluate", "run", "--set", "data.path=other")
     assert (code, "prepared with another transform than the model's" in err) == (65, True)
+
+
+@pytest.mark.parametrize(
+    "setting", ["minCount=3", "oov=4", "encoding=hash", "hashSize=99", "test=0.5", "numericBins=log-squared"]
+)
+def test_how_rows_are_encoded_is_the_model_s(
+    setting: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another vocabulary, another way to encode, another training part: refused by name when a run goes on, and what
+    concerns the encoding when it is evaluated, where it would change nothing.
+    """
+    monkeypatch.chdir(place)
+    name = setting.partition("=")[0]
+    given = ["--set", f"data.{setting}", *(["--set", "data.encoding=hash"] if name == "hashSize" else [])]
+    given += ["--set", "data.minCount=1"] if "hash" in setting else []
+    given += ["--set", "data.testFraction=0"] if name == "test" else []
+    resume = ["run", "--resume", "--run-dir", "run", "--set", "steps=99"]
+    for command in (resume, ["evaluate", "run"]):
+        if command[0] == "evaluate" and name == "test":
+            continue
+        code = run_command([*command, *given])
+        said = capsys.readouterr().err
+        assert (code, said.count("\n"), "spec.data." in said and "differs from the " in said) == (78, 1, True), said
+    assert newest_complete(place / "run" / "checkpoints") == place / "run" / "checkpoints" / "step-00000024"
 
 
 def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -10,7 +11,7 @@ import safetensors.numpy
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.kept_rows import kept_rows
-from bagpipe.checkpoint.manifest import Manifest, changed_field, check_same_job
+from bagpipe.checkpoint.manifest import Manifest, changed_field, check_same_job, check_transform
 from bagpipe.checkpoint.store import (
     Checkpoint,
     commit,
@@ -25,7 +26,7 @@ from bagpipe.checkpoint.store import (
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
-from bagpipe.errors import CheckpointError
+from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.export.tables import load_tables, write_tables
 from bagpipe.rows.initial import InitialRows, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
@@ -159,14 +160,27 @@ def test_foreign_checkpoints_are_refused(
 
 def test_changed_settings_are_named() -> None:
     """What may not change between a run and its resumption is named; what may change is not."""
-    import msgspec
-
     now = msgspec.structs.replace(SPEC, seed=3)
     assert changed_field(SPEC, now) == "spec.seed"
     embedding = msgspec.structs.replace(SPEC.embedding, gradient_reduction="sum")
     assert changed_field(SPEC, msgspec.structs.replace(SPEC, embedding=embedding)) == "spec.embedding.gradientReduction"
     data = msgspec.structs.replace(SPEC.data, path="elsewhere")
     assert changed_field(SPEC, msgspec.structs.replace(SPEC, data=data, steps=9, lookahead=3)) is None
+    for test, found in (("other rows", None), (0.25, "spec.data.test")):
+        data = msgspec.structs.replace(SPEC.data, test=test)
+        assert changed_field(SPEC, msgspec.structs.replace(SPEC, data=data)) == found, "a share is not trained on"
+
+
+def test_a_checkpoint_is_not_opened_by_a_job_that_encodes_otherwise() -> None:
+    """Whoever starts the oracle; prepared data says nothing of it, and where data lies is no matter."""
+    before = DataConfig(path="a", encoding="vocabulary", min_count=2)
+    change = msgspec.structs.replace
+    for name, value in (("min_count", 3), ("oov", 5), ("encoding", "hash"), ("hash_size", 7)):
+        with pytest.raises(ConfigError, match=r"^spec\.data\.\w+: differs from the job that was trained"):
+            check_transform(before, change(before, **{name: value}))
+    check_transform(before, change(before, path="b", test="c", on_bad_line="skip", shuffle="always", split_by="order"))
+    check_transform(before, DataConfig(path="prepared"))
+    check_transform(DataConfig(path="prepared"), before)
 
 
 def test_the_digest_sees_the_model_and_nothing_else(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from bagpipe.data.presets import AVAZU_COLUMNS, Preset, preset_columns
 from bagpipe.data.raw import BIN_OFFSET
 from bagpipe.data.suggest import preset_job
 from bagpipe.errors import DataError
-from bagpipe.standalone.readers import tables_of
+from bagpipe.standalone.readers import files_of, tables_of, types_of
 
 ROWS = 200
 
@@ -132,7 +132,8 @@ def test_names_for_files_without_a_line_of_them(tmp_path: Path) -> None:
         (batch,) = opened(parse_job(job.format(path), "job").spec.data, tmp_path).train_batches(99, epochs=1)
         assert batch.labels_BL[:, 0].tolist() == [i % 2 for i in range(12)]
         names = ["y", "user", "item"]
-        alone = pa.concat_tables(tables_of(str(path), names, names)).to_pydict()
+        (file,) = files_of(str(path))
+        alone = pa.concat_tables(tables_of(file, names, types_of(file, names), names)).to_pydict()
         assert [",".join(cells) for cells in zip(*alone.values(), strict=True)] == rows, "an export reads the same"
     (tmp_path / "wide").write_text("\n".join([*rows[:5], f"{rows[5]},more"]) + "\n")
     with pytest.raises(DataError, match=r"wide: row 6 \(line 6\): expected 3 fields, found 4"):

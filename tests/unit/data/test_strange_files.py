@@ -324,7 +324,7 @@ def test_an_export_reads_a_file_as_training_does(name: str, tmp_path: Path) -> N
     kind = table_format(file, "auto")
     schema = table_schema(file, kind)
     pieces = [p.load() for p in table_pieces(file, kind, schema.names, schema, skip_bad=False)]
-    alone = list(tables_of(str(path), schema.names))
+    alone = list(tables_of(file, schema.names, schema))
     assert pa.concat_tables(pieces).to_pydict() == pa.concat_tables(alone).to_pydict()
     assert sum(table.num_rows for table in alone) == ROWS
 
@@ -335,10 +335,10 @@ def test_an_export_reads_a_file_as_training_does(name: str, tmp_path: Path) -> N
         (
             "{}kg",
             "{}kg",
-            'kg, ignored: they may be names; if they are numbers, move the column to dense: {name: "p',
+            'kg, ignored; they may be names; if they are numbers, move the column to dense: {name: "p',
         ),
-        ("{:.0f} kg", "{:.0f} kg", "kg, taken as categories: they may be names"),
-        ("${}", "\u20ac{}", "$, \u20ac, ignored: several units; write one"),
+        ("{:.0f} kg", "{:.0f} kg", "kg, taken as categories; they may be names"),
+        ("${}", "\u20ac{}", "$, \u20ac, ignored; several units; write one"),
         ("p{}", "p{}", None),
     ],
 )
@@ -384,7 +384,7 @@ def test_a_text_among_numbers_is_told(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text(text([[*row[:2], row[2] if i % 9 else "inf", row[3]] for i, row in enumerate(LOG)]))
     (note,) = [note for note in suggest_job(str(path)).notes if note.startswith("price")]
-    assert note.startswith("price: most values are numbers, but 'inf' is none, so it is ")
+    assert note.startswith("price: most values are numbers, but 'inf' is none, taken as categories; if ")
     assert note.endswith('move the column to dense: {name: "price", missing: ["inf"]}')
     table = pa.table({"price": ["1.5", "inf"]})
     column = DenseColumn("price", missing=("inf",), fill=-1.0)
