@@ -176,8 +176,10 @@ def _remote(url: str) -> tuple[Any, str]:
         core = importlib.import_module("fsspec.core")
     except ImportError as error:
         raise ConfigError(
-            f"{url}: URLs need fsspec; `pip install fsspec` and the package of this store (s3fs, gcsfs)"
+            f"{url}: URLs need fsspec; `pip install fsspec` and the package of this store (gcsfs for gs://)"
         ) from error
+    if url.startswith(("s3://", "s3a://")):
+        importlib.import_module("bagpipe.data.object_store").register()
     try:
         return cast("tuple[Any, str]", core.url_to_fs(url))
     except (ValueError, ImportError) as error:

@@ -149,6 +149,10 @@ class Status:
         known = condition_list.find(self.conditions, condition.type) is not None
         return self.put(condition) if known else self
 
+    def without(self, kind: names.Condition) -> "Status":
+        """With no condition of this type: there is nothing more to say about it."""
+        return replace(self, conditions=tuple(c for c in self.conditions if c.type != kind))
+
 
 _NOT_INHERITED = (f"{names.GROUP}/", "kueue.x-k8s.io/")
 _TIMES = frozenset({"start_time", "starting_since", "attempt_time", "running_since", "completion_time", "phase_time"})

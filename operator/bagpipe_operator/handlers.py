@@ -13,6 +13,7 @@ from bagpipe_operator import gangs, names
 from bagpipe_operator.api import RunPolicy
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.unclaimed import Unclaimed
 from bagpipe_operator.workqueue import WorkQueue
 
 _CHILDREN = {
@@ -37,14 +38,14 @@ _GANGS = {
 _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
 
-def registry(store: Store, queue: WorkQueue[JobKey], settings: Settings) -> kopf.OperatorRegistry:
-    """Handlers bound to this store and queue."""
+def registry(store: Store, queue: WorkQueue[JobKey], settings: Settings, unclaimed: Unclaimed) -> kopf.OperatorRegistry:
+    """Handlers bound to this store and queue, and to the list of others' jobs that nobody runs."""
     result = kopf.OperatorRegistry()
     kinds = {(names.GROUP, names.VERSION, names.PLURAL): names.KIND, **_CHILDREN, **(_KUEUE if settings.kueue else {})}
     for name in settings.gang_schedulers:
         kinds |= _GANGS[name]
     for resource, kind in kinds.items():
-        _watch(result, resource, kind, store, queue, settings.operator_class)
+        _watch(result, resource, kind, store, queue, settings.operator_class, unclaimed)
     for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
         kopf.on.login(id=login.__name__, registry=result, retries=3)(login)
     return result
@@ -57,9 +58,10 @@ def _watch(
     store: Store,
     queue: WorkQueue[JobKey],
     operator_class: str,
+    unclaimed: Unclaimed,
 ) -> None:
     def ours(raw: dict[str, Any]) -> bool:
-        """A job of another operator is not even kept: it is neither reconciled nor counted nor followed."""
+        """A job of another operator is not kept: it is neither reconciled nor counted nor followed."""
         return kind != names.KIND or RunPolicy.for_whom(raw.get("spec")).is_of(operator_class)
 
     async def keep(body: kopf.Body, **_: Any) -> None:
@@ -67,10 +69,13 @@ def _watch(
         raw = _raw(body, kind)
         if ours(raw):
             store.put(raw)
+        else:
+            unclaimed.see(raw)
 
     async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         raw = _raw(body, kind)
         if not ours(raw):
+            (unclaimed.lost if event["type"] == "DELETED" else unclaimed.see)(raw)
             return
         key = store.remove(raw) if event["type"] == "DELETED" else store.put(raw)
         if key is not None:

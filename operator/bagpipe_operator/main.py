@@ -26,6 +26,7 @@ from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.shell import Shell
 from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.unclaimed import Unclaimed
 from bagpipe_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,10 @@ async def run(settings: Settings) -> int:
         background = [shell.work() for _ in range(settings.workers)]
         background += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
         background += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
-        return await _lead(settings, background, store, queue, health, election, stop)
+        unclaimed = Unclaimed(cluster, settings.operator_class)
+        background += [unclaimed.follow()]
+        watched = registry(store, queue, settings, unclaimed)
+        return await _lead(settings, background, watched, health, election, stop)
     finally:
         await election.release()
         await cluster.close()
@@ -67,8 +71,7 @@ async def run(settings: Settings) -> int:
 async def _lead(
     settings: Settings,
     background: list[Coroutine[Any, Any, Any]],
-    store: Store,
-    queue: WorkQueue[JobKey],
+    watched: kopf.OperatorRegistry,
     health: Health,
     election: Election,
     stop: asyncio.Event,
@@ -77,7 +80,7 @@ async def _lead(
     health.synced = ready.is_set
     kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
     watching = kopf.operator(
-        registry=registry(store, queue, settings),
+        registry=watched,
         settings=kopf_settings(settings),
         standalone=True,
         identity=kopf_identity,

@@ -17,6 +17,8 @@ class Memory:
     progress: Mapping[str, Any] | None = None
     lost_nodes: dict[str, dt.datetime] = field(default_factory=dict)
     refused: dict[Key, Obstacle] = field(default_factory=dict)
+    failing: dict[Key, dt.datetime] = field(default_factory=dict)
+    """Children whose writes go wrong, and since when."""
     warnings: Mapping[str, Obstacle] = field(default_factory=dict)
     logs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By the UID of the job: the next one of its name may come before this is forgotten."""

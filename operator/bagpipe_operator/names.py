@@ -107,6 +107,8 @@ class Reason(StrEnum):
     QUOTA_RESERVED = "QuotaReserved"
     PREEMPTED = "Preempted"
     QUOTA_CHANGES = "QuotaChanges"
+    QUEUE_IGNORED = "QueueIgnored"
+    NO_OPERATOR = "NoOperator"
     # starting and running
     STARTING = "Starting"
     PODS_READY = "PodsReady"

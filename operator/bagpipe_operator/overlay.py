@@ -1,7 +1,8 @@
 """Laying a user's pod template over ours, as a strategic merge does it: by name where things have names.
 
 Maps merge key by key; lists whose items all bear a merge key (`name`, `mountPath`, ...) merge item by
-item; every other list and scalar is replaced; `null` removes.
+item; every other list and scalar is replaced; `null` removes. A variable and a volume have one source each: another
+one takes its place, as both together would be refused.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ _MERGE_KEYS = {
     "ports": "containerPort",
     "hostAliases": "ip",
 }
+_ONE_SOURCE = frozenset({"env", "volumes"})
 _APPEND = frozenset({"tolerations", "topologySpreadConstraints", "envFrom"})
 
 
@@ -40,11 +42,25 @@ def _lists(base: Sequence[Any], patch: Sequence[Any], key: str) -> list[Any]:
     merge_key = _MERGE_KEYS.get(key)
     if merge_key is None or not all(_is_named(item, merge_key) for item in (*base, *patch)):
         return list(patch)
-    merged = {item[merge_key]: item for item in base}
+    merged = {_name(item, merge_key): item for item in base}
     for item in patch:
-        name = item[merge_key]
-        merged[name] = overlay(merged[name], item) if name in merged else item
+        name = _name(item, merge_key)
+        merged[name] = _laid(merged[name], item, key) if name in merged else item
     return list(merged.values())
+
+
+def _laid(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> Any:
+    """One named thing over another of its name."""
+    if key in _ONE_SOURCE and len(new) > 1:
+        old = {k: v for k, v in old.items() if k in new}
+    return overlay(old, new)
+
+
+def _name(item: Mapping[str, Any], merge_key: str) -> Any:
+    """A port may be open to two protocols."""
+    if merge_key == "containerPort":
+        return item[merge_key], str(item.get("protocol") or "TCP")
+    return item[merge_key]
 
 
 def _is_named(item: Any, merge_key: str) -> bool:

@@ -14,7 +14,7 @@ NOTHING = "nothing"
 
 CONDITIONS: Mapping[Condition, str] = {
     Condition.SUSPENDED: "no pod of the job is left, and none is made: it is held, or waits in a queue",
-    Condition.QUOTA_RESERVED: "Kueue has admitted the job",
+    Condition.QUOTA_RESERVED: "Kueue has admitted the job; false: it waits, or nobody here serves its queue",
     Condition.SERVERS_READY: "all embedding servers are ready",
     Condition.RUNNING: "all pods of the present attempt have run; false: why they do not",
     Condition.RESTARTING: "a new attempt is being made; the reason is that of the end of the last one",
@@ -38,10 +38,18 @@ HELD: Mapping[Reason, Row] = {
     ),
     Reason.QUOTA_CHANGES: ("the job needs other quota than was reserved, and queues for it", NOTHING),
     Reason.QUOTA_RESERVED: ("Kueue has admitted the job", NOTHING),
+    Reason.QUEUE_IGNORED: (
+        "the job names a queue, or a priority in one, that nobody here serves; it runs without waiting for quota",
+        "`kueue.enabled` in the operator's chart, or take the queue's name away",
+    ),
     Reason.RESUMED: ("the job goes on from its last checkpoint", NOTHING),
 }
 
 NOT_RUNNING: Mapping[Reason | str, Row] = {
+    Reason.NO_OPERATOR: (
+        "an event alone: no operator of the job's `operatorClass` has written a status for half a minute",
+        "install one of that class, or make the job anew without a mistake in it; `bagpipe job describe NAME`",
+    ),
     Reason.STARTING: ("pods are being made and started; the message counts them", "nothing, unless it lasts"),
     Reason.PODS_READY: ("all pods run", NOTHING),
     Reason.PODS_NOT_READY: ("some servers are not ready", NOTHING),

@@ -26,7 +26,7 @@ from bagpipe_operator.api import Job, SpecError, Status
 from bagpipe_operator.decision import Complete, Decision, Deletion, Fail, Restart, Verdict
 from bagpipe_operator.kueue import Admission
 from bagpipe_operator.names import Condition, Reason, Role
-from bagpipe_operator.observe import Observed, is_deleting
+from bagpipe_operator.observe import Observed, Obstacle, is_deleting
 from bagpipe_operator.policies import (
     backoff,
     completion,
@@ -38,6 +38,7 @@ from bagpipe_operator.policies import (
     last_lines,
     obstacles,
     partial,
+    queues,
     scale,
     teardown,
 )
@@ -111,7 +112,7 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     held = hold.why(job, admission, follows=follows)
     if held:
         return _hold(job, current, observed, pins.applied(settings, current.pinned), held, admission, now)
-    current = status.not_ahead(_admitted(current, admission, now), now)
+    current = status.not_ahead(_queued(job, current, admission, settings, now), now)
     resumed = current.is_true(Condition.SUSPENDED)
     if resumed:
         current = _resumed(current, now)
@@ -153,7 +154,7 @@ def _hold(
     delete, apply, gone = hold.stop(job, current, observed, settings)
     reason, message = held
     new = status.stop_clock(current, now)
-    new = status.not_running(new, reason, message, now)
+    new = status.reconciled(status.not_running(new, reason, message, now), _untaken(observed, now), now)
     report = None
     if gone:
         new = new.put_if_known(conditions.false(Condition.RESTARTING, reason, message, now))
@@ -178,10 +179,13 @@ def _hold(
     return Decision(status=new, delete=delete, apply=apply, workload_status=report)
 
 
-def _admitted(old: Status, admission: Admission | None, now: dt.datetime) -> Status:
-    if admission is None:
-        return old
-    return old.put(conditions.true(Condition.QUOTA_RESERVED, Reason.QUOTA_RESERVED, "admitted by Kueue", now))
+def _queued(job: Job, old: Status, admission: Admission | None, settings: Settings, now: dt.datetime) -> Status:
+    """With what Kueue has to say about a job that may run; without a queue that is nothing."""
+    if admission is not None:
+        return old.put(conditions.true(Condition.QUOTA_RESERVED, Reason.QUOTA_RESERVED, "admitted by Kueue", now))
+    if ignored := queues.ignored(job, settings):
+        return old.put(conditions.false(Condition.QUOTA_RESERVED, Reason.QUEUE_IGNORED, ignored, now))
+    return old.without(Condition.QUOTA_RESERVED)
 
 
 def _resumed(current: Status, now: dt.datetime) -> Status:
@@ -251,9 +255,7 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
 
 def _progressed(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
-    untaken = (
-        obstacles.refusal(observed) or obstacles.contested(observed, now) or scale.refusal(job, settings.job_limits)
-    )
+    untaken = _untaken(observed, now) or scale.refusal(job, settings.job_limits)
     new = status.kept(status.reconciled(current, untaken, now), keeping.loss(job, settings), now)
     new = status.with_result(_servers_counted(job, new, observed, now), observed)
     if observed.progress is not None:
@@ -265,6 +267,10 @@ def _progressed(job: Job, current: Status, observed: Observed, settings: Setting
     if all(up[role] >= job.replicas(role) for role in Role):
         return status.running(new, observed, now)
     return status.waiting(new, obstacles.why_not_running(job, new, observed, now), now)
+
+
+def _untaken(observed: Observed, now: dt.datetime) -> Obstacle | None:
+    return obstacles.refusal(observed) or obstacles.contested(observed, now)
 
 
 def _standing(observed: Observed, attempt: int) -> list[Any]:

@@ -127,11 +127,10 @@ class Shell:
             await self._look_at(job, memory, decision.look_at_nodes)
 
     async def _write(self, job: Job, memory: Memory, decision: Decision) -> None:
-        await self._writer.delete(job, decision.delete)
-        if decision.create_job_secret:
-            await self._writer.job_secret(job)
         before = dict(memory.refused)
-        failed = await self._writer.children(job, memory, decision.apply)
+        self._writer.forget_unwanted(job, memory, decision)
+        failed = await self._writer.delete(job, memory, decision.delete)
+        failed += [] if failed else await self._writer.children(job, memory, decision)
         if memory.refused != before:
             self._queue.add((job.namespace, job.name))  # The decision is another one now.
         if decision.workload_status is not None:

@@ -261,6 +261,8 @@ def mended(status: Status) -> Status:
 
 _QUIET = frozenset({Reason.STARTING, Reason.COMPLETED})
 """Reasons why a job does not run that need nobody's attention."""
+_TOLD = frozenset({Condition.RECONCILED, Condition.FAILED, Condition.MODEL_KEPT})
+"""Conditions that are news when they are not true."""
 
 
 def events(old: Status, new: Status) -> tuple[Event, ...]:
@@ -287,9 +289,7 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
             result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))
         elif c.type == Condition.RUNNING and c.reason not in _QUIET | told and (was is None or was.reason != c.reason):
             result.append(Event(type="Warning", reason=c.reason, message=f"not running: {c.message}"))
-        elif c.type in (Condition.RECONCILED, Condition.FAILED, Condition.MODEL_KEPT) and (
-            was is None or was.reason != c.reason
-        ):
+        elif (c.type in _TOLD or c.reason == Reason.QUEUE_IGNORED) and (was is None or was.reason != c.reason):
             result.append(Event(type="Warning", reason=c.reason, message=c.message))
     return tuple(result)
 

@@ -9,7 +9,8 @@ import asyncio
 import datetime as dt
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from bagpipe_operator import children, claims, curve, drift, event_body, gangs, names, patches, times
@@ -26,6 +27,8 @@ from bagpipe_operator.store import Store
 log = logging.getLogger(__name__)
 
 TOKEN_BYTES = 32
+_PATIENCE = 5.0
+"""Seconds in which an API server that is busy or starts anew gets over it."""
 
 _BASE = gangs.KINDS | {
     "ConfigMap",
@@ -68,48 +71,70 @@ class Writer:
             raise
         return True
 
-    async def delete(self, job: Job, deletions: tuple[Deletion, ...]) -> None:
+    def forget_unwanted(self, job: Job, memory: Memory, decision: Decision) -> None:
+        """What stood in the way of something that is not wanted any more stands in the way no more."""
+        keys = {_key(o) for o in decision.apply} | {(d.kind, d.name) for d in decision.delete}
+        keys |= {_secret_key(job)} if decision.create_job_secret else set()
+        for known in (memory.refused, memory.failing):
+            for key in known.keys() - keys:
+                del known[key]
+
+    async def delete(self, job: Job, memory: Memory, deletions: tuple[Deletion, ...]) -> list[ApiError]:
+        """Delete them; returns what went wrong."""
         for d in deletions:
             facts = {"job": job.full_name, "object": f"{d.kind}/{d.name}", "force": d.force}
             log.info("delete", extra=facts)
-        await asyncio.gather(
-            *(self._cluster.delete(d.kind, job.namespace, d.name, d.uid, force=d.force) for d in deletions)
-        )
+        errors = await _errors(self._delete(job, memory, d) for d in deletions)
+        for d in deletions:  # A job can run although something of it cannot be taken away.
+            if (told := memory.refused.get((d.kind, d.name))) is not None:
+                memory.refused[d.kind, d.name] = replace(told, final=False)
+        return errors
 
-    async def children(self, job: Job, memory: Memory, wanted: tuple[Raw, ...]) -> list[ApiError]:
+    async def _delete(self, job: Job, memory: Memory, d: Deletion) -> ApiError | None:
+        doing = self._cluster.delete(d.kind, job.namespace, d.name, d.uid, force=d.force)
+        return await self._tried(memory, (d.kind, d.name), doing)
+
+    async def children(self, job: Job, memory: Memory, decision: Decision) -> list[ApiError]:
         """Write them; returns what went wrong. Workers come only once everything else stands."""
-        for key in memory.refused.keys() - {_key(o) for o in wanted}:
-            del memory.refused[key]  # Not wanted any more.
-        base = [o for o in wanted if o["kind"] in _BASE]
-        failed = await self._write_all(job, memory, base)
+        base = [o for o in decision.apply if o["kind"] in _BASE]
+        doing = [self._write(job, memory, o) for o in base]
+        doing += [self._tried(memory, _secret_key(job), self._job_secret(job))] if decision.create_job_secret else []
+        failed = await _errors(doing)
         if failed or memory.refused.keys() & {_key(o) for o in base}:
             return failed
-        return await self._write_all(job, memory, [o for o in wanted if o["kind"] not in _BASE])
+        return await _errors(self._write(job, memory, o) for o in decision.apply if o["kind"] not in _BASE)
 
-    async def _write_all(self, job: Job, memory: Memory, wanted: list[Raw]) -> list[ApiError]:
-        results = await asyncio.gather(*(self._write(job, memory, o) for o in wanted))
-        return [error for error in results if error is not None]
-
-    async def _write(self, job: Job, memory: Memory, wanted: Raw) -> ApiError | None:
-        key = _key(wanted)
+    async def _tried(self, memory: Memory, key: Key, doing: Awaitable[None]) -> ApiError | None:
+        """Remembers what stands in the way; returns what should be tried again."""
+        since = memory.failing.setdefault(key, self._clock())
         try:
-            live = self._store.get(key[0], job.namespace, key[1])
-            if live is not None and _whose(job, live) is not None:
-                live = None  # It bears our label and is not ours: the create finds out whose it is.
-            await self._claims_are_free(job, wanted, live)
-            result = await (self._create(job, memory, wanted) if live is None else self._update(memory, wanted, live))
+            await doing
         except NameTaken as taken:
             memory.refused[key] = taken.obstacle
             return None
         except ApiError as error:
-            if (obstacle := _obstacle(error, key)) is not None:
+            obstacle, known = _obstacle(error, key, (self._clock() - since).total_seconds()), memory.refused.get(key)
+            # Words about a server that does not answer differ each time and say the same.
+            if obstacle is not None and not (known and known.reason == obstacle.reason == Reason.API_ERROR):
                 memory.refused[key] = obstacle
             return error
-        self._store.put(result)
         memory.refused.pop(key, None)
+        memory.failing.pop(key, None)
+        return None
+
+    async def _write(self, job: Job, memory: Memory, wanted: Raw) -> ApiError | None:
+        return await self._tried(memory, _key(wanted), self._put(job, memory, wanted))
+
+    async def _put(self, job: Job, memory: Memory, wanted: Raw) -> None:
+        key = _key(wanted)
+        live = self._store.get(key[0], job.namespace, key[1])
+        if live is not None and _whose(job, live) is not None:
+            live = None  # It bears our label and is not ours: the create finds out whose it is.
+        await self._claims_are_free(job, wanted, live)
+        result = await (self._create(job, memory, wanted) if live is None else self._update(memory, wanted, live))
+        self._store.put(result)
         self._remember(memory, key, drift.written(wanted, result))
         log.info("write", extra={"job": job.full_name, "object": "/".join(key), "new": live is None})
-        return None
 
     def _remember(self, memory: Memory, key: Key, new: Written) -> None:
         """What was written, and whether it had been before: then somebody took it back."""
@@ -151,7 +176,7 @@ class Writer:
         if obstacle is not None:
             raise NameTaken(obstacle)
 
-    async def job_secret(self, job: Job) -> None:
+    async def _job_secret(self, job: Job) -> None:
         """The job's keys, and its token for `security: plain`.
 
         Made once; we may create Secrets and not read them, so that it exists is learnt by trying.
@@ -237,6 +262,15 @@ def _key(raw: Raw) -> Key:
     return raw["kind"], raw["metadata"]["name"]
 
 
+def _secret_key(job: Job) -> Key:
+    return "Secret", names.job_secret(job.name, job.uid)
+
+
+async def _errors(doing: Iterable[Awaitable[ApiError | None]]) -> list[ApiError]:
+    """Of all that is done at once."""
+    return [error for error in await asyncio.gather(*doing) if error is not None]
+
+
 def _whose(job: Job, found: Raw) -> Obstacle | None:
     """Why an object that exists under a child's name is not this job's; none: it is."""
     if owner_of(found) == job.uid or claimed_by_name(found, job.name):
@@ -252,14 +286,19 @@ def _whose(job: Job, found: Raw) -> Obstacle | None:
     return Obstacle(reason=Reason.NAME_TAKEN, message=message, final=True)
 
 
-def _obstacle(error: ApiError, key: Key) -> Obstacle | None:
-    """What an answer to a write means for the job; none: nothing yet, the next try may succeed."""
+def _obstacle(error: ApiError, key: Key, seconds: float) -> Obstacle | None:
+    """What an answer to a write means for the job; none: nothing yet, the next try may succeed.
+
+    Args:
+        seconds: for how long writes of this object have gone wrong.
+    """
     message = f"{'/'.join(key)}: {error.message}"
     if error.outcome is Outcome.REFUSED:
         return Obstacle(reason=Reason.CHILD_REFUSED, message=message, final=True)
     if error.outcome is Outcome.FORBIDDEN:
         over = "exceeded quota" in error.message
         return Obstacle(reason=Reason.QUOTA_EXCEEDED if over else Reason.FORBIDDEN, message=message)
-    if error.outcome is Outcome.ABSENT or "webhook" in error.message:
+    persists = error.outcome is Outcome.LATER and seconds >= _PATIENCE
+    if error.outcome is Outcome.ABSENT or "webhook" in error.message or persists:
         return Obstacle(reason=Reason.API_ERROR, message=message)
     return None

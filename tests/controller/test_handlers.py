@@ -12,6 +12,7 @@ def test_the_first_listing_queues_nothing(monkeypatch):
     from bagpipe_operator import handlers
     from bagpipe_operator.settings import Settings
     from bagpipe_operator.store import Store
+    from bagpipe_operator.unclaimed import Unclaimed
     from bagpipe_operator.workqueue import WorkQueue
 
     found = {}
@@ -24,7 +25,7 @@ def test_the_first_listing_queues_nothing(monkeypatch):
 
     async def go() -> None:
         store, queue = Store(), WorkQueue()
-        handlers.registry(store, queue, Settings.of({}))
+        handlers.registry(store, queue, Settings.of({}), Unclaimed(None, ""))
         body = {"metadata": {"name": "j", "namespace": "ns", "resourceVersion": "1"}}
         await found["index", "keep-bagpipejob"](body=body)
         assert store.job(("ns", "j")) is not None and queue.depth == 0

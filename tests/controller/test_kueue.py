@@ -77,9 +77,45 @@ def test_finished_is_told(queued):
     assert told["Finished"] == ("True", "Succeeded")
 
 
-def test_without_kueue_a_queue_means_nothing(world):
-    """An installation without Kueue runs the job at once."""
-    assert len(world({"runPolicy": {"queueName": "q"}}).settle().pods()) == 5
+@pytest.mark.parametrize("by", ["runPolicy.queueName", "the label kueue.x-k8s.io/queue-name"])
+def test_without_kueue_a_queue_is_told_to_mean_nothing(world, by):
+    """An installation without Kueue runs the job at once, and says so in a condition and one event."""
+    policy = {"runPolicy": {"queueName": "q"}} if by.startswith("run") else {}
+    w = world(policy, labels={} if policy else {"kueue.x-k8s.io/queue-name": "q"}).run()
+    assert len(w.pods()) == 5 and w.is_true("Running")
+    told = w.condition("QuotaReserved")
+    assert (told["status"], told["reason"]) == ("False", "QueueIgnored") and f"{by} names the queue 'q'" in told[
+        "message"
+    ]
+    w.end(w.pod("trainer"), 1)
+    w.run()
+    assert w.events.count(("Warning", "QueueIgnored")) == 1
+
+
+def test_a_queues_name_taken_away_takes_its_condition_along(world):
+    """What the job no longer asks for is in its status no longer, with Kueue and without."""
+    label = {"kueue.x-k8s.io/queue-name": "q"}
+    ignored = world(labels=dict(label)).run()
+    ignored.labels.clear()
+    assert ignored.settle().condition("QuotaReserved") is None
+    served = world(labels=dict(label), settings={"kueue": True}).settle()
+    admit(served)
+    served.labels.clear()
+    assert served.run().condition("QuotaReserved") is None and WORKLOAD not in served.objects
+
+
+def test_a_priority_without_a_queue_is_told_to_mean_nothing(world):
+    """A priority class of Kueue has an effect in a queue alone; without one the job runs, and says so."""
+    for settings in ({"kueue": True}, {}):
+        w = world({"runPolicy": {"workloadPriorityClass": "high"}}, settings=settings).run()
+        told = w.condition("QuotaReserved")
+        assert w.is_true("Running") and told["reason"] == "QueueIgnored" and "'high'" in told["message"]
+
+
+def test_volcanos_queue_is_none_of_kueues(world):
+    """With Volcano's gangs `queueName` is a queue of Volcano, which an installation without Kueue serves."""
+    policy = {"runPolicy": {"queueName": "q", "gang": "Volcano"}}
+    assert world(policy, settings={"gangSchedulers": ["Volcano"]}).run().condition("QuotaReserved") is None
 
 
 def test_kueue_is_told_whether_all_pods_run(queued):

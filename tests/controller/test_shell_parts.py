@@ -166,6 +166,32 @@ def test_overlay_merges_named_things():
     assert base["gone"] == 1
 
 
+@pytest.mark.parametrize(
+    ("key", "below", "above", "expected"),
+    [
+        ("env", {"value": "1"}, {"valueFrom": {"x": 1}}, {"valueFrom": {"x": 1}}),
+        ("env", {"valueFrom": {"x": 1}}, {"value": ""}, {"value": ""}),
+        ("env", {"value": "1"}, {}, {"value": "1"}),
+        ("volumes", {"emptyDir": {}}, {"configMap": {"name": "c"}}, {"configMap": {"name": "c"}}),
+        ("volumes", {"emptyDir": {"medium": "Memory"}}, {"emptyDir": {"sizeLimit": "1Gi"}}, None),
+    ],
+)
+def test_another_source_takes_the_place_of_the_first(key, below, above, expected):
+    """A variable and a volume have one source: a role's own replaces that of all roles."""
+    expected = {"emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}} if expected is None else expected
+    merged = overlay({key: [{"name": "x", **below}]}, {key: [{"name": "x", **above}]})
+    assert merged == {key: [{"name": "x", **expected}]}
+
+
+def test_one_port_is_open_to_two_protocols():
+    """Ports merge by number and protocol, as for the API server."""
+    udp, tcp = {"containerPort": 53, "protocol": "UDP"}, {"containerPort": 53, "name": "dns"}
+    assert overlay({"ports": [tcp]}, {"ports": [udp]})["ports"] == [tcp, udp]
+    assert overlay({"ports": [tcp]}, {"ports": [{"containerPort": 53, "protocol": "TCP"}]})["ports"] == [
+        {**tcp, "protocol": "TCP"}
+    ]
+
+
 def test_x25519_agrees_with_itself():
     """Two parties come to one secret, and the base point's multiples are 32 bytes."""
     ours, theirs = bytes(range(32)), bytes(range(32, 64))

@@ -16,6 +16,7 @@ from bagpipe_operator.leader import Election
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.store import Store
+from bagpipe_operator.unclaimed import PATIENCE, Unclaimed
 from bagpipe_operator.workqueue import WorkQueue
 
 
@@ -33,8 +34,22 @@ def test_a_job_that_nobody_can_read_is_still_its_operators(world):
     assert world(bad, settings={"operatorClass": "gpu"}).settle().condition("Failed")["reason"] == "InvalidSpec"
 
 
-def test_jobs_of_others_are_not_even_kept(monkeypatch):
-    """A job of another class is in no queue, no metric and no list of logs to read."""
+class Seen(Unclaimed):
+    """Counts what it is shown."""
+
+    def __init__(self):
+        super().__init__(None, "")
+        self.shown = []
+
+    def see(self, raw):
+        self.shown.append("see")
+
+    def lost(self, raw):
+        self.shown.append("lost")
+
+
+def test_jobs_of_others_are_not_kept(monkeypatch):
+    """A job of another class is in no queue, no metric and no list of logs to read; only that it is there is known."""
     found = {}
 
     def capture(kind):
@@ -48,13 +63,114 @@ def test_jobs_of_others_are_not_even_kept(monkeypatch):
     async def go():
         for operator_class, kept in (("", False), ("gpu", True)):
             found.clear()
-            store, queue = Store(), WorkQueue()
-            handlers.registry(store, queue, Settings.of({"operatorClass": operator_class}))
+            store, queue, unclaimed = Store(), WorkQueue(), Seen()
+            handlers.registry(store, queue, Settings.of({"operatorClass": operator_class}), unclaimed)
             await found["index", "keep-bagpipejob"](body=body)
+            assert unclaimed.shown == ([] if kept else ["see"])
             await found["event", "react-bagpipejob"](event={"type": "ADDED"}, body=body)
             assert (store.job(("ns", "j")) is not None, queue.depth) == (kept, int(kept))
+            await found["event", "react-bagpipejob"](event={"type": "DELETED"}, body=body)
+            assert unclaimed.shown == ([] if kept else ["see", "see", "lost"])
 
     asyncio.run(go())
+
+
+def seen(policy, **more):
+    """A job as a watch shows it; without a status, if none is given."""
+    meta = {"name": "j", "namespace": "ns", "uid": "12345678-9"}
+    return {"metadata": meta, "spec": {"runPolicy": policy}, **more}
+
+
+class Nobodys:
+    """The list of others' jobs, a clock that moves when told, and the events that come of it."""
+
+    def __init__(self, operator_class=""):
+        self.now, self.api = 0.0, FakeApi()
+        self.list = self.another(operator_class)
+
+    def another(self, operator_class):
+        return Unclaimed(FakeCluster(self.api, Metrics()), operator_class, lambda: self.now)
+
+    def after(self, seconds):
+        """The reasons and messages of all events, once so much time has passed."""
+        self.now += seconds
+        asyncio.run(self.list.tell())
+        return [(raw["reason"], raw["message"]) for (kind, _, _), raw in self.api.objects.items() if kind == "Event"]
+
+
+def test_a_job_of_a_class_that_nobody_serves_is_told():
+    """A job without a status for half a minute gets one event, which names its class; it is no job of the teller's."""
+    nobodys = Nobodys()
+    nobodys.list.see(seen({"operatorClass": "gqu"}))
+    assert nobodys.after(PATIENCE - 1) == []
+    ((reason, message),) = nobodys.after(1)
+    assert reason == "NoOperator" and "no operator of class 'gqu' has looked at this job" in message
+    event = next(raw for (kind, _, _), raw in nobodys.api.objects.items() if kind == "Event")
+    assert event["type"] == "Warning" and event["involvedObject"]["uid"] == "12345678-9"
+    nobodys.list.see(seen({"operatorClass": "gqu"}))  # Seen again, as after a relist.
+    assert len(nobodys.after(599)) == 1
+
+
+def test_only_jobs_without_a_status_are_told():
+    """A job whose own operator wrote a status, one that is deleted, and one that is gone are nobody's no longer."""
+    policy = {"operatorClass": "gpu"}
+    deleted = seen(policy)
+    deleted["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    for later in (seen(policy, status={"phase": "Starting"}), deleted, None):
+        nobodys = Nobodys()
+        nobodys.list.see(seen(policy))
+        nobodys.list.see(later) if later else nobodys.list.lost(seen(policy))
+        assert nobodys.after(PATIENCE) == []
+
+
+def test_several_operators_tell_a_job_once_and_again_when_the_event_is_forgotten():
+    """Two leaders post one event; after Kubernetes has dropped it, it comes again."""
+    nobodys = Nobodys()
+    second = nobodys.another("gpu")
+    for one in (nobodys.list, second):
+        one.see(seen({"operatorClass": "gqu"}))
+    assert len(nobodys.after(PATIENCE)) == 1
+    asyncio.run(second.tell())
+    assert len(nobodys.after(1)) == 1
+    nobodys.api.objects.clear()
+    assert len(nobodys.after(600)) == 1
+
+
+def test_a_new_job_of_the_name_waits_anew():
+    """A job that was deleted and made again has half a minute of its own."""
+    nobodys = Nobodys()
+    nobodys.list.see(seen({"operatorClass": "gqu"}))
+    nobodys.now += PATIENCE - 1
+    again = seen({"operatorClass": "gqu"})
+    again["metadata"]["uid"] = "other"
+    nobodys.list.see(again)
+    assert nobodys.after(1) == [] and len(nobodys.after(PATIENCE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "ours", "words"),
+    [
+        ({}, "gpu", "no operator without a class"),
+        ({"operatorClass": "x"}, "gpu", "runs jobs of class 'gpu'"),
+        ({"managedBy": "example.com/other"}, "", "leaves this job to 'example.com/other'"),
+        ({"managedBy": "example.com/other", "operatorClass": "x"}, "", "leaves this job to 'example.com/other'"),
+    ],
+)
+def test_the_words_say_who_was_asked_for(policy, ours, words):
+    """The event names the class or the manager that the job asks for, and what the operator that speaks runs."""
+    nobodys = Nobodys(ours)
+    nobodys.list.see(seen(policy))
+    assert words in nobodys.after(PATIENCE)[0][1]
+
+
+def test_an_api_server_that_refuses_the_event_ends_nothing():
+    """A refused event is tried again later, and the next job is told all the same."""
+    nobodys = Nobodys()
+    nobodys.list.see(seen({"operatorClass": "gqu"}))
+    nobodys.api.refuse = lambda method, obj: (403, "Forbidden", "no")
+    assert nobodys.after(PATIENCE) == []
+    nobodys.api.refuse = lambda method, obj: None
+    assert len(nobodys.after(600)) == 1
 
 
 class Installation:

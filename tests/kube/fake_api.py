@@ -202,6 +202,8 @@ class FakeApi:
         uid = (options.get("preconditions") or {}).get("uid")
         if uid and uid != raw["metadata"]["uid"]:
             raise Refusal(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
+        if said := self.refuse("delete", raw):
+            raise Refusal(*said)
         if options.get("propagationPolicy") == "Foreground" and any(self.dependents(raw["metadata"]["uid"])):
             if "deletionTimestamp" not in raw["metadata"]:
                 raw["metadata"]["deletionTimestamp"] = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")

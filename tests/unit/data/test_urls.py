@@ -55,11 +55,10 @@ def test_a_url_is_described_prepared_trained_on_and_encoded(of: str, url: str, t
         assert encoded.features[name].rows[:7].tolist() == (keys[:, place] - offset).tolist()
 
 
-@pytest.mark.parametrize(("path", "package"), [("s3://bucket/logs", "s3fs"), ("gs://bucket/logs", "gcsfs")])
-def test_a_store_without_its_package_names_it(path: str, package: str) -> None:
+def test_a_store_without_its_package_names_it() -> None:
     """One line that says what to install."""
-    with pytest.raises(ConfigError, match=rf"{path}: this kind of URL cannot be opened \(.*{package}") as caught:
-        suggest_job(path)
+    with pytest.raises(ConfigError, match=r"gs://b/logs: this kind of URL cannot be opened \(.*gcsfs") as caught:
+        suggest_job("gs://b/logs")
     assert "\n" not in str(caught.value)
 
 
