@@ -36,6 +36,7 @@ async def run(settings: Settings) -> int:
     """Until told to stop (0), or until the lease or a watch is lost (1)."""
     metrics, store, queue = Metrics(), Store(), WorkQueue[JobKey]()
     health = Health(metrics, queue, store)
+    leads = metrics.leader.labels(f"{settings.lease_namespace}/{settings.lease_name}")
     server = await health.serve(settings.listen_port)
     connection = connect()
     identity = f"{os.environ.get('POD_NAME', socket.gethostname())}-{uuid.uuid4().hex[:8]}"
@@ -50,7 +51,7 @@ async def run(settings: Settings) -> int:
         if ended == "stop":
             return 0
         log.info("leading", extra={"identity": identity, "version": __version__})
-        metrics.leader.set(1)
+        leads.set(1)
         shell = Shell(cluster, store, queue, settings, metrics)
         progress = ProgressReader(cluster, store, queue, shell.memories)
         warnings = WarningReader(cluster, store, queue, shell.memories)

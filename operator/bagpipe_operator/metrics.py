@@ -15,7 +15,9 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         to = self.registry
-        self.leader = Gauge("bagpipe_operator_leader", "1 while this replica holds the lease.", registry=to)
+        self.leader = Gauge(
+            "bagpipe_operator_leader", "1 while this replica holds the lease that is the label.", ["lease"], registry=to
+        )
         self.jobs = Gauge("bagpipe_jobs", "Jobs by namespace and phase.", ["namespace", "phase"], registry=to)
         self.ended = Counter(
             "bagpipe_jobs_ended_total",

@@ -81,7 +81,9 @@ def prometheus(folder: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = ["prometheus", "--config.file=prometheus.yml", f"--web.listen-address={address}", "--log.level=warn"]
+    # Debian's package has one storage for the whole machine: the series of a test before would live on in it.
+    options = ["--storage.tsdb.path=data", f"--web.listen-address={address}", "--log.level=warn"]
+    command = ["prometheus", "--config.file=prometheus.yml", *options]
     with (folder / "log").open("w") as log, subprocess.Popen(command, cwd=folder, stdout=log, stderr=log) as server:
         try:
             yield f"http://{address}"
