@@ -9,7 +9,7 @@ from bagpipe.config.load import JobFile
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.frames import is_path
 from bagpipe.interactive.picture import Picture, curves
-from bagpipe.interactive.run import Run, flat_lines, in_words
+from bagpipe.interactive.run import Run, figure_lines, in_words
 from bagpipe.interactive.user_model import NamedModel
 from bagpipe.local.progress import Record
 from bagpipe.lowlevel.json_lines import records_in
@@ -106,7 +106,7 @@ class ClusterRun(Run):
 
     def report(self) -> str:
         """The summary as text, a figure a line."""
-        return "\n".join([repr(self), *flat_lines(self.summary, "  ")])
+        return "\n".join([repr(self), *figure_lines(self.summary)])
 
     def _lines(self, event: str | None) -> Iterator[Record]:
         """The oracle prints them in its log too."""

@@ -122,7 +122,7 @@ class Run:
     def report(self) -> str:
         """The summary as text, a figure a line."""
         summary = self.summary
-        return "\n".join([f"{self.path}: {in_words(summary)}", *flat_lines(summary, "  ")])
+        return "\n".join([f"{self.path}: {in_words(summary)}", *figure_lines(summary)])
 
     def _records(self) -> Iterator[Record]:
         return (record for record in self._lines(None) if "step" in record)
@@ -291,10 +291,17 @@ def with_validations(records: Iterable[dict[str, Any]], validations: Iterable[Re
     return sorted(rows, key=lambda row: float(row["time"]))
 
 
-def flat_lines(value: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for name, one in value.items():
+def figure_lines(figures: Mapping[str, Any]) -> list[str]:
+    """A figure a line, its value in the same column as all others; groups are indented below their names."""
+    entries = list(_entries(figures, "  "))
+    width = max((len(name) for name, value in entries if value), default=0)
+    return [f"{name:{width}s}  {value}".rstrip() for name, value in entries]
+
+
+def _entries(figures: Mapping[str, Any], indent: str) -> Iterator[tuple[str, str]]:
+    for name, one in figures.items():
         if isinstance(one, Mapping):
-            yield f"{indent}{name}"
-            yield from flat_lines(one, indent + "  ")
+            yield f"{indent}{name}", ""
+            yield from _entries(one, indent + "  ")
         else:
-            yield f"{indent}{name:18s} {one:.6g}" if isinstance(one, float) else f"{indent}{name:18s} {one}"
+            yield f"{indent}{name}", f"{one:.6g}" if isinstance(one, float) else str(one)

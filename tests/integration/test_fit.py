@@ -57,7 +57,7 @@ def test_a_frame_trains(run: Run) -> None:
     assert run.summary["evaluation"]["examples"] == 400
     assert run.summary["evaluation"]["auc"] > 0.8
     assert repr(run).startswith(f"Run('{run.path}'): trained step 16, loss 0.")
-    assert f"modelDigest        {run.summary['modelDigest']}" in run.report()
+    assert re.search(rf"(?m)^  modelDigest +{run.summary['modelDigest']}$", run.report())
 
 
 def test_the_command_line_trains_the_same(run: Run, tmp_path: Path) -> None:
