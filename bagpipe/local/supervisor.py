@@ -213,7 +213,7 @@ class Supervisor:
         """Servers are not told: trainers and the oracle still need them for the last checkpoint."""
         if self._stop_requests and self._stopping_since is None:
             self._stopping_since = self._changed_at = self._clock()
-            self._view.note("stopping at a checkpoint; press Ctrl-C again to kill")
+            self._view.note("stopping at a checkpoint; a second Ctrl-C or signal kills")
             for role, child in self._children.items():
                 if role.kind != "server":
                     child.terminate()

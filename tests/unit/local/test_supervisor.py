@@ -212,7 +212,7 @@ def test_a_closed_terminal_stops_at_a_checkpoint(run_dir: RunDir, tmp_path: Path
         outcome = WhenReady(job, run_dir, view, build=fakes({}, tmp_path)).run()
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert (outcome.code, view.notes) == (143, ["stopping at a checkpoint; press Ctrl-C again to kill"])
+    assert (outcome.code, view.notes) == (143, ["stopping at a checkpoint; a second Ctrl-C or signal kills"])
 
 
 def test_a_crash_without_words_shows_the_log(supervise: Runner) -> None:
@@ -280,7 +280,7 @@ def test_ctrl_c_stops_trainers_and_oracle_only(run_dir: RunDir, tmp_path: Path) 
     stops += "while True: signal.pause()\n"
     outcome, view = interrupted(run_dir, tmp_path, {"server": serves, "oracle": stops, "trainer": stops})
     assert (outcome.code, outcome.error) == (143, "")
-    assert view.notes == ["stopping at a checkpoint; press Ctrl-C again to kill"]
+    assert view.notes == ["stopping at a checkpoint; a second Ctrl-C or signal kills"]
     assert alive(tmp_path) == []
 
 
