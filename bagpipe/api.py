@@ -34,7 +34,8 @@ from bagpipe.errors import ConfigError
 from bagpipe.net.endpoints import bracketed
 from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import InitCacheArguments
-from bagpipe.trainer.own_loop import BagCache, BatchDict, Evaluate
+from bagpipe.trainer.batch_dict import BatchDict, Evaluate
+from bagpipe.trainer.own_loop import BagCache
 from bagpipe.trainer.row_optimizers import row_optimizer
 
 __all__ = ["BagCache", "BatchDict", "Evaluate", "init_cache"]

@@ -13,7 +13,7 @@ import bagpipe
 from bagpipe import errors
 from bagpipe.interactive.session import Session, local
 from bagpipe.interactive.transform import EncodedFeature, EncodedRows
-from bagpipe.trainer.own_loop import BatchDict
+from bagpipe.trainer.batch_dict import BatchDict
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "api.md"
 HEAD = """# Public names

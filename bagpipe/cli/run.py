@@ -129,6 +129,8 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
     lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]
     if summary.get("attempts") == 0:
         lines = [f"trained to step {summary['steps']} by an earlier call, whose figures summary.json keeps"]
+    if skipped := summary.get("skippedSteps"):
+        lines.append(f"{skipped:,} of these steps were passed over (notFinite: skip); metrics.jsonl has their reasons")
     test = summary.get("evaluation")
     lines += evaluation_lines(test, f" ({test.get('examples', 0):,} examples)") if test else []
     lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]

@@ -294,16 +294,16 @@ class Session:
 
     def train(self, loss: torch.Tensor) -> None:
         """Backward, the optimizer's step (of the job's own model: as its recipe says), and the loss for the records."""
+        self.report(loss)
         (loss * self.cache.slice_weight).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
         if self._dense is not None:
             self._dense.apply(self.cache.step)
         elif self._optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=False)
-        self.report(loss)
 
     def report(self, loss: torch.Tensor | float) -> None:
-        """Tell this batch's mean loss: it is shown, and stands in `metrics.jsonl`."""
+        """Tell this batch's mean loss: it is shown, and stands in `metrics.jsonl`. `Diverged` if it is not finite."""
         self.cache.report_loss(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
 
     def stop(self) -> None:

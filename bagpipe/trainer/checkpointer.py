@@ -90,6 +90,8 @@ class Checkpointer:
         """Steps that were trained, and where in the data that was, if later ones pass by without training."""
         self.validations: list[Validation] = []
         """Every evaluation of the validation part so far, those before this attempt included."""
+        self.begun = 0
+        """Steps of the newest checkpoint that this attempt has begun, on any trainer."""
         self._latest = -1
         self._trusted = False
         self._lost = ""
@@ -137,6 +139,7 @@ class Checkpointer:
 
     def begin(self, plan: BatchPlan) -> None:
         """After a checkpoint step: save what this trainer has to save."""
+        self.begun = plan.step + 1
         if self.members.rank != 0:
             return
         directory = directory_of(self.root, plan.step + 1)

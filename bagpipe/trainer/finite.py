@@ -45,17 +45,20 @@ class FiniteCheck:
     ) -> None:
         self._model, self._layout, self._rank, self._policy = model, layout, rank, policy
         self._stops = policy == "stop"
-        self._broken: tuple[float, torch.Tensor] | None = None
+        self._broken: tuple[float, torch.Tensor | None] | None = None
         """The first loss of this step that is not finite, and the outputs it was made of."""
 
-    def loss(self, plan: BatchPlan, loss: float, logits_BL: torch.Tensor, rows: Sequence[torch.Tensor]) -> None:
+    def loss(self, plan: BatchPlan, loss: float, logits_BL: torch.Tensor | None, rows: Sequence[torch.Tensor]) -> None:
         """Of this trainer's slice of a step, or of a part of it. Where steps are skipped, it is only remembered.
+
+        Args:
+            logits_BL: None where a loop of the user's own does not tell them.
 
         Raises:
             Diverged: it is NaN or infinite; names where that came from.
         """
         if self._policy == "skip" and self._broken is None and not math.isfinite(loss):
-            self._broken = loss, logits_BL.detach()
+            self._broken = loss, None if logits_BL is None else logits_BL.detach()
         if self._stops and not math.isfinite(loss):
             first = _first(self._causes_of_a_loss(plan, logits_BL, rows)) or "the loss itself"
             raise Diverged(
@@ -118,7 +121,7 @@ class FiniteCheck:
     def _causes_of_a_loss(
         self,
         plan: BatchPlan,
-        logits_BL: torch.Tensor,
+        logits_BL: torch.Tensor | None,
         rows: Sequence[torch.Tensor],
         before: Mapping[int, torch.Tensor] = NOTHING,
     ) -> Iterator[Named]:
@@ -133,7 +136,8 @@ class FiniteCheck:
         yield from ((f"buffer {name}", before.get(id(b), b)) for name, b in self._model.named_buffers())
         for group, part, leaf in zip(self._layout.groups, plan.groups, rows, strict=False):
             yield f"a row of {_of_which_feature(group, part, leaf.detach())}", leaf.detach()
-        yield f"the output of {type(self._model).__name__}", logits_BL.detach()
+        if logits_BL is not None:
+            yield f"the output of {type(self._model).__name__}", logits_BL.detach()
 
     def _gradients(self, plan: BatchPlan, rows: Sequence[torch.Tensor]) -> Iterator[Named]:
         for group, part, leaf in zip(self._layout.groups, plan.groups, rows, strict=False):

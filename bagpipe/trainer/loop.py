@@ -2,9 +2,8 @@
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from bagpipe.batch import Floats
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
-from bagpipe.checkpoint.store import SNAPSHOT_SECONDS
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
@@ -28,11 +26,12 @@ from bagpipe.net.messages import Refused
 from bagpipe.plan import BatchPlan
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
+from bagpipe.trainer.diverging import save_what_is_good
 from bagpipe.trainer.finite import FiniteCheck
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.micro_batches import micro_batches
 from bagpipe.trainer.peer_reducer import PeerReducer
-from bagpipe.trainer.pipeline import LOOK_SECONDS, open_pipeline
+from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.skipping import Skipping
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
@@ -77,7 +76,7 @@ def run_trainer(
             try:
                 trainer.run()
             except Diverged as error:
-                trainer.save_what_is_good(error)
+                save_what_is_good(error, members, trainer.checkpointer, trainer.pipeline)
                 raise
 
 
@@ -151,8 +150,6 @@ class Trainer:
         self.pipeline.meanwhile = self.checkpointer.poll_but_latest
         self.pipeline.save_first = self.checkpointer.trust_latest
         self.validation = Validation(members, self.pipeline, self._outputs, device, self._look_for_a_stop)
-        self.last_checkpoint = 0
-        """Steps of the newest checkpoint that this attempt has begun."""
 
     def run(self) -> None:
         """Every step of the plan, training first; then leave."""
@@ -194,7 +191,6 @@ class Trainer:
         self.dense.apply(plan.step) if skipped is None else self.dense.pass_over()
         if plan.checkpoint and self.finite.savable(plan):
             self.checkpointer.begin(plan)
-            self.last_checkpoint = plan.step + 1
         # The next step's loss shows whether this one's rows are finite: only then is its checkpoint made whole.
         self.checkpointer.poll(but=plan.step)
         if plan.validates:
@@ -206,26 +202,6 @@ class Trainer:
         # At every step until the plan ends: the oracle may be restarted in between.
         if self.stop():
             self.pipeline.ask_to_stop()
-
-    def save_what_is_good(self, error: Diverged) -> None:
-        """Before this trainer ends, and the others with it: checkpoints under way become complete.
-
-        Trainer 0 completes them. Any other one asks the oracle to wait for that, and ends when the oracle does.
-        """
-        members = self.members
-        if members.rank == 0:
-            with suppress(BagpipeError):
-                self.checkpointer.rescue(self.pipeline.look_around, latest=not error.weights_are)
-            return
-        saved_first = 0 if error.weights_are else self.last_checkpoint
-        members.oracle.send(Refused(reason=str(error), exit_code=error.exit_code, saved_first=saved_first))
-        limit = time.monotonic() + SNAPSHOT_SECONDS
-        while not members.oracle.lost and time.monotonic() < limit:
-            members.oracle.poll(LOOK_SECONDS)
-            members.peers.look_after()
-            while (received := members.oracle.try_receive()) is not None:
-                if isinstance(received[0], Refused):
-                    return
 
     def _backward(self, step: Step) -> float:
         """Forward and backward, part by part (`microBatches`); returns the slice's mean loss."""

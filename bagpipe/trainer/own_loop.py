@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing.util import Finalize
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -18,11 +18,14 @@ from bagpipe.cache.by_id import embeddings_of
 from bagpipe.cache.ids import BatchIds
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import Job
-from bagpipe.errors import ConfigError, ExitCode
+from bagpipe.errors import ConfigError, Diverged, ExitCode
 from bagpipe.net.messages import InitCacheArguments, Refused, Topology
 from bagpipe.net.register import Impatience
+from bagpipe.trainer.batch_dict import BatchDict, Evaluate
 from bagpipe.trainer.batch_figures import Begun, Ended, begun_figures, ended_figures
 from bagpipe.trainer.checkpointer import Checkpointer
+from bagpipe.trainer.diverging import save_what_is_good
+from bagpipe.trainer.finite import FiniteCheck
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.schedulers import bring_forward
@@ -37,24 +40,6 @@ REMEDY = (
     "--run-dir RUN --oracle {oracle} --shard 0` beside this program, or use `bagpipe.local(JOB)`, which starts both"
 )
 """What an oracle or server that is not there is started with."""
-
-
-class BatchDict(TypedDict):
-    """One trainer's slice of a batch, on the CPU: B examples, F dense features, T sparse features, L labels."""
-
-    dense_x: torch.Tensor
-    """`[B, F]` float32."""
-    sparse_vector: "torch.Tensor | list[torch.Tensor]"
-    """Ids, int64, in the order of the job's tables: a tensor `[T, B]`; where features have several lookups, a list of T
-    tensors `[B, k]`, in which shorter bags end in -1."""
-    target: torch.Tensor
-    """`[B, L]` float32."""
-    embeddings: SparseEmbeddings
-    """Pooled, by feature, as `bagpipe.models` take them. Rows are awaited when the model first asks for one."""
-
-
-Evaluate = Callable[[BatchDict], torch.Tensor]
-"""From a batch of the test part to its logits `[B, L]`; called without gradients."""
 
 
 class BagCache:
@@ -104,6 +89,7 @@ class BagCache:
         try:
             self._pipeline = open_pipeline(self._members, device)
             self._checkpointer = Checkpointer(self._members, None, None)
+            self._finite = self._finite_check(nn.Module())
         except BaseException:
             self._stack.close()
             raise
@@ -232,25 +218,37 @@ class BagCache:
         rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else []
         self._checkpointer = Checkpointer(self._members, model, optimizer)
         self._checkpointer.restore()
+        self._finite = self._finite_check(model)
         if scheduler is not None and optimizer is not None:
             bring_forward(scheduler, optimizer, rates, self.topology.first_step)
 
     def report_loss(self, loss: float) -> None:
-        """Tell this batch's mean loss, for the run's progress records. Optional."""
+        """Tell this batch's mean loss, for the run's progress records. Optional.
+
+        Raises:
+            Diverged: it is NaN or infinite (`spec.notFinite`); names where that came from.
+        """
         self._loss = float(loss)
+        self._finite.loss(self._current("report_loss").plan, self._loss, None, self._pipeline.rows_here)
 
     def finish_batch(self) -> None:
-        """Update the rows of the current batch now; `next_batch` and `close` do it otherwise."""
+        """Update the rows of the current batch now; `next_batch` and `close` do it otherwise.
+
+        Raises:
+            Diverged: a row's gradient, or a dense weight that would be saved, is NaN or infinite (`spec.notFinite`).
+        """
         if self._step is not None:
+            self._finite.gradients(self._step.plan, self._pipeline.rows_here)
             step, self._step = self._step, None
             begun, in_backward = time.perf_counter(), step.watch.updating
             self._pipeline.finish(step, None if self._loss is None else told_loss(step.plan, self._loss))
             self._ended = ended_figures(step, in_backward + time.perf_counter() - begun)
             self._done, self._trained_to = self._done + 1, (step.plan.step + 1, step.plan.end)
             self._last_loss, self._loss = self._loss, None
-            if step.plan.checkpoint:
+            if step.plan.checkpoint and self._finite.savable(step.plan):
                 self._checkpointer.begin(step.plan)
-            self._checkpointer.poll()
+            # The next batch shows whether this one's rows are finite: only then is its checkpoint made whole.
+            self._checkpointer.poll(but=step.plan.step)
 
     def stop(self) -> None:
         """End the job at a checkpoint, for everybody: a few more batches come until it is reached, and then no more."""
@@ -332,11 +330,19 @@ class BagCache:
         self._step, self._over = None, True
         what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         rank, batch = self._members.rank, self._pipeline.machine.next_step - 1
+        reason = f"trainer {rank} left in the middle of batch {batch} ({what}); look at its own output"
+        left = Refused(reason=reason, exit_code=ExitCode.TRANSIENT)
         try:
-            reason = f"trainer {rank} left in the middle of batch {batch} ({what}); look at its own output"
-            self._pipeline.leave(Refused(reason=reason, exit_code=ExitCode.TRANSIENT))
+            if isinstance(error, Diverged):
+                left = Refused(reason=str(error), exit_code=error.exit_code)
+                save_what_is_good(error, self._members, self._checkpointer, self._pipeline)
+            self._pipeline.leave(left)
         finally:
             self._stack.close()
+
+    def _finite_check(self, model: nn.Module) -> FiniteCheck:
+        topology = self.topology
+        return FiniteCheck(model, topology.layout, rank=self._members.rank, policy=topology.spec.not_finite)
 
     def _advance(self) -> BatchDict | None:
         self.finish_batch()

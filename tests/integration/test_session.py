@@ -1,6 +1,7 @@
 """`bagpipe.local`: loops of a user's own with the oracle and the servers as children."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import nn
 
 import bagpipe
-from bagpipe.errors import BagpipeError, ConfigError, DataError, PeerLost
+from bagpipe.api import BatchDict
+from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
+from bagpipe.errors import BagpipeError, ConfigError, DataError, Diverged, PeerLost
 from bagpipe.interactive.progress import NoView
 from bagpipe.interactive.session import Session
 from bagpipe.local.run import start_run
@@ -161,6 +164,59 @@ def test_an_exception_saves_nothing_and_leaves_nobody(job: Path, tmp_path: Path,
     with pytest.raises(ZeroDivisionError):
         loop()
     assert session.run.summary == {} and children() == others
+
+
+def loss_of(session: Session, batch: BatchDict) -> torch.Tensor:
+    return session.loss(session.model(batch["dense_x"], batch["embeddings"]), batch["target"])
+
+
+def train_on_a_broken_loss(session: Session, batch: BatchDict) -> None:
+    session.train(loss_of(session, batch) * torch.nan)
+
+
+def train_on_broken_gradients(session: Session, batch: BatchDict) -> None:
+    """Nobody tells the loss."""
+    (loss_of(session, batch) * torch.nan).backward()
+
+
+def break_the_weights(session: Session, batch: BatchDict) -> None:
+    session.train(loss_of(session, batch))
+    with torch.no_grad():
+        next(session.model.parameters()).fill_(torch.nan)
+
+
+@pytest.mark.parametrize(
+    ("breaking", "at", "words"),
+    [
+        (train_on_a_broken_loss, 5, r"step 6: the loss is nan; the first tensor that is not finite: the loss itself"),
+        (train_on_broken_gradients, 5, r"step 6: the gradient of a row of feature \w+ is not finite"),
+        (break_the_weights, 7, r"step 8: dense weight \S+ is not finite after the update"),
+    ],
+)
+def test_what_is_not_finite_ends_a_loop(
+    job: Path, tmp_path: Path, others: set[str], breaking: Callable[[Session, BatchDict], None], at: int, words: str
+) -> None:
+    """Whatever the NaN reaches first, the loop gets the error, and the checkpoint of before stays the newest."""
+
+    def loop() -> None:
+        with bagpipe.local(job, run_dir=tmp_path / "run", progress=False, checkpoint={"every": 4}) as session:
+            for batch in session:
+                if session.cache.step == at:
+                    breaking(session, batch)
+                else:
+                    session.train(loss_of(session, batch))
+
+    with pytest.raises(Diverged, match=words):
+        loop()
+    assert children() == others
+    kept = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert [open_checkpoint(path).manifest.step for path in kept] == [4]
+
+
+def test_a_loop_of_ones_own_cannot_pass_over_a_step(job: Path, tmp_path: Path) -> None:
+    """It has stepped its optimizer before anybody knows; the setting is refused before it trains."""
+    with pytest.raises(ConfigError, match=r"spec\.notFinite: skip: a loop of your own has stepped"):
+        bagpipe.local(job, run_dir=tmp_path / "run", progress=False, not_finite="skip").__enter__()
 
 
 def test_what_a_child_dies_of_is_told(tmp_path: Path, others: set[str]) -> None:

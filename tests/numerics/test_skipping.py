@@ -117,6 +117,11 @@ def skipped(run: ThreadedRun) -> dict[int, list[str]]:
     return {record["step"]: record["reasons"] for record in records if record.get("event") == "skipped"}
 
 
+def told_at_the_end(run: ThreadedRun) -> int:
+    skipped_steps: int = json.loads((run.run_dir / "report.json").read_text())["skippedSteps"]
+    return skipped_steps
+
+
 WAYS = {
     "output": "the loss is inf; the first tensor that is not finite: the output of Breaks",
     "running means": "the loss is nan; the first tensor that is not finite: the output of Breaks",
@@ -144,6 +149,7 @@ def test_a_skipped_step_changes_nothing(way: str, trainers: int, more: dict[str,
     assert differences(run, plain(job)) == []
     reasons = skipped(run)
     assert sorted(reasons) == BROKEN
+    assert told_at_the_end(run) == len(BROKEN)
     for step, told in reasons.items():
         assert len(told) == trainers
         assert any(f"step {step}: {WAYS[way]}" in reason for reason in told)
@@ -156,6 +162,7 @@ def test_a_run_that_ends_with_a_skipped_step_is_resumed(tmp_path: Path) -> None:
     run = run_in_threads(job_of("output", 3), tmp_path / "run", attempt=1, checkpoint=checkpoint)
     assert differences(run, plain(job_of("output", 3))) == []
     assert sorted(skipped(run)) == BROKEN
+    assert told_at_the_end(run) == len(BROKEN)
 
 
 @pytest.mark.parametrize("trainers", [1, 3])

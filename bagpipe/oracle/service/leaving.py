@@ -45,6 +45,7 @@ def report_of(
     validations: Sequence[Validation],
     *,
     stopped: bool,
+    skipped: int,
 ) -> str:
     """What `report.json` holds, as its text; `docs/figures.md` says what each figure means."""
     spec = assembled.topology.spec
@@ -52,6 +53,7 @@ def report_of(
     report: dict[str, Any] = {
         "steps": trained.step,
         "stopped": stopped,
+        "skippedSteps": skipped,
         "loss": trained.figures.loss,
         "examplesPerSecond": round(trained.figures.examples_per_second, 1),
         "cacheHitRate": round(hit_rate(stats), 6),

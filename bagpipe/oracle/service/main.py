@@ -26,7 +26,7 @@ from bagpipe.oracle.service.ledger import StepLedger
 from bagpipe.oracle.service.limits import Limits
 from bagpipe.oracle.service.phases import Assembled, Ending, OpenedData, Start
 from bagpipe.oracle.service.rendezvous import Rendezvous
-from bagpipe.oracle.service.report import Reporter, keep_loss
+from bagpipe.oracle.service.report import METRICS, Reporter, keep_loss, skipped_steps
 from bagpipe.oracle.service.shell import POLL_SECONDS, Shell
 from bagpipe.oracle.service.start import assemble, open_data, reassemble, starting_point
 from bagpipe.oracle.service.training import train
@@ -128,7 +128,9 @@ def run_steps(shell: Shell, spec: JobSpec, start: Start, kept: Kept, places: Pla
     evaluation = evaluate_test_part(shell, data, assembled, kept, trained)
     stopped = shell.conversation.stop_asked
     history = shell.conversation.validations.history
-    return Ending(trained.step, stopped, report_of(trained, evaluation, assembled, data, history, stopped=stopped))
+    skipped = skipped_steps(places.run_dir / METRICS, trained.step)
+    report = report_of(trained, evaluation, assembled, data, history, stopped=stopped, skipped=skipped)
+    return Ending(trained.step, stopped, report)
 
 
 def conversation_of(spec: JobSpec, start: Start, kept: Kept) -> Conversation:

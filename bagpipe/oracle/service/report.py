@@ -24,6 +24,8 @@ from bagpipe.oracle.sizing.auto import ResolvedSettings
 METRICS = "metrics.jsonl"
 TRAINING = "training"
 """Event with which the records of an attempt begin."""
+SKIPPED = "skipped"
+"""Event of a step that changed nothing, because its loss or a gradient was not finite."""
 REPORT = "report.json"
 LAST_LOSS = "last-loss.json"
 """Beside the checkpoints: the loss of the last step, for an attempt that finds nothing left to train."""
@@ -135,7 +137,7 @@ class Reporter:
         """Every trainer has finished this step."""
         reasons = [part.done.skipped for part in step.parts if part.done.skipped]
         if reasons:
-            self.event("skipped", step=step.step + 1, reasons=reasons)
+            self.event(SKIPPED, step=step.step + 1, reasons=reasons)
         record = self.training.add(step, time.monotonic(), hit_rate=hit_rate)
         if record is not None:
             self._write(record)
@@ -169,6 +171,16 @@ def recorded_steps(metrics: Path, attempt: int) -> int:
         elif ours and "step" in record and "event" not in record:
             recorded = record["step"]
     return recorded
+
+
+def skipped_steps(metrics: Path, through: int) -> int:
+    """How many steps up to this one were passed over (`notFinite: skip`); each counts once, over all attempts."""
+    try:
+        text = metrics.read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    steps = {record["step"] for record in records_in(text) if record.get("event") == SKIPPED}
+    return sum(step <= through for step in steps)
 
 
 def num_examples(step: ToldStep) -> int:

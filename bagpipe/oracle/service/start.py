@@ -162,6 +162,11 @@ def assemble(
         raise ConfigError(
             "spec.evaluation.every: has no effect on a loop of your own, which evaluates when it likes; remove it"
         )
+    if calls and spec.not_finite == "skip":
+        raise ConfigError(
+            "spec.notFinite: skip: a loop of your own has stepped its optimizer before anybody could pass over the "
+            "step; set stop or continue, or let `bagpipe run` or `bagpipe.fit` train"
+        )
     spec = settle_schedules(spec, total_steps(spec, dataset.num_train_examples))
     settings = resolve_auto(spec, layout, [t.cache for t in trainers if t.cache], data.auto_lookahead)
     topology = Topology(

@@ -9,7 +9,7 @@ from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.lowlevel.strict_json import NOT_FINITE, encode
 
-KEPT = ("steps", "loss", "examplesPerSecond", "cacheHitRate", "evaluation", "validation")
+KEPT = ("steps", "skippedSteps", "loss", "examplesPerSecond", "cacheHitRate", "evaluation", "validation")
 
 
 def write_summary(target: Path, job: Job, run_dir: Path, checkpoints: Path) -> None:

@@ -107,6 +107,14 @@ def test_closing_lines() -> None:
         assert part in text
 
 
+def test_closing_lines_tell_of_skipped_steps() -> None:
+    """A run whose steps changed nothing says so, and any other run says nothing of it."""
+    assert "3 of these steps were passed over" in "\n".join(
+        closing_lines({**SUMMARY, "skippedSteps": 3}, Path("runs/demo"))
+    )
+    assert "passed over" not in "\n".join(closing_lines({**SUMMARY, "skippedSteps": 0}, Path("runs/demo")))
+
+
 def test_closing_lines_of_a_run_that_was_finished_before() -> None:
     """Seconds and speed of an earlier call are not told as if they were this one's."""
     text = "\n".join(closing_lines({**SUMMARY, "attempts": 0}, Path("runs/demo")))
