@@ -27,8 +27,8 @@ COPIED_BYTES = 1 << 20
 let go of each: at 0.5 MiB that costs more, and takes the processor from the one that computes."""
 
 CROSSING_SECONDS = 1.0
-"""Questions for our `Hello` that come so soon after we answered one have crossed the answer on the way: a listener that
-does not know us asks once for each message."""
+"""A listener that does not know us asks for our `Hello` once for each message, so many questions cross the first answer
+on the way: they are answered together, so long after it. None is left out, for what was asked about is lost."""
 
 _REFUSALS = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 KeptFrames = list[zmq.Frame]
@@ -55,8 +55,10 @@ class Connection(SocketEnd):
         self._monitor: zmq.Socket[bytes] | None = None
         self._down_since: float | None = None
         self._handshakes = 0
+        self._asked = False
+        """The peer has asked for our `Hello` since it was said last."""
         self._answered_at = -math.inf
-        """When a question for our `Hello` was answered last."""
+        """When it was said last because the peer asked."""
         self._remade = False
 
     def __repr__(self) -> str:
@@ -93,6 +95,7 @@ class Connection(SocketEnd):
         return again
 
     def _watch(self) -> None:
+        self._answer()
         while self._monitor is not None and self._monitor.poll(0):
             told = recv_monitor_message(self._monitor)
             event, value = told["event"], told["value"]
@@ -115,6 +118,12 @@ class Connection(SocketEnd):
                     f"{self.peer} at {self.endpoint} expects another kind of proof than this role has; start every "
                     f"role with the same ${CURVE_DIR}, ${TOKEN_VARIABLE} and spec.transport.security"
                 )
+
+    def _answer(self) -> None:
+        """Say `Hello` if we were asked: another process that says it is us takes our place, as often as it does."""
+        if self._asked and time.monotonic() - self._answered_at > CROSSING_SECONDS:
+            self._asked, self._answered_at = False, time.monotonic()
+            self._introduce_again()
 
     def _introduce_again(self) -> None:
         """The connection was remade, or the listener was: say who we are, and let the owner know."""
@@ -167,10 +176,8 @@ class Connection(SocketEnd):
                 continue
             if not isinstance(message, SayHello):
                 return message, arrays
-            # A listener may forget us more than once: another process that says it is us takes our place each time.
-            if time.monotonic() - self._answered_at > CROSSING_SECONDS:
-                self._answered_at = time.monotonic()
-                self._introduce_again()
+            self._asked = True
+            self._answer()
 
     def receive(self, timeout_seconds: float, *, waiting_for: str, step: int | None) -> tuple[Message, list[Array]]:
         """The next message.
