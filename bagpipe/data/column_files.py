@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
+from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from bagpipe.data.compressed import decompressed, what_else
 from bagpipe.data.dialect import HEAD_BYTES, Dialect, Narrowed, dialect_of
 from bagpipe.data.files import InputFile, read_head, text_blocks
 from bagpipe.data.json_tables import check_kinds, is_record, json_schema
+from bagpipe.data.odd_types import plain_schema, plain_table
 from bagpipe.data.other_texts import what_other_text
 from bagpipe.data.parquet_files import open_parquet
 from bagpipe.errors import DataError
@@ -32,6 +34,7 @@ PARQUET_MAGIC, ARROW_MAGIC, OLD_FEATHER_MAGIC = b"PAR1", b"ARROW1", b"FEA1"
 STREAM_MAGIC = b"\xff\xff\xff\xff"
 """Of Arrow's stream format, which has no footer; HuggingFace's data sets keep their files in it."""
 _HIVE = re.compile(r"([^/=]+)=([^/]*)")
+_HIVE_MISSING = "__HIVE_DEFAULT_PARTITION__"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -102,9 +105,10 @@ def _raw_head(file: InputFile) -> bytes:
         return raw.read(4)
 
 
-def hive_values(name: str) -> dict[str, str]:
-    """What the folders on the way to a file say about its rows: `day=3/part.parquet`."""
-    return dict(_HIVE.findall(name.rpartition("/")[0]))
+def hive_values(name: str) -> dict[str, str | None]:
+    """What the folders on the way to a file say about its rows, `day=3/part.parquet`; None: a value is missing."""
+    found = _HIVE.findall(name.rpartition("/")[0])
+    return {unquote(key): None if value == _HIVE_MISSING else unquote(value) for key, value in found}
 
 
 def table_schema(file: InputFile, kind: TableFormat, header: Sequence[str] = ()) -> pa.Schema:
@@ -119,10 +123,10 @@ def table_schema(file: InputFile, kind: TableFormat, header: Sequence[str] = ())
     with _damage(file.name):
         if kind == "parquet":
             with open_parquet(file) as parquet:
-                schema = parquet.schema_arrow
+                schema = plain_schema(parquet.schema_arrow)
         elif kind == "arrow":
-            with _arrow(file) as (schema, _):
-                """No batch is wanted."""
+            with _arrow(file) as (found, _):
+                schema = plain_schema(found)
         elif kind == "jsonl":
             schema = json_schema(file)
         else:
@@ -162,14 +166,14 @@ def table_pieces(
             yield _with_hive(piece, {n: hive[n] for n in names if n in hive})
 
 
-def _with_hive(piece: TablePiece, constant: dict[str, str]) -> TablePiece:
+def _with_hive(piece: TablePiece, constant: dict[str, str | None]) -> TablePiece:
     if not constant:
         return piece
 
     def load() -> pa.Table:
         table = piece.load()
         for name, value in constant.items():
-            table = table.append_column(name, pa.repeat(pa.scalar(value), table.num_rows))
+            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
         return table
 
     return replace(piece, load=load)
@@ -205,6 +209,8 @@ def _dialect(file: InputFile, kind: TableFormat, header: Sequence[str]) -> Diale
     dialect = dialect_of(read_head(file, HEAD_BYTES), tabs=kind == "tsv", header=header)
     if not dialect.names:
         raise DataError(f"{file.name}: no line in it; expected at least one example")
+    if any("\ufffd" in name for name in dialect.names) and (told := _not_utf8(file, dialect)):
+        raise DataError(told)
     return dialect
 
 
@@ -327,7 +333,7 @@ def _parquet_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiec
 
         def load(index: int = index) -> pa.Table:
             with _damage(file.name), open_parquet(file, metadata) as parquet:
-                return parquet.read_row_group(index, columns=list(names), use_threads=False)
+                return plain_table(parquet.read_row_group(index, columns=list(names), use_threads=False))
 
         yield TablePiece(file.name, first, load)
         first += metadata.row_group(index).num_rows
@@ -353,6 +359,6 @@ def _arrow_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiece]
     with _arrow(file) as (_, batches):
         first = 1
         for batch in batches:
-            table = pa.Table.from_batches([batch]).select(list(names))
+            table = plain_table(pa.Table.from_batches([batch]).select(list(names)))
             yield TablePiece(file.name, first, _already_read(table))
             first += table.num_rows

@@ -125,6 +125,16 @@ class ColumnSource:
             yield from table_pieces(file, kind, names, self.types, self.columns.header, skip_bad=self.skip_bad)
 
     def parse(self, piece: TablePiece) -> RawBlock:
+        try:
+            return self._parsed(piece)
+        except pa.ArrowException as error:
+            words = " ".join(str(error).split())
+            raise DataError(
+                f"{piece.file}: rows from {piece.first_row} on cannot be read as data.columns say ({words}); cast the "
+                "column to text or numbers, or put it under data.columns.ignore"
+            ) from error
+
+    def _parsed(self, piece: TablePiece) -> RawBlock:
         table = piece.load()
         rows = piece.row_numbers(table.num_rows)
         if self.part not in (None, "training"):  # Malformed rows belong to no part; they are counted once.
@@ -222,6 +232,9 @@ def kinds_in(file: str, columns: ColumnsConfig, schema: pa.Schema, *, ids: bool 
                 f"{file}: column {name}: expected numbers or text, found {kind}; write a column for each number, or "
                 "put it under data.columns.ignore"
             )
+    for name in filter(None, (columns.group, columns.time)):
+        if name in schema.names:
+            kind_of(file, name, schema.field(name).type)
     return [_kind(file, column, schema, ids=ids) for column in columns.sparse]
 
 
@@ -250,8 +263,8 @@ def wanted_columns(columns: ColumnsConfig, *, labelled: bool) -> list[str]:
 
 def all_columns(columns: ColumnsConfig) -> tuple[str, ...]:
     """Every column that is spoken of; `*` stands for all others."""
-    named = [*wanted_columns(columns, labelled=True), *columns.ignore, columns.time]
-    return tuple(dict.fromkeys(name for name in named if name))
+    named = [*wanted_columns(columns, labelled=True), *([columns.time] if columns.time else [])]
+    return tuple(dict.fromkeys([*named, *columns.ignore]))
 
 
 def check_columns(

@@ -25,6 +25,7 @@ ZSTD = b"\x28\xb5\x2f\xfd"
 SKIPPABLE = b"\x2a\x4d\x18"
 """Bytes 1 to 3 of a frame of Zstandard (and LZ4) that holds no data."""
 _ZIP = b"PK\x03\x04"
+_UTF16 = "text in UTF-16; convert it, for instance with iconv -f UTF-16 -t UTF-8"
 OTHER_FILES = (
     (0, _ZIP, "a zip archive; unpack it, or compress the file with gzip, xz or zstd"),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
@@ -33,8 +34,8 @@ OTHER_FILES = (
     (0, b"\x04\x22\x4d\x18", "LZ4 data; compress the file with gzip, xz or zstd"),
     (0, b"\xff\x06\x00\x00sNaPpY", "Snappy data; compress the file with gzip, xz or zstd"),
     (0, b"\x5d\x00\x00", "LZMA data of the old format; compress the file with xz"),
-    (0, b"\xff\xfe", "text in UTF-16; convert it, for instance with iconv -f UTF-16 -t UTF-8"),
-    (0, b"\xfe\xff", "text in UTF-16; convert it, for instance with iconv -f UTF-16 -t UTF-8"),
+    (0, b"\xff\xfe", _UTF16),
+    (0, b"\xfe\xff", _UTF16),
     (0, b"ORC", "an ORC file; convert it to Parquet"),
     (0, b"Obj\x01", "an Avro file; convert it to Parquet"),
     (0, b"SQLite format 3\x00", "an SQLite database; write the table to CSV or Parquet"),
@@ -73,11 +74,19 @@ ERRORS = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 def what_else(head: bytes) -> str | None:
     """What a file is that holds neither text nor Parquet, and what to do about it."""
+    if _is_wide(head[:512]):
+        return _UTF16
     if head.startswith(_ZIP) and any(name in head for name in _OF_SHEETS):
         return "a spreadsheet (Excel, OpenDocument); write the sheet to CSV"
     if head.startswith(_ZIP) and _OF_ARRAYS.search(head[:200]):
         return "NumPy arrays (npz); write them to Parquet, a column each"
     return next((words for at, magic, words in OTHER_FILES if head[at:].startswith(magic)), None)
+
+
+def _is_wide(head: bytes) -> bool:
+    """Whether every other byte is zero, and no other: text of two bytes a sign."""
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    return min(even, odd) == 0 and max(even, odd) * 2 >= 0.9 * len(head) > 8
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.config.columns import DenseColumn
-from bagpipe.data.column_values import Floats64, is_text, numbers_of
+from bagpipe.data.column_values import Floats64, is_moment, is_text, moments_of, numbers_of
 from bagpipe.data.units import is_money_or_share, units_of
 from bagpipe.data.written_lists import values_in
 from bagpipe.data.written_numbers import APOSTROPHES, BLANKS, DURATIONS, MARKS, PARENTHESES, as_numbers, with_signs
@@ -88,9 +88,9 @@ def _ways_to_write(values: Any, units: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def marks_in(values: Any) -> tuple[str, ...]:
-    """What stands for missing numbers among texts."""
+    """What stands for missing numbers among texts; an empty one where a program puts every cell in quotes."""
     trimmed = pc.utf8_trim_whitespace(values)
-    return tuple(mark for mark in MARKS if pc.any(pc.equal(trimmed, mark)).as_py())
+    return tuple(mark for mark in ("", *MARKS) if pc.any(pc.equal(trimmed, mark)).as_py())
 
 
 def units_in(values: Any) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def units_in(values: Any) -> tuple[str, ...]:
     found = []
     for negative in ("sign", "parentheses", "behind"):
         texts = [text for text in with_signs(few, negative).to_pylist() if text is not None]
-        found.append(tuple(units_of(text for text in texts if text.strip() not in MARKS) or ()))
+        found.append(tuple(units_of(text for text in texts if text.strip() not in ("", *MARKS)) or ()))
     return min(filter(None, found), key=len, default=())
 
 
@@ -129,7 +129,7 @@ def doubt_about_numbers(name: str, values: Any, units: Sequence[str], written: d
         return Doubt(
             f"numbers with {units[0]}", f"they may be names; if they are numbers, {_dense(name, unit=units[0])}"
         )
-    told = [text for text in texts if text.strip() not in MARKS]
+    told = [text for text in texts if text.strip() not in ("", *MARKS)]
     if told and all(_TWO_PARTS.fullmatch(text) for text in told):
         other = "m:s where they are minutes and seconds"
         return Doubt(
@@ -159,6 +159,26 @@ def _doubtful_digits(name: str, texts: Sequence[str], written: dict[str, Any]) -
     return Doubt(
         f"{told[0]} is read with {sign} before a fraction", f"if it parts thousands: {_settings(name, **then)}"
     )
+
+
+def doubt_about_times(name: str, values: Any) -> Doubt | None:
+    """Times of which some are missing or cannot be read."""
+    texts = pc.unique(values).slice(0, FEW) if is_text(values.type) else values
+    bad = moments_of(texts, "") if is_text(values.type) else values
+    if not is_moment(bad.type) or len(texts) < 2 or bad.null_count > MOST_ODD * len(texts):
+        return None
+    odd = next((text.as_py() for text, found in zip(texts, bad, strict=True) if not found.is_valid), None)
+    if odd is None:
+        return gaps_in_times(name)
+    return Doubt(f"most values are times, but {odd[:40]!r} is none", _split_by(name))
+
+
+def gaps_in_times(name: str) -> Doubt:
+    return Doubt("times, of which some are missing", _split_by(name))
+
+
+def _split_by(name: str) -> str:
+    return f"to split by them, write time: {encode(name)}, splitBy: time and onBadLine: skip"
 
 
 # ── lists ─────────────────────────────────────────────────────────────────────────────────────────

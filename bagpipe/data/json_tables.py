@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pajson
 
 from bagpipe.data.files import InputFile, text_blocks
@@ -18,7 +20,7 @@ def json_schema(file: InputFile) -> pa.Schema:
     schema, first = pa.schema([]), 1
     for block in text_blocks([file]):
         try:
-            found = pajson.read_json(pa.BufferReader(block.text)).schema
+            found = _with_large(pajson.read_json(pa.BufferReader(block.text)), block.text)
         except pa.ArrowInvalid:
             lines = [line for line in block.text.split(b"\n") if line.strip()]
             good = [line for line in lines if is_record(line)]
@@ -30,6 +32,19 @@ def json_schema(file: InputFile) -> pa.Schema:
         schema = pa.unify_schemas([schema, found], promote_options="permissive")
         if not any(pa.types.is_null(kind) for kind in schema.types):
             break
+    return schema
+
+
+def _with_large(found: pa.Table, text: bytes) -> pa.Schema:
+    """The types of a table that was read from `text`; whole numbers beyond 63 bits are not taken for fractions."""
+    schema = found.schema
+    for place, field in enumerate(schema):
+        if pa.types.is_float64(field.type) and (pc.max(found.column(place)).as_py() or 0.0) >= 2.0**63:
+            whole = pa.schema([pa.field(field.name, pa.uint64())])
+            options = pajson.ParseOptions(explicit_schema=whole, unexpected_field_behavior="ignore")
+            with suppress(pa.ArrowInvalid):
+                pajson.read_json(pa.BufferReader(text), parse_options=options)
+                schema = schema.set(place, whole.field(0))
     return schema
 
 

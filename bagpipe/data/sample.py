@@ -2,6 +2,7 @@
 
 import datetime as dt
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
-from bagpipe.data.column_values import is_list, is_text, moments_of, numbers_of, plain
+from bagpipe.data.column_values import is_list, is_moment, is_text, moments_of, numbers_of, plain
 from bagpipe.data.files import InputFile
 from bagpipe.data.guesses import (
     FEW,
@@ -20,6 +21,8 @@ from bagpipe.data.guesses import (
     are_records,
     doubt_about_lists,
     doubt_about_numbers,
+    doubt_about_times,
+    gaps_in_times,
     lists_in,
     numbers_in,
     odd_one,
@@ -29,6 +32,8 @@ from bagpipe.errors import DataError
 
 SAMPLE_ROWS = 200_000
 PIECES = 50
+FILES = 8
+"""That are looked at, spread over all."""
 SECONDS = (5e8, 2.5e9)
 """Unix times between 1985 and 2049."""
 _YES = ("yes", "y", "true", "t", "click", "clicked", "buy", "bought", "purchase", "purchased", "converted", "liked")
@@ -111,27 +116,56 @@ class Column:
         return f"{self.distinct:,} different values{lists}{gaps}"
 
 
-def look_at(file: InputFile, kind: TableFormat) -> list[Column]:
-    """The columns of the first rows of a file.
+def look_at(files: Sequence[InputFile], kind: TableFormat) -> list[Column]:
+    """The columns of the first rows of some of the files.
+
+    Args:
+        files: of one kind, in their order.
 
     Raises:
         DataError: two columns have one name, or no row can be read.
     """
-    schema = table_schema(file, kind)
+    schema = table_schema(files[0], kind)
     twice = next((n for n in schema.names if schema.names.count(n) > 1), None)
     if twice is not None:
-        raise DataError(f"{file.name}: column {twice} is there twice; give each column a name of its own")
-    parts, rows, first_bad = [], 0, None
+        raise DataError(f"{files[0].name}: column {twice} is there twice; give each column a name of its own")
+    parts: list[pa.Table] = []
+    first_bad: str | None = None
+    some = [files[len(files) * place // FILES] for place in range(FILES)] if len(files) > FILES else files
+    for file in some:
+        found, bad = _first_rows(file, kind, schema, SAMPLE_ROWS // len(some))
+        parts, first_bad = parts + found, first_bad or bad
+    if not sum(part.num_rows for part in parts):
+        told = f"{first_bad}; that is so of all rows that were looked at: mend the file" if first_bad else None
+        raise DataError(told or f"{files[0].name}: no rows; expected at least one example")
+    table = _together(parts)
+    try:
+        return [_column(name, table.column(name)) for name in table.column_names]
+    except pa.ArrowException as error:
+        raise DataError(f"{files[0].name}: cannot be looked at ({' '.join(str(error).split())})") from error
+
+
+def _first_rows(file: InputFile, kind: TableFormat, schema: pa.Schema, rows: int) -> tuple[list[pa.Table], str | None]:
+    """At least `rows` rows of a file if it has them, and its first malformed row in words."""
+    parts: list[pa.Table] = []
+    first_bad = None
     for piece in islice(table_pieces(file, kind, schema.names, schema, skip_bad=True), PIECES):
-        parts.append(piece.load())
-        rows, first_bad = rows + parts[-1].num_rows, first_bad or piece.first_bad
-        if rows >= SAMPLE_ROWS:
+        parts.append(piece.load().slice(0, rows))
+        first_bad = first_bad or piece.first_bad
+        rows -= parts[-1].num_rows
+        if rows <= 0:
             break
-    if not rows:
-        found = f"{first_bad}; that is so of all rows that were looked at: mend the file" if first_bad else None
-        raise DataError(found or f"{file.name}: no rows; expected at least one example")
-    table = pa.concat_tables(parts, promote_options="permissive").slice(0, SAMPLE_ROWS)
-    return [_column(name, table.column(name)) for name in table.column_names]
+    return parts, first_bad
+
+
+def _together(parts: list[pa.Table]) -> pa.Table:
+    """All parts; those of a file with other types only as far as they are one table with the first."""
+    for count in range(len(parts), 1, -1):
+        try:
+            return pa.concat_tables(parts[:count], promote_options="permissive")
+        except pa.ArrowException:
+            continue
+    return parts[0]
 
 
 def _column(name: str, cells: Any) -> Column:
@@ -155,6 +189,10 @@ def _column(name: str, cells: Any) -> Column:
         column.time_forms = _time_forms(column, values)
     if column.time_forms:
         column.doubt = None
+    elif column.numbers is None or is_moment(values.type):
+        column.doubt = doubt_about_times(name, values) or column.doubt
+    elif column.missing and not column.written and column.whole and _numbers_are_times(column):
+        column.doubt = gaps_in_times(name)
     column.sorted_tail = _one_value_at_the_end(values)
     return column
 
@@ -169,8 +207,10 @@ def _unusable(values: Any, lists: Lists | None, *, several: bool) -> tuple[str, 
         return "records within the rows", Doubt("records within the rows", f"write a column for each key{write}")
     if pa.types.is_nested(values.type):
         return "lists of lists", Doubt("lists of lists", "write a column for each inner list")
-    if pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type):
+    if any(f(values.type) for f in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)):
         return f"{values.type}", Doubt("bytes, which have no meaning here", "write text if they are names")
+    if pa.types.is_interval(values.type):
+        return "lengths of time in months and days", None
     if is_text(values.type) and are_records(values):
         return "records in its cells", Doubt("JSON records in one cell", "write a column for each key")
     if (several and pa.types.is_floating(values.type)) or (lists is not None and lists.brackets):

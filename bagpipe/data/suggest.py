@@ -73,7 +73,7 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job", pytho
         found = chosen.kind.format
         notes = [f"{found}: one of the formats that need no description"]
         return Suggestion(_job(name, chosen.path, found, []), [*notes, *chosen.notes])
-    columns = look_at(chosen.files[0], cast("TableFormat", chosen.kind.format))
+    columns = look_at(chosen.files, cast("TableFormat", chosen.kind.format))
     target = _label(columns, label, path, python=python)
     suggestion = _described(name, path, chosen.path, columns, target, guessed=label is None)
     suggestion.notes += chosen.notes
@@ -88,7 +88,8 @@ def _described(
 ) -> Suggestion:
     notes, others = _label_notes(columns, target, guessed=guessed)
     time = _time(columns, target)
-    group = next((c for c in columns if c is not target and not c.several and _GROUPS.fullmatch(c.name.strip())), None)
+    whole = (c for c in columns if c is not target and not c.several and not c.unusable)
+    group = next((c for c in whole if _GROUPS.fullmatch(c.name.strip())), None)
     lines: dict[str, list[str]] = {"dense": [], "sparse": [], "ignore": []}
     for column in columns:
         if column is not target and column is not time:
@@ -179,7 +180,7 @@ def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: b
             raise ConfigError(f"{'label=' if python else '--label '}{no_column(asked, path, list(by_name))}")
         return by_name[asked]
     plain = [c for c in columns if c.numbers is not None and set(c.written) <= {"missing"}]
-    numbers = [c for c in plain if 1 < len(c.values) <= 11 and c.whole]
+    numbers = [c for c in plain if 1 < len(c.values) <= 11 and all(2 * v == round(2 * v) for v in c.values)]
     words = [c for c in columns if c.yes is not None]
     for name in _LABELS:
         for column in [*numbers, *words]:
@@ -214,8 +215,8 @@ def _time(columns: Sequence[Column], target: Column) -> Column | None:
 
 def _use(column: Column) -> tuple[str, str]:
     """What a column is good for, and why."""
-    if column.unusable:
-        return "ignore", column.unusable
+    if column.unusable or not column.name:
+        return "ignore", column.unusable or "has no name; give it one to use it"
     if len(column.name) > LONGEST_NAME:
         return "ignore", f"a name of {len(column.name)} signs; a feature's has at most {LONGEST_NAME}"
     if column.name.strip().lower() in _LABELS:
