@@ -112,6 +112,10 @@ class Gate:
         """Whether the moment of this step's snapshot is over."""
         return min(self._marks) >= step and self._due != step
 
+    def rows_are_of(self, step: int) -> bool:
+        """Whether the rows are those of this step, of all trainers, and of nothing later."""
+        return self._due is None and all(mark == step for mark in self._marks)
+
     def write_back(self, request: WriteBackRequest) -> list[Action]:
         """A trainer's write-back has arrived."""
         rank, step = request.rank, request.step

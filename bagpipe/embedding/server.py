@@ -7,6 +7,7 @@ loop that carries the gate's actions out. It never waits for a disk. Nothing her
 
 import logging
 import math
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ from bagpipe.net.sockets import Context, wait
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
+PROCESS_BYTES = 8
+"""Of a process's random name: no two of a job are ever the same."""
 LEAVE_SECONDS = 60.0
 """How long a server whose job is over may still write a snapshot that nobody waits for any more."""
 
@@ -103,6 +106,7 @@ def run_server(
             by_worker_id=by_worker_id,
             endpoint=endpoint,
             fresh=kept is None or not _nothing_lost(kept, job, attempt),
+            process=secrets.token_hex(PROCESS_BYTES),
         )
         topology = register(to_oracle, hello, startup_seconds=transport.startup_seconds, stop=stop)
         try:
@@ -214,6 +218,8 @@ class EmbeddingServer:
                 case WriteBack():
                     self._carry_out(self.gate.write_back(check_write_back(peer, message, arrays, stores, self._bounds)))
                 case SnapshotStatus(step=step):
+                    if self.gate.rows_are_of(step):
+                        self.shard.snapshots.due_again(step)
                     self.listener.send(peer, self.shard.snapshots.status(step, passed=self.gate.passed(step)))
                 case _:
                     raise WireError("an embedding server has no use for it")

@@ -49,6 +49,10 @@ class SnapshotQueue:
     def __repr__(self) -> str:
         return f"SnapshotQueue(writing={self.writing}, waiting={self.waiting}, done={sorted(self._results)})"
 
+    def knows(self, step: int) -> bool:
+        """Whether this process has taken the snapshot of this step, and can say what became of it."""
+        return step in self._results or step in (self.writing, self.waiting)
+
     def due(self, step: int) -> list[SnapshotAction]:
         """The shard's rows are those of `step` now."""
         if self.writing is None:

@@ -51,6 +51,12 @@ class Snapshots:
         """Take one of the rows as they are now."""
         self._act(self._queue.due(step))
 
+    def due_again(self, step: int) -> None:
+        """Somebody waits for this step, whose rows these still are: take what a killed process did not finish."""
+        if not self._queue.knows(step):
+            log.info("the snapshot of step %d is taken again: nothing was written since", step + 1)
+            self.due(step)
+
     def before_write(self, group: int, positions: npt.NDArray[np.int64]) -> None:
         """Before every write to the shard: put aside what it changes."""
         for snapshot in self._frozen.values():

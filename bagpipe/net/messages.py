@@ -54,6 +54,8 @@ class Hello(Message, kw_only=True):
     """Trainers: memory offered for cached rows."""
     fresh: bool = False
     """Servers: this process has no rows of the attempt yet."""
+    process: Text = ""
+    """Servers: a random name of this process."""
     init_cache: "InitCacheArguments | None" = None
     """Trainers that use the Python API: what its caller passed."""
 
@@ -93,14 +95,11 @@ class Refused(Message, kw_only=True):
     reason: Text
     exit_code: int
     saved_first: Count = 0
-    """Of a trainer that gives up: the checkpoint after so many steps is under way and good, so it is to be completed
-    before everybody ends; 0: none is."""
+    """Of a trainer that gives up: steps of a good checkpoint that is to be completed before everybody ends; 0: none."""
 
 
 class SayHello(Message, kw_only=True):
-    """The answer to whoever has not introduced itself: what it just sent was dropped. A role says `Hello` and sends
-    again what it still waits for; a listener that was restarted knows nobody.
-    """
+    """The answer to whoever has not introduced itself: what it just sent was dropped, and has to be sent again."""
 
 
 class Wait(Message, kw_only=True):
@@ -132,6 +131,8 @@ class Topology(Message, kw_only=True):
     first_step: Step
     start: Text = ""
     """Random name of this start: a server's files of another one with the same attempt's number are of no use."""
+    server_processes: tuple[Text, ...] = ()
+    """`Hello.process` of the servers, in their order: these have lost nothing, also if they have not heard of it."""
     total_steps: int | None
     evaluated: bool = False
     """Whether the model is evaluated: it then needs an output for each label."""
@@ -198,9 +199,7 @@ class NoMorePlans(Message, kw_only=True):
 
 
 class StepDone(Message, kw_only=True):
-    """A trainer finished a step: credit for one more plan, and what is reported; in evaluation float32 logits follow,
-    one for each example of the slice.
-    """
+    """A trainer finished a step, and may have one more plan. In evaluation the slice's logits follow, float32."""
 
     rank: Index
     step: Step

@@ -117,7 +117,8 @@ class Conversation:
         self.outbox = Outbox(self.rendezvous.num_trainers, keep_early=4 * self.depth + 16)
         self._liveness = Liveness({"trainer": self.limits.dead_peer, "server": self.limits.server_return})
         self._first_step = self._planned = self.ledger.next_step
-        self.rendezvous.begun = isinstance(self.answer, Topology)
+        if isinstance(self.answer, Topology):
+            self.rendezvous.begin(self.answer.server_processes)
 
     # ── from stage to stage ───────────────────────────────────────────────────────────────────────
 
@@ -127,7 +128,8 @@ class Conversation:
 
     def begin(self, topology: Topology) -> list[Action]:
         """Every role is there: tell them all."""
-        self.answer, self.rendezvous.begun = topology, True
+        self.answer = topology
+        self.rendezvous.begin(topology.server_processes)
         return [Send(peer, topology) for peer in self._liveness.watched]
 
     def stream(self, first_step: int, *, evaluation: bool) -> list[Action]:

@@ -5,6 +5,7 @@ order in which roles start does not matter, and a role that registers again (aft
 same address) is simply told the topology again.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -22,6 +23,8 @@ class Rendezvous:
     trainers: dict[int, Hello] = field(default_factory=dict)
     begun: bool = False
     """The topology was given out: from here on servers hold rows that are nowhere else."""
+    _there_at_the_start: frozenset[str] = frozenset()
+    """Names of the servers' processes that the topology was made for."""
 
     @property
     def complete(self) -> bool:
@@ -54,13 +57,18 @@ class Rendezvous:
         places[hello.index] = hello
         return None
 
+    def begin(self, server_processes: Collection[str]) -> None:
+        """The topology was made for these servers' processes, and is given out from here on."""
+        self.begun, self._there_at_the_start = True, frozenset(server_processes) - {""}
+
     def rows_lost(self, hello: Hello) -> Refused | None:
         """A server that comes anew once training has begun must have its files.
 
         With the start's rows instead of the trained ones it would answer, and answer wrongly; only a
-        new attempt from the last checkpoint is right.
+        new attempt from the last checkpoint is right. A process that was there at the start has lost nothing: the
+        oracle was killed before it could tell it.
         """
-        if not (self.begun and hello.role == "server" and hello.fresh):
+        if not (self.begun and hello.role == "server" and hello.fresh) or hello.process in self._there_at_the_start:
             return None
         return Refused(
             reason=f"server {hello.index} was restarted without the rows it held; go back to the last checkpoint",
@@ -92,6 +100,10 @@ class Rendezvous:
 
     def server_endpoints(self) -> tuple[str, ...]:
         return tuple(hello.endpoint for _, hello in sorted(self.servers.items()))
+
+    def server_processes(self) -> tuple[str, ...]:
+        """Names of the servers' processes, in the order of `server_endpoints`."""
+        return tuple(hello.process for _, hello in sorted(self.servers.items()))
 
     def trainer_endpoints(self) -> tuple[str, ...]:
         return tuple(self.trainers[i].endpoint for i in range(self.num_trainers))

@@ -171,6 +171,7 @@ def assemble(
     settings = resolve_auto(spec, layout, [t.cache for t in trainers if t.cache], data.auto_lookahead)
     topology = Topology(
         servers=roles.server_endpoints(),
+        server_processes=roles.server_processes(),
         trainers=roles.trainer_endpoints(),
         layout=layout,
         spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),

@@ -28,6 +28,7 @@ from bagpipe.net.messages import (
     Refused,
     Rows,
     SayHello,
+    SnapshotFiles,
     SnapshotStatus,
     Topology,
     WriteBack,
@@ -222,6 +223,38 @@ def test_a_restarted_oracle_hears_that_the_rows_are_here(job: Job) -> None:
     ((job.server, hello, _), *_) = job.oracle.poll(PATIENCE)
     assert isinstance(hello, Hello) and not hello.fresh and hello.endpoint == job.endpoint
     assert rows(first, 2, OURS[:1], 0)[0, 0] == 3
+
+
+def snapshot_of(connection: Connection, step: int) -> SnapshotFiles:
+    """What the server says of this step's snapshot once it is done, or lost."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        found = ask(connection, SnapshotStatus(step=step))
+        assert isinstance(found, SnapshotFiles) and time.monotonic() < deadline
+        if found.done or found.lost:
+            return found
+
+
+def test_a_snapshot_that_a_killed_server_did_not_finish_is_taken_again(tmp_path: Path) -> None:
+    """As long as nothing was written since, its rows are still there; once anything was, it is lost."""
+    with Context(TRANSPORT) as context:
+        taken = []
+        for _ in range(2):  # The second process goes on with the files of the first one, and knows of no snapshot.
+            job = Job(context, context.listen("tcp://127.0.0.1:0", OpenDoor()), tmp_path)
+            job.start()
+            trainers = [job.trainer(0), job.trainer(1)]
+            for rank, trainer in enumerate(trainers):
+                flagged = WriteBack(rank=rank, step=0, checkpoint=True)
+                ask(trainer, flagged, [OURS[rank : rank + 1], np.ones((1, 4), np.float32)])
+            taken.append(snapshot_of(trainers[0], 0))
+            job.end()
+        assert taken[0].done and taken[1] == taken[0]
+        job = Job(context, context.listen("tcp://127.0.0.1:0", OpenDoor()), tmp_path)
+        job.start()
+        second = job.trainer(1)
+        assert ask(second, *write(1, 1, [4], 8.0)) == Written(step=1)
+        assert snapshot_of(job.trainer(0), 0).lost
+        job.end()
 
 
 def test_strangers_and_noise_change_nothing(job: Job) -> None:

@@ -42,6 +42,7 @@ TOPOLOGY = Topology(
     checkpoint_dir="",
     first_step=0,
     total_steps=None,
+    server_processes=("server0", "server1", "server2"),
 )
 
 
@@ -84,7 +85,15 @@ class Role:
 
     def hello(self) -> None:
         self.send(
-            Hello(job="j", attempt=0, role=self.kind, index=self.index, endpoint=f"tcp://{self.kind}{self.index}")
+            Hello(
+                job="j",
+                attempt=0,
+                role=self.kind,
+                index=self.index,
+                endpoint=f"tcp://{self.kind}{self.index}",
+                fresh=self.kind == "server" and not self.begun,
+                process=f"{self.kind}{self.index}",
+            )
         )
 
     def reset(self) -> None:

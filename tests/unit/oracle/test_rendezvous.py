@@ -54,10 +54,21 @@ def test_a_server_that_lost_its_rows_ends_the_attempt() -> None:
     """Before training begins nothing can be lost; afterwards only a server with its files is welcome."""
     meeting = complete()
     assert meeting.rows_lost(hello("server", 0, fresh=True)) is None
-    meeting.begun = True
+    meeting.begin([])
     assert meeting.rows_lost(hello("server", 0)) is None
     refused = meeting.rows_lost(hello("server", 0, fresh=True))
     assert refused is not None and refused.exit_code == ExitCode.TRANSIENT
+
+
+def test_a_server_that_a_killed_oracle_has_not_told_has_lost_nothing() -> None:
+    """A process that the topology was made for is welcome without rows; another one in its place is not."""
+    meeting = Rendezvous(num_servers=1, num_trainers=0)
+    meeting.register(hello("server", 0, fresh=True, process="first"))
+    restarted = Rendezvous(num_servers=1, num_trainers=0)
+    restarted.begin(meeting.server_processes())
+    assert restarted.rows_lost(hello("server", 0, fresh=True, process="first")) is None
+    assert restarted.rows_lost(hello("server", 0, fresh=True, process="second")) is not None
+    assert restarted.rows_lost(hello("server", 0, fresh=True)) is not None
 
 
 def test_servers_known_by_worker_id_are_numbered_in_that_order() -> None:
