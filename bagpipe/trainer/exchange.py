@@ -178,6 +178,8 @@ class PeerExchange:
         self._looked = time.monotonic()
         self._poll(0.0)
         for peer, connection in self._peers.items():
+            while connection.try_receive() is not None:
+                pass  # An answer to our Hello. Where the peer asks for it, which is answered there, messages were lost.
             if connection.reconnected():
                 again = self._delivery.kept(peer)
                 for frames in again:

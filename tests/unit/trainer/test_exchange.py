@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -136,6 +137,23 @@ def test_a_message_lost_in_a_reset_is_sent_again(pair: Pair) -> None:
         stop.set()
         looking.join()
     assert pair.one.sent_again >= 1
+
+
+def test_a_message_that_a_peer_dropped_is_sent_again(pair: Pair) -> None:
+    """A peer that has let another process in as this trainer drops what it says, and asks who it is: it says so, and
+    sends again what was dropped, though its connection never broke.
+    """
+    pair.one.send(0, 0, "gradients", [ROWS])
+    pair.zero.receive(1, 0, "gradients")
+    admission = pair.zero._listener.admission
+    for identity in admission.identities():
+        admission.forget(identity)
+    pair.one.send(0, 1, "gradients", [ROWS])
+    deadline = time.monotonic() + 100
+    while not pair.zero.arrived(1, 1, "gradients"):
+        assert time.monotonic() < deadline
+        pair.one.look_after()
+    assert np.array_equal(pair.zero.receive(1, 1, "gradients")[0], ROWS)
 
 
 def test_a_trainer_that_waits_for_a_peer_sends_again_what_the_peer_misses(pair: Pair) -> None:
