@@ -2,7 +2,6 @@
 KIT ?= $(firstword $(wildcard ../shared/cluster/cluster))
 BUILDER ?= $(firstword $(wildcard ../shared/images/builder) docker)
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' bagpipe/__init__.py)
-IMAGES := trainer server operator standin
 RUN_IMAGES := $(BUILDER)$(if $(filter docker,$(notdir $(BUILDER))),, docker)
 HELM_FLAGS ?= --set progressSeconds=3
 
@@ -14,11 +13,12 @@ crd: $(STAMP)  ## Generate the CRD from bagpipe/config/document.py
 manifests: crd  ## Render manifests/install.yaml from the chart
 	@tools/render_install.sh > manifests/install.yaml
 
-images:  ## Build the four images (BUILDER=docker or the offline builder)
+images:  ## Build the images (BUILDER=docker or the offline builder)
 	$(BUILDER) build -q -f Dockerfile.server -t bagpipe-server:$(VERSION) .
 	$(BUILDER) build -q -f Dockerfile.trainer -t bagpipe-trainer:$(VERSION) .
 	$(BUILDER) build -q -f images/operator/Dockerfile -t bagpipe-operator:$(VERSION) operator
 	$(BUILDER) build -q -f tests/e2e/standin/Dockerfile -t bagpipe-standin:4 tests/e2e/standin
+	$(BUILDER) build -q -f tests/e2e/store/Dockerfile -t bagpipe-store:1 tests/e2e/store
 
 locks: $(STAMP)  ## Write the hashed requirements of the images, from pyproject.toml and requirements/constraints.txt
 	@$(BIN)/python tools/lock_images.py

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 : "${PYTHON:=python3}" "${BUILDER:=docker}" "${KIT:=}" "${ARGS:=}"
 work=$(mktemp -d)
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' bagpipe/__init__.py)
-names=(bagpipe-server:$version bagpipe-trainer:$version bagpipe-operator:$version bagpipe-standin:4)
+names=(bagpipe-server:$version bagpipe-trainer:$version bagpipe-operator:$version bagpipe-standin:4 bagpipe-store:1)
 finish() { [ -n "${KEEP:-}" ] || { down || true; rm -rf "$work"; }; }  # A kept cluster reads its audit policy again.
 say() { echo "== $(date +%T) $*"; }
 

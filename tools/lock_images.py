@@ -67,6 +67,7 @@ def wanted() -> Mapping[str, list[str]]:
         "requirements/build.txt": list(BUILDERS),
         "operator/requirements.txt": operator,
         "operator/build.txt": list(BUILDERS),
+        "tests/e2e/store/requirements.txt": ["moto[s3]", "flask", "flask-cors"],
     }
 
 

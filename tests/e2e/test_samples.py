@@ -11,6 +11,21 @@ import yaml
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
+STORE = "bagpipe-store:1"
+ROLES = ("oracle", "server", "trainer")
+PUT = """
+import boto3, random
+random.seed(1)
+rows = ["user,item,price,clicked"]
+for _ in range(5000):
+    item = random.randrange(50)
+    rows.append(f"u{random.randrange(200)},i{item},{item % 7}.5,{int(random.random() < item / 50)}")
+keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
+s3 = boto3.client("s3", endpoint_url="http://127.0.0.1:9000", **keys)
+s3.create_bucket(Bucket="clicks")
+s3.put_object(Bucket="clicks", Key="2026/clicks.csv", Body="\\n".join(rows).encode())
+"""
+"""Run beside the store: makes a file of 5,000 rows there."""
 
 
 def applied(kube, name):
@@ -32,6 +47,37 @@ def test_own_data(kube):
     """A CSV file that an init container put on a claim: what it holds has been learned."""
     applied(kube, "own-data")
     evaluation = kube.wait("own-data", "Complete", 240)["summary"]["evaluation"]
+    assert evaluation["examples"] == 500 and evaluation["auc"] > 0.7
+
+
+@pytest.fixture
+def store(kube):
+    """An object store in the namespace, which forgets everything with it; returns what runs Python beside it."""
+    labels = {"app": "store"}
+    restricted = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    probe = {"httpGet": {"path": "/moto-api/", "port": 9000}}
+    container = {"name": "store", "image": STORE, "securityContext": restricted, "readinessProbe": probe}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "store", "labels": labels}}
+    kube.apply({**pod, "spec": {"containers": [container]}})
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "store"}}
+    kube.apply({**service, "spec": {"selector": labels, "ports": [{"port": 9000}]}})
+    kube.run("wait", "pod/store", "--for=condition=Ready", "--timeout=100s")
+    return lambda code: kube.run("exec", "store", "--", "python3", "-c", code)
+
+
+def test_object_store(kube, store):
+    """A CSV file in an object store is read with keys that the oracle alone has, and has been learned."""
+    store(PUT)
+    applied(kube, "object-store")
+    kube.until("pods of all roles", lambda: all(kube.pods("object-store", role) for role in ROLES), 120)
+    keys = {role: kube.pods("object-store", role)[0]["spec"]["containers"][0].get("envFrom") for role in ROLES}
+    assert keys == {"oracle": [{"secretRef": {"name": "object-store"}}], "server": None, "trainer": None}
+    evaluation = kube.wait("object-store", "Complete", 240)["summary"]["evaluation"]
     assert evaluation["examples"] == 500 and evaluation["auc"] > 0.7
 
 
