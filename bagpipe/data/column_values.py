@@ -19,6 +19,8 @@ from bagpipe.errors import DataError
 Floats64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 EXACT = 2.0**53
+MINUS = "\u2212"
+"""The sign of typographers, which always means a negative number."""
 MICROSECONDS = {"s": (1_000_000, 1), "ms": (1000, 1), "us": (1, 1), "ns": (1, 1000)}
 PER_SECOND = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 
@@ -214,7 +216,7 @@ def _number(cell: str | None) -> float:
     if cell is None:
         return np.nan
     try:
-        return float(cell)
+        return float(cell.replace(MINUS, "-"))
     except ValueError:
         return np.inf
 

@@ -13,8 +13,8 @@ from typing import Any
 
 HEAD_BYTES = 1 << 20
 ROWS = 200
-SEPARATORS = ("\t", ",", ";", "|", "::")
-"""In this order, the first one at which the lines have equally many fields."""
+SEPARATORS = ("\t", ",", ";", "|", "\x01", "::")
+"""In this order, the first one at which the lines have equally many fields; the sign of code 1 is Hive's."""
 SPACES = " "
 """Any number of spaces as one separator: only where no other one cuts the lines, and all of them alike."""
 UNIT = "\x1f"

@@ -5,11 +5,12 @@
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from bagpipe.config.paths import absolute, is_url
-from bagpipe.data.column_files import table_format, table_schema
+from bagpipe.data.column_files import TableFormat, table_format, table_schema
 from bagpipe.data.files import InputFile, TextBlock, find_files, read_head
 from bagpipe.data.formats import Format, detect_format, is_prepared
 from bagpipe.data.jsonlines import JsonLines
@@ -46,6 +47,8 @@ class Chosen:
     files: tuple[InputFile, ...]
     path: str | list[str]
     notes: list[str] = field(default_factory=list)
+    header: tuple[str, ...] = ()
+    """Names of the columns where only the first file tells them."""
 
 
 def choose_files(path: str, *, known: bool = True) -> Chosen:
@@ -75,11 +78,30 @@ def choose_files(path: str, *, known: bool = True) -> Chosen:
         kinds.setdefault(kind, []).append(file)
     if not kinds:
         raise unread[0][1]
+    if header := _header_of_first(kinds, files):
+        told = f"{os.path.basename(files[0].name)} alone names its columns; the other files are read under these names"
+        return Chosen(min(kinds, key=_is_bare), tuple(files), path, [told], header)
     ranked = sorted(kinds.items(), key=lambda item: -sum(file.size for file in item[1]))
     kind, chosen = ranked[0]
     others = [(file, str(other)) for other, group in ranked[1:] for file in group]
     others += [(file, "no table that can be read") for file, _ in unread]
     return Chosen(kind, tuple(chosen), _path_of(path, files, chosen), _left_out(others, path))
+
+
+def _header_of_first(kinds: Mapping[Kind, Sequence[InputFile]], files: Sequence[InputFile]) -> tuple[str, ...]:
+    """The names in the first file, if the others go on with its rows, as when one file was cut into several."""
+    if len(kinds) != 2 or len({_ending(file.name) for file in files}) > 1:
+        return ()
+    named, bare = sorted(kinds, key=_is_bare)
+    alike = (named.format, len(named.columns)) == (bare.format, len(bare.columns))
+    if _is_bare(named) or not _is_bare(bare) or not alike or list(kinds[named]) != [files[0]]:
+        return ()
+    return tuple(table_schema(files[0], cast("TableFormat", named.format)).names)
+
+
+def _is_bare(kind: Kind) -> bool:
+    """Whether this is text without names of columns."""
+    return kind.format in ("csv", "tsv") and kind.columns == {f"f{i}" for i in range(len(kind.columns))}
 
 
 def kind_of_file(file: InputFile, *, known: bool = True) -> Kind:

@@ -116,16 +116,17 @@ class Column:
         return f"{self.distinct:,} different values{lists}{gaps}"
 
 
-def look_at(files: Sequence[InputFile], kind: TableFormat) -> list[Column]:
+def look_at(files: Sequence[InputFile], kind: TableFormat, header: Sequence[str] = ()) -> list[Column]:
     """The columns of the first rows of some of the files.
 
     Args:
         files: of one kind, in their order.
+        header: names of the columns of text; empty: the files tell them.
 
     Raises:
         DataError: two columns have one name, or no row can be read.
     """
-    schema = table_schema(files[0], kind)
+    schema = table_schema(files[0], kind, header)
     twice = next((n for n in schema.names if schema.names.count(n) > 1), None)
     if twice is not None:
         raise DataError(f"{files[0].name}: column {twice} is there twice; give each column a name of its own")
@@ -133,7 +134,7 @@ def look_at(files: Sequence[InputFile], kind: TableFormat) -> list[Column]:
     first_bad: str | None = None
     some = [files[len(files) * place // FILES] for place in range(FILES)] if len(files) > FILES else files
     for file in some:
-        found, bad = _first_rows(file, kind, schema, SAMPLE_ROWS // len(some))
+        found, bad = _first_rows(file, kind, schema, header, SAMPLE_ROWS // len(some))
         parts, first_bad = parts + found, first_bad or bad
     if not sum(part.num_rows for part in parts):
         told = f"{first_bad}; that is so of all rows that were looked at: mend the file" if first_bad else None
@@ -145,11 +146,13 @@ def look_at(files: Sequence[InputFile], kind: TableFormat) -> list[Column]:
         raise DataError(f"{files[0].name}: cannot be looked at ({' '.join(str(error).split())})") from error
 
 
-def _first_rows(file: InputFile, kind: TableFormat, schema: pa.Schema, rows: int) -> tuple[list[pa.Table], str | None]:
+def _first_rows(
+    file: InputFile, kind: TableFormat, schema: pa.Schema, header: Sequence[str], rows: int
+) -> tuple[list[pa.Table], str | None]:
     """At least `rows` rows of a file if it has them, and its first malformed row in words."""
     parts: list[pa.Table] = []
     first_bad = None
-    for piece in islice(table_pieces(file, kind, schema.names, schema, skip_bad=True), PIECES):
+    for piece in islice(table_pieces(file, kind, schema.names, schema, header, skip_bad=True), PIECES):
         parts.append(piece.load().slice(0, rows))
         first_bad = first_bad or piece.first_bad
         rows -= parts[-1].num_rows

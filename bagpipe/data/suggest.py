@@ -73,9 +73,12 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job", pytho
         found = chosen.kind.format
         notes = [f"{found}: one of the formats that need no description"]
         return Suggestion(_job(name, chosen.path, found, []), [*notes, *chosen.notes])
-    columns = look_at(chosen.files, cast("TableFormat", chosen.kind.format))
+    columns = look_at(chosen.files, cast("TableFormat", chosen.kind.format), chosen.header)
     target = _label(columns, label, path, python=python)
     suggestion = _described(name, path, chosen.path, columns, target, guessed=label is None)
+    if chosen.header:
+        known = f"    columns:\n      header: {_quoted(list(chosen.header))}\n"
+        suggestion.text = suggestion.text.replace("    columns:\n", known, 1)
     suggestion.notes += chosen.notes
     return suggestion
 

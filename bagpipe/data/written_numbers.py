@@ -8,15 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.config.columns import DenseColumn
-from bagpipe.data.column_values import Mask, is_text
+from bagpipe.data.column_values import MINUS, Mask, is_text
 
 MARKS = ("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "(null)", "None", "none", "\\N", "-", "?", ".")
 """What people write for a number that is missing."""
 BLANKS = "\u0020\u00a0\u2007\u2009\u202f"
 """One is as good as another between digits: blank, no-break space, figure space, thin space, narrow no-break space."""
 APOSTROPHES = "'\u2019"
-MINUS = "\u2212"
-"""The sign of typographers, which always means a negative number."""
+_SIGN = f"[+{MINUS}-]?"
 PARENTHESES = r"^\s*([^()]*)\(\s*([^()]*[0-9][^()]*)\)([^()]*)$"
 BEHIND = r"^\s*([^+-]*[0-9][^+-]*)-([^0-9+-]*)$"
 _DAYS = r"(?:(?P<d>[0-9]+)\s*(?:d|days?)[\s,]*)?"
@@ -57,7 +56,6 @@ def as_numbers(column: Any, dense: DenseColumn) -> Any:
 
 def with_signs(column: Any, negative: str) -> Any:
     """Text in which a negative number begins with a minus: `(5)` and `5-` do, where the column says so."""
-    column = pc.replace_substring(column, MINUS, "-")
     if negative == "parentheses":
         return pc.replace_substring_regex(column, PARENTHESES, r"-\1\2\3")
     if negative == "behind":
@@ -83,7 +81,7 @@ def seconds_of(column: Any, form: str) -> Any:
 
 def _without_unit(column: Any, unit: str) -> Any:
     """The unit before the number, after its sign or before that; else behind it."""
-    before = rf"^\s*([+-]?)\s*{unit}\s*"
+    before = rf"^\s*({_SIGN})\s*{unit}\s*"
     behind = pc.replace_substring_regex(column, rf"\s*{unit}\s*$", "")
     return pc.if_else(
         pc.match_substring_regex(column, before), pc.replace_substring_regex(column, before, r"\1"), behind
@@ -97,7 +95,7 @@ def _ungrouped(column: Any, sign: str, decimal: str) -> Any:
         column = pc.replace_substring_regex(pc.utf8_trim_whitespace(column), f"[{alike}]", sign)
     groups = rf"[1-9][0-9]{{0,2}}({re.escape(sign)}[0-9]{{3}})+"
     lakhs = rf"[1-9][0-9]?({re.escape(sign)}[0-9]{{2}})+{re.escape(sign)}[0-9]{{3}}"  # as India writes them
-    pattern = rf"^\s*[+-]?({groups}|{lakhs})({re.escape(decimal)}[0-9]*)?\s*$"
+    pattern = rf"^\s*{_SIGN}({groups}|{lakhs})({re.escape(decimal)}[0-9]*)?\s*$"
     return pc.if_else(pc.match_substring_regex(column, pattern), pc.replace_substring(column, sign, ""), column)
 
 

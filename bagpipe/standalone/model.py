@@ -77,6 +77,9 @@ class ExportedModel:
             return np.zeros((0, len(self.labels)))
         return self.predictions(self.block_of(rows))
 
+    bad_data = DataError
+    """Of the export's own code; `score.py` knows no other module of it."""
+
     @staticmethod
     def json(value: Mapping[str, Any]) -> str:
         """A row of scores as JSON in one line; a score that is not finite is null and told in words."""
@@ -94,8 +97,12 @@ class ExportedModel:
 
         Raises:
             DataError: the data cannot be read, or a row is malformed.
+            ConfigError: a kept column has the name of one that is written.
         """
         keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        written = ("file", "row", *(f"score_{name}" for name in self.labels))
+        for name in set(keep).intersection(written):
+            raise ConfigError(f"--keep: {name!r} is a column of the scores already; rename it in the data to keep it")
         for block in batches_of(self.blocks(path, keep), self.batch_size):
             columns: dict[str, Any] = {"file": pa.array(block.file), "row": pa.array(block.rows_B)}
             if block.kept is not None:

@@ -55,6 +55,12 @@ def main() -> int:
             _to_stdout(model, asked.data, asked.keep)
         else:
             _to_parquet(model, asked.data, Path(asked.out), asked.keep)
+        sys.stdout.flush()
+    except BrokenPipeError:  # Whoever read the scores has left.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        sys.stderr.write(f"error: {error.filename or asked.out}: {error.strerror or error}\n")
+        return 75
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
@@ -64,8 +70,16 @@ def main() -> int:
 
 
 def _from_stdin(model: Any) -> None:
-    for line in filter(str.strip, sys.stdin):
-        scores = model.score([json.loads(line)])[0].tolist()
+    for number, line in enumerate(sys.stdin, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise model.bad_data(f"stdin: line {number}: expected a JSON object, found {line.strip()[:40]!r}")
+        scores = model.score([row])[0].tolist()
         sys.stdout.write(model.json(dict(zip(model.labels, scores, strict=True))) + "\n")
 
 

@@ -203,16 +203,18 @@ def _open(
     if not isinstance(raw, ColumnSource):
         raise ConfigError(f"{option}: this format has no columns of its own; rows are named by file and number")
     first = next(file for file in files if file.size)
-    _check_kept(
-        keep, first.name, table_schema(first, table_format(first, data.format), raw.columns.header).names, option
-    )
+    names = table_schema(first, table_format(first, data.format), raw.columns.header).names
+    written = ["file", "row", *(f"score_{name}" for name in transform.label_names)]
+    _check_kept(keep, first.name, names, option, written)
     return raw.with_extra(keep)
 
 
-def _check_kept(keep: Sequence[str], file: str, names: Sequence[str], option: str) -> None:
+def _check_kept(keep: Sequence[str], file: str, names: Sequence[str], option: str, written: Sequence[str]) -> None:
     for name in keep:
         if name not in names:
             raise ConfigError(f"{option}: {no_column(name, file, names)}")
+        if name in written:
+            raise ConfigError(f"{option}: {name!r} is a column of the scores already; rename it in the data to keep it")
 
 
 def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:

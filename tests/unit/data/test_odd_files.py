@@ -128,6 +128,15 @@ def links(folder: Path, found: list[Row]) -> Path:
     return folder / "linked"
 
 
+def cut(folder: Path, found: list[Row]) -> Path:
+    """One file cut into three, of which the first has the line of names."""
+    (folder / "logs").mkdir()
+    for number in range(3):
+        lines = text(found[number * 40 : number * 40 + 40])
+        (folder / "logs" / f"part-{number}.csv").write_text(lines if not number else lines.partition("\n")[2])
+    return folder / "logs"
+
+
 def odd_path(folder: Path, found: list[Row]) -> Path:
     place = folder / "my data #1 50% {x} 'q' $HOME"
     place.mkdir()
@@ -181,6 +190,7 @@ FILES: dict[str, tuple[Writer, list[str]]] = {
     "moments of pandas": (parquet(when=column(pa.timestamp("ns"), lambda r: r["when"] * 10**9)), BASE),
     "a column without a name": (parquet(**{"": column(pa.int64(), lambda r: r["item"])}), BASE),
     "folders that are values": (hive, [*BASE, "city"]),
+    "names in the first file only": (cut, BASE),
     "links": (links, BASE),
     "an odd path": (odd_path, BASE),
     "gzip by its content": (named("log.csv", lambda r: halves(text(r).encode(), gzip.compress)), BASE),
@@ -206,8 +216,8 @@ def test_an_odd_file_is_trained_on_and_scored_alike(name: str, tmp_path: Path) -
     raw = open_raw(msgspec.structs.replace(spec.data, split_by="order"), "columns", files, 1, kept, labelled=False)
     blocks = [raw.parse(piece) for piece in raw.pieces(0)[1]]
     own = OwnColumns(json.loads(msgspec.json.encode(kept.info)))
-    types = types_of(files_of(str(path))[0])
-    tables = [(t, f.name) for f in files_of(str(path)) for t in tables_of(f, own.names, types)]
+    types = types_of(files_of(str(path))[0], own.header)
+    tables = [(t, f.name) for f in files_of(str(path)) for t in tables_of(f, own.names, types, own.header)]
     alone = [own.block(table, where, 1) for table, where in tables]
     np.testing.assert_array_equal(
         np.concatenate([block.dense_BF for block in alone]), np.concatenate([block.dense_BF for block in blocks])

@@ -73,6 +73,7 @@ SAME: dict[str, str] = {
     "semicolons, and commas in the names": text(names=("user, id", "it, em", "price, net", "clicked"), separator=";"),
     "pipes": text(separator="|"),
     "two colons": text(separator="::"),
+    "Hive's separator": text(separator="\x01"),
     "two colons, no header": text(names=(), separator="::"),
     "tabs": text(separator="\t"),
     "no header": text(names=()),

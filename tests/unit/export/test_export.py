@@ -1,6 +1,8 @@
 """An export scores raw rows without Bagpipe, to the last digit as Bagpipe does: every shipped model, and others."""
 
 import csv
+import importlib.util
+import io
 import json
 import os
 import random
@@ -110,6 +112,41 @@ def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path],
     with pytest.raises(ConfigError, match=r"--keep: 'usr' is no column of .*own.csv; did you mean 'user'\?"):
         predict_any(checkpoints["own"], data_of(folder, "own"), tmp_path / "c", keep=("usr",))
     assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", ".c.tmp")]
+
+
+def test_score_py_tells_in_one_line_what_is_wrong(
+    folder: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line of stdin that is no record, a folder that is not there, a kept column whose name is taken."""
+    out, data = tmp_path / "own", data_of(folder, "own")
+    export_model(checkpoints["own"], out)
+    spec = importlib.util.spec_from_file_location("score_of_own", out / "score.py")
+    assert spec is not None and spec.loader is not None
+    score = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(score)
+
+    def ended(*words: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["score.py", *words])
+        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        return score.main(), *capsys.readouterr()
+
+    row = '{"user": "u1"}\n'
+    wrong = "expected a JSON object, found"
+    assert ended("-", "-", stdin="clicks\n") == (65, "", f"error: stdin: line 1: {wrong} 'clicks'\n")
+    code, said, wrong = ended("-", "-", stdin=f"{row}\n[1]\n")
+    assert (code, said.count("\n"), wrong) == (65, 1, "error: stdin: line 3: expected a JSON object, found '[1]'\n")
+    code, _, wrong = ended(data, str(tmp_path / "no" / "out.parquet"))
+    assert (code, wrong.count("\n"), "No such file" in wrong) == (75, 1, True)
+    for where in (out, checkpoints["own"]):
+        with pytest.raises(ConfigError, match=r"--keep: '\w+' is "):
+            predict_any(where, data, tmp_path / "c", keep=("row",))
+    code, _, wrong = ended(data, str(tmp_path / "d"), "--keep", "row")
+    assert (code, wrong.startswith("error: --keep: 'row' is a column of the scores already; rename it")) == (78, True)
+    assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", "d")]
 
 
 def test_an_export_is_given_no_url(tmp_path: Path) -> None:
