@@ -57,7 +57,7 @@ command -v prometheus >/dev/null && command -v promtool >/dev/null || tools/fetc
 # shellcheck disable=SC2086
 [ -n "$ARGS" ] || "$PYTHON" -m pytest -q tests/chart || failed=1  # helm is at hand now
 # shellcheck disable=SC2086
-"$PYTHON" -m pytest -q --durations=12 --ignore tests/e2e/test_kueue.py --ignore tests/e2e/test_gangs.py tests/e2e $ARGS || failed=1
+"$PYTHON" -m pytest -v --durations=12 --ignore tests/e2e/test_kueue.py --ignore tests/e2e/test_gangs.py tests/e2e $ARGS || failed=1
 
 if [ -z "$ARGS" ]; then
   say "Kueue and gangs"
@@ -65,7 +65,7 @@ if [ -z "$ARGS" ]; then
   kubectl apply --server-side -f tests/e2e/podgroups.yaml
   helm upgrade bagpipe charts/bagpipe --namespace bagpipe-system \
     --set 'progressSeconds=1,kueue.enabled=true,gangSchedulers={Coscheduling,Volcano}' --wait --timeout 120s
-  BAGPIPE_E2E_KUEUE=1 BAGPIPE_E2E_GANGS=1 "$PYTHON" -m pytest -q tests/e2e/test_kueue.py tests/e2e/test_gangs.py \
+  BAGPIPE_E2E_KUEUE=1 BAGPIPE_E2E_GANGS=1 "$PYTHON" -m pytest -v tests/e2e/test_kueue.py tests/e2e/test_gangs.py \
     tests/e2e/test_operator.py::test_permissions_are_exactly_what_was_used || failed=1
 fi
 
