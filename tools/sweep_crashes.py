@@ -15,6 +15,7 @@ must end by itself with the same model.
 
 import argparse
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -29,6 +30,7 @@ import msgspec
 from pages import with_part
 
 from bagpipe.testing.crash_run import Counted, Killed, Killing, count_points, preload, run_and_kill
+from bagpipe.testing.forked_child import end_with
 
 TARGET = Path(__file__).parent.parent / "docs" / "reliability.md"
 BEGIN, END = "<!-- crashes: written by tools/sweep_crashes.py -->", "<!-- end -->"
@@ -128,7 +130,8 @@ def tried(killings: Sequence[Killing], folder: Path, digest: str, jobs: int, unt
     for number in range(jobs):
         ours, theirs = fork.Pipe(duplex=False)
         place = folder / f"worker-{number}"
-        fork.Process(target=_work, args=(theirs, killings[number::jobs], place, digest, until)).start()
+        task = (os.getpid(), theirs, killings[number::jobs], place, digest, until)
+        fork.Process(target=_work, args=task).start()
         theirs.close()
         ends.append(ours)
     while ends:
@@ -140,7 +143,10 @@ def tried(killings: Sequence[Killing], folder: Path, digest: str, jobs: int, unt
                 ends.remove(end)
 
 
-def _work(results: Connection, killings: Sequence[Killing], place: Path, digest: str, until: float) -> None:
+def _work(
+    parent: int, results: Connection, killings: Sequence[Killing], place: Path, digest: str, until: float
+) -> None:
+    end_with(parent)
     place.mkdir()
     for number, killing in enumerate(killings):
         if time.monotonic() > until:

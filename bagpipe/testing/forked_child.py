@@ -5,6 +5,7 @@ which an interpreter starts and imports torch. Use it from a program that does n
 there, so this process must have no sockets and must not have used torch.
 """
 
+import ctypes
 import gc
 import importlib
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from numba.core.dispatcher import Dispatcher
 
+from bagpipe.local.child import PR_SET_PDEATHSIG
 from bagpipe.local.policy import RoleId
 from bagpipe.local.process import Child
 
@@ -62,6 +64,14 @@ def _load_kernels() -> None:
             kernel.compile(types)
 
 
+def end_with(parent: int) -> None:
+    """From here on this process, a fork of `parent`, is killed when that ends (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # It ended before the kernel knew whom to watch.
+        os._exit(int(signal.SIGKILL) + 128)
+
+
 class ForkedChild(Child):
     """A running role, by a fork."""
 
@@ -71,8 +81,10 @@ class ForkedChild(Child):
         self.role, self.log = role, log
         self._code: int | None = None
         arguments = list(command[command.index("bagpipe") + 1 :])
+        parent = os.getpid()
         self._pid = os.fork()
         if not self._pid:
+            end_with(parent)
             _become(arguments, log, heading, environment)
 
     def __repr__(self) -> str:
