@@ -77,8 +77,9 @@ soak: $(STAMP)  ## MINUTES= of tiny steps with a kill every 3,000 of them, into 
 fuzz: $(STAMP)  ## Mutated frames into decoders and roles, job files beside the schema, into docs/reliability.md; 10 minutes
 	@$(BIN)/python tools/fuzz.py --write
 
-bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy
-	@for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python $$file; done
+bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy; other benchmarks take arguments, see their heads
+	@set -e; for part in data_read planner shard_rows; do echo "== benchmarks/$$part.py"; \
+	  OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/$$part.py; done
 
 $(KERNELS): $(STAMP) $(shell grep -rlE 'njit|intrinsic' --include='*.py' bagpipe)
 	@echo "compiling kernels"

@@ -2,8 +2,6 @@
 
 import asyncio
 import copy
-import datetime as dt
-import itertools
 import json
 import logging
 from pathlib import Path
@@ -86,101 +84,6 @@ def test_a_refused_child_fails_the_job_at_once(rig):
     assert "j-trainers-0" in failed["message"] and "quantities must match" in failed["message"]
     assert "ChildRefused" in rig.events()
     assert rig.api.objects["Job", "ns", "j-oracle-0"]["spec"]["suspend"] and "StatefulSet/j-servers" not in rig.kinds()
-
-
-def test_a_quota_is_a_condition_that_goes_when_it_is_over(rig):
-    """What may pass does not end the job: it says why it does not start, says it anew when that changes, and starts."""
-    rig.submit(job())
-    said = {"words": "services is forbidden: exceeded quota: small, requested: services=1"}
-
-    def refuse(method, raw):
-        return (403, "Forbidden", said["words"]) if said["words"] and raw["kind"] == "Service" else None
-
-    rig.api.refuse = refuse
-    rig.settle()
-    assert rig.condition("Failed") == {}
-    assert (rig.condition("Running")["reason"], rig.condition("Running")["status"]) == ("QuotaExceeded", "False")
-    assert "exceeded quota: small" in rig.condition("Running")["message"]
-    assert rig.condition("Reconciled")["reason"] == "QuotaExceeded" and "QuotaExceeded" in rig.events()
-    assert not [k for k in rig.kinds() if k.startswith(("Job", "StatefulSet"))]
-    said["words"] = 'services is forbidden: User "operator" cannot create resource'
-    rig.again()
-    assert rig.condition("Running")["reason"] == "Forbidden" and rig.events().count("Forbidden") >= 1
-    said["words"] = ""
-    rig.again()
-    assert rig.condition("Running")["reason"] == "Starting" and rig.condition("Reconciled")["status"] == "True"
-    assert "Job/j-trainers-0" in rig.kinds()
-
-
-def test_a_quota_on_secrets_is_told_like_any_other(rig):
-    """A job whose Secret may not be made yet names it in a condition, makes no pod without it, and then goes on."""
-    rig.api.refuse = lambda method, raw: (
-        (403, "Forbidden", "secrets is forbidden: exceeded quota: small") if raw["kind"] == "Secret" else None
-    )
-    rig.submit(job())
-    rig.settle()
-    told = rig.condition("Running")
-    assert told["reason"] == "QuotaExceeded" and "Secret/j-curve-" in told["message"]
-    assert not [k for k in rig.kinds() if k.startswith(("Job", "StatefulSet"))]
-    rig.api.refuse = lambda method, raw: None
-    rig.again()
-    assert rig.condition("Reconciled")["status"] == "True" and "Job/j-trainers-0" in rig.kinds()
-
-
-def test_a_deletion_that_is_forbidden_is_told(rig):
-    """A held job of which something may not be deleted yet says so, does not fail, and is held in the end."""
-    rig.submit(job())
-    rig.settle()
-    for words in ("jobs.batch is forbidden: no delete", 'admission webhook "keep" denied the request: no'):
-        rig.api.refuse = lambda method, raw, words=words: (403, "Forbidden", words) if method == "delete" else None
-        raw = copy.deepcopy(rig.api.objects[names.KIND, "ns", "j"])
-        raw["spec"]["runPolicy"] = {"suspend": True}
-        rig.api.put(names.KIND, raw)
-        rig.again()
-        told = rig.condition("Reconciled")
-        assert told["status"] == "False" and words in told["message"] and rig.condition("Failed") == {}
-        assert rig.status()["phase"] == "Suspending"
-    rig.api.refuse = lambda method, raw: None
-    rig.again()
-    assert rig.status()["phase"] == "Suspended" and rig.condition("Reconciled")["status"] == "True"
-
-
-def test_a_job_runs_although_something_of_it_may_not_be_deleted(rig):
-    """A policy that keeps an object which the job wants no more is told, and ends nothing."""
-    rig.submit(job())
-    rig.settle()
-    rig.api.refuse = lambda method, raw: (
-        (403, "Forbidden", 'admission webhook "keep" denied the request: no') if method == "delete" else None
-    )
-    raw = copy.deepcopy(rig.api.objects[names.KIND, "ns", "j"])
-    raw["spec"]["runPolicy"] = {"networkPolicy": "None"}
-    rig.api.put(names.KIND, raw)
-    rig.again()
-    rig.again()
-    assert "NetworkPolicy/j-peers" in rig.condition("Reconciled")["message"] and rig.condition("Failed") == {}
-    rig.api.refuse = lambda method, raw: None
-    rig.again()
-    assert "NetworkPolicy/j-peers" not in rig.kinds() and rig.condition("Reconciled")["status"] == "True"
-
-
-def test_an_api_server_that_takes_no_child_is_told_after_a_while(rig):
-    """Answers of 500 become a condition after five seconds, and are said once, whatever their words."""
-    count = itertools.count()
-    rig.api.refuse = lambda method, raw: (
-        (500, "InternalError", f"etcdserver: request {next(count)} failed") if raw["kind"] == "ConfigMap" else None
-    )
-    rig.submit(job())
-    rig.settle()
-    assert rig.condition("Running")["reason"] == "Starting" and rig.condition("Reconciled") == {}
-    for _ in range(3):
-        rig.api.now += dt.timedelta(seconds=6)
-        rig.again()
-    told = rig.condition("Running")
-    assert told["reason"] == "ApiServerError" and "ConfigMap/j-config: etcdserver: request" in told["message"]
-    assert rig.events().count("ApiServerError") == 2  # Of the conditions Running and Reconciled, each once.
-    rig.api.refuse = lambda method, raw: None
-    rig.again()
-    assert rig.condition("Reconciled")["status"] == "True" and "Job/j-trainers-0" in rig.kinds()
 
 
 @pytest.mark.parametrize(

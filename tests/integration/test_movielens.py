@@ -14,15 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from plain_weights import Plain
 from torch.nn import functional as F  # noqa: N812  # torch's usual name
 
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job
 from bagpipe.export.write import export_model
-from bagpipe.models.base import build_model
-from bagpipe.rows.initial import initial_rows
-from bagpipe.tables import TableLayout
 from bagpipe.testing.threads import ThreadedRun, run_in_threads
 
 ROOT = Path(__file__).parents[2]
@@ -60,38 +58,6 @@ def trained(name: str, data: Path, folder: Path, **model: Any) -> tuple[Job, Thr
     document["spec"]["servers"]["storage"] = "memory"
     job = msgspec.convert(document, Job)
     return job, run_in_threads(job, folder)
-
-
-class Plain:
-    """Whole tables and dense weights, with the example's optimizers; lists become `nn.EmbeddingBag`s and rows."""
-
-    def __init__(self, job: Job, num_dense: int, num_labels: int) -> None:
-        spec, tables = job.spec, job.spec.embedding.tables
-        first = build_model(spec.model, TableLayout.of(tables), num_dense, num_labels, spec.seed).state_dict()
-        self.w = {name: weight.clone().requires_grad_() for name, weight in first.items()}
-        self.tables = {}
-        for number, t in enumerate(tables):
-            scale = spec.embedding.init_scale or t.num_embeddings**-0.5
-            rows = initial_rows(spec.seed, number, range(t.num_embeddings), t.embedding_dim, scale)
-            self.tables[t.name] = torch.from_numpy(rows).requires_grad_()
-        self.optimizers = [
-            torch.optim.Adam(list(self.w.values()), lr=spec.optimizer.lr),
-            torch.optim.SparseAdam(list(self.tables.values()), lr=spec.embedding.optimizer.lr),
-        ]
-
-    def step(self, loss: torch.Tensor) -> float:
-        for optimizer in self.optimizers:
-            optimizer.zero_grad()
-        loss.backward()
-        for optimizer in self.optimizers:
-            optimizer.step()
-        return loss.item()
-
-    def affine(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.w[f"{name}.weight"], self.w[f"{name}.bias"])
-
-    def normed(self, name: str, x: torch.Tensor) -> torch.Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.w[f"{name}.weight"], self.w[f"{name}.bias"])
 
 
 def test_sasrec_trains_as_plain_pytorch(work: Path, tmp_path: Path) -> None:

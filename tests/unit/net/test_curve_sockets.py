@@ -1,10 +1,10 @@
 """Sockets with keys keep strangers out, and say where keys are missing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import zmq
+from socket_world import PATIENCE
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError
@@ -12,16 +12,6 @@ from bagpipe.net.curve import CURVE_DIR, CurveKeys
 from bagpipe.net.messages import Ping
 from bagpipe.net.sockets import Context
 from bagpipe.testing.open_door import OpenDoor
-
-PATIENCE = 60
-"""Seconds after which a wait has failed; far above what a loaded machine needs."""
-
-
-@pytest.fixture
-def outside() -> Iterator[zmq.Context]:
-    """Where a stranger's sockets come from."""
-    with zmq.Context() as made:
-        yield made
 
 
 def test_curve_admits_only_the_jobs_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outside: zmq.Context) -> None:
