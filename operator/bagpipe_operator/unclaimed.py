@@ -30,21 +30,21 @@ _LOOK = 10.0
 
 
 @dataclass
-class _Stranger:
-    """A job of others that has no status."""
+class _Unserved:
+    """A job of another operator that has no status so far."""
 
     uid: str
     words: str
     due: float
-    """When to say so, by our own clock."""
+    """When to post the event, by our own clock."""
 
 
 class Unclaimed:
-    """The jobs of other operators that have no status, and the voice that tells them."""
+    """Remembers the jobs of other operators that have no status, and posts an event about each."""
 
     def __init__(self, cluster: Cluster, operator_class: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._cluster, self._class, self._clock = cluster, operator_class, clock
-        self._jobs: dict[JobKey, _Stranger] = {}
+        self._jobs: dict[JobKey, _Unserved] = {}
 
     def see(self, raw: Raw) -> None:
         """A job that is not ours, as a watch shows it."""
@@ -55,7 +55,7 @@ class Unclaimed:
         known = self._jobs.get(key)
         if known is None or known.uid != uid:
             words = _words(RunPolicy.for_whom(raw.get("spec")), self._class)
-            self._jobs[key] = _Stranger(uid=uid, words=words, due=self._clock() + PATIENCE)
+            self._jobs[key] = _Unserved(uid=uid, words=words, due=self._clock() + PATIENCE)
 
     def lost(self, raw: Raw) -> None:
         """It is gone from the API server."""
@@ -68,14 +68,14 @@ class Unclaimed:
             await self.tell()
 
     async def tell(self) -> None:
-        """Say of each job that has waited for long enough that nobody runs it."""
+        """Post an event about each job that has waited for long enough: nobody runs it."""
         now = self._clock()
         for key, job in list(self._jobs.items()):
             if now >= job.due:
                 job.due = now + _AGAIN
                 await self._post(key, job)
 
-    async def _post(self, key: JobKey, job: _Stranger) -> None:
+    async def _post(self, key: JobKey, job: _Unserved) -> None:
         namespace, name = key
         involved = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": name, "namespace": namespace}
         body = event_body.about({**involved, "uid": job.uid}, "Warning", Reason.NO_OPERATOR, job.words, times.now())
