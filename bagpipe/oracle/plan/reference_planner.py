@@ -51,6 +51,23 @@ class Use(NamedTuple):
     users: list[int]
 
 
+@dataclass
+class SlotPool:
+    """The slots of one trainer's cache. The slot that was freed last is taken first."""
+
+    free: list[int] = field(default_factory=list)
+    """Slots that were used and freed."""
+    total: int = 0
+    """How many slots were ever used."""
+
+    def take(self) -> int:
+        """A free slot, or a new one."""
+        if self.free:
+            return self.free.pop()
+        self.total += 1
+        return self.total - 1
+
+
 class ReferencePlanner:
     """Plans one width group, as `GroupPlanner` does. Call `push` for each batch and `plan` once the view is full."""
 
@@ -66,10 +83,8 @@ class ReferencePlanner:
         """Of each row that stays in a cache after its step: the use for which it stays."""
         self.written_back: dict[int, int] = {}
         """Of each row ever evicted: the step of its last eviction."""
-        self.free: list[list[int]] = [[] for _ in range(world_size)]
-        """Of each trainer: the slots that were used and freed."""
-        self.num_slots = [0] * world_size
-        """Of each trainer: how many slots it has ever used."""
+        self.caches = [SlotPool() for _ in range(world_size)]
+        """Of each trainer: which slots of its cache are taken."""
 
     def push(self, lookups: Lookups) -> None:
         self.view.append(Batch(lookups))
@@ -86,14 +101,11 @@ class ReferencePlanner:
         for row in batch.users:
             self._send_gradients(row, drafts)
         self._choose_kept()
-        if self._slots_abound():
-            for row in batch.users:
+        # Where slots are scarce, every row gives its slots back before the first row takes a new one.
+        for rows in [[row] for row in batch.users] if self._slots_abound() else [list(batch.users)]:
+            for row in rows:
                 self._release(row, drafts)
-                self._send_values(row, slots[row], drafts)
-        else:  # Every row gives its slots back before the first row takes a new one.
-            for row in batch.users:
-                self._release(row, drafts)
-            for row in batch.users:
+            for row in rows:
                 self._send_values(row, slots[row], drafts)
         self.view.popleft()
         self.step += 1
@@ -106,7 +118,7 @@ class ReferencePlanner:
     def _fetch(self, row: int, drafts: list["Draft"]) -> None:
         users = self.view[0].users[row]
         self.owner[row] = choose(row, users)
-        self.slots[row] = {rank: self._take_slot(rank) for rank in users}
+        self.slots[row] = {rank: self.caches[rank].take() for rank in users}
         for rank in users:
             draft = drafts[rank]
             fetched = draft.fetch_records if rank == self.owner[row] else draft.fetch_values
@@ -156,7 +168,7 @@ class ReferencePlanner:
         self.slots[row] = {rank: slot for rank, slot in slots.items() if rank in stays}
         for rank, slot in slots.items():
             if rank not in stays:
-                self.free[rank].append(slot)
+                self.caches[rank].free.append(slot)
         if not stays:
             owner = self.owner.pop(row)
             drafts[owner].evict.append((row, slots[owner]))
@@ -174,7 +186,7 @@ class ReferencePlanner:
         when = "eager" if use.step == self.step + 1 else "deferred"
         for rank in use.users:
             if rank not in self.slots[row]:
-                self.slots[row][rank] = self._take_slot(rank)
+                self.slots[row][rank] = self.caches[rank].take()
             if rank != source:
                 kind = f"{when}_{'records' if rank == self.owner[row] else 'values'}"
                 drafts[source].send[kind][rank].append(slots[source])
@@ -187,18 +199,10 @@ class ReferencePlanner:
                 owner = self.owner[row]
                 drafts[owner].flush.append((row, self.slots[row][owner]))
 
-    # Slots.
-
-    def _take_slot(self, rank: int) -> int:
-        if self.free[rank]:
-            return self.free[rank].pop()
-        self.num_slots[rank] += 1
-        return self.num_slots[rank] - 1
-
     def _slots_abound(self) -> bool:
         """Whether no cache can overflow even if all rows of the step moved to one trainer before any of them left."""
-        held = max(total - len(free) for total, free in zip(self.num_slots, self.free, strict=True))
-        return self.cache_rows is None or held + len(self.view[0].users) <= self.cache_rows
+        taken = max(cache.total - len(cache.free) for cache in self.caches)
+        return self.cache_rows is None or taken + len(self.view[0].users) <= self.cache_rows
 
 
 def choose(row: int, users: list[int]) -> int:
