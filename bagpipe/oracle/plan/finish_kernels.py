@@ -1,8 +1,8 @@
 """The planner's decisions after the update, compiled: gradients, write-backs, values to the next users, slots.
 
-What `reference_planner.py` says, over the layout of `window_kernels.py`. Loops avoid branches that data decides at
-random: a misprediction costs as much as ten lines of this code. Where a store may or may not count, it is made either
-way, and what is after it is counted or not.
+These are the decisions of `reference_planner.py`, made over the memory layout of `window_kernels.py`. Loops avoid
+branches that data decides at random: a misprediction costs as much as ten lines of this code. A value that may or may
+not belong to a list is always stored at the list's end, and the list's length grows only if it belongs there.
 """
 
 from typing import NamedTuple

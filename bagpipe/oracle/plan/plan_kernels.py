@@ -1,6 +1,7 @@
 """The planner's decisions until the forward pass, compiled: which rows are fetched, and which are kept afterwards.
 
-What `reference_planner.py` says, over the layout of `window_kernels.py`. `finish_kernels.py` has the rest of the step.
+These are the decisions of `reference_planner.py`, made over the memory layout of `window_kernels.py`.
+`finish_kernels.py` has the rest of the step.
 """
 
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def take_slot(rank, slots):
 
 @njit(**INLINED)
 def free_slot(rank, slot, is_freed, slots):
-    """Free a slot (`is_freed` 1), or change nothing that counts (0)."""
+    """Free a slot (`is_freed` 1), or only write past the end of the list of free slots (0), which frees nothing."""
     left = load(slots.num_free, rank)
     store(slots.free, rank * slots.width + left, slot)
     store(slots.num_free, rank, left + is_freed)

@@ -156,10 +156,13 @@ class GroupPlanner:
     def plan(self, *, checkpoint: bool = False) -> tuple[GroupPlan, ...]:
         """Decide the oldest batch in view; returns one `GroupPlan` for each trainer.
 
+        Call it with `lookahead` batches behind that one in view, or fewer at the end of the data.
+
         Args:
             checkpoint: list what stays in caches as well (`GroupPlan.flush_keys`).
 
-        Call it with `lookahead` batches behind that one in view, or fewer at the end of the data.
+        Raises:
+            PlanError: no batch is in view.
         """
         if not self._window.batches:
             raise PlanError(f"step {self._next_plan}: no batch is in view; push it first")
@@ -187,7 +190,7 @@ class GroupPlanner:
         return fetched
 
     def _reserve_slots(self, more: Int64s) -> None:
-        """A trainer's list of free slots has room for all slots it ever used."""
+        """Enlarge the lists of free slots, so that each has room for all slots that its trainer may have used."""
         slots = self._slots
         need = int((slots.num_used + more).max())
         if need >= slots.width:

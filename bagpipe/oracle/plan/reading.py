@@ -1,6 +1,6 @@
-"""Plans that only read: a batch of the validation part, for each trainer the rows that its slice looks up. Pure.
+"""Plans that only read: for a batch of the validation part, the rows that each trainer's slice looks up. Pure.
 
-Nothing is kept from one batch to the next, no slot is given out and nobody owns anything: rows come from the servers,
+Nothing is kept from one batch to the next, no slot is given out and no row has an owner: rows come from the servers,
 go through the model and are dropped. What trainers have cached for training stays as it is.
 """
 

@@ -39,7 +39,11 @@ class TrainingSchedule:
     """Plans for training, one tuple of per-rank `BatchPlan`s for each step.
 
     Args:
-        slots: cache slots of each width group at every trainer.
+        layout: the tables, in width groups.
+        world_size: number of trainers.
+        lookahead: future batches in view (0: uncached).
+        slots: cache slots of each width group at every trainer; None: as many as it takes.
+        first_step: step of the first batch.
         total_steps: step at which to end, or None for the end of the batches.
         checkpoint_every: steps between checkpoints (0: only after the last step).
         validate_every: steps between evaluations of the validation part (0: only after the last step; None: never).
@@ -93,7 +97,7 @@ class TrainingSchedule:
                 view.append(following if self.with_keys else without_keys(following))
                 following = self._read(source, pushed=self.step + len(view))
             ends = following is None and len(view) == 1
-            # One that is asked to stop is evaluated when it goes on, as one that was never asked.
+            # A stop causes no evaluation: a resumed run evaluates at the same steps as one that was never stopped.
             validates = self.validate_every is not None and (ends or _due(self.validate_every, self.step))
             saves = _due(self.checkpoint_every, self.step) or (validates and self.save_validated)
             last = self.stopping or ends
@@ -140,7 +144,7 @@ class EvaluationSchedule:
         first_step: int,
         with_keys: bool = False,
     ) -> None:
-        """Args as of `TrainingSchedule`."""
+        """Args: as those of `TrainingSchedule`."""
         self.with_keys = with_keys
         self.layout, self.world_size, self.lookahead, self.step = layout, world_size, lookahead, first_step
         self.fetch_after = first_step - 1

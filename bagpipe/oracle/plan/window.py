@@ -160,7 +160,7 @@ class Window:
         self.rings = larger
 
     def _reserve_uses(self, rows: int, uses: int) -> None:
-        # A use list has at most five places beside its users, and one does not fit at the end of a turn.
+        # A use list has at most five places beside its users, and at the ring's end one list's length may stay unused.
         longest = kernels.use_list_length(self.world_size)
         need = self._use_end - self._use_begin + 2 * uses + 5 * rows + longest
         if need <= self.rings.uses.size:
@@ -178,7 +178,7 @@ class Window:
 
 
 def _touched(size: int, dtype: type[np.int32] | type[np.int64] = np.int32) -> npt.NDArray[Any]:
-    """Memory whose pages exist: a ring's first turn would otherwise meet a page fault at every step."""
+    """Memory whose pages are mapped already: otherwise a ring's first turn would cause page faults at every step."""
     ring = np.empty(size, dtype)
     ring.fill(0)
     return ring

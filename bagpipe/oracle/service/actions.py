@@ -62,7 +62,7 @@ class EndAttempt:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Count a message of a member that nothing was made of; of very many the log names a few."""
+    """Count a member's message that was ignored; the log names a few of them if there are very many."""
 
     text: str
 

@@ -1,4 +1,4 @@
-"""What the evaluated data says of each example, and how good the model's outputs are beside it."""
+"""Collects the labels of evaluated examples, and computes the figures (AUC, loss, ...) of the model's outputs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,14 +18,14 @@ from bagpipe.metrics.tasks import evaluate_tasks
 
 @dataclass(slots=True)
 class Answers:
-    """What the test part says of each example, collected while its batches go by."""
+    """Labels, weights and groups of the evaluated examples, collected while their batches go by."""
 
     labels: list[Floats] = field(default_factory=list)
     weights: list[Floats] = field(default_factory=list)
     groups: list[Int64s] = field(default_factory=list)
 
     def collect(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches."""
+        """The same batches; what they say of their examples is kept."""
         for batch in batches:
             self.labels.append(batch.labels_BL)
             if batch.weights_B is not None:
@@ -57,7 +57,7 @@ class Answers:
 
 
 def judged(answers: Answers, outputs: list[Floats], spec: JobSpec, dataset: Dataset, failed: str) -> dict[str, Any]:
-    """The figures, or why there are none: the model is trained and saved, and can be evaluated again."""
+    """The figures, or why there are none. That is no error: the model is saved and can be evaluated again."""
     try:
         return {FAILED: failed} if failed else answers.judge(outputs, spec, dataset)
     except ValueError as error:

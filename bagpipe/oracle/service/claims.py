@@ -1,7 +1,7 @@
 """Compares what a trainer says of its progress with what can be true. Pure.
 
-The oracle keeps what it is told until every trainer has told it, and plans ahead of what they say is done. So a number
-that cannot be true, from a trainer with a defect or from a damaged message, must not get that far.
+The oracle keeps what a trainer reports of a step until every trainer has reported it, and plans ahead of the steps that
+they say are done. So a step number that cannot be true, from a defective trainer or a damaged message, is ignored here.
 """
 
 from bagpipe.net.messages import Message, NeedPlans, NeedValidation, Saved, StepDone, ValidationOutputs

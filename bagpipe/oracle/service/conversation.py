@@ -1,4 +1,4 @@
-"""What the oracle says to servers and trainers and what it makes of what they say, from first to last. Pure.
+"""Decides what the oracle sends to servers and trainers, and what their messages cause, during one attempt. Pure.
 
 Messages and the passing of time come in, actions go out (`actions.py`); an attempt that cannot go on ends in an
 exception of `bagpipe.errors`. There is no socket and no clock here: `now` counts the seconds in which the shell has
@@ -75,11 +75,12 @@ PLANS_IN_RESERVE = 2
 
 @dataclass(slots=True)
 class Conversation:
-    """One attempt's.
+    """The oracle's side of one attempt.
 
     Args:
+        rendezvous: the roles that have registered.
+        ledger: the steps that trainers report, from the one on at which the attempt starts.
         answer: to `Hello`: `Wait`, or the topology that a predecessor of this process has given out.
-        ledger: from the step on at which the attempt starts.
         depth: `prefetchDepth`.
         restarted: a predecessor of this process may have sent plans.
         validations: the evaluations between training steps.
@@ -102,7 +103,7 @@ class Conversation:
     _unreported: list[ToldStep] = field(default_factory=list)
     _finished: set[int] = field(default_factory=set)
     _told_to_go: set[RoleName] = field(default_factory=set)
-    """By this process."""
+    """Roles that this process has told that they may go."""
     _ending: EndAttempt | None = None
     """Waits for a checkpoint that is under way."""
     _ending_since: float | None = None
@@ -309,7 +310,7 @@ class Conversation:
         return [Send(peer, self.answer)]
 
     def _trainer_left(self, peer: bytes, rank: int) -> list[Action]:
-        """A trainer has nothing left to do. It goes once that is noted, and no successor will miss it."""
+        """A trainer has nothing left to do. That is noted before it may go, so that no successor waits for it."""
         known, name = rank in self._finished, RoleName("trainer", rank)
         self._finished.add(rank)
         self._told_to_go.add(name)

@@ -1,4 +1,4 @@
-"""The evaluation of the test part: its plans go out as those of training do, what comes back is held to the labels."""
+"""Evaluates the test part: its plans go out as those of training do, and the outputs are compared with the labels."""
 
 from bagpipe.config.losses import loss_kind
 from bagpipe.data.labels import checked

@@ -4,11 +4,11 @@
     trained-<attempt>.json       the figures of training, once its last step is done
     validations-<attempt>.json   the figures of every evaluation of the validation part, up to the latest
     scores-<attempt>.msgpack     the logits of the evaluation that have come in, one record after the other
-    leaving-<attempt>.json       what the attempt came to, written before any trainer may go; and which have gone
+    leaving-<attempt>.json       the attempt's report, written before any trainer may go; and which of them have gone
 
 A file of another attempt is never read, and none outlives its attempt (`forget`; for an oracle that was killed, the
-supervisor's `RunDir`). What cannot be written is told; scores are a help, not a promise: without them a restart
-within the evaluation costs a new attempt.
+supervisor's `RunDir`). A file that cannot be written is an error. Scores are the exception, because they only save
+time: without them a restart within the evaluation costs a new attempt.
 """
 
 import json
@@ -45,7 +45,7 @@ class Kept:
         self._validations = run_dir / VALIDATIONS.format(attempt)
 
     def topology(self) -> Topology | None:
-        """What an earlier process of this attempt has told every role; None: there was none, or it did not come so far.
+        """What an earlier process of this attempt has told every role; None: none has told them anything.
 
         A restarted oracle must not wait for everybody: of two trainers, one may have got a step's plan
         from its predecessor and wait inside that step for the other, which has not.
@@ -113,7 +113,7 @@ class Kept:
         write_whole(self._leaving, encode(record).encode())
 
     def forget(self) -> None:
-        """The attempt is over, and nobody takes this process's place. What says so goes last."""
+        """The attempt is over, and nobody takes this process's place. `leaving`, which says so, is removed last."""
         for path in (self.scores, self._trained, self._validations, self._topology, self._leaving):
             crash_points.passed("removal of what was kept")
             with suppress(OSError):
@@ -127,7 +127,7 @@ class _Score(msgspec.Struct, array_like=True):
 
 
 class ScoreFile:
-    """Logits of the evaluation, appended as they come in; a file that cannot be written costs nothing by itself.
+    """Logits of the evaluation, appended as they come in; a file that cannot be written is only warned of.
 
     Args:
         known: by step and rank, what is known already. It replaces the file, whose last record a kill may have cut off:
@@ -167,7 +167,7 @@ class ScoreFile:
             self._give_up(error)
 
     def _give_up(self, why: object) -> None:
-        """Nothing may follow a record that is not whole."""
+        """Append no more: nothing behind a record that is not whole could be read."""
         log.warning("%s: scores are kept no longer (%s); a restart now costs a new attempt", self._path, why)
         if self._file is not None:
             self._file.close()

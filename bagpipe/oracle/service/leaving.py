@@ -11,8 +11,8 @@ from bagpipe.oracle.service.phases import Assembled, Ending, Evaluation, OpenedD
 from bagpipe.oracle.service.shell import POLL_SECONDS, Shell
 
 COME_BACK_SECONDS = 3.0
-"""How long an oracle that took another's place waits for roles that it has not heard of, to tell them that they may go.
-Those that are there come back within a second; those that have gone never do, and it cannot know which they are."""
+"""How long a restarted oracle waits for roles that have not registered with it yet, to tell them that they may go.
+Roles that still run register within a second; those that have ended never do, and it cannot tell the two apart."""
 
 
 def release(shell: Shell, kept: Kept, ending: Ending, left: Collection[int]) -> None:

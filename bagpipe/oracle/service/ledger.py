@@ -1,4 +1,4 @@
-"""Puts together what each trainer tells about a step, and hands out whole steps, each once and in order. Pure.
+"""Collects what each trainer reports of a step, and hands out complete steps, each once and in order. Pure.
 
 A trainer tells a finished step by `StepDone`. A connection that breaks may lose the last of these, so a trainer that
 joins anew tells its latest steps once more (`NeedPlans.told_from`); what was known is ignored. Only an oracle that

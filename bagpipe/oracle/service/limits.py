@@ -11,4 +11,4 @@ class Limits:
     step: float
     dead_peer: float
     server_return: float
-    """How long a server may be gone: trainers wait so long for one that comes back with its rows."""
+    """How long a server may be gone, and trainers wait for one that comes back with its rows."""

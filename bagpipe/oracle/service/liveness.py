@@ -1,7 +1,7 @@
 """Which roles have vanished: their connection is gone and they have not come back. Pure.
 
-The shell tries every role's connection a few times within `deadPeerSeconds` and tells which of them lead nowhere. A
-role's process that ends, or a machine that answers no heartbeat, is noticed so whether or not a supervisor watches it.
+The shell tries every role's connection a few times within `deadPeerSeconds` and tells which of them lead nowhere. So a
+process that has ended, or a machine that answers no heartbeat, is noticed even where no supervisor watches it.
 
 The clock counts only seconds in which the oracle listened: what a role said while the oracle was planning is read
 before anything is held against it.

@@ -1,8 +1,8 @@
 """The oracle's process: read ahead, plan, stream plans to the trainers, report progress.
 
-`run_oracle` reads as the calendar of an attempt: each phase is a value that the next one is made of (`phases.py`). What
-is said to the roles, and what is made of their answers, is decided in `conversation.py`; `shell.py` does it. Nothing
-here imports torch.
+`run_oracle` goes through the phases of an attempt, each of which returns the value that the next one needs
+(`phases.py`). `conversation.py` decides what is sent to the roles and what their messages cause; `shell.py` does it.
+Nothing here imports torch.
 """
 
 from collections.abc import Callable, Iterator
@@ -87,7 +87,7 @@ def run_oracle(
 
 @contextmanager
 def forgotten_at_the_end(kept: Kept) -> Iterator[None]:
-    """What is kept for a successor goes when this process ends by itself, in good order or by an error."""
+    """What is kept for a successor is removed when this process ends by itself, after its last step or by an error."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Which plan goes to which trainer when: credit, finished steps, and what is sent once more. Pure.
+"""Decides which plan is sent to which trainer when: credit, finished steps, and plans that are sent again. Pure.
 
 A trainer may hold plans up to `credit` steps beyond the last one it finished. A plan is kept until its
 step is finished, so that one lost with a connection can be sent again. After a restart of the oracle

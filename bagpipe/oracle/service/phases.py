@@ -38,7 +38,8 @@ class OpenedData:
     batches: Iterator[Batch]
     """Training batches from the start on; they can be read once."""
     first_values: Path | None
-    """What rows begin with, written like a checkpoint; None: they are born, or the attempt starts from a checkpoint."""
+    """First values of rows for a warm start, written like a checkpoint; None: there is none, or the attempt starts
+    from a checkpoint."""
     auto_lookahead: LookaheadChoice | None
     """What `lookahead: auto` becomes; None where it is given, or was chosen by a predecessor of this process."""
 
@@ -55,7 +56,7 @@ class Assembled:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What training came to, by the time its last step ended."""
+    """The figures of training when its last step has ended."""
 
     loss: float | None
     """Mean over the last step's global batch; None: not told."""

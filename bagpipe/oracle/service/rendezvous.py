@@ -1,4 +1,4 @@
-"""Who is there: collects every role's `Hello` and tells when the job is complete. Pure.
+"""Collects every role's `Hello` and tells when all roles of the job have registered. Pure.
 
 Addresses are found by registration, so only the oracle's address has to be known beforehand; the
 order in which roles start does not matter, and a role that registers again (after a restart on the
@@ -64,9 +64,9 @@ class Rendezvous:
     def rows_lost(self, hello: Hello) -> Refused | None:
         """A server that comes anew once training has begun must have its files.
 
-        With the start's rows instead of the trained ones it would answer, and answer wrongly; only a
-        new attempt from the last checkpoint is right. A process that was there at the start has lost nothing: the
-        oracle was killed before it could tell it.
+        Without them it would answer fetches with the rows of the start instead of the trained ones, so only a new
+        attempt from the last checkpoint is right. A process that was there at the start has lost nothing: it only
+        asks again because the oracle was killed before it sent the topology to this server.
         """
         if not (self.begun and hello.role == "server" and hello.fresh) or hello.process in self._there_at_the_start:
             return None

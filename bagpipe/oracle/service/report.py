@@ -34,7 +34,7 @@ LAST_LOSS = "last-loss.json"
 def keep_loss(checkpoints: Path, step: int, loss: float | None) -> None:
     """Note the loss of the step before `step`, where this process may write to the checkpoints' directory."""
     if loss is not None and checkpoints.is_dir():
-        with suppress(StorageError):  # A job that is trained must not fail for a note.
+        with suppress(StorageError):  # A job that is trained must not fail because of this note.
             write_whole(checkpoints / LAST_LOSS, encode({"step": step, "loss": loss}).encode())
 
 
@@ -110,7 +110,7 @@ class TrainingFigures:
         }
 
     def figures(self) -> Figures:
-        """What training came to, up to the last step that has ended."""
+        """The figures of training up to the last step that has ended."""
         return Figures(self.loss, self._all.rate(self._last), dict(sorted(self._all.waits.items())))
 
 

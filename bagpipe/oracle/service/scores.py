@@ -1,4 +1,4 @@
-"""The logits of the evaluation, as trainers tell them: which are here, and which can still come. Pure."""
+"""The logits of the evaluation, as trainers send them: which are here, and which can still come. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from bagpipe.net.messages import StepDone
 
 @dataclass(slots=True)
 class Scores:
-    """Of `num_trainers` trainers."""
+    """The logits of `num_trainers` trainers."""
 
     num_trainers: int
     parts: dict[int, dict[int, Floats]] = field(default_factory=dict)
@@ -39,13 +39,13 @@ class Scores:
             told_from: the first step that each trainer tells this process.
 
         Raises:
-            PeerLost: a predecessor of this process had one, and it went down with that.
+            PeerLost: a score was sent to a predecessor of this process, and was lost with it.
         """
         for step in range(first_step, end):
             for rank in set(range(self.num_trainers)) - self.parts.get(step, {}).keys():
                 if step < told_from[rank]:
                     raise PeerLost(
-                        f"oracle: restarted during evaluation, and the scores of step {step} went down with its "
+                        f"oracle: restarted during evaluation, and the scores of step {step} were lost with its "
                         "predecessor; the evaluation must be done again"
                     )
                 return False

@@ -1,4 +1,4 @@
-"""Does what the oracle's conversation says: the socket, the clock and the files of one attempt."""
+"""Carries out the actions of the oracle's conversation: the socket, the clock and the files of one attempt."""
 
 import logging
 import threading
@@ -43,7 +43,7 @@ Made = TypeVar("Made")
 
 
 class Shell:
-    """The socket, the clock and the files of one attempt; does what the conversation says."""
+    """The socket, the clock and the files of one attempt; carries out the conversation's actions."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Shell:
     ) -> None:
         self.conversation, self.reporter = conversation, reporter
         self.hit_rate: Callable[[], float] = float
-        """Of what has been planned so far."""
+        """The cache's hit rate over the steps that have been planned so far."""
         self.validator: Validator | None = None
-        """Has the validation part, where it is evaluated."""
+        """None where no validation part is evaluated."""
         self.keep_score: Callable[[int, int, Floats], None] = lambda step, rank, logits: None
         self.keep_left: Callable[[frozenset[int]], None] = lambda ranks: None
         """Called with the trainers that have nothing left to do, before they are told that they may go."""
@@ -106,7 +106,7 @@ class Shell:
         self.act(self.conversation.pass_time(self._listened, unreachable))
 
     def act(self, actions: list[Action]) -> None:
-        """Do what the conversation says.
+        """Carry out what the conversation has decided.
 
         Raises:
             PeerLost, ConfigError, DataError: a role gave up, for this reason.
@@ -154,7 +154,7 @@ class Shell:
             self.listen(0.0)
 
     def _validate(self) -> bool:
-        """The next thing to do for an evaluation between two steps; False: nothing."""
+        """Do the next thing for an evaluation between two steps; False: there was nothing to do."""
         validations, validator = self.conversation.validations, self.validator
         if validator is None or (step := validations.current) is None:
             return False

@@ -16,7 +16,7 @@ class Turn:
     """What one trainer has to do next, for at most so many seconds."""
 
     what: str
-    """As a sentence goes on: "trainer 1 did not ..."."""
+    """The rest of the sentence "trainer 1 did not ..."."""
     step: int
     """The step it concerns: a trainer at an earlier step holds up those at later ones."""
     seconds: float

@@ -34,7 +34,7 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Every trainer has gone: servers may."""
+    """Every trainer has gone, so the servers may go."""
 
     last_words: NoMorePlans
 

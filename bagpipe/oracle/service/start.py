@@ -43,7 +43,7 @@ from bagpipe.oracle.sizing.steps import check_first, check_trainers, settle_sche
 from bagpipe.rows.recipe import check_overrides
 
 START_BYTES = 8
-"""Of the name of a start: enough that no two of one run directory are ever the same."""
+"""Length of a start's random name: enough that no two in one run directory are ever the same."""
 
 
 def starting_point(checkpoint: Path | None) -> Start:
@@ -115,7 +115,7 @@ def steps_to_train(spec: JobSpec, num_train_examples: int | None, start: Start) 
 
 
 def check_validation(spec: JobSpec, dataset: Dataset) -> None:
-    """Refuse settings of an evaluation that will not be, or of figures that it does not have.
+    """Refuse settings of an evaluation that will not take place, or of figures that it does not have.
 
     Raises:
         ConfigError: names the setting.

@@ -1,4 +1,4 @@
-"""What a finished job came to, small enough to be a pod's last words: the cluster's `summary.json`."""
+"""Writes a finished job's main figures, small enough for a pod's termination message: the cluster's `summary.json`."""
 
 import json
 from pathlib import Path

@@ -12,8 +12,6 @@ from bagpipe.oracle.service.shell import Shell
 from bagpipe.oracle.service.validating import Validator
 from bagpipe.plan import BatchPlan
 
-EVALUATION_LOOKAHEAD = 8
-
 
 def train(shell: Shell, data: OpenedData, assembled: Assembled, kept: Kept, start: Start) -> Trained:
     """Stream every training plan until all are done.
@@ -53,7 +51,7 @@ def train(shell: Shell, data: OpenedData, assembled: Assembled, kept: Kept, star
 def _plans_until_stopped(
     conversation: Conversation, schedule: TrainingSchedule, batches: Iterable[Batch]
 ) -> Iterator[tuple[BatchPlan, ...]]:
-    """The schedule's plans; once the run is asked to stop, the next one is the last. None follows an early stop."""
+    """The schedule's plans, up to an early stop; once the run is asked to stop, the next one is the last."""
     plans = schedule.plans(batches)
     while (at := conversation.validations.stops_at) is None or schedule.step < at:
         schedule.stopping = conversation.stop_asked

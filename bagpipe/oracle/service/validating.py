@@ -1,6 +1,6 @@
 """Makes the batches of the validation part as trainers ask for them, and judges the outputs that come back.
 
-What to do when stands in `validation.py`; this has the data, the figures and the files.
+`validation.py` decides what is done when; this file has the data, the figures and the files.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ class Validator:
         return frames
 
     def read_all(self, step: int) -> None:
-        """Every label is known, also where an earlier process of this attempt sent the batches."""
+        """Read the rest of the part, so that every label is known even if an earlier process sent the batches."""
         if step != self._step:
             self._begin(step)
         for _ in self._batches:

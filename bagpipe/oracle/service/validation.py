@@ -1,9 +1,10 @@
 """The evaluations of the validation part between training steps: who needs which batch, whose outputs are here. Pure.
 
-After a step whose plan says so every trainer asks for the batches one by one, and tells all its outputs at the end.
-Nobody trains on before the outputs of all are here: until then rows of that step may still be read from the servers.
-Requests name what they lack, so one that comes again, to this process or to the one in its place, is answered as if it
-were the first. What an earlier process has judged is in the history, and is told at once.
+After a step whose plan says so every trainer asks for the batches one by one, and sends all its outputs at the end. No
+trainer goes on training before the outputs of all are here, because the others may still read rows of that step from
+the servers. A request names what the trainer lacks, so a repeated one, to this process or to a restarted one, is
+answered like the first. An evaluation that an earlier process has judged is in the history, and its figures are sent at
+once.
 """
 
 from collections import deque
@@ -41,7 +42,7 @@ class _Round:
     step: int
     readers: dict[int, _Reader] = field(default_factory=dict)
     outputs: dict[int, tuple[Floats, str]] = field(default_factory=dict)
-    """Of each rank that is through: its outputs, and why there are none."""
+    """Of each rank that has evaluated every batch: its outputs, and why there are none."""
     made: int = 0
     """Batches that have been made."""
     batches: deque[tuple[int, Mapping[int, Any]]] = field(default_factory=deque)
@@ -113,7 +114,7 @@ class Validations:
         return self._due(current)
 
     def outputs(self, peer: bytes, message: ValidationOutputs, arrays: Sequence[Floats]) -> list[Action]:
-        """A trainer is through."""
+        """A trainer has evaluated every batch."""
         if (judged := self._judged(message.step)) is not None:
             return [Send(peer, self._verdict(judged))]
         if self._late(message.step):
@@ -159,7 +160,7 @@ class Validations:
         return [outputs for outputs, _ in ranked], next((why for _, why in ranked if why), "")
 
     def judged(self, validation: Validation) -> list[Action]:
-        """The evaluation that is under way has its figures: every trainer goes on."""
+        """The evaluation that is under way has its figures: tell every trainer to go on training."""
         current, self._round = self._round, None
         assert current is not None, "figures of no evaluation"
         self.history.append(validation)
@@ -193,7 +194,7 @@ class Validations:
         return self._round
 
     def _late(self, step: int) -> bool:
-        """Whether this is of an evaluation that a newer one has taken the place of: nobody waits for its figures."""
+        """Whether a newer evaluation is under way, so that nobody waits for the figures of this one."""
         return self._round is not None and step < self._round.step
 
     def _judged(self, step: int) -> Validation | None:
@@ -221,5 +222,5 @@ class Validations:
 
 
 _ALL = 2**53
-"""More batches than there are: where a trainer asks before the data is open, nobody knows how many."""
+"""More batches than any part has: where a trainer asks before the data is open, their number is not known."""
 _NOTHING: Floats = np.empty(0, np.float32)

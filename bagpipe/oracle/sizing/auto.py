@@ -26,10 +26,11 @@ DEFAULT_LOOKAHEAD = 200
 LOOKAHEADS = (8, 16, 25, 50, 100, DEFAULT_LOOKAHEAD)
 """What `auto` chooses from."""
 NEAR_LEAST = 1.05
-"""Fetching within this factor of the least is not worth more memory. What is fetched is a part of what a step
-moves and waits for, so at any bandwidth and speed of compute a step takes at most so much longer."""
+"""A lookahead that fetches within this factor of the least is long enough: a longer one is not worth its memory.
+Fetches are only a part of what a step moves and waits for, so a step takes at most this factor longer, at any
+bandwidth."""
 VIEW_SHARE = 0.25
-"""Of the oracle's memory, for batches that were read and not yet trained on."""
+"""Share of the oracle's memory for batches that were read and not yet trained on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +139,13 @@ def apply_init_cache(
 ) -> tuple[JobSpec, TableLayout]:
     """Apply the arguments of `init_cache` to the job; returns the job and its final table layout.
 
-    The caller's optimizer and cache size replace the job's; tables must agree, because data and
-    servers follow the job. The oracle's own lookahead holds. With `widths` the job's own only tell which
-    tables share one, and the trainers' `emb_size` gives them all: for an oracle that was not told a width.
+    The caller's optimizer and cache size replace the job's; tables must agree, because data and servers follow the job.
+    The lookahead stays the oracle's.
+
+    Args:
+        calls: what each trainer passed.
+        widths: for an oracle that was started without table widths (the paper's commands): it gives every table's width
+            from the trainers' `emb_size`, and the widths in the job only say which tables share one.
 
     Raises:
         ConfigError: trainers disagree with each other or with the job's tables.

@@ -1,8 +1,7 @@
-"""What would a job need? The planner alone over a dataset, for any number of trainers (`bagpipe plan`).
+"""Estimates what a job needs, by running the planner alone over a dataset, for any number of trainers (`bagpipe plan`).
 
-Pure: batches in, numbers out. Plans are made as for a run and thrown away; rows and bytes are exact
-counts, only the step time is a model (`Estimate.step_seconds`). Bytes are payload: what is added by
-framing is below one percent.
+Pure: batches in, numbers out. Plans are made as for a run and thrown away; rows and bytes are exact counts, only the
+step time is a model (`Estimate.step_seconds`). Bytes are payload; framing adds less than one percent.
 """
 
 from collections.abc import Callable, Iterable, Sequence

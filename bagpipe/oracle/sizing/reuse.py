@@ -1,4 +1,4 @@
-"""How soon are rows used again? From a few batches, what any lookahead would fetch.
+"""Measures how soon rows are used again, and so what any lookahead would fetch, from a job's first batches.
 
 A row is fetched when its last use lies further back than the lookahead, so the gaps between uses tell
 the traffic of every lookahead at once, without planning any of them. Only some rows are followed,
@@ -70,10 +70,10 @@ def _replay(seen: deque[Batch], rest: Iterator[Batch]) -> Iterator[Batch]:
 
 
 def measure_reuse(batches: Sequence[Batch], row_bytes: Sequence[int], *, lookups: int = SAMPLE_LOOKUPS) -> Reuse:
-    """Follow as many rows as about `lookups` lookups have.
+    """Measure over a sample of rows that about `lookups` lookups use.
 
     Args:
-        row_bytes: of fetching one row, by width group.
+        row_bytes: bytes that fetching one row takes, by width group.
     """
     total = sum(block.keys_N.size for batch in batches for block in batch.sparse)
     share = min(1.0, lookups / max(total, 1))

@@ -24,7 +24,11 @@ def check_trainers(spec: JobSpec, examples: int) -> None:
 
 
 def check_first(spec: JobSpec, batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Where the number of examples was not known: an epoch's first batch is short only if it has them all."""
+    """Check the number of examples at the first batch, where it was not known before: only the whole data is shorter.
+
+    Raises:
+        ConfigError: fewer examples than trainers.
+    """
     first = next(batches, None)
     if first is None:
         return
