@@ -1,4 +1,4 @@
-"""What a loop of a user's own is given of a batch."""
+"""The batch that a user's own training loop is given."""
 
 from collections.abc import Callable
 from typing import TypedDict

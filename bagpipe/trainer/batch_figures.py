@@ -1,4 +1,4 @@
-"""What a batch took, for whoever trains in a loop of their own: counts of rows and seconds."""
+"""Rows and seconds that a batch took, for a user's own training loop."""
 
 from dataclasses import dataclass
 
@@ -34,14 +34,14 @@ class Ended:
 
 
 def begun_figures(step: Step, plans_ahead: int, seconds: float) -> Begun:
-    """Of a batch that has begun, within so many seconds."""
+    """The figures of a batch that has begun, and took `seconds` to begin."""
     waited = step.watch.waits.get("plan", 0.0) + step.watch.waits.get("fetch", 0.0)
     fetched = sum(group.fetch_keys.size for group in step.plan.groups)
     return Begun(plans_ahead, fetched, waited, max(seconds - waited, 0.0))
 
 
 def ended_figures(step: Step, seconds: float) -> Ended:
-    """Of a batch that has ended; its update took so many seconds."""
+    """The figures of a batch that has ended, and whose update took `seconds`."""
     groups, waits = step.plan.groups, step.watch.waits
     transfers = [transfer for group in groups for transfer in (group.send, group.receive)]
     now = [lists for group in groups for lists in (group.grad_send, group.grad_recv)]

@@ -1,4 +1,4 @@
-"""When a checkpoint becomes one: rank 0 collects what everybody wrote and writes the manifest last.
+"""Completes checkpoints: rank 0 collects what every role has written, and writes the manifest last.
 
 The plan says after which step a checkpoint is taken; every trainer then writes its rows back, flagged,
 and each embedding server snapshots exactly that step while training goes on. Rank 0 writes the dense
@@ -63,11 +63,11 @@ class _Draft:
     begun: float
     asked: float = 0.0
     named_at: float = SLOW_SECONDS
-    """Seconds after which the log says that it takes long."""
+    """Seconds after which the log says that the checkpoint takes long."""
 
 
 class Checkpointer:
-    """One per trainer; only rank 0's writes anything.
+    """Takes one trainer's part in checkpoints; only rank 0 writes anything.
 
     Args:
         model: the dense model itself, not its DDP wrapper; None: checkpoints hold rows only.
@@ -87,7 +87,7 @@ class Checkpointer:
         self._drafts: dict[int, _Draft] = {}
         """Checkpoints under way by step: on a slow disk the next one begins before the last one is whole."""
         self.trained_to: tuple[int, Cursor] | None = None
-        """Steps that were trained, and where in the data that was, if later ones pass by without training."""
+        """Number of steps trained and their end in the data, where later steps pass by without training."""
         self.validations: list[Validation] = []
         """Every evaluation of the validation part so far, those before this attempt included."""
         self.begun = 0
@@ -95,7 +95,7 @@ class Checkpointer:
         self._latest = -1
         self._trusted = False
         self._lost = ""
-        """Why the latest checkpoint will never be whole; empty: it is, or may become so."""
+        """Why the latest checkpoint will never be complete; empty: it is, or may become so."""
 
     def restore(self) -> None:
         """Load the dense weights and optimizer of the checkpoint this attempt starts from, if any.
@@ -111,7 +111,7 @@ class Checkpointer:
             self._take_dense(checkpoint)
             return
         changed = changed_field(checkpoint.manifest.spec, self.members.topology.spec)
-        # With no step left to train this is an evaluation, and other data is welcome.
+        # With no step left to train this is an evaluation, which may be of other data.
         only_evaluates = self.members.topology.total_steps == checkpoint.manifest.step
         if changed is not None and not (only_evaluates and changed.startswith("spec.data.")):
             why = " (left out, it follows from the job's length)" if changed.endswith(".decaySteps") else ""
@@ -127,7 +127,7 @@ class Checkpointer:
             self.average.load(checkpoint.directory)
 
     def _take_dense(self, checkpoint: Checkpoint) -> None:
-        """Of another run's dense weights those that fit; rank 0 says which, in the log and beside them."""
+        """Take those of another run's dense weights that fit; rank 0 lists them in the log and beside them."""
         if self.model is None or not checkpoint.manifest.dense:
             return
         (file,) = checkpoint.manifest.dense
@@ -166,21 +166,21 @@ class Checkpointer:
         self.validations.append(validation)
 
     def poll_but_latest(self) -> None:
-        """In any wait of a step: the next loss has not yet shown whether the latest checkpoint's rows are finite."""
+        """In any wait of a step: complete all but the latest, whose rows the next step's loss shows to be finite."""
         self.poll(but=-1 if self._trusted else self._latest)
 
     def trust_latest(self) -> None:
-        """The latest checkpoint is good, and nothing is trained after it."""
+        """The latest checkpoint's rows are finite, and nothing is trained after it: it may be completed in any wait."""
         self._trusted = True
 
     def rescue(self, look_around: Callable[[], None], *, latest: bool) -> None:
-        """Before the run ends by an error: complete what is under way and good, the latest one only if told so."""
+        """Before the run ends by an error: complete the checkpoints under way, the latest one only if told so."""
         if not latest:
             self._drafts.pop(self._latest, None)
         self.settle(SNAPSHOT_SECONDS, look_around)
 
     def poll(self, *, but: int = -1) -> None:
-        """Between steps: complete the checkpoints of which every shard is done, `but` that of one step. Never waits.
+        """Between steps: complete the checkpoints whose shards are all written, except that of step `but`. Never waits.
 
         They are completed in the order of their steps, whichever answer comes first: a new checkpoint's retention
         clears away every older folder without a manifest, also one that is still being written.
@@ -210,7 +210,7 @@ class Checkpointer:
                 break
 
     def _say_slow(self, draft: _Draft, now: float) -> None:
-        """Name a checkpoint that takes long, and what it waits for."""
+        """Warn of a checkpoint that takes long, and say what it waits for."""
         if now - draft.begun > draft.named_at:
             draft.named_at *= 2
             progress = self.members.servers.snapshot_progress(draft.plan.step)
@@ -219,11 +219,11 @@ class Checkpointer:
             )
 
     def _ready(self, draft: _Draft) -> bool:
-        """A checkpoint holds the figures of its own step, so that a resumed run need not measure them again."""
+        """Whether the figures of the checkpoint's own step are known: a resumed run does not evaluate it again."""
         return not draft.plan.validates or any(one.step == draft.plan.step + 1 for one in self.validations)
 
     def settle(self, seconds: float, look_around: Callable[[], None]) -> None:
-        """Before what may fail: wait up to so long for the checkpoints under way."""
+        """Wait at most `seconds` for the checkpoints under way, before something that may fail."""
         deadline = time.monotonic() + seconds
         self.poll()
         while self._drafts and time.monotonic() < deadline:
@@ -233,7 +233,7 @@ class Checkpointer:
             self.poll()
 
     def close(self, look_around: Callable[[], None] = lambda: None) -> None:
-        """After the last step: its checkpoint must be there.
+        """After the last step: wait until its checkpoint is complete.
 
         Args:
             look_around: called now and then; raises if the oracle has ended the attempt.

@@ -1,4 +1,4 @@
-"""Rows on their way between trainers: the coherence that the oracle compiled into each step's plan.
+"""Sends and receives rows between trainers, by the lists that the oracle compiled into each step's plan.
 
 A row's gradients go to its owner. Its new value goes to whoever uses it next: eager for the very next step, deferred
 for later ones. Nothing here decides who that is, or when to send: the lists are the plan's, the order is that of
@@ -24,7 +24,7 @@ Parcel = tuple[int, list[Floats]]
 
 
 class Coherence:
-    """One trainer's side of it. Used by one thread.
+    """One trainer's side of the exchange of rows. Used by one thread.
 
     Args:
         caches: one for each width group.
@@ -40,7 +40,7 @@ class Coherence:
     # ── gradients ─────────────────────────────────────────────────────────────────────────────────
 
     def send_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
-        """To the owners of their rows; `gradients[g]` is `[K, D]` over the step's distinct rows of a width group."""
+        """Send gradients to their rows' owners; `gradients[g]` is `[K, D]`, one for each distinct row of group g."""
         for peer in self._others:
             lists = [part.grad_send[peer] for part in plan.groups]
             if any(index.size for index in lists):
@@ -48,7 +48,7 @@ class Coherence:
                 self._peers.send(peer, plan.step, "gradients", rows)
 
     def add_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
-        """The others' gradients of rows owned here, to this trainer's own, in place."""
+        """Add the others' gradients of rows owned here to this trainer's own, in place."""
         received = {
             source: self._peers.receive(source, plan.step, "gradients")
             for source in self._others
@@ -73,14 +73,14 @@ class Coherence:
         return parcels
 
     def send(self, step: int, kind: Kind, parcels: Sequence[Parcel]) -> None:
-        """What was taken after this step."""
+        """Send what `take` returned after this step."""
         for peer, arrays in parcels:
             self._peers.send(peer, step, kind, arrays)
 
     # ── what comes in ─────────────────────────────────────────────────────────────────────────────
 
     def arrivals(self) -> list[Missing]:
-        """Gradients and values that have come since this was last asked."""
+        """Gradients and values that have arrived since the last call."""
         return [Missing(label.kind, label.step, label.source) for label in self._peers.news() if _is_rows(label.kind)]
 
     def await_one(self, missing: Missing) -> None:
@@ -92,7 +92,7 @@ class Coherence:
         self._peers.wait_for(missing.peer, missing.step, missing.kind)
 
     def store(self, plan: BatchPlan, kind: Kind) -> None:
-        """Values of other trainers, which are here, into the slots that were given out when their step ended."""
+        """Store values of other trainers, which have arrived, in the slots that the plan of their step gives them."""
         for peer in self._others:
             lists = [_lists(part.receive, kind) for part in plan.groups]
             if _any_rows(lists, peer):
@@ -117,7 +117,7 @@ class Coherence:
         self._peers.while_waiting(look_around)
 
     def leave(self, last_step: int) -> None:
-        """After the last step: the others may still miss something that this trainer sent."""
+        """After the last step: stay until the others have what this trainer sent (`PeerExchange.leave`)."""
         self._peers.leave(last_step)
 
 

@@ -1,4 +1,4 @@
-"""What one trainer has sent to the others until they confirm it, and what has come in from them. Pure.
+"""Keeps what one trainer has sent to the others until they confirm it, and what has come in from them. Pure.
 
 A connection that is reset loses what was on its way, and only the sender can send that again. So a message is kept
 until its receiver confirms it, and whoever gets a message twice drops the second one.
@@ -15,7 +15,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 Kind = Literal["gradients", "eager", "deferred", "dense", "dense_means", "collective", "store"]
 
 CONFIRM_STEPS = 8
-"""A peer whose messages are confirmed by no message of ours hears of it after so many steps."""
+"""After so many steps a peer that we send nothing to is sent a confirmation of its own."""
 KEPT_STEPS = 64
 """Most steps whose messages one peer may leave unconfirmed; bounds the memory kept for sending again."""
 
@@ -24,7 +24,7 @@ Received = TypeVar("Received")
 
 
 class Label(NamedTuple):
-    """What tells a message of one attempt from all others that a trainer gets."""
+    """What identifies a message among all that a trainer gets in one attempt."""
 
     step: int
     kind: Kind
@@ -33,7 +33,7 @@ class Label(NamedTuple):
 
 
 class Delivery(Generic[Sent, Received]):
-    """One trainer's side of it.
+    """One trainer's messages to and from the others.
 
     Args:
         peers: ranks of the other trainers.
@@ -100,7 +100,7 @@ class Delivery(Generic[Sent, Received]):
         return label in self._here
 
     def take(self, label: Label) -> Received:
-        """A message that is here; once."""
+        """Hand out a message that is here; a message is taken once."""
         self._taken.add(label)
         return self._here.pop(label)
 

@@ -30,8 +30,8 @@ OPTIMIZER_SETTINGS = "dense_optimizer.json"
 def dense_optimizer(config: DenseOptimizer, model: nn.Module) -> torch.optim.Optimizer | None:
     """The job's optimizer of dense weights, from torch.optim; None where there is nothing to train.
 
-    Weights that the job freezes want no gradient from here on. Others form a parameter group for each pair of rate and
-    weight decay, in the order of the model.
+    Weights that the job freezes require no gradient from here on. The others form a parameter group for each pair of
+    rate and weight decay, in the order of the model.
 
     Raises:
         ConfigError: an override names no weight of the model.
@@ -133,7 +133,7 @@ def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, direct
 
 
 def take_dense(model: nn.Module, path: Path) -> str:
-    """Take those tensors of the file that the model has, in name and shape; returns a table of what became of each.
+    """Load the file's tensors that the model has in name and shape; returns a table that says of each if it was taken.
 
     Raises:
         CheckpointError: the file is missing or corrupt.

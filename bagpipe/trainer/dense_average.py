@@ -12,7 +12,7 @@ from bagpipe.trainer.dense import read_weights, write_weights
 
 
 class DenseAverage:
-    """Of every weight that is trained, as `torch.optim.swa_utils.AveragedModel` has it. Running means stay."""
+    """The average of every trained weight, as `torch.optim.swa_utils.AveragedModel` computes it; buffers have none."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model, self._rest = model, 1 - decay
@@ -22,7 +22,7 @@ class DenseAverage:
 
     @torch.no_grad()
     def add(self) -> None:
-        """After a step's update."""
+        """Take in the weights after a step's update."""
         for name, weight in self._weights.items():
             if name in self._averages:
                 self._averages[name].lerp_(weight, self._rest)
@@ -31,7 +31,7 @@ class DenseAverage:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """The model has the averages instead of its weights inside."""
+        """Inside, the model has the averages instead of its weights."""
         self._exchange()
         try:
             yield
@@ -54,8 +54,10 @@ class DenseAverage:
         return [DENSE_AVERAGE]
 
     def load(self, directory: Path) -> None:
-        """Raises:
-        CheckpointError: the file is missing or corrupt, or of another model.
+        """Load what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or corrupt, or of another model.
         """
         found = read_weights(self._model, directory / DENSE_AVERAGE)
         self._averages = {name: found[name].to(weight.device) for name, weight in self._weights.items()}

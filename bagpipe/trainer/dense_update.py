@@ -1,4 +1,4 @@
-"""What a step does to the dense weights once their gradients are there: clipping, rate, optimizer, average."""
+"""Updates the dense weights once a step's gradients are there: clipping, rate, optimizer, average."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -12,7 +12,7 @@ from bagpipe.trainer.schedules import DenseSchedule
 
 
 class DenseUpdate:
-    """The dense model's optimizer with everything of the recipe around it. Alike on every trainer.
+    """The dense model's optimizer and what the recipe adds to it. It does the same on every trainer.
 
     Raises:
         ConfigError: the recipe does not fit the model.
@@ -54,5 +54,5 @@ class DenseUpdate:
             self.optimizer.zero_grad(set_to_none=False)
 
     def evaluated(self) -> AbstractContextManager[None]:
-        """The model has the weights that are evaluated inside."""
+        """Inside, the model has the weights that are evaluated: the averages where they are kept."""
         return self.average.in_place() if self.average is not None else nullcontext()

@@ -1,4 +1,4 @@
-"""What a trainer still saves before it ends because the training has diverged."""
+"""Completes checkpoints before a trainer ends because the training has diverged."""
 
 import time
 from contextlib import suppress
@@ -12,9 +12,12 @@ from bagpipe.trainer.pipeline import LOOK_SECONDS, StepPipeline
 
 
 def save_what_is_good(error: Diverged, members: Membership, checkpointer: Checkpointer, pipeline: StepPipeline) -> None:
-    """Before this trainer ends, and the others with it: checkpoints under way become complete.
+    """Have the checkpoints that are under way completed before this trainer, and the others with it, end.
 
     Trainer 0 completes them. Any other one asks the oracle to wait for that, and ends when the oracle does.
+
+    Args:
+        error: with `weights_are` the weights themselves are not finite, so the latest checkpoint is not completed.
     """
     if members.rank == 0:
         with suppress(BagpipeError):

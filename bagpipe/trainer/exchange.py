@@ -1,8 +1,8 @@
-"""What trainers tell each other in a step: row gradients to owners, new rows to next users, dense gradients to all.
+"""Messages between trainers in a step: row gradients to owners, new rows to next users, dense gradients to all.
 
-Both ends know from the plan who sends what and how much of it, so there is no size exchange: a message is awaited
-exactly where the plan lists rows for it. What has not been confirmed is kept and sent again after a reconnect; which
-messages these are, and which are dropped because they came twice, `delivery.py` decides.
+Both ends know from the plan who sends what and how much of it, so sizes are not exchanged: a message is awaited exactly
+where the plan lists rows for it. What has not been confirmed is kept and sent again after a reconnect; `delivery.py`
+decides which messages these are, and which are dropped because they came twice.
 """
 
 import time
@@ -17,9 +17,9 @@ from bagpipe.net.wire import Array, encode
 from bagpipe.trainer.delivery import Delivery, Kind, Label
 
 LOOK_SECONDS = 0.2
-"""A trainer that waits, or sends, looks after its connections so often."""
+"""A trainer that waits or sends looks after its connections at this interval."""
 LEAVE_SECONDS = 5.0
-"""Whoever leaves waits so long for the others to confirm the last messages."""
+"""A trainer that leaves waits at most so long for the others to confirm its last messages."""
 
 
 class PeerExchange:
@@ -69,7 +69,7 @@ class PeerExchange:
         self._send([peer], step, self._encoded(step, kind, arrays, bucket, copied=copied))
 
     def send_to_all(self, step: int, kind: Kind, arrays: Sequence[Array], bucket: int = 0) -> None:
-        """The same to every other trainer, encoded once."""
+        """Hand the same arrays to the network for every other trainer, encoded once; as `send`."""
         self._send(list(self._peers), step, self._encoded(step, kind, arrays, bucket, copied=False))
 
     def _encoded(self, step: int, kind: Kind, arrays: Sequence[Array], bucket: int, *, copied: bool) -> KeptFrames:
@@ -132,7 +132,7 @@ class PeerExchange:
                 raise PeerLost(f"trainer {self._rank}: waited for {what} at step {step}; {why}")
 
     def news(self) -> list[Label]:
-        """What has come since this was last asked, whether or not it was received already."""
+        """Messages that have arrived since the last call, whether or not `receive` has returned them."""
         self._poll(0.0)
         news, self._news = self._news, []
         return news
@@ -190,9 +190,9 @@ class PeerExchange:
             self._confirm(peer)
 
     def leave(self, last_step: int) -> None:
-        """Everything up to `last_step` is here; see to it that the others have everything too, for a while.
+        """Everything up to `last_step` is here; stay for up to `LEAVE_SECONDS` until the others have everything too.
 
-        A peer that is silent is not waited for any longer: if it still misses something, it says so itself.
+        A peer that has not confirmed by then is not waited for: if it still misses something, it reports that itself.
         """
         self.done(last_step)
         for peer in self._delivery.due(every=1):

@@ -1,9 +1,9 @@
-"""Ends a training that has diverged: at the step whose loss or gradient is no finite number, naming the tensor.
+"""Ends a training that has diverged at the step whose loss or gradient is not a finite number, and names the tensor.
 
-What is not finite spreads: one step later every weight is NaN, and so is every later checkpoint. So the loss is looked
-at before its gradients leave, gradients before the step is reported (a checkpoint of the step needs the reports of all
-trainers), and dense weights before they are saved. A sum is enough to see it: one NaN or infinity among the addends
-makes the sum one.
+What is not finite spreads: one step later every weight is NaN, and so is every later checkpoint. So the loss is checked
+before its gradients leave, gradients before the step is reported (a checkpoint of the step needs the reports of all
+trainers), and dense weights before they are saved. It is enough to check a tensor's sum, which is NaN or infinite if
+any of its elements is.
 
 Where such steps are passed over instead (`skipping.py`), a run ends only if weights or rows are not finite when a step
 begins: no later step could be better.
@@ -24,7 +24,7 @@ from bagpipe.tables import TableLayout, WidthGroup
 Named = tuple[str, torch.Tensor]
 NOTHING: Mapping[int, torch.Tensor] = {}
 WEIGHTS = ("dense weight", "buffer", "a row of")
-"""How the names of what a step begins with begin."""
+"""The names of tensors that exist before a step begin with one of these."""
 _REMEDY = (
     "lower the learning rates, look at the examples of this step, or set spec.notFinite: skip to pass over such steps; "
     "earlier checkpoints are as they were"
@@ -33,11 +33,11 @@ _NO_REMEDY = "lower the learning rates: no later step can be better; earlier che
 
 
 class FiniteCheck:
-    """Looks at one trainer's tensors.
+    """Checks one trainer's tensors.
 
     Args:
-        policy: stop ends the run at what is not finite, skip only where weights or rows are not; continue keeps dense
-            weights that are not finite out of checkpoints, and no more.
+        policy: stop ends the run at any tensor that is not finite, skip only where weights or rows are not; continue
+            only keeps dense weights that are not finite out of checkpoints.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FiniteCheck:
         """The first loss of this step that is not finite, and the outputs it was made of."""
 
     def loss(self, plan: BatchPlan, loss: float, logits_BL: torch.Tensor | None, rows: Sequence[torch.Tensor]) -> None:
-        """Of this trainer's slice of a step, or of a part of it. Where steps are skipped, it is only remembered.
+        """Check the loss of this trainer's slice of a step, or of a part of it; policy skip only remembers it.
 
         Args:
             logits_BL: None where a loop of the user's own does not tell them.
@@ -67,7 +67,7 @@ class FiniteCheck:
             )
 
     def gradients(self, plan: BatchPlan, rows: Sequence[torch.Tensor]) -> None:
-        """Of rows (with those of other trainers where they are owned here) and of dense weights (of all trainers).
+        """Check the gradients of rows (summed over trainers where they are owned here) and of dense weights (averaged).
 
         Raises:
             Diverged: one is NaN or infinite.
@@ -76,17 +76,17 @@ class FiniteCheck:
         if not self._stops or _sums_are_finite(grads):
             return
         first = _first(self._gradients(plan, rows))
-        if first is not None:  # otherwise the sum was too great, not what it was made of
+        if first is not None:  # otherwise only the sum overflowed
             raise Diverged(f"{self._step(plan)}: {first} is not finite; {_REMEDY}")
 
     def reason_to_skip(self, plan: BatchPlan, rows: Sequence[torch.Tensor], before: Mapping[int, torch.Tensor]) -> str:
-        """What of this trainer's losses and gradients is not finite; empty: nothing.
+        """Which of this trainer's losses and gradients is not finite; empty: all are finite.
 
         Args:
             before: by the `id` of a buffer, its values before the step.
 
         Raises:
-            Diverged: weights or rows with which the step began are not.
+            Diverged: weights or rows with which the step began are not finite.
         """
         broken, self._broken = self._broken, None
         grads = [t.grad for t in (*rows, *self._model.parameters()) if t.grad is not None]

@@ -1,4 +1,4 @@
-"""Dense gradients in a process group: on GPUs, whose gradients stay there, and where the caller brought a group.
+"""Averages dense gradients in a process group: on GPUs, whose gradients stay there, and in a group of the caller's.
 
 Two ranks need nothing special, because a + b = b + a. More than two exchange parts (each rank sums one part of every
 bucket in order) and gather the sums: the traffic of a ring all-reduce.

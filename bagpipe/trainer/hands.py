@@ -1,7 +1,7 @@
-"""What each instruction of `transitions.py` does, for one step: one method for each.
+"""Carries out the instructions of `transitions.py`, each for one step: one method for each instruction.
 
-Nothing here decides: the order of everything is the table's, every list of rows is the plan's. Nothing here does
-arithmetic: `sums.py` adds gradients, the cache updates rows. What travels between trainers is `coherence.py`'s.
+Nothing here decides: the table gives the order, the plan gives every list of rows. Nothing here does arithmetic:
+`sums.py` adds gradients, the cache updates rows. `coherence.py` exchanges rows with other trainers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ class StepHands:
 
     Args:
         caches: one for each width group.
-        kinds: how its rows are updated.
+        kinds: how each width group's rows are updated.
         depth: steps ahead for which rows are requested.
         reduction: from a row's summed gradient to the one it is updated with.
         gradients_made: called in backward when a width group has its gradients, if other trainers need them.
@@ -63,10 +63,11 @@ class StepHands:
         self.skipped: dict[int, str] = {}
         """By step, until it is reported: why its rows are not updated, on any trainer."""
         self.rows: tuple[torch.Tensor, ...] | None = None
-        """Leaves of the step that goes on."""
+        """The current step's rows, one leaf tensor `[K, D]` for each width group."""
         self.logits: Floats = np.zeros(0, np.float32)
         self.idle = False
-        """Nobody trains any more: planned steps pass by without an update. False again once a gradient comes."""
+        """This trainer has stopped training: planned steps pass by without an update. False again once another trainer
+        sends a gradient that is not zero."""
         self.failed = ""
         """Why there are no logits."""
         self.leave_as: Refused | None = None
@@ -78,14 +79,15 @@ class StepHands:
         self._methods = self._method_of_each()
 
     def carry_out(self, do: Do, step: int) -> None:
-        """One instruction."""
+        """Carry out one instruction for this step."""
         crash_points.passed(do.name)
         self._methods[do](step)
 
     def let_go(self) -> None:
-        """Of the rows and their gradients, when backward has returned.
+        """Free the rows and their gradients, when backward has returned.
 
-        Kept until the next step, each would be on pages fresh from the kernel, some 8 MiB on the peers' workload.
+        If they were kept until the next step, its rows would have to be allocated on new pages, which page faults make
+        slow (about 8 MiB a step in the peers' benchmark).
         """
         self.rows, self._gradients = None, []
 

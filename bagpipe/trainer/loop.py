@@ -69,7 +69,7 @@ def run_trainer(
         ) as members,
         telling_the_oracle(members),
     ):
-        stacks.start_goes_on()  # Everybody is there; the first step has as long as that took.
+        stacks.start_goes_on()  # Every role has registered; the first step is given as much time again.
         models: list[nn.Module] = []
         with naming_user_code(models):
             trainer = Trainer(members, device, stop, models)
@@ -145,7 +145,7 @@ class Trainer:
         skips = spec.not_finite == "skip"
         self.skipping = Skipping(self.model, self.finite, members.process_group, device) if skips else None
         self.tried = not topology.evaluated
-        """Whether it is known that evaluation will get what it needs."""
+        """Whether it is known that the model gives one output for each example and label when it is evaluated."""
         self.set_step = step_setter(self.model, spec.seed)
         self.pipeline.meanwhile = self.checkpointer.poll_but_latest
         self.pipeline.save_first = self.checkpointer.trust_latest
@@ -191,7 +191,7 @@ class Trainer:
         self.dense.apply(plan.step) if skipped is None else self.dense.pass_over()
         if plan.checkpoint and self.finite.savable(plan):
             self.checkpointer.begin(plan)
-        # The next step's loss shows whether this one's rows are finite: only then is its checkpoint made whole.
+        # Only the next step's loss shows whether this one's rows are finite, so its checkpoint is completed after that.
         self.checkpointer.poll(but=plan.step)
         if plan.validates:
             crash_points.passed("validation")
@@ -217,7 +217,7 @@ class Trainer:
                 groups = None if part.groups_B is None else torch.from_numpy(part.groups_B.copy()).to(self.device)
                 loss = self.loss(logits, labels, weights, groups)
                 self._try_evaluation(Step(part, step.watch), logits)
-                # A GPU would be waited for; there gradients tell. Where steps may be skipped it is waited for anyway.
+                # Reading the loss waits for a GPU, so there only gradients are checked, unless steps may be skipped.
                 if self.device.type == "cpu" or self.skipping is not None:
                     self.finite.loss(part, float(loss.detach()), logits, self.pipeline.rows_here)
                 # Slices of a short batch differ in size; weighted so, their mean is the global batch's mean.
@@ -226,12 +226,12 @@ class Trainer:
         return mean_loss(parts, losses)
 
     def _last_part(self) -> AbstractContextManager[None]:
-        """Row gradients leave in it, or after it where all trainers first look whether they are finite."""
+        """Row gradients leave inside, or after it where all trainers first check whether they are finite."""
         return nullcontext() if self.skipping is None else self.pipeline.holding_gradients()
 
     @contextmanager
     def _adding_up(self) -> Iterator[None]:
-        """More gradients are to come: those made inside stay here, of rows and of dense weights."""
+        """More gradients follow: those of rows and of dense weights that are made inside are kept and added up."""
         quiet = self.parallel.no_sync() if isinstance(self.parallel, DistributedDataParallel) else nullcontext()
         with quiet, self.pipeline.holding_gradients():
             yield
@@ -254,7 +254,7 @@ class Trainer:
             self.pipeline.finish_evaluation(step, logits)
 
     def _outputs(self, plan: BatchPlan, rows: Callable[[], Rows]) -> Floats:
-        """What the model says of a slice, in evaluation."""
+        """The model's outputs for a slice, in evaluation."""
         with torch.no_grad(), self.dense.evaluated():
             logits, labels = self._forward(plan, rows, self.model)
         if logits.numel() != labels.numel():
@@ -266,10 +266,10 @@ class Trainer:
         return logits.float().cpu().numpy()
 
     def _try_evaluation(self, step: Step, logits: torch.Tensor) -> None:
-        """At the first step: outputs that fit no labels may be those of training alone, so ask as evaluation will.
+        """At the first step: where the outputs of training do not fit the labels, check that those of evaluation do.
 
         Raises:
-            ConfigError: they do not fit there either.
+            UserCodeError: they do not fit either.
         """
         tried, self.tried = self.tried, True
         if tried or logits.numel() == step.plan.labels_BL.size:
@@ -289,7 +289,7 @@ class Trainer:
         return logits_BL, aligned(plan.labels_BL).to(self.device)
 
     def _rows(self, step: Step) -> Rows:
-        """Wait for the step's rows; with them here, what the step before left for later goes out under forward."""
+        """Wait for the step's rows; once they are here, what the step before has held back is sent under forward."""
         rows = self.pipeline.rows(step)
         self.pipeline.rows_handed_out()
         return rows

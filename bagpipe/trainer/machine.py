@@ -229,7 +229,7 @@ class StepMachine:
         return None
 
     def _go_on(self, instructions: list[Instruction]) -> list[Instruction]:
-        """While what is awaited is here."""
+        """Apply rules as long as what is awaited is here."""
         while self.state in WAITS and (rule := self._rule(Event.HERE)) is not None:
             instructions += self._apply(rule)
         return instructions

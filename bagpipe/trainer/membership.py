@@ -28,12 +28,12 @@ from bagpipe.trainer.peer_store import PeerStore
 from bagpipe.trainer.torch_private import check_torch, nccl_group
 
 CACHE_SHARE = 4
-"""`cacheRows: auto` takes one part in so many of the memory that is free when a trainer begins."""
+"""`cacheRows: auto` takes this fraction (one part in so many) of the memory that is free when a trainer begins."""
 
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """One trainer's place in a running job, and everything it talks through."""
+    """One trainer's place in a running job, and its connections."""
 
     job: Job
     rank: int
@@ -44,7 +44,7 @@ class Membership:
     servers: EmbeddingClient
     peers: PeerExchange
     packing: Packing
-    """Of everything this trainer sends, or has servers send."""
+    """Whether floats are packed in what this trainer sends, or has servers send."""
     process_group: dist.ProcessGroup | None
     """None with one trainer, which has nothing to reduce, and for the Python API."""
 
@@ -53,7 +53,7 @@ class Membership:
         return len(self.topology.trainers)
 
     def at_step(self, step: int) -> None:
-        """A step begins: what DDP says from here on belongs to it."""
+        """A step begins: DDP's messages from here on belong to it."""
         if isinstance(self.process_group, PeerGroup):
             self.process_group.at_step(step)
 
@@ -121,7 +121,7 @@ def join(
             ),
             peers=exchange,
             packing=packing,
-            # Who uses the Python API brings a process group of their own.
+            # A user's own loop (`init_cache`) brings its own process group, if it needs one.
             process_group=_group(exchange, topology, rank, device, endpoint) if init_cache is None else None,
         )
 
@@ -146,8 +146,8 @@ def _group(
 ) -> dist.ProcessGroup | None:
     """What DDP talks through; None where one trainer is all.
 
-    On CPUs everything that the group says travels on the trainers' own sockets. On GPUs NCCL opens connections of its
-    own, for which neither the job's token nor its keys count: docs/transport.md.
+    On CPUs all of the group's messages travel on the trainers' own sockets. On GPUs NCCL opens connections of its own,
+    which neither the job's token nor its keys protect: docs/transport.md.
     """
     world, step = len(topology.trainers), topology.first_step
     if world == 1:

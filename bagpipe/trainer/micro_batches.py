@@ -1,4 +1,4 @@
-"""A slice of a batch in parts: what a trainer goes through one after the other, for one update. Pure."""
+"""Cuts a slice of a batch into parts, which a trainer goes through one after the other for one update. Pure."""
 
 import itertools
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A trainer whose loop is its user's: batches in, their embeddings out, rows updated behind them."""
+"""The trainer behind a user's own training loop: it gives batches and their embeddings, and updates the rows."""
 
 import logging
 import sys
@@ -34,7 +34,7 @@ from bagpipe.trainer.step import Step, slice_weight, told_loss
 log = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 30.0
-"""A trainer that leaves early waits so long for the others to do the same."""
+"""A trainer that leaves early waits at most so long for the others to do the same."""
 REMEDY = (
     "is it running? start `bagpipe oracle --job JOB --run-dir RUN --bind {oracle}` and `bagpipe server --job JOB "
     "--run-dir RUN --oracle {oracle} --shard 0` beside this program, or use `bagpipe.local(JOB)`, which starts both"
@@ -43,7 +43,7 @@ REMEDY = (
 
 
 class BagCache:
-    """One trainer's cache. `next_batch` and `get_emb` are the paper's; the rest is what it lacks."""
+    """One trainer's cache. `next_batch` and `get_emb` are the paper's API; the other methods add to it."""
 
     def __init__(
         self,
@@ -109,8 +109,8 @@ class BagCache:
     ) -> None:
         """Without an exception as `close`; with one, leave at once.
 
-        Of the batch that was interrupted nothing is updated, written back or reported, and the job ends for everybody
-        without success: its last checkpoint stays what it was. `StopIteration` at the end of the data is no exception.
+        Of the interrupted batch nothing is updated, written back or reported, and the job ends as failed for every
+        trainer; its last checkpoint stays as it was. The `StopIteration` at the end of the data counts as no exception.
         """
         if value is None or self._over:
             self.close()
@@ -166,7 +166,7 @@ class BagCache:
 
     @property
     def groups(self) -> torch.Tensor | None:
-        """Whom each of the current batch's examples belongs to, `[B]` int64; None: not told."""
+        """Group (user, session) of each of the current batch's examples, `[B]` int64; None: the data has no groups."""
         found = self._current("groups").plan.groups_B
         return None if found is None else torch.from_numpy(found.copy())
 
@@ -247,18 +247,18 @@ class BagCache:
             self._last_loss, self._loss = self._loss, None
             if step.plan.checkpoint and self._finite.savable(step.plan):
                 self._checkpointer.begin(step.plan)
-            # The next batch shows whether this one's rows are finite: only then is its checkpoint made whole.
+            # Only the next batch shows whether this one's rows are finite, so its checkpoint is completed after that.
             self._checkpointer.poll(but=step.plan.step)
 
     def stop(self) -> None:
-        """End the job at a checkpoint, for everybody: a few more batches come until it is reached, and then no more."""
+        """End the job for all trainers at a checkpoint, up to which a few more batches follow."""
         self._pipeline.ask_to_stop()
 
     def close(self) -> None:
         """Apply the last update, write back, leave the job. Closing again does nothing.
 
-        Before the end of the data this ends the job for everybody, with a checkpoint of what was trained. Batches that
-        were planned already pass by without training; a resumed job begins with them.
+        Before the end of the data this ends the job for all trainers, with a checkpoint of what was trained. Batches
+        that were planned already are passed over without training; a resumed job begins with them.
         """
         try:
             if self._step is None or not self._pipeline.untouched:
@@ -269,7 +269,7 @@ class BagCache:
             self._stack.close()
 
     def _at_exit(self) -> None:
-        """The interpreter or this child process ends: as leaving the `with` does."""
+        """The interpreter or this child process ends: do what leaving the `with` block does."""
         error = sys.exc_info()[1] or getattr(sys, "last_value", None)
         if error is None or (isinstance(error, SystemExit) and not error.code) or self._over:
             self.close()
@@ -277,7 +277,7 @@ class BagCache:
             self._abandon(error)
 
     def _leave(self) -> None:
-        """Nobody must wait for a trainer that is gone."""
+        """End the job, or this trainer's part in it, so that no other role waits for a trainer that is gone."""
         total, done = self._members.topology.total_steps, self._done
         if self._step is None and total is not None and self._pipeline.machine.next_step >= total:
             self._advance()
@@ -326,7 +326,7 @@ class BagCache:
         self._pipeline.leave_finished()
 
     def _abandon(self, error: BaseException) -> None:
-        """Leave in the middle of a batch; whoever waits for this trainer hears of it at once."""
+        """Leave in the middle of a batch, and tell the oracle, so that no other role waits for this trainer."""
         self._step, self._over = None, True
         what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
         rank, batch = self._members.rank, self._pipeline.machine.next_step - 1
@@ -388,7 +388,7 @@ class BagCache:
         return SparseEmbeddings.later(self.topology.layout, lambda: self._rows(step), step.plan.groups, examples)
 
     def _rows(self, step: Step) -> tuple[torch.Tensor, ...]:
-        """Wait for the batch's rows; with them here, what the batch before left for later goes out."""
+        """Wait for the batch's rows; once they are here, what the batch before has held back is sent."""
         rows = self._pipeline.rows(step)
         self._pipeline.rows_handed_out()
         return rows

@@ -1,4 +1,4 @@
-"""Whether floats are worth packing on this link: tried, not guessed. Pure: it takes times and gives a choice.
+"""Decides by measuring whether floats are worth packing on this link. Pure: it is given times and makes a choice.
 
 Packing (`net/pack_floats.py`) saves a seventh of the bytes and costs some milliseconds of a step. Which of them counts
 depends on link, processors and model together, so steps are timed with and without it, and what is faster stays. All
@@ -10,7 +10,7 @@ from statistics import median
 from bagpipe.config.document import PackFloats
 
 LATEST = 200
-"""The first trial begins when caches are full, which takes a lookahead, but within so many steps."""
+"""The first trial begins when caches are full, which takes as many steps as the lookahead, but at most so many."""
 ORDER = (False, True, True, False) * 4
 """With packing or without, block after block. Neighbours make a pair: a machine that others slow down now and then
 slows both, and which comes first alternates.
@@ -21,7 +21,8 @@ TRIAL = len(ORDER) * BLOCK
 SETTLING = 2
 """Steps at the start of a block that do not count: the link still carries bytes of the block before."""
 CLEARLY = 0.97
-"""Packing must take this much of the time without it at most: times are noisy, and it takes processors from others."""
+"""Packing stays on if a step takes less than this fraction of its time without: times are noisy, and packing takes
+processor time from others."""
 AGAIN = 2000
 """Steps until the next trial: links change."""
 
@@ -30,7 +31,7 @@ class Packing:
     """Used by one thread. `on` says how to send now.
 
     Args:
-        lookahead: of the job; caches take as many steps to fill, and fetch more than later.
+        lookahead: of the job; caches take so many steps to fill, in which more is fetched than later.
     """
 
     def __init__(self, setting: PackFloats, lookahead: int) -> None:

@@ -20,7 +20,7 @@ Tensors = Sequence[torch.Tensor]
 
 
 class PeerGroup(dist.ProcessGroup):
-    """The trainers of one attempt. Used by one thread; every rank calls the same collectives in the same order.
+    """The process group of one attempt's trainers. Used by one thread; all ranks call collectives in the same order.
 
     Tensors lie on the host, of any element type. A collective raises `PeerLost` where a peer is gone or silent.
 
@@ -39,7 +39,7 @@ class PeerGroup(dist.ProcessGroup):
         return f"PeerGroup(rank={self._rank}, world={self._world}, step={self._step})"
 
     def at_step(self, step: int) -> None:
-        """A step begins: what the collectives from here on say belongs to it."""
+        """A step begins: the messages of collectives from here on belong to it."""
         if step != self._step:
             self._step, self._number = step, 0
 

@@ -1,9 +1,9 @@
-"""Dense gradients over the trainers' own sockets: each bucket leaves under the backward pass that fills it.
+"""Averages dense gradients over the trainers' own sockets: a bucket is sent as soon as the backward pass has filled it.
 
-A DDP communication hook. Two ranks send each other whole buckets and both add (a + b = b + a): the bytes of an
-all-reduce in one trip instead of two. More than two send each rank its part of every bucket, which it sums in rank
-order and sends to all. Rows travel on the same connections, and a connection keeps its order: what is sent first is
-not delayed by what is sent later (docs/decisions/0012).
+This is a DDP communication hook. Two ranks send each other whole buckets and both add (a + b = b + a): the bytes of an
+all-reduce in one trip instead of two. With more ranks each gets its part of every bucket from the others, sums it in
+rank order and sends the mean to all. Rows travel on the same connections, and a connection keeps its order: what is
+sent first is not delayed by what is sent later (docs/decisions/0012).
 """
 
 import numpy as np

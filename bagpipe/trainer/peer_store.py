@@ -55,7 +55,7 @@ class PeerStore(Store):  # type: ignore[misc]  # torch has no types for it
         """A key's value, once it is set anywhere.
 
         Raises:
-            PeerLost: it is not in time. A thread that did not make the store waits for nobody.
+            PeerLost: it was not set in time, or, in a thread that did not make the store, is not set now.
         """
         self.wait([key])
         with self._lock:
@@ -71,12 +71,12 @@ class PeerStore(Store):  # type: ignore[misc]  # torch has no types for it
             return all(key in self._values for key in keys)
 
     def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
-        """Until all these keys are set; the exchange's own deadline holds."""
+        """Wait until all these keys are set; the exchange's own deadline holds, not `timeout`."""
         if threading.get_ident() == self._owner:
             self._peers.wait_until(lambda: self.check(keys), f"the keys {', '.join(keys)}", self._step)
 
     def add(self, key: str, value: int) -> int:
-        """Count in this process."""
+        """Add to a counter of this process alone; returns its new value."""
         with self._lock:
             total = int(self._values.get(key, b"0")) + value
             self._values[key] = str(total).encode()

@@ -1,7 +1,7 @@
-"""Drives a trainer's step: tells `StepMachine` what happened, has its instructions carried out, and waits for it.
+"""Drives a trainer's step: tells `StepMachine` what happened, has its instructions carried out, and waits.
 
 Three files make a step: `transitions.py` holds its order as a table, `machine.py` reads it, `hands.py` does the work.
-This one stands between them and the loop, the model, autograd and the sockets, where things happen.
+This one connects them with the loop, the model, autograd and the sockets, from which events come.
 """
 
 import logging
@@ -47,14 +47,14 @@ from bagpipe.trainer.transitions import Do, Event, State
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.2
-"""A trainer that waits looks after its other connections so often."""
+"""A trainer that waits looks after its other connections at this interval."""
 _COUNTED = {
     Do.STORE_DEFERRED: "deferred",
     Do.LOAD_ROWS: "fetch",
     Do.STORE_EAGER: "eager",
     Do.ADD_GRADIENTS: "gradients",
 }
-"""Instructions that count as part of the wait before them, in the step that is going on."""
+"""Instructions whose time counts as part of the wait before them, in the current step."""
 
 
 class StepPipeline:
@@ -62,7 +62,7 @@ class StepPipeline:
 
     Args:
         caches: one for each width group.
-        kinds: how its rows are updated.
+        kinds: how each width group's rows are updated.
         depth: steps ahead for which rows are requested.
         reduction: from a row's summed gradient to the one it is updated with.
         packing: told how long each step took.
@@ -107,7 +107,7 @@ class StepPipeline:
             gradients_made=self._gradients_made,
         )
         self._watch = StepWatch()
-        """Of the step that goes on."""
+        """Of the current step."""
         self._to_do: deque[Instruction] = deque()
         self._busy = False
         self._holding = False
@@ -116,11 +116,12 @@ class StepPipeline:
         self.save_first: Callable[[], None] = lambda: None
         """Called when the attempt is to end after the latest checkpoint."""
         self._finished: Finished | None = None
-        """What is said once nothing is left to do, and again to an oracle that was restarted."""
+        """What is sent once nothing is left to do, and again to an oracle that was restarted."""
         self._may_leave = False
         self.hear_validation: Callable[[Message, list[Any]], None] = lambda message, arrays: None
+        """Called with the oracle's messages about evaluations between steps."""
         self.oracle_is_back: Callable[[], None] = lambda: None
-        """For evaluations between steps: takes what is said of them; called where what was told may be lost."""
+        """Called after a reconnect to the oracle: what an evaluation has sent last may be lost."""
         self._ended_at: float | None = None
         """When the last step ended, by `time.perf_counter`."""
         servers.while_waiting(self.look_around)
@@ -152,7 +153,7 @@ class StepPipeline:
         return self.machine.state is State.BEGUN
 
     def rows(self, step: Step) -> tuple[torch.Tensor, ...]:
-        """Weights of the distinct rows `[K, D]` of each width group; leaves whose `.grad` backward fills.
+        """Weights of the distinct rows `[K, D]` of each width group; leaf tensors whose `.grad` backward fills.
 
         Waits for whatever is not here yet, and sends nothing. The first call is followed by `rows_handed_out`.
 
@@ -168,17 +169,17 @@ class StepPipeline:
 
     @property
     def rows_here(self) -> tuple[torch.Tensor, ...]:
-        """What `rows` returned in the step that goes on; empty where nobody has asked."""
+        """What `rows` returned in the current step; empty if it has not been called."""
         return self.hands.rows or ()
 
     def rows_handed_out(self) -> None:
-        """The model has its rows, so nobody here waits for the network: what was left for later goes out."""
+        """The model has its rows, so this trainer waits for no message now: what was held back is sent."""
         if self.machine.state is State.HOLDS_ROWS:
             self._happened(Event.ROWS_HANDED_OUT)
 
     @contextmanager
     def holding_gradients(self) -> Iterator[None]:
-        """Gradients of rows that are made inside add up here and leave after the next backward pass."""
+        """Gradients of rows that are made inside are added up, and leave after the next backward pass outside."""
         self._holding = True
         try:
             yield
@@ -186,7 +187,10 @@ class StepPipeline:
             self._holding = False
 
     def finish(self, step: Step, loss: torch.Tensor | float | None) -> None:
-        """After backward has returned; at a checkpoint everything dirty is written back.
+        """End the step after backward has returned; at a checkpoint all rows that changed are written back.
+
+        Args:
+            loss: the slice's mean loss, for the oracle's records; None: not known.
 
         Raises:
             PeerLost: another trainer did not send gradients, or values at a checkpoint, in time.
@@ -213,16 +217,19 @@ class StepPipeline:
         self._happened(Event.EVALUATED)
 
     def leave(self, reason: Refused) -> None:
-        """Leave before the end: the job ends for everybody, for this reason. Waits for nobody."""
+        """Leave before the end: the job ends for every role, for this reason. Returns at once."""
         self.hands.leave_as = reason
         self._happened(Event.LEAVE_ASKED)
 
     def leave_finished(self) -> None:
-        """Every step is done and every checkpoint is whole: leave once the oracle has noted that, or is gone for good.
+        """Every step and checkpoint is complete: leave once the oracle has noted that, or is gone for good.
+
+        An oracle that is gone is no error here: either it has released all roles and its last message was lost, or its
+        supervisor sees that it failed.
 
         Raises:
-            PeerLost: the oracle is there and says nothing.
-        """  # One that is gone has let everybody go and its last word was lost; or whoever started it knows.
+            PeerLost: the oracle is there and does not answer.
+        """
         self._finished = Finished(rank=self.rank)
         self.oracle.send(self._finished)
         self._await_oracle("the word to leave", lambda: not (self._may_leave or self.oracle.lost))
@@ -237,7 +244,7 @@ class StepPipeline:
         self._carry_out(self.machine.happened(event))
 
     def _carry_out(self, instructions: Sequence[Instruction]) -> None:
-        """In their order, also where one of them waits and something happens meanwhile."""
+        """Carry them out in their order, even if one of them waits and an event adds more meanwhile."""
         self._to_do.extend(instructions)
         if self._busy:
             return
@@ -256,12 +263,12 @@ class StepPipeline:
             self._to_do.clear()
 
     def _wait(self) -> None:
-        """Until nothing is awaited."""
+        """Wait until the machine awaits nothing."""
         while (what := self.machine.waits_for) is not None:
             self._await(what)
 
     def _await(self, what: str) -> None:
-        """Wait for the next thing that is missing, and say that it came."""
+        """Wait for the next thing that is missing, and tell the machine that it came."""
         number = self.machine.next_step - 1
         with self._watch.waiting_for(what):
             match what:
@@ -288,7 +295,9 @@ class StepPipeline:
             self._carry_out(self.machine.peer_rows_arrived(kind, step, peer))
 
     def _gradients_made(self, group: int) -> None:
-        """Autograd runs callbacks in the order they were asked for: ours before DDP's, which waits for the dense
+        """Autograd's hook: backward has made the gradients of a width group.
+
+        Autograd runs callbacks in the order in which they were queued: ours before DDP's, which waits for the dense
         gradients, if the rows' gradients come before the last of the dense ones.
         """
         if self._holding:
@@ -304,7 +313,7 @@ class StepPipeline:
             at_the_end(self._end_backward)
 
     def _end_backward(self) -> None:
-        """Once: where the backward pass has nothing left to compute, or after it if it made no gradients of rows."""
+        """Called when the backward pass has nothing left to compute, and again after it; the first call counts."""
         if self.machine.state not in (State.COMPUTING, State.GRADIENTS_SENT):
             return
         begun = time.perf_counter()
@@ -317,14 +326,14 @@ class StepPipeline:
     # ── the oracle ────────────────────────────────────────────────────────────────────────────────
 
     def look_around(self) -> None:
-        """In every wait: another trainer may miss what a reset lost, and the oracle may have ended the job."""
+        """Called in every wait: send again what a reset lost, and see whether the oracle has ended the job."""
         self.coherence.look_after()
         self.meanwhile()
         self._look_at_oracle()
 
     def _look_at_oracle(self) -> None:
         if self.oracle.reconnected():
-            # It was restarted: it replays what it planned, and must know who we are and where.
+            # It may have been restarted: it replays what it planned, and must learn who we are and where we listen.
             self._happened(Event.ORACLE_RECONNECTED)
             if self._finished is not None:
                 self.oracle.send(self._finished)

@@ -1,9 +1,9 @@
-"""Scores of raw rows by a checkpoint, in this process: no servers, no oracle, read-only.
+"""Scores raw rows with a checkpoint, in this process: no servers, no oracle, read-only.
 
-Rows go the way that they went in training: the kept transform turns them into table rows, the checkpoint's weights (or
-first values, where nobody touched a row) go through the same lookup and the same dense model as in evaluation. They are
-scored in batches of the job's size, whatever pieces the files are read in, so that the scores are evaluation's to the
-last digit. Memory holds some pieces of the files and one batch.
+Rows are treated as in training: the kept transform turns them into keys, and the checkpoint's weights (or first values,
+where no step has used a row) go through the same lookup and the same dense model as in evaluation. They are scored in
+batches of the job's size, whatever pieces the files are read in, so that the scores are evaluation's to the last digit.
+Memory holds some pieces of the files and one batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -56,7 +56,7 @@ def predict(
     file_format: str = "auto",
     keep_option: str = "--keep",
 ) -> Predicted:
-    """Score raw rows and write one row of Parquet for each: where it was, the kept columns, a score for each label.
+    """Score raw rows and write one row of Parquet for each: its file and row, the kept columns, a score for each label.
 
     Args:
         directory: a checkpoint.
@@ -218,7 +218,7 @@ def _check_kept(keep: Sequence[str], file: str, names: Sequence[str], option: st
 
 
 def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:
-    """What the model's outputs say of the labels: probabilities, values or expected counts, as in evaluation."""
+    """Predicted labels from the model's outputs: probabilities, values or expected counts, as in evaluation."""
     if loss is None or loss.figures == "clicks":
         return probabilities(outputs_BL)
     wide = outputs_BL.astype(np.float64)
@@ -226,7 +226,7 @@ def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:
 
 
 def probabilities(logits: Floats) -> Floats64:
-    """Of a logit, as evaluation takes it: 1 / (1 + e^-x) in float64."""
+    """The sigmoid 1 / (1 + e^-x) in float64, as evaluation computes it."""
     wide = logits.astype(np.float64)
     small = np.exp(-np.abs(wide))
     return np.asarray(np.where(wide >= 0, 1.0, small) / (1.0 + small), np.float64)

@@ -73,7 +73,7 @@ def _reach_every_weight(parallel: nn.Module, _: object, output: object) -> objec
 
 
 class _Reach(torch.autograd.Function):
-    """Its first input; the others get no gradient, and their hooks run."""
+    """Returns its first input; backward gives the other inputs no gradient, but runs their hooks."""
 
     @staticmethod
     def forward(ctx: Any, output: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
@@ -104,7 +104,7 @@ def share_buffers(model: nn.Module, process_group: dist.ProcessGroup | None) -> 
 
 @contextmanager
 def dense_reduction(rank: int, step: int) -> Iterator[None]:
-    """Around whatever DDP does with the other trainers: a broken or silent one becomes PeerLost, anything else stays.
+    """Turn DDP's error about a broken or silent trainer into PeerLost; any other error stays as it is.
 
     DDP talks to them in the backward pass, in the forward pass of a model with running means, and when it is made.
     """

@@ -1,7 +1,6 @@
-"""Which rows of a step are updated how, where tables of one width group differ, and which are frozen.
+"""Finds which rows of a step are updated by which optimizer, where tables of one width group differ or are frozen.
 
-The cache knows slots and no tables. Which table a row is of follows from the features that look it up, so nothing of it
-travels.
+The cache knows slots and no tables. The features that look up a row tell its table, so no plan has to.
 """
 
 from collections.abc import Iterator

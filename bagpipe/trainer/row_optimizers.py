@@ -1,4 +1,4 @@
-"""The row optimizer that equals a class of torch.optim: what `init_cache` is called with, in the words of the job."""
+"""The row optimizer that equals a class of torch.optim: turns arguments of `init_cache` into a job's settings."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""torch's learning-rate schedulers in a loop that is resumed: the one of this process, at the step that goes on."""
+"""Brings a torch learning-rate scheduler of a user's own loop to the step at which a resumed job goes on."""
 
 import inspect
 import warnings
@@ -15,12 +15,13 @@ def bring_forward(
     rates: Sequence[float],
     steps: int,
 ) -> None:
-    """Let a new scheduler take as many steps as were trained, from the rates that it began with.
+    """Step a new scheduler as often as steps were trained, from the rates that it began with.
 
-    A scheduler computes each rate from the one before, so this gives the bits that it would have come to.
+    A scheduler computes each rate from the one before, so this gives the same bits as an uninterrupted run.
 
     Args:
         rates: of the optimizer's groups when the scheduler was made.
+        steps: number of steps trained.
 
     Raises:
         ConfigError: it depends on more than the number of steps.

@@ -1,7 +1,7 @@
-"""What is the learning rate of a step? A function of the step's number alone, so a resume needs nothing else.
+"""The learning rate of a step: a function of the step's number alone, so a resume needs nothing else.
 
 Our own schedules are formulas. torch's classes are stepped from the beginning over a stand-in optimizer, which has the
-settings of the real one and nothing to train; what they make of its settings is what holds at each step.
+settings of the real one and nothing to train; the real one takes over the settings that they give it at each step.
 """
 
 import math
@@ -16,7 +16,7 @@ from bagpipe.config.recipe import OWN_SCHEDULES, TORCH_SCHEDULES, RowOptimizer, 
 from bagpipe.errors import ConfigError
 
 LearningRate = Callable[[int], float]
-"""Of a step, which counts from 0 from the beginning of the run."""
+"""From a step's number, which counts from 0 at the beginning of the run, to its learning rate."""
 
 _SCHEDULED = ("lr", "momentum", "betas")
 """Settings that a class of torch may change."""
@@ -39,7 +39,7 @@ def factor(schedule: Schedule, step: int) -> float:
 
 
 def _share(schedule: Schedule, after: int) -> float:
-    """Of the decay that is done, 0 to 1."""
+    """How much of the decay is done, 0 to 1."""
     assert schedule.decay_steps is not None, "the oracle has settled it"
     return min(after, schedule.decay_steps) / schedule.decay_steps
 
@@ -79,7 +79,7 @@ class DenseSchedule:
             self._torch = TorchSchedule(schedule, type(optimizer), settings, "spec.optimizer.schedule")
 
     def set(self, step: int) -> None:
-        """Before the update of this step."""
+        """Set the rates of this step, before its update."""
         groups = self._optimizer.param_groups
         if self._torch is not None:
             for group, scheduled in zip(groups, self._torch.groups(step), strict=True):

@@ -31,7 +31,7 @@ class RowWeights(Protocol):
     def group(self) -> WidthGroup: ...
 
     def weights(self, keys_K: Keys) -> Floats:
-        """`[K, D]`."""
+        """Weights of these rows, `[K, D]` float32."""
         ...
 
 
@@ -59,7 +59,7 @@ class Scorer:
         torch.set_num_threads(num_threads(self.spec, self.spec.trainers.replicas))
 
     def logits(self, examples: Examples) -> Floats:
-        """`[B, L]`.
+        """The model's outputs, `[B, L]` float32.
 
         Raises:
             UserCodeError: the model raised.

@@ -1,9 +1,9 @@
-"""Passes over a step whose loss or gradient is not finite (`notFinite: skip`): on all trainers, or on none.
+"""Passes over a step whose loss or gradient is not finite (`notFinite: skip`), on all trainers or on none.
 
 Rows that a trainer computed with are updated elsewhere, so all must know before the first row is updated. Row gradients
 are therefore held back until backward has returned, and every trainer then tells the others whether what it made is
 finite. A step that is passed over goes through the same messages as any other, but no row, no dense weight, no
-optimizer state, no average and no buffer changes. Rates go by the number of the step, and so go on.
+optimizer state, no average and no buffer changes. Learning rates depend on the number of the step, so they go on.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from bagpipe.plan import BatchPlan
 from bagpipe.trainer.finite import FiniteCheck
 
 ELSEWHERE = "another trainer's loss or gradient is not finite"
-"""The reason of a trainer that has none of its own."""
+"""The reason that a trainer gives whose own tensors are finite."""
 
 
 class Skipping:
-    """One trainer's side of it.
+    """One trainer's part in passing over a step.
 
     Args:
-        group: the trainers; None: there is one.
+        group: the trainers' process group; None: there is one trainer.
     """
 
     def __init__(

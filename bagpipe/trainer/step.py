@@ -16,7 +16,7 @@ class StepWatch:
 
     begun: float = field(default_factory=time.perf_counter)
     waits: dict[str, float] = field(default_factory=dict)
-    """By what for: the keys that docs/step.md explains."""
+    """Seconds by what was waited for: the keys that docs/step.md explains."""
     seconds: float = 0.0
     """From its begin to the end of its backward pass."""
     updated: float | None = None
@@ -25,7 +25,7 @@ class StepWatch:
     """How long that took, the wait for gradients included; with several trainers it is a part of the backward pass."""
 
     def backward_returned(self) -> None:
-        """What backward did after owned rows were updated was to wait for the dense gradients."""
+        """Count the time since owned rows were updated as waiting for dense gradients: backward did nothing else."""
         if self.updated is not None:
             self.waits["dense"] = time.perf_counter() - self.updated
 
@@ -56,7 +56,7 @@ def slice_weight(plan: BatchPlan, world_size: int) -> float:
 
 
 def mean_loss(parts: Sequence[BatchPlan], losses: Sequence[float]) -> float:
-    """Of a slice that was gone through in parts, from the mean of each."""
+    """Mean loss of a slice that was gone through in parts, from the mean of each part."""
     if len(parts) == 1:
         return losses[0]
     counts = [_counts(part) for part in parts]

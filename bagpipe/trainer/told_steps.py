@@ -1,8 +1,8 @@
-"""What a trainer has told the oracle of its latest steps, to be told again when the connection was remade.
+"""Keeps a trainer's latest reports of finished steps, which are sent again when the oracle's connection was remade.
 
-A `StepDone` that was on its way when a connection broke, or when the oracle was killed, is lost without a word. The
+A `StepDone` that is on its way when a connection breaks, or when the oracle is killed, is lost, and nobody is told. The
 oracle sends a trainer no plan that is more than `credit` steps beyond the last `StepDone` it has, so it may lack those
-of the last `credit` steps and no earlier ones. Whoever gets one twice ignores the second.
+of the last `credit` steps and no earlier ones. An oracle that gets one twice ignores the second.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from bagpipe.net.messages import NeedPlans, StepDone
 
 
 class ToldSteps:
-    """Tells one trainer's finished steps.
+    """Reports one trainer's finished steps to the oracle.
 
     Args:
         credit: steps for which the oracle may send plans beyond the last one it knows to be finished.

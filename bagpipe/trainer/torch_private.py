@@ -1,4 +1,4 @@
-"""Everything of torch that has no public name and that trainers need all the same, in one place.
+"""Every name of torch that trainers need and that is not public, in one place.
 
 A new version of torch may rename any of it. `check_torch` says so in one line, before training starts.
 """
@@ -22,7 +22,11 @@ OLDEST = (2, 6)
 
 
 def check_torch() -> None:
-    """Raises ConfigError if this torch lacks what trainers need."""
+    """Check that the installed torch has what trainers need.
+
+    Raises:
+        ConfigError: it is too old, or lacks a name.
+    """
     found = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     if found < OLDEST:
         raise ConfigError(
@@ -63,7 +67,7 @@ def ignore_in_ddp(model: nn.Module, names: Iterable[str]) -> None:
 
 
 def ended_work(tensors: Sequence[torch.Tensor]) -> dist.Work:
-    """What a collective returns that has ended: these are its results."""
+    """The return value of a collective that has ended, with these results."""
     future: torch.futures.Future[list[torch.Tensor]] = torch.futures.Future()
     future.set_result(list(tensors))
     create: Any = getattr(distributed_c10d, CREATE_WORK)

@@ -1,9 +1,9 @@
 """The order of a trainer's step, as a table: in which state, at which event, what is sent, stored or updated.
 
-`StepMachine` (`machine.py`) reads the table, `StepPipeline` (`pipeline.py`) carries out what it says, `docs/step.md`
-shows it as a page and a picture (`python tools/draw_step.py`). Why this order: docs/decisions/0010, 0012 and
-0013. In one sentence: on a slow link each byte delays those behind it, so what somebody waits for is sent first, and
-what nobody waits for is sent when everything else has come in.
+`StepMachine` (`machine.py`) reads the table, `StepHands` (`hands.py`) carries out its instructions, `docs/step.md`
+shows it as a page and a picture (`python tools/draw_step.py`). The reasons for this order are in docs/decisions/0010,
+0012 and 0013. In short: on a slow link each byte delays those behind it, so what a trainer waits for is sent first, and
+what none waits for is sent when everything else has come in.
 """
 
 from dataclasses import dataclass
@@ -155,7 +155,7 @@ TABLE: tuple[Rule, ...] = (
         (Do.STORE_EAGER, Do.CONFIRM, Do.GATHER_ROWS),
         State.HOLDS_ROWS,
     ),
-    # Now the link is free: what the step before left for later goes out under forward.
+    # Now the link is free: what the step before has held back is sent under forward.
     Rule(
         State.HOLDS_ROWS,
         Event.ROWS_HANDED_OUT,

@@ -1,6 +1,6 @@
-"""Errors that the user's own code is the cause of: a model, its loss, its constructor.
+"""Finds the errors that the user's own code causes: a model, its loss, its constructor.
 
-Such an error comes again with every try, so it ends the run at once, in one line that names the user's file and line.
+Such an error comes again at every attempt, so it ends the run at once, in one line that names the user's file and line.
 The whole traceback goes to the trainer's log. An error of the library itself stays what it is.
 """
 

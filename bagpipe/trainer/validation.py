@@ -1,8 +1,8 @@
 """Evaluates the validation part between two training steps: batches from the oracle, rows from the servers, read-only.
 
-Nothing of training is touched. Its plans keep coming in and the rows of its next steps are on their way meanwhile;
-what its caches hold stays. The servers hold the rows of the step that has just ended, because everything newer was
-written back with it (`BatchPlan.validates`), and no trainer goes on before the outputs of all are at the oracle.
+Training is not disturbed: its plans keep coming in, the rows of its next steps are on their way meanwhile, and its
+caches stay as they are. The servers hold the rows of the step that has just ended, because everything newer was written
+back with it (`BatchPlan.validates`), and no trainer goes on before the outputs of all are at the oracle.
 """
 
 import time
@@ -35,11 +35,11 @@ from bagpipe.trainer.user_code import failed_evaluation
 
 Rows = tuple[torch.Tensor, ...]
 Forward = Callable[[BatchPlan, Callable[[], Rows]], Floats]
-"""A slice and what gives its rows to the outputs of the model."""
+"""From a slice, and a function that returns its rows, to the outputs of the model."""
 
 
 class Validation:
-    """One trainer's. Used by the thread that trains.
+    """One trainer's part in evaluations between steps. Used by the thread that trains.
 
     Args:
         forward: evaluates a slice.
@@ -58,7 +58,7 @@ class Validation:
         self.device = device
         self._next_request = FIRST_READING
         self._say: Callable[[], None] = _nothing
-        """Tells the oracle what it has to know now."""
+        """Sends the latest request, or the outputs, to the oracle; called again after a reconnect."""
         pipeline.hear_validation, pipeline.oracle_is_back = self._hear, self._say_again
         self._step = -1
         self._batches: dict[int, BatchPlan] = {}
@@ -153,7 +153,7 @@ class Validation:
         return numbers
 
     def _await(self, there: Callable[[], bool], what: str) -> None:
-        """Until this is here: the oracle sends it when no trainer is more than `prefetchDepth` batches behind."""
+        """Wait for the oracle, which sends a batch when no trainer is more than `prefetchDepth` batches behind."""
         spec = self.members.topology.spec
         seconds = spec.transport.step_seconds * (spec.prefetch_depth + 2)
         limit = time.monotonic() + seconds
@@ -171,12 +171,12 @@ class Validation:
 
 
 def _nothing() -> None:
-    """Outside an evaluation the oracle is told nothing of one."""
+    """Outside an evaluation nothing is sent to the oracle."""
 
 
 @contextmanager
 def evaluating(model: nn.Module, process_group: dist.ProcessGroup | None) -> Iterator[None]:
-    """The model as it is evaluated, with the buffers of rank 0, as before any forward pass; its modes are put back."""
+    """Inside, the model is in evaluation mode, with the buffers of rank 0; afterwards its modes are as before."""
     modes = [(module, module.training) for module in model.modules()]
     share_buffers(model, process_group)
     model.eval()
