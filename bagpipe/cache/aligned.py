@@ -1,4 +1,4 @@
-"""Where the numbers that a model computes on lie in memory: always at the same offset."""
+"""Aligns the arrays that a model computes on, because the rounding of matrix products depends on alignment."""
 
 from typing import Any
 

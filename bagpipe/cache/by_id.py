@@ -20,7 +20,7 @@ def embeddings_of(rows: Sequence[torch.Tensor], features: Sequence[LocalRows]) -
         members = [n for n, feature in enumerate(features) if feature.group == group]
         flat = [features[n].index.reshape(-1) for n in members]
         there = [index != PADDING for index in flat]
-        # One lookup for all features: each would sum a gradient as large as all of the batch's rows.
+        # One lookup for all features: a lookup for each would add one gradient as large as all of the batch's rows.
         index_N = np.concatenate([i[t] for i, t in zip(flat, there, strict=True)]) if members else np.zeros(0, np.int64)
         parts = torch.split(gather_rows(rows_KD, index_N), [int(t.sum()) for t in there])
         for n, part, mask in zip(members, parts, there, strict=True):

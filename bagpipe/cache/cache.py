@@ -1,4 +1,4 @@
-"""The rows a trainer holds: one slab of records, addressed by slot, that does what the plan says.
+"""The rows that a trainer holds: one slab of records, addressed by slot.
 
 A record is a row's weights followed by its optimizer state, so that state belongs to the row and
 never to a slot. Rows come in and go out as numpy arrays (the network's side); `weights` hands the
@@ -33,7 +33,7 @@ class Reduction:
 
     @property
     def zero(self) -> np.float32:
-        """What a sum begins with: 0, or nothing to add to (-0.0 changes no number) where one trainer is all."""
+        """What a sum begins with: 0, or with one trainer -0.0, which changes no number that is added to it."""
         return np.float32(0.0 if self.num_trainers > 1 else -0.0)
 
 
@@ -44,7 +44,7 @@ class EmbeddingCache(Protocol):
     record_width: int
 
     def weights(self, slots_K: Slots) -> torch.Tensor:
-        """A copy of these rows' weights `[K, D]` on the cache's device, as a leaf that wants gradients."""
+        """A copy of these rows' weights `[K, D]` on the cache's device, as a leaf tensor that requires gradients."""
 
     def store_records(self, slots: Slots, records_KR: Floats) -> None:
         """Overwrite whole records."""

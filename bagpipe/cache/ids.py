@@ -1,4 +1,4 @@
-"""How the ids that the paper's API hands out map to the rows at hand. Pure.
+"""Maps the ids that the paper's API hands out to the step's distinct rows. Pure.
 
 Ids of a feature are rectangular: `[B]` where each example has one lookup, `[B, k]` where it has k. Where examples have
 bags of different lengths, k is the longest one's and the shorter ones end in `PADDING`.

@@ -1,4 +1,4 @@
-"""From the distinct rows of a step to what a model receives: pooled embeddings, differentiably.
+"""Looks up and pools the distinct rows of a step into the embeddings that a model receives, differentiably.
 
 The plan gives the distinct rows once (`rows_KD`) and, for each lookup, which of them it means
 (`inverse_N`, example-major). On a CPU both directions are compiled loops in one thread; the gradient of
@@ -6,9 +6,9 @@ a row is the sum over its lookups *in the order of the batch*, so it depends on 
 equals `nn.EmbeddingBag` to the bit: rows are added one after the other from zero; `mean` divides the sum
 by the count, and its gradient is multiplied by the rounded reciprocal of the count.
 
-So does the sum of a row's gradients with up to two lookups. With more, torch's own `coalesce` adds them
-in the order of an unstable sort, which the order of a batch is not; adding in batch order is what
-`index_add_` does. Sums start from -0.0, the neutral element (+0.0 would turn a gradient of -0.0 around).
+The sum of a row's gradients equals it too, for rows with up to two lookups. For more, torch's own `coalesce` adds them
+in the order of an unstable sort; here they are added in the order of the batch, as `index_add_` does. Sums start from
+-0.0, the neutral element (+0.0 would turn a gradient of -0.0 into +0.0).
 
 Lookups may have weights, constants from 0: `sum` adds weight times row, `mean` divides that by the sum of the weights
 (an empty bag, and one whose weights are all 0, is 0). It equals `(weights * rows[index]).sum(0)` in torch, divided by
@@ -173,11 +173,11 @@ class GroupEmbeddings:
 
 
 class SparseEmbeddings:
-    """What a model receives for its sparse features: pooled embeddings, or jagged rows where a table
-    has pooling "none". Knows nothing of caches, plans or trainers.
+    """What a model receives for its sparse features: pooled embeddings, or jagged rows where a table has pooling
+    "none". Knows nothing of caches, plans or trainers.
 
-    Rows may still be on their way (`later`): the first question for them waits. A model that does first
-    what needs no rows hides that wait.
+    Rows may still be on their way (`later`): the first access to them waits. A model that first computes what needs no
+    rows hides that wait.
     """
 
     def __init__(
@@ -186,7 +186,10 @@ class SparseEmbeddings:
         num_examples: int,
         names: Sequence[Sequence[str]] | None = None,
     ) -> None:
-        """Of groups at hand, or of a function that makes them when they are first asked for (`names`: theirs)."""
+        """Args:
+        groups: the width groups' lookups, or a function that makes them when they are first asked for.
+        names: the features of each width group; needed where `groups` is a function.
+        """
         self.num_examples = num_examples
         self._make = groups if callable(groups) else lambda: groups
         self._made: tuple[GroupEmbeddings, ...] | None = None
@@ -272,7 +275,7 @@ class SparseEmbeddings:
             self._check_pooled(feature)
         if len(self._groups) == 1 and tuple(features) == self._groups[0].names:
             return self._groups[0].pooled_BPD.flatten(1)
-        # Each group is taken apart once: a slice for each feature would have a gradient as large as the group each.
+        # Unbound once for each group: a slice for each feature would each have a gradient as large as the group.
         vectors: dict[str, torch.Tensor] = {}
         for group in self._groups:
             pooled = [name for name, pooling in zip(group.names, group.pooling, strict=True) if pooling != "none"]
@@ -291,7 +294,7 @@ class SparseEmbeddings:
         return Jagged(_padded(rows_ND, lengths), lengths_B, weights_Bk)
 
     def flat(self, feature: str) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same one behind the other: `[N, D]`, and how many of them are each example's, `[B]`.
+        """The rows of a feature with pooling "none", without padding: `[N, D]`, and how many each example has, `[B]`.
 
         Raises:
             ConfigError: no such feature, or its table is pooled.

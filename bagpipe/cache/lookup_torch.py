@@ -1,4 +1,4 @@
-"""What `bagpipe.cache.lookup` does in compiled loops, done with torch's operations: for devices other than the CPU."""
+"""The lookups of `bagpipe.cache.lookup` by torch's operations, not compiled loops: for devices other than CPUs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def lookup_torch(
     pooling_T: Sequence[Pooling],
     weights_N: Floats | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same with torch's operations, on any device."""
+    """`bagpipe.cache.lookup.lookup` on any device; the same arguments, and the same result up to rounding."""
     device, dim, num_features = rows_KD.device, rows_KD.shape[1], len(pooling_T)
     looked_up = rows_KD[torch.from_numpy(inverse_N.astype(np.int64)).to(device)]
     if lengths_BT is None:

@@ -1,4 +1,4 @@
-"""How rows are updated: records `[weights | state]` change in place, rounded exactly as torch rounds.
+"""Updates rows: records `[weights | state]` change in place, rounded exactly as torch rounds.
 
 The compiled path (numpy slab) gives, to the bit, what torch's own optimizers give on a CPU with a
 sparse gradient of distinct rows. What torch does was found by experiment:
@@ -11,19 +11,19 @@ sparse gradient of distinct rows. What torch does was found by experiment:
   length; therefore the state is copied out, torch takes its root, and a second loop goes on.
 - A mean over a row is torch's own reduction, for the same reason.
 
-Momentum. torch's SGD keeps the *sum of sparse gradients* as momentum buffer: a row that was touched once
-moves at every later step, whether looked up or not, and the buffer grows with every step. That has no
-meaning for rows that live elsewhere. Here momentum is lazy: a row's buffer decays and moves the row
-only at steps that use the row, starting from zero; for a row that is used at every step the two agree.
+Momentum. torch's SGD keeps the *sum of sparse gradients* as momentum buffer: a row that was used once moves at every
+later step, whether looked up or not, and the buffer grows with every step. Rows that lie on a server cannot move at
+steps that do not use them. So momentum is lazy here: a row's buffer decays and moves the row only at steps that use the
+row, starting from zero; for a row that is used at every step the two agree.
 
 Adam follows `torch.optim.SparseAdam`: moments of a row change only when it is used, the bias correction
 counts every step of the run.
 
 Weight decay is decoupled and lazy: a row shrinks at the steps that use it, before its update. Clipping is row by row.
 
-The learning rate is a function of the step that produced the gradient, however late it is applied.
+The learning rate is that of the step that produced the gradient, however late it is applied.
 
-A torch slab (GPU) takes the same steps with torch's operations; there bits are the device's.
+A slab on a GPU is updated in the same steps by torch's operations; there the rounding is the device's.
 """
 
 import math

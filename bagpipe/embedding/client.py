@@ -1,4 +1,4 @@
-"""A trainer's way to the embedding servers: fetch rows, write rows back, survive a server's restart.
+"""A trainer's client of the embedding servers: it fetches rows, writes rows back, and survives a server's restart.
 
 Keys are spread over shards by `key % num_shards`; a request is split, its answers are put back in the
 caller's order. Everything unanswered is kept and sent again when a shard falls silent or reconnects:
@@ -67,7 +67,7 @@ class _Server:
 
 
 class EmbeddingClient:
-    """Used by one thread. Every wait ends after `deadline_seconds` in `PeerLost`.
+    """One trainer's requests to all shards. Used by one thread. Every wait ends after `deadline_seconds` in `PeerLost`.
 
     Args:
         connections: one for each shard, in order.
@@ -98,7 +98,13 @@ class EmbeddingClient:
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────
 
     def fetch(self, step: int, group: int, keys: Keys, *, num_records: int, after: int) -> None:
-        """Ask for rows; the first `num_records` with optimizer state. Returns at once."""
+        """Ask for rows; the first `num_records` with optimizer state. Returns at once.
+
+        Args:
+            step: the step that the rows are for; with `group` it names the request.
+            keys: distinct keys of the width group.
+            after: the shards answer once every trainer has written back this step.
+        """
         record_width, dim = self._widths[group]
         request = _Request(
             records=np.empty((num_records, record_width), np.float32),
@@ -129,7 +135,7 @@ class EmbeddingClient:
         self._until(lambda: not any(request.missing for request in requests), "rows", step)
 
     def while_waiting(self, look_around: Callable[[], None]) -> None:
-        """Call this now and then in every wait: what a server waits for may hang on this trainer."""
+        """Call this now and then in every wait: a server may wait for something that this trainer has to do."""
         self._look_around = look_around
 
     # ── write back ────────────────────────────────────────────────────────────────────────────────
@@ -178,7 +184,7 @@ class EmbeddingClient:
         return found
 
     def snapshot_lost(self, step: int) -> str:
-        """Why the snapshot of `step` will never be whole; empty: it may become so."""
+        """Why the snapshot of `step` will never be complete; empty: it may become so."""
         for number in range(len(self._servers)):
             answer = self._snapshots.get((step, number))
             if answer is not None and answer.lost:

@@ -1,12 +1,12 @@
-"""In which order a shard stores write-backs, answers fetches and takes a snapshot. Pure: events in, actions out.
+"""Decides when a shard stores write-backs, answers fetches and takes a snapshot. Pure: events in, actions out.
 
 Each event is a checked request (`requests.py`); the gate answers with the actions that follow from it, in their order.
-Whoever carries them out may be killed between any two: what must outlive the process is stored by actions
+The process that carries them out may be killed between any two: what must outlive it is stored by actions
 (`StoreRows`, `StoreMark`, `StoreDue`), and a new gate begins with what those left (`Gate.resume`).
 
 - Write-backs of one trainer are taken in the order of their steps, each once. One that comes again is acknowledged
-  again; one that comes too early is asked for anew together with what lies before it, because taking it would pass for
-  having the earlier ones. It is acknowledged when its rows and its mark are stored, not before.
+  again. One that comes too early is asked for again, together with those before it: a mark says that everything up to
+  its step is stored. A write-back is acknowledged when its rows and its mark are stored, not before.
 - A snapshot of step c holds every trainer's write-backs up to c and none beyond: from the first write-back that is
   flagged for c, later ones are held until all trainers have written c and the snapshot has begun.
 - A fetch is answered once every trainer's mark has reached the step it depends on, and kept until then.
@@ -85,7 +85,7 @@ Action = StoreDue | StoreRows | StoreMark | Acknowledge | AskAgain | StartSnapsh
 
 
 class Gate:
-    """Decides; whoever holds the rows and the sockets carries the actions out.
+    """The order of one shard's requests; `EmbeddingServer` carries the actions out.
 
     Args:
         marks: last step of each trainer whose write-back is stored.
@@ -99,7 +99,7 @@ class Gate:
         """Last step taken from each trainer by this process, stored or held."""
         self._held: list[WriteBackRequest] = []
         self._waiting: dict[tuple[int, int, int], FetchRequest] = {}
-        """By rank, step and group: one that is asked again takes its own place."""
+        """By rank, step and group: a fetch that is sent again takes its own place."""
 
     def __repr__(self) -> str:
         return f"Gate({self._marks}, due={self._due}, held={len(self._held)}, waiting={len(self._waiting)})"

@@ -1,7 +1,7 @@
-"""What a trainer asks of a shard, checked whole before anything changes.
+"""The requests of trainers to a shard, each checked completely before anything changes.
 
-A request that is wrong in any way is a `WireError` here, and answered to its sender: it takes no place in the order
-of write-backs, is never kept, and cannot end up in the answer to another trainer.
+A request that is wrong in any way is a `WireError` here, and its sender is told: it takes no place in the order of
+write-backs, is never kept, and cannot end up in the answer to another trainer.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class KeysOfGroup:
     keys: Keys
     positions: Positions
     rows_then: int
-    """Rows stored when the positions were looked up: they hold as long as no row is added."""
+    """Rows stored when the positions were looked up: the positions are valid as long as no row is added."""
 
     def positions_in(self, store: RowStore) -> Positions:
         """Where the rows lie now."""

@@ -1,15 +1,14 @@
 """The rows of one width group on one shard, stored densely in the order in which they were first written.
 
-Memory follows what was touched, not what exists: a record for each row ever written, and four bytes of
-index for each table row of the shard, committed only where touched (contract X4, X9). A row nobody has
-written is not stored at all; reading it computes its first value. Key k belongs to shard `k % num_shards`
-and is number `k // num_shards` there.
+Memory depends on the rows that were written, not on the size of the tables: a record for each row ever written, and
+four bytes of index for each table row of the shard, committed only where touched (contract X4, X9). A row that was
+never written is not stored at all; reading it computes its first value. Key k belongs to shard `k % num_shards` and is
+number `k // num_shards` there.
 
-With a directory, everything lies in memory-mapped files that outlive the process. New rows are stored in
-the order of `RowStore.appending`: the end of what is begun, records, keys, index, count. Whatever the
-point at which a process is killed, the rows below `count` are whole and named by the index, and
-`recover` takes back what lies beyond. A write-back is confirmed after all of that and its watermark, so
-what was interrupted is sent again; writing a record twice changes nothing.
+With a directory, everything lies in memory-mapped files that outlive the process. New rows are stored in the order of
+`RowStore.appending`: where they will end, records, keys, index, count. Whenever a process is killed, the rows below
+`count` are complete and named by the index, and `recover` removes what lies beyond. A write-back is acknowledged after
+all of that and its watermark, so an interrupted one is sent again; writing a record twice changes nothing.
 """
 
 from collections.abc import Callable
@@ -89,7 +88,7 @@ def _place(positions: Any, count: Any, limit: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _enter(keys: Any, num_shards: Any, positions: Any, old_count: Any, index: Any) -> None:
-    """Name every new row in the index, which holds positions from 1 on; 0 names none."""
+    """Enter every new row's position, plus 1, in the index; 0 there means that the row is not stored."""
     for i in range(keys.shape[0]):
         if positions[i] >= old_count:
             index[keys[i] // num_shards] = positions[i] + 1
@@ -194,7 +193,7 @@ class RowStore:
         self._index = self._index_storage.array(np.int32, (self.capacity,))
         self._count = self._count_storage.array(np.int64, (1,))
         self._begun = self._count_storage.array(np.int64, (1,), 8)
-        """Where the rows end that are being appended; only the memory beyond `count` tells what became of them."""
+        """Where the rows end that are being appended; it equals `count` unless a process was killed meanwhile."""
         self._reserved = self.count
         self._index_storage.reserve(0, 4 * self.capacity if directory else 0)
 
@@ -294,10 +293,10 @@ class RowStore:
         )
 
     def recover(self) -> Recovered:
-        """Take back what a killed process had begun to append, and check that every stored row is sound.
+        """Remove what a killed process had begun to append, and check that every stored row is sound.
 
         Raises:
-            StorageError: the files contradict themselves, which no kill explains.
+            StorageError: the files contradict themselves, which killing a process cannot cause.
         """
         count, begun = self.count, int(self._begun[0])
         if not 0 <= count <= self.capacity or not 0 <= begun <= self.capacity:

@@ -1,8 +1,8 @@
 """An embedding server's process: one shard behind a socket.
 
-It registers with the oracle, opens its shard, and serves trainers until the oracle says that the job is over. What it
-does with a request stands in `requests.py` (is it right?), `gate.py` (when?) and `shard.py` (the rows); this is the
-loop that carries the gate's actions out. It never waits for a disk. Nothing here imports torch.
+It registers with the oracle, opens its shard, and serves trainers until the oracle says that the job is over. A request
+is checked by `requests.py`, `gate.py` decides when it is carried out, and `shard.py` holds the rows; this is the loop
+that carries the gate's actions out. Snapshots are written on other threads. Nothing here imports torch.
 """
 
 import logging
@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
 PROCESS_BYTES = 8
-"""Of a process's random name: no two of a job are ever the same."""
+"""Length of a process's random name: enough that no two of a job are ever the same."""
 LEAVE_SECONDS = 60.0
 """How long a server whose job is over may still write a snapshot that nobody waits for any more."""
 
@@ -85,7 +85,7 @@ def run_server(
         shard: number of this shard; with `by_worker_id` any number that differs from the other servers':
             the oracle counts the shards in that order.
         checkpoint_dir: None: where the oracle says.
-        accept: looks at the topology before anything is served; raises what it does not like.
+        accept: checks the topology before anything is served; raises ConfigError to refuse it.
 
     Raises:
         ConfigError: `accept` refused.
@@ -112,7 +112,7 @@ def run_server(
         try:
             accept(topology)
         except ConfigError as error:
-            # Told to the oracle, which tells everybody: nobody waits for a server that will not come.
+            # The oracle tells every role, so that none waits for a server that will not come.
             to_oracle.send(Refused(reason=str(error), exit_code=error.exit_code))
             raise
         listener.admit(Admission("server", job, attempt, context.token, len(topology.trainers)))
@@ -124,7 +124,7 @@ def run_server(
             directory=kept,
             checkpoint_dir=checkpoint_dir or Path(topology.checkpoint_dir),
         )
-        # An oracle that is restarted hears that the rows are here.
+        # A restarted oracle must be told that the rows are here.
         to_oracle.remember(structs.replace(hello, fresh=False))
         server = EmbeddingServer(held, topology, listener, to_oracle, transport.dead_peer_seconds)
         try:
@@ -140,7 +140,7 @@ def _nothing_lost(directory: Path, job: str, attempt: int) -> bool:
 
 
 class EmbeddingServer:
-    """The loop: what trainers ask is checked, and answered in the order that `Gate` allows."""
+    """The loop: requests of trainers are checked, and carried out in the order that `Gate` decides."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class EmbeddingServer:
         self.gate = Gate(shard.marks.steps, shard.marks.snapshot_due, most_waiting=most_waiting)
 
     def serve(self, stop: Callable[[], bool]) -> None:
-        """Until the oracle ends the job.
+        """Serve trainers until the oracle ends the job.
 
         Raises:
             PeerLost, ConfigError, DataError: the oracle is gone or gave up.
@@ -169,7 +169,7 @@ class EmbeddingServer:
         looked = -math.inf
         while True:
             ready = wait([self.listener, self.oracle], POLL_SECONDS)
-            # Rows are asked for many times a second; whether the oracle is still there, not as often.
+            # Fetches come many times a second; it is enough to look at the oracle's connection less often.
             if self.oracle in ready or time.monotonic() - looked > POLL_SECONDS:
                 looked = time.monotonic()
                 self.shard.snapshots.poll()
@@ -201,7 +201,7 @@ class EmbeddingServer:
         return False
 
     def _finish_snapshots(self, stop: Callable[[], bool]) -> None:
-        """Trainer 0 has seen its last checkpoint by now, so what is still written is one that was given up."""
+        """Wait for the disk, but not long: the last checkpoint is complete by now; no trainer needs this snapshot."""
         deadline = time.monotonic() + LEAVE_SECONDS
         while not self.shard.snapshots.idle and not stop() and time.monotonic() < deadline:
             wait([self.oracle], POLL_SECONDS)
@@ -227,7 +227,7 @@ class EmbeddingServer:
             self._refuse(peer, f"a {type(message).__name__} of {self.listener.name_of(peer)}: {error}")
 
     def _carry_out(self, actions: Sequence[Action]) -> None:
-        """In their order: a write-back is acknowledged when its rows and its mark are stored."""
+        """Carry them out in their order: a write-back is acknowledged when its rows and its mark are stored."""
         marks = self.shard.marks
         for action in actions:
             crash_points.passed(type(action).__name__)
@@ -257,7 +257,7 @@ class EmbeddingServer:
         self.listener.send(fetch.peer, answer, [records, values], packed=fetch.packed)
 
     def _refuse(self, peer: bytes, reason: str) -> None:
-        """A peer that breaks the protocol is told so; it changes nothing and ends nothing for the others."""
+        """Tell a peer that it has broken the protocol; for the other peers nothing changes."""
         self.listener.refused.add(f"refused {reason}")
         told = f"server {self.shard.number} refused {reason}"
         self.listener.send(peer, Refused(reason=told, exit_code=ExitCode.SOFTWARE))

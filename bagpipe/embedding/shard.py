@@ -1,8 +1,8 @@
 """One shard of the tables: its rows by width group, and everything of them that must outlive the process.
 
-Opened on the files of a killed process it goes on where that was: `RowStore.recover` takes back what was begun, marks
-and rows are checked, and what was found is said. Files that contradict themselves are given up, so that
-the next process says that it has none, and the run goes back to its checkpoint.
+Opened on the files of a killed process it goes on where that was: `RowStore.recover` removes unfinished rows, marks and
+rows are checked, and the result is logged. Files that contradict themselves are given up, so that the next process
+registers without rows, and the run goes back to its checkpoint.
 """
 
 import logging
@@ -82,7 +82,7 @@ class Shard:
         return shard
 
     def recover(self, first_step: int, directory: Path) -> None:
-        """Make whole what a killed process left in its files, and check it.
+        """Remove unfinished rows that a killed process left in its files, and check the rest.
 
         Raises:
             StorageError: they contradict themselves; they will not be used again.

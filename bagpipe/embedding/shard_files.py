@@ -24,7 +24,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     job: str
     attempt: int
     start: str
-    """Of the topology: of two starts with the same number, one began elsewhere."""
+    """`Topology.start`: tells two starts of the same attempt's number apart."""
     shard: int
     num_shards: int
     num_trainers: int
@@ -103,7 +103,7 @@ def confirm_directory(directory: Path, header: Header) -> None:
 
 
 def give_up_directory(directory: Path) -> None:
-    """The rows here are not to be trusted: the next process finds none, and says so to the oracle."""
+    """The rows here are not to be trusted: the next process finds none, and registers without rows."""
     for name in (STARTED, "header.json"):
         (directory / name).unlink(missing_ok=True)
 

@@ -84,8 +84,8 @@ class FrozenRows:
 class Snapshot:
     """A shard's rows as they were when this was made, and the files they go to.
 
-    They are frozen at once and written once `write` is called, on a thread of its own. What holds the old rows is let
-    go when the last file is there, so a finished snapshot is a few names.
+    They are frozen at once and written once `write` is called, on a thread of its own. The memory for old rows is freed
+    when the last file is there, so a finished snapshot is a few names.
     """
 
     def __init__(self, step: int, stores: Sequence[RowStore], directory: Path, prefix: str) -> None:
@@ -104,7 +104,7 @@ class Snapshot:
         self._thread.start()
 
     def wait(self, timeout_seconds: float) -> None:
-        """Until the files are there, or have failed, or the time is over."""
+        """Wait until the files are there or have failed, but not longer than this."""
         self._thread.join(timeout_seconds)
 
     def before_write(self, group: int, positions: npt.NDArray[np.int64]) -> None:

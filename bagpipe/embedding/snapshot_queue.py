@@ -1,4 +1,4 @@
-"""Which snapshot is written now, which waits, and what a trainer is told about each. Pure: events in, actions out.
+"""Decides which snapshot is written now, which waits, and what a trainer is told of each. Pure: events in, actions out.
 
 A snapshot is frozen at its step, whatever the disk does; its files are written one snapshot after the other.
 While one is written, one more may wait. When a third becomes due, the disk is slower than the checkpoints

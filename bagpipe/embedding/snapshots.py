@@ -1,4 +1,4 @@
-"""Takes a shard's snapshots as `SnapshotQueue` decides, on threads, and names a disk that is slow. Never blocks."""
+"""Takes a shard's snapshots as `SnapshotQueue` decides, on threads, and warns of a slow disk. Never blocks."""
 
 import logging
 import time
@@ -21,7 +21,7 @@ SLOW_SECONDS = 10.0
 
 
 class Snapshots:
-    """Those of one shard.
+    """The snapshots of one shard.
 
     Args:
         root: directory of the job's checkpoints.
@@ -48,11 +48,13 @@ class Snapshots:
         return sum(snapshot.held_bytes for snapshot in self._frozen.values())
 
     def due(self, step: int) -> None:
-        """Take one of the rows as they are now."""
+        """Take a snapshot of the rows as they are now."""
         self._act(self._queue.due(step))
 
     def due_again(self, step: int) -> None:
-        """Somebody waits for this step, whose rows these still are: take what a killed process did not finish."""
+        """The rows are still those of this step, and a trainer waits for its snapshot, which a killed process had not
+        finished: take it again.
+        """
         if not self._queue.knows(step):
             log.info("the snapshot of step %d is taken again: nothing was written since", step + 1)
             self.due(step)
@@ -63,7 +65,7 @@ class Snapshots:
             snapshot.before_write(group, positions)
 
     def poll(self) -> None:
-        """Take note of one that is done, and of a disk that is slow."""
+        """Take note of a snapshot that is done, and warn of a slow disk."""
         writing = self._queue.writing
         if writing is None:
             return

@@ -41,10 +41,10 @@ class Storage:
         return np.ndarray(shape, dtype, self.map, offset)
 
     def write(self, offset: int, rows: npt.NDArray[Any]) -> None:
-        """Copy contiguous memory to `offset`, which was reserved; whoever reads the mapping sees it.
+        """Copy contiguous memory to `offset` (bytes), which was reserved; readers of the mapping see it.
 
-        To a file's pages for the first time this is several times cheaper than to store into the mapping, where the
-        kernel looks each page up, finds a hole, and clears what is overwritten at once.
+        For pages of a file that are written for the first time this is several times cheaper than storing into the
+        mapping, where each page costs a fault in which the kernel clears what is overwritten at once.
         """
         data = rows.data.cast("B")
         if self._fd < 0:

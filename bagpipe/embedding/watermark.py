@@ -1,4 +1,4 @@
-"""When may a fetch be answered? Once every write-back it depends on is here.
+"""Stores how far each trainer has written back: a fetch may be answered once every write-back it depends on is here.
 
 Rows are read and written only by fetches and write-backs. A row is fetched when no cache holds it, so
 its value is the one written back after the step of its last eviction, and nobody writes it between
