@@ -1,8 +1,8 @@
-"""Who may talk to a listener, and what each may say. Pure.
+"""Decides who may talk to a listener, and which messages each may send. Pure.
 
-A peer is a socket's identity until it says `Hello`: of this version, job and attempt, with the job's token, as a
-role and index that the job has. From then on that identity *is* that role, and may say what `MAY_SAY` lists for it, in
-its own name only. Everything else is refused, whatever it is; nothing of it reaches the code behind the listener.
+A peer is a socket's identity until it says `Hello`: of this version, job and attempt, with the job's token, as a role
+and index that the job has. From then on that identity *is* that role, and may send the messages that `MAY_SAY` lists
+for it, in its own name only. Every other message is refused, and never reaches the code behind the listener.
 """
 
 import hmac
@@ -34,8 +34,8 @@ from bagpipe.net.messages import (
 )
 
 TOKEN_VARIABLE = "BAGPIPE_TOKEN"  # noqa: S105  # a name
-"""Names the environment variable that holds the job's secret. `bagpipe run` makes one for its roles; where it is empty,
-there is none, and CURVE or a closed network has to keep others out."""
+"""Names the environment variable that holds the job's secret. `bagpipe run` makes one for its roles. Where it is empty
+the job has none, and CURVE or a closed network has to keep strangers out."""
 
 MAY_SAY: Mapping[Role, Mapping[Role, tuple[type[Message], ...]]] = {
     "oracle": {
@@ -45,7 +45,7 @@ MAY_SAY: Mapping[Role, Mapping[Role, tuple[type[Message], ...]]] = {
     "server": {"trainer": (Fetch, WriteBack, SnapshotStatus)},
     "trainer": {"trainer": (Exchange, Confirmed)},
 }
-"""By the listener's role and the speaker's: what may be said, beside `Hello` and `Ping`."""
+"""By the listener's role and the speaker's: the messages that may be sent, beside `Hello` and `Ping`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Speaker:
 
 @dataclass(slots=True)
 class Admission:
-    """The door of one listener. Remembers one identity for each role and index, so its memory is bounded.
+    """The peers of one listener. Remembers one identity for each role and index, so its memory is bounded.
 
     Args:
         listener: the role that listens.
@@ -79,9 +79,10 @@ class Admission:
     _identities: dict[Speaker, bytes] = field(default_factory=dict)
 
     def check(self, identity: bytes, message: Message) -> Speaker | SayHello | Refused | None:
-        """Who says this, if it may; else the answer that it gets. None: `Ping`, which anybody may send.
+        """The speaker, if it may send this message; otherwise the answer that it gets. None: `Ping`, which any peer may
+        send.
 
-        A `Hello` that is right binds the identity to its role, in place of the identity that had it.
+        A valid `Hello` binds the identity to its role, in place of the identity that had it.
         """
         if isinstance(message, Ping):
             return None

@@ -1,5 +1,5 @@
-"""The connecting end: one peer. It remembers the `Hello` that was sent through it, and says it again when the
-connection is made anew or the peer asks: a listener that was restarted knows nobody.
+"""The connecting end: one peer. It remembers the `Hello` that was sent through it, and sends it again when the
+connection was remade or the peer asks for it: a listener that was restarted knows no peer.
 """
 
 import logging
@@ -24,11 +24,11 @@ log = logging.getLogger(__name__)
 
 COPIED_BYTES = 1 << 20
 """Frames up to this size are copied when they are sent. Without a copy, a thread of the interpreter must be woken to
-let go of each: at 0.5 MiB that costs more, and takes the processor from the one that computes."""
+release each: at 0.5 MiB that costs more, and takes the processor from the thread that computes."""
 
 CROSSING_SECONDS = 1.0
-"""A listener that does not know us asks for our `Hello` once for each message, so many questions cross the first answer
-on the way: they are answered together, so long after it. None is left out, for what was asked about is lost."""
+"""A listener that does not know us asks for our `Hello` once for each message, so several such questions may cross our
+first answer. They are answered together, so long after it; none is ignored, because the message it came for is lost."""
 
 _REFUSALS = (zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 KeptFrames = list[zmq.Frame]
@@ -39,7 +39,8 @@ def keep_frames(frames: Sequence[Frame], *, copied: bool) -> KeptFrames:
     """An encoded message to be sent now and perhaps again.
 
     Args:
-        copied: its arrays may change afterwards; else not as long as the result is kept. Small ones are copied anyway.
+        copied: copy all frames, so that the arrays may change afterwards. Otherwise only small ones are copied, and the
+            arrays must not change as long as the result is kept.
     """
     return [zmq.Frame(frame, copy=copied or len(frame) < COPIED_BYTES) for frame in frames]
 
@@ -56,9 +57,9 @@ class Connection(SocketEnd):
         self._down_since: float | None = None
         self._handshakes = 0
         self._asked = False
-        """The peer has asked for our `Hello` since it was said last."""
+        """Whether the peer has asked for our `Hello` since it was sent last."""
         self._answered_at = -math.inf
-        """When it was said last because the peer asked."""
+        """When it was sent last because the peer asked."""
         self._remade = False
 
     def __repr__(self) -> str:
@@ -87,8 +88,8 @@ class Connection(SocketEnd):
         return self._down_since is not None and time.monotonic() - self._down_since > self._dead_seconds
 
     def reconnected(self) -> bool:
-        """Whether the connection was made anew since last asked, or the peer did not know us any more: what was
-        under way may be lost. A `Hello` was said again already.
+        """Whether, since the last call, the connection was remade or the peer did not know us any more: messages that
+        were under way may be lost. A `Hello` has been sent again already.
         """
         self._watch()
         again, self._remade = self._remade, False
@@ -107,7 +108,7 @@ class Connection(SocketEnd):
             elif event == zmq.EVENT_DISCONNECTED and self._down_since is None:
                 self._down_since = time.monotonic()
             elif self._handshakes and event in _REFUSALS:
-                pass  # It has let us in before, so this is somebody else who listens where it was: it is gone.
+                pass  # It has admitted us before, so another process listens at its address now: our peer is gone.
             elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
                 raise ConfigError(
                     f"{self.peer} at {self.endpoint} refused our key or token; start every role with the job's own "
@@ -120,7 +121,7 @@ class Connection(SocketEnd):
                 )
 
     def _answer(self) -> None:
-        """Say `Hello` if we were asked: another process that says it is us takes our place, as often as it does."""
+        """Send `Hello` if the peer has asked for it, but at most once in `CROSSING_SECONDS`."""
         if self._asked and time.monotonic() - self._answered_at > CROSSING_SECONDS:
             self._asked, self._answered_at = False, time.monotonic()
             self._introduce_again()
@@ -134,7 +135,7 @@ class Connection(SocketEnd):
             self.send(self._hello)
 
     def remember(self, hello: Hello) -> Hello:
-        """From now on this is said when the connection is remade; returned with our form and the job's token in it."""
+        """From now on send this when the connection is remade; returned with our form and the job's token in it."""
         self._hello = structs.replace(hello, form=form(), token=self._token)
         return self._hello
 

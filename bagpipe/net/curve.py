@@ -1,4 +1,4 @@
-"""CURVE keys of a job: who may talk to it, and that nobody else can listen.
+"""CURVE keys of a job: they authenticate its roles, and encrypt what they send.
 
 Every role of a job holds the same key pair, from a directory that only the job can read (a Secret on a
 cluster). A listener admits exactly that public key, so a stranger's handshake fails before any message.

@@ -1,4 +1,4 @@
-"""For tests: every message is held back for a random time, so that any order that can happen does.
+"""For tests: holds every message back for a random time, so that messages arrive in unusual orders.
 
 `BAGPIPE_DELAY_SECONDS` switches it on in every role of a job. Results must not change (contract X1).
 """

@@ -1,8 +1,8 @@
-"""Who may connect to this process at all: decided in zmq's handshake, before any message (ZAP, RFC 27).
+"""Decides who may connect to this process at all, in zmq's handshake, before any message (ZAP, RFC 27).
 
-A listener with the job's keys (CURVE) admits who holds the same key; one with the job's token alone (PLAIN) admits who
-says it. Whoever is refused gets no further than the handshake, whose frames libzmq bounds: a stranger can neither send
-messages without end nor see an answer. What a peer that is let in may say is another question (`admission.py`).
+A listener with the job's keys (CURVE) admits peers that hold the same key; one with the job's token alone (PLAIN)
+admits peers that send it. A refused peer gets no further than the handshake, whose frames libzmq bounds, so a stranger
+can neither send endless messages nor see an answer. `admission.py` decides what an admitted peer may send.
 """
 
 import hmac
@@ -19,12 +19,12 @@ ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 """Where libzmq asks."""
 ZAP_VERSION = b"1.0"
 USERNAME = b"bagpipe"
-"""PLAIN has names; here the token alone counts."""
+"""PLAIN requires a user name; only the token is checked."""
 LONGEST_TOKEN_BYTES = 255
-"""PLAIN carries no longer ones."""
+"""The longest password that PLAIN carries."""
 
 STOP_SECONDS = 10.0
-"""The thread may take so long to hear that it is over; it answers in milliseconds."""
+"""How long `stop` waits for the thread, which usually ends within milliseconds."""
 log = logging.getLogger(__name__)
 _END, _WATCH = b"end", b"watch"
 
@@ -51,7 +51,9 @@ class Doorkeeper:
         self._thread.start()
 
     def watch(self, listener: "zmq.Socket[bytes]") -> None:
-        """Count who does not even speak this listener's mechanism, and breaks off: libzmq asks nobody about those."""
+        """Count peers that fail the handshake without speaking this listener's mechanism: libzmq asks no ZAP handler
+        about those.
+        """
         address = f"inproc://monitor-{id(listener)}"
         listener.monitor(address, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         monitor = self._context.socket(zmq.PAIR)
@@ -62,7 +64,7 @@ class Doorkeeper:
         self._orders.send(_WATCH)
 
     def stop(self) -> None:
-        """End the thread; from now on nobody is let in. One that does not hear of it dies with the process."""
+        """End the thread; from now on no peer is admitted. A thread that does not end in time ends with the process."""
         self._orders.send(_END)
         self._thread.join(STOP_SECONDS)
         if self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""What an address of a socket may look like: `tcp://HOST:PORT`. Checked before anything is opened. Pure but for names.
+"""Parses and checks a socket's address, `tcp://HOST:PORT`, before it is opened. Pure, except that it resolves names.
 
 `HOST:PORT` alone is taken as `tcp://HOST:PORT`. An IPv6 address stands in brackets: `tcp://[::1]:7700`.
 """

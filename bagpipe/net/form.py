@@ -1,8 +1,8 @@
-"""The form of all messages of this build, as a short text that two builds compare before they talk.
+"""A digest of the schema of all messages of this build, which two builds compare before they talk.
 
 `PROTOCOL_VERSION` is raised by people; the form changes by itself. The topology carries the job's whole specification,
 so a build with one more setting sends a message that another build cannot read: it would be dropped, and the job would
-sit there. What only describes (docstrings, descriptions of settings) is no part of it.
+wait until a deadline. Texts that only describe (docstrings, descriptions of settings) are no part of it.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""On which of this machine's addresses does a role listen? By the interface's name, or by the way to a peer.
+"""Finds the address of this machine on which a role listens: by an interface's name, or by the route to a peer.
 
 IPv4 where there is one, else IPv6. Addresses are bare here; `bracketed` of `endpoints.py` puts one into `tcp://HOST:PORT`.
 """
@@ -12,14 +12,15 @@ from pathlib import Path
 from bagpipe.errors import ConfigError
 
 ROWS_INTERFACE = "TP_SOCKET_IFNAME"
-"""Names the interface of rows and plans. That of dense gradients is `GLOO_SOCKET_IFNAME`, which gloo reads itself."""
+"""Names the interface of rows and plans. Dense gradients use it too, unless a user's own loop averages them with gloo,
+which reads the interface's name from `GLOO_SOCKET_IFNAME`."""
 
 _SIOCGIFADDR = 0x8915
 """Linux: ask for an interface's IPv4 address."""
 _NAME_BYTES = 15
 _INET6 = Path("/proc/net/if_inet6")
 _LINK_LOCAL = 0x20
-"""The scope of addresses that lead to nobody without the name of an interface beside them."""
+"""The scope of addresses that are of no use without the name of an interface beside them."""
 
 
 def listening_address(host: str, port: int) -> str:

@@ -1,4 +1,4 @@
-"""The listening end: many peers, one socket. It passes on what its `Admission` lets through; the rest it answers
+"""The listening end: many peers, one socket. It returns the messages that its `Admission` allows; all others it answers
 itself, counts and names in the log.
 """
 
@@ -14,7 +14,7 @@ from bagpipe.net.waits import milliseconds
 from bagpipe.net.wire import Array, Frame, decode, encode
 
 MOST_AT_ONCE = 1000
-"""Messages that one `poll` of a listener returns, so that a flood does not keep its owner from everything else."""
+"""Most messages that one `poll` takes in, so that a flood does not keep the listener's owner from everything else."""
 
 
 class Listener(SocketEnd):
@@ -25,12 +25,12 @@ class Listener(SocketEnd):
         self._admission = admission
 
     def admit(self, admission: Admission) -> None:
-        """From now on these are heard. What came earlier has waited, and is heard now if it may be said."""
+        """Admit these peers from now on. Messages that came earlier have waited, and are checked by the same rules."""
         self._admission = admission
 
     @property
     def admission(self) -> Admission:
-        """Who is heard."""
+        """The peers that are admitted, and what they may send."""
         if self._admission is None:
             raise RuntimeError("a listener was used before it was told whom to admit")
         return self._admission
@@ -41,9 +41,9 @@ class Listener(SocketEnd):
         return str(self.socket.getsockopt_string(zmq.LAST_ENDPOINT))
 
     def poll(self, timeout_seconds: float) -> list[tuple[bytes, Message, list[Array]]]:
-        """Everything that has arrived and may be said, waiting at most so long for the first message.
+        """Every message that has arrived and is allowed, waiting at most so long for the first one.
 
-        The rest is answered (`SayHello`, `Refused`) or dropped here, and counted: no peer can end a role.
+        All others are answered (`SayHello`, `Refused`) or dropped here, and counted: no peer can end a role.
         """
         arrived: list[tuple[bytes, Message, list[Array]]] = []
         if not self.socket.poll(milliseconds(timeout_seconds)):
@@ -73,7 +73,7 @@ class Listener(SocketEnd):
         return self.admission.identities()
 
     def turn_away(self, peer: bytes, refused: Refused) -> None:
-        """Tell a peer that its owner has a reason to refuse it, and let it say nothing before its next `Hello`."""
+        """Refuse a peer for a reason of the listener's owner, and every message of it before its next `Hello`."""
         self.refused.add(f"refused {self.name_of(peer)}: {refused.reason}")
         self.send(peer, refused)
         self.admission.forget(peer)

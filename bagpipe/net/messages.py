@@ -2,9 +2,9 @@
 
 A message is a msgpack-encoded tagged struct (the *header*) followed by raw array frames; the header
 of a message with arrays carries their dtypes and shapes (`wire.py`). Requests are idempotent and
-tagged (attempt, step, rank), so that one sent again after a reconnect is harmless. Who may say which
-message to whom stands in `admission.py`. Decoding enforces the bounds of the types below, so a number
-that passed it fits into an int64.
+tagged (attempt, step, rank), so that one sent again after a reconnect is harmless. `admission.py` lists
+who may send which message to whom. Decoding enforces the bounds of the types below, so a number that
+passed it fits into an int64.
 """
 
 from typing import Annotated, Literal
@@ -38,7 +38,7 @@ class Hello(Message, kw_only=True):
 
     version: int = PROTOCOL_VERSION
     form: Text = ""
-    """Of all messages of the speaker's build (`form.py`), filled in by the connection; empty: not told."""
+    """The form of all messages of the speaker's build (`form.py`), filled in by the connection; empty: not told."""
     job: Text
     attempt: int
     token: Text = ""
@@ -61,7 +61,7 @@ class Hello(Message, kw_only=True):
 
 
 class CacheMemory(msgspec.Struct, frozen=True, kw_only=True):
-    """Memory that trainers may use for cached rows, all together that run in it."""
+    """Memory for cached rows, which all trainers that run in it share."""
 
     memory: Text
     """Names the memory: a machine, or one GPU. Trainers that name the same one share it."""
@@ -69,7 +69,7 @@ class CacheMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """Arguments of `init_cache`: they complete the job, or must agree with it. Whoever sends them also
+    """Arguments of `init_cache`: they complete the job, or must agree with it. A trainer that sends them also
     gets the key of every row (`GroupPlan.keys_K`), because `get_emb` takes ids.
     """
 
@@ -84,7 +84,7 @@ class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
     """Batches the caller will take; None: as the job says."""
     model: ModelConfig | None = None
     dense_optimizer: DenseOptimizer | None = None
-    """What the caller trains the dense part with, for whoever loads the checkpoint; None: not told."""
+    """The caller's dense optimizer, for the checkpoint's manifest; None: not told."""
     evaluate: bool = True
     """The caller can score the test part."""
 
@@ -95,11 +95,11 @@ class Refused(Message, kw_only=True):
     reason: Text
     exit_code: int
     saved_first: Count = 0
-    """Of a trainer that gives up: steps of a good checkpoint that is to be completed before everybody ends; 0: none."""
+    """Of a trainer that gives up: steps of a good checkpoint that is to be completed before the roles end; 0: none."""
 
 
 class SayHello(Message, kw_only=True):
-    """The answer to whoever has not introduced itself: what it just sent was dropped, and has to be sent again."""
+    """The answer to a peer that has not said `Hello`: what it just sent was dropped, and has to be sent again."""
 
 
 class Wait(Message, kw_only=True):
@@ -116,8 +116,8 @@ class Topology(Message, kw_only=True):
     trainers: tuple[str, ...]
     layout: TableLayout
     spec: JobSpec
-    """The job with the arguments of `init_cache` and the resolved lookahead; what else is `auto` each role
-    resolves for itself (`slots` below holds the resolved `cacheRows`)."""
+    """The job with the arguments of `init_cache` and the resolved lookahead. Any other `auto` is resolved by each role
+    for itself (`slots` below holds the resolved `cacheRows`)."""
     num_dense: Count
     """Dense features of the data."""
     num_labels: Count
@@ -132,7 +132,7 @@ class Topology(Message, kw_only=True):
     start: Text = ""
     """Random name of this start: a server's files of another one with the same attempt's number are of no use."""
     server_processes: tuple[Text, ...] = ()
-    """`Hello.process` of the servers, in their order: these have lost nothing, also if they have not heard of it."""
+    """`Hello.process` of the servers, in their order: these processes have lost no rows, even if they ask again."""
     total_steps: int | None
     evaluated: bool = False
     """Whether the model is evaluated: it then needs an output for each label."""
@@ -208,7 +208,7 @@ class StepDone(Message, kw_only=True):
     num_examples: Count
     seconds: float
     waits: dict[str, float]
-    """Seconds this step waited, by what for: plan, fetch, gradients, eager, deferred, dense, write_back."""
+    """Seconds that this step waited, by key: plan, fetch, gradients, eager, deferred, dense, write_back."""
     failed: Text = ""
     """Evaluation: why the model gave no logits; the array is empty then."""
     skipped: Text = ""
@@ -234,7 +234,7 @@ class ValidationBatch(Message, kw_only=True):
 
 
 class ValidationOutputs(Message, kw_only=True):
-    """What a trainer's model says of all its slices of the validation part after `step`; float32, one array."""
+    """A trainer's outputs for all its slices of the validation part after `step`; one array of float32 follows."""
 
     rank: Index
     step: Step
@@ -257,13 +257,17 @@ class Saved(Message, kw_only=True):
 
 
 class SaveFirst(Message, kw_only=True):
-    """The oracle to the trainers: the attempt ends when the checkpoint after so many steps is complete; it is good."""
+    """The oracle to the trainers: the attempt ends when the checkpoint after so many steps is complete; its weights and
+    rows are finite.
+    """
 
     step: Count
 
 
 class Finished(Message, kw_only=True):
-    """A trainer is done: its write-backs are whole and its checkpoints complete. It leaves when that is noted."""
+    """A trainer is done: its write-backs are stored and its checkpoints complete. It leaves when the oracle has noted
+    that (`MayLeave`).
+    """
 
     rank: Index
 
@@ -319,13 +323,13 @@ class WriteBack(Message, kw_only=True):
 
 
 class Written(Message, kw_only=True):
-    """The write-back of `step` is whole on this server."""
+    """Every write-back of this trainer up to `step` is stored on this server."""
 
     step: Step
 
 
 class SendAgain(Message, kw_only=True):
-    """Write-backs beyond step `after` are missing here: they went down with an earlier process."""
+    """Write-backs beyond step `after` are missing here: they were lost with an earlier process."""
 
     after: Step
 
@@ -339,7 +343,7 @@ class SnapshotStatus(Message, kw_only=True):
 class SnapshotFiles(Message, kw_only=True):
     """How far a shard's snapshot of `step` is.
 
-    `done`: `files` are on disk. `error`: why it failed. `lost`: it will never be whole, for the reason in
+    `done`: `files` are on disk. `error`: why it failed. `lost`: it will never be complete, for the reason in
     `why_lost`: the server was restarted while it wrote, or a later snapshot took its place on a slow disk.
     """
 
@@ -376,9 +380,10 @@ class Pong(Message, kw_only=True):
 
 
 class Exchange(Message, kw_only=True):
-    """What one trainer tells another in a step. One array for each width group follows with row gradients, two (values,
-    then records) with eager and deferred rows; one array, a part of a DDP bucket, with dense gradients and their means;
-    bytes of tensors with a collective of DDP, a key and its value with what NCCL's ranks tell each other at the start.
+    """One trainer to another, in a step. The arrays that follow depend on `kind`: for gradients of rows one array for
+    each width group; for eager and deferred rows two for each (values, then records); for dense gradients and their
+    means one array, a part of a DDP bucket; for a collective of DDP the bytes of its tensors; for the store through
+    which NCCL's ranks find each other a key and its value.
     """
 
     attempt: int
@@ -386,7 +391,7 @@ class Exchange(Message, kw_only=True):
     source: Index
     kind: Literal["gradients", "eager", "deferred", "dense", "dense_means", "collective", "store"]
     bucket: Index = 0
-    """DDP's number of it, where the array is of a bucket; the number of a collective or key in its step."""
+    """DDP's number of the bucket; of a collective or a key, its number in the step."""
     through: Step
     """The sender needs nothing of steps up to this one any more: the receiver may forget what it sent for them."""
 

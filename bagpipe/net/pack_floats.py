@@ -1,13 +1,14 @@
-"""Floats in fewer bytes, to the bit: for links so slow that a byte costs more than the work of saving it.
+"""Packs floats into fewer bytes without loss: for links so slow that a byte costs more than the work of saving it.
 
 The exponents of gradients and weights lie close together. Of every `BLOCK` floats the largest exponent is kept, and
-for each its distance from that in four bits; sign and mantissa, which look like noise, stay as they are. A zero is a
-code without mantissa: inactive units of a layer have many. What lies further away has its exponent beside it. Rows take
-88 % of their bytes so, dense gradients about 80 %; a nanosecond or two for each float, on either end.
+for each float its distance from that, as a code of four bits; sign and mantissa, which look like noise, stay as they
+are. A zero has a code of its own and no mantissa: inactive units of a layer have many. An exponent too far away for a
+code is kept as a whole byte. Packed rows take 88 % of their bytes, dense gradients about 80 %. Packing and unpacking
+take a nanosecond or two for each float.
 
-A packed array: the floats after the last whole block, then, of all blocks together, the codes (two in a byte: the first
-half of a block in the low bits, the second in the high bits), the blocks' exponents, the three mantissa planes of
-everything that is not zero, and the exponents that fit no code.
+A packed array holds the floats after the last whole block, then, of all blocks together, the codes (two in a byte: the
+first half of a block in the low bits, the second in the high bits), the blocks' exponents, the three mantissa planes of
+all floats that are not zero, and the exponents that fit no code.
 """
 
 from itertools import accumulate, pairwise
@@ -52,7 +53,7 @@ def unpack(packed: Bytes, out: Floats) -> None:
     """Fill `out` with the floats that were packed.
 
     Raises:
-        WireError: so many floats do not fill these bytes.
+        WireError: the bytes do not hold as many floats as `out` has.
     """
     flat = out.reshape(-1)
     whole = flat.size // BLOCK * BLOCK
@@ -68,7 +69,7 @@ def unpack(packed: Bytes, out: Floats) -> None:
 
 
 def most_floats(packed_bytes: int) -> int:
-    """No more floats than so many lie in that many packed bytes: a block of zeros is its codes and an exponent."""
+    """An upper bound of the floats in that many packed bytes: a block of zeros takes only its codes and an exponent."""
     return packed_bytes // (HALF + 1) * BLOCK + BLOCK
 
 

@@ -1,4 +1,4 @@
-"""Whole numbers in as few bits as the largest of them needs, one after the other in 64-bit words.
+"""Packs integers into as few bits as the largest of them needs, one after the other in 64-bit words.
 
 A plan lists slots and rows by the ten thousand, and on a slow link its bytes delay those of the step: a slot
 that takes 17 bits is half of an int32, a key of 22 bits a third of an int64.
@@ -36,7 +36,7 @@ def unpack(words: Words, bits: int, out: Numbers) -> None:
     """Fill `out` with as many values of `bits` bits.
 
     Raises:
-        WireError: that many do not fill these words, or do not fit what `out` holds.
+        WireError: the words do not hold as many values as `out` has, or values of `bits` bits do not fit its type.
     """
     widest = 8 * out.itemsize - 1
     if not 1 <= bits <= widest or words.size != num_words(out.size, bits):

@@ -1,16 +1,16 @@
-"""How a `BatchPlan` becomes a message: a small header and a handful of array frames. Pure.
+"""Turns a `BatchPlan` into a message and back: a small header and a few array frames. Pure.
 
-A plan has dozens of short arrays for each width group; a frame for each would cost more than its
-bytes. So each group's arrays are concatenated by element type: keys (int64) into one frame, slots,
-indices and offsets (int32) into another, both in as few bits as they need (`net/pack_integers.py`); `inverse_N`, the
-largest and narrow already, is a frame of its own and copied nowhere. The header gives the length of every array
-in the order of `_narrow` and `_wide` below, so that the receiver cuts views out of what it unpacked.
+A plan has dozens of short arrays for each width group; a frame for each would cost more than its bytes. So each group's
+arrays are concatenated by element type: keys (int64) into one frame, slots, indices and offsets (int32) into another,
+both in as few bits as they need (`net/pack_integers.py`). `inverse_N`, which is the largest and narrow already, is a
+frame of its own and never copied. The header gives the length of every array in the order of `_narrow` and `_wide`
+below, so that the receiver can cut views out of what it unpacked.
 
 Frames: dense_BF, labels_BL, weights_B and groups_B where the header says that they are there, then for each width
 group inverse_N, packed int32s, packed keys, and weights_N where its header says so.
 
-Every length is checked against the frames before it is used. What the arrays *say* is the oracle's
-word: the planner's invariants are tested there, not paid for at every trainer and step.
+Every length is checked against the frames before it is used. The contents of the arrays are not checked again: the
+planner's invariants are tested, and checking them at every trainer and step would take time.
 """
 
 import itertools

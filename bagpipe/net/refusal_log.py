@@ -1,4 +1,4 @@
-"""Says in a few log lines what a socket refused, however much that is: a flood must not fill a disk."""
+"""Logs what a socket refused, in a few lines however much that is: a flood of messages must not fill a disk."""
 
 import logging
 import time
@@ -12,7 +12,9 @@ log = logging.getLogger(__name__)
 
 
 class RefusalLog:
-    """Counts what was refused. `total` is all of it; a line names the latest and how many stayed unsaid before it."""
+    """Counts what was refused, `total` in all; a log line names the latest, and how many came before it since the last
+    line.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.total = 0
@@ -21,7 +23,7 @@ class RefusalLog:
         self._said: float | None = None
 
     def add(self, what: str) -> None:
-        """Count one refusal; `what` may hold a stranger's words, so it is made printable and short."""
+        """Count one refusal; `what` may hold text of an unknown sender, so it is made printable and short."""
         self.total += 1
         now = self._clock()
         if self._said is not None and now - self._said < LOG_SECONDS:

@@ -1,4 +1,4 @@
-"""How a server or trainer joins a job: say hello to the oracle, wait for the topology."""
+"""Joins a job as a server or trainer: sends `Hello` to the oracle, and waits for the topology."""
 
 import time
 from collections.abc import Callable
@@ -9,17 +9,17 @@ from bagpipe.net.connection import Connection
 from bagpipe.net.messages import Hello, Refused, Topology, Wait
 
 HELLO_SECONDS = 5.0
-"""A hello is repeated so often until the topology comes: the oracle may have been restarted."""
+"""`Hello` is repeated at this interval until the topology comes: the oracle may have been restarted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Impatience:
-    """For who was started by hand, and may have forgotten the others: how long it waits for a sign of them."""
+    """A shorter wait for the other roles, for a program that was started by hand and may lack them."""
 
     seconds: float
-    """For the oracle to answer at all; and then, once it has its data, for the servers to have registered."""
+    """How long the oracle may take to answer at all; and then, once it has its data, the servers to register."""
     remedy: str
-    """What to start."""
+    """What the error tells the user to start."""
 
 
 def refusal(refused: Refused) -> BagpipeError:
@@ -36,7 +36,7 @@ def register(
     stop: Callable[[], bool],
     impatience: Impatience | None = None,
 ) -> Topology:
-    """Register and wait until every role has.
+    """Register, and wait until every role has registered.
 
     Raises:
         PeerLost: no topology within `startup_seconds`, or no sign of the others within less.
@@ -72,15 +72,15 @@ def register(
 
 @dataclass(slots=True)
 class _Signs:
-    """What was heard of the others so far."""
+    """Which other roles have answered so far."""
 
     name: str
     oracle: Connection
     impatience: Impatience | None
     since: float
-    """Since when the present sign is awaited: the oracle's answer, or its servers."""
+    """When the present wait began: for the oracle's answer, or for the servers."""
     missing: str = "the oracle"
-    """Who is awaited; empty: all that must be there are."""
+    """The roles that are awaited; empty: none."""
 
     def heard(self, message: Wait, now: float) -> None:
         if message.missing != self.missing:
@@ -88,8 +88,10 @@ class _Signs:
             self.missing = message.missing
 
     def check(self, now: float) -> None:
-        """Raises:
-        PeerLost: who is awaited has given no sign for too long.
+        """Compare the wait with `Impatience.seconds`.
+
+        Raises:
+            PeerLost: a role that is awaited has not answered or registered for longer than that.
         """
         if self.impatience is None or not self.missing or now - self.since < self.impatience.seconds:
             return

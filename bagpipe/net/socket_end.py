@@ -10,12 +10,12 @@ from bagpipe.net.refusal_log import RefusalLog
 
 
 class SocketEnd:
-    """A zmq socket with a count of what came to it and was refused."""
+    """A zmq socket with a count of the messages that it refused."""
 
     def __init__(self, socket: "zmq.Socket[bytes]") -> None:
         self.socket = socket
         self.refused = RefusalLog()
-        """What came here and was dropped or refused."""
+        """Messages and peers that were dropped or refused here."""
         self._delay = message_delay()
 
     def __enter__(self) -> Self:

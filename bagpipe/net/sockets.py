@@ -1,11 +1,8 @@
-"""Thin shells around zmq: a listener that many peers talk to, a connection to one of them.
+"""Makes the sockets of a process: each gets the job's keys or token, its bounds and its heartbeats here.
 
-Messages never block on sending: how much may be under way is bounded by the plan (a trainer's credit)
-and by acknowledged write-backs, not by the sockets. A dead peer is noticed by the transport: zmq
-exchanges heartbeats on its own thread, and a connection that stays down is `lost`. Each object is used
-by one thread only; a process has one `Context`.
-
-This is where sockets are made: each gets the job's keys or token, its bounds and its heartbeats here.
+Sending never blocks: how much may be under way is bounded by the plan (a trainer's credit) and by acknowledged
+write-backs, not by the sockets. A dead peer is noticed by the transport: zmq exchanges heartbeats on its own thread,
+and a connection that stays down is `lost`. Each object is used by one thread only; a process has one `Context`.
 """
 
 import logging
@@ -37,11 +34,11 @@ LINGER_SECONDS = 5.0
 """How long a closing socket may take to hand over what was sent."""
 IDENTITY_BYTES = 16
 MOST_WAITING = 10_000
-"""Messages that a listener keeps of and for one peer, many times what a role of the job has under way: a peer that only
-sends is held up by TCP, and what one that reads nothing asked for is dropped."""
+"""Messages that a listener queues from and for one peer, many times what a role of the job has under way. Beyond that a
+peer that only sends is slowed down by TCP, and answers to a peer that reads nothing are dropped."""
 CONNECT_SECONDS = 2.0
-"""How long one try to connect may take. A pod that was replaced has a new address, and its old one answers nothing: the
-name is looked up again with the next try, not after the kernel's two minutes."""
+"""How long one attempt to connect may take. A pod that was replaced has a new address, and its old one does not answer:
+this way the name is looked up again at the next attempt, not after the kernel's two minutes."""
 
 
 def job_token(environment: Mapping[str, str]) -> str:
@@ -79,19 +76,19 @@ class Context:
         self.close()
 
     def close(self) -> None:
-        """Close every socket; what was sent still goes out within `LINGER_SECONDS`, and no longer is waited."""
+        """Close every socket; messages that were sent still go out, for at most `LINGER_SECONDS`."""
         for thing in self._open:
             thing.close()
         if self.doorkeeper is not None:
             self.doorkeeper.stop()
-        # Also what was opened and never became a listener or a connection: a socket left open would be waited for.
+        # This closes sockets that never became a listener or a connection too: zmq waits for any that is left open.
         self._zmq.destroy(milliseconds(LINGER_SECONDS))
 
     def listen(self, bind: str, admission: Admission | None = None) -> Listener:
         """Listen on `tcp://host:port`; port 0 takes any free one.
 
         Args:
-            admission: who is heard, and saying what; None: nobody is before `Listener.admit` is called.
+            admission: the peers that are admitted; None: none, before `Listener.admit` is called.
 
         Raises:
             ConfigError: that is no address, or it cannot be bound.

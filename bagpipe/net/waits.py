@@ -1,4 +1,4 @@
-"""Seconds as zmq takes them: whole milliseconds in a C integer, where a negative one would mean for ever."""
+"""Converts seconds to what zmq takes: whole milliseconds in a C integer, where a negative one would mean forever."""
 
 import math
 
@@ -6,5 +6,5 @@ LONGEST_MILLISECONDS = 2**31 - 1
 
 
 def milliseconds(seconds: float) -> int:
-    """Never below 0, and at most as long as zmq can count; NaN is no wait at all."""
+    """Milliseconds from 0 to the longest that zmq can count; NaN gives 0."""
     return 0 if math.isnan(seconds) else int(min(max(0.0, seconds) * 1000, LONGEST_MILLISECONDS))

@@ -1,4 +1,4 @@
-"""Frames to messages and back. Pure: no socket, no clock.
+"""Encodes messages as frames and decodes them. Pure: no socket, no clock.
 
 A message is a list of frames: one msgpack header, then the raw bytes of its arrays. The header holds
 the message and, for each array, its element type and shape; an array longer than `FRAME_BYTES` lies
@@ -42,13 +42,13 @@ MESSAGE_TYPES = tuple(
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 )
 _UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError, MemoryError, OverflowError)
-"""What msgspec raises for bytes that are no message: beside its own error, of text that is not UTF-8 and of nesting
-deeper than the interpreter's stack."""
+"""What msgspec raises for bytes that are no message: beside its own error, those for text that is not UTF-8 and for
+nesting deeper than the interpreter's stack."""
 
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
-    """Of each array the element type code, the shape, and the bytes it is packed in (0: it is not), beside the
-    message's own bytes.
+    """The header frame: of each array the element type's code, the shape, and the bytes it is packed in (0: it is not
+    packed); and the message's own bytes.
     """
 
     arrays: tuple[tuple[int, tuple[int, ...], int], ...]
