@@ -257,17 +257,13 @@ class Saved(Message, kw_only=True):
 
 
 class SaveFirst(Message, kw_only=True):
-    """The oracle to the trainers: the attempt ends when the checkpoint after so many steps is complete; its weights and
-    rows are finite.
-    """
+    """The oracle to the trainers: the attempt ends when the checkpoint after so many steps, a good one, is complete."""
 
     step: Count
 
 
 class Finished(Message, kw_only=True):
-    """A trainer is done: its write-backs are stored and its checkpoints complete. It leaves when the oracle has noted
-    that (`MayLeave`).
-    """
+    """A trainer is done: its write-backs are stored and its checkpoints complete. It leaves at `MayLeave`."""
 
     rank: Index
 

@@ -119,9 +119,8 @@ class StepPipeline:
         """What is sent once nothing is left to do, and again to an oracle that was restarted."""
         self._may_leave = False
         self.hear_validation: Callable[[Message, list[Any]], None] = lambda message, arrays: None
-        """Called with the oracle's messages about evaluations between steps."""
         self.oracle_is_back: Callable[[], None] = lambda: None
-        """Called after a reconnect to the oracle: what an evaluation has sent last may be lost."""
+        """Of evaluations between steps: called with the oracle's messages about them; and after a reconnect to it."""
         self._ended_at: float | None = None
         """When the last step ended, by `time.perf_counter`."""
         servers.while_waiting(self.look_around)
@@ -189,9 +188,6 @@ class StepPipeline:
     def finish(self, step: Step, loss: torch.Tensor | float | None) -> None:
         """End the step after backward has returned; at a checkpoint all rows that changed are written back.
 
-        Args:
-            loss: the slice's mean loss, for the oracle's records; None: not known.
-
         Raises:
             PeerLost: another trainer did not send gradients, or values at a checkpoint, in time.
         """
@@ -224,11 +220,8 @@ class StepPipeline:
     def leave_finished(self) -> None:
         """Every step and checkpoint is complete: leave once the oracle has noted that, or is gone for good.
 
-        An oracle that is gone is no error here: either it has released all roles and its last message was lost, or its
-        supervisor sees that it failed.
-
         Raises:
-            PeerLost: the oracle is there and does not answer.
+            PeerLost: the oracle is there and does not answer. One that is gone has released all roles, or failed.
         """
         self._finished = Finished(rank=self.rank)
         self.oracle.send(self._finished)
@@ -295,10 +288,8 @@ class StepPipeline:
             self._carry_out(self.machine.peer_rows_arrived(kind, step, peer))
 
     def _gradients_made(self, group: int) -> None:
-        """Autograd's hook: backward has made the gradients of a width group.
-
-        Autograd runs callbacks in the order in which they were queued: ours before DDP's, which waits for the dense
-        gradients, if the rows' gradients come before the last of the dense ones.
+        """Backward has made a width group's gradients. Autograd runs callbacks in the order in which they are queued:
+        ours before DDP's, which waits for dense gradients, if the rows' gradients come before the last dense ones.
         """
         if self._holding:
             return
