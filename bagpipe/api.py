@@ -10,8 +10,8 @@
             loss.backward()
             optimizer.step()
 
-The oracle is found at `MASTER_ADDR`:`MASTER_PORT` and tells everything else. Rows are updated when the next batch is
-asked for, or on `close`, which the end of the interpreter calls too: so after the last batch, and nothing is lost.
+The oracle is found at `MASTER_ADDR`:`MASTER_PORT` and sends everything else that a trainer must know. Rows are updated
+when the next batch is asked for, or on `close`, which the end of the interpreter calls too.
 """
 
 import logging
@@ -74,7 +74,7 @@ def init_cache(
 
     Args:
         lookahead_value: batches the oracle looks ahead. The oracle's own setting holds; a different
-            value here is logged. 1 is the original's word for no cache at all.
+            value here is logged. 1 means no cache at all, as in the paper's artifact.
         emb_size: width of every embedding table; None: as the job says, where tables may differ.
         ln_emb: rows of each table; empty: as the job says.
         cache_size: rows this trainer may hold; never exceeded. None: as the job says.
@@ -84,22 +84,22 @@ def init_cache(
             None: as the job says.
         emb_optim_params: its options, without model parameters.
         device: "cpu" or "cuda:k".
-        worker_id, world_size: RPC rank and size of the original; any layout is accepted.
+        worker_id, world_size: RPC rank and size in the paper's artifact; any layout is accepted.
         training_worker_id: rank among the trainers.
         trainer_world_size: number of trainers; None: `world_size - 2`, one oracle and one server.
         ragged: accepted, without effect: the data tells whether features have several lookups.
-        job, attempt: the oracle's.
+        job, attempt: name of the oracle's job, and the number of its attempt.
         steps: batches that this loop will take; the job ends after them, with a checkpoint. None: as the
             oracle's job says.
-        model, dense_optimizer: what the dense part is and is trained with, for the checkpoint: it lets
-            `bagpipe evaluate` rebuild it. None: not told.
+        model, dense_optimizer: the dense model and its optimizer, for the checkpoint: with them `bagpipe evaluate`
+            can rebuild the model. None: not told.
         evaluate: scores a batch of the test part, after the last step. None: the job's test part is not evaluated.
-        answer_seconds: seconds for the oracle to answer, and for its servers to be there once its data is ready. Other
+        answer_seconds: seconds for the oracle to answer, and for its servers to register once its data is ready. Other
             trainers, and the data, may take as long as the job's `startupSeconds`.
 
     Raises:
         ConfigError: an argument is wrong or disagrees with the job.
-        PeerLost: the oracle or another role did not appear; says how they are started.
+        PeerLost: the oracle or another role did not appear; the message says how to start them.
     """
     if not 0 <= cleanup_batch_proportion <= 1:
         raise ConfigError(f"init_cache: cleanup_batch_proportion must lie in 0..1, found {cleanup_batch_proportion}")

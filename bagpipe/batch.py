@@ -1,4 +1,4 @@
-"""What a reader yields and the planner consumes: one global batch, no torch, no decisions.
+"""`Batch`: one global batch, which readers yield and the planner consumes. Without torch.
 
 Shape letters used across the library: `B` examples of the batch (or of one trainer's slice), `F`
 dense features, `T` sparse features of one width group, `N` lookups, `K` distinct rows, `S` slots,
@@ -57,7 +57,8 @@ class Batch:
     weights_B: Floats | None = None
     """Weight of each example in the loss and in figures; None: all weigh the same."""
     groups_B: Int64s | None = None
-    """Whom each example belongs to, as a number that stands for the value of `columns.group`; None: not told."""
+    """Group of each example (its user or session), as a number that stands for the value of `columns.group`; None: the
+    data has no groups."""
 
     @property
     def num_examples(self) -> int:

@@ -1,4 +1,4 @@
-"""`BatchPlan`: every decision about one step, for one trainer. The trainer obeys and decides nothing.
+"""`BatchPlan`: every decision about one step, for one trainer, which only carries it out.
 
 A plan lists *rows* in three ways. A **local index** (0..K-1) names a distinct row that this trainer
 uses in this step; a **slot** names a position in the trainer's cache; a **key** names a row of the
@@ -128,4 +128,4 @@ class BatchPlan:
     back, as at a checkpoint.
     """
     groups_B: Int64s | None = None
-    """Whom each example of this slice belongs to; None: not told, and nothing travels."""
+    """Group of each example of this slice; None: the data has no groups, and nothing travels."""

@@ -1,8 +1,8 @@
-"""Which embedding tables a job has and how their rows are numbered.
+"""The embedding tables of a job, and how their rows are numbered.
 
-Tables of equal width and optimizer state form a *width group*: one cache slab, one row file on each
-server, one key space. A *key* is a row's number within its group: the rows of the group's first
-table, then the second's, and so on. Keys map to servers by `key % num_servers`.
+Tables of equal width form a *width group*: one cache slab, one row file on each server, one key space. A *key* is a
+row's number within its group: the rows of the group's first table, then the second's, and so on. Keys map to servers by
+`key % num_servers`.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is the best one by a figure of the validation part (`spec.checkpoint.best`)."""
+"""Finds the best checkpoint of a run by a figure of the validation part (`spec.checkpoint.best`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ def best_checkpoint(root: Path, history: Sequence[Validation], metric: str) -> P
 
 
 def kept_best(root: Path, metric: str | None) -> Path | None:
-    """The best complete checkpoint below `root` by what the newest one holds; None where there is none.
+    """The best complete checkpoint below `root`, by the figures that the newest one holds; None where there is none.
 
     Raises:
         CheckpointError: the newest one's manifest cannot be read.

@@ -1,12 +1,12 @@
-"""The files of dense weights in a checkpoint, and which of them a model is used with."""
+"""The files of dense weights in a checkpoint, and which of them a model is evaluated with."""
 
 from bagpipe.checkpoint.store import Checkpoint
 from bagpipe.net.messages import SnapshotFile
 
 DENSE_WEIGHTS = "dense.safetensors"
-"""As they are trained."""
+"""The weights that are trained."""
 DENSE_AVERAGE = "dense_average.safetensors"
-"""With `optimizer.average`: the same tensors, the trained ones averaged."""
+"""With `optimizer.average`: the same tensors, with the averages of the trained ones."""
 
 
 def weights_in_use(checkpoint: Checkpoint) -> SnapshotFile | None:

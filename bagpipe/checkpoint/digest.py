@@ -1,7 +1,7 @@
-"""One word for a trained model: SHA-256 over every touched row and every dense weight.
+"""Computes `modelDigest`: SHA-256 over every touched row and every dense weight of a trained model.
 
-Rows come in the order of (table, row) with their optimizer state, dense weights in the order of their
-names; how many servers held the rows, and in which order they were touched, does not show.
+Rows come in the order of (table, row) with their optimizer state, dense weights in the order of their names. So the
+digest does not depend on how many servers held the rows, or on the order in which they were written.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """What a checkpoint keeps of its data: the transform, and a fingerprint of the rows that were trained on.
 
 The oracle writes both to `<checkpoints>/transform/` before the first step; trainer 0 links the files into each
-checkpoint and lists them in its manifest. Whoever resumes or evaluates takes them from there.
+checkpoint and lists them in its manifest. A resume or an evaluation takes them from there.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from bagpipe.errors import CheckpointError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, write_whole
 
 ACCEPTED_FILE = "accepted-data.json"
-"""In the run directory: the fingerprint of data that somebody said is meant (`--new-data`)."""
+"""In the run directory: the fingerprint of data that the user has accepted (`--new-data`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +79,12 @@ def open_job_data(spec: JobSpec, *, checkpoint: Path | None, run_dir: Path, root
 
 
 def fingerprint_of(spec: JobSpec) -> Fingerprint:
-    """Of the data that the job trains on, as it is now."""
+    """The fingerprint of the data that the job trains on, as it is now."""
     return Fingerprint() if spec.data.format == "synthetic" else take_fingerprint(find_files(spec.data.path))
 
 
 def check_accepted(before: Fingerprint, now: Fingerprint, run_dir: Path) -> None:
-    """Refuse data that differs from what was trained on, unless somebody said that exactly this data is meant.
+    """Refuse data that differs from what was trained on, unless the user has accepted exactly this data.
 
     Raises:
         DataError: names the first file that differs.
@@ -101,7 +101,7 @@ def check_accepted(before: Fingerprint, now: Fingerprint, run_dir: Path) -> None
 
 
 def accept_data(spec: JobSpec, run_dir: Path) -> None:
-    """Note that the data as it is now is meant, whatever the run was trained on before.
+    """Note that the user accepts the data as it is now, whatever the run was trained on before.
 
     Raises:
         DataError, StorageError: it cannot be read, or the note cannot be written.

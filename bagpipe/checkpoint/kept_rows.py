@@ -1,4 +1,4 @@
-"""The rows of a checkpoint by key, as training left them or as they were born."""
+"""Reads the rows of a checkpoint by key; a row that it does not hold has its first value."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class _Part(NamedTuple):
     """What one server held of a width group."""
 
     keys: Keys
-    """Rising."""
+    """Ascending."""
     order: npt.NDArray[np.intp]
     """Where each key's record lies."""
     records: Floats
@@ -33,11 +33,11 @@ class KeptRows:
         return f"KeptRows(dim={self.group.embedding_dim}, touched={sum(len(p.keys) for p in self._parts)})"
 
     def touched(self) -> Keys:
-        """Keys of the rows that training touched, rising; 8 bytes each."""
+        """Keys of the rows that training touched, ascending; 8 bytes each."""
         return np.sort(np.concatenate([np.zeros(0, np.int64), *(part.keys for part in self._parts)]))
 
     def weights(self, keys_K: Keys) -> Floats:
-        """`[K, D]`, as training left them, or as they were born."""
+        """Weights of these rows, `[K, D]` float32: as training left them, or their first values."""
         out = np.empty((len(keys_K), self.group.embedding_dim), np.float32)
         born = np.ones(len(keys_K), np.bool_)
         for keys, order, records in self._parts:
@@ -51,7 +51,7 @@ class KeptRows:
 
 
 def kept_rows(checkpoint: Checkpoint) -> list[KeptRows]:
-    """Of every width group; each file is verified and opened once.
+    """The rows of every width group; each file is verified and opened once.
 
     Raises:
         CheckpointError: a file is missing or damaged.

@@ -1,4 +1,4 @@
-"""The record that makes a checkpoint exist: what it is of, and every file with its size and checksum."""
+"""The manifest, which makes a checkpoint exist: the job, the step, and every file with its size and checksum."""
 
 from typing import Any
 
@@ -37,10 +37,10 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     data: tuple[SnapshotFile, ...] = ()
     """The transform and the fingerprint of the data; none: written before they were kept."""
     first_values: bool = False
-    """Made of another run's weights, or of files, before the first step: no checkpoint to resume, but what rows begin
-    with. Dense weights are taken as far as they fit."""
+    """Made of another run's weights, or of files, before the first step: the first values of a warm start, not a
+    checkpoint to resume. Dense weights are taken as far as they fit."""
     validations: tuple[Validation, ...] = ()
-    """The figures of the validation part up to this step: what early stopping and the choice of the best go by."""
+    """The figures of the validation part up to this step, by which training stops early and the best is chosen."""
     created: str
     """UTC, ISO 8601."""
 
@@ -54,12 +54,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
 
 
 RESULT_FIELDS = ("model", "data", "embedding", "optimizer", "batch_size", "micro_batches", "seed")
-"""What a resumed run must share with the interrupted one to end identically. Everything else is how
-long to train, how many processes, or cannot change a result (contracts X1, X2)."""
+"""Sections that a resumed run must share with the interrupted one to end identically. All others say how long to train
+or with how many processes, or cannot change a result (contracts X1, X2)."""
 FREE_FIELDS = {"data": ("path", "test", "readers", "on_bad_line")}
-"""Within those, what says only where and how the same data is read."""
+"""Settings within those that only say where and how the same data is read."""
 TRANSFORM_FIELDS = ("encoding", "hash_size", "min_count", "numeric_bins", "oov", "columns")
-"""What says how raw rows become rows of tables. A model keeps that as it was trained, whatever reads it."""
+"""Settings of `data` that say how raw rows are encoded. They stay as the model was trained with."""
 
 
 def changed_field(before: JobSpec, now: JobSpec) -> str | None:
@@ -88,7 +88,7 @@ def changed_transform(before: DataConfig, now: DataConfig) -> str | None:
 
 
 def check_transform(before: DataConfig, now: DataConfig) -> None:
-    """Refuse settings that a kept transform would have to be made anew for.
+    """Refuse settings for which a kept transform would have to be made again.
 
     Raises:
         ConfigError: names the first of them.

@@ -1,4 +1,4 @@
-"""Which row of another run's table becomes which row of a table here: values keep their vectors. Pure."""
+"""Maps the rows of another run's table to rows of a table here, so that values keep their vectors. Pure."""
 
 from dataclasses import dataclass
 
@@ -19,11 +19,11 @@ class TableOfRun:
 
     table: Table
     transform: Transform | None
-    """None: nobody kept it."""
+    """None: it was not kept."""
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """Of the table, where its values have rows of their own."""
+        """The table's vocabulary; None where its values have no rows of their own."""
         if self.transform is None or self.transform.vocabularies is None:
             return None
         return self.transform.vocabularies.get(self.table.name)
@@ -43,7 +43,7 @@ class TableOfRun:
 
 
 def row_map(here: TableOfRun, there: TableOfRun) -> Rows | str:
-    """For each row of the table there its row here, or -1; or why no row can be taken."""
+    """For each row of the table there its row here, or -1; or, as a text, why no row can be taken."""
     if here.table.embedding_dim != there.table.embedding_dim:
         return f"width {there.table.embedding_dim} there, {here.table.embedding_dim} here"
     if here.encoding != there.encoding:
@@ -61,7 +61,7 @@ def row_map(here: TableOfRun, there: TableOfRun) -> Rows | str:
 
 
 def _by_value(here: Vocabulary, there: Vocabulary) -> Rows:
-    """Values that both know. The first rows stand for all others; they are the same where they are as many."""
+    """Map the values that both know. The first rows stand for all others, and are mapped if both have as many."""
     rows = np.full(there.num_rows, -1, np.int64)
     if here.first_row == there.first_row:
         rows[: here.first_row] = np.arange(here.first_row)

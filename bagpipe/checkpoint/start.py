@@ -1,7 +1,7 @@
-"""Which checkpoint a run goes on from: the newest sound one, or the one that somebody chose.
+"""Finds the checkpoint from which a run goes on: the newest undamaged one, or the one that the user chose.
 
-Damage is found by the checksums of the manifest, before any role starts. What is damaged, or newer than what was
-chosen, is set aside by renaming its manifest: it is no checkpoint any more, and nothing of it is deleted.
+Damage is found by the checksums of the manifest, before any role starts. A checkpoint that is damaged, or newer than
+the chosen one, is set aside by renaming its manifest: it is no checkpoint any more, and nothing of it is deleted.
 """
 
 import itertools
@@ -48,7 +48,7 @@ def starting_checkpoint(root: Path, *, strict: bool, note: Callable[[str], None]
 
 
 def chosen_checkpoint(chosen: Path, root: Path, *, note: Callable[[str], None]) -> Path:
-    """A checkpoint that somebody named; newer ones in `root` belong to another course of the run and are set aside.
+    """The checkpoint that the user named; newer ones in `root` do not follow from it, and are set aside.
 
     Raises:
         CheckpointError: it is incomplete or damaged.
@@ -65,7 +65,7 @@ def chosen_checkpoint(chosen: Path, root: Path, *, note: Callable[[str], None]) 
 
 
 def set_aside(directory: Path) -> Path:
-    """From here on this is no checkpoint; returns where its manifest lies now.
+    """Make this no checkpoint any more; returns where its manifest lies now.
 
     Raises:
         StorageError: its manifest cannot be renamed.

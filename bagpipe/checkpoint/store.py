@@ -1,7 +1,7 @@
-"""Checkpoints in a directory: which exist, which is newest, whether one is whole, which may go.
+"""Checkpoints in a directory: lists, opens, verifies and deletes them.
 
-`<directory>/step-00000100/` holds the files of one checkpoint; its `manifest.json` is written last, by
-write-then-rename. No manifest, no checkpoint: whatever a crash leaves behind is not one.
+`<directory>/step-00000100/` holds the files of one checkpoint; its `manifest.json` is written last, under another name,
+and then renamed. A folder without a manifest is no checkpoint, so what a crash leaves behind is none.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.messages import SnapshotFile
 
 SNAPSHOT_SECONDS = 600.0
-"""Longest wait for the files of the last checkpoint, when training is over; no earlier one is waited for."""
+"""Longest wait for the files of the last checkpoint, when training is over or has failed."""
 
 ASIDE = "manifest.aside.json"
 """The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
@@ -33,7 +33,7 @@ _NAME = re.compile(r"step-(\d{8,})")
 _OUR_FILES = re.compile(
     r"manifest(\.aside)?\.json(\.\d+)?|dense[a-z_]*\.(safetensors|json)|dense-weights\.txt|shard-\d+-of-\d+|transform|\..*\.tmp"
 )
-"""What lies in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
+"""Names of files in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
 
 
 def step_of(directory: Path) -> int:
@@ -156,7 +156,7 @@ def incomplete_checkpoints(root: Path) -> list[Path]:
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether something lies in it, and nothing that no checkpoint of ours has."""
+    """Whether there are files in it, all with names that a checkpoint of ours has."""
     found = [path.name for path in directory.iterdir()] if directory.is_dir() else []
     return bool(found) and all(_OUR_FILES.fullmatch(name) for name in found)
 
@@ -168,7 +168,7 @@ def newest_complete(root: Path) -> Path | None:
 
 
 def commit(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest: from here on the checkpoint exists."""
+    """Write the manifest, which makes the checkpoint exist."""
     write_whole(directory / FILE_NAME, encode_manifest(manifest))
 
 
@@ -182,7 +182,7 @@ def describe_file(directory: Path, name: str) -> SnapshotFile:
 
 
 def expired(complete: Sequence[Path], keep: int) -> Sequence[Path]:
-    """Which complete checkpoints retention gives up: all but the newest `keep`, and never the newest."""
+    """The complete checkpoints that retention deletes: all but the newest `keep`, and never the newest."""
     return complete[: -max(1, keep)]
 
 

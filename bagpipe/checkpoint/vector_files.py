@@ -1,4 +1,4 @@
-"""Vectors for the rows of one table, from a file: `.npy`, or Parquet with columns `vector` and `row` or `value`."""
+"""Reads vectors for the rows of one table: `.npy`, or Parquet with columns `vector` and `row` or `value`."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What rows begin with where the job names another run or files: written once, before the first step, by the oracle.
+"""A warm start: the oracle writes the first values of rows, from another run or from files, once before the first step.
 
-It is written as a checkpoint is (`<checkpoints>/initial/`), so servers and trainers load it as they load one. It bears
-another name and is never resumed.
+They are written like a checkpoint (`<checkpoints>/initial/`), so servers and trainers load them as they load one. The
+folder has another name, so it is never resumed.
 """
 
 import shutil
@@ -48,7 +48,7 @@ class _Target:
 
 @dataclass(slots=True)
 class _Line:
-    """What became of one table."""
+    """A line of the report: what was taken for one table."""
 
     table: str
     source: str
@@ -58,7 +58,7 @@ class _Line:
 
 
 def check_sources(spec: JobSpec) -> None:
-    """What the job begins with must be there, before its data is prepared.
+    """Check that the run and the files that the job begins with exist, before its data is prepared.
 
     Raises:
         CheckpointError: the other run's manifest cannot be read.
@@ -76,7 +76,7 @@ def check_sources(spec: JobSpec) -> None:
 def prepare_first_values(
     spec: JobSpec, layout: TableLayout, transform: Transform, *, root: Path, run_dir: Path
 ) -> Path | None:
-    """Write what the job's rows begin with, and what was taken; None where the job names nothing.
+    """Write the first values of the job's rows, and a report of what was taken; None where the job has no warm start.
 
     Args:
         root: the folder of the job's checkpoints.
@@ -152,7 +152,7 @@ class _Writer:
         self.files: list[SnapshotFile] = []
 
     def write(self, target: _Target, rows: Rows, vectors_KD: Floats, state: Floats | None) -> None:
-        """Records of these rows: their vectors, and the optimizer's state as it was or as it begins."""
+        """Write records of these rows: their vectors, and the optimizer's state, or its initial one (None)."""
         if not rows.size:
             return
         dim = target.of.table.embedding_dim
@@ -239,7 +239,7 @@ def _same_state(here: TableRecipe, there: TableRecipe) -> bool:
 
 
 def _dense(source: Checkpoint, folder: Path) -> tuple[SnapshotFile, ...]:
-    """A copy of the dense weights; trainers, who have the model, say which fit."""
+    """Copy the dense weights; trainers, which have the model, take those that fit."""
     for file in source.manifest.dense:
         if file.name == DENSE_WEIGHTS:
             write_whole(folder / DENSE_WEIGHTS, source.read(file))

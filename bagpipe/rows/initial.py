@@ -1,8 +1,8 @@
-"""How a row is born: its first value is a pure function of (seed, table, row, dim) (contract X4).
+"""The first value of a row, a pure function of (seed, table, row, dim) (contract X4).
 
-Counter-based: element j of row r of table t hashes (seed, t, r, j), so that rows need no order, no
-stored generator and no memory before they are touched. 24 bits of the hash become a float32 in
-[-1, 1) without rounding; the product with the scale is rounded once, everywhere alike.
+The generator is counter-based: element j of row r of table t is a hash of (seed, t, r, j), so that rows need no order,
+no stored generator and no memory before they are written. 24 bits of the hash become a float32 in [-1, 1) without
+rounding; the product with the scale is rounded once, alike on every machine.
 """
 
 import math
@@ -50,7 +50,7 @@ def initial_rows(seed: int, table: int, rows: npt.ArrayLike, dim: int, scale: fl
 
 
 class InitialRows:
-    """Rows of one width group by key, as they are before anybody trained them."""
+    """Rows of one width group by key, as they are before training."""
 
     def __init__(self, group: WidthGroup, embedding: EmbeddingConfig, seed: int) -> None:
         self.dim = group.embedding_dim
@@ -71,7 +71,7 @@ class InitialRows:
             _fill(self._seed, self._tables[member], rows, self._scales[member], self.dim, where, out)
 
     def fill_records(self, keys: npt.NDArray[np.int64], out: Floats) -> None:
-        """Write weights and optimizer state of `keys[i]` to `out[i]`, as far as it is wide."""
+        """Write weights and optimizer state of `keys[i]` to `out[i]`: as many columns as `out` has, `dim` at least."""
         self.fill(keys, np.arange(keys.size), out)
         if out.shape[1] > self.dim:
             member = np.searchsorted(self._offsets, keys, side="right") - 1

@@ -1,4 +1,4 @@
-"""Which settings hold for the rows of one table: those of `spec.embedding`, with every override that matches it."""
+"""The settings for the rows of one table: those of `spec.embedding`, changed by every override that matches it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from bagpipe.tables import WidthGroup
 
 @dataclass(frozen=True, slots=True)
 class TableRecipe:
-    """What holds for one table's rows."""
+    """The settings of one table's rows."""
 
     optimizer: RowOptimizer
     init_scale: float | None
@@ -32,13 +32,15 @@ def recipe_of(embedding: EmbeddingConfig, table: str) -> TableRecipe:
 
 
 def recipes_of(embedding: EmbeddingConfig, group: WidthGroup) -> tuple[TableRecipe, ...]:
-    """Of each table of a width group."""
+    """The settings of each table of a width group."""
     return tuple(recipe_of(embedding, table.name) for table in group.tables)
 
 
 def check_overrides(embedding: EmbeddingConfig, tables: Iterable[str]) -> None:
-    """Raises:
-    ConfigError: a pattern matches no table.
+    """Check that every override matches a table.
+
+    Raises:
+        ConfigError: a pattern matches no table.
     """
     names = list(tables)
     for number, override in enumerate(embedding.overrides):

@@ -1,8 +1,8 @@
-"""What is stored for a row: its weights, then its optimizer's state, all float32.
+"""Records: what is stored for a row, its weights and then its optimizer's state, all float32.
 
-A record moves as a whole between server and owner, so state belongs to the row wherever it is. All records of a width
-group are as wide as the optimizer with most state among its tables needs; what a row's own does not need stays as it
-began.
+A record moves as a whole between server and owner, so the state stays with the row. All records of a width group are as
+wide as the optimizer with most state among its tables needs; columns that a row's own optimizer does not need keep
+their initial value.
 """
 
 from bagpipe.config.document import EmbeddingConfig, RowOptimizer
@@ -40,5 +40,5 @@ def record_widths(embedding: EmbeddingConfig, layout: TableLayout) -> tuple[int,
 
 
 def initial_state(optimizer: RowOptimizer) -> float:
-    """What every float of a new row's state starts as."""
+    """The initial value of every float of a new row's state."""
     return optimizer.initial_accumulator if optimizer.name in ("adagrad", "rowwise-adagrad") else 0.0
