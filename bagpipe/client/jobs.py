@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagpipe.client.story import tell
+from bagpipe.client.story import index_of, tell
 from bagpipe.config.document import API_VERSION, KIND
 from bagpipe.config.load import JobFile, read_job_file
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
@@ -29,12 +29,11 @@ PLURAL = "bagpipejobs"
 POLL_SECONDS = 1.0
 REQUEST_SECONDS = 30.0
 _CONDITIONS = ("Failed", "Complete", "Suspended", "Restarting", "Running")
-"""Those that can explain a phase, the most important one first."""
-_INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "apps.kubernetes.io/pod-index")
+"""Conditions that can explain a phase, the most important one first."""
 
 
 class ClusterError(BagpipeError):
-    """The API server cannot be reached or refused; says what it said."""
+    """The API server cannot be reached, or refused; carries its answer."""
 
     exit_code = ExitCode.TRANSIENT
 
@@ -73,7 +72,7 @@ class JobView:
     progress: Mapping[str, Any]
     summary: Mapping[str, Any]
     reason: str
-    """Of the condition that explains the phase."""
+    """Of the condition that explains the phase; so is `message`."""
     message: str
     created: str
     raw: Mapping[str, Any]
@@ -113,7 +112,7 @@ class BagpipeClient:
         """Connects as kubectl does: `$KUBECONFIG`, else the pod's own account.
 
         Args:
-            clock: what passes between two questions to the API server.
+            clock: waits between two requests to the API server.
 
         Raises:
             ConfigError: the extra is not installed, or nothing says where the cluster is.
@@ -166,7 +165,7 @@ class BagpipeClient:
         return JobView.of(raw)
 
     def list(self) -> "list[JobView]":
-        """By name."""
+        """All jobs of the namespace, sorted by name."""
         with self._told(PLURAL):
             raw = self._jobs.list_namespaced_custom_object(*self._where(), _request_timeout=REQUEST_SECONDS)
         return sorted((JobView.of(item) for item in raw["items"]), key=lambda view: view.name)
@@ -190,11 +189,12 @@ class BagpipeClient:
     def wait(
         self, name: str, *, timeout_seconds: float | None = None, on_change: Callable[[JobView], None] | None = None
     ) -> JobView:
-        """Until the job is done; `on_change` sees every change on the way.
+        """Wait until the job is complete; `on_change` is called with every change on the way.
 
         Raises:
-            JobFailed: it ended otherwise.
+            JobFailed: it failed.
             WaitTimeout: it did not end in time.
+            JobNotFound, ClusterError: it cannot be read.
         """
         last = None
         end = None if timeout_seconds is None else self._clock.now() + timeout_seconds
@@ -241,9 +241,14 @@ class BagpipeClient:
         tail: int | None = None,
         previous: bool = False,
     ) -> Iterator[str]:
-        """Lines of one process. Following waits for its pod, and goes on with the next when it is replaced.
+        """Lines of one process's log; if the job has failed and its pods are gone, the last lines the operator kept.
 
-        Of a pod that a failed job's end took away there are the last lines that the operator kept.
+        Args:
+            role: `oracle`, `server` or `trainer`.
+            index: shard of a server, rank of a trainer.
+            follow: wait for the process's pod, and go on with the next pod when it is replaced.
+            tail: only so many of the last lines; None: all.
+            previous: the log of the container before its last restart.
 
         Raises:
             JobNotFound: there is no such job, or neither a pod nor kept lines of this process.
@@ -271,7 +276,7 @@ class BagpipeClient:
                 self._clock.pause(POLL_SECONDS)
 
     def _kept(self, view: JobView) -> dict[str, str]:
-        """Last lines of the pods that a failed job's end took away, by process; empty: none were kept."""
+        """Last lines of the pods of a failed job that are gone, by process; empty: none were kept."""
         name = ((view.raw.get("status") or {}).get("logs") or {}).get("configMap")
         if not name:
             return {}
@@ -288,7 +293,7 @@ class BagpipeClient:
             answer = self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _preload_content=False, _request_timeout=REQUEST_SECONDS
             )
-        pods = [p for p in json.loads(answer.data)["items"] if _index_of(p) == index and _identity(p) not in seen]
+        pods = [p for p in json.loads(answer.data)["items"] if index_of(p) == index and _identity(p) not in seen]
         return max(pods, key=lambda p: int(p["metadata"]["labels"].get("bagpipe.dev/attempt", 0)), default=None)
 
     def _lines(self, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[str]:
@@ -317,7 +322,7 @@ class BagpipeClient:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """The API server's errors as ours."""
+        """Turn the API server's errors into ours."""
         import urllib3.exceptions
 
         try:
@@ -359,13 +364,8 @@ def _message(error: Any) -> str:
         return str(error.reason)
 
 
-def _index_of(pod: Mapping[str, Any]) -> int:
-    labels = pod["metadata"]["labels"]
-    return int(next((labels[key] for key in _INDEX_LABELS if key in labels), 0))
-
-
 def _identity(pod: Mapping[str, Any]) -> tuple[str, int]:
-    """Which process: a server's is restarted in its pod."""
+    """Names one process: a pod and its restart, because a server is restarted within its pod."""
     containers = pod["status"].get("containerStatuses") or [{}]
     return pod["metadata"]["uid"], containers[0].get("restartCount", 0)
 

@@ -1,6 +1,6 @@
-"""A job's story in one page: where it is, what happened to it, which pods it has, and how it ended.
+"""Describes a job in one page: its phase, what happened to it, its pods, and how it ended.
 
-Pure: from what the API server shows (the job, its events, its pods) to lines of text. Only what is known is said.
+Pure: from what the API server shows (the job, its events, its pods) to lines of text. What is not known is left out.
 """
 
 import datetime as dt
@@ -98,7 +98,9 @@ def _line(raw: Raw) -> str:
 
 
 def _pods(pods: Iterable[Raw]) -> list[str]:
-    ours = sorted((p for p in pods if _role(p) in _ROLES), key=lambda p: (_ROLES.index(_role(p)), _index(p), _name(p)))
+    ours = sorted(
+        (p for p in pods if _role(p) in _ROLES), key=lambda p: (_ROLES.index(_role(p)), index_of(p), _name(p))
+    )
     return [_pod(p) for p in ours]
 
 
@@ -106,7 +108,7 @@ def _pod(pod: Raw) -> str:
     status, attempt = pod.get("status") or {}, pod["metadata"]["labels"].get("bagpipe.dev/attempt", "?")
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
     phase = status.get("phase", "?") + (", ready" if ready else "")
-    words = [f"{_role(pod)} {_index(pod)}", f"attempt {attempt}", phase]
+    words = [f"{_role(pod)} {index_of(pod)}", f"attempt {attempt}", phase]
     words += ["is being deleted"] if "deletionTimestamp" in pod["metadata"] else []
     words += [f"on {node}"] if (node := (pod.get("spec") or {}).get("nodeName")) else []
     return "  ".join((*words, _name(pod), *_trouble(status)))
@@ -131,7 +133,8 @@ def _role(pod: Raw) -> str:
     return str((pod["metadata"].get("labels") or {}).get("bagpipe.dev/role", ""))
 
 
-def _index(pod: Raw) -> int:
+def index_of(pod: Raw) -> int:
+    """Shard or rank of a pod's process, by the labels that Kubernetes gives it; 0 where it has none."""
     labels = pod["metadata"].get("labels") or {}
     return int(next((labels[key] for key in _INDEX_LABELS if str(labels.get(key)).isdecimal()), 0))
 
@@ -146,7 +149,7 @@ def _failure(status: Raw) -> list[str]:
 
 
 def _last_lines(status: Raw, kept: Mapping[str, str]) -> list[str]:
-    """A few of a few; `bagpipe job logs` has the rest."""
+    """A few lines of a few processes; `bagpipe job logs` has the rest."""
     lines = [message] if (message := (status.get("logs") or {}).get("message")) else []
     for key in sorted(kept)[:_KEPT_PODS]:
         lines += [f"{key.removesuffix('.log')}:", *(f"| {line}" for line in kept[key].splitlines()[-_KEPT_LINES:])]
@@ -174,7 +177,7 @@ def _age(text: object, now: dt.datetime) -> str:
 
 
 def _span(seconds: float) -> str:
-    """In the two largest units that count."""
+    """A duration in its two largest units that are not zero."""
     left, words = max(int(seconds), 0), []
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
         if left >= size:
