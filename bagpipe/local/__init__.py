@@ -1,4 +1,4 @@
-"""Whole jobs on this machine: roles as processes, and what follows when one of them ends.
+"""Runs whole jobs on this machine: roles as processes, and what to do when one of them ends.
 
 The package can be called: `bagpipe.local(...)` is a session (`bagpipe.interactive.session`). A function of that name
 would hide this package, or be hidden by it.

@@ -1,4 +1,4 @@
-"""Does a run get past its beginning? What the job file and the header of its data tell, before any role starts.
+"""Checks a job by its file and the header of its data, before any role starts.
 
 The roles find the same mistakes, but only after they have prepared the data. Nothing here reads more of the data than
 the beginning of the first file of each part, and nothing reads data behind a URL.
@@ -20,7 +20,7 @@ from bagpipe.oracle.sizing.steps import settle_schedules
 
 
 def check_document(spec: JobSpec, *, elsewhere: bool = False) -> None:
-    """Refuse a job whose document alone tells that its run fails; looks at no data.
+    """Refuse a job whose document alone shows that its run would fail; reads no data.
 
     Args:
         elsewhere: the job runs on another machine, which may have modules that this one has not.
@@ -37,7 +37,7 @@ def check_document(spec: JobSpec, *, elsewhere: bool = False) -> None:
 
 
 def check_beginning(spec: JobSpec) -> None:
-    """Refuse a job whose run is known to fail, by its document or by its data.
+    """Refuse a job whose document or data shows that its run would fail.
 
     Raises:
         ConfigError: as `check_document` says, or a column is not in the data.
@@ -59,7 +59,7 @@ def check_schedules(spec: JobSpec) -> None:
     settle_schedules(spec, spec.steps)
     for where, schedule in _schedules(spec):
         total = schedule.args.get("total_steps")
-        # The class is asked for the rates of the steps 0 to steps - 1, and knows those up to its own total.
+        # The class is asked for the rates of the steps 0 to steps - 1, and has rates for steps up to its own total.
         if schedule.name == "OneCycleLR" and isinstance(total, int) and spec.steps - 1 > total:
             raise ConfigError(
                 f"{where}.args: OneCycleLR ends after total_steps {total}, but the job has {spec.steps} steps; "
@@ -79,7 +79,7 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
     """Refuse columns that the first file of a part does not have, or has of a type that they cannot be.
 
     Args:
-        trained: a model was trained on these columns, so that a file without one of them is wrong, and not the job.
+        trained: a model was trained on these columns, so a missing column is a mistake of the data, not of the job.
 
     Raises:
         ConfigError: names the column, the file and the nearest column that is there.

@@ -1,7 +1,7 @@
 """Starts one role so that it cannot outlive its supervisor: `child.py SUPERVISOR_PID COMMAND...`.
 
-The kernel is asked to kill this process when its parent dies (Linux), then the command takes its
-place. A file of its own, run by path, so that it costs milliseconds and imports nothing of ours.
+The kernel is asked to kill this process when its parent dies (Linux), then the command takes its place. This file is
+run by its path, so that it costs milliseconds and imports nothing of the library.
 """
 
 import ctypes

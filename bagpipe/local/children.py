@@ -18,17 +18,19 @@ from bagpipe.net.admission import TOKEN_VARIABLE
 
 TOKEN_BYTES = 32
 LAST_WORDS_SECONDS = 2.0
-"""Once one of them failed, the others may take so long to end by themselves."""
+"""How long the others may take to end by themselves once one of them has failed."""
 
 
 class Children:
-    """Use it in a `with`: whoever still runs at its end is killed. They die with the thread that started them."""
+    """The child processes. Use it in a `with`: those that still run at its end are killed. They also die with the
+    thread that started them.
+    """
 
     def __init__(self, job: Job, run_dir: RunDir, checkpoint: Path | None) -> None:
         self.oracle, servers = addresses(job.spec)
         self.attempt = run_dir.next_attempt()
         self.environment: Mapping[str, str] = {TOKEN_VARIABLE: secrets.token_hex(TOKEN_BYTES)}
-        """What this process needs too, to be let in."""
+        """Environment variables that this process needs too, to be admitted by the roles."""
         self._children: dict[RoleId, Child] = {}
         build = role_commands(job, run_dir.job_file, run_dir.path)
         attempt = Attempt(self.attempt, checkpoint, self.oracle, servers)
@@ -56,7 +58,7 @@ class Children:
             child.kill()
 
     def wait(self, seconds: float) -> bool:
-        """Until all have ended by themselves; False: not within so long."""
+        """Wait until all have ended by themselves; False: they did not within `seconds`."""
         deadline = time.monotonic() + seconds
         try:
             for child in self._children.values():
@@ -67,11 +69,11 @@ class Children:
 
     @property
     def anybody_failed(self) -> bool:
-        """Whether one of them has ended otherwise than its work ends."""
+        """Whether one of them has ended with an error."""
         return any(child.poll() not in (None, ExitCode.DONE, ExitCode.STOPPED) for child in self._children.values())
 
     def failed(self) -> tuple[int, str] | None:
-        """Exit code and last words of the child that explains why the others ended; None: none failed."""
+        """Exit code and error of the child that explains why the others ended; None: none failed."""
         self.wait(LAST_WORDS_SECONDS)
         ended = [(child.poll(), child) for child in self._children.values()]
         bad = [(code, child) for code, child in ended if code not in (None, ExitCode.DONE, ExitCode.STOPPED)]

@@ -1,4 +1,4 @@
-"""Scores a checkpoint: its own job once more, with no step left to train.
+"""Evaluates a checkpoint: runs its own job once more, with no step left to train.
 
 The run lives in a temporary directory; the checkpoint is only read.
 """
@@ -30,13 +30,14 @@ def evaluate_checkpoint(
     """AUC, log loss, calibration and number of examples on the test part of the job's data, or on all of other data.
 
     Args:
-        warn: is told in one line if rows are evaluated that were trained on.
+        warn: called with one line if rows are evaluated that were trained on.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: the job, as overridden, has no test part.
         DataError: the data cannot be read, or lacks a column that the model was trained on.
-        BagpipeError: a role failed; of the kind that its exit code says.
+        UserCodeError: the model gave no outputs, or its file is no Python.
+        BagpipeError: a role failed; of the class that its exit code stands for.
     """
     job = _job_of(checkpoint, overrides)
     check_model_source(job.spec.model)
@@ -77,7 +78,7 @@ def _job_of(checkpoint: Path, overrides: Sequence[str]) -> Job:
 
 
 def _all_of_other_data(trained: JobSpec, asked: JobSpec, overrides: Sequence[str]) -> JobSpec:
-    """Data that is not the run's is evaluated whole, unless a part of it was asked for."""
+    """Evaluate all of the data if it is not the run's own, unless a part of it was asked for."""
     data = asked.data
     if data.path == trained.data.path or data.test != trained.data.test or data.format == "synthetic":
         return asked

@@ -1,4 +1,4 @@
-"""May a run go on with another length? Not where a schedule that was left to the length would change with it."""
+"""Checks whether a run may be resumed with another length: not if a schedule that follows from it would change."""
 
 from collections.abc import Iterator
 from typing import Any

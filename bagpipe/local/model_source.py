@@ -1,8 +1,8 @@
-"""Is a job's model there, and does it take the job's arguments? Told from its source, before any role starts.
+"""Checks by its source that a job's model exists and takes the job's arguments, before any role starts.
 
-The supervisor loads neither torch nor the user's code, so it reads the file and says only what the text shows: what a
-decorator, a base class from elsewhere or a module that fills itself could change is left to the trainer, which builds
-the model.
+The supervisor loads neither torch nor the user's code, so it only reads the file and refuses what the text alone shows
+to be wrong. Where a decorator, a base class from another file or names defined at run time could matter, it leaves the
+check to the trainer, which builds the model.
 """
 
 import ast
@@ -24,7 +24,7 @@ CALLED_WITH = ("dense", "sparse")
 """What `forward` is called with."""
 ENTRY_POINTS = "bagpipe.models"
 FILLS_ITSELF = ("__getattr__", "globals", "exec", "setattr", "__path__")
-"""Names by which a module may come to have what its text does not define."""
+"""Names whose use may give a module attributes that its text does not define."""
 
 Definition = ast.ClassDef | ast.FunctionDef
 
@@ -33,7 +33,7 @@ def check_model_source(model: ModelConfig, *, elsewhere: bool = False) -> None:
     """Refuse a model that no trainer could build.
 
     Args:
-        elsewhere: trainers run on another machine: a module that is not here may be there, and is left to them.
+        elsewhere: trainers run on another machine, where a module may be installed that is not here; it is not checked.
 
     Raises:
         ConfigError: there is no such model, module or class, or it does not take `model.args`.
@@ -97,7 +97,7 @@ class _Found:
 
     @property
     def fills_itself(self) -> bool:
-        """Whether it may have modules that lie in none of its folders."""
+        """Whether it may have submodules that lie in none of its folders."""
         text = "" if self.file is None else self.file.read_text(encoding="utf-8", errors="replace")
         return "__path__" in text or "sys.modules" in text
 
@@ -229,7 +229,7 @@ def _uses(tree: ast.AST, names: Sequence[str]) -> bool:
 
 
 def _check_arguments(source: _Source, model: Definition, config: ModelConfig) -> None:
-    """As the call of the constructor will find them, where the text shows its parameters."""
+    """Check `model.args` against the constructor's parameters, where the text shows them."""
     constructor: ast.FunctionDef | None = model if isinstance(model, ast.FunctionDef) else None
     bare = False
     if isinstance(model, ast.ClassDef):
@@ -259,7 +259,7 @@ def _check_arguments(source: _Source, model: Definition, config: ModelConfig) ->
 
 
 def _check_forward(source: _Source, model: Definition) -> None:
-    """That `forward` is there and takes what it is called with."""
+    """Check that `forward` exists and takes the arguments that it is called with."""
     if not isinstance(model, ast.ClassDef):
         return
     line = source.line_of_classes(model)

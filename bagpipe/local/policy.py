@@ -9,9 +9,9 @@
 | the oracle or a trainer, otherwise | a new attempt of all roles from the newest checkpoint; bounded |
 | everything, with 0 or 143 | the run is done, or stopped with a checkpoint |
 
-When one role fails the others end too, because they are told or notice it, and in any order: the first process that
-is found dead need not be the cause. So before a new attempt, and before an end with 70, the others have a moment to end
-(`SETTLE_SECONDS` without a change), and the most telling end of all decides.
+When one role fails the others end too, because they are told or notice it, and in any order: the first process that is
+found dead need not be the cause. So before a new attempt, and before an end with 70, the others have a moment to end
+(`SETTLE_SECONDS` without a change), and then the end that explains the others decides (`_cause`).
 
 It never looks at a process, a clock or a file: the supervisor tells it what it has seen.
 """
@@ -28,7 +28,7 @@ Kind = Literal["oracle", "server", "trainer"]
 HOPELESS = (int(ExitCode.BAD_CONFIG), int(ExitCode.BAD_DATA))
 ORDERLY = frozenset({int(ExitCode.DONE), int(ExitCode.STOPPED)})
 SETTLE_SECONDS = 1.0
-"""After a failure, the roles that still run may use so long to end by themselves, from the last one's end on."""
+"""How long, after the last role's end, the roles that still run may take to end by themselves after a failure."""
 LEAVE_SECONDS = 10.0
 """How long the rest may take to leave once the oracle has reported."""
 REPORT_SECONDS = 60.0
@@ -48,7 +48,7 @@ class RoleId:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A process that is no more. A negative code is the signal that ended it, as `subprocess` tells it."""
+    """A process that has ended. A negative code is the signal that ended it, as in `subprocess`."""
 
     role: RoleId
     code: int
@@ -84,9 +84,9 @@ class Observed:
     stopping_seconds: float | None
     """Since the run was asked to stop; None: it was not."""
     quiet_seconds: float
-    """Since anything last started or ended."""
+    """Since a role last started or ended."""
     reported: bool = False
-    """The oracle has written what the run came to."""
+    """The oracle has written its report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class NewAttempt:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The run is over; whoever still runs is killed."""
+    """The run is over; roles that still run are killed."""
 
     code: int
     because: Ended | None = None
@@ -123,8 +123,8 @@ Decision = Wait | RestartAlone | NewAttempt | End
 def decide(observed: Observed, limits: Limits) -> Decision:
     """The next thing to do."""
     failed = [e for e in observed.ended if not _orderly(e, observed)]
-    # The oracle judges job and data. Once it is gone, another run may listen at its address, and refuse whoever still
-    # looks for it there.
+    # The oracle's verdict on job and data counts most. Once it is gone, another run may listen at its address, and
+    # refuse roles of this one with a code that says nothing of this job.
     if hopeless := [end for end in failed if end.code in HOPELESS]:
         end = min(hopeless, key=lambda end: (end.role.kind != "oracle", HOPELESS.index(end.code)))
         return End(end.code, end)
@@ -140,7 +140,7 @@ def decide(observed: Observed, limits: Limits) -> Decision:
         if end.role.kind == "server" and (end in failed or end.code == ExitCode.STOPPED):
             stopping = observed.stopping_seconds is not None and end.code == ExitCode.TRANSIENT
             if stopping and observed.running and observed.quiet_seconds < SETTLE_SECONDS:
-                return Wait()  # It may have left because the oracle did, whose end is seen a moment later.
+                return Wait()  # It may have ended because the oracle did, whose end is seen a moment later.
             if limits.servers_keep_files and _may_restart(end, observed, limits):
                 return RestartAlone(end)
             return _try_again(end, observed, limits)
@@ -154,7 +154,7 @@ def _may_restart(end: Ended, observed: Observed, limits: Limits) -> bool:
 
 
 def _orderly(end: Ended, observed: Observed) -> bool:
-    """Whether this end is one we hoped for. A process asked to stop before it could listen dies of SIGTERM."""
+    """Whether a process ended as it should. One that is asked to stop before it handles signals dies of SIGTERM."""
     asked = observed.stopping_seconds is not None and end.role.kind != "server"
     return end.code in ORDERLY or (asked and end.code == -signal.SIGTERM)
 
@@ -169,7 +169,7 @@ def _work_is_over(observed: Observed) -> bool:
 
 
 def _leave(observed: Observed, limits: Limits) -> Decision:
-    """Everybody leaves by itself; who does not within a while is killed, as its work is done."""
+    """Wait for the roles to leave by themselves; those that do not are killed after a while: their work is done."""
     workers = [e for e in observed.ended if e.role.kind != "server"]
     oracle = next((e for e in workers if e.role.kind == "oracle"), None)
     reported = observed.reported or (oracle is not None and _orderly(oracle, observed))
@@ -187,9 +187,10 @@ def _leave(observed: Observed, limits: Limits) -> Decision:
 
 
 def _cause(failed: Sequence[Ended]) -> Ended:
-    """The end that explains the others: a kill, a crash without a word, an error of the software, else the first.
+    """The end that explains the others: a kill, then an exit code of no error class, then an error of the software,
+    else the first.
 
-    A role that ends with 75 most often says that another one is gone.
+    A role that ends with 75 has most often only noticed that another one is gone.
     """
     failed = sorted(failed, key=lambda end: end.role.kind == "server")  # A server alone would have been restarted.
     for explains in (

@@ -1,4 +1,4 @@
-"""TCP ports of the loopback interface that are free, and that nobody else is about to be given.
+"""Finds TCP ports of the loopback interface that are free, and that no other program is about to be given.
 
 A port out of the system's own range may be given to any program between the moment when it is found and the moment
 when its role listens there. These ports lie below that range, and processes with different numbers begin to look in
@@ -16,7 +16,7 @@ from bagpipe.errors import ConfigError
 FIRST, END = 10_000, 32_000
 """Linux gives out ports from 32768, other systems from higher ones."""
 APART = 64
-"""From where one process begins to where the next one does: more ports than a run takes."""
+"""Distance between the ports at which two processes with successive numbers begin to look: more than a run takes."""
 
 _turns = itertools.count()
 
@@ -36,7 +36,7 @@ def try_port(port: int) -> None:
     """Bind to this port of the loopback interface for a moment, without listening.
 
     Raises:
-        OSError: somebody else listens there, or this user may not.
+        OSError: another program listens there, or this user may not.
     """
     host = loopback()
     with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as probe:
@@ -45,7 +45,7 @@ def try_port(port: int) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports that nobody listens on; no call in this process gets one that an earlier call got.
+    """Different ports on which no program listens; no call in this process gets one that an earlier call got.
 
     Raises:
         ConfigError: there are not so many.

@@ -1,4 +1,4 @@
-"""One role as a child process: its log, its end, its last words."""
+"""One role as a child process: its log, its exit code, and the error in its log."""
 
 import os
 import re
@@ -91,14 +91,14 @@ def last_lines(log: Path, count: int) -> list[str]:
 
 
 def last_error(log: Path) -> str | None:
-    """What the role said it died of, or what Python said of it; None: nothing of that kind."""
+    """The error that ended the role, by its log (see `error_in`); None: the log names none."""
     return error_in(last_lines(log, LAST_LINES))
 
 
 def error_in(lines: Sequence[str]) -> str | None:
     """The last line `error: ...` without that word; else the exception of the last traceback, in one line.
 
-    The text of an exception may have many lines, of which the last says the least: the first one counts.
+    Of an exception whose text has many lines the first is returned, because it says most.
     """
     said = [line for line in lines if line.startswith(ERROR)]
     if said:

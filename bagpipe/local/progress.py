@@ -19,7 +19,7 @@ Record = Mapping[str, Any]
 PLAIN_SECONDS = 2.0
 """A plain line is printed at most so often."""
 PACE_RECORDS = 20
-"""The remaining time is judged by so many of the latest records."""
+"""The remaining time is estimated from so many of the latest records."""
 EVENTS = {
     "preparing": "preparing the data",
     "starting": "waiting for every role to start",
@@ -51,7 +51,7 @@ class MetricsTail:
 
 
 class Pace:
-    """How long the rest will take, judged by the latest records."""
+    """Estimates the remaining time from the latest records."""
 
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=PACE_RECORDS)
@@ -150,7 +150,7 @@ def view_for(console: Console) -> View:
 
 
 def print_while_read(text: str) -> None:
-    """Print a line; once the reader is gone (`bagpipe run ... | head`), into nothing: the run goes on without one."""
+    """Print a line; once the reader is gone (`bagpipe run ... | head`), discard it: the run goes on all the same."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -1,4 +1,4 @@
-"""What the three roles' commands have in common: logging to stderr, and SIGTERM as a request to stop."""
+"""What the commands of all roles have in common: logging to stderr, and SIGTERM as a request to stop."""
 
 import logging
 import os
@@ -43,22 +43,22 @@ def yield_to_trainers() -> None:
 
 
 def raise_descriptor_limit() -> None:
-    """Let this process open as many files and connections as the machine allows it: 1,024 is the usual limit otherwise.
+    """Let this process open as many files and connections as the machine allows; the usual limit is 1,024.
 
-    Whoever reaches a role's port can hold connections open, each for as long as a handshake may take. With few
-    descriptors the role could then open no file of a checkpoint and let no role of the job in.
+    A stranger who reaches a role's port can hold connections open, each for as long as a handshake may take. With few
+    descriptors the role could then open no file of a checkpoint and admit no role of the job.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # Without a limit, the kernel's own, which cannot be asked for, holds.
+    with suppress(ValueError, OSError):  # A hard limit of "unlimited" may exceed the kernel's own and be refused.
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class StopRequest:
-    """Whether this process was asked to stop; calling it tells at once."""
+    """Whether this process was asked to stop; a call returns the answer at once."""
 
     def __init__(self) -> None:
         self._asked = False
-        # A signal's handler may write to a pipe at any moment; a lock it might find taken by the code it interrupts.
+        # A signal's handler may write to a pipe at any moment; a lock might be held by the code that it interrupts.
         self._reading, self._writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def __call__(self) -> bool:
@@ -71,7 +71,7 @@ class StopRequest:
             os.write(self._writing, b"!")
 
     def wait(self) -> None:
-        """Until a request comes; for a role whose supervisor would start it again if it ended."""
+        """Wait until a request comes; for a role whose supervisor would start it again if it ended."""
         poller = select.poll()
         poller.register(self._reading, select.POLLIN)
         poller.poll()

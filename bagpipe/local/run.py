@@ -24,7 +24,7 @@ from bagpipe.lowlevel.wording import counted
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """What a run came to; `summary` is None unless it ended well or stopped at a checkpoint."""
+    """How a run ended; `summary` is None unless it was completed or stopped at a checkpoint."""
 
     run_dir: Path
     outcome: Outcome
@@ -37,7 +37,7 @@ def start_run(
     """A fresh run of a job file.
 
     Raises:
-        ConfigError: the job or the run directory will not do.
+        ConfigError: the job is wrong, or the run directory cannot be used.
     """
     job = load_local_job(job_file, overrides)
     opened = RunDir.create(run_dir) if run_dir is not None else RunDir.create_default(job.metadata.name, datetime.now())
@@ -46,10 +46,11 @@ def start_run(
 
 
 def run_job(job: Job, directory: RunDir, view: View, *, build: CommandBuilder | None = None) -> RunResult:
-    """A fresh run of a job in an open directory, of which nothing is left if the job cannot begin at all.
+    """A fresh run of a job in an open directory, which is removed again if the job cannot begin at all.
 
     Raises:
-        ConfigError: the run directory will not do.
+        ConfigError, DataError, UserCodeError: as `check_beginning`, or another run uses the checkpoints' folder.
+        StorageError: the run directory cannot be written.
     """
     try:
         check_beginning(job.spec)
@@ -77,8 +78,8 @@ def resume_run(
 
     Args:
         job_file: None takes the job that the directory remembers.
-        chosen: the checkpoint to go on from; None: the newest sound one.
-        new_data: the data as it is now is meant, whatever the run was trained on before.
+        new_data: train on the data as it is now, whatever the run was trained on before.
+        chosen: the checkpoint to go on from; None: the newest undamaged one.
 
     Raises:
         ConfigError: there is nothing to resume, the job changed in a way that changes results, or asks for fewer steps
@@ -145,7 +146,7 @@ def _supervise(
 
 
 def summarise(job: Job, directory: RunDir, report: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """The oracle's report, and what only this side knows.
+    """The oracle's report with the name, digest and checkpoint of the run, its attempts and its duration.
 
     Raises:
         CheckpointError: the run ended without the checkpoint that it should have.

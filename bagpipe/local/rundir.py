@@ -1,12 +1,12 @@
-"""The run directory: who may use it, what lies in it, and that whatever is written there is whole.
+"""The run directory: one run at a time uses it, and every file in it is written whole or not at all.
 
 job.yaml        the job as it runs, every setting written out
 metrics.jsonl   progress and events, one JSON object a line (written by the oracle)
-report.json     the oracle's last words
-summary.json    what the run came to
-accepted-data.json  which data is meant, after `--resume --new-data`
+report.json     the oracle's report at the end of its last attempt
+summary.json    the report and the digest of the trained model
+accepted-data.json  fingerprint of the data that the user accepted with `--resume --new-data`
 module-folders.json  where a model of the user's own was found
-attempt         number of the last attempt: a later one never takes its servers' files for its own
+attempt         number of the last attempt, so that no later attempt uses its servers' files
 logs/ servers/ checkpoints/ data/
 """
 
@@ -44,7 +44,7 @@ def default_path(name: str, now: datetime) -> Path:
 
 
 def checkpoints_of(path: Path) -> Path:
-    """Where the checkpoints of a run directory lie, also of one that roles wrote which were started by hand.
+    """Where the checkpoints of a run directory lie, even if its roles were started by hand.
 
     Raises:
         ConfigError: its job cannot be read.
@@ -71,7 +71,7 @@ class RunDir:
 
     @property
     def lost(self) -> str:
-        """Why this run may not go on: somebody else has taken its folders; empty: they are its own."""
+        """Why this run may not go on: another run has taken its folders; empty: they are its own."""
         return next((lease.lost for lease in self._leases if lease.lost), "")
 
     @classmethod
@@ -139,7 +139,7 @@ class RunDir:
         return self.path / "logs" / f"{kind}-{index}.log"
 
     def has_traceback(self) -> bool:
-        """Whether a log tells more of an error than its one line."""
+        """Whether a log has the traceback of an error, and so more than its one line."""
         return any(TRACEBACK in log.read_text(encoding="utf-8", errors="replace") for log in self._logs())
 
     def _logs(self) -> list[Path]:
@@ -163,7 +163,7 @@ class RunDir:
             self._leases.append(Lease.take(root, "spec.checkpoint.path", owner))
 
     def begin(self, job: Job) -> None:
-        """Write down what runs; forget an earlier run's last words.
+        """Write the job down, and remove an earlier run's report and summary.
 
         Raises:
             ConfigError: a fresh run would mix its checkpoints with another's, or another run uses their folder now.
@@ -208,7 +208,7 @@ class RunDir:
             check_length(before.spec, job.spec, trained)
 
     def _trained_spec(self, job: Job) -> JobSpec | None:
-        """The job that the newest checkpoint keeps; None: there is none, or it is damaged, which is told later."""
+        """The job that the newest checkpoint keeps; None: there is none, or it is damaged, which is reported later."""
         newest = newest_complete(self.checkpoints(job))
         if newest is None:
             return None
@@ -230,17 +230,17 @@ class RunDir:
 
     @property
     def reported(self) -> bool:
-        """Whether the oracle has written what the run came to."""
+        """Whether the oracle has written its report."""
         return (self.path / REPORT).exists()
 
     def sweep(self, job: Job) -> None:
-        """Clear away what killed roles left half-done; called while no role of this run lives.
+        """Remove what killed roles left unfinished; called while no role of this run runs.
 
         That is what an oracle keeps for a successor, drafts of files and prepared data, checkpoints that will never be
-        whole, and the one that the last attempt began from where newer ones have taken its place.
+        complete, and the one that the last attempt began from, if retention has kept newer ones.
         """
         if not all(lease.still_ours() for lease in self._leases):
-            return  # What lies there is of the run that took the folder.
+            return  # The files there belong to the run that has taken the folder.
         root = self.checkpoints(job)
         remains = [path for name in KEPT for path in self.path.glob(name.format("*"))]
         remains += [path for folder in (self.path, root) for path in folder.glob(DRAFTS)]
@@ -258,7 +258,7 @@ class RunDir:
         return self._read(REPORT)
 
     def summary(self) -> dict[str, Any] | None:
-        """What an earlier `bagpipe run` here came to."""
+        """The summary of an earlier `bagpipe run` here."""
         return self._read(SUMMARY)
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -280,7 +280,7 @@ class RunDir:
         write_whole(self.path / name, text.encode())
 
     def discard(self) -> None:
-        """Leave nothing behind of a run that could not begin, if the directory was ours to make."""
+        """Remove the directory of a run that could not begin, if this run made it."""
         if self._made:
             shutil.rmtree(self.path, ignore_errors=True)
 

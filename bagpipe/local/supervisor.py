@@ -1,8 +1,8 @@
-"""Runs one job here: starts every role as a child process, watches, and does what the policy says.
+"""Runs one job here: starts every role as a child process, watches them, and does what the policy decides.
 
-The supervisor moves no data and knows nothing of training. What it must guarantee: a role that ends is
-noticed at once, nothing outlives it (not even when it is killed itself), and asking it to stop ends in a
-checkpoint. Decisions are `policy.decide`'s.
+The supervisor moves no data and knows nothing of training. It guarantees that a role that ends is noticed at once, that
+no role outlives it (not even when it is killed itself), and that a request to stop ends in a checkpoint. All decisions
+are made by `policy.decide`.
 """
 
 import secrets
@@ -29,7 +29,7 @@ LOOK_SECONDS = 0.1
 GRACE_SECONDS = 120.0
 """How long stopping at a checkpoint may take."""
 LAST_WORDS_SECONDS = 2.0
-"""Once the run is over, roles may use so long to end by themselves."""
+"""How long roles may take to end by themselves once the run is over."""
 LOG_LINES = 15
 TOKEN_BYTES = 32
 INTERRUPTED = 130
@@ -67,7 +67,7 @@ class Supervisor:
         policy = job.spec.run_policy
         keeps = job.spec.servers.storage == "file"
         self._limits = Limits(policy.backoff_limit, grace_seconds, servers_keep_files=keeps)
-        # Only the roles of this run have it, so nobody else on this machine can talk to them.
+        # Only the roles of this run have it, so no other program on this machine can talk to them.
         self._environment = {TOKEN_VARIABLE: secrets.token_hex(TOKEN_BYTES)}
         self._children: dict[RoleId, Child] = {}
         self._ended: dict[RoleId, Ended] = {}
@@ -82,7 +82,7 @@ class Supervisor:
         """Run the job to its end, from `checkpoint` or from the beginning."""
         started = self._clock()
         with self._signals():
-            # Within: a second Ctrl-C while the roles are ended must not leave any behind.
+            # Inside the handlers: a second Ctrl-C while the roles are being ended must not leave any behind.
             try:
                 self._start_attempt(checkpoint)
                 end = self._watch()
@@ -119,7 +119,7 @@ class Supervisor:
         self._children.clear()
 
     def _settle(self) -> None:
-        """Let the others say their last words: they were told why, or notice it now."""
+        """Give the other roles time to log why they end: they were told of the failure, or notice it now."""
         deadline = self._clock() + LAST_WORDS_SECONDS
         while self._children and self._clock() < deadline and self._stop_requests < 2:
             self._pause()
@@ -189,7 +189,7 @@ class Supervisor:
             self._view.record(record)
 
     def _pause(self) -> None:
-        """Until a child ends or a request to stop comes, or it is time to look at the progress and the deadlines."""
+        """Wait until a child ends, a request to stop comes, or progress and deadlines have to be looked at."""
         self._wakeup.wait(LOOK_SECONDS)
 
     # ── being asked to stop ───────────────────────────────────────────────────────────────────────
@@ -199,7 +199,7 @@ class Supervisor:
         def ask(number: int, frame: FrameType | None) -> None:
             self._stop_requests += 1
 
-        # A terminal that is closed asks as well: nobody is left to press Ctrl-C.
+        # A closed terminal (SIGHUP) counts as a request too: nobody is left to press Ctrl-C.
         asking = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), ask)
         with Wakeup() as self._wakeup:
             before = {number: signal.signal(number, handler) for number, handler in asking.items()}

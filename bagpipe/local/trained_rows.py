@@ -1,4 +1,4 @@
-"""Were these rows trained on? What `bagpipe evaluate` says about data that flatters the model."""
+"""Finds out if evaluated rows were trained on: `bagpipe evaluate` then warns that the figures flatter the model."""
 
 from fractions import Fraction
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Where models of your own are found: in the folder of the job file and in the current one, after everything installed.
+"""Finds models of the user's own: in the folder of the job file and in the current one, after all installed modules.
 
-The job file of a role lies in its run directory, so what was written there beside it is found too. A run directory
-notes the folders of the command that began it: whoever looks at the run later finds its model from wherever that is.
+The job file of a role lies in its run directory, so modules beside it are found too. A run directory notes the folders
+of the command that began it, so that a later command finds the run's model from any current folder.
 
 Python puts the current folder before its own modules when it runs `-m bagpipe`; a `queue.py` that happens to lie there
-would then stand for the standard one in every role. So the roles start without it (`-P`), and these folders come last.
+would then replace the standard one in every role. So the roles start without it (`-P`), and these folders come last.
 """
 
 import json
@@ -36,12 +36,12 @@ def offer_user_modules(*more: Path) -> None:
 
 
 def told_folders() -> list[str]:
-    """The folders that whoever started this process has told it."""
+    """The folders that the process which started this one has named."""
     return [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
 
 
 def note_folders(run_dir: Path) -> None:
-    """Write down where modules are found now.
+    """Note in the run directory where modules are found now.
 
     Raises:
         StorageError: it cannot be written.
@@ -51,7 +51,7 @@ def note_folders(run_dir: Path) -> None:
 
 
 def noted_folders(run_dir: Path) -> list[str]:
-    """What `note_folders` wrote; empty: nothing."""
+    """The folders that `note_folders` wrote; empty if it wrote none."""
     try:
         found = json.loads((run_dir / NOTED).read_bytes())
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Waiting for the end of a child or for a signal, whichever comes first.
+"""Waits for the end of a child or for a signal, whichever comes first.
 
 The interpreter writes a byte into a socket for every signal that has a handler; SIGCHLD tells that a child has ended.
-So a wait ends when something has happened, and nothing that happens just before it is missed.
+So a wait ends at once, even if the signal came just before it.
 """
 
 import select
@@ -14,7 +14,7 @@ DRAIN_BYTES = 4096
 
 
 class Wakeup:
-    """Use it in a `with`, from the main thread; what was set before is put back."""
+    """Use it in a `with`, from the main thread; at its end the former handlers are restored."""
 
     def __enter__(self) -> Self:
         self._reading, self._writing = socket.socketpair()
@@ -33,7 +33,7 @@ class Wakeup:
         self._writing.close()
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Until a signal has come since the last wait; False if none did in that time."""
+        """Wait until a signal has come since the last wait; False if none did in that time."""
         if not select.select([self._reading], [], [], timeout_seconds)[0]:
             return False
         self._reading.recv(DRAIN_BYTES)
@@ -41,4 +41,4 @@ class Wakeup:
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:
-    """Without a handler no byte is written."""
+    """Does nothing, but the interpreter writes its byte only for signals that have a handler."""

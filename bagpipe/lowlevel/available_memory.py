@@ -1,10 +1,10 @@
-"""How much memory this process may still use: what the machine has free, or what its container is limited to."""
+"""Finds how much memory this process may still use: what the machine has free, or the limit of its container."""
 
 import os
 from pathlib import Path
 
 _LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Of the container that a process is in: control groups of version 2 and 1."""
+"""Files with a container's memory limit: control groups of version 2 and 1."""
 
 
 def available_bytes(root: Path = Path("/")) -> int:

@@ -1,7 +1,7 @@
-"""Time as a port: whoever asks something outside again and again is handed a clock, and a test hands in its own.
+"""A clock that is passed in, so that tests can replace it: for code that polls something outside this process.
 
-Waiting for something of this process is done on the thing itself (an event, a socket, a child); this is for what has
-nothing to wait on, an API server or a machine of a cloud that must be asked.
+Code that waits for an event, a socket or a child waits on that itself. This is for an API server or a machine in a
+cloud, which can only be asked again and again.
 """
 
 import time

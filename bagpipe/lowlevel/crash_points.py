@@ -7,8 +7,8 @@ unless `$BAGPIPE_CRASH` is set when the process begins:
     FOLDER server 0 #17    end the process of server 0 by SIGKILL at its 17th point, once: FOLDER/killed says at which
     FOLDER oracle Send #2  the same at its second point of that name
 
-After any of these kills may stand ` then ROLE #NUMBER`: once it has happened, that role's process dies at its so manyth
-point from then on; FOLDER/killed-then says at which. It may be the same role: then its successor dies.
+Any of these kills may be followed by ` then ROLE #NUMBER`: after it, that role's process dies at the point of this
+number, counted from the first kill on; FOLDER/killed-then says at which. If it is the same role, its successor dies.
 
 Points are counted from the start of each process, so a process that was started again has numbers of its own.
 """
@@ -34,11 +34,15 @@ def _nothing(point: str) -> None:
 
 
 passed: Callable[[str], None] = _nothing
-"""This process is about to do what the point is named after."""
+"""Called with a point's name just before the process does what the point is named after."""
 
 
 def arm(role: str) -> None:
-    """This process is that role; called once, before anything else of it."""
+    """Switch the crash points of this role's process on, if the environment asks for it; called once, at its start.
+
+    Raises:
+        ValueError: `$BAGPIPE_CRASH` has another form.
+    """
     setting = os.environ.get(VARIABLE)
     if not setting:
         return
@@ -77,9 +81,13 @@ def _counting(file: Path) -> Callable[[str], None]:
 
 
 def _killing(mark: Path, number: int, name: str | None, after: Path | None = None) -> Callable[[str], None]:
-    """Args:
-    name: only points of that name count.
-    after: only points count that are passed when this is there.
+    """A function that kills this process at the point of this number.
+
+    Args:
+        mark: file that is made at the kill, so that only the first process of the role dies.
+        number: which of the points that count, from 1.
+        name: only points of this name count.
+        after: only points that are passed when this file exists count.
     """
     left = number
 

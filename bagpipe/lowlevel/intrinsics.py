@@ -27,7 +27,7 @@ _KEEP_IN_ALL_LEVELS, _DATA = 3, 1
 
 
 def _emit_prefetch(context: Any, builder: Any, pointer: Any, access: int) -> Any:
-    """The one place that writes the instruction; `access` says whether the line will be written."""
+    """Emit a prefetch instruction; `access` says whether the line will be written."""
     pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     word = ir.IntType(32)
     function = LLVM.get_or_insert_function(

@@ -1,4 +1,4 @@
-"""JSON lines that a process may be writing now, or was killed while it wrote, or that stand among other lines."""
+"""Reads JSON lines that a process may be writing now, or that it left unfinished, or that stand among other lines."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,10 +8,10 @@ Record = Mapping[str, Any]
 
 
 def records_in(lines: str | Iterator[str]) -> Iterator[Record]:
-    """The JSON objects among the lines, in their order; what is none is passed over.
+    """The JSON objects among the lines, in their order; other lines are passed over.
 
     Args:
-        lines: a text, of which what stands after the last line break is still being written, or whole lines.
+        lines: a text, whose part after the last line break is ignored because it may still be written, or whole lines.
     """
     for line in lines[: lines.rfind("\n") + 1].split("\n") if isinstance(lines, str) else lines:
         if not line.lstrip().startswith("{"):

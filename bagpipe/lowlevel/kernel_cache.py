@@ -1,12 +1,12 @@
-"""Where compiled kernels are kept, so that a process compiles only what no other has compiled before it.
+"""Chooses where compiled kernels are kept, so that a process compiles only what no other has compiled before it.
 
 numba keeps them in `$NUMBA_CACHE_DIR`, else beside the source, else in the user's cache, and refuses to compile where
 it can write to none of these. Two cases need help:
 
 - An image cannot be written to, so it brings its kernels in `$BAGPIPE_KERNELS` and each container copies them once, a
   few megabytes; without them every role compiles for up to half a minute at its first step.
-- An installation that this user may not write to, and no home: then they are kept in a folder of the system's
-  temporary one. It belongs to this user alone, for what lies there is code that is run.
+- An installation that this user may not write to, and no home: then they are kept in a folder below the system's
+  temporary one. It belongs to this user alone, because the files in it are code that is run.
 """
 
 import os
@@ -21,7 +21,7 @@ PACKAGE = Path(__file__).parent
 
 
 def unpack_kernels(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Copy `$BAGPIPE_KERNELS` to `$NUMBA_CACHE_DIR` if that does not exist yet; a disk that refuses costs only time."""
+    """Copy `$BAGPIPE_KERNELS` to `$NUMBA_CACHE_DIR` if that does not exist yet; if it fails, kernels are compiled."""
     source, target = environment.get(SOURCE), environment.get(TARGET)
     if not source or not target or Path(target).exists():
         return
@@ -37,7 +37,7 @@ def unpack_kernels(environment: MutableMapping[str, str] = os.environ) -> None:
 def choose_cache(environment: MutableMapping[str, str] = os.environ, package: Path = PACKAGE) -> None:
     """Name a folder in `$NUMBA_CACHE_DIR` where numba would find none by itself; called before numba is imported.
 
-    Processes that this one starts inherit it. Where nothing at all can be written to, numba says so.
+    Processes that this one starts inherit it. Where no folder at all can be written to, numba raises an error.
     """
     if environment.get(TARGET) or _writable(package) or _writable(_home_cache(environment)):
         return

@@ -1,9 +1,10 @@
-"""Who owns a folder: a run directory, or a folder of checkpoints. A second owner is refused by the first one's name.
+"""Gives a folder one owner: a run directory, or a folder of checkpoints. A second owner is refused, and told the first.
 
-The owner writes `.owner.json` into the folder, holds a lock on it (`flock`) and renews the file's time. A dead owner
-keeps nothing: on the same machine the kernel lets go of its lock; where locks may not reach, on another machine that
-shares the disk or on a disk without locks, its mark ends when it has not been renewed for `LEASE_SECONDS`. Ages are
-taken from the disk's own clock. Names of hosts do not tell machines apart (pods, `localhost`): their boots do.
+The owner writes `.owner.json`, its mark, into the folder, holds a lock on it (`flock`) and renews the file's time. A
+dead owner does not block the folder. On the same machine the kernel releases its lock. Where locks may not reach, from
+another machine that shares the disk or on a disk without locks, its mark expires when it has not been renewed for
+`LEASE_SECONDS`. Ages are taken from the disk's own clock. Host names do not tell machines apart (pods, `localhost`), so
+the mark also names the host's boot.
 
 `judge` decides; `Lease` opens, locks and writes.
 """
@@ -36,13 +37,13 @@ class Owner:
     """Who holds a folder, for people and for comparison."""
 
     name: str
-    """What it is: `run demo in /x/runs/demo`."""
+    """For example `run demo in /x/runs/demo`."""
     host: str
     pid: int
     started: str
     """Local time, ISO 8601."""
     boot: str
-    """Of the host: after a reboot a process of that number is another one."""
+    """Identifier of the host's boot: after a reboot, a process with the same pid is another one."""
 
     @classmethod
     def here(cls, name: str, now: datetime) -> "Owner":
@@ -54,17 +55,17 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """It is somebody else's, who is alive."""
+    """The folder has another owner, which is alive as far as can be told."""
 
     owner: Owner | None
     """None: locked, but its mark cannot be read."""
     free_in_seconds: float | None
-    """When it counts as dead if it gives no sign until then; None: as soon as it ends."""
+    """When the owner counts as dead if it does not renew its mark until then; None: as soon as it ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Free:
-    """It may be taken; `left_by` died without letting go."""
+    """The folder may be taken; `left_by` died without releasing it."""
 
     left_by: Owner | None
 
@@ -81,7 +82,7 @@ def judge(found: Owner | None, us: Owner, *, locked: bool | None, age_seconds: f
         return Taken(found, None)
     if found is None:
         return Free(None)
-    # Locks of this machine's processes are seen, where the disk has any: an owner here without one is dead.
+    # On a disk with locks, those of this machine's processes are visible: an owner on this machine without one is dead.
     seen = locked is not None and (found.host, found.boot) == (us.host, us.boot)
     if seen or age_seconds > LEASE_SECONDS:
         return Free(found)
@@ -116,7 +117,7 @@ class Lease:
             what: how the user named it, for the message: `spec.checkpoint.path`.
 
         Raises:
-            ConfigError: it is somebody else's, who is named.
+            ConfigError: it has another owner, which is named.
             StorageError: its mark cannot be written.
         """
         path = folder / FILE_NAME
@@ -125,7 +126,7 @@ class Lease:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
                 try:
                     verdict = _look(descriptor, path, owner)
-                    if verdict is None:  # its owner let go of it meanwhile
+                    if verdict is None:  # its owner has released it meanwhile
                         os.close(descriptor)
                         continue
                     if isinstance(verdict, Free):
@@ -140,7 +141,7 @@ class Lease:
             raise cannot_write(path, error) from None
 
     def still_ours(self) -> bool:
-        """Look at the folder: whether nobody has taken it since, or taken it and let go of it again."""
+        """Whether no other owner has taken the folder since, even if it has released it again."""
         path = self.folder / FILE_NAME
         try:
             same_file = os.stat(path).st_ino == os.fstat(self._descriptor).st_ino
@@ -156,7 +157,7 @@ class Lease:
         return False
 
     def close(self) -> None:
-        """Let go of the folder, and leave no mark. Closing again does nothing."""
+        """Release the folder, and remove the mark. Closing again does nothing."""
         if self._over.is_set():
             return
         self._over.set()
@@ -192,7 +193,7 @@ def _look(descriptor: int, path: Path, us: Owner) -> Taken | Free | None:
 
 
 def _disk_time(folder: Path) -> float:
-    """Now, by the clock of whoever keeps this folder."""
+    """The present time by the clock of this folder's disk, which may be another machine's."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as probe:
         probe.write(b"x")
         probe.flush()

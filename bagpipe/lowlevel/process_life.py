@@ -1,7 +1,7 @@
-"""What Python does at either end of a process for its own sake, and a role has no use for.
+"""Avoids work of Python's at the start and the end of a process that a role has no use for.
 
-torch and numba bring a million objects. Looking for garbage among them while they load, and taking every one of
-them apart at the end, was a third of the processor time of a short run.
+torch and numba bring a million objects. Looking for garbage among them while they load, and destroying every one of
+them at the end, was a third of the processor time of a short run.
 """
 
 import gc
@@ -17,7 +17,7 @@ from bagpipe.errors import ExitCode
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Around imports that are heavy: modules stay, so no garbage is looked for while they load, or among them later."""
+    """Around heavy imports: modules stay, so the garbage collector is off while they load, and ignores them later."""
     collected = gc.isenabled()
     gc.disable()
     try:
@@ -29,11 +29,11 @@ def loading() -> Iterator[None]:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process, with what it printed passed on and its threads ended, but without taking its modules apart.
+    """End this process: flush what it printed and wait for its threads, but do not destroy its modules.
 
     As at any end of Python, threads that are not daemons are waited for. Functions registered with `atexit` are not
-    called: none are ours, and whoever writes a file closes it. Where standard output cannot take what was printed,
-    a code that said success becomes that of a failed disk.
+    called: none are ours, and code that writes a file closes it. If standard output cannot be written, exit code 0
+    becomes that of a failed disk.
     """
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:

@@ -1,4 +1,4 @@
-"""Strict JSON: whatever the library writes as JSON, any parser can read.
+"""Strict JSON: any parser can read what the library writes.
 
 JSON has no NaN and no infinities, and Python's own encoder writes them all the same. Here such a number becomes
 `null`, and the object that holds it says so in one further entry:
@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_FINITE = "notFinite"
-"""Entry of an object: the name of each entry that is null for not being finite, and its value in words."""
+"""Entry of an object that lists its entries that are null because they are not finite, each with its value in words."""
 
 
 def encode(value: Any, *, indent: int | None = None, compact: bool = False) -> str:

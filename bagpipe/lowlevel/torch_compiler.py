@@ -1,11 +1,11 @@
-"""Torch's compiler (`torch._dynamo`), loaded when somebody compiles and not before.
+"""Loads torch's compiler (`torch._dynamo`) only when something is compiled.
 
-Every optimizer of torch and DDP import it, only to tell a compilation in progress where not to look. Where nothing is
+Every optimizer of torch and DDP import it, only to mark functions that a compilation should skip. Where nothing is
 compiled that is a third of a trainer's start (a second of processor time, and 70 MiB). So its place in `sys.modules` is
-taken by an empty module that answers these few calls. Whatever else is asked of it, or imported from inside it, fills
-that same module with the real one: nobody can tell afterwards.
+taken by an empty module that answers these few calls. An access to any other name, or an import from inside it, turns
+that same module object into the real one.
 
-For processes of our own only: a program that embeds Bagpipe keeps the modules it has.
+This is for the library's own processes only: a program that embeds Bagpipe keeps the modules it has.
 """
 
 import importlib.util
@@ -33,7 +33,7 @@ def defer() -> None:
 
 
 class _Asleep(ModuleType):
-    """The empty module. A name that it lacks makes it the real one."""
+    """The empty module. An access to a name that it lacks makes it the real one."""
 
     _answers: dict[str, Any]
     _folders: list[str]
@@ -55,13 +55,13 @@ class _Asleep(ModuleType):
         vars(self).update(self._answers)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # Whoever walks through all modules asks these.
+        if name.startswith("__"):  # Code that walks through all modules asks for these.
             raise AttributeError(f"module {NAME!r} has no attribute {name!r}")
         self.wake()
         return ModuleType.__getattribute__(self, name)
 
     def wake(self) -> None:
-        """Become the real module; other threads wait until it is whole."""
+        """Become the real module; other threads wait until it is loaded."""
         with _WAKING:
             if type(self) is not _Asleep or self._waking:
                 return
@@ -82,7 +82,7 @@ class _Asleep(ModuleType):
             self.__class__ = ModuleType  # type: ignore[assignment]  # a class of the same layout
 
     def _disabled(self, fn: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> Any:
-        """A function that no compilation looks into: as it is, until there is a compiler to tell."""
+        """`torch._dynamo.disable`: the function itself, until the compiler is loaded and can be told to skip it."""
         if fn is None:
             return lambda fn: self._disabled(fn, *args, **kwargs)
         told: list[Callable[..., Any]] = []
@@ -98,7 +98,7 @@ class _Asleep(ModuleType):
 
 
 class _Waker(MetaPathFinder):
-    """Asked for a module inside it: all of them are there once it is awake."""
+    """An import hook for modules inside the package: it loads the real package, which has all of them."""
 
     def __init__(self, module: _Asleep) -> None:
         self._module = module
@@ -115,7 +115,7 @@ class _Waker(MetaPathFinder):
 
 
 class _Loaded(Loader):
-    """Of a module that is loaded: leaves it as it is."""
+    """A loader for a module that is loaded already: it leaves it as it is."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module, self._spec = module, module.__spec__

@@ -1,4 +1,4 @@
-"""How numbers of things, and names that are not there, are written in a message."""
+"""Wording of messages: counts, lists of names, and names that are unknown."""
 
 import difflib
 from collections.abc import Sequence
