@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json as pajson
 from pyarrow import csv
 
@@ -255,7 +256,8 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
             here: list[tuple[int, str]] = []
             while bad and bad[0][0] < first + batch.num_rows + len(here):
                 here.append(bad.pop(0))
-            yield _with_bad(file.name, first, pa.Table.from_batches([batch]), here)
+            piece = _with_bad(file.name, first, pa.Table.from_batches([batch]), here)
+            yield _without_nul(piece, skip_bad=skip_bad)
             first += batch.num_rows + len(here)
         if bad:
             if not skip_bad:
@@ -266,6 +268,34 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
 def _with_bad(file: str, first: int, table: pa.Table, bad: Sequence[tuple[int, str]]) -> TablePiece:
     """A piece of a text file, of which some rows were malformed."""
     return TablePiece(file, first, _already_read(table), tuple(number for number, _ in bad), bad[0][1] if bad else None)
+
+
+def _without_nul(piece: TablePiece, *, skip_bad: bool) -> TablePiece:
+    """The piece without the rows that hold a NUL byte: no text has one, but a file whose writer crashed may.
+
+    Raises:
+        DataError: there are such rows, and bad rows are not skipped.
+    """
+    table = piece.load()
+    found = [name for name in table.column_names if any(map(_has_nul, table[name].chunks))]
+    if not found:
+        return piece
+    masks = [pc.fill_null(pc.match_substring(table[name], "\0"), False) for name in found]
+    holed = np.logical_or.reduce([mask.to_numpy() for mask in masks])
+    numbers = piece.row_numbers(table.num_rows)[holed].tolist()
+    column = next(name for name, mask in zip(found, masks, strict=True) if mask.to_numpy()[holed.argmax()])
+    told = f"{piece.file}: row {numbers[0]}: column {column}: expected text, found a NUL byte"
+    if not skip_bad:
+        raise DataError(f"{told}; fix the row or set data.onBadLine: skip")
+    first_bad = piece.first_bad if piece.bad_rows and piece.bad_rows[0] < numbers[0] else told
+    bad_rows = tuple(sorted((*piece.bad_rows, *numbers)))
+    return TablePiece(piece.file, piece.first_row, _already_read(table.filter(~holed)), bad_rows, first_bad)
+
+
+def _has_nul(cells: pa.StringArray) -> bool:
+    """Whether any cell has a NUL byte, at the speed of the memory."""
+    data = cells.buffers()[2]
+    return data is not None and re.search(b"\0", data) is not None
 
 
 def _line_of(file: InputFile, text: str, dialect: Dialect) -> int:

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bagpipe.config.load import parse_job
+from bagpipe.data import column_files
 from bagpipe.data.dataset import open_dataset
 from bagpipe.errors import BagpipeError, ConfigError, DataError
 
@@ -163,3 +164,23 @@ def test_a_column_that_only_holds_what_stands_for_a_missing_value_is_read(tmp_pa
     path = tmp_path / "log.csv"
     path.write_bytes(csv([f"{i % 2},i{i % 3},0" for i in range(9)]))
     read(path)
+
+
+def test_a_hole_of_zeros_far_into_a_file_is_refused_or_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NUL byte is no text: a writer that crashed left it. Row and column are named, and all other rows are read."""
+    monkeypatch.setattr(column_files, "BLOCK_BYTES", 1 << 10)
+    lines = [f"{i % 2},i{i % 3},{i}" for i in range(600)]
+    lines[499], lines[549] = "1,i\0\0,499", "1,\0i1,549"
+    path = tmp_path / "log.csv"
+    path.write_bytes(csv(lines))
+    with pytest.raises(DataError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path}: row 500: column item: expected text, found a NUL byte; {FIX}"
+    lines[529] = "1,i1"
+    path.write_bytes(csv(lines))
+    spec = parse_job(JOB.format(path, COLUMNS), "job.yaml", ["data.onBadLine=skip"]).spec
+    dataset = open_dataset(spec.data, spec.embedding, seed=1, work_dir=tmp_path / "skipping")
+    (batch,) = dataset.train_batches(600, epochs=1)
+    assert batch.dense_BF[:, 0].tolist() == [float(i) for i in range(600) if i not in (499, 529, 549)]
+    assert dataset.report.bad_lines == 3
+    assert str(dataset.report.first_bad).startswith(f"{path}: row 500: column item: ")
