@@ -127,8 +127,8 @@ class Cluster:
         url = path(kind, namespace, name, "status")
         return await self._json("PATCH", url, body, "application/merge-patch+json", {"fieldManager": names.MANAGER})
 
-    async def delete(self, kind: str, namespace: str, name: str, uid: str, *, force: bool = False) -> None:
-        """Delete this very object; that it is gone already is as good."""
+    async def delete(self, kind: str, namespace: str, name: str, uid: str, *, force: bool = False) -> bool:
+        """Delete this very object; false: it was gone already, which is as good."""
         options: dict[str, Any] = {
             "preconditions": {"uid": uid},
             "propagationPolicy": "Foreground" if kind == "Job" else "Background",
@@ -140,6 +140,8 @@ class Cluster:
         except ApiError as error:
             if error.outcome not in (Outcome.ABSENT, Outcome.CHANGED):
                 raise
+            return False
+        return True
 
     async def _json(
         self,

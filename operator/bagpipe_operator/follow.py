@@ -69,7 +69,7 @@ class ProgressReader:
         text = await self._cluster.text(url, container=names.CONTAINER, tailLines="20", limitBytes="20000")
         found = progress.newest(text, job.spec.get("batchSize") or defaults.BATCH_SIZE)
         key = (job.namespace, job.name)
-        memory = self._memories.known(key)
+        memory = self._memories.known(key, job.uid)
         if found is not None and memory is not None and found != memory.progress:
             memory.progress = found
             self._queue.add(key)
@@ -89,10 +89,10 @@ class WarningReader:
 
     async def read_all(self) -> None:
         """One list for a namespace, however many jobs wait in it."""
-        waiting: dict[str, list[str]] = {}
+        waiting: dict[str, list[Raw]] = {}
         for raw in self._store.jobs():
             if (raw.get("status") or {}).get("phase") in _WAITING:
-                waiting.setdefault(raw["metadata"]["namespace"], []).append(raw["metadata"]["name"])
+                waiting.setdefault(raw["metadata"]["namespace"], []).append(raw["metadata"])
         for namespace, jobs in waiting.items():
             try:
                 await self._read(namespace, jobs)
@@ -101,11 +101,11 @@ class WarningReader:
             except Exception:
                 log.exception("warnings not read", extra={"namespace": namespace})
 
-    async def _read(self, namespace: str, jobs: list[str]) -> None:
+    async def _read(self, namespace: str, jobs: list[Raw]) -> None:
         found = warned.newest(await self._events(namespace))
-        for name in jobs:
-            key = (namespace, name)
-            memory = self._memories.known(key)
+        for meta in jobs:
+            key = (namespace, meta["name"])
+            memory = self._memories.known(key, meta["uid"])
             children, pods = self._store.children(key)
             uids = {raw["metadata"]["uid"] for raw in (*children, *pods)}
             mine = {uid: obstacle for uid, obstacle in found.items() if uid in uids}

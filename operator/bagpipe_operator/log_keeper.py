@@ -69,9 +69,9 @@ class LogKeeper:
         except Exception:
             log.exception("logs not kept", extra=facts)
             outcome = {"message": "logs not kept: a fault of the operator; its log has the words"}
-        memory = self._memories.known(key)
+        memory = self._memories.known(key, job.uid)
         if memory is not None:
-            memory.logs = {job.uid: outcome}
+            memory.logs = outcome
             self._queue.add(key)
 
     async def _read(self, job: Job, pod: Pod, most: int) -> str:

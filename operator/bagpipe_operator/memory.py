@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bagpipe_operator.api import Job
@@ -14,18 +14,27 @@ from bagpipe_operator.store import JobKey, Store
 class Memory:
     """Of one job; the fields are those of `observe.Known`."""
 
+    uid: str = ""
+    """Of the job: what is known of one is no news about the next one of its name."""
     progress: Mapping[str, Any] | None = None
     lost_nodes: dict[str, dt.datetime] = field(default_factory=dict)
     refused: dict[Key, Obstacle] = field(default_factory=dict)
     failing: dict[Key, dt.datetime] = field(default_factory=dict)
     """Children whose writes go wrong, and since when."""
     warnings: Mapping[str, Obstacle] = field(default_factory=dict)
-    logs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """By the UID of the job: the next one of its name may come before this is forgotten."""
+    logs: Mapping[str, str] = field(default_factory=dict)
     written: dict[Key, Written] = field(default_factory=dict)
     contested: dict[Key, Contested] = field(default_factory=dict)
     applied: set[str] = field(default_factory=set)
     """UIDs of the children whose fields we own as applied ones (`Cluster.own_fields`)."""
+
+    def not_ahead(self, now: dt.datetime) -> None:
+        """After the clock was set back, what was remembered of the future counts as having happened just now."""
+        self.failing = {key: min(when, now) for key, when in self.failing.items()}
+        self.lost_nodes = {node: min(when, now) for node, when in self.lost_nodes.items()}
+        for key, found in self.contested.items():
+            if found.last > now:
+                self.contested[key] = replace(found, last=now)
 
 
 class Memories:
@@ -35,20 +44,24 @@ class Memories:
         self._store = store
         self._by_job: dict[JobKey, Memory] = {}
 
-    def of(self, key: JobKey) -> Memory:
-        """For a reconcile, which forgets the memory of a job that is gone."""
-        return self._by_job.setdefault(key, Memory())
+    def of(self, job: Job) -> Memory:
+        """For a reconcile, which forgets the memory of a job that is gone, or that another one has replaced."""
+        key = (job.namespace, job.name)
+        if (known := self._by_job.get(key)) is None or known.uid != job.uid:
+            known = self._by_job[key] = Memory(uid=job.uid)
+        return known
 
-    def known(self, key: JobKey) -> Memory | None:
-        """For whoever comes back from waiting: none if the job has gone meanwhile."""
-        return self._by_job.get(key)
+    def known(self, key: JobKey, uid: str) -> Memory | None:
+        """For whoever comes back from waiting: none if the job with this UID has gone meanwhile."""
+        found = self._by_job.get(key)
+        return found if found is not None and found.uid == uid else None
 
     def forget(self, key: JobKey) -> None:
         self._by_job.pop(key, None)
 
     def observe(self, job: Job) -> Observed:
         key = (job.namespace, job.name)
-        memory = self._by_job.get(key) or Memory()
+        memory = self.known(key, job.uid) or Memory()
         children, pods = self._store.children(key)
         known = Known(
             lost_nodes=memory.lost_nodes,
@@ -57,7 +70,7 @@ class Memories:
             progress=memory.progress,
             refused=memory.refused,
             warnings=memory.warnings,
-            logs=memory.logs.get(job.uid, {}),
+            logs=memory.logs,
             written=memory.written,
             contested=memory.contested,
         )

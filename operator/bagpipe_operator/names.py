@@ -123,6 +123,8 @@ class Reason(StrEnum):
     # what the API server or a controller said to something that the job needs
     QUOTA_EXCEEDED = "QuotaExceeded"
     FORBIDDEN = "Forbidden"
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
+    HELD_BY_FINALIZER = "HeldByFinalizer"
     API_ERROR = "ApiServerError"
     CHILD_REFUSED = "ChildRefused"
     CONTESTED = "Contested"

@@ -71,6 +71,8 @@ class Pod:
     """When its grace period ends or ended; none: nobody asked it to go."""
     grace_seconds: int = 0
     """Between the request to end and `deleted_at`."""
+    finalizers: tuple[str, ...] = ()
+    """Who keeps it although it should go."""
     disruption: str = ""
     """Why the cluster took it away (preemption, eviction, node loss, ...); empty: it did not."""
     own_fault: str = ""
@@ -126,6 +128,7 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
         created=times.parse(meta.get("creationTimestamp")),
         deleted_at=times.parse(meta.get("deletionTimestamp")),
         grace_seconds=meta.get("deletionGracePeriodSeconds") or 0,
+        finalizers=tuple(meta.get("finalizers") or ()),
         disruption=_disruption(status),
         own_fault=_own_fault(status),
         exit_code=ended.get("exitCode"),

@@ -73,6 +73,14 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "the message names it: the job goes on by itself",
     ),
     Reason.FORBIDDEN: ("the operator may not make what the job needs", "give the operator's role that verb"),
+    Reason.NAMESPACE_TERMINATING: (
+        "the namespace is being deleted, and takes no new object",
+        "nothing: the job goes with it; `kubectl get namespace NAME -o yaml` says what still holds it",
+    ),
+    Reason.HELD_BY_FINALIZER: (
+        "an object of the job is being deleted, and somebody else's finalizer keeps it; the message names both",
+        "find out why whoever put it there does not take it off; the job goes on by itself",
+    ),
     Reason.API_ERROR: (
         "the API server, or a webhook in front of it, does not answer as it should",
         "look at the webhook that the message names",

@@ -176,7 +176,8 @@ def _hold(
         apply = (*apply, children.checkpoint_claim(job))  # Whether it is kept may have changed.
     new = replace(new, phase=status.phase(new, holding=True))
     delete = (*delete, *_unwanted(job, observed))
-    return Decision(status=new, delete=delete, apply=apply, workload_status=report)
+    again = obstacles.look_again(observed, now)
+    return Decision(status=new, delete=delete, apply=apply, workload_status=report, again_at=again)
 
 
 def _queued(job: Job, old: Status, admission: Admission | None, settings: Settings, now: dt.datetime) -> Status:
@@ -270,7 +271,7 @@ def _progressed(job: Job, current: Status, observed: Observed, settings: Setting
 
 
 def _untaken(observed: Observed, now: dt.datetime) -> Obstacle | None:
-    return obstacles.refusal(observed) or obstacles.contested(observed, now)
+    return obstacles.refusal(observed) or obstacles.held_back(observed, now) or obstacles.contested(observed, now)
 
 
 def _standing(observed: Observed, attempt: int) -> list[Any]:

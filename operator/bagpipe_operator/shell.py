@@ -64,6 +64,8 @@ class Shell:
         try:
             await self._reconcile(key)
         except ApiError as error:
+            if error.outcome in (Outcome.ABSENT, Outcome.CHANGED):
+                await self._look_anew(key)
             return self._put_off(key, error)
         except Exception as error:
             await self._confess(key, error)
@@ -74,10 +76,23 @@ class Shell:
 
     def _put_off(self, key: JobKey, error: ApiError) -> str:
         delay = self._queue.failed(key, error.retry_after or 0.0)
-        if error.outcome is Outcome.CHANGED:  # Our copy is stale: the watch will deliver the newer one.
+        if error.outcome is Outcome.CHANGED:
             return "conflict"
         log.warning("reconcile failed", extra={"job": "/".join(key), "error": str(error), "again_in": round(delay, 1)})
         return "error"
+
+    async def _look_anew(self, key: JobKey) -> None:
+        """Our copy of the job is stale: read it, as its watch may be late, and forget it if it is gone."""
+        raw = self._store.job(key)
+        try:
+            found = await self._cluster.find(names.KIND, *key)
+        except ApiError as error:
+            log.warning("job not read", extra={"job": "/".join(key), "error": str(error)})
+            return
+        if found is not None:
+            self._store.put(found)
+        elif raw is not None:
+            self._store.forget(names.KIND, *key, raw["metadata"]["uid"])
 
     async def _confess(self, key: JobKey, error: Exception) -> None:
         """A fault of ours about this job: say so wherever somebody may look."""
@@ -102,7 +117,8 @@ class Shell:
         if job.status.attempt_time is not None and job.status.attempt_time > times.later(now, 1):
             facts = {"job": job.full_name, "ahead": (job.status.attempt_time - now).total_seconds()}
             log.warning("the status is ahead of this machine's clock", extra=facts)
-        memory = self.memories.of(key)
+        memory = self.memories.of(job)
+        memory.not_ahead(now)
         decision = desired(job, self.memories.observe(job), self._settings, now)
         if decision is None:
             return
@@ -130,6 +146,8 @@ class Shell:
         before = dict(memory.refused)
         self._writer.forget_unwanted(job, memory, decision)
         failed = await self._writer.delete(job, memory, decision.delete)
+        if not failed:
+            await self._writer.the_job_is_there(job, decision)
         failed += [] if failed else await self._writer.children(job, memory, decision)
         if memory.refused != before:
             self._queue.add((job.namespace, job.name))  # The decision is another one now.

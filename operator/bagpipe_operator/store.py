@@ -61,6 +61,14 @@ class Store:
                     del self._by_job[job]
         return job
 
+    def forget(self, kind: str, namespace: str, name: str, uid: str) -> bool:
+        """The API server has no object with this UID, although no watch has said so; false: neither had we."""
+        known = self.get(kind, namespace, name)
+        if known is not None and known["metadata"].get("uid") == uid:
+            self.remove(known)
+            return True
+        return False
+
     def job(self, key: JobKey) -> Raw | None:
         return self._objects.get((names.KIND, *key))
 

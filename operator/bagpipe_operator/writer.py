@@ -30,6 +30,9 @@ TOKEN_BYTES = 32
 _PATIENCE = 5.0
 """Seconds in which an API server that is busy or starts anew gets over it."""
 
+_TERMINATING = "because it is being terminated"
+"""How the API server refuses a new object in a namespace that is being deleted."""
+
 _BASE = gangs.KINDS | {
     "ConfigMap",
     "Service",
@@ -91,8 +94,26 @@ class Writer:
         return errors
 
     async def _delete(self, job: Job, memory: Memory, d: Deletion) -> ApiError | None:
-        doing = self._cluster.delete(d.kind, job.namespace, d.name, d.uid, force=d.force)
-        return await self._tried(memory, (d.kind, d.name), doing)
+        return await self._tried(memory, (d.kind, d.name), self._take_away(job, d))
+
+    async def _take_away(self, job: Job, d: Deletion) -> None:
+        if await self._cluster.delete(d.kind, job.namespace, d.name, d.uid, force=d.force):
+            return
+        if self._store.forget(d.kind, job.namespace, d.name, d.uid):
+            raise ApiError(409, f"{d.kind}/{d.name} was gone already", "Conflict")
+
+    async def the_job_is_there(self, job: Job, decision: Decision) -> None:
+        """Before something is made once more: a job that is gone, and whose watch is late, gets no new objects.
+
+        Raises:
+            ApiError: it is gone, or another one bears its name.
+        """
+        known = (self._store.get(*(kind, job.namespace, name)) for kind, name in map(_key, decision.apply))
+        if not job.status.phase or all(raw is not None for raw in known):
+            return
+        found = await self._cluster.find(names.KIND, job.namespace, job.name)
+        if found is None or found["metadata"]["uid"] != job.uid:
+            raise ApiError(409, f"the job {job.full_name} is gone", "Conflict")
 
     async def children(self, job: Job, memory: Memory, decision: Decision) -> list[ApiError]:
         """Write them; returns what went wrong. Workers come only once everything else stands."""
@@ -164,7 +185,12 @@ class Writer:
             if read is not None and read["metadata"]["uid"] == meta["uid"] and created_not_applied(read):
                 await self._cluster.own_fields(read)
             memory.applied.add(meta["uid"])
-        return await self._cluster.apply({**wanted, "metadata": {**wanted["metadata"], "uid": meta["uid"]}})
+        try:
+            return await self._cluster.apply({**wanted, "metadata": {**wanted["metadata"], "uid": meta["uid"]}})
+        except ApiError as error:
+            if error.outcome is Outcome.CHANGED:  # Gone, or another one: the next try makes it, or says whose it is.
+                self._store.forget(wanted["kind"], meta["namespace"], meta["name"], meta["uid"])
+            raise
 
     async def _claims_are_free(self, job: Job, wanted: Raw, live: Raw | None) -> None:
         """Before a StatefulSet makes pods: it would take any claim that bears the name of one of its own."""
@@ -295,6 +321,8 @@ def _obstacle(error: ApiError, key: Key, seconds: float) -> Obstacle | None:
     message = f"{'/'.join(key)}: {error.message}"
     if error.outcome is Outcome.REFUSED:
         return Obstacle(reason=Reason.CHILD_REFUSED, message=message, final=True)
+    if error.outcome is Outcome.FORBIDDEN and _TERMINATING in error.message:
+        return Obstacle(reason=Reason.NAMESPACE_TERMINATING, message=message)
     if error.outcome is Outcome.FORBIDDEN:
         over = "exceeded quota" in error.message
         return Obstacle(reason=Reason.QUOTA_EXCEEDED if over else Reason.FORBIDDEN, message=message)

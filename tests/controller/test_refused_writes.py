@@ -102,3 +102,23 @@ def test_an_api_server_that_takes_no_child_is_told_after_a_while(rig):
     rig.api.refuse = lambda method, raw: None
     rig.again()
     assert rig.condition("Reconciled")["status"] == "True" and "Job/j-trainers-0" in rig.kinds()
+
+
+def test_a_namespace_that_is_being_deleted_is_told(rig):
+    """No create passes in a namespace that goes: the job says so, does not fail, and makes one more attempt at most."""
+    words = "unable to create new content in namespace ns because it is being terminated"
+    rig.submit(job())
+    rig.settle()
+    rig.api.refuse = lambda method, raw: (403, "Forbidden", f"x is forbidden: {words}") if method == "create" else None
+    for key in [key for key in rig.api.objects if key[0] not in (names.KIND, "Event")]:
+        rig.api.remove(key)
+        rig.again()
+    for _ in range(5):
+        rig.api.now += dt.timedelta(seconds=60)
+        rig.again()
+    told = rig.condition("Running")
+    assert told["reason"] == "NamespaceTerminating" and words in told["message"] and rig.condition("Failed") == {}
+    assert rig.status()["attempt"] <= 1
+    before = sum(method == "PATCH" for method, _ in rig.api.requests)
+    rig.again()
+    assert sum(method == "PATCH" for method, _ in rig.api.requests) == before

@@ -246,7 +246,7 @@ def test_a_job_that_goes_away_while_its_log_is_read(rig, monkeypatch):
 
         monkeypatch.setattr(rig.cluster, "text", slowly)
         await rig.progress.read(raw)
-        assert rig.shell.memories.known(key) is None and rig.queue.depth == 0
+        assert rig.shell.memories.known(key, raw["metadata"]["uid"]) is None and rig.queue.depth == 0
 
     rig.go(go())
 
@@ -300,7 +300,8 @@ def test_any_log_is_read_without_harm(rig, text):
     """Logs that are no records at all leave the progress as it is."""
     raw = running(rig, text)
     rig.go(rig.progress.read(raw))
-    assert rig.shell.memories.of(("ns", "j")).progress is None
+    memory = rig.shell.memories.known(("ns", "j"), raw["metadata"]["uid"])
+    assert memory is not None and memory.progress is None
 
 
 def test_each_map_of_the_status_is_replaced_whole(rig):

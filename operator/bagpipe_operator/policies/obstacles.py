@@ -6,6 +6,7 @@ below us (a Job or StatefulSet that may not make its pods, a volume that cannot 
 """
 
 import datetime as dt
+from collections.abc import Iterable, Iterator
 
 from bagpipe_operator import times
 from bagpipe_operator.api import Job, Status
@@ -16,6 +17,8 @@ from bagpipe_operator.podstate import Pod, Raw
 
 SCHEDULER_SECONDS = 8
 """A pod that no scheduler has said a word about for so long has none."""
+FINALIZER_SECONDS = 10
+"""What is still there so long after it should have gone is held, and not only slow."""
 
 
 def judge(observed: Observed) -> Fail | None:
@@ -44,11 +47,38 @@ def contested(observed: Observed, now: dt.datetime) -> Obstacle | None:
     return None
 
 
+def held_back(observed: Observed, now: dt.datetime) -> Obstacle | None:
+    """An object that should be gone and that somebody's finalizer keeps."""
+    for what, since, finalizers in _going(observed):
+        if now >= times.later(since, FINALIZER_SECONDS):
+            words = f"{what} is being deleted and is kept by the finalizer {finalizers[0]}, which is not the operator's"
+            return Obstacle(reason=Reason.HELD_BY_FINALIZER, message=words)
+    return None
+
+
+def _going(observed: Observed) -> Iterator[tuple[str, dt.datetime, list[str]]]:
+    """What is being deleted and has finalizers that Kubernetes does not take off: its name, since when, and those."""
+    for (kind, name), raw in sorted(observed.live.items()):
+        meta = raw["metadata"]
+        foreign = _foreign(meta.get("finalizers") or ())
+        if foreign and (since := times.parse(meta.get("deletionTimestamp"))) is not None:
+            yield f"{kind}/{name}", since, foreign
+    for pod in observed.pods:
+        if pod.deleted_at is not None and (foreign := _foreign(pod.finalizers)):
+            yield f"Pod/{pod.name}", pod.deleted_at, foreign
+
+
+def _foreign(finalizers: Iterable[str]) -> list[str]:
+    domains = ((name, name.rpartition("/")[0]) for name in finalizers)
+    return [name for name, domain in domains if domain and not f".{domain}".endswith(".kubernetes.io")]
+
+
 def why_not_running(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Obstacle:
     """What holds the present attempt up, by the name that Kubernetes gives it."""
     pods = [p for p in observed.pods if p.attempt == status.attempt]
     return (
         refusal(observed)
+        or held_back(observed, now)
         or _older_job(observed)
         or _stuck(pods)
         or _warned(job, status, observed, pods)
@@ -94,6 +124,8 @@ def look_again(observed: Observed, now: dt.datetime) -> dt.datetime | None:
     silences = (_silence_ends(p) for p in observed.pods if p.scheduler and now < _silence_ends(p))
     older = observed.orphans or any(o.reason == Reason.OLDER_JOB for o in observed.refused.values())
     ends = [when for found in observed.contested.values() for when in (found.until, found.over) if now < when]
+    told = (times.later(since, FINALIZER_SECONDS) for _, since, _ in _going(observed))
+    ends += [when for when in told if now < when]
     return times.earliest(*silences, *ends, times.later(now, 5) if older else None)
 
 
