@@ -236,6 +236,9 @@ def moments_of(cells: Any, form: str) -> Any:
             return pc.cast(text, kind)
         except pa.ArrowInvalid:
             continue
+    named = pc.replace_substring_regex(text, r" ?(UTC|GMT)$", "Z")
+    if not named.equals(text):  # The zone is written as a name, as BigQuery does.
+        return moments_of(named, "")
     found = [_moments_among(text, kind) for kind in kinds]
     return min(found, key=lambda moments: moments.null_count)
 

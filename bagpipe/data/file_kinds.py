@@ -149,9 +149,11 @@ def _path_of(path: str, files: Sequence[InputFile], chosen: Sequence[InputFile])
         return names
     root = absolute(path, "PATH")
     if os.path.isdir(root):
-        pattern = f"{glob.escape(root)}/*{glob.escape(_ending(names[0]))}"
-        if [file.name for file in find_files(pattern)] == names:
-            return os.path.normpath(f"{glob.escape(path)}/*{glob.escape(_ending(names[0]))}")
+        for stars in ("*", "**/*"):
+            pattern = f"{stars}{glob.escape(_ending(names[0]))}"
+            found = glob.glob(pattern, root_dir=root, recursive=True)
+            if found and [file.name for file in find_files(f"{glob.escape(root)}/{pattern}")] == names:
+                return os.path.normpath(f"{glob.escape(path)}/{pattern}")
         return [os.path.normpath(os.path.join(path, os.path.relpath(name, root))) for name in names]
     return names
 

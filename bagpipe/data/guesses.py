@@ -41,6 +41,7 @@ SEPARATORS = ("|", ";")
 """What cuts cells into values without a doubt, where a good part of them has it."""
 _DOUBTFUL = ("|", ";", ",", "/", "+", "&", " ")
 _OFTEN = 0.05
+_URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +205,15 @@ def lists_in(values: Any) -> Lists | None:
             return Lists(brackets=True, values=tuple(v for one in found for v in one or () if v is not None))
     for one in SEPARATORS:
         share = pc.mean(pc.cast(pc.match_substring(values, one), pa.float64())).as_py() or 0.0
-        if share > _OFTEN:
+        if share > _OFTEN and not _cuts_urls(texts, one):
             return Lists(separator=_spaced(texts, one))
     return None
+
+
+def _cuts_urls(texts: Sequence[str], sign: str) -> bool:
+    """Whether the sign stands within URLs, which may hold any sign, and not between them."""
+    parts = [part for text in texts if _URL.match(text) for part in text.split(sign)]
+    return any(not _URL.match(part) for part in parts)
 
 
 def _spaced(texts: Sequence[str], one: str) -> str:

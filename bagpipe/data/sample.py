@@ -36,7 +36,10 @@ FILES = 8
 """That are looked at, spread over all."""
 SECONDS = (5e8, 2.5e9)
 """Unix times between 1985 and 2049."""
-_YES = ("yes", "y", "true", "t", "click", "clicked", "buy", "bought", "purchase", "purchased", "converted", "liked")
+_YES = (
+    *("yes", "y", "true", "t", "click", "clicked", "buy", "bought", "purchase", "purchased", "converted", "liked"),
+    *("ja", "wahr", "oui", "vrai", "sí", "si", "verdadero", "sim", "verdadeiro", "да"),
+)
 _TIME_NAME = re.compile(
     r"(.*_)?(time|timestamp|datetime|date|ts|when|created|created_at|hour|day)(_.*)?", re.IGNORECASE
 )
@@ -81,7 +84,7 @@ class Column:
     unusable: str = ""
     """Why nothing can be learned of it as it is; empty: something can."""
     words: tuple[str, ...] = ()
-    """The values, if they are two texts and none is missing."""
+    """The values, if they are two texts and none is missing; the rarer one first."""
     time_forms: tuple[str, ...] = ()
     """Ways to read all values as times, in the signs of strptime; an empty one: a number, a date or ISO 8601."""
     sorted_tail: bool = False
@@ -187,7 +190,8 @@ def _column(name: str, cells: Any) -> Column:
         return column
     _add_numbers(column, values)
     if column.numbers is None and column.distinct == 2 and not missing:
-        column.words = tuple(sorted(map(str, pc.unique(values).to_pylist())))
+        counted = sorted((one["counts"], str(one["values"])) for one in pc.value_counts(values).to_pylist())
+        column.words = tuple(word for _, word in counted)
     if not column.missing and column.distinct > 1:
         column.time_forms = _time_forms(column, values)
     if column.time_forms:

@@ -31,6 +31,8 @@ _IDS = re.compile(
 _LENGTHS = ("duration", "time32", "time64")
 """Types of Arrow for lengths of time and times of day."""
 LONGEST_NAME = 200
+MOST_SPELLINGS = 10
+"""Different words in a column with a label's name: True, TRUE, true and False, for instance."""
 _RECIPE = ["    testFraction: 0.1", "    encoding: vocabulary", "    minCount: 3"]
 """Of the built-in click logs."""
 OTHERS = "look like labels too:"
@@ -192,7 +194,7 @@ def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: b
     full = [c for c in numbers if not c.missing]
     two = [c for c in full if c.values in ([0.0, 1.0], [-1.0, 1.0])]
     rated = [c for c in full if c.values[0] >= 0 and 4 <= c.values[-1] <= 10 and len(c.values) >= 4]
-    found = two or words or rated
+    found = two or words or ([] if _odd_label(columns) else rated)
     if not found:
         option = "label=COLUMN" if python else f"bagpipe init {typed(path)} --label COLUMN"
         raise ConfigError(
@@ -204,10 +206,14 @@ def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: b
 
 def _odd_label(columns: Sequence[Column]) -> str:
     """Why a column that is called like a label is none."""
-    odd = next((c for c in columns if c.odd is not None and c.name.strip().lower() in _LABELS), None)
-    return (
-        f"; most values of {odd.name} are numbers, but {(odd.odd or '')[:40]!r} is none: mend these rows" if odd else ""
-    )
+    for column in (c for c in columns if c.name.strip().lower() in _LABELS):
+        if column.odd is not None:
+            return f"; most values of {column.name} are numbers, but {column.odd[:40]!r} is none: mend these rows"
+        if column.distinct == 1 and not column.missing:
+            return f"; {column.name} is the same in every row, which teaches nothing"
+        if column.numbers is None and not column.unusable and column.distinct <= MOST_SPELLINGS:
+            return f"; {column.name} holds {counted(column.distinct, 'word')} where two are expected: write 1 and 0"
+    return ""
 
 
 def _time(columns: Sequence[Column], target: Column) -> Column | None:
@@ -277,6 +283,11 @@ def _label_line(column: Column, notes: list[str]) -> str:
         rule = f"{column.name} == '{column.yes}'"
         no = next(word for word in column.words if word != column.yes)
         return f"        - {{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}  # 0: {_quoted(no)}"
+    if column.words and "'" not in column.words[0]:
+        rare, other = column.words
+        notes.append(f"label: 1 where {column.name} is {rare!r}, the rarer of two words, which is a guess")
+        rule = f"{column.name} == '{rare}'"
+        return f"        - {{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}  # a guess; 0: {_quoted(other)}"
     if len(values) < 2:
         raise ConfigError(_no_label(column))
     if len(values) == 2:

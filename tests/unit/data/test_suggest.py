@@ -143,7 +143,7 @@ def test_messages_say_how_many_columns_they_do_not_list(tmp_path: Path) -> None:
 def test_what_init_says_of_a_label_of_words_can_be_used(tmp_path):
     """The command is quoted for a shell, and the label it proposes for a column of words is a valid one."""
     path = tmp_path / "my clicks #1.csv"
-    path.write_text("bought,item\n" + "".join(f"{'today' if i % 3 else 'never'},i{i % 7}\n" for i in range(200)))
+    path.write_text("bought,item\n" + "".join(f"{['today', 'later', 'never'][i % 3]},i{i % 7}\n" for i in range(200)))
     with pytest.raises(ConfigError) as guess:
         suggest_job(str(path))
     command = re.search(r"bagpipe init .* --label", str(guess.value))
@@ -158,7 +158,7 @@ def test_what_init_says_of_a_label_of_words_can_be_used(tmp_path):
     assert columns.labels[0].name == "bought"
 
 
-@pytest.mark.parametrize(("yes", "no"), [("yes", "no"), ("True", "False"), ("click", "view")])
+@pytest.mark.parametrize(("yes", "no"), [("yes", "no"), ("True", "False"), ("click", "view"), ("ja", "nein")])
 def test_a_label_of_two_words_gets_its_rule(yes: str, no: str, tmp_path: Path) -> None:
     """Guessed by the column's name or given by `--label`: the job has the rule, and its labels are right."""
     path = tmp_path / "log.csv"
@@ -168,6 +168,69 @@ def test_a_label_of_two_words_gets_its_rule(yes: str, no: str, tmp_path: Path) -
         assert [(one.name, one.rule) for one in spec.data.columns.labels] == [("bought", f"bought == '{yes}'")]
         labels = [y for batch in dataset.train_batches(64, epochs=1) for y in batch.labels_BL[:, 0].tolist()]
         assert labels == [float(i % 3 > 0) for i in range(180)]
+
+
+def test_a_label_of_two_unknown_words_is_the_rarer_one(tmp_path: Path) -> None:
+    """Where `--label` names the column; which word is 1 is a guess, and told."""
+    path = tmp_path / "log.csv"
+    path.write_text("bought,item\n" + "".join(f"{'today' if i % 3 else 'never'},i{i % 7}\n" for i in range(200)))
+    found = suggest_job(str(path), label="bought")
+    spec, _ = opened(found.text, tmp_path)
+    assert [one.rule for one in spec.data.columns.labels] == ["bought == 'never'"]
+    assert "label: 1 where bought is 'never', the rarer of two words, which is a guess" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["1"], "click is the same in every row, which teaches nothing"),
+        (["True", "TRUE", "False", "false"], "click holds 4 words where two are expected: write 1 and 0"),
+        ([*"010101010101", "maybe"], "most values of click are numbers, but 'maybe' is none"),
+    ],
+)
+def test_no_rating_is_taken_for_a_label_where_a_column_has_a_labels_name(
+    words: list[str], told: str, tmp_path: Path
+) -> None:
+    """What is wrong with that column is told, and the label asked for."""
+    path = tmp_path / "log.csv"
+    path.write_text("click,item\n" + "".join(f"{words[i % len(words)]},{i % 6}\n" for i in range(310)))
+    with pytest.raises(ConfigError) as caught:
+        suggest_job(str(path))
+    assert told in str(caught.value)
+
+
+def test_a_sign_within_urls_cuts_nothing(tmp_path: Path) -> None:
+    """A URL may hold any sign; URLs one behind another are cut."""
+    path = tmp_path / "log.csv"
+    lines = [f"{i % 2},https://a.de/?q={i % 20};x=2|3,http://a/{i % 9}|http://b/{i % 4}\n" for i in range(200)]
+    path.write_text("click,page,pages\n" + "".join(lines))
+    spec, _ = opened(suggest_job(str(path)).text, tmp_path)
+    separators = {one.name: one.separator for one in spec.data.columns.sparse}
+    assert separators == {"page": "", "pages": "|"}
+
+
+def test_times_with_the_zone_by_its_name_are_times(tmp_path: Path) -> None:
+    """BigQuery exports `2024-01-01 00:12:22 UTC`; the latest rows are for tests."""
+    path = tmp_path / "log.csv"
+    times = [f"2024-01-{1 + i * 7 % 28:02} 00:{i // 60:02}:{i % 60:02}{'.25' if i % 2 else ''} UTC" for i in range(200)]
+    path.write_text("click,item,at\n" + "".join(f"{i % 2},i{i % 7},{at}\n" for i, at in enumerate(times)))
+    spec, dataset = opened(suggest_job(str(path)).text, tmp_path)
+    assert (spec.data.columns.time, spec.data.split_by) == ("at", "time")
+    assert dataset.num_train_examples == 180
+
+
+def test_files_in_folders_below_are_named_by_a_pattern_where_another_file_lies_beside_them(tmp_path: Path) -> None:
+    """The file that is left out is told."""
+    for day in (1, 2):
+        (tmp_path / f"day={day}").mkdir()
+        text = "item,click\n" + "".join(f"i{i % 9},{i % 2}\n" for i in range(90))
+        (tmp_path / f"day={day}" / "part.csv").write_text(text)
+    (tmp_path / "notes.txt").write_text("what the days are\n")
+    found = suggest_job(str(tmp_path))
+    spec, dataset = opened(found.text, tmp_path / "work")
+    assert spec.data.path == f"{tmp_path}/**/*.csv"
+    assert dataset.num_train_examples == 162
+    assert any(note.startswith("left out: notes.txt") for note in found.notes)
 
 
 def test_files_of_one_kind_are_named_by_a_pattern_or_one_by_one(tmp_path, monkeypatch):
