@@ -16,13 +16,13 @@ from urllib.parse import unquote
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.json as pajson
 from pyarrow import csv
 
 from bagpipe.data.compressed import decompressed, what_else
 from bagpipe.data.dialect import HEAD_BYTES, Dialect, Narrowed, dialect_of
 from bagpipe.data.files import InputFile, read_head, text_blocks
+from bagpipe.data.holes import FOUND, Marked, line_of_hole
 from bagpipe.data.json_tables import check_kinds, is_record, json_schema
 from bagpipe.data.odd_types import plain_schema, plain_table
 from bagpipe.data.other_texts import what_other_text
@@ -205,11 +205,13 @@ def _parse_options(dialect: Dialect, handler: Callable[[Any], str]) -> csv.Parse
 
 def _dialect(file: InputFile, kind: TableFormat, header: Sequence[str]) -> Dialect:
     """Raises:
-    DataError: there is no line in the file.
+    DataError: there is no line in the file, or the names of its columns are no text.
     """
     dialect = dialect_of(read_head(file, HEAD_BYTES), tabs=kind == "tsv", header=header)
     if not dialect.names:
         raise DataError(f"{file.name}: no line in it; expected at least one example")
+    if any("\0" in name for name in dialect.names):
+        raise DataError(f"{file.name}: the names of the columns: {FOUND}; fix the line")
     if any("\ufffd" in name for name in dialect.names) and (told := _not_utf8(file, dialect)):
         raise DataError(told)
     return dialect
@@ -223,16 +225,20 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
 
     def handle(row: Any) -> str:
         nonlocal first_told
-        line = "" if first_told else f" (line {_line_of(file, row.text, dialect)})"
+        whole, hole, _ = row.text.partition("\0")
+        told = f"expected {row.expected_columns} fields, found {row.actual_columns}"
+        if hole:
+            told = f"{_column_after(whole, dialect)}: {FOUND}"
+        number = line_of_hole(file) if hole and not first_told else None
+        line = "" if first_told else f" (line {number or _line_of(file, row.text, dialect)})"
         first_told = True
-        fields = f"expected {row.expected_columns} fields, found {row.actual_columns}"
-        bad.append((row.number - before, f"{file.name}: row {row.number - before}{line}: {fields}"))
+        bad.append((row.number - before, f"{file.name}: row {row.number - before}{line}: {told}"))
         return "skip"
 
     with file.open() as raw, decompressed(file.name, raw) as stream:
         text = Narrowed(stream, dialect.separator) if dialect.narrow else stream
         reader = csv.open_csv(
-            pa.PythonFile(text, mode="r"),
+            pa.PythonFile(Marked(text, dialect.delimiter, len(dialect.names)), mode="r"),
             read_options=csv.ReadOptions(
                 use_threads=False,
                 block_size=BLOCK_BYTES,
@@ -256,8 +262,7 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
             here: list[tuple[int, str]] = []
             while bad and bad[0][0] < first + batch.num_rows + len(here):
                 here.append(bad.pop(0))
-            piece = _with_bad(file.name, first, pa.Table.from_batches([batch]), here)
-            yield _without_nul(piece, skip_bad=skip_bad)
+            yield _with_bad(file.name, first, pa.Table.from_batches([batch]), here)
             first += batch.num_rows + len(here)
         if bad:
             if not skip_bad:
@@ -268,34 +273,6 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
 def _with_bad(file: str, first: int, table: pa.Table, bad: Sequence[tuple[int, str]]) -> TablePiece:
     """A piece of a text file, of which some rows were malformed."""
     return TablePiece(file, first, _already_read(table), tuple(number for number, _ in bad), bad[0][1] if bad else None)
-
-
-def _without_nul(piece: TablePiece, *, skip_bad: bool) -> TablePiece:
-    """The piece without the rows that hold a NUL byte: no text has one, but a file whose writer crashed may.
-
-    Raises:
-        DataError: there are such rows, and bad rows are not skipped.
-    """
-    table = piece.load()
-    found = [name for name in table.column_names if any(map(_has_nul, table[name].chunks))]
-    if not found:
-        return piece
-    masks = [pc.fill_null(pc.match_substring(table[name], "\0"), False) for name in found]
-    holed = np.logical_or.reduce([mask.to_numpy() for mask in masks])
-    numbers = piece.row_numbers(table.num_rows)[holed].tolist()
-    column = next(name for name, mask in zip(found, masks, strict=True) if mask.to_numpy()[holed.argmax()])
-    told = f"{piece.file}: row {numbers[0]}: column {column}: expected text, found a NUL byte"
-    if not skip_bad:
-        raise DataError(f"{told}; fix the row or set data.onBadLine: skip")
-    first_bad = piece.first_bad if piece.bad_rows and piece.bad_rows[0] < numbers[0] else told
-    bad_rows = tuple(sorted((*piece.bad_rows, *numbers)))
-    return TablePiece(piece.file, piece.first_row, _already_read(table.filter(~holed)), bad_rows, first_bad)
-
-
-def _has_nul(cells: pa.StringArray) -> bool:
-    """Whether any cell has a NUL byte, at the speed of the memory."""
-    data = cells.buffers()[2]
-    return data is not None and re.search(b"\0", data) is not None
 
 
 def _line_of(file: InputFile, text: str, dialect: Dialect) -> int:
@@ -310,19 +287,26 @@ def _line_of(file: InputFile, text: str, dialect: Dialect) -> int:
 
 def _not_utf8(file: InputFile, dialect: Dialect) -> str | None:
     """Which byte of which row and column is no UTF-8; None: all are."""
-    names = dialect.names
     for block in text_blocks([file]):
         for number, line in enumerate(block.text.split(b"\n"), block.first_line):
             try:
                 line.decode()
             except UnicodeDecodeError as error:
                 before = dialect.line(line[: error.start] + b"x").decode()
-                place = len(next(python_csv.reader([before], delimiter=dialect.delimiter))) - 1
-                column = names[place] if place < len(names) else f"number {place + 1}"
-                where = f"{file.name}: line {number}: column {column}"
+                where = f"{file.name}: line {number}: {_column_after(before, dialect)}"
                 remedy = "convert the file, for instance with iconv -f LATIN1 -t UTF-8"
                 return f"{where}: byte 0x{line[error.start]:02x} is no UTF-8; {remedy}"
     return None
+
+
+def _column_after(begun: str, dialect: Dialect) -> str:
+    """Which column a row is in after its beginning `begun`, as Arrow sees it."""
+    names = dialect.names
+    fields = begun.split(dialect.delimiter)
+    if dialect.quote:
+        fields = next(python_csv.reader([begun + "x"], delimiter=dialect.delimiter))
+    place = len(fields) - 1
+    return f"column {names[place] if place < len(names) else f'number {place + 1}'}"
 
 
 # ── JSON lines ────────────────────────────────────────────────────────────────────────────────────
@@ -340,7 +324,8 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
         except pa.ArrowInvalid as error:
             good = [line for line in lines if is_record(line)]
             why = f"expected a JSON record ({' '.join(str(error).split())})"
-            bad = [(n, f"{file.name}: row {n}: {why}") for n, line in enumerate(lines, first) if not is_record(line)]
+            told = [(n, FOUND if b"\0" in line else why) for n, line in enumerate(lines, first) if not is_record(line)]
+            bad = [(n, f"{file.name}: row {n}: {words}") for n, words in told]
             if not bad:
                 check_kinds(file.name, lines, first)
                 raise

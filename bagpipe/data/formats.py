@@ -22,6 +22,8 @@ from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table, TableLayout
 
 Format = Literal["criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic", "columns"]
+BINARY_BYTES = 4096
+"""A NUL byte among so many first ones makes a file binary."""
 TABLE_FORMATS = ("csv", "tsv", "jsonl", "arrow")
 Encoding = Literal["hash", "vocabulary", "ids"]
 PARQUET_MAGIC = b"PAR1"
@@ -101,7 +103,7 @@ def detect_format(files: Sequence[InputFile], stated: str) -> Format:
 
 
 def _first_line(file: InputFile, head: bytes) -> bytes:
-    at = head.find(b"\0")
+    at = head[:BINARY_BYTES].find(b"\0")  # Later ones are holes in text, and lines like others that are malformed.
     if at >= 0:
         raise DataError(f"{file.name}: binary data (a NUL byte at offset {at}); {_EXPECTED}")
     text = head.lstrip(b"\r\n")

@@ -67,9 +67,9 @@ def check_kinds(file: str, lines: Sequence[bytes], first: int) -> None:
 
 
 def is_record(line: bytes) -> bool:
-    """Whether a line is a JSON object."""
+    """Whether a line is a JSON object in UTF-8, of which Python takes UTF-16 for one too."""
     try:
-        return isinstance(_decoded(line), dict)
+        return b"\0" not in line and isinstance(_decoded(line), dict)
     except ValueError:
         return False
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from bagpipe.data import text_kernels as kernels
 from bagpipe.data.files import InputFile, TextBlock, read_head, text_blocks
+from bagpipe.data.holes import FOUND
 from bagpipe.data.presets import AVAZU_COLUMNS, CRITEO_DENSE, CRITEO_SPARSE
 from bagpipe.data.raw import BIN_OFFSET, Codes, RawBlock, RawFeature, RawSchema
 from bagpipe.errors import DataError
@@ -151,7 +152,7 @@ def _complaint(piece: TextBlock, separator: str, num_columns: int, line: int, re
         name = "tab" if separator == "\t" else "comma"
         return f"{where}: expected {num_columns} {name}-separated fields, found {detail}"
     if reason == kernels.BINARY:
-        return f"{where}: expected text, found a NUL byte in field {detail}"
+        return f"{where}: field {detail}: {FOUND}"
     field = piece.text.split(b"\n")[line].split(separator.encode())[detail - 1]
     return f"{where}: expected an integer in field {detail}, found {field[:40].decode('utf-8', 'replace')!r}"
 

@@ -10,6 +10,7 @@ from pyarrow import csv
 from bagpipe.data.column_files import table_format, table_pieces, table_schema
 from bagpipe.data.compressed import decompressed
 from bagpipe.data.files import InputFile, find_files, text_blocks
+from bagpipe.data.holes import FOUND, Marked, line_of_hole
 from bagpipe.errors import DataError
 from bagpipe.lowlevel.wording import no_column
 
@@ -67,20 +68,22 @@ def fields_of(file: InputFile, delimiter: str) -> Iterator[pa.Table]:
     """Separated text without quotes and without a header, as columns f0, f1, ... of bytes.
 
     Raises:
-        DataError: lines differ in their number of fields.
+        DataError: lines differ in their number of fields, or one has a NUL byte.
     """
-    read = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, autogenerate_column_names=True)
     parse = csv.ParseOptions(delimiter=delimiter, quote_char=False)
     with _open(file) as stream:
         line: bytes = stream.read(1 << 20).lstrip(b"\r\n").split(b"\n", 1)[0]
     columns = {f"f{i}": pa.binary() for i in range(line.count(delimiter.encode()) + 1)}
+    read = csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES, column_names=list(columns))
     convert = csv.ConvertOptions(column_types=columns, strings_can_be_null=True, null_values=[""])
     try:
         with _open(file) as stream:
-            text = pa.PythonFile(stream, mode="r")
+            text = pa.PythonFile(Marked(stream, delimiter, len(columns)), mode="r")
             for batch in csv.open_csv(text, read_options=read, parse_options=parse, convert_options=convert):
                 yield pa.Table.from_batches([batch])
     except pa.ArrowException as error:
+        if (hole := line_of_hole(file)) is not None:
+            raise DataError(f"{file.name}:{hole}: {FOUND}; fix the line") from error
         raise DataError(f"{file.name}: cannot be read: {' '.join(str(error).split())}") from error
 
 

@@ -72,7 +72,7 @@ def parsed(lines: Sequence[bytes], where: str, first_row: int) -> list[Mapping[s
     found: list[Mapping[str, Any]] = []
     for number, line in enumerate(lines):
         try:
-            record = json.loads(line)
+            record = json.loads(line.decode("utf-8-sig"))  # json may take bytes for UTF-16
         except ValueError as error:
             raise DataError(f"{where}: row {first_row + number}: expected a JSON record ({error})") from None
         if not isinstance(record, dict):

@@ -10,6 +10,7 @@ import pytest
 from bagpipe.config.load import parse_job
 from bagpipe.data import column_files
 from bagpipe.data.dataset import open_dataset
+from bagpipe.data.holes import FOUND
 from bagpipe.errors import BagpipeError, ConfigError, DataError
 
 JOB = """
@@ -175,7 +176,7 @@ def test_a_hole_of_zeros_far_into_a_file_is_refused_or_skipped(tmp_path: Path, m
     path.write_bytes(csv(lines))
     with pytest.raises(DataError) as caught:
         read(path)
-    assert str(caught.value) == f"{path}: row 500: column item: expected text, found a NUL byte; {FIX}"
+    assert str(caught.value) == f"{path}: row 500 (line 501): column item: {FOUND}; {FIX}"
     lines[529] = "1,i1"
     path.write_bytes(csv(lines))
     spec = parse_job(JOB.format(path, COLUMNS), "job.yaml", ["data.onBadLine=skip"]).spec
@@ -183,4 +184,4 @@ def test_a_hole_of_zeros_far_into_a_file_is_refused_or_skipped(tmp_path: Path, m
     (batch,) = dataset.train_batches(600, epochs=1)
     assert batch.dense_BF[:, 0].tolist() == [float(i) for i in range(600) if i not in (499, 529, 549)]
     assert dataset.report.bad_lines == 3
-    assert str(dataset.report.first_bad).startswith(f"{path}: row 500: column item: ")
+    assert str(dataset.report.first_bad).startswith(f"{path}: row 500 (line 501): column item: ")
