@@ -14,17 +14,23 @@ from bagpipe.config.losses import LABEL_KINDS, loss_kind
 from bagpipe.config.model import ModelConfig
 
 Comparison = Literal[">=", "<=", "==", "!=", ">", "<"]
-_RULE = re.compile(r"\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*(?P<value>'[^']*'|\"[^\"]*\"|[^'\"\s]+)\s*")
+_VALUE = r"'[^']*'|\"[^\"]*\"|[^'\"\s]+"
+_RULE = re.compile(
+    r"\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*"
+    rf"(?P<value>{_VALUE})(\s+else\s+(?P<other>{_VALUE}))?\s*"
+)
 _RAW_FORMATS = ("auto", "csv", "tsv", "jsonl", "arrow", "parquet")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """`column operator value`; a text in quotes is compared as text, else a number."""
+    """`column operator value [else other]`; a text in quotes is compared as text, else a number."""
 
     column: str
     operator: Comparison
     value: str | float
+    other: str | float | None = None
+    """The only value for which the label is 0; None: it is 0 wherever the comparison does not hold."""
 
 
 def label_rule(label: LabelColumn) -> LabelRule | None:
@@ -38,15 +44,21 @@ def label_rule(label: LabelColumn) -> LabelRule | None:
     match = _RULE.fullmatch(label.rule)
     if match is None:
         raise ValueError(f"expected a comparison such as rating >= 4 or event == 'buy', found {label.rule!r}")
-    text, operator = match["value"], match["operator"]
+    value, other = _value(match["value"]), None if match["other"] is None else _value(match["other"])
+    if isinstance(value, str) and match["operator"] not in ("==", "!="):
+        raise ValueError(f"text is compared by == or != only, found {label.rule!r}")
+    if other is not None and (match["operator"] != "==" or type(other) is not type(value) or other == value):
+        raise ValueError(f"expected two texts or two numbers, such as answer == 'yes' else 'no', found {label.rule!r}")
+    return LabelRule(match["column"], match["operator"], value, other)  # type: ignore[arg-type]  # the pattern allows no other
+
+
+def _value(text: str) -> str | float:
     if text[0] in "'\"":
-        if operator not in ("==", "!="):
-            raise ValueError(f"text is compared by == or != only, found {label.rule!r}")
-        return LabelRule(match["column"], operator, text[1:-1])  # type: ignore[arg-type]  # the pattern allows no other
+        return text[1:-1]
     try:
-        return LabelRule(match["column"], operator, float(text))  # type: ignore[arg-type]  # as above
+        return float(text)
     except ValueError:
-        raise ValueError(f"expected a number or a text in quotes after {operator}, found {text!r}") from None
+        raise ValueError(f"expected a number or a text in quotes, found {text!r}") from None
 
 
 def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:

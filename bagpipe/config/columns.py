@@ -24,7 +24,7 @@ class LabelColumn(Section):
     ] = "binary"
     rule: Annotated[
         str,
-        Meta(max_length=300, description="A comparison that is 1 where it holds: `rating >= 4`, `event == 'buy'`. Empty: the column's own value."),
+        Meta(max_length=300, description="A comparison that is 1 where it holds: `rating >= 4`, `event == 'buy'`. With a second value, `answer == 'yes' else 'no'`, only that one is 0, and any other is refused. Empty: the column's own value."),
     ] = ""
 
 

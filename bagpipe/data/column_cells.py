@@ -51,11 +51,17 @@ def label_cells(table: pa.Table, label: LabelColumn, problems: Problems) -> Floa
         problems.add(name, missing, "a value for the label", column)
         text = np.array(column.cast(pa.string()).to_pylist(), object)
         same = text == rule.value
+        if rule.other is not None:
+            neither = ~(same | (text == rule.other) | missing)
+            problems.add(name, neither, f"the label {rule.value!r} or {rule.other!r}", column)
         return np.where(same if rule.operator == "==" else ~same, 1.0, 0.0)
     numbers, wrong = numbers_of(column)
     problems.add(name, wrong | np.isnan(numbers), f"a number for the label (or a rule such as {name} == 'yes')", column)
     numbers = np.where(wrong | np.isnan(numbers), 0.0, numbers)
     if rule is not None:
+        if rule.other is not None:
+            neither = (numbers != rule.value) & (numbers != rule.other)
+            problems.add(name, neither, f"the label {rule.value:g} or {rule.other:g}", column)
         return _compared(numbers, rule)
     if label.kind == "binary":
         problems.add(name, (numbers != 0) & (numbers != 1), "a label of 0 or 1 (or a rule)", column)

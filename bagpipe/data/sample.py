@@ -28,6 +28,7 @@ from bagpipe.data.guesses import (
     odd_one,
     units_in,
 )
+from bagpipe.data.written_numbers import MARKS
 from bagpipe.errors import DataError
 
 SAMPLE_ROWS = 200_000
@@ -40,6 +41,8 @@ _YES = (
     *("yes", "y", "true", "t", "click", "clicked", "buy", "bought", "purchase", "purchased", "converted", "liked"),
     *("ja", "wahr", "oui", "vrai", "sí", "si", "verdadero", "sim", "verdadeiro", "да"),
 )
+MOST_WORDS = 10
+"""Different texts of a column that are kept: an answer, in as many spellings as people find."""
 _TIME_NAME = re.compile(
     r"(.*_)?(time|timestamp|datetime|date|ts|when|created|created_at|hour|day)(_.*)?", re.IGNORECASE
 )
@@ -84,7 +87,9 @@ class Column:
     unusable: str = ""
     """Why nothing can be learned of it as it is; empty: something can."""
     words: tuple[str, ...] = ()
-    """The values, if they are two texts and none is missing; the rarer one first."""
+    """The different texts but those for a missing value, if there are a few only; the rarest first."""
+    marked: int = 0
+    """Rows that hold a text for a missing value, such as NA, where there are a few different texts only."""
     time_forms: tuple[str, ...] = ()
     """Ways to read all values as times, in the signs of strptime; an empty one: a number, a date or ISO 8601."""
     sorted_tail: bool = False
@@ -96,7 +101,7 @@ class Column:
     def yes(self) -> str | None:
         """The one of two texts that means yes."""
         found = [word for word in self.words if word.strip().lower() in _YES and "'" not in word]
-        return found[0] if len(found) == 1 else None
+        return found[0] if len(found) == 1 and len(self.words) == 2 else None
 
     @property
     def whole(self) -> bool:
@@ -189,9 +194,8 @@ def _column(name: str, cells: Any) -> Column:
     if column.several:
         return column
     _add_numbers(column, values)
-    if column.numbers is None and column.distinct == 2 and not missing:
-        counted = sorted((one["counts"], str(one["values"])) for one in pc.value_counts(values).to_pylist())
-        column.words = tuple(word for _, word in counted)
+    if column.numbers is None and column.distinct <= MOST_WORDS:
+        _add_words(column, values)
     if not column.missing and column.distinct > 1:
         column.time_forms = _time_forms(column, values)
     if column.time_forms:
@@ -202,6 +206,13 @@ def _column(name: str, cells: Any) -> Column:
         column.doubt = gaps_in_times(name)
     column.sorted_tail = _one_value_at_the_end(values)
     return column
+
+
+def _add_words(column: Column, values: Any) -> None:
+    counts = {one["values"]: one["counts"] for one in pc.value_counts(values.drop_null()).to_pylist()}
+    marks = [text for text in counts if str(text).strip() in ("", *MARKS)]
+    column.marked = sum(counts.pop(text) for text in marks)
+    column.words = tuple(map(str, sorted(counts, key=lambda text: (counts[text], str(text)))))
 
 
 def _unusable(values: Any, lists: Lists | None, *, several: bool) -> tuple[str, Doubt | None] | None:

@@ -31,8 +31,6 @@ _IDS = re.compile(
 _LENGTHS = ("duration", "time32", "time64")
 """Types of Arrow for lengths of time and times of day."""
 LONGEST_NAME = 200
-MOST_SPELLINGS = 10
-"""Different words in a column with a label's name: True, TRUE, true and False, for instance."""
 _RECIPE = ["    testFraction: 0.1", "    encoding: vocabulary", "    minCount: 3"]
 """Of the built-in click logs."""
 OTHERS = "look like labels too:"
@@ -120,8 +118,8 @@ def _described(
         notes.append(f"ignored: {counted(len(lines['ignore']), 'column')}, see the comments")
     head = _split_lines(target, time, group, notes)
     head.append("    encoding: vocabulary  # hash: no pass over the data first, and unknown values share rows")
-    if target.missing:
-        share = f"{target.missing:,} of {target.rows:,} rows"
+    if target.missing or target.marked:
+        share = f"{target.missing + target.marked:,} of {target.rows:,} rows"
         head.append(
             f"    onBadLine: skip  # {share} have no label; all rows that cannot be read are skipped and counted"
         )
@@ -211,8 +209,9 @@ def _odd_label(columns: Sequence[Column]) -> str:
             return f"; most values of {column.name} are numbers, but {column.odd[:40]!r} is none: mend these rows"
         if column.distinct == 1 and not column.missing:
             return f"; {column.name} is the same in every row, which teaches nothing"
-        if column.numbers is None and not column.unusable and column.distinct <= MOST_SPELLINGS:
-            return f"; {column.name} holds {counted(column.distinct, 'word')} where two are expected: write 1 and 0"
+        if len(column.words) > 2:
+            words = listed([repr(word) for word in column.words])
+            return f"; {column.name} holds {words} where two words are expected: write 1 and 0"
     return ""
 
 
@@ -279,27 +278,29 @@ def _label_line(column: Column, notes: list[str]) -> str:
     if values == [0.0, 1.0]:
         share = float(column.numbers.mean())
         return f"        - {{name: {_quoted(column.name)}}}  # 0 or 1, {share:.1%} are 1"
-    if column.yes is not None:
-        rule = f"{column.name} == '{column.yes}'"
-        no = next(word for word in column.words if word != column.yes)
-        return f"        - {{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}  # 0: {_quoted(no)}"
-    if column.words and "'" not in column.words[0]:
-        rare, other = column.words
-        notes.append(f"label: 1 where {column.name} is {rare!r}, the rarer of two words, which is a guess")
-        rule = f"{column.name} == '{rare}'"
-        return f"        - {{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}  # a guess; 0: {_quoted(other)}"
+    if len(column.words) == 2 and not any("'" in word for word in column.words):
+        yes = column.yes or column.words[0]
+        no = next(word for word in column.words if word != yes)
+        if column.yes is None:
+            notes.append(f"label: 1 where {column.name} is {yes!r}, the rarer of two words, which is a guess")
+        rule = f"{column.name} == '{yes}' else '{no}'"
+        return f"        - {{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}  # any other text is refused"
     if len(values) < 2:
         raise ConfigError(_no_label(column))
     if len(values) == 2:
-        rule = f"{column.name} == {values[1]:g}"
-        about = f"{float(np.mean(column.numbers == values[1])):.1%} are 1; 0: {values[0]:g}"
+        rule = f"{column.name} == {_number(values[1])} else {_number(values[0])}"
+        about = f"{float(np.mean(column.numbers == values[1])):.1%} are 1"
         return f"        - {{name: {_quoted(column.name)}, rule: {_quoted(rule)}}}  # {about}"
     least = next((v for v in values[1:] if float(np.mean(column.numbers >= v)) <= 0.6), values[-1])
     share = float(np.mean(column.numbers >= least))
     notes.append(f"label: {column.name} >= {least:g}, which is a guess; {share:.0%} of the rows")
-    rule = f"{column.name} >= {least:g}"
+    rule = f"{column.name} >= {_number(least)}"
     about = f"{share:.0%} are 1; values {values[0]:g} to {values[-1]:g}"
     return f"        - {{name: {_quoted('high_' + column.name)}, rule: {_quoted(rule)}}}  # {about}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _no_label(column: Column) -> str:

@@ -67,11 +67,12 @@ class DenseStatistics:
 
 @dataclass(frozen=True, slots=True)
 class LabelRule:
-    """`column operator value`."""
+    """`column operator value [else other]`."""
 
     column: str
     operator: Literal[">=", "<=", "==", "!=", ">", "<"]
     value: str | float
+    other: str | float | None
 
 
 Setting = TypeVar("Setting", DenseColumn, SparseColumn, DenseStatistics)

@@ -45,6 +45,40 @@ def each(change: Callable[[int], str]) -> bytes:
     return csv([change(i) for i in range(9)])
 
 
+RULE = """{labels: [{name: y, rule: "%s"}], dense: [{name: price}], sparse: [{name: item}], ignore: ["*"]}"""
+
+
+@pytest.mark.parametrize(
+    ("rule", "zero", "one", "odd", "words"),
+    [
+        ("y == 'yes' else 'no'", "no", "yes", "YES", "the label 'yes' or 'no', found 'YES'"),
+        ("y == 'yes' else 'no'", "no", "yes", "NA", "the label 'yes' or 'no', found 'NA'"),
+        ("y == 1 else -1", "-1", "1", "0", "the label 1 or -1, found '0'"),
+    ],
+)
+def test_a_rule_with_both_answers_takes_no_third(
+    rule: str, zero: str, one: str, odd: str, words: str, tmp_path: Path
+) -> None:
+    """With one answer only, everything else would be a label of 0 in silence."""
+    lines = [f"{[zero, one][i % 2]},i{i % 3},{i / 2}" for i in range(9)]
+    path = tmp_path / "log.csv"
+    path.write_bytes(csv(lines))
+    read(path, RULE % rule)
+    path.write_bytes(csv([*lines[:4], f"{odd},i1,1", *lines[5:]]))
+    with pytest.raises(DataError) as caught:
+        read(path, RULE % rule)
+    assert str(caught.value) == f"{path}: row 5: column y: expected {words}; {FIX}"
+
+
+@pytest.mark.parametrize(
+    "rule", ["y == 'yes' else 0", "y >= 3 else 1", "y == 1 else 1", "y != 'a' else 'b'", "y == 1 else"]
+)
+def test_a_rule_with_answers_that_do_not_fit_is_refused(rule: str, tmp_path: Path) -> None:
+    """Before anything is read."""
+    with pytest.raises(ConfigError, match=r"labels\[0\].rule: expected "):
+        parse_job(JOB.format(tmp_path / "log.csv", RULE % rule), "job.yaml")
+
+
 BAD: dict[str, tuple[bytes, type[BagpipeError], str]] = {
     "constant label": (
         each(lambda i: f"1,i{i % 3},{i}"),

@@ -165,9 +165,26 @@ def test_a_label_of_two_words_gets_its_rule(yes: str, no: str, tmp_path: Path) -
     path.write_text("bought,item\n" + "".join(f"{yes if i % 3 else no},i{i % 7}\n" for i in range(200)))
     for label in (None, "bought"):
         spec, dataset = opened(suggest_job(str(path), label=label).text, tmp_path)
-        assert [(one.name, one.rule) for one in spec.data.columns.labels] == [("bought", f"bought == '{yes}'")]
+        assert [(one.name, one.rule) for one in spec.data.columns.labels] == [
+            ("bought", f"bought == '{yes}' else '{no}'")
+        ]
         labels = [y for batch in dataset.train_batches(64, epochs=1) for y in batch.labels_BL[:, 0].tolist()]
         assert labels == [float(i % 3 > 0) for i in range(180)]
+
+
+def test_answers_of_which_some_are_missing_are_a_label(tmp_path: Path) -> None:
+    """Rows without one, or with R's `NA`, are told and skipped; they are no label of 0."""
+    path = tmp_path / "log.csv"
+    answers = {5: "", 6: "NA", 150: "NA"}
+    lines = [f"{answers.get(i, 'yes' if i % 3 else 'no')},i{i % 7}\n" for i in range(203)]
+    path.write_text("click,item\n" + "".join(lines))
+    found = suggest_job(str(path))
+    spec, dataset = opened(found.text, tmp_path)
+    assert [one.rule for one in spec.data.columns.labels] == ["click == 'yes' else 'no'"]
+    assert "label: 3 of 203 rows have none and are skipped, as all rows that cannot be read (onBadLine)" in found.notes
+    labels = [y for batch in dataset.train_batches(64, epochs=1) for y in batch.labels_BL[:, 0].tolist()]
+    assert labels == [float(i % 3 > 0) for i in range(203) if i not in answers][:180]
+    assert dataset.report.bad_lines == 3
 
 
 def test_a_label_of_two_unknown_words_is_the_rarer_one(tmp_path: Path) -> None:
@@ -176,7 +193,7 @@ def test_a_label_of_two_unknown_words_is_the_rarer_one(tmp_path: Path) -> None:
     path.write_text("bought,item\n" + "".join(f"{'today' if i % 3 else 'never'},i{i % 7}\n" for i in range(200)))
     found = suggest_job(str(path), label="bought")
     spec, _ = opened(found.text, tmp_path)
-    assert [one.rule for one in spec.data.columns.labels] == ["bought == 'never'"]
+    assert [one.rule for one in spec.data.columns.labels] == ["bought == 'never' else 'today'"]
     assert "label: 1 where bought is 'never', the rarer of two words, which is a guess" in found.notes
 
 
@@ -184,7 +201,10 @@ def test_a_label_of_two_unknown_words_is_the_rarer_one(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["1"], "click is the same in every row, which teaches nothing"),
-        (["True", "TRUE", "False", "false"], "click holds 4 words where two are expected: write 1 and 0"),
+        (
+            ["True", "TRUE", "False", "false"],
+            "click holds 'False', 'false', 'TRUE', 'True' where two words are expected: write 1 and 0",
+        ),
         ([*"010101010101", "maybe"], "most values of click are numbers, but 'maybe' is none"),
     ],
 )
