@@ -12,14 +12,10 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-import kopf
-from kopf._core.engines.peering import Identity
-
-from bagpipe_operator import __version__, logs, names
+from bagpipe_operator import __version__, logs
 from bagpipe_operator.cluster import Cluster
 from bagpipe_operator.connection import connect
 from bagpipe_operator.follow import ProgressReader, WarningReader
-from bagpipe_operator.handlers import kopf_settings, registry
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
 from bagpipe_operator.metrics import Metrics
@@ -27,13 +23,14 @@ from bagpipe_operator.settings import Settings
 from bagpipe_operator.shell import Shell
 from bagpipe_operator.store import JobKey, Store
 from bagpipe_operator.unclaimed import Unclaimed
+from bagpipe_operator.watches import Intake, Watches
 from bagpipe_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> int:
-    """Until told to stop (0), or until the lease or a watch is lost (1)."""
+    """Until told to stop (0), or until the lease is lost (1)."""
     metrics, store, queue = Metrics(), Store(), WorkQueue[JobKey]()
     health = Health(metrics, queue, store)
     leads = metrics.leader.labels(f"{settings.lease_namespace}/{settings.lease_name}")
@@ -43,6 +40,7 @@ async def run(settings: Settings) -> int:
     elector = Cluster(connection, metrics)
     election = Election(elector, identity, settings)
     cluster = Cluster(connection, metrics, election.may_write)
+    watcher = Cluster(connection, metrics, connections=0)  # A watch keeps its connection; writes must find one too.
     health.since_answer = cluster.since_answer
     health.refused_by = lambda: election.refused_by
     stop = _stop_on_signals()
@@ -52,56 +50,28 @@ async def run(settings: Settings) -> int:
             return 0
         log.info("leading", extra={"identity": identity, "version": __version__})
         leads.set(1)
-        shell = Shell(cluster, store, queue, settings, metrics)
+        unclaimed = Unclaimed(cluster, settings.operator_class)
+        watches = Watches(watcher, Intake(store, queue, settings.operator_class, unclaimed), settings)
+        health.not_synced = watches.not_synced
+        shell = Shell(cluster, store, queue, settings, metrics, blind=watches.blind)
         progress = ProgressReader(cluster, store, queue, shell.memories)
         warnings = WarningReader(cluster, store, queue, shell.memories)
         background = [shell.work() for _ in range(settings.workers)]
         background += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
         background += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
-        unclaimed = Unclaimed(cluster, settings.operator_class)
-        background += [unclaimed.follow()]
-        watched = registry(store, queue, settings, unclaimed)
-        return await _lead(settings, background, watched, health, election, stop)
+        background += [unclaimed.follow(), watches.follow(), health.tick()]
+        ended = await _first({"stop": stop.wait(), "lease": election.keep()}, background)
+        log.info("ending", extra={"because": ended})
+        return 0 if stop.is_set() else 1
     finally:
         await election.release()
         await cluster.close()
+        await watcher.close()
         await elector.close()
         await server.cleanup()
 
 
-async def _lead(
-    settings: Settings,
-    background: list[Coroutine[Any, Any, Any]],
-    watched: kopf.OperatorRegistry,
-    health: Health,
-    election: Election,
-    stop: asyncio.Event,
-) -> int:
-    ready = asyncio.Event()
-    health.synced = ready.is_set
-    kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
-    watching = kopf.operator(
-        registry=watched,
-        settings=kopf_settings(settings),
-        standalone=True,
-        identity=kopf_identity,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        stop_flag=stop,
-        ready_flag=ready,
-    )
-    ended = await _first(
-        {"stop": stop.wait(), "lease": election.keep(), "watches": watching},
-        background=[health.tick(), *background],
-        grace="watches",
-    )
-    log.info("ending", extra={"because": ended})
-    return 0 if stop.is_set() else 1
-
-
-async def _first(
-    watched: dict[str, Coroutine[Any, Any, Any]], background: list[Coroutine[Any, Any, Any]], grace: str = ""
-) -> str:
+async def _first(watched: dict[str, Coroutine[Any, Any, Any]], background: list[Coroutine[Any, Any, Any]]) -> str:
     """Run all until one of `watched` ends or any fails; returns which, and ends the others.
 
     An error in the background is ours: it ends the process, as a restart is the only cure known.
@@ -111,8 +81,7 @@ async def _first(
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     ended = tasks[next(iter(done))]
     for task in pending:
-        if not (ended == "stop" and tasks[task] == grace):
-            task.cancel()
+        task.cancel()
     await asyncio.wait(tasks, timeout=10)
     for task in done:
         task.result()

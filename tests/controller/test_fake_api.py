@@ -4,7 +4,8 @@ import asyncio
 
 import api_conformance
 import pytest
-from fake_api import FakeApi, FakeCluster
+from fake_api import FakeApi
+from fake_cluster import FakeCluster
 
 
 @pytest.mark.parametrize("claim", api_conformance.CLAIMS, ids=lambda c: c.__name__)
