@@ -33,6 +33,7 @@ from bagpipe.data.transform import Transform
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import replacing_file
 from bagpipe.lowlevel.wording import no_column
+from bagpipe.metrics.clicks import sigmoid
 from bagpipe.trainer.scorer import Scorer
 
 Floats64 = npt.NDArray[np.float64]
@@ -219,14 +220,7 @@ def _check_kept(keep: Sequence[str], file: str, names: Sequence[str], option: st
 
 def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:
     """Predicted labels from the model's outputs: probabilities, values or expected counts, as in evaluation."""
-    if loss is None or loss.figures == "clicks":
-        return probabilities(outputs_BL)
     wide = outputs_BL.astype(np.float64)
+    if loss is None or loss.figures == "clicks":
+        return sigmoid(wide)
     return np.exp(wide) if loss.figures == "counts" else wide
-
-
-def probabilities(logits: Floats) -> Floats64:
-    """The sigmoid 1 / (1 + e^-x) in float64, as evaluation computes it."""
-    wide = logits.astype(np.float64)
-    small = np.exp(-np.abs(wide))
-    return np.asarray(np.where(wide >= 0, 1.0, small) / (1.0 + small), np.float64)
