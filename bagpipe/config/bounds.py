@@ -1,8 +1,8 @@
 """The kinds of number that settings have: each with its unit, its least and greatest value, and the reason for them.
 
-Every number of the document is of one of these kinds, so that nothing that is not finite and nothing that would
-overflow further in enters as a setting. The CRD and `docs/settings.md` show the bounds. Those of tables are in
-`bagpipe/tables.py`, because tables also travel between processes.
+Every number of the document is of one of these kinds, so that no setting is infinite or NaN, or so large that it
+overflows where it is used. The CRD and `docs/settings.md` show the bounds. Those of tables are in `bagpipe/tables.py`,
+because tables also travel between processes.
 """
 
 from typing import Annotated, Any
@@ -28,13 +28,13 @@ TimeOrNone = Annotated[int, _kind("seconds", _DATES, ge=0, le=315_360_000)]
 Rate = Annotated[float, _kind("factor", _FLOAT32, ge=1e-30, le=1e6)]
 RateOrZero = Annotated[float, _kind("factor", _FLOAT32, ge=0, le=1e6)]
 Fraction = Annotated[float, _kind("fraction", "a part of a whole", ge=0, lt=1)]
-Share = Annotated[float, _kind("share", "all of it is a path", gt=0, lt=1)]
+Share = Annotated[float, _kind("share", "for all of the data, give a path instead", gt=0, lt=1)]
 Exponent = Annotated[float, _kind("exponent", "beyond it, one row takes every lookup", ge=0.01, le=100.0)]
 Units = Annotated[int, _kind("units", _MEMORY, ge=1, le=1 << 20)]
 Layers = Annotated[int, _kind("layers", _MEMORY, ge=1, le=1000)]
 Features = Annotated[int, _kind("features", _MEMORY, ge=1, le=10_000)]
 FeaturesOrNone = Annotated[int, _kind("features", _MEMORY, ge=0, le=10_000)]
-PooledFeatures = Annotated[int, _kind("features", "pooling of one is none", ge=2, le=10_000)]
+PooledFeatures = Annotated[int, _kind("features", "pooling a single feature changes nothing", ge=2, le=10_000)]
 Items = Annotated[int, _kind("items", _MEMORY, ge=1, le=10_000)]
 Lookups = Annotated[int, _kind("lookups", _MEMORY, ge=1, le=10_000)]
 

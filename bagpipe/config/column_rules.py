@@ -62,7 +62,7 @@ def _value(text: str) -> str | float:
 
 
 def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:
-    """Everything that is wrong with `data.columns` and what depends on it."""
+    """Everything that is wrong with `data.columns` and the settings that depend on it."""
     columns = data.columns
     if columns is None:
         if data.split_by != "order":
@@ -89,7 +89,7 @@ def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str,
 
 
 def made_of_numbers(column: SparseColumn) -> bool:
-    """Whether the values are computed, so that the cells are no values themselves."""
+    """Whether values are computed from the cells, so that the cells themselves are no values."""
     return bool(column.boundaries) or column.bins != "none" or column.part != "none"
 
 
@@ -125,7 +125,7 @@ def _names(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
 
 
 def _answers(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
-    """Features that read what a label is made of."""
+    """Features that read a column that a label is made of."""
     targets = {name: label.name for label in columns.labels for name in _read_by(label)}
     features = [(f"dense[{i}]", d.column or d.name) for i, d in enumerate(columns.dense)]
     features += [(f"sparse[{i}]", s.column or s.name) for i, s in enumerate(columns.sparse)]
@@ -136,7 +136,7 @@ def _answers(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
 
 
 def _read_by(label: LabelColumn) -> list[str]:
-    """The column that a label is made of; none if its rule is no rule, which is said elsewhere."""
+    """The column that a label is made of; none if its rule is not valid, which `_labels` reports."""
     try:
         rule = label_rule(label)
     except ValueError:

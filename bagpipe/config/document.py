@@ -57,7 +57,7 @@ class DataConfig(_Section):
     ] = ()
     format: Annotated[
         Literal["auto", "criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic", "csv", "tsv", "jsonl", "arrow"],
-        Meta(description="Input format; auto: by the first bytes, but for caser-json. csv, tsv, jsonl, arrow (Feather too) and Parquet of one's own need `columns`."),
+        Meta(description="Input format; auto: found from the first bytes (caser-json must be named). csv, tsv, jsonl, arrow (Feather too) and Parquet of your own need `columns`."),
     ] = "auto"
     test_fraction: Annotated[bounds.Fraction, Meta(description="Short for `test` as a share.")] = 0.0
     encoding: Annotated[
@@ -102,7 +102,7 @@ class EmbeddingConfig(_Section):
     optimizer: RowOptimizer = RowOptimizer()
     init_scale: Annotated[
         bounds.RateOrZero | None,
-        Meta(description="Rows are born uniform in [-scale, scale), with 0 as zeros; none: 1 / sqrt(rows of the table)."),
+        Meta(description="First values of rows are uniform in [-scale, scale); 0: zeros; none: scale is 1 / sqrt(rows of the table)."),
     ] = None
     gradient_reduction: Annotated[
         Literal["mean", "sum"],
@@ -120,7 +120,7 @@ class CheckpointConfig(_Section):
         FigureName | None,
         Meta(description="A figure of the validation part, for example auc (label/auc where there are several labels): the checkpoint where it was best is kept apart from `keep`, and every evaluation of that part has a checkpoint. none: no such checkpoint."),
     ] = None
-    strict: Annotated[bool, Meta(description="A damaged newest checkpoint ends a run that would go on from it; false: the run names it and goes on from the newest sound one.")] = False
+    strict: Annotated[bool, Meta(description="true: a damaged newest checkpoint ends a run that would go on from it; false: the run names it and goes on from the newest undamaged one.")] = False
     path: Annotated[str | None, Meta(description="Directory shared by trainers and servers; none: `checkpoints` in the run directory.")] = None
     volume_claim: Annotated[
         CheckpointClaim | None, Meta(description="Cluster only: a claim mounted at `path` in every pod (default path there: /checkpoints).")
@@ -171,7 +171,7 @@ class RunPolicy(_Section):
     ] = 100
     image_policy: Annotated[
         Literal["Pinned", "Latest"],
-        Meta(description="Cluster only. Pinned: every attempt uses the images and the GPU profile that the operator had when the job began. Latest: each attempt takes those of its own beginning."),
+        Meta(description="Cluster only. Pinned: every attempt uses the images and the GPU profile that the operator had when the job began. Latest: each attempt uses those that the operator has when the attempt begins."),
     ] = "Pinned"
     restart_policy: Annotated[
         Literal["OnFailure", "Never", "ExitCode"],
@@ -206,7 +206,7 @@ class RunPolicy(_Section):
     suspend: Annotated[bool, Meta(description="Cluster only: hold the job, or stop it at a checkpoint and free its pods.")] = False
     queue_name: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: Kueue's LocalQueue; the job is held until it is admitted.")] = None
     workload_priority_class: Annotated[Annotated[str, Meta(max_length=253)] | None, Meta(description="Cluster only: Kueue's priority class.")] = None
-    managed_by: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: the controller that runs this job; anything but `bagpipe.dev/bagpipe-operator`: not ours.")
+    managed_by: Annotated[Annotated[str, Meta(max_length=63)] | None, Meta(description="Cluster only: the controller that runs this job; with any value but `bagpipe.dev/bagpipe-operator` the operator leaves the job alone.")
     ] = None
     operator_class: Annotated[
         Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None,
@@ -226,8 +226,8 @@ class TransportConfig(_Section):
     """Sockets between roles."""
 
     deadline_seconds: Annotated[bounds.Wait, Meta(description="Longest wait for any reply before the role gives up (exit 75).")] = 60.0
-    step_seconds: Annotated[bounds.Wait, Meta(description="Longest time in which some trainer must finish a step.")] = 300.0
-    startup_seconds: Annotated[bounds.Wait, Meta(description="Longest wait for every role to appear and the data to be prepared.")] = 600.0
+    step_seconds: Annotated[bounds.Wait, Meta(description="Longest time that a trainer may take for a step before the attempt ends (exit 75).")] = 300.0
+    startup_seconds: Annotated[bounds.Wait, Meta(description="Longest wait for every role to register and for the data to be prepared.")] = 600.0
     dead_peer_seconds: Annotated[bounds.Wait, Meta(description="A connected peer that is silent this long is dead.")] = 10.0
     security: Annotated[Literal["auto", "plain", "curve"], Meta(description="curve: authenticated and encrypted with the job's keys, 1.7 CPU seconds a GB; auto: curve on a cluster and wherever `$BAGPIPE_CURVE_DIR` names keys.")] = "auto"
     pack_floats: Annotated[PackFloats, Meta(description="Send rows and gradients in a seventh fewer bytes, to the bit, for a nanosecond or two of CPU a float at both ends: pays on slow links. auto: steps are timed with and without it, and what is faster stays.")] = "auto"
@@ -251,7 +251,7 @@ class JobSpec(_Section, kw_only=True):
     ] = "auto"
     cache_rows: Annotated[
         bounds.CachedRows | Literal["auto"],
-        Meta(description="Rows each trainer may hold; never exceeded. auto: all that the lookahead needs, within a quarter of the memory."),
+        Meta(description="Rows each trainer may hold; never exceeded. auto: as many as a quarter of the free memory holds, of which only those that the lookahead needs are used."),
     ] = "auto"
     prefetch_depth: Annotated[bounds.StepsAhead, Meta(description="Steps ahead for which rows are requested.")] = 4
     seed: Annotated[bounds.Seed, Meta(description="Seed of rows, weights and order.")] = 0

@@ -1,4 +1,4 @@
-"""Turns what msgspec finds wrong with a job into one sentence: where, what was expected and found, what to do."""
+"""Turns msgspec's finding about a job into one sentence: where, what was expected and found, what to do."""
 
 import difflib
 import re
@@ -28,7 +28,7 @@ class Explainer:
         return ConfigError(self._explain(message, path))
 
     def unknown(self) -> ConfigError | None:
-        """The first key of the document that is no setting; whatever else is wrong may follow from it."""
+        """An error about the first key of the document that is no setting; other mistakes may follow from it."""
         path = next(_unknown_keys(self._document.value, (), [_job_type()]), None)
         return None if path is None else ConfigError(self._explain_unknown(path))
 
@@ -105,7 +105,7 @@ def _split(error: str, value: Any) -> tuple[str, Path_]:
 
 
 def _expected(message: str) -> str:
-    """msgspec's words for what it wanted, without its quotes and without what it got."""
+    """msgspec's words for what it expected, without its quotes and without what it found."""
     words = message.partition(", got ")[0].removeprefix("Expected ").replace("`", "")
     names = {"int": "an integer", "str": "a string", "float": "a number", "bool": "true or false"}
     names |= {"object": "a mapping", "array": "a list"}

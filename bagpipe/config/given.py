@@ -1,4 +1,4 @@
-"""Which settings somebody gave: those whose value is not the default. One without effect is an error."""
+"""Finds the settings that the user gave: those whose value is not the default. One without effect is an error."""
 
 from collections.abc import Iterable, Iterator
 

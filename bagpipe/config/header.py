@@ -1,7 +1,7 @@
 """Finds the job in a YAML document: as people write it, or as `kubectl get -o yaml` prints it.
 
-What the API server writes into an object (`status`, `uid`, `managedFields`, ...) says nothing about what to train,
-and is left out; a `List` of one job is that job.
+Fields that the API server writes into an object (`status`, `uid`, `managedFields`, ...) say nothing about what to
+train, and are left out; a `List` of one job is that job.
 """
 
 from typing import Any

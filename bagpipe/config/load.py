@@ -28,7 +28,7 @@ class JobFile:
 
     job: Job
     document: Mapping[str, Any]
-    """What the user wrote, overrides applied, as an API server takes it: no setting that was left out is in it."""
+    """The user's document with overrides applied, as an API server takes it; settings that were left out are absent."""
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> Job:
@@ -86,7 +86,7 @@ def absolute_paths(job: Job) -> Job:
     """The same job with local paths that are valid from any folder.
 
     Raises:
-        ConfigError: a path holds a variable, which nobody expands, or `~` without a home folder.
+        ConfigError: a path holds a variable, which is never expanded, or `~` without a home folder.
     """
     data, checkpoint = job.spec.data, job.spec.checkpoint
     data = msgspec.structs.replace(
@@ -130,7 +130,7 @@ def _absolute_all(named: Paths, setting: str) -> Paths:
 def dump_job(job: Job) -> str:
     """The job as YAML, every setting that has a value; `parse_job` gives back an equal job, and an API server takes it.
 
-    No null stands for a missing value: the API server finds it in no enum, nullable or not.
+    A setting without a value is left out, not written as null: the API server accepts null for no enum.
     """
     return yaml_writer.dump(_plain(job))
 

@@ -1,4 +1,4 @@
-"""What the losses that a job can choose demand of labels, and what the figures of an evaluation are for them. No torch.
+"""What the losses that a job can choose require of labels, and which figures an evaluation has with each. No torch.
 
 The formulas are in `bagpipe.models.loss`. A model's own loss may take any label, and is in no table.
 """
@@ -11,11 +11,12 @@ from bagpipe.config.model import OWN_LOSS, ModelConfig
 from bagpipe.errors import ConfigError
 
 Figures = Literal["clicks", "values", "counts"]
-"""What the model's output is: the log-odds of a probability; the value itself; the logarithm of an expected count."""
+"""What the model's output is. clicks: the log-odds of a probability; values: the value itself; counts: the logarithm of
+an expected count."""
 
 
 LARGEST = 3.4028234663852886e38
-"""The largest finite float32, which labels are."""
+"""The largest finite float32, the type of labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def loss_kind(model: ModelConfig) -> LossKind | None:
 
 
 def check_task_weights(model: ModelConfig, num_labels: int) -> None:
-    """Refuse factors of which there is not one for each label.
+    """Refuse `taskWeights` that are not one for each label.
 
     Raises:
         ConfigError: says how many labels there are.
@@ -74,7 +75,7 @@ def check_task_weights(model: ModelConfig, num_labels: int) -> None:
 
 
 def task_names(model: ModelConfig, label_names: Sequence[str]) -> Sequence[str]:
-    """Names of what has figures of its own: the labels, or the one task whose candidates they are."""
+    """Names of the tasks that have figures of their own: the labels, or the one task whose candidates they are."""
     return label_names[:1] if labels_are_candidates(model, len(label_names)) else label_names
 
 

@@ -28,9 +28,9 @@ class Metric:
     key: str
     """Its name among the figures."""
     name: str
-    """What it is, without k; of a function of the user's, `package.module:function`."""
+    """The figure without k; for a function of the user's, `package.module:function`."""
     k: int = 0
-    """How many of each group; 0: not a ranking."""
+    """How many of each group's highest scores count; 0: not a ranking."""
 
     @property
     def own(self) -> bool:
@@ -70,7 +70,7 @@ def metrics_of(names: Sequence[str], kind: Figures | None) -> tuple[Metric, ...]
     """The figures that are computed; None: the default ones of whatever the labels turn out to be.
 
     Raises:
-        ConfigError: a name is of no figure, stands twice, or its figure is not one of what the loss predicts.
+        ConfigError: a name is of no figure, is given twice, or its figure does not fit what the loss predicts.
     """
     if not names:
         return None if kind is None else tuple(parse_metric(name) for name in DEFAULT[kind])
@@ -85,6 +85,6 @@ def metrics_of(names: Sequence[str], kind: Figures | None) -> tuple[Metric, ...]
 
 
 def keys_of(names: Sequence[str], kind: Figures | None) -> tuple[str, ...]:
-    """The names of the figures; all that they may turn out to be, where only the labels say what is predicted."""
+    """The names of the figures; all default ones, where only the labels will show what is predicted."""
     metrics = metrics_of(names, kind)
     return DEFAULT["clicks"] + DEFAULT["values"] if metrics is None else tuple(metric.key for metric in metrics)

@@ -1,7 +1,7 @@
-"""Settings of the dense model: which one, its sizes and its options. Part of the single source (`bagpipe/config/document.py`).
+"""Settings of the dense model: its name, its sizes and its options. Part of the single source (`bagpipe/config/document.py`).
 
-A setting that is left out takes the model's own default, which its class states; one that the model does not
-have is refused.
+A setting that is left out takes the model's own default, which its class states; one that the model does not have is
+refused.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""How many rows of each table are for values without one of their own: what `data.oov` says."""
+"""`data.oov`: how many rows of each table are for values without a row of their own."""
 
 from collections.abc import Iterator, Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""`--set PATH=VALUE`: which place a path names, what a value stands for, and how it replaces what a document holds.
+"""`--set PATH=VALUE`: parses path and value, and replaces what the document has at that path.
 
 A path is made of keys and list indices: `spec.data.path`, `embedding.tables[0].name`, `tables.0.name`,
 `metadata.labels["app.kubernetes.io/name"]`; `spec.` may be left out. A value that begins with a bracket or a quote
@@ -92,10 +92,11 @@ def _value(value: str, text: str) -> Any:
 
 
 def apply(document: Document, overrides: Sequence[Override]) -> None:
-    """Replace, in order, what stands at each path, making mappings on the way; null removes it instead.
+    """Replace, in order, the value at each path, making mappings on the way; null removes it instead.
 
     Raises:
-        ConfigError: a path goes through something that has no parts, or beyond a list's end, or null is for an element.
+        ConfigError: a path leads through a value that has no parts, or beyond a list's end, or null is given for an
+            element of a list.
     """
     for override in overrides:
         _apply(document.value, override)
@@ -122,7 +123,7 @@ def _apply(value: Any, override: Override) -> None:
 
 
 def _put(value: Any, part: str | int, override: Override) -> None:
-    """Null takes the default back: the key goes. An element of a list has no default."""
+    """Set the value; null restores the default by removing the key. An element of a list has no default."""
     if override.value is not None:
         value[part] = override.value
     elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which data is for training, validation and tests: what `data.train`, `validation`, `test` and `testFraction` say."""
+"""Which data is for training, validation and tests, by `data.train`, `validation`, `test` and `testFraction`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ EXACT_ZERO = Fraction(0)
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Of the examples of `data.path`, exactly as they were written."""
+    """Shares of the examples of `data.path`, exact fractions as they were written."""
 
     train: Fraction | None = None
     """None: all that is neither for validation nor for tests."""
@@ -46,7 +46,7 @@ def paths_in(named: Paths | float) -> Paths:
 
 
 def with_path(data: DataConfig) -> DataConfig:
-    """`data.train`, where it is a path, is another word for `data.path`."""
+    """The same data with `data.train` as `data.path`, where it is a path."""
     if isinstance(data.train, float) or not data.train:
         return data
     return msgspec.structs.replace(data, path=data.train, train=())

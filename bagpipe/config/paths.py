@@ -1,9 +1,9 @@
-r"""Paths in one place: what `~` means, what a relative path is relative to, and how a path stands in a message.
+r"""Rules for paths: what `~` means, what a relative path is relative to, and how a path is written in a message.
 
 `~` and `~/x` are the home folder; `~name` and `$VAR` are not expanded (a shell does that before we see them).
 A relative path is relative to the folder in which the command runs, not to the job file's. `#`, `%` and spaces
-are characters like others. Bytes that are not UTF-8 go to the system as they came and stand in messages as `\xff`;
-a path that becomes part of a job is refused if it has such bytes, because jobs travel and are stored as UTF-8.
+are characters like others. Bytes that are not UTF-8 go to the system as they came and are written as `\xff` in
+messages. A path that becomes part of a job is refused if it has such bytes, because jobs are sent and stored as UTF-8.
 """
 
 import os
@@ -42,7 +42,7 @@ def absolute(path: str, setting: str) -> str:
     """A setting's path or URL in a form that is valid from any folder.
 
     Raises:
-        ConfigError: the path holds a variable, which nobody expands, or `~` without a home folder.
+        ConfigError: the path holds a variable, which is never expanded, or `~` without a home folder.
     """
     if not path or is_url(path):
         return path
@@ -73,7 +73,8 @@ def as_text(path: Path, name: str) -> Path:
 def typed(path: str | os.PathLike[str]) -> str:
     """A path as a word of a command that a message proposes, so that it can be copied into a POSIX shell.
 
-    A relative path that begins like an option or a home folder gets `./` in front: it names what it named here.
+    A relative path that begins like an option or a home folder gets `./` in front, so that the shell does not take it
+    for one.
     """
     text = os.fspath(path)
     return shlex.quote(f"./{text}" if text.startswith(("-", "~")) else text)

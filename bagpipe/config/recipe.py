@@ -56,7 +56,7 @@ class RowOptimizer(Section):
 
     name: Annotated[Literal["sgd", "adagrad", "rowwise-adagrad", "adam"], Meta(description="Equal to torch's own sparse result: SGD, Adagrad, torchrec's row-wise Adagrad, SparseAdam.")] = "adagrad"
     lr: Annotated[bounds.Rate, Meta(description="Learning rate.")] = 0.01
-    momentum: Annotated[bounds.Fraction, Meta(description="sgd only: momentum of touched rows.")] = 0.0
+    momentum: Annotated[bounds.Fraction, Meta(description="sgd only: momentum, which acts on a row only at steps that use it.")] = 0.0
     eps: Annotated[bounds.Rate, Meta(description="adagrad, rowwise-adagrad, adam: added to the denominator.")] = 1e-10
     beta1: Annotated[bounds.Fraction, Meta(description="adam: decay of the first moment.")] = 0.9
     beta2: Annotated[bounds.Fraction, Meta(description="adam: decay of the second moment.")] = 0.999
@@ -68,7 +68,7 @@ class RowOptimizer(Section):
 
 
 class RowOptimizerChange(Section):
-    """What differs from `embedding.optimizer`; what is left out stays. With another `name`, what only the old one had is gone."""
+    """What differs from `embedding.optimizer`; settings that are left out stay. With another `name`, settings that only the old optimizer has are dropped."""
 
     name: Annotated[Literal["sgd", "adagrad", "rowwise-adagrad", "adam"] | None, Meta(description="Another optimizer. Rows of one width have room for the one with most state.")] = None
     lr: Annotated[bounds.Rate | None, Meta(description="Learning rate.")] = None
@@ -97,7 +97,7 @@ class TableOverride(Section):
 
     tables: Annotated[tuple[str, ...], Meta(min_length=1, description="Names of tables, or patterns with * and ?. One that no table matches is an error.")]
     optimizer: RowOptimizerChange = RowOptimizerChange()
-    init_scale: Annotated[bounds.RateOrZero | None, Meta(description="As `embedding.initScale`, for these tables; 0: rows are born as zeros.")] = None
+    init_scale: Annotated[bounds.RateOrZero | None, Meta(description="As `embedding.initScale`, for these tables; 0: rows begin as zeros.")] = None
     frozen: Annotated[bool | None, Meta(description="Rows are read and never updated.")] = None
     init_from: Annotated[str | None, Meta(description="File of first vectors for the one table that `tables` names: .npy [rows, width], or Parquet with `vector` and `row` or `value`. The oracle reads it.")] = None
 

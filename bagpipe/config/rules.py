@@ -1,7 +1,7 @@
 """Rules that tie several settings together: contradictions, and settings that would have no effect.
 
-A setting without effect is an error, not a silence: whoever wrote it expected something. "Given" means
-that its value differs from the default, so a resolved job (every default written out) passes.
+A setting without effect is an error, because the user who wrote it expects one. "Given" means that its value differs
+from the default, so a resolved job (every default written out) passes.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ from bagpipe.errors import ConfigError
 
 GREATEST_PORT = 65_535
 LARGEST_FILE = 2**62
-"""Bytes. Offsets into the rows' files are signed integers of 64 bits, and sums of two of them must fit as well."""
+"""Bytes. Offsets into files of rows are signed integers of 64 bits, and the sum of two of them must fit as well."""
 LARGEST_ELEMENT = 12
 """Bytes of one float of a row with its optimizer's state (adam)."""
 
@@ -131,6 +131,6 @@ def _duplicates(field: str, what: str, names: list[str]) -> Iterator[Finding]:
 
 
 def fixed_lookahead(spec: JobSpec) -> int:
-    """Batches in view; of a resolved job, in which `auto` is gone."""
+    """The lookahead of a resolved job, in which it is a number and not `auto`."""
     assert spec.lookahead != "auto"
     return spec.lookahead

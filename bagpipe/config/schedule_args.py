@@ -1,6 +1,6 @@
-"""Do the arguments of a schedule of torch fit its class? Known without torch, so before any role starts.
+"""Checks the arguments of a torch schedule against its class, without torch and so before any role starts.
 
-Not in the list are `last_epoch`, which is where a run is resumed, and `scale_fn`, which is a function.
+The list leaves out `last_epoch`, which a resume sets, and `scale_fn`, which is a function.
 """
 
 import difflib

@@ -1,8 +1,8 @@
 """Reads one YAML document into plain values and remembers the line of each; knows nothing of jobs.
 
-PyYAML scans, parses and composes; what a scalar means is `yaml_scalars`' answer (YAML 1.2). Everything is
-bounded: the size of a file, the depth of nesting, and how many values aliases may add. The result is a tree
-of dicts, lists and scalars without shared parts, which JSON can carry. `docs/decisions/0016` says why.
+PyYAML scans, parses and composes; `yaml_scalars` decides what a scalar means (YAML 1.2). The size of a file, the depth
+of nesting, and the number of values that aliases may add are bounded. The result is a tree of dicts, lists and scalars
+without shared parts, which JSON can carry. `docs/decisions/0016` says why.
 """
 
 import re
@@ -18,7 +18,7 @@ from bagpipe.config.paths import shown
 from bagpipe.errors import ConfigError
 
 Path_ = tuple[str | int, ...]
-"""Where a value stands: keys and list indices from the top."""
+"""The place of a value: keys and list indices from the top."""
 
 MAX_BYTES = 3 << 19
 """1.5 MiB: the largest object that an API server stores."""
@@ -122,7 +122,7 @@ def _refuse_size(name: str) -> str:
 
 
 def parse(text: str, source: str) -> Document:
-    """Parse exactly one document; empty ones beside it do not count.
+    """Parse exactly one document; empty ones beside it are ignored.
 
     Raises:
         ConfigError: not YAML, several documents, a key given twice, or more than the bounds of this module.
@@ -192,7 +192,11 @@ class _Builder:
             self._open.pop()
 
     def _count(self, node: yaml.Node, path: Path_) -> None:
-        """Aliases give one node several places; a place inside itself never ends."""
+        """Bound the values that aliases add, and refuse an alias inside the node that it refers to.
+
+        Raises:
+            ConfigError: the document has too many of them, nests too deep, or contains itself.
+        """
         if id(node) in self._open:
             raise self._error(node, path, "an alias stands inside what it refers to; write the value out")
         if len(self._open) > MAX_DEPTH:
@@ -238,7 +242,7 @@ class _Builder:
             raise self._error(key, path, str(error)) from None
 
     def _merged(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
-        """`<<: *a` or `<<: [*a, *b]`; the first that has a key gives it."""
+        """The mapping of `<<: *a` or `<<: [*a, *b]`; a key has the value of the first mapping that has it."""
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         result: dict[str, Any] = {}
         for one in nodes:

@@ -1,4 +1,4 @@
-"""Which value a plain YAML scalar stands for: YAML 1.2's core schema, and refusals where readers disagree.
+"""Converts a plain YAML scalar to its value by YAML 1.2's core schema, and refuses it where readers disagree.
 
 `bagpipe run`, `kubectl` and the API server must read one file alike. Where YAML 1.1 and 1.2 give different
 numbers (`010` is 8 or 10) a scalar is refused. Numbers are those that JSON and 64 bits can carry. Dates,

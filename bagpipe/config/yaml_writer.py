@@ -1,6 +1,6 @@
-"""Writes YAML that every reader takes alike: ours (YAML 1.2), kubectl's and PyYAML's (YAML 1.1).
+"""Writes YAML that every reader understands alike: ours (YAML 1.2), kubectl's and PyYAML's (YAML 1.1).
 
-A string that any of them would take for something else is quoted; nothing is written as an alias.
+A string that any of them would take for another type is quoted; nothing is written as an alias.
 """
 
 from collections.abc import Mapping
