@@ -1,4 +1,4 @@
-"""How good are the predictions? AUC, log loss and calibration of click probabilities, exactly.
+"""Figures of click probabilities: AUC, log loss, calibration and normalized entropy, computed exactly.
 
 All sums are float64 and run in sorted order, so no figure depends on the order of examples or on how they were batched.
 AUC is the rank statistic with ties at half weight; without weights, and with labels 0 and 1, it is computed from
@@ -35,7 +35,7 @@ class Evaluation:
     calibration: float | None
     """Mean prediction / mean label; None without a positive label."""
     normalized_entropy: float | None = field(default=None, compare=False)
-    """Log loss / log loss of whoever always predicts the mean label; None with one class only."""
+    """Log loss / log loss of always predicting the mean label; None with one class only."""
     undefined: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Why a figure is None, by its name."""
 
@@ -80,7 +80,7 @@ def evaluate(logits_B: npt.ArrayLike, labels_B: npt.ArrayLike, weights_B: npt.Ar
 
 
 def _unusable(logits: Floats64, weights: Floats64 | None) -> str:
-    """Why this set has no figure at all; empty where it has."""
+    """Why this set of examples has no figures at all; empty if it has."""
     if not len(logits):
         return "there is no example"
     if not np.all(np.isfinite(logits)):
@@ -89,7 +89,11 @@ def _unusable(logits: Floats64, weights: Floats64 | None) -> str:
 
 
 def calibration_bins(logits_B: npt.ArrayLike, labels_B: npt.ArrayLike, bins: int = 10) -> tuple[CalibrationBin, ...]:
-    """Finite logits: examples by rising prediction in `bins` parts of equal size (empty ones are left out)."""
+    """Examples in order of their prediction, in `bins` parts of equal size; empty parts are left out.
+
+    Args:
+        logits_B: finite logits.
+    """
     logits, labels, _ = _sorted(logits_B, labels_B)
     parts = zip(np.array_split(sigmoid(logits), bins), np.array_split(labels, bins), strict=True)
     return tuple(CalibrationBin(len(p), float(np.mean(p)), float(np.mean(c))) for p, c in parts if len(p))
@@ -119,7 +123,7 @@ def _times(values: Floats64, weights: Floats64 | None) -> Floats64:
 
 
 def _auc(logits: Floats64, labels: Floats64, weights: Floats64 | None) -> float | None:
-    """Sorted logits. Of labels 0 and 1, twice the number of pairs won is an integer: exact for any number of them."""
+    """The AUC of sorted logits. With labels 0 and 1, twice the number of pairs won is an integer, so it is exact."""
     first = np.flatnonzero(np.concatenate([[True], logits[1:] != logits[:-1]]))
     clicks: npt.NDArray[Any] = labels
     others: npt.NDArray[Any] = 1.0 - labels

@@ -1,12 +1,12 @@
-"""Which way a figure is better."""
+"""Tells whether a figure is better when it is greater, when it is smaller, or near a value."""
 
 FAILED = "failed"
 """Key of the reason where an evaluation has no figures."""
 
 LOWER = frozenset({"logLoss", "normalizedEntropy", "rmse", "mae"})
-"""Every other figure is better when it is greater, those of the user's own too, but for the next ones."""
+"""Figures that are better when they are smaller."""
 NEAREST_TO = {"calibration": 1.0, "bias": 0.0}
-"""Figures that have a value which is the best one."""
+"""Figures that are best at this value. All others, the user's own too, are better when they are greater."""
 
 
 def goodness(metric: str, value: float) -> float:

@@ -1,4 +1,4 @@
-"""One label's figures, each by its name: the value, or why there is none."""
+"""Computes one label's figures by name: each has a value, or a reason why it has none."""
 
 import logging
 import math
@@ -19,11 +19,11 @@ from bagpipe.metrics.values import ValueErrors, value_errors
 log = logging.getLogger(__name__)
 
 UNDEFINED = "undefined"
-"""Entry that says for each figure that is null why."""
+"""Entry that has, for each figure that is null, the reason."""
 
 Floats64 = npt.NDArray[np.float64]
 Answer = tuple[float | None, str]
-"""A figure, and where it is None why."""
+"""A figure, and the reason where it is None."""
 
 _OF_CLICKS = {
     "auc": "auc",
@@ -36,13 +36,14 @@ _RANKINGS = {"recall": recall_at, "ndcg": ndcg_at, "map": map_at}
 
 @dataclass(slots=True)
 class Task:
-    """What one label says, and what the model says of it.
+    """One label of all examples, and the model's outputs for it.
 
     Args:
         outputs: the model's, `[N]`.
-        kind: what they are.
-        weights: how much each example counts; None: one each.
-        groups: whom each example belongs to; None: not told.
+        labels: `[N]`.
+        kind: what the outputs are.
+        weights: how much each example counts, `[N]`; None: one each.
+        groups: the group of each example, `[N]`; None: the data has no groups.
     """
 
     outputs: Floats64

@@ -1,4 +1,4 @@
-"""Figures of one's own: Python functions that a setting names."""
+"""Loads the user's own figures: Python functions that a setting names."""
 
 from collections.abc import Iterable
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""How good are predictions within each group: the AUC of a user's examples, the ranking of a request's candidates.
+"""Figures within groups: the AUC of a user's examples, the ranking of a request's candidates.
 
 Equal scores have no order: a figure is the mean over every order of them, so it does not depend on how examples lie in
 their files. All sums are float64 and run in sorted order. Examples of weight 0 are left out.
@@ -80,7 +80,7 @@ def _relevant_ties(scores: Floats64, labels: Floats64, groups: Groups) -> Iterat
 
 
 def _by_score(scores: Floats64, values: Floats64) -> Iterator[tuple[int, float]]:
-    """By falling score: how many examples have it, and the sum of their values."""
+    """For each score, from the highest: how many examples have it, and the sum of their values."""
     order = np.lexsort((values, -scores))
     scores, values = scores[order], values[order]
     first = np.flatnonzero(np.concatenate([[True], scores[1:] != scores[:-1]]))
@@ -100,8 +100,10 @@ def _recall(ties: Ties, k: int) -> float:
 
 
 def _average_precision(ties: Ties, k: int) -> float:
-    """Of `count` examples with one score the place i is relevant with the chance relevant / count; given that, of the
-    i - 1 before it (i - 1)(relevant - 1) / (count - 1) are, in the mean over all orders.
+    """The mean over all orders of examples with equal scores.
+
+    Of `count` examples with one score, the one at place i is relevant with probability relevant / count. If it is, then
+    on average (i - 1)(relevant - 1) / (count - 1) of the i - 1 before it are relevant.
     """
     place, before, total = 0, 0, 0.0
     for count, relevant in ties:

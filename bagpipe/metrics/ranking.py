@@ -1,4 +1,4 @@
-"""How good is a ranking of items? Precision, recall, MAP, hit rate and NDCG of each user's first k.
+"""Figures of a ranking of items: precision, recall, MAP, hit rate and NDCG of each user's first k.
 
 Items that a user has had already are never recommended. Pure numpy; no torch, no model.
 """
@@ -14,7 +14,7 @@ Items = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Means over the users that have something to find."""
+    """Means over the users that have relevant items."""
 
     users: int
     precision: float
@@ -24,7 +24,7 @@ class Ranking:
     mean_average_precision: float
     """Mean of the precisions at each hit among the first k, over min(k, relevant items)."""
     hit_rate: float
-    """Share of the users of whose relevant items one at least is among the first k."""
+    """Share of the users that have at least one relevant item among the first k."""
     ndcg: float
     """Sum over hits of 1 / log2(1 + place), over its largest value for this number of relevant items."""
 
@@ -32,7 +32,7 @@ class Ranking:
 def rank_users(
     scores_UI: npt.NDArray[np.floating], seen: Sequence[Items], relevant: Sequence[Items], k: int = 10
 ) -> Ranking:
-    """Rank all items for each user by falling score (equal scores: by rising number) and judge the first k.
+    """Rank all items for each user by descending score (equal scores: by ascending number) and evaluate the first k.
 
     Args:
         scores_UI: `[users, items]`.

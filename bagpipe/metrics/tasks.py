@@ -1,4 +1,4 @@
-"""The figures of an evaluation: for each label its own, never pooled, over examples.
+"""The figures of an evaluation: each label has its own, over all examples; labels are never pooled.
 
 `evaluate_tasks` gives what `evaluation` of `summary.json` holds (docs/figures.md). One label has its figures beside
 `examples`; several have them below `tasks`, by the labels' names.
@@ -42,8 +42,8 @@ def evaluate_tasks(
         candidates: an example's labels belong to candidates of one task, whose figures are over all of them; they are
             one group.
         weights_B: how much each example counts; None: one each.
-        groups_B: whom each example belongs to; None: not told.
-        metrics: what is computed; None: the default figures of what the outputs are.
+        groups_B: the group of each example; None: the data has no groups.
+        metrics: the figures to compute; None: the default ones for this kind of outputs.
         functions: those of `metrics` that are the user's own.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Which evaluation was the best, and when training stops early. Pure: both follow from what was measured so far.
+"""Decides which evaluation was the best, and when training stops early. Pure: both follow from the figures so far.
 
-The figures of every evaluation are kept in each later checkpoint, so a resumed run decides as one that was never
-interrupted: there is no other state.
+The figures of every evaluation are kept in each later checkpoint, and there is no other state. So a resumed run decides
+like one that was never interrupted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def figure(validation: Validation, name: str) -> float | None:
 
 
 def goodness_of(validation: Validation, name: str) -> float | None:
-    """What is greater is better; None where the figure is undefined."""
+    """A number that is greater where the figure is better; None where the figure is undefined."""
     value = figure(validation, name)
     return None if value is None else goodness(name.rpartition("/")[2], value)
 
@@ -59,8 +59,8 @@ def best_step(history: Sequence[Validation], name: str, among: frozenset[int] | 
 def without_improvement(history: Sequence[Validation], stopping: EarlyStopping, every: int) -> tuple[int, int | None]:
     """How many of the latest evaluations in a row brought no improvement, and the step at which they were `patience`.
 
-    Only evaluations of multiples of `every` count: a run that ended, and goes on for longer, was also evaluated at its
-    end. One that failed says nothing; an undefined figure is no improvement.
+    Only evaluations at multiples of `every` count, because a run that ended and was resumed for longer was also
+    evaluated at its end. A failed evaluation is ignored; an undefined figure is no improvement.
     """
     best: float | None = None
     waited = 0
@@ -97,7 +97,7 @@ def check_figure_name(setting: str, name: str, labels: Sequence[str], metrics: S
 
     Args:
         labels: names of the labels; with one, its name may be left out.
-        metrics: what is computed of each.
+        metrics: names of the figures of each label.
 
     Raises:
         ConfigError: lists what there is.
@@ -135,7 +135,7 @@ def check_watched_figures(spec: JobSpec, label_names: Sequence[str]) -> None:
 
 
 def summary_of(history: Sequence[Validation], config: EvaluationConfig, best: str | None) -> Mapping[str, Any] | None:
-    """What a run's report says of its evaluations of the validation part; None where there was none."""
+    """The entry `validation` of a run's report; None where the validation part was never evaluated."""
     if not history:
         return None
     last = history[-1]

@@ -1,4 +1,4 @@
-"""How good are predicted values? Root mean squared and mean absolute error: float64, summed in sorted order."""
+"""Figures of predicted values: root mean squared and mean absolute error, and bias; float64, summed in sorted order."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which dense models there are, and how a job's `model` section becomes one.
+"""Finds and builds the dense model of a job's `model` section.
 
 A model is an `nn.Module` with `forward(dense_BF, sparse) -> logits_BL`; `sparse` is a
 `bagpipe.cache.lookup.SparseEmbeddings`. It receives embeddings and knows nothing of caching. Its class
@@ -61,8 +61,8 @@ def register_model(name: str) -> Callable[[ModelClass], ModelClass]:
 def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_labels: int, seed: int) -> nn.Module:
     """Build the job's dense model; its first weights depend on `seed` alone.
 
-    The process's random state is left as it was, so that a model's construction never shifts what
-    its owner draws.
+    The process's random state is left as it was, so that building a model never changes the random numbers that the
+    calling program draws.
 
     Raises:
         ConfigError: unknown model, an entrypoint that cannot be imported, or arguments that do not fit.
@@ -79,10 +79,10 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
 
 
 def check_model(config: ModelConfig) -> str:
-    """Import the model and see whether it takes the job's arguments, before there is data; where it was named.
+    """Import the model and check that it takes the job's arguments, before there is data; returns where it was named.
 
     Raises:
-        ConfigError: as `build_model`, but for what only its construction shows.
+        ConfigError: as `build_model`, except for mistakes that only building the model shows.
     """
     where, model = find_model(config)
     constructor_arguments(config, where, model, layout=None, num_dense=0, num_labels=0)
@@ -140,8 +140,12 @@ def _import(entrypoint: str) -> Callable[..., nn.Module]:
 def constructor_arguments(
     config: ModelConfig, where: str, model: Callable[..., nn.Module], **offered: Any
 ) -> dict[str, Any]:
-    """The job's arguments, and of what is offered everything that the model declares."""
-    # A class without a constructor of its own shows nn.Module's, whose keywords nobody takes.
+    """Keyword arguments for the model: the job's, and those `offered` that the model declares.
+
+    Raises:
+        ConfigError: an argument is unknown to the model, missing, or set by the job itself.
+    """
+    # A class without a constructor of its own has nn.Module's, whose `**kwargs` accept no argument of a job.
     bare = inspect.isclass(model) and model.__init__ is nn.Module.__init__
     parameters = {} if bare else inspect.signature(model).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -1,4 +1,4 @@
-"""Losses that compare the examples of a slice with each other. What takes part in a term depends on how a batch is cut.
+"""Losses that compare the examples of a slice with each other, and so depend on how a batch is cut into slices.
 
     pairwise          log(1 + e^-(x_i - x_j)) of each pair with y_i > y_j, in one group where examples have groups
     in-batch-softmax  -y_i log softmax_j(x_ij) at j = i, x_ij the score of example i's user with example j's item
@@ -50,7 +50,7 @@ def pairwise(
 def in_batch_softmax(
     products_BB: torch.Tensor, labels_B1: torch.Tensor, weights_B: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The mean over the slice, weighted if examples have weights. One with label 0 is a negative and no more."""
+    """The mean over the slice, weighted if examples have weights. An example with label 0 only serves as a negative."""
     own_B = torch.arange(products_BB.shape[0], device=products_BB.device)
     losses_B = functional.cross_entropy(products_BB, own_B, reduction="none") * labels_B1.squeeze(1)
     return losses_B.mean() if weights_B is None else (losses_B * weights_B).sum() / weights_B.sum()

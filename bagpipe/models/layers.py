@@ -1,4 +1,4 @@
-"""What several models are made of: MLPs, dropout and batch normalisation that keep a run exact.
+"""Layers that several models share: MLPs, and dropout and batch normalisation that keep a run reproducible.
 
 First weights of linear layers are those of DLRM's paper: W ~ N(0, sqrt(2 / (in + out))), b ~ N(0, sqrt(1 / out)).
 """
@@ -63,8 +63,10 @@ def width_and_features(layout: TableLayout, model: str) -> tuple[int, int]:
 
 
 def check_pooled(layout: TableLayout, model: str) -> None:
-    """Raises:
-    ConfigError: a table without pooling.
+    """Check that every table is pooled.
+
+    Raises:
+        ConfigError: a table has pooling "none".
     """
     for table in layout.tables:
         if table.pooling == "none":
@@ -80,8 +82,8 @@ def check_pooled(layout: TableLayout, model: str) -> None:
 class Dropout(nn.Module):
     """Dropout whose mask is a pure function of (seed, step, layer, example of the global batch, unit).
 
-    torch's own draws from the process's one generator: a resumed run, another number of trainers, or two
-    trainers in one process would draw other masks. `step_setter` tells it where in the run it is.
+    torch's own dropout draws from the process's one generator: a resumed run, another number of trainers, or two
+    trainers in one process would draw other masks. `step_setter` tells this one the step and the example.
     """
 
     def __init__(self, p: float) -> None:

@@ -1,4 +1,4 @@
-"""What a model is trained for: its own `loss`, or the job's.
+"""The loss that a model is trained with: its own `loss`, or the job's.
 
 The job's losses are means over examples and labels of the terms below, x the output and y the label (docs/models.md):
 
@@ -33,7 +33,7 @@ class Loss(Protocol):
         weights_B: torch.Tensor | None = None,
         groups_B: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """With `weights_B`, the mean counts each example by its weight; `groups_B` says whom an example belongs to."""
+        """With `weights_B`, the mean counts each example by its weight; `groups_B` has each example's group."""
         ...
 
 
@@ -42,7 +42,7 @@ Terms = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
 
 
 def has_own_loss(model: nn.Module) -> bool:
-    """Whether the model brings its own."""
+    """Whether the model has a loss of its own."""
     return callable(getattr(model, "loss", None))
 
 
@@ -70,7 +70,7 @@ def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
 
 
 class _OwnLoss:
-    """The model's own."""
+    """The model's own loss."""
 
     def __init__(self, model: nn.Module) -> None:
         loss: Any = model.loss
@@ -106,7 +106,7 @@ class _OwnLoss:
 
 
 class _ChosenLoss:
-    """One of the job's."""
+    """A loss of the job, a mean of terms of single examples."""
 
     def __init__(self, model: nn.Module, terms: Terms, task_weights: tuple[float, ...]) -> None:
         self._name, self._terms = type(model).__name__, terms
@@ -133,7 +133,7 @@ class _ChosenLoss:
 
 
 class _ComparingLoss:
-    """One of the job's that compares the examples of a slice."""
+    """A loss of the job that compares the examples of a slice."""
 
     def __init__(
         self, model: nn.Module, name: Literal["pairwise", "in-batch-softmax"], task_weights: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""In which numbers a model computes: float32, or bfloat16 under torch.autocast with float32 around it."""
+"""The precision in which a model computes: float32, or bfloat16 under torch.autocast with float32 around it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +27,6 @@ def forward_of(config: ModelConfig) -> Forward:
 
 
 def _in_float32(logits: Any) -> torch.Tensor:
-    """A model of somebody's own may narrow its numbers itself, or return what the loss will refuse."""
+    """Outputs as float32. A user's own model may return another type, or something that the loss will refuse."""
     wide: torch.Tensor = logits.float() if isinstance(logits, torch.Tensor) and logits.is_floating_point() else logits
     return wide

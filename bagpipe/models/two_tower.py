@@ -1,4 +1,4 @@
-"""Two towers (Covington et al. 2016, Yi et al. 2019): users and items each become one vector, and fit by its product.
+"""Two towers (Covington et al. 2016, Yi et al. 2019): users and items become vectors, whose product is the logit.
 
     user, item = MLP(its embeddings and, for the user, the dense features)
     logit      = <user, item> / temperature
@@ -100,7 +100,7 @@ class TwoTower(nn.Module):
     def loss_in_batch(
         self, products_BB: torch.Tensor, labels_B1: torch.Tensor, weights_B: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The mean over the slice, weighted if examples have weights. One with label 0 is a negative and no more."""
+        """The mean over the slice, weighted if examples have weights. Examples with label 0 only serve as negatives."""
         return in_batch_softmax(products_BB, labels_B1, weights_B)
 
     def _vector(self, vector_BV: torch.Tensor) -> torch.Tensor:

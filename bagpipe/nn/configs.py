@@ -1,6 +1,6 @@
-"""What a table of a collection is: TorchRec's configs, with the fields that have an effect here.
+"""TorchRec's configs of a collection's tables, with the fields that have an effect here.
 
-How rows begin is a setting of the job (`embedding.initScale`), and rows are float32.
+First values of rows are a setting of the job (`embedding.initScale`), and rows are float32.
 """
 
 from collections.abc import Sequence
@@ -79,14 +79,18 @@ class EmbeddingConfig(BaseEmbeddingConfig):
 
 
 def pooling_of(config: BaseEmbeddingConfig) -> Pooling:
-    """The same in the words of a job document."""
+    """A table's pooling as a job document names it."""
     if not isinstance(config, EmbeddingBagConfig):
         return "none"
     return "mean" if config.pooling is PoolingType.MEAN else "sum"
 
 
 def check_names(configs: Sequence[BaseEmbeddingConfig]) -> None:
-    """Raises ConfigError if two tables have one name, or one feature is looked up in two tables."""
+    """Check that names of tables differ, and that each feature belongs to one table.
+
+    Raises:
+        ConfigError: two tables have one name, or one feature is looked up in two tables.
+    """
     tables: set[str] = set()
     homes: dict[str, str] = {}
     for config in configs:

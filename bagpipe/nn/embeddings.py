@@ -24,7 +24,7 @@ Config = TypeVar("Config", bound=BaseEmbeddingConfig)
 
 
 class Collection(nn.Module, Generic[Config]):
-    """What both collections are: tables by config.
+    """The base of both collections: tables by config.
 
     Args:
         tables: one config for each table.
@@ -48,7 +48,7 @@ class Collection(nn.Module, Generic[Config]):
 
     @property
     def device(self) -> torch.device:
-        """What the constructor was given."""
+        """The device that the constructor was given."""
         return self._device
 
     def use_tables(self, tables: Mapping[str, torch.Tensor]) -> None:
@@ -201,7 +201,7 @@ class EmbeddingCollection(Collection[EmbeddingConfig]):
 
 
 def rows_of_step(features: Any) -> SparseEmbeddings | None:
-    """Rows that came with the features; None: these are ids."""
+    """The rows that came with the features of a step; None: the features are ids."""
     if isinstance(features, StepFeatures):
         return features.sparse
     return features if isinstance(features, SparseEmbeddings) else None

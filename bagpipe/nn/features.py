@@ -1,4 +1,4 @@
-"""What a model looks up: `KeyedJaggedTensor`, lists of ids by feature; `StepFeatures`, those of a step of training.
+"""The sparse features of a model: `KeyedJaggedTensor`, lists of ids; `StepFeatures`, the features of a training step.
 
 A step's ids stay with the oracle. Its features have everything else (keys, lengths, offsets, weights), and a collection
 finds their rows in the cache.
@@ -57,19 +57,19 @@ class KeyedJaggedTensor(Lists):
     def from_lengths_sync(
         keys: Sequence[str], values: torch.Tensor, lengths: torch.Tensor, weights: torch.Tensor | None = None
     ) -> "KeyedJaggedTensor":
-        """Of the length of each list."""
+        """Make one from the length of each list, `[F * B]`."""
         return KeyedJaggedTensor(keys, values, weights, lengths=lengths)
 
     @staticmethod
     def from_offsets_sync(
         keys: Sequence[str], values: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None = None
     ) -> "KeyedJaggedTensor":
-        """Of the beginning of each list."""
+        """Make one from the beginning of each list and the end of the last, `[F * B + 1]`."""
         return KeyedJaggedTensor(keys, values, weights, offsets=offsets)
 
     @staticmethod
     def from_jt_dict(jt_dict: dict[str, JaggedTensor]) -> "KeyedJaggedTensor":
-        """Of each feature's lists."""
+        """Make one from the lists of each feature."""
         parts = list(jt_dict.values())
         weights = [w for part in parts if (w := part.weights_or_none()) is not None]
         return KeyedJaggedTensor(
@@ -133,7 +133,7 @@ class KeyedJaggedTensor(Lists):
         return dict(zip(self._keys, self._parts(range(len(self._keys))), strict=True))
 
     def split(self, segments: Sequence[int]) -> "list[Self]":
-        """So many features each, in their order.
+        """Split into parts of `segments[i]` features each, in their order.
 
         Raises:
             ConfigError: the segments do not add up to the features.

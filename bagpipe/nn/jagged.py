@@ -11,7 +11,7 @@ from bagpipe.errors import ConfigError
 
 
 class Lists:
-    """Values of several lists, one list behind the other; `[N]`, or `[N, D]`. What both kinds of tensors share.
+    """Values of several lists, one list behind the other; `[N]`, or `[N, D]`. The base of both kinds of tensors.
 
     Args:
         weights: a number for each value.
@@ -39,7 +39,7 @@ class Lists:
         return self._values
 
     def lengths(self) -> torch.Tensor:
-        """Of each list."""
+        """The number of values of each list."""
         if self._lengths is None:
             assert self._offsets is not None
             self._lengths = self._offsets.diff()
@@ -129,7 +129,7 @@ class JaggedTensor(Lists):
 
     @staticmethod
     def from_dense(values: Sequence[torch.Tensor], weights: Sequence[torch.Tensor] | None = None) -> "JaggedTensor":
-        """Of each example's values."""
+        """Make one from each example's values."""
         lengths = torch.tensor([len(one) for one in values], device=values[0].device)
         return JaggedTensor(torch.cat(list(values)), None if weights is None else torch.cat(list(weights)), lengths)
 
@@ -151,7 +151,11 @@ def given_weights(weights: torch.Tensor | None) -> torch.Tensor:
 
 
 def check_sizes(what: str, values: torch.Tensor, weights: torch.Tensor | None, offsets: torch.Tensor) -> None:
-    """Raises ConfigError if lists do not add up to the values, or weights are not theirs."""
+    """Check that lists and weights fit the values.
+
+    Raises:
+        ConfigError: the lists do not add up to the values, or there is not one weight for each value.
+    """
     end = int(offsets[-1])
     if end != len(values):
         raise ConfigError(f"{what}: expected {end} values, the sum of the lengths, found {len(values)}")

@@ -34,11 +34,11 @@ class KeyedTensor:
 
     @staticmethod
     def from_tensor_list(keys: Sequence[str], tensors: Sequence[torch.Tensor], key_dim: int = 1) -> "KeyedTensor":
-        """Of one `[B, width]` tensor for each key."""
+        """Make one from a tensor `[B, width]` for each key."""
         return KeyedTensor(keys, [t.shape[1] for t in tensors], torch.cat(list(tensors), dim=1), key_dim)
 
     def keys(self) -> list[str]:
-        """In the order of the columns."""
+        """The keys, in the order of the columns."""
         return self._keys
 
     def values(self) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A model's collections and the job's tables: what the model needs, whether the job has it, and how rows reach them."""
+"""Connects a model's collections with the job's tables: lists the model's tables, checks them, and feeds them rows."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def tables_of(model: nn.Module) -> tuple[Table, ...]:
 
 
 def check_tables(model: nn.Module, layout: TableLayout) -> None:
-    """Is every table of the model's collections the job's?
+    """Check that the job has every table of the model's collections.
 
     A table of the job may have fewer rows than the config says, as when a vocabulary is counted in the data.
 
@@ -61,7 +61,7 @@ def check_tables(model: nn.Module, layout: TableLayout) -> None:
 
 
 def feed_collections(model: nn.Module, layout: TableLayout) -> None:
-    """Let a model with collections be called as any other: it receives `StepFeatures` where others receive rows.
+    """Let a model with collections be called like any other: a hook gives it `StepFeatures` in place of the rows.
 
     Raises:
         ConfigError: its tables are not the job's.
