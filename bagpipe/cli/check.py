@@ -1,4 +1,4 @@
-"""`bagpipe run --check` and `bagpipe job check`: what is refused before the first process starts."""
+"""`bagpipe run --check` and `bagpipe job check`: check a job without starting anything."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ def check_run(
         with_data: also look for the data's files and at their columns.
 
     Raises:
-        ConfigError: the job, the run directory, a port or the model will not do.
+        ConfigError: the job or the model is wrong, or the run directory or a port cannot be used.
         DataError: there is no data at the job's path.
     """
     job = load_local_job(job_file, overrides)
@@ -43,7 +43,7 @@ def check_submission(file: JobFile) -> Iterator[str]:
     """What a cluster would run, line by line; nothing is sent, and no data is looked at.
 
     Raises:
-        ConfigError: the job will not do.
+        ConfigError: the job is wrong.
         UserCodeError: the model's file is no Python.
     """
     model = file.job.spec.model
@@ -70,7 +70,7 @@ def _data(data: DataConfig) -> str:
 
 
 def _model(job: Job) -> str:
-    """Where the model was found."""
+    """The setting by which the model was found, as `check_model` returns it."""
     from bagpipe.models.base import check_model
     from bagpipe.trainer.user_code import naming_user_code
 
@@ -79,7 +79,7 @@ def _model(job: Job) -> str:
 
 
 def _check_place(place: Path) -> None:
-    """As a fresh run would find it, without making it."""
+    """Check the run directory as a fresh run would, without making it."""
     if place.is_dir():
         if any(place.iterdir()):
             raise ConfigError(

@@ -120,7 +120,7 @@ def prepare(
 
 
 def _spec(source: str, overrides: Sequence[str]) -> "JobSpec":
-    """A job file's, or that of a job over these raw logs."""
+    """The settings of a job file, or of a job over these raw logs."""
     from bagpipe.config.load import absolute_paths, job_from, load_local_job
     from bagpipe.config.paths import is_url, shown
 
@@ -170,7 +170,7 @@ def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool, dask: tuple[str | N
 
 
 class _Progress:
-    """A line for whoever waits: the stage, how much of it is done, and how long it will take at this pace."""
+    """A progress line: the stage, how much of it is done, and how long it will take at this pace."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._stage = clock, ""

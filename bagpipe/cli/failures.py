@@ -1,9 +1,9 @@
-"""What an exception becomes at the top of a command: one line and an exit code. The only place that decides it.
+"""Turns an exception at the top of a command into one line and an exit code. No other file decides this.
 
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
-- `MemoryError`: one line and 78, for the sizes in the job do not fit.
-- Anything else is a bug of ours: 70 and one line with type, message and place; the traceback goes to a file, or, for
+- `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
+- Anything else is a bug of Bagpipe: 70 and one line with type, message and place; the traceback goes to a file, or, for
   a role, to its log.
 """
 
@@ -46,7 +46,7 @@ class Failure:
 
 
 def failure_of(error: BaseException, role: str | None = None) -> Failure:
-    """What a user is told of an exception.
+    """The line and the exit code for an exception.
 
     Args:
         role: the command is a role of a job, whose stderr is its log; None for every other command.

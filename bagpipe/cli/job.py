@@ -1,4 +1,4 @@
-"""`bagpipe job ...`: BagpipeJobs on a cluster, for people who would rather not remember kubectl's flags."""
+"""`bagpipe job ...`: submit, follow and change BagpipeJobs on a cluster without kubectl."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -100,7 +100,7 @@ def get(
 
 @app.command("describe")
 def describe(name: Name, namespace: Namespace = None, context: Context = None) -> None:
-    """Tell a job's story in one page: where it is, what happened to it, its pods, its last words."""
+    """Describe a job in one page: its phase, what happened to it, its pods, and how it ended."""
     print(_client(namespace, context).describe(name), end="")
 
 
@@ -214,7 +214,7 @@ def _line(view: "JobView") -> str:
 
 
 def progress_printer() -> Callable[["JobView"], None]:
-    """Prints a line whenever it says something new."""
+    """A function that prints a line for the job's view if it differs from the last one."""
     last = ""
 
     def show(view: "JobView") -> None:

@@ -1,8 +1,7 @@
-"""The `bagpipe` command: the table of contents of its subcommands, and what an error becomes.
+"""The `bagpipe` command: the list of its subcommands, and the handling of their errors.
 
-Each subcommand is a skin in a file of its own: parse, call, print. What is heavy to import is imported
-when a command runs, so that `bagpipe --help` answers at once. What an error becomes is `bagpipe.cli.failures`'
-answer: one line on stderr and an exit code.
+Each subcommand has a file of its own, which parses, calls and prints. Heavy modules are imported when a command runs,
+so that `bagpipe --help` answers at once. An error becomes one line on stderr and an exit code (`bagpipe.cli.failures`).
 """
 
 import sys
@@ -38,7 +37,7 @@ from bagpipe.lowlevel.process_life import leave
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 ROLES = ("oracle", "server", "trainer")
-"""Commands whose stderr is a log, which may hold tracebacks; its last line is still one sentence."""
+"""Commands whose stderr is a log, which may hold tracebacks before the one line of the error."""
 
 app = typer.Typer(
     name="bagpipe",

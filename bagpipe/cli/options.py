@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options that several commands share, so that they are named and explained alike."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,6 +1,6 @@
-"""Standard output and error of commands that do more than print: they go on when nobody can read it any more.
+"""Keeps commands that do more than print running when their output can no longer be written.
 
-For instance `bagpipe run job.yaml | head -1`, a terminal that was closed, or a log on a disk that is full.
+For instance after `bagpipe run job.yaml | head -1`, with a closed terminal, or with a log on a full disk.
 """
 
 import io
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class _Forgiving(io.FileIO):
-    """Writes as a file does; once that fails, writes go nowhere, and `lost` is called with the reason."""
+    """Writes as a file does; once that fails, writes are discarded, and `lost` is called with the reason."""
 
     def __init__(self, descriptor: int, lost: Callable[[OSError], None]) -> None:
         super().__init__(descriptor, "w", closefd=False)
@@ -35,8 +35,8 @@ class _Forgiving(io.FileIO):
 def outlive_reader() -> None:
     """From now on output that cannot be written is no error; a name that is not UTF-8 is printed escaped.
 
-    A reader that left is no news. Anything else that ends standard output is told once on standard error.
-    Does nothing where a stream is not this process's own, as under a test or in a notebook.
+    A reader that has gone is not reported. Any other failure of standard output is reported once on standard error.
+    Does nothing where a stream is not this process's own, as in a test or a notebook.
     """
     if sys.stdout is sys.__stdout__ and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout = _forgiving(sys.stdout, _tell)

@@ -1,4 +1,4 @@
-"""`bagpipe plan`: what would this job need? The planner alone over the data, for any number of trainers."""
+"""`bagpipe plan`: estimates what a job needs, by the planner alone over its data, for any number of trainers."""
 
 import sys
 import tempfile
@@ -129,7 +129,7 @@ def _estimate(
 
 
 def _auto(spec: "JobSpec", dataset: "Dataset") -> "LookaheadChoice":
-    """What a run of the job takes for its lookahead, by the same look at its first batches."""
+    """The lookahead that a run of the job would choose, from the same first batches."""
     from bagpipe.lowlevel.available_memory import available_bytes
     from bagpipe.oracle.sizing.auto import LookaheadChoice, choose_lookahead, reuse_in_job, view_bytes
     from bagpipe.oracle.sizing.reuse import peek
@@ -155,7 +155,7 @@ def report_lines(
     own: "Estimate | None",
     speed: "Speed",
 ) -> Iterator[str]:
-    """The table that is printed."""
+    """The lines of the table that is printed."""
     first = estimates[0]
     roles = f"{counted(first.world_size, 'trainer')}, {counted(first.num_servers, 'server')}"
     batch = counted(round(first.examples / max(first.steps, 1)), "example")

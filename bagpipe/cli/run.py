@@ -112,13 +112,13 @@ def _check(job: Path | None, overrides: Sequence[str], run_dir: Path | None, *, 
 
 
 def program() -> str:
-    """How this command was called, so that the next one can be copied: it may not be on the PATH."""
+    """How this command was called, for the commands that it proposes: `bagpipe` may not be on the PATH."""
     called = Path(sys.argv[0])
     return str(called) if called.name == "bagpipe" and shutil.which("bagpipe") is None else "bagpipe"
 
 
 def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpipe") -> list[str]:
-    """What a run came to, and what to do next."""
+    """Lines that tell how a run ended, and what to do next."""
     from bagpipe.config.paths import typed
     from bagpipe.lowlevel.strict_json import number
 

@@ -37,7 +37,7 @@ def trainer(
     loaded = load_role(job, run_dir)
     check_index("rank", rank, loaded.spec.trainers.replicas)
     stacks.watch_start(loaded.spec.transport.startup_seconds)
-    # A wrong job file is told before torch takes its seconds to load.
+    # torch takes seconds to load, so a wrong job file has been refused before.
     torch_compiler.defer()
     with loading():
         from bagpipe.trainer.loop import run_trainer

@@ -1,4 +1,5 @@
-"""What options accept: numbers with a unit and two bounds, endpoints, paths. A refusal is one line with its option.
+"""Parses the values of options: numbers with a unit and two bounds, endpoints, paths. An error is one line that names
+the option.
 
 typer's own ranges let `nan` pass and its paths keep `~`; so every number, endpoint and path of the command line is
 read here.

@@ -1,4 +1,4 @@
-"""`bagpipe version`: what exactly is installed here."""
+"""`bagpipe version`: the versions of everything that can change results."""
 
 import platform
 from importlib import metadata

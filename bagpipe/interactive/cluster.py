@@ -1,4 +1,4 @@
-"""`fit(on="cluster")`: the same job, submitted; its run is asked of the API server, and says what it cannot answer."""
+"""`fit(on="cluster")`: submits the same job to a cluster; its run asks the API server."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def submit(
 
 
 def check_reachable(data: Any, test: Any, named: NamedModel) -> None:
-    """Refuse what is only in this process or its folders' files.
+    """Refuse rows and models that exist only in this process.
 
     Raises:
         ConfigError: says what to give instead.
@@ -49,7 +49,7 @@ def check_reachable(data: Any, test: Any, named: NamedModel) -> None:
 
 
 class ClusterRun(Run):
-    """A job on a cluster. What needs its files is done where they are: see each method."""
+    """A job on a cluster. Methods that need the run's files raise ConfigError, which says what to do instead."""
 
     def __init__(self, client: BagpipeClient, name: str) -> None:
         self._client, self.name = client, name
@@ -65,10 +65,13 @@ class ClusterRun(Run):
         return self._client.get(self.name)
 
     def wait(self, *, timeout_seconds: float | None = None) -> "ClusterRun":
-        """Until the job is complete; None: however long that takes.
+        """Wait until the job is complete.
+
+        Args:
+            timeout_seconds: None: however long it takes.
 
         Raises:
-            JobFailed: it ended otherwise.
+            JobFailed: it failed.
             WaitTimeout: it did not end in time.
         """
         self._client.wait(self.name, timeout_seconds=timeout_seconds)
@@ -80,7 +83,7 @@ class ClusterRun(Run):
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """What the job came to; empty before its end."""
+        """The job's main figures, as its status has them; empty before its end."""
         return self.view().summary
 
     @property
@@ -101,7 +104,7 @@ class ClusterRun(Run):
         return self._client.logs(self.name, role=role, index=index)
 
     def plot(self) -> Picture:
-        """As of a run here, from the oracle's log."""
+        """As for a run on this machine, from the oracle's log."""
         return curves(list(self._records()), self.name)
 
     def report(self) -> str:
@@ -109,7 +112,7 @@ class ClusterRun(Run):
         return "\n".join([repr(self), *figure_lines(self.summary)])
 
     def _lines(self, event: str | None) -> Iterator[Record]:
-        """The oracle prints them in its log too."""
+        """Progress records of one kind of event, which the oracle prints in its log too."""
         for record in records_in(self.logs()):
             if "time" in record and record.get("event") == event:
                 yield record
@@ -138,7 +141,7 @@ class ClusterRun(Run):
         """Let a suspended job go on.
 
         Raises:
-            ConfigError: a setting is given: a job's settings are the cluster's to change.
+            ConfigError: a setting is given: the settings of a job on a cluster are changed there.
         """
         if settings:
             raise ConfigError(

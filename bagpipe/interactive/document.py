@@ -1,4 +1,4 @@
-"""A job made of Python arguments: the rows as a path, the columns and settings as a document."""
+"""Makes a job from Python arguments: the rows become a path, the columns and settings a document."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,11 @@ from bagpipe.local.rundir import RunDir
 INPUT = "input"
 """Folder of a run directory that holds the rows it was given; `input-test` those for tests."""
 SOURCE = "the job of this program"
-"""What messages call it."""
+"""The job's name in messages, where a file's path would stand."""
 
 
 def model_of(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
-    """What `model` and `model_args` say; an empty section where nothing was said.
+    """The `model` section from `model` and `model_args`; empty where neither is given.
 
     Raises:
         ConfigError: as `name_model`.
@@ -36,7 +36,7 @@ def model_of(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
 
 
 def as_path(rows: Any, directory: RunDir, what: str) -> Any:
-    """Rows as the folder of the run directory into which they were written; anything else as it is.
+    """Write rows into a folder of the run directory, and return the folder; a path is returned as it is.
 
     Raises:
         DataError, StorageError: as `write_frame`.
@@ -48,14 +48,19 @@ def as_path(rows: Any, directory: RunDir, what: str) -> Any:
 
 
 def frames_in(directory: Path) -> dict[Path, str]:
-    """What the rows that `as_path` writes are called in messages, by their folder."""
+    """Names for messages of the rows that `as_path` writes, by their folder."""
     return {directory / f"{INPUT}-test": "the test frame", directory / INPUT: "the frame"}
 
 
 def compose(
     name: str, named: NamedModel, data: Any, test: Any, columns: Any, label: str | None, settings: Mapping[str, Any]
 ) -> JobFile:
-    """The job, checked, with paths as they were given."""
+    """The job, checked, with paths as they were given.
+
+    Raises:
+        ConfigError: a setting, the columns or the label are wrong.
+        DataError: the data cannot be read.
+    """
     spec = spec_of({**settings, "data": data if isinstance(data, Mapping) else {}})
     spec = over({"data": {**_given("path", data), **_given("test", test)}}, spec)
     if named.section:
@@ -76,7 +81,7 @@ def _given(setting: str, data: Any) -> dict[str, Any]:
 
 
 def _suggested(data: Any, label: str | None, spec: Mapping[str, Any], *, named: bool, test: bool) -> dict[str, Any]:
-    """The settings that `bagpipe init` suggests for this data, under those that were given."""
+    """The settings that `bagpipe init` suggests for this data, replaced by those that were given."""
     paths = data if isinstance(data, list | tuple) else [data]
     text = suggest_job(str(paths[0]), label=label, python=True).text
     found: dict[str, Any] = yaml_lines.parse(text, SOURCE).value["spec"]

@@ -54,7 +54,7 @@ def fit(
         data: a path or URL, a list of them, rows (`bagpipe.interactive.frames` lists what has rows), or a dict of
             `spec.data`.
         test: data for evaluation, all of it, given as `data` is; None: the setting `test_fraction` says which part.
-        columns: what the columns are (`data.columns`), for instance
+        columns: labels and features (`data.columns`), for instance
             `{"labels": ["click"], "dense": ["price"], "sparse": ["user", "item"]}`. None: the columns and all other
             settings that are not given here are those that `bagpipe init` suggests for this data.
         label: with `columns=None`, the column to predict; None: it is guessed.
@@ -70,8 +70,8 @@ def fit(
             `test_fraction=0.1`; see docs/settings.md.
 
     Raises:
-        ConfigError: a setting, the model or the columns will not do.
-        DataError: the data cannot be read, or has none of what the columns say.
+        ConfigError: a setting, the model or the columns are wrong.
+        DataError: the data cannot be read, or does not have the columns.
         PeerLost, StorageError: the run failed for a reason that may pass; `Run(run_dir).resume()` goes on with it.
     """
     named = model_of(model, model_args or {})

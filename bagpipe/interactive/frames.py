@@ -1,4 +1,4 @@
-"""Rows that a Python program holds, written once as Parquet: from there on they are a path like any other.
+"""Writes rows that a Python program holds as Parquet, once; from there on they are a path like any other.
 
 | what | how it is read |
 |---|---|
@@ -9,7 +9,8 @@
 | whatever has `__arrow_c_stream__` (a DuckDB relation, ...) | as a stream of record batches |
 | dicts: a list, a generator, a torch `Dataset` or `IterableDataset` | 65,536 rows at a time |
 
-Nothing here imports any of these libraries but pyarrow: they are told by what they are. Memory holds one slice.
+Of these libraries only pyarrow is imported here: the others are recognised by the names of their classes. Memory holds
+one slice.
 """
 
 import os
@@ -59,7 +60,7 @@ def write_frame(frame: Any, folder: Path, what: str = "data") -> WrittenFrame:
         what: the argument that the frame was, for messages.
 
     Raises:
-        ConfigError: it is nothing that has rows.
+        ConfigError: it is none of the kinds above.
         DataError: no row, a column named twice, or a column whose values have no common type.
         StorageError: the disk is full.
     """
@@ -84,7 +85,7 @@ def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
     """The rows of a frame as Arrow tables of at most 65,536 rows.
 
     Raises:
-        ConfigError: it is nothing that has rows.
+        ConfigError: it is none of the kinds above.
     """
     if _is(frame, "pandas", "DataFrame"):
         yield from _of_pandas(frame, what)
@@ -144,7 +145,7 @@ def _of_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterato
 
 
 def _rows(frame: Any, what: str) -> Iterator[Any]:
-    """One row after another, of whatever has rows."""
+    """The rows of an iterable, or of a dataset with `__getitem__` and `__len__`, one after another."""
     if _is(frame, "torch", "DataLoader"):
         raise ConfigError(f"{what}: a DataLoader gives batches; give the dataset that it reads")
     if isinstance(frame, str | bytes | Mapping):
@@ -190,10 +191,10 @@ def _plain(value: Any) -> Any:
 
 @dataclass(slots=True)
 class _Writer:
-    """Parquet files of one schema each; in the end all have the same.
+    """Writes Parquet files that in the end all have the same schema.
 
-    A column of dicts may be without a value in the first slice and have a type in a later one, so each new schema
-    begins a file, and files whose schema is not the common one are written again.
+    In rows given as dicts, a column may have no value in the first slice and a type in a later one. So each new schema
+    begins a file, and files whose schema is not the common one are written again at the end.
     """
 
     folder: Path
@@ -252,10 +253,10 @@ class _Writer:
 
 @contextmanager
 def naming_frames(frames: Mapping[Path, str]) -> Iterator[None]:
-    """Errors that call a written frame by its name instead of the files that a program never sees.
+    """Inside, errors name a written frame by what the program calls it, not by files that the program never sees.
 
     Args:
-        frames: what each folder holds, in words.
+        frames: the name of the frame in each folder.
     """
     try:
         yield
@@ -271,7 +272,7 @@ def naming_frames(frames: Mapping[Path, str]) -> Iterator[None]:
 
 @contextmanager
 def _named(what: str) -> Iterator[None]:
-    """What Arrow says of values that it cannot hold, in one line."""
+    """Turn Arrow's errors about values that it cannot hold into DataError of one line."""
     try:
         yield
     except pa.ArrowException as error:

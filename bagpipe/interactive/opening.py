@@ -1,6 +1,7 @@
-"""The directory and the job that a session begins with: a fresh run's, or those of a run that it goes on with.
+"""Opens the directory and the job of a session: of a fresh run, or of a run that it goes on with.
 
-Both are owned from here on. After a mistake they are not, and nothing is left of a run that could not begin.
+From here on the session owns the directory. After an error it releases it, and removes that of a run that could not
+begin.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +22,14 @@ from bagpipe.trainer.user_code import naming_user_code
 
 
 def opened(path: Path | None, name: str, named: NamedModel, job: Callable[[RunDir], Job]) -> tuple[RunDir, Job]:
-    """A fresh run's.
+    """The directory and the job of a fresh run.
 
     Args:
         path: None: `runs/<name>-<time>`.
         job: makes the job, once there is a directory for the rows that it was given.
 
     Raises:
-        ConfigError, DataError, UserCodeError: the directory, the columns, the data or the model will not do.
+        ConfigError, DataError, UserCodeError: the directory, the columns, the data or the model are wrong.
     """
     directory = RunDir.create(path) if path is not None else RunDir.create_default(name, datetime.now())
     with _closed_after_a_mistake(directory):
@@ -39,7 +40,7 @@ def opened(path: Path | None, name: str, named: NamedModel, job: Callable[[RunDi
 
 
 def reopened(path: Path, overrides: Sequence[str]) -> tuple[RunDir, Job]:
-    """Those of the run in `path`.
+    """The directory and the job of the run in `path`.
 
     Raises:
         ConfigError: no run was started there, or a setting changes the result.
@@ -62,7 +63,7 @@ def composed(
 
 @contextmanager
 def _closed_after_a_mistake(directory: RunDir) -> Iterator[None]:
-    """The directory stays open, unless what follows fails: then another session may have it at once."""
+    """The directory stays open, unless the body fails: then it is released, so that another session may use it."""
     with ExitStack() as stack:
         stack.push(directory)
         stack.callback(directory.discard)

@@ -1,4 +1,4 @@
-"""The curves of a run as a picture that needs no library: loss and examples per second over the steps, as SVG."""
+"""Draws the curves of a run, loss and examples per second over the steps, as SVG, without a plotting library."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the progress of a run is shown that Python started: in the cell, as a bar on a terminal, as lines elsewhere."""
+"""Shows the progress of a run that Python started: in a notebook's cell, as a bar on a terminal, as lines elsewhere."""
 
 import sys
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from rich.console import Console
 from bagpipe.local.progress import EVENTS, Pace, Record, View, describe, view_for
 
 NOTES = 5
-"""Notes of a run that a cell keeps: a restart says why, and what comes after it."""
+"""How many of a run's latest notes a cell keeps; a note tells, for instance, why a role was restarted."""
 
 
 class CellView:
-    """A text that is written over: the run's latest notes, and its latest record.
+    """A text that is replaced as the run goes on: its latest notes, and its latest record.
 
     Args:
         display: shows the text; called again with a new one, it replaces what it showed.

@@ -1,4 +1,4 @@
-"""A run as a Python program holds it: what it came to, and what can be done with its model."""
+"""`Run`: a run as a Python object, with its figures, and methods to evaluate, predict with, export and resume it."""
 
 import json
 import os
@@ -37,7 +37,7 @@ class Run:
 
     Args:
         path: the run directory.
-        stopped_at_once: it was asked to stop before its first step, so that there is no summary to say it.
+        stopped_at_once: it was asked to stop before its first step, so there is no summary that tells it.
 
     Raises:
         ConfigError: no run was started there.
@@ -61,7 +61,7 @@ class Run:
 
     @property
     def summary(self) -> Mapping[str, Any]:
-        """What the run came to: steps, loss, evaluation, model digest, ... (docs/figures.md). Empty before its end."""
+        """The run's figures: steps, loss, evaluation, model digest, ... (docs/figures.md). Empty before its end."""
         try:
             found = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -100,7 +100,7 @@ class Run:
     # ── figures ───────────────────────────────────────────────────
 
     def metrics(self) -> Any:
-        """What training looked like: one row for each record (every `log_every` steps).
+        """Figures of training over time: one row for each record (every `log_every` steps).
 
         Columns: `time` (s since 1970), `step`, `total_steps`, `loss`, `examples_per_second`, `cache_hit_rate`, and
         `wait_<what>` (s, mean over trainers), since the record before; `validation_<figure>` where the validation part
@@ -128,7 +128,7 @@ class Run:
         return (record for record in self._lines(None) if "step" in record)
 
     def _lines(self, event: str | None) -> Iterator[Record]:
-        """What `metrics.jsonl` holds of one kind of event; None: what tells of no event."""
+        """Records of `metrics.jsonl` of one kind of event; None: those that are no event."""
         try:
             text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
         except OSError:
@@ -138,11 +138,11 @@ class Run:
     # ── the model ─────────────────────────────────────────────────
 
     def evaluate(self, test: Any = None, *, best: bool = False, **settings: Any) -> Mapping[str, Any]:
-        """Score the newest checkpoint, through the same caches, read-only.
+        """Evaluate the newest checkpoint, through the same caches, read-only.
 
         Args:
-            test: labelled data, all of which is scored: a path, or rows; None: the run's own test part.
-            best: score the best checkpoint instead.
+            test: labelled data, all of which is evaluated: a path, or rows; None: the run's own test part.
+            best: evaluate the best checkpoint instead.
             **settings: as `fit` takes them, such as `test_fraction=0.2`.
 
         Returns:
@@ -200,7 +200,7 @@ class Run:
         return Path(folder)
 
     def resume(self, *, progress: bool = True, **settings: Any) -> "Run":
-        """Go on from the newest checkpoint, to the very bits of a run that was never interrupted.
+        """Go on from the newest checkpoint. The result is that of an uninterrupted run, bit for bit.
 
         Args:
             **settings: how long: `epochs` or `steps` **in all**, as the settings mean it; others may not change what is
@@ -233,10 +233,10 @@ class Run:
 
 
 def ended(result: RunResult, *, progress: bool) -> Run:
-    """The run that a supervisor's result is.
+    """The `Run` of a supervisor's result.
 
     Raises:
-        BagpipeError: it failed; of the kind that its exit code says.
+        BagpipeError: it failed; of the class that its exit code stands for.
         KeyboardInterrupt: it was killed by a second Ctrl-C.
     """
     outcome = result.outcome

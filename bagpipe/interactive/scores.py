@@ -1,4 +1,4 @@
-"""Scores in the form in which their rows were given."""
+"""Returns scores in the form in which their rows were given."""
 
 import importlib
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def scores_of(written: Path, path: str | Sequence[str], frame: Any | None) -> An
 
 
 def _numbered(table: pa.Table, path: str | Sequence[str]) -> npt.NDArray[np.int64]:
-    """The number of each row among all, from 0: files count their own from 1."""
+    """The number of each row among all, from 0; within its file a row is counted from 1."""
     before: dict[str, int] = {}
     total = 0
     for file in find_files(path):

@@ -1,4 +1,4 @@
-"""`bagpipe.local`: a loop of one's own in this process, with the oracle and the servers as its children.
+"""`bagpipe.local`: the user's own training loop in this process, with the oracle and the servers as its children.
 
     with bagpipe.local("job.yaml") as session:
         for batch in session:
@@ -78,11 +78,11 @@ def local(
         progress: show how the run goes.
         **settings: as `fit` takes them; over those of the job file.
 
-    Nothing is written, and nobody is kept out of the run directory, before the `with` begins.
+    Nothing is written, and the run directory is not owned, before the `with` begins.
 
     Raises:
-        ConfigError: a setting or the model will not do. What is wrong with columns, data or the run directory is said
-            when the `with` begins.
+        ConfigError: a setting or the model is wrong. Mistakes of columns, data or the run directory are raised when the
+            `with` begins.
     """
     if "trainers" in settings:
         raise ConfigError("local: trainers: the loop of a session is the only trainer; `init_cache` is for several")
@@ -115,7 +115,7 @@ class Session:
         self._model: nn.Module | None = None
         self._optimizer: torch.optim.Optimizer | None = None
         self._dense: DenseUpdate | None = None
-        """Of the job's own model: its optimizer with the recipe around it."""
+        """The update of the job's own model: its optimizer and the rest of the recipe."""
         self._evaluate: Evaluate | None = None
         self._started = self._shown = monotonic()
         self._loss: Loss | None = None
@@ -155,7 +155,7 @@ class Session:
         return self
 
     def _checkpoint(self) -> Path | None:
-        """The one that this session goes on from, found as `bagpipe run --resume` finds it; None: from the beginning.
+        """The checkpoint to go on from, found as `bagpipe run --resume` finds it; None: begin at step 0.
 
         Raises:
             CheckpointError: the newest is damaged and `spec.checkpoint.strict`, or every one is.
@@ -168,7 +168,7 @@ class Session:
         return starting_checkpoint(root, strict=job.spec.checkpoint.strict, note=self._view.note)
 
     def _sweep(self) -> None:
-        """What killed roles left half-done goes, unless the folders are somebody else's by now."""
+        """Remove what killed roles left unfinished, unless another run has taken the folders by now."""
         if not self._directory.lost:
             self._directory.sweep(self._job)
 
@@ -188,9 +188,9 @@ class Session:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Without an exception the job ends well: at its end, or before it at a checkpoint of what was trained.
+        """Without an exception the job is completed: at its end, or before it at a checkpoint of what was trained.
 
-        With one it ends for everybody; its last checkpoint stays what it was, and `bagpipe.local(resume=True)` goes on.
+        With one it ends as failed; its last checkpoint stays as it was, and `bagpipe.local(resume=True)` goes on there.
         """
         with self._stack:
             try:
@@ -262,7 +262,7 @@ class Session:
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
         evaluate: Evaluate | None = None,
     ) -> None:
-        """Make a model of one's own the session's: its weights and optimizer state are in every checkpoint.
+        """Make the user's own model the session's, so that its weights and optimizer state are in every checkpoint.
 
         Args:
             optimizer: None where the model has nothing to train.
@@ -303,7 +303,7 @@ class Session:
             self.optimizer.zero_grad(set_to_none=False)
 
     def report(self, loss: torch.Tensor | float) -> None:
-        """Tell this batch's mean loss: it is shown, and stands in `metrics.jsonl`. `Diverged` if it is not finite."""
+        """Report this batch's mean loss, for progress and `metrics.jsonl`. Raises `Diverged` if it is not finite."""
         self.cache.report_loss(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
 
     def stop(self) -> None:
@@ -352,7 +352,7 @@ class Session:
 
     @property
     def device(self) -> torch.device:
-        """Where the job's model is."""
+        """The device of the job's model."""
         return choose_device(self._job, 0)
 
     @property
@@ -372,7 +372,7 @@ class Session:
                 self._view.record(record)
 
     def _sum_up(self) -> None:
-        """Wait for the others to leave, then write what the run came to.
+        """Wait for the other roles to leave, then write the run's summary.
 
         Raises:
             PeerLost: the oracle did not report.
@@ -385,13 +385,13 @@ class Session:
             raise PeerLost(f"{self.path}: the oracle left no report; look at its log")
         outcome = Outcome(ExitCode.DONE, 1, monotonic() - self._started)
         summary = summarise(self._job, self._directory, report, outcome)
-        # A loop that left early has let planned steps pass by: the checkpoint knows how many were trained.
+        # A loop that left early has passed over planned steps: the checkpoint knows how many were trained.
         summary["steps"] = open_checkpoint(self.run.checkpoint).manifest.step
         self._directory.write_summary(summary)
         self._view.note(str(self.run))
 
     def _why(self, error: BagpipeError) -> BagpipeError:
-        """A lost peer in the words of the child that failed."""
+        """The error itself; for a lost peer, the error of the child that has failed, which explains it."""
         if self._children is None or not isinstance(error, PeerLost | Stopped):
             return error
         failed = self._children.failed()

@@ -1,4 +1,4 @@
-"""Keyword arguments as a job document: settings by their Python names, in whatever section they belong to.
+"""Turns keyword arguments into a job document: settings by their Python names, each put into its section.
 
     fit(..., batch_size=512, embedding={"dim": 16, "init_scale": 0.01}, test_fraction=0.1, trainers=2)
 
@@ -68,7 +68,7 @@ def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def in_document(value: Any, section: Any) -> Any:
-    """A value whose keys are settings, with the document's names for them; one name where names are due is a list."""
+    """A value whose keys are settings, with the document's names; a text becomes a list where a list is expected."""
     if isinstance(value, str) and _is_names(section):
         return [value]
     structs = _structs_in(section)
@@ -97,7 +97,7 @@ def _field_type(section: Section, name: str) -> Any:
 
 
 def _is_names(kind: Any) -> bool:
-    """Whether a setting's type is a list of texts, or that and nothing."""
+    """Whether a setting's type is a list of texts, or an optional one."""
     if get_origin(kind) is Annotated:
         return _is_names(get_args(kind)[0])
     parts = [part for part in get_args(kind) if part is not type(None)]
@@ -110,7 +110,7 @@ def _is_names(kind: Any) -> bool:
 
 
 def _structs_in(kind: Any) -> list[Section]:
-    """The sections that a setting's type speaks of."""
+    """The sections that a setting's type contains."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return [kind]
     return [found for part in get_args(kind) for found in _structs_in(part)]

@@ -1,4 +1,4 @@
-"""What a session changes in the process that it is in, and puts back at its end."""
+"""Changes of the whole process that a session makes, and undoes at its end."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ import torch
 
 @contextmanager
 def limited_threads(count: int) -> Iterator[None]:
-    """torch computes with the job's threads: the last bits of sums depend on them."""
+    """Inside, torch computes with this number of threads, on which the last bits of sums depend."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -20,7 +20,7 @@ def limited_threads(count: int) -> Iterator[None]:
 
 @contextmanager
 def with_environment(more: Mapping[str, str]) -> Iterator[None]:
-    """Environment variables: the children's secrets, by which this process is let in too."""
+    """Inside, the process has these environment variables: the secrets by which the children admit it."""
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)
     try:

@@ -1,7 +1,7 @@
-"""`bagpipe.Transform`: what turns raw rows into numbers, by itself: learned from a frame, applied to another, kept.
+"""`bagpipe.Transform`: turns raw rows into numbers, without a run: it is learned from one frame and applied to others.
 
-It is the transform of a run (`bagpipe.data.transform`), learned by the same passes over the same columns. So what it
-makes of a run's training rows is what the run's batches hold, to the bit.
+It is the transform of a run (`bagpipe.data.transform`), learned by the same passes over the same columns. So its
+encoding of a run's training rows equals the run's batches, bit for bit.
 """
 
 import tempfile
@@ -44,7 +44,7 @@ class EncodedFeature:
 
 @dataclass(frozen=True, slots=True)
 class EncodedRows:
-    """What a model is trained on: B examples."""
+    """B encoded examples, as a model is trained on them."""
 
     labels: Floats | None
     """`[B, L]`; None: the rows have no labels."""
@@ -113,7 +113,8 @@ class Transform:
         """Encode raw rows, in their order, all in memory. Values that were not seen in training share rows (`oov`).
 
         Raises:
-            DataError: the rows are not of the form that was learned from, or a value is none; names row and column.
+            DataError: the rows do not have the columns that were learned from, or a value is not valid; names row and
+                column.
         """
         with _as_path(rows) as path:
             return self._encode(path)
@@ -154,7 +155,7 @@ class Transform:
 
 
 def _keys_only(examples: Examples) -> RawBlock:
-    """Keys where codes stand in a raw block, so that features are picked by the same code."""
+    """A raw block with keys in place of codes, so that features are picked by the same function."""
     block = examples.sparse[0]
     keys_N, numbers = block.keys_N.view(np.uint64), np.zeros(0, np.int64)
     return RawBlock(examples.labels_BL, examples.dense_BF, keys_N, block.lengths_BT, "", numbers)

@@ -1,9 +1,10 @@
-"""How a model that a Python program names reaches the trainers: by its import path, never by a pickle.
+"""Hands a model of a Python program to the trainers by its import path, never by a pickle.
 
 A class of an importable module is named as `package.module:Class`. A class defined in the program itself (a notebook's
-cell, the script that calls `fit`) has no module that trainers could import without running the program once more: its
-source is written into the run directory as a module of its own, with the imports, constants, functions and classes that
-it uses. What cannot be written so is refused, by name, before anything starts.
+cell, the script that calls `fit`) has no module that trainers could import without running the program once more. So
+its source is written into the run directory as a module of its own, with the imports, constants, functions and classes
+that it uses. A model that cannot be written like this is refused, with the name of the object that prevents it, before
+anything starts.
 """
 
 import ast
@@ -52,7 +53,7 @@ class NamedModel:
 
 @contextmanager
 def importable(*folders: Path) -> Iterator[None]:
-    """While this lasts, child processes find what this process can import, and modules that lie in `folders`."""
+    """Inside, child processes can import what this process can import, and modules in `folders`."""
     before = os.environ.get(FOLDERS)
     ours = [place or os.getcwd() for place in sys.path]
     noted = [place for folder in folders for place in noted_folders(folder)]
@@ -74,7 +75,7 @@ def name_model(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
         arguments: keyword arguments of its constructor, beside those that the job offers.
 
     Raises:
-        ConfigError: it cannot be named so that another process finds it; says what to give instead.
+        ConfigError: it has no name by which another process could import it; says what to give instead.
     """
     given = {"args": dict(arguments)} if arguments else {}
     if isinstance(model, str):
@@ -123,7 +124,7 @@ def own_module(model: Callable[..., Any]) -> str:
 
 @dataclass(slots=True)
 class _Collected:
-    """What one module has to say, each name once, what is used before what uses it."""
+    """The parts of the module that is written; each name once, and before the definitions that use it."""
 
     names: Mapping[str, Any]
     imports: list[str] = field(default_factory=list)
@@ -181,7 +182,7 @@ def _importable(value: Any) -> tuple[str, str] | None:
 
 
 def _written(value: Any) -> str | None:
-    """A constant as Python reads it back; None: it is none."""
+    """Python source of a constant; None: the value is no constant."""
     if value is None or isinstance(value, bool | int | str | bytes):
         return repr(value) if type(value) in (type(None), bool, int, str, bytes) else None
     if type(value) is float:
@@ -233,7 +234,7 @@ def source_of(value: Any) -> str:
 
 
 def _cells() -> list[str] | None:
-    """What was run in this notebook or IPython session, as Python; None: this is none."""
+    """Python source of the cells that were run in this notebook or IPython session; None: this is neither."""
     get = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     shell = get()
     if shell is None:
