@@ -50,16 +50,7 @@ async def run(settings: Settings) -> int:
             return 0
         log.info("leading", extra={"identity": identity, "version": __version__})
         leads.set(1)
-        unclaimed = Unclaimed(cluster, settings.operator_class)
-        watches = Watches(watcher, Intake(store, queue, settings.operator_class, unclaimed), settings)
-        health.not_synced = watches.not_synced
-        shell = Shell(cluster, store, queue, settings, metrics, blind=watches.blind)
-        progress = ProgressReader(cluster, store, queue, shell.memories)
-        warnings = WarningReader(cluster, store, queue, shell.memories)
-        background = [shell.work() for _ in range(settings.workers)]
-        background += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
-        background += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
-        background += [unclaimed.follow(), watches.follow(), health.tick()]
+        background = _parts(cluster, watcher, store, queue, settings, metrics, health)
         ended = await _first({"stop": stop.wait(), "lease": election.keep()}, background)
         log.info("ending", extra={"because": ended})
         return 0 if stop.is_set() else 1
@@ -69,6 +60,28 @@ async def run(settings: Settings) -> int:
         await watcher.close()
         await elector.close()
         await server.cleanup()
+
+
+def _parts(
+    cluster: Cluster,
+    watcher: Cluster,
+    store: Store,
+    queue: WorkQueue[JobKey],
+    settings: Settings,
+    metrics: Metrics,
+    health: Health,
+) -> list[Coroutine[Any, Any, Any]]:
+    """All that a leader does at once, none of which ends by itself."""
+    unclaimed = Unclaimed(cluster, settings.operator_class)
+    watches = Watches(watcher, Intake(store, queue, settings.operator_class, unclaimed), settings)
+    health.not_synced = watches.not_synced
+    shell = Shell(cluster, store, queue, settings, metrics, blind=watches.blind)
+    progress = ProgressReader(cluster, store, queue, shell.memories)
+    warnings = WarningReader(cluster, store, queue, shell.memories)
+    parts = [shell.work() for _ in range(settings.workers)]
+    parts += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
+    parts += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
+    return [*parts, unclaimed.follow(), watches.follow(), health.tick()]
 
 
 async def _first(watched: dict[str, Coroutine[Any, Any, Any]], background: list[Coroutine[Any, Any, Any]]) -> str:

@@ -69,6 +69,18 @@ def test_a_scheduler_that_nobody_runs_is_told(kube, job):
     assert "'nobody'" in says(kube, "j", "Running", "NoScheduler", 15)["message"]
 
 
+def test_a_class_that_nobody_serves_is_told(kube, job):
+    """A job of an operatorClass without an operator gets one event that says so, no status, and no pod."""
+    kube.apply(job("j", runPolicy={"operatorClass": "nobody"}))
+    kube.until("an event NoOperator", lambda: "NoOperator" in told(kube, "j"), 90)
+    kube.apply(job("served", steps=5))
+    kube.wait("served", "Complete", 120)  # Longer than the operator needs to look at the other one again.
+    about = [e for e in kube.get("events")["items"] if e["involvedObject"]["name"] == "j"]
+    assert [(e["type"], e["reason"]) for e in about] == [("Warning", "NoOperator")]
+    assert "no operator of class 'nobody' has looked at this job" in about[0]["message"]
+    assert kube.status("j") == {} and kube.pods("j") == []
+
+
 def test_objects_of_others_stand(kube, job):
     """What another application has under names that a job wants is left as it is; the job fails as NameTaken."""
     labels = {"labels": {"app": "shop"}}

@@ -252,6 +252,33 @@ def test_two_installations(kube, job):
         kube.run("delete", "lease", "bagpipe-operator-b", "--ignore-not-found", namespace="kube-system")
 
 
+def test_a_queue_where_kueue_is_off(kube, job):
+    """An installation without Kueue runs a job that names a queue, and says once that the queue counts for nothing."""
+    chart = str(Path(__file__).parents[2] / "charts" / "bagpipe")
+    values = "crds.enabled=false,aggregatedRoles=false,replicas=1,kueue.enabled=false,operatorClass=unqueued"
+
+    def helm(*args):
+        subprocess.run(["helm", *args, "--namespace", kube.namespace], check=True, capture_output=True, timeout=120)
+
+    def ignored():
+        listed = kube.get("events")["items"]
+        return [e for e in listed if (e["involvedObject"]["name"], e["reason"]) == ("q", "QueueIgnored")]
+
+    helm("install", "unqueued", chart, "--set", values)
+    try:
+        kube.apply(job("q", steps=5, runPolicy={"operatorClass": "unqueued", "queueName": "training"}))
+        assert kube.wait("q", "Complete", 150)["summary"]["modelDigest"] == "steps-5"
+        reserved = kube.condition("q", "QuotaReserved")
+        assert (reserved["status"], reserved["reason"]) == ("False", "QueueIgnored")
+        assert "'training'" in reserved["message"]
+        kube.until("an event QueueIgnored", ignored, 10)
+        assert len(ignored()) == 1 and ignored()[0]["message"] == reserved["message"]
+    finally:
+        kube.run("delete", "bpj", "q", "--ignore-not-found", "--wait=true", "--timeout=60s")
+        helm("uninstall", "unqueued", "--wait")
+        kube.run("delete", "lease", "bagpipe-operator-unqueued", "--ignore-not-found", namespace="kube-system")
+
+
 @pytest.mark.last
 def test_permissions_are_exactly_what_was_used(kube, audit):
     """After everything else: the verbs granted are the verbs that the API server's audit log shows, both ways.
