@@ -1,4 +1,4 @@
-"""How fast are batches read? Raw Criteo text against prepared Parquet, one core, end to end into `Batch`.
+"""How fast are batches read? Compares raw Criteo text with prepared Parquet on one core, end to end into `Batch`.
 
     python benchmarks/data_read.py [EXAMPLES]
 

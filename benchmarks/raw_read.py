@@ -1,4 +1,4 @@
-"""How fast are rows of one's own columns read? CSV and Parquet to batches on one core, beside pyarrow's reading.
+"""How fast are rows of one's own columns read? Times CSV and Parquet to batches on one core, and pyarrow's own reading.
 
     python benchmarks/raw_read.py [ROWS] [--memory ROWS ...] [--before TREE] [--write docs/data.md] [--folder PATH]
 

@@ -1,4 +1,4 @@
-"""Mutated frames into every decoder and each role, job files from the schema and beside it; writes what came of it.
+"""Sends damaged frames to every decoder and each role, tries valid and damaged job files, and writes the outcome.
 
 python tools/fuzz.py                        a million messages decoded, 100,000 into each role each way, 1,000 job files
 python tools/fuzz.py --frames 100000 --role-frames 1000 --jobs 100 --seed 7

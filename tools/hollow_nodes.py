@@ -1,7 +1,7 @@
-"""Nodes of a cluster without machines: their pods are said to run, and log a step a second.
+"""Nodes of a cluster without machines: their pods are reported as running, and log a step a second.
 
-What a control plane costs is measured with hundreds of jobs, whose processes no single machine could hold. All else is
-real: the API server, the controllers, the scheduler and the operator. Nodes bear the label and the taint `hollow`.
+The load on the control plane is measured with hundreds of jobs, whose processes no single machine could hold. All else
+is real: the API server, the controllers, the scheduler and the operator. Nodes bear the label and the taint `hollow`.
 The API server reads a pod's log from its node, so `serve` needs an address that the API server reaches.
 """
 

@@ -1,4 +1,4 @@
-"""Says what lies in the images, writes an SBOM of each (CycloneDX); ends with 1 if something lies there that must not.
+"""Lists what the images contain and writes an SBOM of each (CycloneDX); ends with 1 if one contains what it must not.
 
 python tools/image_contents.py bagpipe-server:VERSION ...     after `make images`
     --docker "docker"        the command that runs containers

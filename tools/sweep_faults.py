@@ -1,4 +1,4 @@
-"""Disturbs a short run by each fault of a list, once each, and writes what came of it into `docs/reliability.md`.
+"""Disturbs a short run by each fault of a list, once each, and writes the outcome into `docs/reliability.md`.
 
 python tools/sweep_faults.py                 every fault; 15 minutes
 python tools/sweep_faults.py --only stop     those whose name has this in it

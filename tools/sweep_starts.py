@@ -1,12 +1,12 @@
-"""Starts a tiny job very many times on a busy machine, and writes what came of it into `docs/reliability.md`.
+"""Starts a tiny job very many times on a busy machine, and writes the outcome into `docs/reliability.md`.
 
 python tools/sweep_starts.py                      2,000 starts
 python tools/sweep_starts.py --starts 100         so many
 python tools/sweep_starts.py --minutes 30         as many as there is time for
 python tools/sweep_starts.py --write              also replaces the table in docs/reliability.md
 
-A start is the whole life of a job of one step, with its oracle, a server and two trainers as processes. Right is: it
-ends by itself with one step trained. A start that ends otherwise must say why, or where each of its threads stood.
+A start is the whole life of a job of one step, with its oracle, a server and two trainers as processes. It is right if
+it ends by itself with one step trained. A start that ends otherwise must say why, or where each of its threads stood.
 """
 
 import argparse

@@ -1,5 +1,5 @@
-"""The paper's experiments on rented machines: what `artifact/ec2_launcher_*.py` do.
+"""Runs the paper's experiments on EC2 machines: the code behind `artifact/ec2_launcher_*.py`.
 
-`settings` and `workloads` say what is launched and run (pure), `machines` talks to EC2, `remote` to the machines,
+`settings` and `workloads` describe what is launched and run (pure), `machines` talks to EC2, `remote` to the machines,
 `launcher` puts them together. Needs the extra `ec2` (boto3).
 """

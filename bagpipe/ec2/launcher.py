@@ -1,4 +1,4 @@
-"""The EC2 launchers: machines, source, data, runs, logs, table, and everything gone again."""
+"""The EC2 launchers: start machines, copy source and data, run, fetch logs, write the table, end the machines."""
 
 import argparse
 import dataclasses
@@ -64,7 +64,7 @@ def main(
 
 
 def exit_main(launch_cfg: Mapping[str, Any], *, torchrec: bool = False) -> NoReturn:
-    """What the scripts in `artifact/` call."""
+    """Run a launcher and exit with its code; the scripts in `artifact/` call this."""
     sys.exit(main(launch_cfg, sys.argv[1:], torchrec=torchrec))
 
 
@@ -166,7 +166,7 @@ def _run(
     try:
         _start_and_wait(remote, named, trainers, commands, f"{work.model}-{number}", config)
     except BaseException:
-        with suppress(BagpipeError):  # what they had logged tells why; not having it hides no error
+        with suppress(BagpipeError):  # the logs tell why it failed; if they cannot be fetched, that error still counts
             _fetch(remote, trainers, commands, out)
         raise
     return _measured(work, _fetch(remote, trainers, commands, out), len(trainers), torchrec=torchrec)
@@ -229,7 +229,7 @@ def _prepare(out: Path) -> None:
 
 
 def source_archive() -> bytes:
-    """This source tree as a tar.gz, of what git knows or, without git, of the folders that are needed."""
+    """This source tree as a tar.gz: the files that git knows, or, without git, the folders that are needed."""
     root = Path(__file__).resolve().parents[2]
     git = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", *SOURCE]
     listed = subprocess.run(git, capture_output=True, check=False)

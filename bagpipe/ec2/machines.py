@@ -1,8 +1,8 @@
-"""Machines on EC2: a security group, instances, and that both are gone afterwards.
+"""Makes machines on EC2, with a security group, and removes both afterwards.
 
-Everything bears the tag `bagpipe-run`, given in the call that makes it, and is taken away by that tag: also what was
-made by a call whose answer never came. If this process is killed, the machines shut down by themselves after
-`max_hours`, and an instance that shuts down is terminated.
+Everything has the tag `bagpipe-run`, given in the call that makes it, and is found by that tag when it is removed, even
+if the answer of the call was lost. If this process is killed, the machines shut down by themselves after `max_hours`,
+and an instance that shuts down is terminated.
 """
 
 import uuid
@@ -24,7 +24,7 @@ LIVE = ["pending", "running", "stopping", "stopped"]
 
 
 class CloudError(BagpipeError):
-    """EC2 refused or cannot be reached; says what it said."""
+    """EC2 refused or cannot be reached; carries its answer."""
 
     exit_code = ExitCode.TRANSIENT
 
@@ -48,7 +48,7 @@ class Machines:
 
         Args:
             ec2: a boto3 client; none: made with the ordinary credentials.
-            clock: what passes between two questions to EC2.
+            clock: waits between two requests to EC2.
 
         Raises:
             ConfigError: boto3 is not installed.
@@ -198,7 +198,7 @@ class Machines:
         return [i for page in pages for reservation in page["Reservations"] for i in reservation["Instances"]]
 
     def _told(self, call: Callable[[], Any]) -> Any:
-        """EC2's errors as ours."""
+        """Turn EC2's errors into ours."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:

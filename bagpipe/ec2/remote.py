@@ -1,7 +1,7 @@
-"""Commands and files on a machine, through ssh.
+"""Runs commands and copies files on a machine, through ssh.
 
-All of ssh is in `Ssh`: how a command reaches a machine, and under which address machines reach each other.
-Files go through the same door, as a command's input and output.
+Only `Ssh` knows ssh: how a command reaches a machine, and under which address machines reach each other. Files are
+copied the same way, as a command's input and output.
 """
 
 import io
@@ -31,7 +31,7 @@ class RemoteError(BagpipeError):
 
 
 class Door(Protocol):
-    """How to get into a machine."""
+    """How a command reaches a machine; tests replace it."""
 
     def argv(self, machine: Machine, command: str) -> Sequence[str]:
         """A local command line that runs a shell command in the machine's home."""
@@ -41,7 +41,7 @@ class Door(Protocol):
 
 
 class Ssh:
-    """The ordinary door."""
+    """Reaches machines through ssh."""
 
     def __init__(self, config: LaunchConfig, known_hosts: Path) -> None:
         self._config, self._known_hosts = config, known_hosts
@@ -52,7 +52,7 @@ class Ssh:
             "ConnectTimeout": "10",
             "ServerAliveInterval": "15",
             "ServerAliveCountMax": "8",
-            # New machines have new keys: they are learnt at the first contact, and held to during the run.
+            # New machines have new keys: they are accepted at the first contact, and checked from then on.
             "StrictHostKeyChecking": "accept-new",
             "UserKnownHostsFile": str(self._known_hosts),
             "LogLevel": "ERROR",
@@ -81,7 +81,7 @@ class Running:
 
 
 class Remote:
-    """What the launcher does with machines."""
+    """Runs commands on machines and copies files to and from them."""
 
     def __init__(self, door: Door, logs: Path, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._door, self._logs, self._clock = door, logs, clock
@@ -91,7 +91,7 @@ class Remote:
         return self._door.address(machine)
 
     def start(self, machine: Machine, command: str, log: str) -> Running:
-        """Start a command; what it says goes to a file here."""
+        """Start a command; its output goes to the file `<log>.log` of the logs' folder."""
         path = self._logs / f"{log}.log"
         with path.open("ab") as file:
             process = subprocess.Popen(
@@ -105,7 +105,7 @@ class Remote:
         """Wait until all have ended well.
 
         Raises:
-            RemoteError: one failed (its last words are told), or the time is over.
+            RemoteError: one failed (with the last line of its log), or the time is over.
         """
         waiting, end = list(running), self._clock.now() + seconds
         while waiting:
@@ -161,7 +161,7 @@ class Remote:
         return sorted(found)
 
     def close(self) -> None:
-        """Let go of every command; their machines are about to vanish."""
+        """Stop every command; their machines are about to be terminated."""
         for running in self._started:
             running.stop()
 

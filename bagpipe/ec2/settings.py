@@ -1,4 +1,4 @@
-"""`launch_cfg`: which machines, and how to reach them. The original's fields, and a few that it lacked."""
+"""`launch_cfg`: the machines to launch, and how to reach them. The paper's fields, and a few more."""
 
 import dataclasses
 import ipaddress

@@ -16,7 +16,7 @@ HEAVY = ("checkpoints", "servers", "data")
 
 
 class RunFailed(BagpipeError):
-    """A job ended otherwise than well; carries its exit code."""
+    """A job failed; carries its exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)

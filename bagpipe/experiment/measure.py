@@ -1,4 +1,4 @@
-"""What a run's records say about the time of an iteration.
+"""Computes the time of an iteration from a run's records.
 
 A record comes when the slowest trainer has finished a step, so the time between two records is what the whole
 job needs for a step. The first steps fill caches and buffers; they are left out, and the table says how many.

@@ -1,4 +1,4 @@
-"""The picture of an experiment: bars of milliseconds per iteration, as SVG that needs no library."""
+"""Draws an experiment: bars of milliseconds per iteration, as SVG, without a plotting library."""
 
 from collections.abc import Sequence
 from xml.sax.saxutils import escape

@@ -53,7 +53,7 @@ class ClusterRunner:
             self._delete(name)
 
     def _collect(self, case: Case, name: str, directory: Path) -> None:
-        """Every process's log that there is; one that cannot be had is said, and does not hide why a job failed."""
+        """Fetch every process's log; one that cannot be fetched is only noted, so that the job's own error is kept."""
         logs = directory / "logs"
         logs.mkdir(exist_ok=True)
         spec = case.job.spec

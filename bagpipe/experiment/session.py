@@ -1,6 +1,6 @@
-"""Runs the jobs of an experiment one after another, measures each, and writes the table whatever happens.
+"""Runs the jobs of an experiment one after another, measures each, and writes the table in every case.
 
-What was started is always taken away again: after each job, and when the experiment is interrupted (SIGINT, SIGTERM)
+Everything that was started is removed again: after each job, and when the experiment is interrupted (SIGINT, SIGTERM)
 or fails. A job that fails is a row of the table, and the others still run.
 """
 
@@ -21,14 +21,14 @@ Note = Callable[[str], None]
 
 
 class Interrupted(Exception):
-    """Somebody asked the experiment to stop (also inside a job)."""
+    """The experiment was asked to stop, perhaps while a job ran."""
 
 
 class Runner(Protocol):
     """Where jobs run."""
 
     def run(self, case: Case, directory: Path) -> Path:
-        """Run a job to its end and take it away; logs are left in `directory`. Returns the file of its records.
+        """Run a job to its end and remove it; logs are left in `directory`. Returns the file of its records.
 
         Raises:
             BagpipeError: the job failed.
@@ -36,7 +36,7 @@ class Runner(Protocol):
         """
 
     def close(self) -> None:
-        """Take away whatever is left of any job; never raises."""
+        """Remove whatever is left of any job; never raises."""
 
 
 def run_experiment(
@@ -84,7 +84,7 @@ def run_experiment(
 
 
 def write_tables(rows: Sequence[Row], out: Path, conditions: Sequence[str]) -> None:
-    """The same table for people, spreadsheets, programs and eyes.
+    """Write the table as Markdown, CSV, JSON and SVG.
 
     Raises:
         StorageError: the disk is full.
@@ -144,7 +144,7 @@ def _prepare(out: Path) -> None:
 def signals_interrupt() -> Iterator[None]:
     """SIGINT and SIGTERM become `Interrupted`, so that every `finally` on the way runs.
 
-    Only the first one: another would break off what a `finally` has begun.
+    Only the first signal does: a second one would interrupt what a `finally` has begun.
     """
     interrupted = False
 
@@ -160,7 +160,7 @@ def signals_interrupt() -> Iterator[None]:
 
 @contextmanager
 def signals_wait(note: Note) -> Iterator[None]:
-    """While things are taken away, a signal is answered, and obeyed afterwards: every request has its deadline.
+    """While things are removed, a signal is acknowledged, and acted on afterwards: every request has its deadline.
 
     Raises:
         Interrupted: at the end, if there was one.

@@ -1,4 +1,4 @@
-"""Which jobs an experiment consists of: six models, each with its cache and without.
+"""Makes the list of an experiment's jobs: six models, each with its cache and without.
 
 The paper's sizes and settings are those of its launcher (global batch 16,384, lookahead 200, 15 million cached rows,
 plain SGD 0.01, 8 trainers, one server); `small` is the same on generated data, for one machine.
@@ -25,7 +25,7 @@ TITLES = {
     "dlrm": "DLRM", "wdl": "Wide & Deep", "dcn": "Deep & Cross", "deepfm": "DeepFM", "fgcnn": "FGCNN", "caser": "Caser",
 }  # fmt: skip
 LABEL = "bagpipe.dev/experiment"
-"""On every job that an experiment submits; its value is the experiment's own."""
+"""Label of every job that an experiment submits; its value is the experiment's name."""
 
 Document = dict[str, Any]
 SMALL_USERS, SMALL_ITEMS = 3000, 2000
@@ -75,7 +75,7 @@ def small_sequences(examples: int, seed: int = 7) -> Iterator[str]:
 
 
 def small_clicks(examples: int, sizes: Sequence[int], seed: int = 7) -> Iterator[str]:
-    """JSON lines of clicks with learnable labels, for systems that cannot read our generator's."""
+    """JSON lines of clicks with learnable labels, for systems that cannot use our generator of synthetic data."""
     import random
 
     draw = random.Random(seed)
@@ -101,7 +101,7 @@ def read_document(path: Path) -> Document:
 def cases(
     documents: Mapping[str, Document], variants: Sequence[str], overrides: Sequence[str], experiment: str
 ) -> tuple[Case, ...]:
-    """Every run, in order: model by model, so that what is compared runs close together in time.
+    """Every run, in order: model by model, so that runs that are compared are close together in time.
 
     Overrides come last, on every job.
 
@@ -119,7 +119,7 @@ def cases(
 
 
 def warm_ups(planned: Iterable[Case], steps: int) -> tuple[Case, ...]:
-    """A short run for each data set: it brings the data, images and compiled code to where they are needed."""
+    """A short run for each data set, so that data, images and compiled code are loaded before anything is measured."""
     first: dict[str, Case] = {}
     for case in planned:
         first.setdefault(repr(case.job.spec.data), case)
@@ -196,7 +196,7 @@ _EVERY_SCALE: dict[str, Document] = {
 
 
 def _caser_tables(users: int, items: int, dim: int) -> Document:
-    """The items' output weights are a table as well: as wide as user and state together, and a bias."""
+    """Caser's three tables. The items' output weights are one: as wide as user and state together, and a bias."""
     history, out = {"pooling": "none", "featureNames": ["history"]}, {"pooling": "none", "featureNames": ["candidates"]}
     tables = [
         {"name": "users", "numEmbeddings": users, "embeddingDim": dim, "featureNames": ["user"]},

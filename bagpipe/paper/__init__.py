@@ -1,1 +1,1 @@
-"""The command lines of the paper's own artifact, as skins over the library (docs/artifact.md)."""
+"""The command lines of the paper's artifact, implemented with the library (docs/artifact.md)."""

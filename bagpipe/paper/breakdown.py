@@ -1,4 +1,4 @@
-"""A picture of where an iteration's time goes: one bar, its parts, and below what is inside them. Pure."""
+"""Draws where an iteration's time goes: one bar, its parts, and below what is inside them. Pure."""
 
 from collections.abc import Iterator
 from html import escape

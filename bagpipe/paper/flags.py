@@ -1,4 +1,7 @@
-"""What the original's command lines have in common: lists of sizes, flags without effect, errors as exit codes."""
+"""What the paper's command lines have in common: lists of sizes, flags without effect, errors as exit codes.
+
+Here and in the files beside this one, "the original" is the code of the paper's artifact.
+"""
 
 import argparse
 import json
@@ -21,19 +24,19 @@ DENSE_PORT = 9988
 
 
 class Parser(argparse.ArgumentParser):
-    """Prefixes are understood as in the original; `useless` flags are accepted and say that they do nothing."""
+    """A parser that accepts prefixes of flags, as the original's does, and flags without effect here (`useless`)."""
 
     def __init__(self, description: str) -> None:
         super().__init__(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
 
     def useless(self, flag: str, because: str, *, takes_value: bool) -> None:
-        """A flag of the original that changes nothing here."""
+        """Add a flag of the original that has no effect here; it is accepted, and a note on stderr says why."""
         self.add_argument(
             flag, action=_Useless, because=because, nargs=1 if takes_value else 0, help=f"no effect: {because}"
         )
 
     def error(self, message: str) -> NoReturn:
-        """A usage error has the exit code of a wrong configuration: nobody retries it."""
+        """Exit with the code of a wrong configuration, so that nothing retries a usage error."""
         print(f"error: {message} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(int(ExitCode.BAD_CONFIG))
 
@@ -120,10 +123,10 @@ def widths(text: str) -> tuple[int, ...]:
 
 
 def replicas(world_size: int, trainers: int) -> int:
-    """The number of embedding servers: everybody but the trainers and the one oracle.
+    """The number of embedding servers: all roles but the trainers and the one oracle.
 
     Raises:
-        ConfigError: nobody is left to be a server.
+        ConfigError: no role is left to be a server.
     """
     servers = world_size - trainers - 1
     if trainers < 1 or servers < 1:
@@ -135,7 +138,11 @@ def replicas(world_size: int, trainers: int) -> int:
 
 
 def check_worker_id(worker_id: int, world_size: int) -> None:
-    """Any layout is accepted; an id outside the world is a mistake."""
+    """Check the id of a role; any assignment of ids to roles is accepted.
+
+    Raises:
+        ConfigError: it is not from 0 to `world_size` - 1.
+    """
     if not 0 <= worker_id < world_size:
         raise ConfigError(
             f"--worker-id {worker_id}: expected 0 to {world_size - 1}, because --world-size is {world_size}"
@@ -149,7 +156,7 @@ def exit_with(body: Callable[[], None]) -> NoReturn:
     except BagpipeError as error:
         print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr, flush=True)
         leave(error.exit_code)
-    except Exception:  # noqa: BLE001  # top of every role: a bug shows where it is
+    except Exception:  # noqa: BLE001  # top of every role: a bug prints its traceback
         traceback.print_exc()
         leave(ExitCode.SOFTWARE)
     leave(ExitCode.DONE)

@@ -1,4 +1,4 @@
-"""The six trainers: which model each trains, with which flags of its own, and what those mean for the model."""
+"""The six trainers: the model of each, its own flags, and the model settings that these give."""
 
 import argparse
 import re
@@ -29,7 +29,7 @@ class Kind:
     """Compares the flags with the data's number of dense features."""
     emb_size: int = 48
     row_width: Callable[[int], int] = lambda emb_size: emb_size
-    """Of a table's rows, given `--emb-size`."""
+    """Width of a table's rows, given `--emb-size`."""
     tables: Callable[[tuple[int, ...]], tuple[int, ...]] = lambda sizes: sizes
     """The tables' sizes, given those of the flags."""
     log_kind: str = "bagpipe"
@@ -48,7 +48,7 @@ def _dlrm_flags(parser: Parser) -> None:
 
 
 def _shared_with_dlrm(parser: Parser) -> None:
-    """The loss, and what DLRM's trainer has and never reads."""
+    """The loss, and flags that the original's DLRM trainer has and never reads."""
     parser.add_argument("--loss-function", choices=("bce", "mse"), default="bce", help="what is minimised")
     parser.useless("--mini-batch-size", "the oracle's --mini-batch-size holds", takes_value=True)
     for flag in ("--oracle-prefix", "--trainer-prefix", "--emb-prefix"):

@@ -1,8 +1,8 @@
-"""The trainers' log files: what they are called, what a line looks like, and what they come to.
+"""The trainers' log files: their names, the form of their lines, and the average times that they give.
 
-The format is the original's (`INFO:root:` lines such as `Forward Time: 12.3ms`), so that logs of both can be read
-alike. Ours has a line more, `Iteration Time`; where it is missing, an iteration is the sum of its parts, or the
-older `Total end to end time(ms)`. Pure but for reading the file.
+The format is the original's (`INFO:root:` lines such as `Forward Time: 12.3ms`), so that both logs can be read alike.
+Ours has one more line, `Iteration Time`; where it is missing, an iteration is the sum of its parts, or the older `Total
+end to end time(ms)`. Pure, except that it reads the file.
 """
 
 import math
@@ -50,7 +50,7 @@ class Iteration:
 
     @property
     def total(self) -> float | None:
-        """Milliseconds of the whole iteration; None where the log does not tell."""
+        """Milliseconds of the whole iteration; None where the log does not give it."""
         if TOTAL in self.times:
             return self.times[TOTAL]
         if all(part in self.times for part in PARTS):

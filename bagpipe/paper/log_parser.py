@@ -1,4 +1,4 @@
-"""`parse_worker_file.py`: the average time of an iteration and its standard deviation, out of a trainer's log."""
+"""`parse_worker_file.py`: the average time of an iteration and its standard deviation, from a trainer's log."""
 
 from collections.abc import Sequence
 from pathlib import Path

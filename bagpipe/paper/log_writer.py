@@ -1,4 +1,4 @@
-"""A trainer's log file, written: the original's lines, and one of our own for the whole iteration.
+"""Writes a trainer's log file: the original's lines, and one of our own for the whole iteration.
 
 Names and lines are read back by `bagpipe.paper.log_format`.
 """
@@ -44,7 +44,7 @@ class Clock:
         self._begun = self._last = self._now()
 
     def mark(self, part: str) -> None:
-        """What went by since the last mark was `part`."""
+        """Count the time since the last mark as `part`."""
         now = self._now()
         self.times[part] = self.times.get(part, 0.0) + (now - self._last) * 1e3
         self._last = now
@@ -89,7 +89,7 @@ class WorkerLogger:
         self._log.info("%s", line)
 
     def begin(self, number: int, cache: BagCache) -> None:
-        """Iteration `number` has its batch. Its `Next Batch Time` held what is told here."""
+        """Iteration `number` has its batch. The times that are logged here are parts of its `Next Batch Time`."""
         begun, ended, layout = cache.begun, cache.ended, cache.topology.layout
         ahead = begun.plans_ahead if begun is not None else 0
         self.say(f"prefetch queue size {ahead}")

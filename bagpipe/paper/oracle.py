@@ -1,4 +1,4 @@
-"""`oracle_cacher.py`: the original's flags become a job, and the oracle runs it."""
+"""`oracle_cacher.py`: makes a job of the original's flags, and runs its oracle."""
 
 import argparse
 import logging
@@ -123,7 +123,7 @@ def run(argv: Sequence[str], home: Path) -> None:
     run_dir = arguments.run_dir or home / "runs" / f"{time.strftime('%Y-%m-%d_%H%M%S')}_{arguments.master_port}"
     run_dir = run_dir.resolve()
     run_dir.mkdir(parents=True, exist_ok=True)
-    # With its job in it, `bagpipe evaluate` and the others take the folder for that of any run.
+    # With its job in it, `bagpipe evaluate` and other commands accept the folder as that of any run.
     write_whole(run_dir / JOB_FILE, dump_job(job).encode())
     each = job.spec.batch_size / job.spec.trainers.replicas
     print(f"global batch {job.spec.batch_size}: {each:g} examples at each of {job.spec.trainers.replicas} trainers")
@@ -188,7 +188,8 @@ def data_path(arguments: argparse.Namespace) -> str | tuple[str, ...]:
 def describe_data(arguments: argparse.Namespace) -> tuple[DataConfig, tuple[Table, ...]]:
     """The data, and a table for each of its features.
 
-    A table's width is a stand-in that only tells it from tables of another width: the trainers' holds.
+    A table's width here is a placeholder that only distinguishes tables of different widths: the trainers give the
+    real one.
 
     Raises:
         ConfigError: not as many sizes as tables.

@@ -1,8 +1,8 @@
-"""The main of all six `trainer_*_main.py`: flags, `init_cache`, a model, plain DDP, the loop, the log.
+"""The main function of all six `trainer_*_main.py`: flags, `init_cache`, a model, plain DDP, the loop, the log.
 
-It is what a user of the Python API would write. Where the time goes is taken on the host's clock; on a GPU
-work is only started there, so that a part's time is exact only with `--precise-times`, which waits for the
-device after each part (and so costs speed).
+It is what a user of the Python API would write. Times are measured on the host's clock. On a GPU the host only starts
+the work, so a part's time is exact only with `--precise-times`, which waits for the device after each part and so costs
+speed.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def parser(kind: Kind) -> Parser:
 
 
 def run(argv: Sequence[str], kind: Kind) -> None:
-    """Train to the end: flags to log file, model saved, every process released.
+    """Train to the end: parse the flags, train, write the log file, and save the model.
 
     Raises:
         ConfigError: flags that are wrong or disagree with the other roles'.
@@ -198,8 +198,10 @@ def _process_group(arguments: argparse.Namespace) -> Iterator[dist.ProcessGroup 
 
 
 def _device(name: str) -> str:
-    """Raises:
-    ConfigError: this machine has no such device.
+    """The device's name, checked; a CUDA device becomes the current one.
+
+    Raises:
+        ConfigError: this machine has no such device.
     """
     try:
         device = torch.device(name)

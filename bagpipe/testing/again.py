@@ -1,4 +1,4 @@
-"""What a checkpoint describes, trained again without a cache: the reference of a run that is already over."""
+"""Trains a checkpoint's job again without a cache: the reference for a run that is already over."""
 
 import itertools
 from pathlib import Path

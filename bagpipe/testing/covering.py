@@ -1,4 +1,4 @@
-"""Which settings must be tried so that every two values of different axes meet? Few: a pairwise covering."""
+"""Chooses few settings in which every two values of different axes meet: a pairwise covering."""
 
 import itertools
 import random
@@ -12,7 +12,7 @@ def covering(axes: Sequence[Sequence[Any]], seed: int = 0, *, draws: int = 200) 
     """Settings in which every two values of different axes meet at least once. Greedy, reproducible.
 
     Args:
-        draws: settings of which the one with most pairs that have not met is taken next.
+        draws: random settings from which the one with most pairs that have not met is taken next.
     """
     draw = random.Random(seed)
     missing = {

@@ -1,4 +1,4 @@
-"""A short run that is killed at one numbered point of one role, or at one and then another, and what came of it.
+"""Kills a short run at one numbered point of one role, or at two points in turn, and checks the result.
 
 The supervisor and its policy are those of `bagpipe run`; roles are forks of this process (`forked_child.py`).
 """
@@ -77,12 +77,12 @@ class Killing:
     of_that_name: bool = False
     """Only points of that name count."""
     then: str = ""
-    """The role that dies after it, at its `then_number`th point from then on; empty: nobody else does."""
+    """The role that is killed next, at its `then_number`th point from the first kill on; empty: none."""
     then_number: int = 1
 
     @property
     def setting(self) -> str:
-        """What the environment variable of crash points says of it, behind the folder."""
+        """This kill in the environment variable of crash points, after the folder."""
         name = f" {self.point}" if self.of_that_name else ""
         return f"{self.role}{name} #{self.number}" + (f" then {self.then} #{self.then_number}" if self.then else "")
 
@@ -94,13 +94,14 @@ class Killing:
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """What came of it."""
+    """The result of a run with kills."""
 
     killing: Killing
     reached: bool
-    """Whether everybody died. Points depend a little on when messages come: a run may end before its last ones."""
+    """Whether every role that should was killed. The number of points depends a little on when messages arrive, so a
+    run may end before its last ones."""
     point: str
-    """The name of the point at which the process was killed, and behind an arrow that of the second one."""
+    """The name of the point at which the process was killed, and after an arrow that of the second kill."""
     same_digest: bool
     attempts: int
     recovery_seconds: float | None

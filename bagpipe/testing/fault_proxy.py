@@ -24,7 +24,7 @@ PIECE = 7
 
 @dataclass(slots=True)
 class _Pair:
-    """One connection and its other half behind the proxy."""
+    """A connection to the proxy, and the one that the proxy has made for it."""
 
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter
@@ -40,7 +40,7 @@ class _Pair:
 
 @dataclass(slots=True)
 class Link:
-    """What listens on one port and forwards to another."""
+    """Listens on one port and forwards to another."""
 
     target: int
     host: str = "127.0.0.1"

@@ -1,4 +1,4 @@
-"""A short run with a fault in the middle of it: a link that breaks, or a role that is stopped and goes on.
+"""Runs a short job with a fault in the middle: a link that breaks, or a role that is stopped and continued.
 
 The supervisor and its policy are those of `bagpipe run`; roles are forks of this process (`forked_child.py`), and every
 link between two of them goes through a proxy (`fault_proxy.py`).
@@ -52,12 +52,13 @@ spec:
   trainers: {{replicas: 2, device: cpu}}
 """
 LINKS = ("oracle", "server 0", "trainer 1")
-"""A link is named after the role that listens behind it: to the oracle talk all, to a trainer the other one."""
+"""A link is named after the role that listens behind it: all roles connect to the oracle, and one trainer to the
+other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`what` happens to the link or the role `where`, for `seconds` where it has an end."""
+    """`what` happens to the link or the role `where`; `seconds`: for how long, 0 where it does not end."""
 
     what: str
     where: str
@@ -78,7 +79,7 @@ DELAY_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Faulted:
-    """What came of it."""
+    """The result of a run with a fault."""
 
     fault: Fault | None
     digest: str | None
@@ -91,7 +92,7 @@ class Faulted:
 
 @dataclass(slots=True)
 class _Disturber:
-    """A run's view that brings the fault about at its step. It is called by the supervisor, in its thread."""
+    """A run's view that causes the fault at its step. The supervisor calls it, in its thread."""
 
     fault: Fault | None
     proxy: "subprocess.Popen[bytes]"

@@ -1,8 +1,8 @@
-"""Roles as forks of this process, which has loaded everything already: for sweeps of very many short runs.
+"""Starts roles as forks of this process, which has loaded everything already: for sweeps of very many short runs.
 
-A role is a process of its own as in `bagpipe run`, with its log, its signals and its end; it only skips the seconds in
-which an interpreter starts and imports torch. Use it from a program that does nothing else: what is open here is open
-there, so this process must have no sockets and must not have used torch.
+A role is a process of its own as in `bagpipe run`, with its own log, signals and exit code; it only saves the seconds
+in which an interpreter starts and imports torch. Use it from a program that does nothing else: a fork inherits
+everything that is open, so this process must have no sockets and must not have used torch.
 """
 
 import ctypes
@@ -44,7 +44,7 @@ LOADED = (
 
 
 def preload() -> None:
-    """Import what the roles import and load what they have compiled: three quarters of a short run's work."""
+    """Import what the roles import and load their compiled kernels: three quarters of a short run's work."""
     for name in LOADED:
         importlib.import_module(name)
     _load_kernels()
@@ -55,7 +55,7 @@ def preload() -> None:
 def _load_kernels() -> None:
     """Every kernel that an earlier process has compiled and kept; others are compiled where they are called.
 
-    numba hands a kept one out to whoever asks for its types, but for which types it has kept one it does not tell.
+    numba returns a kept kernel for given types, but has no public way to list the types for which it has kept one.
     """
     modules = [module for name, module in list(sys.modules.items()) if name.startswith("bagpipe.")]
     for kernel in {value for module in modules for value in vars(module).values() if isinstance(value, Dispatcher)}:
@@ -65,7 +65,7 @@ def _load_kernels() -> None:
 
 
 def end_with(parent: int) -> None:
-    """From here on this process, a fork of `parent`, is killed when that ends (Linux)."""
+    """Have the kernel kill this process, a fork of `parent`, when that ends (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # It ended before the kernel knew whom to watch.
@@ -116,7 +116,7 @@ class ForkedChild(Child):
 
 
 def _become(arguments: Sequence[str], log: Path, heading: str, environment: Mapping[str, str]) -> None:
-    """This process is a role from here on, and ends as one."""
+    """Run the role's command in this process, and end it with the command's exit code."""
     code = 70
     try:
         signal.set_wakeup_fd(-1)
@@ -137,7 +137,7 @@ def _become(arguments: Sequence[str], log: Path, heading: str, environment: Mapp
 
 
 def known_to(pids: dict[str, int]) -> type[ForkedChild]:
-    """A forked child that puts its pid there, by its role's name."""
+    """A class of forked children that put their pid into `pids`, by their role's name."""
 
     class Known(ForkedChild):
         def __init__(

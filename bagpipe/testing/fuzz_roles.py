@@ -1,8 +1,8 @@
-"""Mutated frames over real sockets into each role, plain and with CURVE, before and after `Hello`.
+"""Sends mutated frames over real sockets to each role, plain and with CURVE, before and after `Hello`.
 
-A role runs as its own command, `bagpipe oracle|server|trainer`; this process plays everybody else. The frames come
-from a member of the job, for a stranger gets no frame past the handshake. Right is: the role lives and answers, and its
-memory is bounded. What a member may say and would end the job, `Refused` and `Stop`, is left out.
+A role runs as its own command, `bagpipe oracle|server|trainer`; this process plays all other roles. The frames come
+from a member of the job, because a stranger gets no frame past the handshake. The role must live and answer, and its
+memory must stay bounded. Messages with which a member may end the job, `Refused` and `Stop`, are left out.
 """
 
 import os
@@ -48,12 +48,12 @@ SPEC = {
 }
 ANSWER_SECONDS = 120.0
 AT_ONCE = 200
-"""Frames between two questions whether the role still answers."""
+"""Frames that are sent before the role is asked again whether it answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fuzzed:
-    """What came of it."""
+    """The result of fuzzing one role."""
 
     role: Role
     security: Literal["plain", "curve"]
@@ -62,7 +62,7 @@ class Fuzzed:
     frames: int
     seconds: float
     grown_mib: float
-    """What the role's memory grew by."""
+    """Growth of the role's resident memory."""
     error: str
     """Empty: the role lived and answered to the end."""
 
@@ -104,7 +104,7 @@ def _batches(seed: int, frames: int) -> Iterator[list[Frames]]:
 
 
 def _is_harmless(frames: Frames) -> bool:
-    """Whether it is none of the messages with which a member ends the job, or says that it is somebody else."""
+    """Whether it is none of the messages with which a member ends the job, or registers as another role."""
     try:
         message, _ = decode(frames)
     except WireError:
@@ -114,7 +114,7 @@ def _is_harmless(frames: Frames) -> bool:
 
 @dataclass(slots=True)
 class _Stage:
-    """One role as a process, and what it talks to."""
+    """One role as a process, and the listeners that play the roles it connects to."""
 
     role: Role
     context: Context
@@ -195,7 +195,7 @@ class _Stage:
     def connect(self, *, hello: bool) -> Connection:
         """A member's connection to the role; with `hello` it is a trainer's."""
         if self.role == "oracle":
-            # Everybody is there, so plans go out; trainer 1 does not go on, so there is no end of them.
+            # All roles have registered, so plans go out; trainer 1 finishes no step, so the job does not end.
             self._member("server", 0, self.others[1].endpoint)
             self._member("trainer", 1, self.others[2].endpoint)
             if hello:
@@ -212,7 +212,7 @@ class _Stage:
         return connection
 
     def ask(self, victim: Connection) -> str | None:
-        """None if the role still answers, else why not: it must refuse a `Hello` of a job that nobody has."""
+        """None if the role still answers, else why not: it must refuse a `Hello` of a job that does not exist."""
         self.questions += 1
         name = f"question {self.questions}"
         victim.socket.send_multipart(encode(Hello(job=name, attempt=0, role="trainer", index=0)))

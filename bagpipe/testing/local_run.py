@@ -1,4 +1,4 @@
-"""A `bagpipe run` of its own, to be watched and disturbed from outside: for tests and sweeps.
+"""Starts a `bagpipe run` as a process, to be watched and disturbed from outside: for tests and sweeps.
 
 Linux only: roles are found among the supervisor's children in `/proc`.
 """
@@ -44,7 +44,7 @@ class LocalRun:
         return self.output.read_text(encoding="utf-8", errors="replace")
 
     def finish(self, seconds: float = 600.0) -> int:
-        """Wait for its end; returns the exit code. Who takes longer is killed, and the wait is an error."""
+        """Wait for its end; returns the exit code. A run that takes longer is killed, and TimeoutExpired is raised."""
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -72,7 +72,7 @@ class LocalRun:
         return max((record["step"] for record in self.records() if "loss" in record), default=0)
 
     def wait_for_step(self, step: int) -> None:
-        """Until this step is reported; AssertionError if the run ends before."""
+        """Wait until this step is reported; AssertionError if the run ends before."""
         while self.step() < step:
             if self.process.poll() is not None:
                 raise AssertionError(f"the run ended with {self.process.returncode}: {self.told()[-2000:]}")

@@ -1,6 +1,6 @@
-"""Messages of every kind, and what a bad link or a bad peer could make of them: material for fuzzing decoders.
+"""Messages of every kind, damaged as a bad link or a bad peer could damage them: input for fuzzing decoders.
 
-python -m bagpipe.testing.mutate_frames 1000000   decodes so many mutations and says what came out
+python -m bagpipe.testing.mutate_frames 1000000   decodes so many mutations and prints the results
 """
 
 import collections
@@ -209,7 +209,7 @@ _MUTATIONS = (_flip, _flip, _cut, _reorder, _splice, _rewrite, _rewrite)
 
 
 def decoded(messages: Iterable[Frames]) -> "collections.Counter[str]":
-    """What came out of decoding these, by the name of the message; anything but one or a `WireError` is raised."""
+    """Counts of the results of decoding these: messages by name, and `WireError`. Any other exception is raised."""
     found: collections.Counter[str] = collections.Counter()
     for frames in messages:
         try:

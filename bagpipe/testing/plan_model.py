@@ -1,4 +1,4 @@
-"""Is a plan right? A slow, obvious model of trainers and tables that does what plans say, row by row.
+"""Checks plans with a slow, obvious model of trainers and tables that executes them row by row.
 
 `run_plans` executes a whole stream in lock step and compares it with the plain uncached execution;
 the parts (`Trainer`, `Uncached`) serve tests that schedule them in other orders.

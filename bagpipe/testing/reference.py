@@ -1,10 +1,10 @@
-"""What must every run equal, to the bit? Synchronous training without a cache (contract X1 in `docs/contracts.md`).
+"""The reference that every run must equal bit for bit: synchronous training without a cache (contract X1 in
+`docs/contracts.md`).
 
-For each step: take every row of the step from its table, forward and backward on each rank's slice, sum
-row gradients in rank order, update, put the rows back. One process, plain torch (`embedding_bag`,
-`torch.optim` on sparse gradients), a dict for tables: slow and obvious on purpose, and none of the
-code it judges. What it shares with a run is the birth of rows, the model with its loss and
-dropout, and how a job names its dense optimizer.
+For each step: take every row of the step from its table, forward and backward on each rank's slice, sum row gradients
+in rank order, update, put the rows back. One process, plain torch (`embedding_bag`, `torch.optim` on sparse gradients),
+a dict for tables: slow and obvious on purpose, and without the code that it checks. It shares with a run only the first
+values of rows, the model with its loss and dropout, and the settings of the dense optimizer.
 
 torch leaves one thing open: `coalesce` adds the gradients of a row that was looked up more than twice
 in the order of an unstable sort. Here they are added in the order of the batch.
@@ -52,7 +52,7 @@ class ReferenceStart:
     """Weights to begin with."""
 
     records: dict[tuple[str, int], Floats]
-    """As in `ReferenceRun`; rows that are not here are born."""
+    """As in `ReferenceRun`; rows that are not in it begin with their first values."""
     dense: dict[str, torch.Tensor]
 
 
@@ -68,7 +68,7 @@ def train_reference(
 ) -> ReferenceRun:
     """Train on `batches` with `world_size` virtual trainers that share one model and one set of tables.
 
-    With as many torch threads as each trainer has, whatever this process used before.
+    torch uses as many threads as each trainer of a run does; afterwards as many as before.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads(spec, world_size))
@@ -142,9 +142,7 @@ def _is_finite(result: _Result) -> bool:
 
 
 def _each_rank(model: nn.Module, shares: list[Batch]) -> Iterator[tuple[int, Batch]]:
-    """Ranks in turn. What training changes beside weights (running means) is the same for all of them at the
-    beginning, and rank 0's is what remains.
-    """
+    """Ranks in turn. Every rank begins with the same buffers (running means); those that rank 0 changed remain."""
     saved = model.state_dict().keys()
     buffers = [buffer for name, buffer in model.named_buffers() if name in saved]
     before = [buffer.clone() for buffer in buffers]
@@ -247,7 +245,7 @@ def _look_up(
 def _look_up_weighted(
     group: WidthGroup, rows_KD: torch.Tensor, index_N: torch.Tensor, lengths_BT: Lengths, weights_N: torch.Tensor
 ) -> GroupEmbeddings:
-    """Bags with weights, one after another, as one writes them down: sum(w * x), or divided by sum(w)."""
+    """Bags with weights, one after another, by their definition: sum(w * x), for mean divided by sum(w)."""
     pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
     found = functional.embedding(index_N, rows_KD, sparse=True).unbind(0)
     bags, jagged, at = [], [rows_KD.new_zeros(group.embedding_dim)], 0

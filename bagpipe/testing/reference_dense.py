@@ -42,7 +42,7 @@ class ReferenceDense:
         self.scheduler = scheduler_of(config.schedule, self.optimizer) if self.optimizer else None
 
     def step(self) -> None:
-        """With the gradients that are there."""
+        """Update the weights with the parameters' gradients."""
         if self.optimizer is None or self.scheduler is None:
             return
         if self.config.clip_value is not None:

@@ -17,7 +17,7 @@ from bagpipe.testing.reference_schedules import row_rates
 
 
 class _Table:
-    """What holds for one table, spelt out."""
+    """The settings of one table, written out independently of `bagpipe.rows.recipe`."""
 
     def __init__(self, spec: JobSpec, name: str) -> None:
         embedding = spec.embedding
@@ -47,7 +47,7 @@ class ReferenceRows:
             yield (self.group.tables[member].name, row), record.numpy()
 
     def begin_with(self, records: Mapping[tuple[str, int], Floats]) -> None:
-        """Rows that somebody trained before, by (table name, row)."""
+        """Begin with rows of an earlier training, by (table name, row)."""
         for (name, row), record in records.items():
             for member, table in enumerate(self.group.tables):
                 if table.name == name:
