@@ -225,5 +225,6 @@ def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:
 
 
 def test_new_data_needs_a_run_to_resume(place: Path) -> None:
+    """`--new-data` without `--resume` is refused with exit code 78."""
     code, _, err = bagpipe(place, "run", "job.yaml", "--new-data")
     assert (code, "--new-data: only a run that is resumed" in err) == (78, True)

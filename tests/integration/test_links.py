@@ -22,6 +22,7 @@ def _namespaces() -> set[str]:
 
 
 def test_both_directions_flow_at_once_at_the_stated_rate_and_are_counted() -> None:
+    """The links' own counters hold what the check sent both ways; afterwards no namespace is left."""
     before = _namespaces()
     with Links(["oracle", "trainer 0", "trainer 1"], GBIT) as links:
         assert len(_namespaces() - before) == 4
@@ -44,6 +45,7 @@ def test_half_of_the_stated_rate_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_failure_leaves_nothing_behind() -> None:
+    """An error inside the block, or while links are made, removes every namespace."""
     before = _namespaces()
     with pytest.raises(RuntimeError, match="inside"), Links(["a", "b"], None):
         raise RuntimeError("inside")

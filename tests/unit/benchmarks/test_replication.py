@@ -65,6 +65,7 @@ class Trainers:
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("lookahead", [5, 12, 100])
 def test_replication_computes_what_whole_tables_compute(world: int, lookahead: int) -> None:
+    """The tables after 60 steps are the reference's, for any number of trainers and any lookahead."""
     stream = _stream(60, world, seed=lookahead)
     planned = [
         plan_replication(stream, rank=rank, world=world, lookahead=lookahead, num_rows=ROWS) for rank in range(world)
@@ -79,6 +80,7 @@ def test_replication_computes_what_whole_tables_compute(world: int, lookahead: i
 
 
 def test_more_lookahead_fetches_less_and_syncs_what_is_used_again() -> None:
+    """A row that stays cached is not fetched again, but its gradients are exchanged."""
     stream = _stream(80, 2, seed=3)
     fetched, synced = {}, {}
     for lookahead in (5, 30):

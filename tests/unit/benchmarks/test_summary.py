@@ -40,6 +40,7 @@ def _record(contender: str, ms: float, *, gbit: float | None = 1.0, others: floa
 
 
 def test_medians_leave_disturbed_rounds_out() -> None:
+    """Median, least and most are those of the calm rounds; a round beside another busy core is only counted."""
     rows = summarize([_record("ours", 100), _record("ours", 120), _record("ours", 110), _record("ours", 900, others=1)])
     row = rows["ours", 1.0, 2]
     assert (row["ms"], row["least_ms"], row["most_ms"]) == (110, 100, 120)
@@ -62,6 +63,7 @@ def test_ratios_are_of_neighbours_in_one_round() -> None:
 
 
 def test_without_a_calm_round_the_least_disturbed_one_is_shown_and_marked() -> None:
+    """Its time stands in the table with a `~`."""
     records = [_record("ours", 300, others=0.9), _record("ours", 200, others=0.4)]
     rows = summarize(records)
     assert (rows["ours", 1.0, 2]["ms"], rows["ours", 1.0, 2]["disturbed"]) == (200, True)
@@ -69,6 +71,7 @@ def test_without_a_calm_round_the_least_disturbed_one_is_shown_and_marked() -> N
 
 
 def test_disturbed_times_decide_no_target_but_bytes_do() -> None:
+    """A target of time is undecided without a calm round; bytes do not depend on what else the machine does."""
     records = [_record("bound", 100), _record("ours", 300, others=0.9, sent=3_100_000)]
     rows = summarize(records)
     found = {v.measure: v for v in verdicts(rows, NOTHING)}
@@ -79,6 +82,7 @@ def test_disturbed_times_decide_no_target_but_bytes_do() -> None:
 
 
 def test_targets_are_hit_missed_or_not_measured() -> None:
+    """Each verdict is the ratio computed by hand from the records' times and bytes; a rate without records has none."""
     records = [
         _record("bound", 100),
         _record("ours", 108, sent=3_100_000),
@@ -113,6 +117,7 @@ def test_a_target_is_hit_by_medians_and_within_rounds() -> None:
 
 
 def test_counters_become_figures_of_one_step() -> None:
+    """CPU time and bytes are differences of two snapshots over the steps between them; `ms` is the median step."""
     first = Snapshot(10, 5.0, {"trainer 0": 1.0}, 2.0, {"trainer 0": (1000, 0)})
     last = Snapshot(20, 7.0, {"trainer 0": 2.0}, 3.5, {"trainer 0": (6000, 500)})
     record = measured(Setting("ours", 1.0), [0.1, 0.3, 0.2], first, last)
@@ -122,6 +127,7 @@ def test_counters_become_figures_of_one_step() -> None:
 
 
 def test_links_that_are_not_what_they_claim_are_refused() -> None:
+    """A direction 15 % below or 5 % above its stated rate is an error; an unlimited link is never refused."""
     judge("a and b", [0.95, 0.96], 1.0)
     judge("a and b", [3.0, 9.0], None)
     with pytest.raises(LinksError, match=r"expected 1 Gbit/s in both directions at once .* found 0.950 and 0.480"):
@@ -131,17 +137,20 @@ def test_links_that_are_not_what_they_claim_are_refused() -> None:
 
 
 def test_every_role_takes_part_in_a_check() -> None:
+    """Roles are paired; with an odd number, the first one takes part twice; one alone has no check."""
     assert neighbours(["a", "b", "c", "d"]) == [("a", "b"), ("c", "d")]
     assert neighbours(["a", "b", "c"]) == [("a", "b"), ("a", "c")]
     assert neighbours(["a"]) == []
 
 
 def test_a_bucket_holds_the_largest_packets_and_little_more() -> None:
+    """At least 128 KiB, and on fast links 2 ms of the rate."""
     assert burst_bytes(0.25) == 131_072
     assert burst_bytes(10.0) == 2_500_000
 
 
 def test_a_sweep_varies_one_setting_and_compares_with_lines_that_stand() -> None:
+    """Only `ours` varies; contenders that the setting does not touch are measured once and drawn as level lines."""
     points = settings_of("lookahead", 0.25, 10)
     assert [p.lookahead for p in points if p.contender == "ours"] == list(SWEEPS["lookahead"][1])
     assert sum(p.contender == "bound" for p in points) == 1
@@ -161,6 +170,7 @@ def test_a_sweep_varies_one_setting_and_compares_with_lines_that_stand() -> None
 
 
 def test_a_step_lasts_from_the_last_trainers_end_to_the_next(tmp_path: Path) -> None:
+    """The slowest trainer ends a step, and a line that was cut off is ignored."""
     for rank, ends in enumerate(((0.0, 1.0, 2.5), (0.1, 1.2, 2.0))):
         lines = "".join(json.dumps({"step": step, "at": at}) + "\n" for step, at in enumerate(ends))
         (tmp_path / f"metrics.jsonl.{rank}").write_text(lines + '{"step": 3, "a')

@@ -19,6 +19,7 @@ def test_the_model_has_the_shape_of_the_comparison() -> None:
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
+    """The same step gives the same arrays again; another step gives others."""
     again, other = workload.global_batch(SETTING, 3), workload.global_batch(SETTING, 4)
     batch = workload.global_batch(SETTING, 3)
     for name in ("dense_BF", "rows_TB", "labels_B1"):
@@ -27,6 +28,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
 
 
 def test_every_row_is_within_its_table_and_keys_are_disjoint() -> None:
+    """A row lies below the size of its table, and its key within the range of that table."""
     batch = workload.global_batch(SETTING, 0)
     assert batch.rows_TB.min() >= 0
     assert (batch.rows_TB < np.array(workload.TABLE_ROWS)[:, None]).all()
@@ -35,6 +37,7 @@ def test_every_row_is_within_its_table_and_keys_are_disjoint() -> None:
 
 
 def test_trainers_parts_make_up_the_batch() -> None:
+    """Joined in the order of ranks they are the batch, example by example."""
     batch = workload.global_batch(SETTING, 1)
     parts = [batch.part(rank, 2) for rank in range(2)]
     np.testing.assert_array_equal(np.concatenate([p.keys() for p in parts]), batch.keys())
@@ -59,6 +62,7 @@ def test_ranks_follow_the_bounded_zipf_law(alpha: float) -> None:
 
 @pytest.mark.parametrize("num_rows", [3, 1460, 145_000])
 def test_scattering_is_one_to_one(num_rows: int) -> None:
+    """Every row of a table is the image of exactly one rank of popularity."""
     found = workload.scattered(np.arange(num_rows), num_rows, table=5)
     np.testing.assert_array_equal(np.sort(found), np.arange(num_rows))
 

@@ -28,8 +28,10 @@ def machine(root: Path, files: dict[str, str]) -> Path:
     ],
 )
 def test_the_least_counts(tmp_path: Path, files: dict[str, str], expected: int) -> None:
+    """The container's limit (cgroup 1 or 2) counts where there is one that is below the machine's free memory."""
     assert available_bytes(machine(tmp_path, files)) == expected
 
 
 def test_this_machine_has_some() -> None:
+    """The real files give a plausible number of bytes."""
     assert 1 << 20 < available_bytes() < 1 << 62

@@ -61,6 +61,7 @@ def test_degenerate_sets_give_none_not_nan():
 
 
 def test_extreme_logits_do_not_overflow():
+    """Log loss and AUC of logits up to 1e30 are finite and exact."""
     found = evaluate([1e30, -1e30, 800.0], [1, 0, 0])
     assert found.log_loss == pytest.approx(800 / 3)
     assert found.auc == 1.0
@@ -102,7 +103,7 @@ def test_a_label_between_is_so_much_of_a_click(examples):
 
 
 def test_normalized_entropy_is_one_for_who_predicts_the_mean():
-    """And less for who knows more."""
+    """It is 1 for a model that always predicts the mean label, and less for a better one."""
     labels = [1, 0, 0, 0]
     assert evaluate([math.log(1 / 3)] * 4, labels).normalized_entropy == pytest.approx(1)
     assert evaluate([2.0, -2.0, -2.0, -2.0], labels).normalized_entropy < 0.5
@@ -118,6 +119,7 @@ def test_a_figure_that_is_none_says_why():
 
 
 def test_each_logit_needs_a_label():
+    """Other numbers of logits and labels are a ValueError that names both."""
     with pytest.raises(ValueError, match="2 logits and 1 labels"):
         evaluate([0.0, 1.0], [0])
 

@@ -73,5 +73,6 @@ def test_weights_count():
 
 
 def test_another_number_of_outputs_is_refused():
+    """Outputs that are not one for each label are a ValueError with both numbers."""
     with pytest.raises(ValueError, match="gave 600 outputs for 400 labels"):
         evaluate_tasks(np.zeros(600), LABELS, ("a", "b"), "clicks")
