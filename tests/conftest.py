@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before torch is loaded: its threads spin while they wait, for a core that another worker could use. Trainers set their
 # own number of threads, whatever this says.
+
+settings.register_profile("bagpipe", deadline=None)  # A loaded machine stands still for longer than any example takes.
+settings.load_profile("bagpipe")
 
 HERE = Path(__file__).parent
 LONGEST = ("integration", "artifact", "numerics")

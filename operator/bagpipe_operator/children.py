@@ -150,6 +150,7 @@ def _batch_job(job: Job, role: Role, attempt: int, settings: Settings) -> Object
         "completions": replicas,
         "parallelism": replicas,
         "backoffLimit": 0,
+        "suspend": False,  # Said, so that it is put right where somebody else suspends it.
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [_exit_rule("FailJob", names.PERMANENT_EXITS)]},
         "template": pod_template(job, role, attempt, settings),

@@ -31,6 +31,9 @@ from bagpipe_operator.writer import Writer
 
 log = logging.getLogger(__name__)
 
+_ODD_SECONDS = 2.0
+"""A conflict that has made us wait for so long is no longer the usual one with somebody's edit."""
+
 
 class Shell:
     """Reconciles jobs, one at a time each, several at once."""
@@ -78,10 +81,10 @@ class Shell:
 
     def _put_off(self, key: JobKey, error: ApiError) -> str:
         delay = self._queue.failed(key, error.retry_after or 0.0)
-        if error.outcome is Outcome.CHANGED:
+        if error.outcome is Outcome.CHANGED and delay < _ODD_SECONDS:
             return "conflict"
         log.warning("reconcile failed", extra={"job": "/".join(key), "error": str(error), "again_in": round(delay, 1)})
-        return "error"
+        return "conflict" if error.outcome is Outcome.CHANGED else "error"
 
     async def _look_anew(self, key: JobKey) -> None:
         """Our copy of the job is stale: read it, as its watch may be late, and forget it if it is gone."""
@@ -124,6 +127,7 @@ class Shell:
             log.warning("the status is ahead of this machine's clock", extra=facts)
         memory = self.memories.of(job)
         memory.not_ahead(now)
+        await self._writer.find_unlabelled(job)
         decision = desired(job, self.memories.observe(job), self._settings, now)
         if decision is None:
             return
@@ -159,7 +163,7 @@ class Shell:
         if decision.workload_status is not None:
             await self._writer.report_to_kueue(job, decision.workload_status)
         if failed:
-            raise failed[0]
+            raise max(failed, key=lambda error: error.retry_after or 0.0)
 
     async def _look_at(self, job: Job, memory: Memory, nodes: frozenset[str]) -> None:
         for name in nodes:

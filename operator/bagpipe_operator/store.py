@@ -92,6 +92,14 @@ class Store:
             if not self._by_job[job]:
                 del self._by_job[job]
 
+    def restore(self, raw: Raw) -> None:
+        """Keep what was read a moment ago, whatever a watch has said.
+
+        A watch tells the end of an object also when that has lost the label by which it was selected.
+        """
+        self._dead.pop(_key(raw), None)
+        self.put(raw)
+
     def forget(self, kind: str, namespace: str, name: str, uid: str) -> bool:
         """The API server has no object with this UID, although no watch has said so; false: neither had we."""
         known = self.get(kind, namespace, name)

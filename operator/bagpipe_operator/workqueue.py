@@ -31,6 +31,8 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._left: dict[K, tuple[float, float]] = {}
         """How often a key may still come at once, and since when."""
+        self._not_before: dict[K, float] = {}
+        """Keys for which the API server has asked us to wait, and until when."""
         self._moved_at = 0.0
         """When a worker last took a key or gave one back."""
 
@@ -38,6 +40,8 @@ class WorkQueue(Generic[K]):
         """As soon as a worker is free, and it has not come too often."""
         if key in self._working:
             self._again.add(key)
+        elif (asked := self._not_before.get(key, 0.0) - asyncio.get_running_loop().time()) > 0:
+            self.add_after(key, asked)
         elif (left := self._allowance(key)) < 1:
             self.add_after(key, (1 - left) / _PER_SECOND + 0.001)
         elif key not in self._waiting:
@@ -66,6 +70,7 @@ class WorkQueue(Generic[K]):
     async def get(self) -> K:
         key = await self._ready.get()
         del self._waiting[key]
+        self._not_before.pop(key, None)
         self._left[key] = (self._allowance(key) - 1, asyncio.get_running_loop().time())
         self._working[key] = self._moved_at = asyncio.get_running_loop().time()
         return key
@@ -76,10 +81,16 @@ class WorkQueue(Generic[K]):
         self._release(key)
 
     def failed(self, key: K, at_least: float = 0.0) -> float:
-        """It did not: the key comes again after a while, longer each time; returns how many seconds."""
+        """It did not: the key comes again after a while, longer each time; returns how many seconds.
+
+        Args:
+            at_least: seconds for which nothing brings the key back, whatever happens to what it stands for.
+        """
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay: float = min(_FIRST * 2 ** min(count - 1, 20), _LONGEST) * random.uniform(0.8, 1.2)
         delay = max(delay, min(at_least, _LONGEST))
+        if at_least:
+            self._not_before[key] = asyncio.get_running_loop().time() + min(at_least, _LONGEST)
         self._release(key)
         self.add_after(key, delay)
         return delay
@@ -90,6 +101,7 @@ class WorkQueue(Generic[K]):
             timer.cancel()
         self._failures.pop(key, None)
         self._left.pop(key, None)
+        self._not_before.pop(key, None)
 
     def _release(self, key: K) -> None:
         del self._working[key]

@@ -19,7 +19,7 @@ from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, created_not_applied, path
 from bagpipe_operator.decision import Decision, Deletion, Event
 from bagpipe_operator.memory import Memory
-from bagpipe_operator.names import Reason
+from bagpipe_operator.names import Condition, Reason, Role
 from bagpipe_operator.observe import Contested, Key, Obstacle, Written, claimed_by_name, is_deleting, owner_of
 from bagpipe_operator.podstate import Raw
 from bagpipe_operator.store import Store
@@ -142,6 +142,23 @@ class Writer:
         memory.refused.pop(key, None)
         memory.failing.pop(key, None)
         return None
+
+    async def find_unlabelled(self, job: Job) -> None:
+        """What a running attempt is made of, and seems to be gone, may only have lost the label by which it is watched.
+
+        It is then kept as it was read, so that its labels are put right like anything else that was changed by hand.
+        """
+        if not job.status.is_true(Condition.RUNNING):
+            return
+        made = [("Job", names.batch_job(job.name, role, job.status.attempt)) for role in (Role.ORACLE, Role.TRAINER)]
+        for kind, name in (*made, ("StatefulSet", names.stateful_set(job.name))):
+            if self._store.get(kind, job.namespace, name) is not None:
+                continue
+            found = await self._cluster.find(kind, job.namespace, name)
+            if found is not None and owner_of(found) == job.uid:
+                meta = found["metadata"]
+                labels = {**(meta.get("labels") or {}), names.LABEL_JOB: job.name}
+                self._store.restore({**found, "metadata": {**meta, "labels": labels}})
 
     async def _write(self, job: Job, memory: Memory, wanted: Raw) -> ApiError | None:
         return await self._tried(memory, _key(wanted), self._put(job, memory, wanted))

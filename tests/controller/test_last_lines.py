@@ -39,6 +39,16 @@ def test_no_answer_holds_pods_for_a_minute(world):
     assert w.events.count(("Warning", "LogsNotKept")) == 1
 
 
+def test_a_clock_that_is_set_back_holds_no_pods(world):
+    """An hour before its own end by the clock a failed job waits no hour for its logs."""
+    w = world(DEADLINE).run()
+    w.log_keeper = {}
+    w.after(100)
+    assert len(w.live_pods()) == 5
+    w.after(-3600)
+    assert w.live_pods() == [] and "60 s" in w.status["logs"]["message"]
+
+
 def test_what_cannot_be_kept_is_said(world):
     """A refusal ends the wait at once: its words are in the status and in an event."""
     w = world(DEADLINE).run()

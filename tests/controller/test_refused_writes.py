@@ -7,6 +7,7 @@ import itertools
 from rig import job
 
 from bagpipe_operator import names
+from bagpipe_operator.api_error import ApiError
 
 
 def test_a_quota_is_a_condition_that_goes_when_it_is_over(rig):
@@ -122,3 +123,44 @@ def test_a_namespace_that_is_being_deleted_is_told(rig):
     before = sum(method == "PATCH" for method, _ in rig.api.requests)
     rig.again()
     assert sum(method == "PATCH" for method, _ in rig.api.requests) == before
+
+
+def test_an_api_server_that_asks_for_patience_gets_it(rig, monkeypatch):
+    """After 429 with Retry-After nothing that happens to the job's objects makes it write again before that time."""
+    rig.submit(job())
+    rig.settle()
+    for key in (("ConfigMap", "ns", "j-config"), ("Service", "ns", "j-oracle")):
+        rig.api.remove(key)
+    asked = []
+
+    def throttle(method, url):
+        asked.append(url)
+        seconds = 45.0 if "services" in url else None
+        raise ApiError(429, "too many requests", "TooManyRequests", seconds)
+
+    rig.cluster.before_write = throttle
+    failed = rig.queue.failed
+    monkeypatch.setattr(rig.queue, "failed", lambda *args: delays.append(failed(*args)) or delays[-1])
+    delays = []
+    rig.settle()
+    writes = len(asked)
+    for number in range(20):
+        rig.api.put("Pod", {"metadata": {"name": f"p{number}", "labels": names.labels("j")}})
+        rig.settle()
+    assert writes == len(asked) > 0 and delays[0] >= 45 and len(delays) == 1
+    assert rig.condition("Failed") == {}
+
+
+def test_a_conflict_that_lasts_is_logged(rig, caplog):
+    """A status that is refused with 409 again and again cannot be told in the job, so the log names the job."""
+    rig.submit(job())
+    rig.api.refuse = lambda method, raw: (409, "Conflict", "modified") if raw["kind"] == names.KIND else None
+
+    async def go():
+        rig.deliver()
+        for _ in range(6):
+            assert await rig.shell._attempt(await rig.queue.get()) == "conflict"
+            rig.queue.add(("ns", "j"))
+
+    rig.go(go())
+    assert [r.job for r in caplog.records if r.message == "reconcile failed"] == ["ns/j"] * 2

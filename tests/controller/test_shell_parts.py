@@ -103,6 +103,26 @@ def test_queue_waits_longer_after_each_failure():
     asyncio.run(go())
 
 
+def test_a_key_that_was_asked_to_wait_is_not_woken():
+    """What the API server asked for holds against every event of that key, for a minute at most."""
+
+    async def go() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        queue.add("a")
+        await queue.get()
+        queue.add("a")
+        assert queue.failed("a", 3600) == 60
+        for _ in range(5):
+            queue.add("a")
+            queue.add("b")
+        assert queue.depth == 1 and await queue.get() == "b"
+        queue.forget("a")
+        queue.add("a")
+        assert queue.depth == 1
+
+    asyncio.run(go())
+
+
 def test_an_earlier_time_stands():
     """Asking for later does not put off what is due earlier."""
 

@@ -264,6 +264,62 @@ def test_every_order_of_events(steps, kill_at):
         life.rig.close()
 
 
+CHILDREN = ("ConfigMap", "Service", "NetworkPolicy", "PodDisruptionBudget", "StatefulSet", "Job")
+
+
+def without_labels(raw):
+    raw["metadata"]["labels"] = {}
+
+
+def with_other_words(raw):
+    said = {"Job": {"suspend": True}, "StatefulSet": {"replicas": 0}}.get(raw["kind"])
+    raw["data" if raw["kind"] == "ConfigMap" else "spec"] = {**raw["spec"], **said} if said else {}
+
+
+@pytest.mark.parametrize("change", [without_labels, with_other_words], ids=lambda f: f.__name__)
+def test_children_that_were_changed_by_hand(change):
+    """All children of a running job lose their labels, or say something else: they are put right, no attempt ends."""
+    life = Life()
+    until_it_runs(life)
+    mine = {key: copy.deepcopy(raw) for key, raw in life.api.objects.items() if key[0] in CHILDREN and key[2] != "shop"}
+    for key, raw in mine.items():
+        changed = copy.deepcopy(raw)
+        change(changed)
+        life.api.put(key[0], changed)
+    for _ in range(len(mine)):
+        life.deliver(None)
+        life.reconcile()
+    assert (life.rig.status()["phase"], life.rig.status()["attempt"]) == ("Running", 0)
+    for key, raw in mine.items():
+        now = life.api.objects[key]
+        assert all(now["metadata"]["labels"][name] == value for name, value in raw["metadata"]["labels"].items()), key
+        assert (now.get("spec"), now.get("data")) == (raw.get("spec"), raw.get("data")), key
+    life.to_the_end()
+    assert life.end() == END
+    life.rig.close()
+
+
+@pytest.mark.parametrize("moment", [2, 8])
+def test_a_clock_that_is_set_back(moment):
+    """An hour earlier all at once, at any moment of a life with a crash: the job ends as soon as it would have."""
+    life = Life()
+    for step in range(12):
+        if step == moment:
+            life.api.now -= dt.timedelta(hours=1)
+        if step == 7:
+            life.crash("trainer")
+        life.deliver(None)
+        life.reconcile()
+        for act in life.controllers.acts():
+            act()
+            life.check()
+    before = life.api.now
+    life.to_the_end()
+    assert life.end() == END and life.api.now - before <= dt.timedelta(minutes=2)
+    assert all(0 <= seconds <= 120 for seconds in life.rig.status()["durations"].values())
+    life.rig.close()
+
+
 def no_waiting(monkeypatch):
     """A new attempt that does not wait for the older one."""
     gone = teardown.Ending(trainers_gone=True, all_gone=True)

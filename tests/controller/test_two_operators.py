@@ -279,14 +279,14 @@ def test_a_key_comes_no_faster_than_once_a_second_for_long(count):
 
     async def go():
         queue: WorkQueue[str] = WorkQueue()
-        done = 0
+        done, begun = 0, asyncio.get_running_loop().time()
         for _ in range(count):
             queue.add("a")
             if queue.depth:
                 await queue.get()
                 queue.done("a")
                 done += 1
-        assert done <= 62
+        assert done <= 61 + asyncio.get_running_loop().time() - begun
         queue.add("b")
         assert queue.depth == 1
         queue.forget("a")

@@ -79,9 +79,15 @@ class Rig:
                 continue
             self._seen[of] = version
             count = None if count is None else count - 1
-            watched = kind_of(raw) == names.KIND or (raw["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY)
-            if not watched or kind_of(raw) in ("Secret", "Event", "Lease"):
+            if of in ("Secret", "Event", "Lease"):
                 continue
+            if of != names.KIND and not (raw["metadata"].get("labels") or {}).get(names.LABEL_MANAGED_BY):
+                before = self.store.get(of, raw["metadata"]["namespace"], raw["metadata"]["name"])
+                if before is None:
+                    continue
+                # What does not match the selector any more is told as deleted, as it was before.
+                version = {"resourceVersion": raw["metadata"]["resourceVersion"]}
+                kind, raw = "DELETED", {**before, "metadata": {**before["metadata"], **version}}
             key = self.store.remove(raw) if kind == "DELETED" else self.store.put(raw)
             if key is not None:
                 self.queue.add(key)
