@@ -69,6 +69,8 @@ class Intake:
             self._unclaimed.lost(raw)
 
     def listed(self, kind: str, namespace: str | None, items: Sequence[Raw], version: str | None) -> None:
+        if version is None and kind != names.KIND:
+            return  # An API server that is just starting may not know Kueue yet: no job stops for that.
         there = set()
         for raw in items:
             meta = raw["metadata"]

@@ -34,9 +34,9 @@ KINDS = {
 class Operator(Rig):
     """A rig whose events come through the operator's own watches, a round of all of them at a time."""
 
-    def __init__(self, api: FakeApi | None = None) -> None:
+    def __init__(self, api: FakeApi | None = None, **raw: bool) -> None:
         super().__init__(api)
-        settings = Settings.of({})
+        settings = Settings.of(raw)
         self.intake = Intake(self.store, self.queue, "", Unclaimed(self.cluster, ""))
         self.watches = Watches(self.cluster, self.intake, settings, pause=0.0)
         self.shell = type(self.shell)(
@@ -217,6 +217,29 @@ def test_a_kind_that_is_removed_and_comes_back(operator):
     operator.submit(job())
     operator.look_at_all(8)
     assert operator.status()["phase"] == "Starting" and "Job/j-trainers-0" in operator.kinds()
+
+
+def test_a_kind_that_an_api_server_does_not_know_for_a_while_stops_no_job():
+    """Without Kueue's kinds for some lists and watches an admitted job keeps its pods; afterwards a real end counts."""
+    operator = Operator(kueue=True)
+    key = ("Workload", "ns", names.workload("j"))
+    operator.submit(job(runPolicy={"queueName": "q"}))
+    operator.look_at_all()
+    admitted = [{"type": kind, "status": "True"} for kind in ("QuotaReserved", "Admitted")]
+    assigned = [{"name": p["name"], "count": p["count"]} for p in operator.api.objects[key]["spec"]["podSets"]]
+    status = {"conditions": admitted, "admission": {"podSetAssignments": assigned}}
+    operator.api.put("Workload", {**copy.deepcopy(operator.api.objects[key]), "status": status})
+    operator.look_at_all()
+    assert "Job/j-trainers-0" in operator.kinds()
+    answer, before = operator.api.request, operator.writes()
+    operator.api.request = lambda method, url, *rest: (404, b"{}") if "kueue" in url else answer(method, url, *rest)
+    operator.look_at_all()
+    assert "Job/j-trainers-0" in operator.kinds() and operator.writes() == before
+    operator.api.remove(key)
+    operator.api.request = answer
+    operator.look_at_all()
+    assert "Job/j-trainers-0" not in operator.kinds()
+    operator.close()
 
 
 @pytest.mark.parametrize("code", [0, 429, 500, 503, 504])
