@@ -1,4 +1,4 @@
-"""The only module that speaks to the API server: read, watch, create, apply, patch, delete; nothing else.
+"""The only module that speaks to the API server: read, create, apply, patch, delete; nothing else.
 
 Plain dicts over aiohttp with kopf's own credentials, because the generated client costs more memory
 than all the rest of the operator (docs/decisions/0009-operator-client.md). Every request has a deadline;
@@ -8,7 +8,7 @@ is an `ApiError`: callers know no other exception.
 
 import json
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -19,8 +19,6 @@ from bagpipe_operator.connection import Connection
 from bagpipe_operator.metrics import Metrics
 
 _DEADLINE = aiohttp.ClientTimeout(total=20, connect=5)
-_WATCH = aiohttp.ClientTimeout(total=330, connect=5)
-"""Longer than the API server is asked to keep a watch."""
 
 RESOURCES = {
     names.KIND: (f"apis/{names.API_VERSION}", names.PLURAL),
@@ -36,8 +34,6 @@ RESOURCES = {
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "Workload": ("apis/kueue.x-k8s.io/v1beta1", "workloads"),
-    "ResourceFlavor": ("apis/kueue.x-k8s.io/v1beta1", "resourceflavors"),
-    "WorkloadPriorityClass": ("apis/kueue.x-k8s.io/v1beta1", "workloadpriorityclasses"),
     **{gang.kind: (f"apis/{gang.api_version}", "podgroups") for gang in gangs.KNOWN.values()},
 }
 """By kind; where two API groups call theirs the same, with the group behind it."""
@@ -57,24 +53,14 @@ def path(kind: str, namespace: str | None, name: str | None = None, sub: str | N
 
 
 class Cluster:
-    """A session with the API server.
+    """A session with the API server."""
 
-    Args:
-        connections: how many at once; 0: as many as there are requests.
-    """
-
-    def __init__(
-        self,
-        connection: Connection,
-        metrics: Metrics,
-        may_write: Callable[[], bool] = lambda: True,
-        connections: int = 32,
-    ) -> None:
+    def __init__(self, connection: Connection, metrics: Metrics, may_write: Callable[[], bool] = lambda: True) -> None:
         self._connection = connection
         self._metrics = metrics
         self.may_write = may_write
         self._ended_at = time.monotonic()
-        self._session = aiohttp.ClientSession(timeout=_DEADLINE, connector=aiohttp.TCPConnector(limit=connections))
+        self._session = aiohttp.ClientSession(timeout=_DEADLINE, connector=aiohttp.TCPConnector(limit=32))
 
     def since_answer(self) -> float:
         """Seconds since a request ended, well or not."""
@@ -88,32 +74,6 @@ class Cluster:
 
     async def text(self, url: str, **params: str) -> str:
         return (await self._request("GET", url, params=params)).decode(errors="replace")
-
-    async def watch(self, url: str, **params: str) -> AsyncGenerator[dict[str, Any], None]:
-        """The changes of a collection as they come, until the API server ends the watch."""
-        code, denied = "none", None
-        try:
-            headers = {**self._connection.headers(), "Accept": "application/json"}
-            where = self._connection.server + url
-            tls = self._connection.ssl or True
-            async with self._session.get(where, params=params, headers=headers, ssl=tls, timeout=_WATCH) as response:
-                code = str(response.status)
-                if response.status >= 400:
-                    raise ApiError.of_answer(
-                        response.status, await response.read(), response.headers.get("Retry-After")
-                    )
-                rest = b""
-                async for chunk in response.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        yield _object(line, f"GET {url}")
-        except ApiError as error:
-            denied = error.denied
-            raise
-        except (TimeoutError, OSError, EOFError, ValueError, aiohttp.ClientError) as error:
-            raise ApiError(0, f"GET {url}: {type(error).__name__} {error}") from error
-        finally:
-            self._count("GET", code, denied)
 
     async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """The object of that name, whoever made it; none: there is none.
@@ -191,7 +151,14 @@ class Cluster:
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        return _object(await self._request(method, url, body, content_type, params), f"{method} {url}")
+        raw = await self._request(method, url, body, content_type, params)
+        try:
+            result = json.loads(raw)
+        except (ValueError, RecursionError):
+            result = None
+        if not isinstance(result, dict):
+            raise ApiError(0, f"{method} {url}: expected a JSON object, found {raw[:80]!r}")
+        return result
 
     async def _request(
         self,
@@ -204,7 +171,7 @@ class Cluster:
         if method != "GET" and not self.may_write():
             raise Fenced(f"{method} {url}")
         data = None if body is None else json.dumps(body, allow_nan=False)
-        code, denied = "none", None
+        code = "none"
         try:
             headers = {**self._connection.headers(), "Content-Type": content_type, "Accept": "application/json, */*"}
             async with self._session.request(
@@ -218,31 +185,14 @@ class Cluster:
                 raw = await response.read()
                 code = str(response.status)
                 if response.status >= 400:
-                    refusal = ApiError.of_answer(response.status, raw, response.headers.get("Retry-After"))
-                    denied = refusal.denied
-                    raise refusal
+                    raise ApiError.of_answer(response.status, raw, response.headers.get("Retry-After"))
                 return raw
         except (TimeoutError, OSError, EOFError, ValueError, aiohttp.ClientError) as error:
             # All of a library's tree: a connection cut in the middle of a body is no `ClientConnectionError`.
             raise ApiError(0, f"{method} {url}: {type(error).__name__} {error}") from error
         finally:
             self._ended_at = time.monotonic()
-            self._count(method, code, denied)
-
-    def _count(self, method: str, code: str, denied: tuple[str, str] | None) -> None:
-        self._metrics.api_requests.labels(method, code).inc()
-        if denied:
-            self._metrics.denied.labels(*denied).inc()
-
-
-def _object(raw: bytes, request: str) -> dict[str, Any]:
-    try:
-        result = json.loads(raw)
-    except (ValueError, RecursionError):
-        result = None
-    if not isinstance(result, dict):
-        raise ApiError(0, f"{request}: expected a JSON object, found {raw[:80]!r}")
-    return result
+            self._metrics.api_requests.labels(method, code).inc()
 
 
 def _sent(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,8 +30,7 @@ class Health:
     def __init__(self, metrics: Metrics, queue: WorkQueue[tuple[str, str]], store: Store) -> None:
         self._metrics, self._queue, self._store = metrics, queue, store
         self._last_tick = 0.0
-        self.not_synced: Callable[[], str] = lambda: ""
-        """What has not been listed yet, and why."""
+        self.synced: Callable[[], bool] = lambda: True
         self.refused_by: Callable[[], str] = lambda: ""
         """Another installation that runs our jobs."""
         self.since_answer: Callable[[], float] = lambda: float("inf")
@@ -75,8 +74,7 @@ class Health:
 
     async def _readyz(self, _: web.Request) -> web.Response:
         other = self.refused_by()
-        waits = self.not_synced()
-        trouble = f"the installation {other} runs our jobs" if other else f"not synced: {waits}" if waits else ""
+        trouble = f"the installation {other} runs our jobs" if other else "" if self.synced() else "not synced"
         return web.Response(text=trouble or "ok", status=503 if trouble else 200)
 
     async def _metrics_page(self, _: web.Request) -> web.Response:

@@ -12,10 +12,14 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from bagpipe_operator import __version__, logs
+import kopf
+from kopf._core.engines.peering import Identity
+
+from bagpipe_operator import __version__, logs, names
 from bagpipe_operator.cluster import Cluster
 from bagpipe_operator.connection import connect
 from bagpipe_operator.follow import ProgressReader, WarningReader
+from bagpipe_operator.handlers import kopf_settings, registry
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
 from bagpipe_operator.metrics import Metrics
@@ -23,14 +27,13 @@ from bagpipe_operator.settings import Settings
 from bagpipe_operator.shell import Shell
 from bagpipe_operator.store import JobKey, Store
 from bagpipe_operator.unclaimed import Unclaimed
-from bagpipe_operator.watches import Intake, Watches
 from bagpipe_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 
 
 async def run(settings: Settings) -> int:
-    """Until told to stop (0), or until the lease is lost (1)."""
+    """Until told to stop (0), or until the lease or a watch is lost (1)."""
     metrics, store, queue = Metrics(), Store(), WorkQueue[JobKey]()
     health = Health(metrics, queue, store)
     leads = metrics.leader.labels(f"{settings.lease_namespace}/{settings.lease_name}")
@@ -40,7 +43,6 @@ async def run(settings: Settings) -> int:
     elector = Cluster(connection, metrics)
     election = Election(elector, identity, settings)
     cluster = Cluster(connection, metrics, election.may_write)
-    watcher = Cluster(connection, metrics, connections=0)  # A watch keeps its connection; writes must find one too.
     health.since_answer = cluster.since_answer
     health.refused_by = lambda: election.refused_by
     stop = _stop_on_signals()
@@ -50,41 +52,56 @@ async def run(settings: Settings) -> int:
             return 0
         log.info("leading", extra={"identity": identity, "version": __version__})
         leads.set(1)
-        background = _parts(cluster, watcher, store, queue, settings, metrics, health)
-        ended = await _first({"stop": stop.wait(), "lease": election.keep()}, background)
-        log.info("ending", extra={"because": ended})
-        return 0 if stop.is_set() else 1
+        shell = Shell(cluster, store, queue, settings, metrics)
+        progress = ProgressReader(cluster, store, queue, shell.memories)
+        warnings = WarningReader(cluster, store, queue, shell.memories)
+        background = [shell.work() for _ in range(settings.workers)]
+        background += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
+        background += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
+        unclaimed = Unclaimed(cluster, settings.operator_class)
+        background += [unclaimed.follow()]
+        watched = registry(store, queue, settings, unclaimed)
+        return await _lead(settings, background, watched, health, election, stop)
     finally:
         await election.release()
         await cluster.close()
-        await watcher.close()
         await elector.close()
         await server.cleanup()
 
 
-def _parts(
-    cluster: Cluster,
-    watcher: Cluster,
-    store: Store,
-    queue: WorkQueue[JobKey],
+async def _lead(
     settings: Settings,
-    metrics: Metrics,
+    background: list[Coroutine[Any, Any, Any]],
+    watched: kopf.OperatorRegistry,
     health: Health,
-) -> list[Coroutine[Any, Any, Any]]:
-    """All that a leader does at once, none of which ends by itself."""
-    unclaimed = Unclaimed(cluster, settings.operator_class)
-    watches = Watches(watcher, Intake(store, queue, settings.operator_class, unclaimed), settings)
-    health.not_synced = watches.not_synced
-    shell = Shell(cluster, store, queue, settings, metrics, blind=watches.blind)
-    progress = ProgressReader(cluster, store, queue, shell.memories)
-    warnings = WarningReader(cluster, store, queue, shell.memories)
-    parts = [shell.work() for _ in range(settings.workers)]
-    parts += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
-    parts += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
-    return [*parts, unclaimed.follow(), watches.follow(), health.tick()]
+    election: Election,
+    stop: asyncio.Event,
+) -> int:
+    ready = asyncio.Event()
+    health.synced = ready.is_set
+    kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
+    watching = kopf.operator(
+        registry=watched,
+        settings=kopf_settings(settings),
+        standalone=True,
+        identity=kopf_identity,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        stop_flag=stop,
+        ready_flag=ready,
+    )
+    ended = await _first(
+        {"stop": stop.wait(), "lease": election.keep(), "watches": watching},
+        background=[health.tick(), *background],
+        grace="watches",
+    )
+    log.info("ending", extra={"because": ended})
+    return 0 if stop.is_set() else 1
 
 
-async def _first(watched: dict[str, Coroutine[Any, Any, Any]], background: list[Coroutine[Any, Any, Any]]) -> str:
+async def _first(
+    watched: dict[str, Coroutine[Any, Any, Any]], background: list[Coroutine[Any, Any, Any]], grace: str = ""
+) -> str:
     """Run all until one of `watched` ends or any fails; returns which, and ends the others.
 
     An error in the background is ours: it ends the process, as a restart is the only cure known.
@@ -94,7 +111,8 @@ async def _first(watched: dict[str, Coroutine[Any, Any, Any]], background: list[
     done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     ended = tasks[next(iter(done))]
     for task in pending:
-        task.cancel()
+        if not (ended == "stop" and tasks[task] == grace):
+            task.cancel()
     await asyncio.wait(tasks, timeout=10)
     for task in done:
         task.result()

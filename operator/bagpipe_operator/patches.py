@@ -35,17 +35,7 @@ def status(raw: Raw, new: Status) -> dict[str, Any] | None:
 
 
 def internal_error(raw: Raw, words: str, now: dt.datetime) -> dict[str, Any] | None:
-    """Says in the status that the operator failed on this job; none: it says so already, or the job has ended."""
-    return _with(raw, conditions.unknown(Condition.FAILED, Reason.INTERNAL_ERROR, words, now))
-
-
-def blind(raw: Raw, words: str, now: dt.datetime) -> dict[str, Any] | None:
-    """Says in the status that this job is not looked after; none: it says so already, or the job has ended."""
-    return _with(raw, conditions.false(Condition.RECONCILED, Reason.FORBIDDEN, words, now))
-
-
-def _with(raw: Raw, made: conditions.Condition) -> dict[str, Any] | None:
-    """The status with this condition in place of the one of its type.
+    """Says in the status that the operator itself failed on this job; none: it says so already, or the job has ended.
 
     Works on the object as it was read, since its status may be what the operator cannot read.
     """
@@ -53,13 +43,11 @@ def _with(raw: Raw, made: conditions.Condition) -> dict[str, Any] | None:
     ended = (Condition.FAILED, Condition.COMPLETE)
     if any(c.get("type") in ended and c.get("status") == "True" for c in listed):
         return None
-    new = made.to_dict()
+    new = conditions.unknown(Condition.FAILED, Reason.INTERNAL_ERROR, words, now).to_dict()
     new["observedGeneration"] = raw["metadata"].get("generation", 0)
-    old = next((c for c in listed if c.get("type") == made.type), None)
+    old = next((c for c in listed if c.get("type") == Condition.FAILED), None)
     if old is not None and (old.get("reason"), old.get("message")) == (new["reason"], new["message"]):
         return None
-    if old is not None and old.get("status") == new["status"]:
-        new["lastTransitionTime"] = old.get("lastTransitionTime") or new["lastTransitionTime"]
-    kept = [dict(c) for c in listed if c.get("type") != made.type]
+    kept = [dict(c) for c in listed if c.get("type") != Condition.FAILED]
     meta = {"resourceVersion": raw["metadata"].get("resourceVersion", "")}
     return {"metadata": meta, "status": {"conditions": [*kept, new]}}

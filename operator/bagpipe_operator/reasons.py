@@ -72,10 +72,7 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "a pod may not be made: a quota, a limit range, a missing service account or priority class",
         "the message names it: the job goes on by itself",
     ),
-    Reason.FORBIDDEN: (
-        "the operator may not make, or not watch, what the job needs",
-        "give the operator's role the verb that the message names: `helm upgrade` puts the chart's roles back",
-    ),
+    Reason.FORBIDDEN: ("the operator may not make what the job needs", "give the operator's role that verb"),
     Reason.NAMESPACE_TERMINATING: (
         "the namespace is being deleted, and takes no new object",
         "nothing: the job goes with it; `kubectl get namespace NAME -o yaml` says what still holds it",

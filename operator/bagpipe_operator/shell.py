@@ -46,11 +46,9 @@ class Shell:
         settings: Settings,
         metrics: Metrics,
         clock: Callable[[], dt.datetime] = times.now,
-        blind: Callable[[], str] = lambda: "",
     ) -> None:
-        """`blind`: why no job may be judged now; empty: all that is to be seen is seen."""
         self._cluster, self._store, self._queue = cluster, store, queue
-        self._settings, self._metrics, self._clock, self._blind = settings, metrics, clock, blind
+        self._settings, self._metrics, self._clock = settings, metrics, clock
         self._writer = Writer(cluster, store, clock)
         self.memories = Memories(store)
         self.logs = LogKeeper(cluster, self._writer, queue, self.memories)
@@ -116,9 +114,6 @@ class Shell:
         if raw is None or is_deleting(raw):
             self.memories.forget(key)
             self._queue.forget(key)
-            return
-        if blind := self._blind():  # What we know may be out of date: nothing is judged, ended or begun by it.
-            await self._writer.told_blind(raw, blind)
             return
         job = Job.of(raw)
         now = self._clock()

@@ -6,7 +6,7 @@ the deletion from bringing the dead back.
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from bagpipe_operator import names
@@ -47,50 +47,19 @@ class Store:
 
     def remove(self, raw: Raw) -> JobKey | None:
         """It is gone from the API server."""
-        key = _key(raw)
-        self._bury(key, _version(raw))
-        known = self._objects.get(key)
-        if known is not None and _version(known) <= _version(raw):
-            self._drop(key)
-        return _job_key(raw)
-
-    def retain(
-        self, kind: str, namespace: str | None, there: Collection[tuple[str, str]], version: str | None
-    ) -> list[JobKey]:
-        """Forget what a list of `kind` does not have; returns the jobs that it concerned.
-
-        Args:
-            kind: of the objects that were listed.
-            namespace: where they were listed; none: in all.
-            there: namespaces and names in the list.
-            version: resource version of the list: what is newer may have been made after it. None: the API server does
-                not know the kind, so it has no object of it.
-        """
-        concerned = []
-        for key, raw in list(self._objects.items()):
-            if key[0] != kind or namespace not in (None, key[1]) or key[1:] in there:
-                continue
-            if version is not None and _version(raw) > int(version):
-                continue
-            if version is not None:
-                self._bury(key, int(version))
-            self._drop(key)
-            if (job := _job_key(raw)) is not None:
-                concerned.append(job)
-        return concerned
-
-    def _bury(self, key: _Key, version: int) -> None:
-        self._dead[key] = max(version, self._dead.get(key, 0))
+        key, job = _key(raw), _job_key(raw)
+        self._dead[key] = max(_version(raw), self._dead.get(key, 0))
         self._dead.move_to_end(key)
         while len(self._dead) > _TOMBSTONES:
             self._dead.popitem(last=False)
-
-    def _drop(self, key: _Key) -> None:
-        job = _job_key(self._objects.pop(key))
-        if job is not None and key in self._by_job.get(job, ()):
-            self._by_job[job].discard(key)
-            if not self._by_job[job]:
-                del self._by_job[job]
+        known = self._objects.get(key)
+        if known is not None and _version(known) <= _version(raw):
+            del self._objects[key]
+            if job is not None and key in self._by_job.get(job, ()):
+                self._by_job[job].discard(key)
+                if not self._by_job[job]:
+                    del self._by_job[job]
+        return job
 
     def restore(self, raw: Raw) -> None:
         """Keep what was read a moment ago, whatever a watch has said.

@@ -9,7 +9,7 @@ after an hour, and `kubectl describe` must still explain the job the next mornin
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bagpipe_operator import event_body, names, times
@@ -60,11 +60,6 @@ class Unclaimed:
     def lost(self, raw: Raw) -> None:
         """It is gone from the API server."""
         self._jobs.pop(_key(raw), None)
-
-    def retain(self, namespace: str | None, there: Collection[JobKey]) -> None:
-        """Forget the jobs of a namespace (none: of all) that a list does not have."""
-        for key in [k for k in self._jobs if namespace in (None, k[0]) and k not in there]:
-            del self._jobs[key]
 
     async def follow(self) -> None:
         """For ever."""

@@ -273,19 +273,12 @@ class Writer:
 
     async def internal_error(self, raw: Raw, words: str) -> None:
         """Tell a job that the operator failed on it."""
-        await self._tell(raw, patches.internal_error(raw, words, self._clock()), Reason.INTERNAL_ERROR, words)
-
-    async def told_blind(self, raw: Raw, why: str) -> None:
-        """Tell a job that it is not looked after while the operator may not see what becomes of it."""
-        words = f"this job is not looked after: {why}"
-        await self._tell(raw, patches.blind(raw, words, self._clock()), Reason.FORBIDDEN, words)
-
-    async def _tell(self, raw: Raw, patch: Raw | None, reason: Reason, words: str) -> None:
+        namespace, name = raw["metadata"]["namespace"], raw["metadata"]["name"]
+        patch = patches.internal_error(raw, words, dt.datetime.now(dt.UTC))
         if patch is None:
             return
-        meta = raw["metadata"]
-        self._store.put(await self._cluster.patch_status(names.KIND, meta["namespace"], meta["name"], patch))
-        await self._post(raw, Event(type="Warning", reason=reason, message=words))
+        self._store.put(await self._cluster.patch_status(names.KIND, namespace, name, patch))
+        await self._post(raw, Event(type="Warning", reason=Reason.INTERNAL_ERROR, message=words))
 
     async def events(self, raw: Raw, events: tuple[Event, ...]) -> None:
         for event in events:

@@ -4,8 +4,7 @@ import asyncio
 
 import api_conformance
 import pytest
-from fake_api import FakeApi
-from fake_cluster import FakeCluster
+from fake_api import FakeApi, FakeCluster
 
 
 @pytest.mark.parametrize("claim", api_conformance.CLAIMS, ids=lambda c: c.__name__)

@@ -5,20 +5,18 @@ import copy
 import datetime as dt
 
 import pytest
-from fake_api import FakeApi
-from fake_cluster import FakeCluster
+from fake_api import FakeApi, FakeCluster
 from hypothesis import given
 from hypothesis import strategies as st
 from rig import Rig, job
 
-from bagpipe_operator import leader, names
+from bagpipe_operator import handlers, leader, names
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.store import Store
 from bagpipe_operator.unclaimed import PATIENCE, Unclaimed
-from bagpipe_operator.watches import Intake
 from bagpipe_operator.workqueue import WorkQueue
 
 
@@ -50,22 +48,29 @@ class Seen(Unclaimed):
         self.shown.append("lost")
 
 
-def test_jobs_of_others_are_not_kept():
+def test_jobs_of_others_are_not_kept(monkeypatch):
     """A job of another class is in no queue, no metric and no list of logs to read; only that it is there is known."""
+    found = {}
+
+    def capture(kind):
+        return lambda *args, **kwargs: lambda fn: found.setdefault((kind, kwargs["id"]), fn)
+
+    monkeypatch.setattr(handlers.kopf, "index", capture("index"))
+    monkeypatch.setattr(handlers.kopf.on, "event", capture("event"))
     meta = {"name": "j", "namespace": "ns", "resourceVersion": "1"}
     body = {"metadata": meta, "spec": {"runPolicy": {"operatorClass": "gpu"}}}
 
     async def go():
         for operator_class, kept in (("", False), ("gpu", True)):
+            found.clear()
             store, queue, unclaimed = Store(), WorkQueue(), Seen()
-            intake = Intake(store, queue, operator_class, unclaimed)
-            intake.listed(names.KIND, None, [body], "1")
-            assert unclaimed.shown == ([] if kept else ["see"]) and queue.depth == 0
-            intake.open()
-            intake.put(names.KIND, body)
+            handlers.registry(store, queue, Settings.of({"operatorClass": operator_class}), unclaimed)
+            await found["index", "keep-bagpipejob"](body=body)
+            assert unclaimed.shown == ([] if kept else ["see"])
+            await found["event", "react-bagpipejob"](event={"type": "ADDED"}, body=body)
             assert (store.job(("ns", "j")) is not None, queue.depth) == (kept, int(kept))
-            intake.gone(names.KIND, body)
-            assert unclaimed.shown == ([] if kept else ["see", "see", "lost"]) and store.job(("ns", "j")) is None
+            await found["event", "react-bagpipejob"](event={"type": "DELETED"}, body=body)
+            assert unclaimed.shown == ([] if kept else ["see", "see", "lost"])
 
     asyncio.run(go())
 

@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from bagpipe_operator import names
-from bagpipe_operator.cluster import RESOURCES
+from bagpipe_operator.api_error import ApiError
+from bagpipe_operator.cluster import RESOURCES, Cluster
+from bagpipe_operator.connection import Connection
+from bagpipe_operator.metrics import Metrics
 
 Raw = dict[str, Any]
 Key = tuple[str, str, str]
@@ -47,8 +50,6 @@ class FakeApi:
         self.namespaces = {"ns", "other"}
         self.refuse: Callable[[str, Raw], tuple[int, str, str] | None] = lambda method, obj: None
         """Admission: code, reason and message for an object that is not let in."""
-        self.deny: Callable[[str, str], bool] = lambda verb, resource: False
-        """Authorization: whether no role allows this verb on this resource (`pods/log`)."""
         self.now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
         self._numbers = itertools.count(1)
         self.version = 1
@@ -73,7 +74,6 @@ class FakeApi:
         if match is None or kind is None:
             raise Refusal(404, "NotFound", "the server could not find the requested resource")
         namespace, name, sub = match[2] or "", match[4], match[5]
-        self._authorize(method, match[3] + (f"/{sub}" if sub else ""), name, params)
         if method == "GET" and sub == "log":
             return self._log(namespace, name)
         if method == "GET":
@@ -90,13 +90,6 @@ class FakeApi:
         patched = _json_patched(old, body) if content_type == "application/json-patch+json" else merged(old, body)
         return self._write((kind, namespace, name), patched, sub)
 
-    def _authorize(self, method: str, resource: str, name: str | None, params: Mapping[str, str]) -> None:
-        read = "get" if name else "watch" if params.get("watch") else "list"
-        verb = {"GET": read, "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}[method]
-        if self.deny(verb, resource):
-            words = f'{resource} is forbidden: User "operator" cannot {verb} resource "{resource}" in API group ""'
-            raise Refusal(403, "Forbidden", words)
-
     def _log(self, namespace: str, name: str) -> str:
         self._get(("Pod", namespace, name))
         return self.logs.get((namespace, name), "")
@@ -111,25 +104,7 @@ class FakeApi:
         if selector := params.get("fieldSelector"):
             field, _, value = selector.partition("=")
             found = [o for o in found if _field(o, field) == value]
-        if selector := params.get("labelSelector"):
-            found = [o for o in found if selected(o, selector)]
         return {"metadata": {"resourceVersion": str(self.version)}, "items": copy.deepcopy(found)}
-
-    def watched(self, url: str, params: Mapping[str, str]) -> list[Raw]:
-        """What a watch of this collection is sent; see `since`."""
-        match = _PATH.fullmatch(url)
-        assert match is not None
-        kind = _KINDS[f"{match[1]}/{match[3]}"]
-        return [
-            {"type": event, "object": raw}
-            for event, raw in self.since(int(params["resourceVersion"]))
-            if event == "ERROR"
-            or (
-                raw["kind"] == kind
-                and match[2] in (None, raw["metadata"]["namespace"])
-                and selected(raw, params.get("labelSelector", ""))
-            )
-        ]
 
     def since(self, version: int) -> list[tuple[str, Raw]]:
         """Events after a resource version, as a watch sends them: one ERROR with code 410 if they are gone."""
@@ -291,13 +266,6 @@ class FakeApi:
             raise Refusal(422, "Invalid", f"{raw.get('kind')} {raw['metadata'].get('name')!r} is invalid: {fault}")
 
 
-def selected(raw: Raw, selector: str) -> bool:
-    """Whether an object has all the labels of a selector (`a=b,c=d`)."""
-    labels = raw["metadata"].get("labels") or {}
-    wanted = (part.partition("=") for part in selector.split(",") if part)
-    return all(labels.get(label) == value for label, _, value in wanted)
-
-
 def _field(raw: Any, path: str) -> Any:
     for part in path.split("."):
         raw = raw.get(part, {})
@@ -379,3 +347,37 @@ def _json_patched(base: Raw, patch: list[Raw]) -> Raw:
             target = target[parent]
         target[last] = operation["value"]
     return result
+
+
+class FakeCluster(Cluster):
+    """The operator's own client, with the fake in place of the network."""
+
+    def __init__(self, api: FakeApi, metrics: Metrics | None = None) -> None:
+        self.api = api
+        self.before_write: Callable[[str, str], None] = lambda method, url: None
+        """Called before each write; an exception of it is what the caller sees, and nothing is written."""
+        self.after_write: Callable[[str, str], None] = lambda method, url: None
+        self._connection, self._metrics = Connection("fake", None, None), metrics or Metrics()
+        self.may_write = lambda: True
+        self._ended_at = 0.0
+
+    async def close(self) -> None:
+        """There is no session."""
+
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        body: Any = None,
+        content_type: str = "application/json",
+        params: Mapping[str, str] | None = None,
+    ) -> bytes:
+        if method != "GET":
+            self.before_write(method, url)
+        sent = None if body is None else json.loads(json.dumps(body, allow_nan=False))
+        code, raw = self.api.request(method, url, sent, content_type, params or {})
+        if method != "GET":
+            self.after_write(method, url)
+        if code >= 400:
+            raise ApiError.of_answer(code, raw)
+        return raw

@@ -5,8 +5,7 @@ import copy
 import datetime as dt
 from typing import Any
 
-from fake_api import FakeApi
-from fake_cluster import FakeCluster
+from fake_api import FakeApi, FakeCluster
 
 from bagpipe_operator import names
 from bagpipe_operator.follow import ProgressReader, WarningReader

@@ -50,6 +50,8 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             kind = self.headers.get("Content-Type", "")
             code, raw = api.request(self.command, url.path, json.loads(sent) if sent else None, kind, params)
+            if code == 200 and (selector := params.get("labelSelector")):
+                raw = _selected(raw, selector)
             self.send_response(201 if (code, self.command) == (200, "POST") else code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(raw)))
@@ -62,3 +64,11 @@ def _handler(api: FakeApi) -> type[BaseHTTPRequestHandler]:
             """Nothing: a test's output is its own."""
 
     return Handler
+
+
+def _selected(raw: bytes, selector: str) -> bytes:
+    """The objects of a list that have all these labels."""
+    answer, wanted = json.loads(raw), [part.split("=") for part in selector.split(",")]
+    labels = [(one, one["metadata"].get("labels") or {}) for one in answer["items"]]
+    answer["items"] = [one for one, has in labels if all(has.get(name) == value for name, value in wanted)]
+    return json.dumps(answer).encode()

@@ -1,0 +1,106 @@
+"""What kopf calls: every event becomes an entry of the store and a key in the queue. Nothing is decided here.
+
+`on.event` and indexes only: these write nothing to any object (no finalizer, no annotation), so a job
+can be deleted with the operator gone. Indexes are filled before the first event is handled, which
+makes them the barrier after which the store is complete.
+"""
+
+from typing import Any
+
+import kopf
+
+from bagpipe_operator import gangs, names
+from bagpipe_operator.api import RunPolicy
+from bagpipe_operator.settings import Settings
+from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.unclaimed import Unclaimed
+from bagpipe_operator.workqueue import WorkQueue
+
+_CHILDREN = {
+    ("", "v1", "pods"): "Pod",
+    ("", "v1", "services"): "Service",
+    ("", "v1", "configmaps"): "ConfigMap",
+    ("", "v1", "persistentvolumeclaims"): "PersistentVolumeClaim",
+    ("apps", "v1", "statefulsets"): "StatefulSet",
+    ("batch", "v1", "jobs"): "Job",
+    ("networking.k8s.io", "v1", "networkpolicies"): "NetworkPolicy",
+    ("policy", "v1", "poddisruptionbudgets"): "PodDisruptionBudget",
+}
+_KUEUE = {
+    ("kueue.x-k8s.io", "v1beta1", "workloads"): "Workload",
+    ("kueue.x-k8s.io", "v1beta1", "resourceflavors"): "ResourceFlavor",
+    ("kueue.x-k8s.io", "v1beta1", "workloadpriorityclasses"): "WorkloadPriorityClass",
+}
+_GANGS = {
+    name: {(gang.api_version.split("/")[0], gang.api_version.split("/")[1], "podgroups"): gang.kind}
+    for name, gang in gangs.KNOWN.items()
+}
+_SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
+
+
+def registry(store: Store, queue: WorkQueue[JobKey], settings: Settings, unclaimed: Unclaimed) -> kopf.OperatorRegistry:
+    """Handlers bound to this store and queue, and to the list of others' jobs that nobody runs."""
+    result = kopf.OperatorRegistry()
+    kinds = {(names.GROUP, names.VERSION, names.PLURAL): names.KIND, **_CHILDREN, **(_KUEUE if settings.kueue else {})}
+    for name in settings.gang_schedulers:
+        kinds |= _GANGS[name]
+    for resource, kind in kinds.items():
+        _watch(result, resource, kind, store, queue, settings.operator_class, unclaimed)
+    for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
+        kopf.on.login(id=login.__name__, registry=result, retries=3)(login)
+    return result
+
+
+def _watch(
+    registry: kopf.OperatorRegistry,
+    resource: tuple[str, str, str],
+    kind: str,
+    store: Store,
+    queue: WorkQueue[JobKey],
+    operator_class: str,
+    unclaimed: Unclaimed,
+) -> None:
+    def ours(raw: dict[str, Any]) -> bool:
+        """A job of another operator is not kept: it is neither reconciled nor counted nor followed."""
+        return kind != names.KIND or RunPolicy.for_whom(raw.get("spec")).is_of(operator_class)
+
+    async def keep(body: kopf.Body, **_: Any) -> None:
+        """Fills the store; kopf's own index stays empty. No key is queued: other kinds may not be listed yet."""
+        raw = _raw(body, kind)
+        if ours(raw):
+            store.put(raw)
+        else:
+            unclaimed.see(raw)
+
+    async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
+        raw = _raw(body, kind)
+        if not ours(raw):
+            (unclaimed.lost if event["type"] == "DELETED" else unclaimed.see)(raw)
+            return
+        key = store.remove(raw) if event["type"] == "DELETED" else store.put(raw)
+        if key is not None:
+            queue.add(key)
+
+    kopf.index(*resource, id=f"keep-{kind.lower()}", registry=registry)(keep)
+    kopf.on.event(*resource, id=f"react-{kind.lower()}", registry=registry)(react)
+
+
+def _raw(body: kopf.Body, kind: str) -> dict[str, Any]:
+    """Items of a list lack their kind."""
+    return {**dict(body), "kind": kind}
+
+
+def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
+    """kopf as a watcher: no posting, no scanning of namespaces and CRDs, short batches."""
+    result = kopf.OperatorSettings()
+    result.posting.enabled = False
+    result.scanning.disabled = True
+    result.batching.batch_window = 0.02
+    result.networking.request_timeout = 20
+    result.watching.server_timeout = 300
+    result.watching.client_timeout = 330
+    result.watching.reconnect_backoff = 1
+    watched = [*_CHILDREN, *(resource for name in settings.gang_schedulers for resource in _GANGS[name])]
+    for group, _, plural in watched:
+        result.watching.label_selectors[group, plural] = _SELECTOR
+    return result
