@@ -12,6 +12,7 @@ Every way in which a request can end badly becomes an `ApiError`; what to do abo
 """
 
 import json
+import re
 from enum import StrEnum
 
 
@@ -30,6 +31,8 @@ class Outcome(StrEnum):
 _REFUSED_CODES = frozenset({400, 405, 406, 413, 414, 415, 422})
 _DENIED = "denied the request"
 """How the API server reports an admission webhook or policy that said no to this object."""
+_NO_ROLE = re.compile(r'cannot (\w+) resource "([\w./-]+)"')
+"""How the API server's authorizer says that no role of ours allows a request."""
 
 
 class ApiError(Exception):
@@ -46,6 +49,12 @@ class ApiError(Exception):
         super().__init__(f"{code}: {message}" if code else message)
         self.code, self.message, self.reason, self.retry_after = code, message, reason, retry_after
         self.outcome = _outcome(code, message, reason)
+
+    @property
+    def denied(self) -> tuple[str, str] | None:
+        """Verb and resource that no role of ours allows; none: a refusal of another kind (a quota, a policy)."""
+        found = _NO_ROLE.search(self.message) if self.code == 403 else None
+        return (found[1], found[2]) if found else None
 
     @classmethod
     def of_answer(cls, code: int, body: bytes, retry_after: str | None = None) -> "ApiError":

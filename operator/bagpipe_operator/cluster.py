@@ -185,7 +185,10 @@ class Cluster:
                 raw = await response.read()
                 code = str(response.status)
                 if response.status >= 400:
-                    raise ApiError.of_answer(response.status, raw, response.headers.get("Retry-After"))
+                    refusal = ApiError.of_answer(response.status, raw, response.headers.get("Retry-After"))
+                    if refusal.denied:
+                        self._metrics.denied.labels(*refusal.denied).inc()
+                    raise refusal
                 return raw
         except (TimeoutError, OSError, EOFError, ValueError, aiohttp.ClientError) as error:
             # All of a library's tree: a connection cut in the middle of a body is no `ClientConnectionError`.

@@ -56,6 +56,12 @@ class Metrics:
         self.api_requests = Counter(
             "bagpipe_operator_api_requests_total", "Requests to the API server.", ["method", "code"], registry=to
         )
+        self.denied = Counter(
+            "bagpipe_operator_denied_requests_total",
+            "Requests that no role of the operator allows, by the verb and the resource that a role must have.",
+            ["verb", "resource"],
+            registry=to,
+        )
         self.loop_lag = Gauge(
             "bagpipe_operator_loop_lag_seconds", "How late the event loop's last tick was.", registry=to
         )

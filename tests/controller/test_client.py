@@ -116,3 +116,36 @@ def test_numbers_that_are_no_json_are_never_sent():
             await cluster.close()
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize(
+    ("message", "counted"),
+    [
+        ('pods is forbidden: User "x" cannot create resource "pods" in API group "" in the namespace "a"', 1.0),
+        ('pods "j" is forbidden: exceeded quota: small, requested: pods=1', None),
+        ('admission webhook "w" denied the request: no', None),
+    ],
+)
+def test_what_no_role_allows_is_counted_by_verb_and_resource(message: str, counted: float | None):
+    """`BagpipeOperatorDenied` looks at it; quotas and policies answer 403 too, and are a job's own matter."""
+    metrics = Metrics()
+
+    async def go() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(status(403, "Forbidden", message.replace('"', r"\"")))
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        cluster = Cluster(Connection(f"http://{host}:{port}", None, None), metrics)
+        try:
+            with pytest.raises(ApiError):
+                await cluster.get("/x")
+        finally:
+            await cluster.close()
+            server.close()
+
+    asyncio.run(go())
+    labels = {"verb": "create", "resource": "pods"}
+    assert metrics.registry.get_sample_value("bagpipe_operator_denied_requests_total", labels) == counted
