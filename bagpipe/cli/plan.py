@@ -75,8 +75,10 @@ def plan(
     from bagpipe.config.load import load_local_job
     from bagpipe.data.dataset import open_dataset
     from bagpipe.errors import ConfigError
+    from bagpipe.local.model_source import check_model_source
 
     spec = load_local_job(job, overrides or ()).spec
+    check_model_source(spec.model, elsewhere=True)
     world = trainers or spec.trainers.replicas
     if world > spec.batch_size:
         raise ConfigError(f"--trainers {world}: more than the {spec.batch_size} examples of a batch (spec.batchSize)")

@@ -14,6 +14,9 @@ from bagpipe.config.yaml_lines import Document, Path_, dotted
 from bagpipe.errors import ConfigError
 
 REFERENCE = "docs/settings.md"
+MOST_SHOWN = 60
+"""Characters of a value that a message shows."""
+_ALSO_CALLED = {"gpu": "cuda"}
 
 
 class Explainer:
@@ -55,7 +58,8 @@ class Explainer:
         found = _value_at(self._document.value, path)
         where = f"{self._where(path)}: {dotted(path)}"
         if not message.startswith("Invalid enum value"):
-            return f"{where}: expected {_expected(message)}, found {_show(found)}; {_remedy(path)}"
+            remedy = _as_mapping(found, path) or _remedy(path)
+            return f"{where}: expected {_expected(message)}, found {_show(found)}; {remedy}"
         kinds = _field_type(path)
         choices = _choices(kinds)
         number = "an integer or " if any(isinstance(k, inspection.IntType) for k in kinds) else ""
@@ -63,7 +67,9 @@ class Explainer:
         return f"{where}: expected {number}{' | '.join(choices)}, found {_show(found)}; {remedy}"
 
     def _explain_unknown(self, path: Path_) -> str:
-        hint = _nearest(str(path[-1]), _keys_at(path[:-1]))
+        word, known = str(path[-1]), _keys_at(path[:-1])
+        place = None if _close(word, known) else _place_of(word)
+        hint = f"did you mean {place}?" if place else _nearest(word, known)
         return f"{self._where(path)}: {dotted(path)}: unknown setting; {hint}"
 
 
@@ -122,6 +128,20 @@ def _remedy(path: Path_) -> str:
     return f"correct it (see {REFERENCE})"
 
 
+def _as_mapping(found: Any, path: Path_) -> str | None:
+    """For a bare name in place of a mapping that has a name: how it is written."""
+    names_it = isinstance(found, str) and "name" in _keys_at(path)
+    return f"write {{name: {found}}}" if names_it and len(found) <= MOST_SHOWN else None
+
+
+def _place_of(word: str) -> str | None:
+    """Where a setting of exactly this name belongs, if it is directly in `spec` or in one section of it."""
+    sections: list[Path_] = [("spec",), *(("spec", key) for key in _keys_at(("spec",)))]
+    found = [(*section, word) for section in sections if word in _keys_at(section)]
+    direct = [path for path in found if len(path) == len(sections[0]) + 1]
+    return dotted((direct or found)[0]) if direct or len(found) == 1 else None
+
+
 def _nearest(word: str, known: Sequence[str]) -> str:
     close = _close(word, known)
     if close:
@@ -130,14 +150,16 @@ def _nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _close(word: str, known: Sequence[str]) -> str | None:
+    if (other := _ALSO_CALLED.get(word.lower())) in known:
+        return other
     lowered = {k.lower(): k for k in known}
     close = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return lowered[close[0]] if close else None
 
 
 def _show(found: Any) -> str:
-    text = repr(found)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    text = "nothing" if found is None else repr(found)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 3]}..."
 
 
 def _value_at(value: Any, path: Path_) -> Any:

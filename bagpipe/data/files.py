@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 import stat
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -62,13 +63,17 @@ def find_files(path: str | Sequence[str]) -> tuple[InputFile, ...]:
     """All files that `path` names, in reading order.
 
     Raises:
-        ConfigError: no path is given.
+        ConfigError: no path is given, or a file is named twice.
         DataError: a path does not exist, or a folder or glob has no files.
     """
     paths = (path,) if isinstance(path, str) else tuple(path)
     if not paths or not all(paths):
         raise ConfigError("data.path is empty; name a file, list, folder, glob or URL, or set data.format: synthetic")
-    return tuple(file for one in paths for file in _find(one))
+    files = tuple(file for one in paths for file in _find(one))
+    names = Counter(file.name for file in files)
+    if twice := next((name for name, count in names.items() if count > 1), None):
+        raise ConfigError(f"data.path: {twice} is named twice, so that its rows would count twice; name it once")
+    return files
 
 
 def read_head(file: InputFile, size: int = 65536) -> bytes:

@@ -87,6 +87,10 @@ def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
     Raises:
         ConfigError: it is none of the kinds above.
     """
+    if _is(frame, "pandas", "Series") or _is(frame, "polars", "Series"):
+        raise ConfigError(
+            f"{what}: a Series is one column, or one row; give a frame, such as frame.iloc[[0]] for a row"
+        )
     if _is(frame, "pandas", "DataFrame"):
         yield from _of_pandas(frame, what)
     elif _is(frame, "polars", "DataFrame"):

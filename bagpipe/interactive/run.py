@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -150,12 +151,15 @@ class Run:
 
         Raises:
             ConfigError: there is no test part.
+            Stopped: it was interrupted.
             DataError: the data is not of the form that the model was trained on.
         """
         with self._in_reach(test, "test") as path:
             data = {} if path is None else {"data": {"path": path, "format": "auto"}}
             overrides = overrides_of({**data, **spec_of(settings)})
-            return evaluate_checkpoint(self._chosen(best=best), overrides)
+            return evaluate_checkpoint(
+                self._chosen(best=best), overrides, lambda line: warnings.warn(line, stacklevel=4)
+            )
 
     def predict(self, rows: Any, *, keep: str | Sequence[str] = (), best: bool = False) -> Any:
         """Score raw rows by the newest checkpoint, in this process, with the transform that it keeps.

@@ -15,7 +15,7 @@ from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
 from bagpipe.config.parts import all_of
-from bagpipe.errors import ConfigError, UserCodeError, error_of
+from bagpipe.errors import ConfigError, ExitCode, Stopped, UserCodeError, error_of
 from bagpipe.local.beginning import check_header
 from bagpipe.local.model_source import check_model_source
 from bagpipe.local.progress import PlainView
@@ -37,6 +37,7 @@ def evaluate_checkpoint(
         ConfigError: the job, as overridden, has no test part.
         DataError: the data cannot be read, or lacks a column that the model was trained on.
         UserCodeError: the model gave no outputs, or its file is no Python.
+        Stopped: this process was asked to stop (Ctrl-C, SIGTERM).
         BagpipeError: a role failed; of the class that its exit code stands for.
     """
     job = _job_of(checkpoint, overrides)
@@ -52,6 +53,8 @@ def evaluate_checkpoint(
         report = directory.report()
     if outcome.error:
         raise error_of(outcome.code)(outcome.error)
+    if outcome.code == ExitCode.STOPPED:
+        raise Stopped(f"{checkpoint}: the evaluation was asked to stop before its end, so that there are no figures")
     figures: dict[str, Any] | None = report and report.get("evaluation")
     if not figures:
         raise ConfigError(f"{checkpoint}: its data has no test part; give one with --set spec.data.testFraction=0.1")
@@ -88,7 +91,10 @@ def _all_of_other_data(trained: JobSpec, asked: JobSpec, overrides: Sequence[str
 
 
 def _reuse_prepared_data(checkpoint: Path, directory: RunDir) -> None:
-    """Data that the run has prepared need not be prepared again (it is found by its digest)."""
+    """Data that the run has prepared need not be prepared again; what is prepared here stays out of the run."""
     prepared = checkpoint.absolute().parent.parent / "data"
     if prepared.is_dir():
-        (directory.path / "data").symlink_to(prepared)
+        here = directory.path / "data"
+        here.mkdir(exist_ok=True)
+        for one in prepared.glob("[!.]*"):  # Each bears a digest of its data in its name.
+            (here / one.name).symlink_to(one)

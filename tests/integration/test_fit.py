@@ -83,7 +83,11 @@ def test_evaluation_of_rows(run: Run) -> None:
     assert run.evaluate() == run.summary["evaluation"]
     last = rows().slice(1600)
     assert run.evaluate(last) == run.summary["evaluation"]
+    before = sorted((run.path / "data").iterdir())
+    with pytest.warns(UserWarning, match="trained on in part: these figures flatter the model"):
+        assert run.evaluate(rows())["examples"] == 2000
     assert run.evaluate(last.to_pylist()[:150])["examples"] == 150
+    assert sorted((run.path / "data").iterdir()) == before
     with pytest.raises(DataError, match="'item' is no column of the frame; it has "):
         run.evaluate(last.drop_columns(["item"]))
 

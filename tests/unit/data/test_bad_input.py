@@ -146,6 +146,13 @@ def test_missing_paths_are_named(what, tmp_path, dataset):
         dataset(url)
 
 
+def test_a_file_that_is_named_twice_is_refused(tmp_path, criteo_file, dataset):
+    """By itself and by a folder, for instance: its rows would count twice, and be trained on and tested."""
+    for path in [(str(criteo_file),) * 2, (str(criteo_file), str(criteo_file.parent))]:
+        with pytest.raises(ConfigError, match=f"data.path: {criteo_file} is named twice"):
+            dataset(path)
+
+
 @pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
 @pytest.mark.parametrize("test_fraction", [0.0, 0.5])
 def test_skipped_lines_are_counted_and_the_rest_is_read(encoding, test_fraction, tmp_path, dataset):

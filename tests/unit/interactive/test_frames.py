@@ -153,6 +153,16 @@ def test_a_loader_is_told_from_its_dataset(tmp_path: Path) -> None:
         write_frame(torch.utils.data.DataLoader(ByNumber()), tmp_path / "rows")
 
 
+def test_a_series_is_told_from_a_frame(tmp_path: Path) -> None:
+    """One row of a pandas frame is a series of its values; how a frame of one row is made is said."""
+    with pytest.raises(
+        ConfigError, match=r"rows: a Series is one column, or one row; give a frame, such as frame.iloc"
+    ):
+        write_frame(
+            pytest.importorskip("pandas").DataFrame({"user": ["a"], "item": [3]}).iloc[0], tmp_path / "rows", "rows"
+        )
+
+
 def test_paths_are_told_from_rows() -> None:
     """Strings, paths and lists of them name files; everything else is rows."""
     assert all(is_path(one) for one in ("a.csv", Path("a"), ["a", Path("b")], ("s3://x/y",)))

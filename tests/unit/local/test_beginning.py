@@ -7,9 +7,10 @@ import pytest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.cli.main import run_command
 from bagpipe.config.load import load_job
-from bagpipe.errors import ConfigError, DataError
+from bagpipe.errors import ConfigError, DataError, ExitCode, Stopped
 from bagpipe.local.beginning import check_header
 from bagpipe.local.evaluate import evaluate_checkpoint
+from bagpipe.local.supervisor import Outcome, Supervisor
 from bagpipe.testing.threads import run_in_threads
 
 JOB = """
@@ -88,3 +89,14 @@ def test_other_data_without_a_label_is_not_evaluated(folder: Path) -> None:
     check_header(load_job(folder / "job.yaml", ["data.path=more.csv"]).spec.data, trained=True)
     with pytest.raises(ConfigError, match="'note' that is not spoken of"):
         check_header(load_job(folder / "job.yaml", ["data.path=more.csv"]).spec.data)
+
+
+def test_an_evaluation_that_is_stopped_says_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no figures, as has a run without a test part, which it would be taken for."""
+    run = run_in_threads(load_job(folder / "job.yaml", ["steps=2"]), folder / "run").run_dir
+    checkpoint = newest_complete(run / "checkpoints")
+    assert checkpoint is not None
+    ended = Outcome(code=ExitCode.STOPPED, attempts=1, seconds=1.0)
+    monkeypatch.setattr(Supervisor, "run", lambda self, checkpoint: ended)
+    with pytest.raises(Stopped, match="asked to stop before its end"):
+        evaluate_checkpoint(checkpoint, [])
