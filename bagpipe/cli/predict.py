@@ -8,6 +8,9 @@ import typer
 from bagpipe.cli.checkpoint import Best, Where, newest
 from bagpipe.cli.values import local_path
 
+OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
+"""Endings of names under which nobody would look for Parquet."""
+
 
 def predict(
     where: Where,
@@ -31,6 +34,8 @@ def predict(
         raise ConfigError("--best: an export is one model; give a run directory")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists already; choose another name, or allow --overwrite")
+    if out.suffix.lower() in OTHER_FORMS:
+        raise ConfigError(f"{out}: scores are written as Parquet; name it {out.with_suffix('.parquet')}")
     done = write(
         where if is_export(where) else newest(where, best=best),
         absolute(data, "--data"),

@@ -31,7 +31,7 @@ from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform
 from bagpipe.data.prepared import PreparedSource, read_info, with_report
 from bagpipe.data.raw import RawSource
-from bagpipe.data.split import Range, Ranges, check_parts, sizes_of
+from bagpipe.data.split import Range, Ranges, check_parts, far_from_asked, sizes_of
 from bagpipe.data.transform import Transform
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
@@ -103,6 +103,10 @@ class Dataset:
         tables = {t.name: t.num_embeddings for t in self.layout.tables}
         evaluated = (self.num_test_examples, self.num_validation_examples)
         return DataReport(bad, first, self._dropped, self.num_train_examples, *evaluated, tables)
+
+    def far_from_asked(self) -> str | None:
+        """One line if a part is far from the share that was asked for; None: no part is."""
+        return far_from_asked(sizes_of(self._ranges), self._data) if self._ranges else None
 
     def train_batches(
         self, batch_size: int, *, start: Cursor = BEGINNING, epochs: int | None = None

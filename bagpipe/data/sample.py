@@ -59,7 +59,9 @@ _DAYS = (
     "%d %b %Y",
 )
 _HOURS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", "T%H:%M:%S")
-FORMS = tuple(day + hour for day in _DAYS for hour in _HOURS)
+_LOGGED = ("%d/%b/%Y:%H:%M:%S %z", "[%d/%b/%Y:%H:%M:%S %z]", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S GMT")
+"""As web servers and mail write them, with brackets, blanks and commas that part nothing."""
+FORMS = (*(day + hour for day in _DAYS for hour in _HOURS), *_LOGGED)
 _PACKED = {"%y%m%d": 6, "%Y%m%d": 8, "%y%m%d%H": 8, "%Y%m%d%H": 10, "%Y%m%d%H%M": 12, "%Y%m%d%H%M%S": 14}
 """Times as whole numbers of so many digits, which rise with them."""
 
@@ -185,7 +187,7 @@ def _column(name: str, cells: Any) -> Column:
     if several:
         values = plain(values.flatten())
     elif is_text(values.type):
-        lists = lists_in(values)
+        lists = None if _logged(values) else lists_in(values)
     if why := _unusable(values, lists, several=several):
         return Column(name, shown, rows, missing, 0, unusable=why[0], doubt=why[1], several=several)
     column = Column(name, shown, rows, missing, int(pc.count_distinct(values).as_py()), several=several)
@@ -206,6 +208,12 @@ def _column(name: str, cells: Any) -> Column:
         column.doubt = gaps_in_times(name)
     column.sorted_tail = _one_value_at_the_end(values)
     return column
+
+
+def _logged(texts: Any) -> bool:
+    """Whether the first texts are times as logs have them."""
+    few = [text.strip() for text in texts.slice(0, FEW).drop_null().slice(0, 3).to_pylist()]
+    return bool(few) and any(all(_is_form(text, form) for text in few) for form in _LOGGED)
 
 
 def _add_words(column: Column, values: Any) -> None:

@@ -31,6 +31,8 @@ Range = tuple[int, int]
 _TO_UNIT = 2.0**-53
 _SIGN = np.uint64(1 << 63)
 STRETCH = 1 << 20
+FAR = 0.05
+"""Difference of shares from which it is told, if it is half of the share too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,26 @@ def check_parts(sizes: dict[Part, int], data: DataConfig) -> None:
             f"data.splitBy: {data.split_by} leaves the {empty} part empty ({_sizes(sizes)}); choose other shares in "
             "data.train, data.validation, data.test or data.testFraction, or another split"
         )
+
+
+def far_from_asked(sizes: dict[Part, int], data: DataConfig) -> str | None:
+    """One line if a part is far larger or smaller than its share; None: all are about as they were asked for.
+
+    Whole groups, and all examples of one moment, lie on one side: with few of them, no boundary is near the share.
+    """
+    if data.split_by == "order":
+        return None
+    shares, total = shares_of(data), max(1, sum(sizes.values()))
+    asked: dict[Part, float] = {"validation": float(shares.validation), "test": float(shares.test)}
+    for part, share in asked.items():
+        found = sizes[part] / total
+        if share and abs(found - share) > max(FAR, share / 2):
+            why = "all examples of one moment" if data.split_by == "time" else "whole groups"
+            return (
+                f"the {part} part is {found:.0%} of the examples where {share:.0%} are asked for ({_sizes(sizes)}), "
+                f"because {why} lie on one side; split by something finer, or set splitBy: order"
+            )
+    return None
 
 
 def _sizes(sizes: dict[Part, int]) -> str:

@@ -126,9 +126,22 @@ def _of_pandas(frame: Any, what: str) -> Iterator[pa.Table]:
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{what}: column {twice[0]} is there twice; give each column a name of its own")
     frame = frame.set_axis(names, axis="columns")
-    schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    try:
+        schema = pa.Schema.from_pandas(frame, preserve_index=False)
+    except pa.ArrowException as error:
+        raise DataError(f"{what}: {_mixed(frame)}cannot be written as a table: {_line(error)}") from None
     for at in range(0, max(len(frame), 1), SLICE_ROWS):
         yield pa.Table.from_pandas(frame.iloc[at : at + SLICE_ROWS], schema=schema, preserve_index=False)
+
+
+def _mixed(frame: Any) -> str:
+    """The first column of a pandas frame that is no column of Arrow's, for a message."""
+    for name in frame.columns:
+        try:
+            pa.Array.from_pandas(frame[name])
+        except pa.ArrowException:
+            return f"column {name}: its values have no common type, so that it "
+    return ""
 
 
 def _sunk(frame: Any, path: Path) -> pads.Dataset:

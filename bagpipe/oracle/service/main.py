@@ -120,6 +120,8 @@ def run_steps(shell: Shell, spec: JobSpec, start: Start, kept: Kept, places: Pla
             choose=kept.topology() is None,
         )
     )
+    if (split := data.dataset.far_from_asked()) is not None and kept.topology() is None:
+        shell.reporter.event("split", text=split)
     if data.first_values is not None:
         shell.reporter.event("warm start", text=(places.run_dir / REPORT).read_text(encoding="utf-8"))
     assembled = gather(shell, spec, data, start, kept, places, widths)

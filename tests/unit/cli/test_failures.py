@@ -137,3 +137,11 @@ def test_a_terminal_that_is_closed_ends_nothing() -> None:
     os.close(ours)
     child.communicate(b"x", timeout=60)
     assert child.returncode == 0
+
+
+def test_scores_under_a_name_of_another_form_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file called q.csv that holds Parquet would be opened by what reads CSV."""
+    out = tmp_path / "q.csv"
+    assert cli.run_command(["predict", str(tmp_path), "--data", "rows.csv", "--out", str(out)]) == 78
+    assert capsys.readouterr().err == f"error: {out}: scores are written as Parquet; name it {tmp_path / 'q.parquet'}\n"
+    assert not out.exists()

@@ -139,6 +139,29 @@ def test_a_split_that_leaves_a_part_empty_is_refused(tmp_path: Path, more: dict[
             opened(tmp_path, path, encoding=encoding, **more)
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            {"split_by": "time", "test": 0.1},
+            "the test part is 90% of the examples where 10% are asked for (40 examples ",
+        ),
+        ({"split_by": "time", "test": 0.1}, "because all examples of one moment lie on one side"),
+        ({"split_by": "group", "test": 0.1}, "because whole groups lie on one side"),
+        ({"split_by": "order", "test": 0.1}, None),
+    ],
+)
+def test_a_part_that_is_far_from_its_share_is_told(tmp_path: Path, more: dict[str, Any], words: str | None) -> None:
+    """Times by the day, of which the last has nearly all rows, and one user with nearly all of them."""
+    path = tmp_path / "log.jsonl"
+    rows = (
+        {"y": i % 2, "n": i, "item": f"i{i % 7}", "when": int(i >= 40), "user": f"u{min(20, i)}"} for i in range(ROWS)
+    )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = opened(tmp_path, str(path), **more).far_from_asked()
+    assert told is None if words is None else words in str(told)
+
+
 JOB = "apiVersion: bagpipe.dev/v1alpha1\nkind: BagpipeJob\nspec:\n  data: {{path: log.csv, {}}}\n"
 
 

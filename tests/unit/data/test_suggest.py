@@ -1,5 +1,6 @@
 """`bagpipe init`: a job for data that nobody described, which loads and whose guesses can be read."""
 
+import datetime as dt
 import json
 import re
 import shlex
@@ -227,6 +228,19 @@ def test_a_sign_within_urls_cuts_nothing(tmp_path: Path) -> None:
     spec, _ = opened(suggest_job(str(path)).text, tmp_path)
     separators = {one.name: one.separator for one in spec.data.columns.sparse}
     assert separators == {"page": "", "pages": "|"}
+
+
+@pytest.mark.parametrize("form", ["[%d/%b/%Y:%H:%M:%S %z]", "%a, %d %b %Y %H:%M:%S %z"])
+def test_times_of_logs_are_times_and_no_lists(form: str, tmp_path: Path) -> None:
+    """A web server's and a mail's, whose brackets, blanks and commas part nothing."""
+    path = tmp_path / "log.tsv"
+    begin = dt.datetime(2024, 3, 31, 6, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+    times = [(begin + dt.timedelta(minutes=i)).strftime(form) for i in range(200)]
+    path.write_text("click\titem\tat\n" + "".join(f"{i % 2}\ti{i % 7}\t{at}\n" for i, at in enumerate(times)))
+    spec, dataset = opened(suggest_job(str(path)).text, tmp_path)
+    columns = spec.data.columns
+    assert (columns.time, columns.time_format, spec.data.split_by) == ("at", form, "time")
+    assert dataset.num_train_examples == 180
 
 
 def test_times_with_the_zone_by_its_name_are_times(tmp_path: Path) -> None:

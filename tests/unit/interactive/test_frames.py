@@ -163,6 +163,13 @@ def test_a_series_is_told_from_a_frame(tmp_path: Path) -> None:
         )
 
 
+def test_a_column_of_several_types_is_named(tmp_path: Path) -> None:
+    """Of a pandas frame, which holds anything."""
+    mixed = pytest.importorskip("pandas").DataFrame({"item": [1, 2], "user": ["a", 3]})
+    with pytest.raises(DataError, match="data: column user: its values have no common type"):
+        write_frame(mixed, tmp_path / "rows")
+
+
 def test_paths_are_told_from_rows() -> None:
     """Strings, paths and lists of them name files; everything else is rows."""
     assert all(is_path(one) for one in ("a.csv", Path("a"), ["a", Path("b")], ("s3://x/y",)))
