@@ -8,7 +8,8 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import kopf
 from kopf._core.engines.peering import Identity
 
 from bagpipe_operator import __version__, logs, names
-from bagpipe_operator.cluster import Cluster
+from bagpipe_operator.api_error import ApiError, Outcome
+from bagpipe_operator.cluster import Cluster, path
 from bagpipe_operator.connection import connect
 from bagpipe_operator.follow import ProgressReader, WarningReader
 from bagpipe_operator.handlers import kopf_settings, registry
@@ -30,6 +32,7 @@ from bagpipe_operator.unclaimed import Unclaimed
 from bagpipe_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
+_PAUSE_SECONDS = 5.0
 
 
 async def run(settings: Settings) -> int:
@@ -61,7 +64,7 @@ async def run(settings: Settings) -> int:
         unclaimed = Unclaimed(cluster, settings.operator_class)
         background += [unclaimed.follow()]
         watched = registry(store, queue, settings, unclaimed)
-        return await _lead(settings, background, watched, health, election, stop)
+        return await _lead(cluster, settings, background, watched, health, election, stop)
     finally:
         await election.release()
         await cluster.close()
@@ -70,6 +73,7 @@ async def run(settings: Settings) -> int:
 
 
 async def _lead(
+    cluster: Cluster,
     settings: Settings,
     background: list[Coroutine[Any, Any, Any]],
     watched: kopf.OperatorRegistry,
@@ -80,23 +84,49 @@ async def _lead(
     ready = asyncio.Event()
     health.synced = ready.is_set
     kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
-    watching = kopf.operator(
-        registry=watched,
-        settings=kopf_settings(settings),
-        standalone=True,
-        identity=kopf_identity,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        stop_flag=stop,
-        ready_flag=ready,
-    )
+
+    async def watch() -> None:
+        await until_known(cluster, settings.namespaces, stop)
+        await kopf.operator(
+            registry=watched,
+            settings=kopf_settings(settings),
+            standalone=True,
+            identity=kopf_identity,
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            stop_flag=stop,
+            ready_flag=ready,
+        )
+
     ended = await _first(
-        {"stop": stop.wait(), "lease": election.keep(), "watches": watching},
+        {"stop": stop.wait(), "lease": election.keep(), "watches": watch()},
         background=[health.tick(), *background],
         grace="watches",
     )
     log.info("ending", extra={"because": ended})
     return 0 if stop.is_set() else 1
+
+
+async def until_known(
+    cluster: Cluster, namespaces: Sequence[str], stop: asyncio.Event, pause: float = _PAUSE_SECONDS
+) -> None:
+    """Until the API server knows our kind, or the operator is to stop: kopf looks for kinds once, when it begins.
+
+    Any other refusal is left to kopf, which meets it too, and ends the process.
+    """
+    told = False
+    while not stop.is_set():
+        try:
+            await cluster.get(path(names.KIND, next(iter(namespaces), None)), limit="1")
+        except ApiError as error:
+            if error.outcome is Outcome.ABSENT:
+                if not told:
+                    log.warning("the API server knows no BagpipeJob: apply the chart's crds/; waiting for it")
+                told = True
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), pause)
+                continue
+        return
 
 
 async def _first(

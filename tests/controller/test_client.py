@@ -7,6 +7,7 @@ import pytest
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
 from bagpipe_operator.connection import Connection
+from bagpipe_operator.main import until_known
 from bagpipe_operator.metrics import Metrics
 
 
@@ -149,3 +150,32 @@ def test_what_no_role_allows_is_counted_by_verb_and_resource(message: str, count
     asyncio.run(go())
     labels = {"verb": "create", "resource": "pods"}
     assert metrics.registry.get_sample_value("bagpipe_operator_denied_requests_total", labels) == counted
+
+
+def test_a_missing_kind_is_waited_for() -> None:
+    """The CRD was removed and is applied again: the operator asks until it is there, and no longer."""
+    answers = [status(404, "NotFound"), status(404, "NotFound"), answer(200, '{"items": []}'), status(404, "NotFound")]
+    asked: list[bytes] = []
+
+    async def go() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answers[len(asked) - 1])
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        host, port = server.sockets[0].getsockname()
+        cluster = Cluster(Connection(f"http://{host}:{port}", None, None), Metrics())
+        try:
+            await until_known(cluster, ("ml",), asyncio.Event(), pause=0.01)
+            assert len(asked) == 3
+            stop = asyncio.Event()
+            stop.set()
+            await until_known(cluster, ("ml",), stop, pause=100)
+        finally:
+            await cluster.close()
+            server.close()
+
+    asyncio.run(go())
+    assert len(asked) == 3
+    assert asked[0].startswith(b"GET /apis/bagpipe.dev/v1alpha1/namespaces/ml/bagpipejobs?limit=1 ")
