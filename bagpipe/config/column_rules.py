@@ -3,11 +3,11 @@
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from bagpipe.config.columns import ColumnsConfig, LabelColumn, SparseColumn
+from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig
 from bagpipe.config.given import without_effect
 from bagpipe.config.losses import LABEL_KINDS, loss_kind
@@ -157,6 +157,7 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
         others = ("thousands", "decimal", "unit", "negative") if dense.duration != "none" else ()
         because = f"on text that is read as duration: {dense.duration}"
         yield from without_effect(f"spec.data.columns.dense[{index}]", dense, others, because)
+        yield from _counted(f"spec.data.columns.dense[{index}]", dense, columns.sparse)
     for index, sparse in enumerate(columns.sparse):
         where = f"spec.data.columns.sparse[{index}]"
         rising = sparse.boundaries
@@ -171,6 +172,21 @@ def _values(columns: ColumnsConfig) -> Iterator[tuple[str, str]]:
         yield from _computed(where, sparse)
         if sparse.keep != "last" and sparse.max_length is None:
             yield f"{where}.keep", "has no effect without maxLength; set that, or remove keep"
+
+
+def _counted(where: str, dense: DenseColumn, sparse: Sequence[SparseColumn]) -> Iterator[tuple[str, str]]:
+    """Of a feature that is how often a value was seen, which its cells need not be numbers for."""
+    if dense.count == "none":
+        return
+    others = ("missing", "thousands", "decimal", "unit", "negative", "duration", "fill")
+    yield from without_effect(where, dense, others, f"with count: {dense.count}, which counts cells as they are")
+    if dense.log1p and dense.count == "log-share":
+        yield f"{where}.log1p", "has no effect with count: log-share, which is never above 0; remove it"
+    source = dense.column or dense.name
+    for other in sparse:
+        if (other.column or other.name) == source and (other.separator or other.brackets):
+            what = f"a cell of {source!r} holds several values for the sparse feature {other.name!r}"
+            yield f"{where}.count", f"{what}, and only a cell of one value is counted; count another column"
 
 
 def _computed(where: str, sparse: SparseColumn) -> Iterator[tuple[str, str]]:

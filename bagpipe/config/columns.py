@@ -29,7 +29,7 @@ class LabelColumn(Section):
 
 
 class DenseColumn(Section):
-    """One number of each example: filled, then clipped, then its logarithm, then standardised, as far as asked for."""
+    """One number of each example: filled or counted, then clipped, then its logarithm, then standardised, as asked for."""
 
     name: Annotated[_Name, Meta(description="Name of the feature.")]
     column: Annotated[str, Meta(description="Where it is read; empty: the column `name`.")] = ""
@@ -46,6 +46,11 @@ class DenseColumn(Section):
     duration: Annotated[
         Literal["none", "h:m:s", "h:m", "m:s", "iso"],
         Meta(description="Text is a length of time or a time of day and becomes seconds: h:m:s, 01:30:00, also with days before it; iso, PT1H30M. none: text is a number."),
+    ] = "none"
+    count: Annotated[
+        Literal["none", "number", "log-share"],
+        Meta(description="Instead of the value, how often it occurs in the training part: number, its count; log-share, the natural logarithm of the count divided by the count of all values. "
+                  "Missing is a value like any other, and a value that was never seen counts as one seen once. none: the value itself."),
     ] = "none"
     fill: Annotated[bounds.Value, Meta(description="Instead of a missing value.")] = 0.0
     clip: Annotated[tuple[bounds.Value, ...], Meta(description="Two numbers, the least and the greatest value; what lies beyond becomes them. Empty: none.")] = ()

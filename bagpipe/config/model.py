@@ -153,7 +153,7 @@ class ModelConfig(Section):
     ] = None
     log_q: Annotated[
         bool | None,
-        Meta(description="two-tower with negatives in-batch: the last dense feature is the logarithm of the item's share of the examples, and corrects the softmax (default false)."),
+        Meta(description="two-tower with negatives in-batch: the last dense feature is the logarithm of the item's share of the examples (`count: log-share` of `data.columns.dense`), and corrects the softmax (default false)."),
     ] = None
     experts: Annotated[bounds.Units | None, Meta(description="mmoe: experts that the labels share (default 8).")] = None
     expert_mlp: Annotated[_Widths | None, Meta(description="mmoe: widths of each expert (default 256, 128).")] = None

@@ -26,6 +26,7 @@ from bagpipe.data.column_values import (
 )
 from bagpipe.data.raw import BIN_OFFSET, Codes, Kind
 from bagpipe.data.transform import DenseStatistics
+from bagpipe.data.value_counts import ValueCounts
 from bagpipe.data.written_lists import as_lists
 from bagpipe.data.written_numbers import as_numbers, what_was_expected
 
@@ -83,12 +84,36 @@ def _compared(numbers: Floats64, rule: LabelRule) -> Floats64:
     return np.asarray(compare(numbers, rule.value), np.float64)
 
 
-def dense_cells(table: pa.Table, dense: DenseColumn, known: DenseStatistics | None, problems: Problems) -> Floats:
+def dense_cells(
+    table: pa.Table,
+    dense: DenseColumn,
+    known: DenseStatistics | None,
+    problems: Problems,
+    counts: ValueCounts | None = None,
+) -> Floats:
+    """`[B]`.
+
+    Args:
+        known: of a standardised column; None: not learned yet.
+        counts: of a column with `count`.
+    """
+    if counts is not None:
+        codes = counted_cells(table, dense, counts.kind, problems).codes
+        return finished(dense, counted(dense, counts, codes), known)
     column = plain(table.column(source_of(dense)))
     numbers, wrong = numbers_of(as_numbers(column, dense))
     wrong |= np.abs(numbers) > LARGEST
     problems.add(source_of(dense), wrong, what_was_expected(column, wrong), column)
-    numbers = np.where(np.isnan(numbers) | wrong, dense.fill, numbers)
+    return finished(dense, np.where(np.isnan(numbers) | wrong, dense.fill, numbers), known)
+
+
+def counted(dense: DenseColumn, counts: ValueCounts, codes: Codes) -> Floats64:
+    """What `count` makes of values."""
+    return counts.log_shares(codes) if dense.count == "log-share" else counts.of(codes)
+
+
+def finished(dense: DenseColumn, numbers: Floats64, known: DenseStatistics | None) -> Floats:
+    """Numbers that are all there, clipped, as logarithms and standardised as the column says."""
     if dense.clip:
         numbers = np.clip(numbers, dense.clip[0], dense.clip[1])
     if dense.log1p:
@@ -154,6 +179,17 @@ def sparse_cells(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Pr
     if sparse.weight:
         lists = _weighted(lists, table, sparse, problems)
     return lists if sparse.max_length is None else _shortened(lists, sparse.max_length, sparse.keep)
+
+
+def counted_cells(table: pa.Table, dense: DenseColumn, kind: Kind, problems: Problems) -> Lists:
+    """The values of a column with `count`, one in each cell."""
+    name, column = source_of(dense), plain(table.column(source_of(dense)))
+    if pa.types.is_nested(column.type):
+        problems.add(name, column.is_valid().to_numpy(zero_copy_only=False), "one value to be counted", column)
+        return _one_each(np.zeros(len(column), np.uint64))
+    codes, wrong = codes_of(column, kind)
+    problems.add(name, wrong, "text" if kind == "token" else "a whole number of 64 bits", column)
+    return _one_each(codes)
 
 
 def _bins(column: Any, name: str, problems: Problems) -> Codes:

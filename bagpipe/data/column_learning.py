@@ -7,13 +7,15 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from bagpipe.data.column_cells import missing_dense
+from bagpipe.config.columns import ColumnsConfig, DenseColumn
+from bagpipe.data.column_cells import counted, finished, missing_dense
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.encoded import first_examples
 from bagpipe.data.formats import FoundTable
 from bagpipe.data.raw import RawBlock
 from bagpipe.data.transform import DenseStatistics
-from bagpipe.data.vocabulary import Vocabulary
+from bagpipe.data.value_counts import ValueCounts
+from bagpipe.data.vocabulary import AnyCounter, Vocabulary
 from bagpipe.errors import DataError
 
 Moments = tuple[int, float, float]
@@ -31,7 +33,7 @@ class Look(msgspec.Struct, frozen=True):
     told: tuple[bool, ...]
     """Which dense columns have a value."""
     moments: tuple[Moments, ...]
-    """Of each column to be standardised."""
+    """Of each column to be standardised whose values are not counted; of these, the counts tell."""
 
 
 def looks(raw: ColumnSource, blocks: Iterable[RawBlock], stop: int | None) -> Iterator[Look]:
@@ -53,7 +55,7 @@ def _look(raw: ColumnSource, block: RawBlock, first_bad: str | None) -> Look:
     filled = [
         np.where(there_BF[:, place], block.dense_BF[:, place], np.float32(missing_dense(column)))
         for place, column in enumerate(dense)
-        if column.standardise
+        if _has_moments(column)
     ]
     labels_LB = block.labels_BL.T if len(block) else block.labels_BL[:, :0].T
     return Look(
@@ -64,6 +66,10 @@ def _look(raw: ColumnSource, block: RawBlock, first_bad: str | None) -> Look:
         tuple(bool(there_B.any()) for there_B in there_BF.T),
         tuple(map(_moments, filled)),
     )
+
+
+def _has_moments(column: DenseColumn) -> bool:
+    return column.standardise and column.count == "none"
 
 
 def _moments(values: "np.ndarray[Any, np.dtype[np.float32]]") -> Moments:
@@ -89,7 +95,7 @@ def learn_columns(raw: ColumnSource, seen: Iterable[Look]) -> tuple[DenseStatist
         DataError: a label has one value only, or a column that is to be standardised has; a dense column has none; or
             there is no example.
     """
-    wanted = [c.name for c in raw.columns.dense if c.standardise]
+    wanted = [c.name for c in raw.columns.dense if _has_moments(c)]
     moments: list[Moments] = [(0, 0.0, 0.0)] * len(wanted)
     labels = len(raw.columns.labels)
     least, greatest = [math.inf] * labels, [-math.inf] * labels
@@ -144,6 +150,41 @@ def _statistics(moments: Moments, name: str) -> DenseStatistics:
             "standardised; put it under ignore"
         )
     return DenseStatistics(name, mean, deviation)
+
+
+def learn_counts(raw: ColumnSource, counters: Sequence[AnyCounter]) -> dict[str, ValueCounts]:
+    """The counts of each dense column with `count`, by its name, from counters of their values.
+
+    Raises:
+        DataError: a column has one value only, or none.
+    """
+    found = {}
+    for (name, known), counter in zip(raw.counts.items(), counters, strict=True):
+        codes, counts = counter.result()
+        if len(codes) == 1:
+            what = "all values are missing" if codes[0] == 0 else "there is one value only, whose count says nothing,"
+            raise DataError(f"data.columns.dense: {name}: {what} in the training part; put it under ignore")
+        order = np.argsort(codes)
+        found[name] = ValueCounts(known.kind, codes[order], counts[order])
+    return found
+
+
+def counted_statistics(columns: ColumnsConfig, counts: Mapping[str, ValueCounts]) -> tuple[DenseStatistics, ...]:
+    """Of the columns with `count` that are to be standardised: each value's number, as often as the value was seen.
+
+    Raises:
+        DataError: all values have the same number.
+    """
+    statistics = []
+    for column in columns.dense:
+        if not column.standardise or column.count == "none":
+            continue
+        known = counts[column.name]
+        numbers = finished(column, counted(column, known, known.codes), None).astype(np.float64)
+        mean = float(np.average(numbers, weights=known.counts))
+        squares = float((np.square(numbers - mean) * known.counts).sum())
+        statistics.append(_statistics((int(known.counts.sum()), mean, squares), column.name))
+    return tuple(statistics)
 
 
 def check_vocabularies(tables: Sequence[FoundTable], vocabularies: Mapping[str, Vocabulary]) -> None:

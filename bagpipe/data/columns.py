@@ -6,16 +6,17 @@ columns, as long as every cell can be read as what the first file's was.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from bagpipe.config.columns import ColumnsConfig, SparseColumn
+from bagpipe.config.columns import ColumnsConfig, DenseColumn, SparseColumn
 from bagpipe.data.column_cells import (
+    counted_cells,
     dense_cells,
     group_cells,
     label_cells,
@@ -30,7 +31,8 @@ from bagpipe.data.column_values import Problems, is_list, kind_of
 from bagpipe.data.files import InputFile
 from bagpipe.data.raw import Kind, RawBlock, RawFeature, RawSchema
 from bagpipe.data.split import Part, Split
-from bagpipe.data.transform import DenseStatistics
+from bagpipe.data.transform import DenseStatistics, TransformInfo
+from bagpipe.data.value_counts import ValueCounts
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.wording import no_column
 
@@ -57,6 +59,10 @@ class ColumnSource:
     """With a split: only these examples; None: all."""
     statistics: tuple[DenseStatistics, ...] | None = None
     """None: not learned yet; columns to be standardised are as they are before."""
+    counts: Mapping[str, ValueCounts] = field(default_factory=dict)
+    """Of each dense column with `count`, by its name."""
+    counted_cells: bool = False
+    """The values of these columns are features too, after the others, so that they can be counted."""
 
     @property
     def num_examples(self) -> int | None:
@@ -64,6 +70,16 @@ class ColumnSource:
 
     def with_statistics(self, statistics: tuple[DenseStatistics, ...]) -> "ColumnSource":
         return replace(self, statistics=statistics)
+
+    def with_counts(self, counts: Mapping[str, ValueCounts]) -> "ColumnSource":
+        return replace(self, counts=counts)
+
+    def with_counted_cells(self) -> "ColumnSource":
+        """The same source, whose blocks have the values to be counted as features (`counted_names`)."""
+        both = zip(counted_names(self.columns), self.counts.values(), strict=True)
+        more = tuple(RawFeature(name, counts.kind) for name, counts in both)
+        schema = replace(self.schema, features=self.schema.features + more)
+        return replace(self, counted_cells=True, schema=schema)
 
     def unfilled(self) -> "ColumnSource":
         """The same source, whose missing dense values are NaN."""
@@ -165,9 +181,12 @@ class ColumnSource:
         dense_BF = np.zeros((count, len(columns.dense)), np.float32)
         known = {s.name: s for s in self.statistics or ()}
         for place, dense in enumerate(columns.dense):
-            dense_BF[:, place] = dense_cells(table, dense, known.get(dense.name), problems)
+            counts = self.counts.get(dense.name)
+            dense_BF[:, place] = dense_cells(table, dense, known.get(dense.name), problems, counts)
         kinds = [f.kind for f in self.schema.features]
-        lists = [sparse_cells(table, c, kind, problems) for c, kind in zip(columns.sparse, kinds, strict=True)]
+        lists = [sparse_cells(table, c, kind, problems) for c, kind in zip(columns.sparse, kinds, strict=False)]
+        if self.counted_cells:
+            lists += [counted_cells(table, c, self.counts[c.name].kind, problems) for c in counting(columns)]
         codes_N, lengths_BT, weights_N = side_by_side(lists, jagged=self.schema.jagged)
         return RawBlock(
             labels_BL, dense_BF, codes_N, lengths_BT, piece.file, rows, len(piece.bad_rows), piece.first_bad,
@@ -185,13 +204,13 @@ def open_columns(
     ids: bool = False,
     skip_bad: bool = False,
     labelled: bool = True,
-    kept: Sequence[Kind] | None = None,
+    kept: TransformInfo | None = None,
 ) -> ColumnSource:
     """Look at the first file.
 
     Args:
         ids: values are row numbers.
-        kept: what the codes of each feature were when the model was trained; None: the first file decides.
+        kept: says what the codes of each feature were when the model was trained; None: the first file decides.
 
     Raises:
         ConfigError: a column is named that is not there, or there and not named.
@@ -204,7 +223,12 @@ def open_columns(
     wanted = wanted_columns(columns, labelled=labelled)
     check_columns(first.name, schema, wanted, all_columns(columns), trained=kept is not None)
     jagged = any(_is_several(c, schema) for c in columns.sparse)
-    kinds = kept or kinds_in(first.name, columns, schema, ids=ids)
+    if kept is not None:
+        kinds, counted = [f.kind for f in kept.features], [f.kind for f in kept.counted]
+    else:
+        kinds = kinds_in(first.name, columns, schema, ids=ids)
+        counted = [_counted_kind(first.name, c, schema) for c in counting(columns)]
+    counts = {c.name: ValueCounts.unlearned(kind) for c, kind in zip(counting(columns), counted, strict=True)}
     found = tuple(
         RawFeature(c.name, kind, weighted=bool(c.weight)) for c, kind in zip(columns.sparse, kinds, strict=True)
     )
@@ -216,7 +240,7 @@ def open_columns(
         weighted=labelled and bool(columns.weight),
         grouped=labelled and bool(columns.group),
     )
-    return ColumnSource(tuple(files), stated, columns, raw, schema, skip_bad, labelled)
+    return ColumnSource(tuple(files), stated, columns, raw, schema, skip_bad, labelled, counts=counts)
 
 
 def kinds_in(file: str, columns: ColumnsConfig, schema: pa.Schema, *, ids: bool = False) -> list[Kind]:
@@ -225,7 +249,8 @@ def kinds_in(file: str, columns: ColumnsConfig, schema: pa.Schema, *, ids: bool 
     Raises:
         DataError: the type of a column cannot be what it is to be.
     """
-    for name in [*map(label_source, columns.labels), *map(source_of, columns.dense)]:
+    plain = [c for c in columns.dense if c.count == "none"]
+    for name in [*map(label_source, columns.labels), *map(source_of, plain)]:
         kind = schema.field(name).type if name in schema.names else pa.null()
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             raise DataError(
@@ -246,6 +271,32 @@ def _kind(file: str, column: SparseColumn, schema: pa.Schema, *, ids: bool) -> K
     if column.part != "none":
         return "token"
     return "int" if ids else kind_of(file, source_of(column), schema.field(source_of(column)).type)
+
+
+def counting(columns: ColumnsConfig) -> tuple[DenseColumn, ...]:
+    """The dense columns with `count`."""
+    return tuple(c for c in columns.dense if c.count != "none")
+
+
+def counted_names(columns: ColumnsConfig) -> tuple[str, ...]:
+    """Names for their values as features, each longer than any sparse feature's."""
+    longer = "_" * (1 + max((len(c.name) for c in columns.sparse), default=0))
+    return tuple(longer + c.name for c in counting(columns))
+
+
+def _counted_kind(file: str, column: DenseColumn, schema: pa.Schema) -> Kind:
+    """What the codes of the values to be counted are.
+
+    Raises:
+        DataError: the column has several values in a cell, or its type can be no value.
+    """
+    kind = schema.field(source_of(column)).type
+    if pa.types.is_nested(kind):
+        raise DataError(
+            f"{file}: column {source_of(column)}: expected one value in each cell, for the count of data.columns.dense "
+            f"{column.name}, found {kind}; count another column, or write one with one value for each row"
+        )
+    return kind_of(file, source_of(column), kind)
 
 
 def _is_several(column: SparseColumn, schema: pa.Schema) -> bool:

@@ -38,7 +38,7 @@ def enclose(transform: Transform, part: Any, folder: Path) -> dict[bytes, bytes]
         part: the Arrow stream that the part is written to, at the end of a row group.
         folder: has room for a copy.
     """
-    if transform.vocabularies is None:
+    if transform.info.vocabulary is None:
         return {}
     begin = part.tell()
     # A file of its own first: Arrow counts positions from the beginning of the file that it writes.

@@ -166,9 +166,15 @@ def _open_columns(
         ids=data.encoding == "ids",
         skip_bad=skip_bad,
         labelled=labelled,
-        kept=[f.kind for f in kept.info.features] if kept is not None else None,
+        kept=kept.info if kept is not None else None,
     )
-    return source if kept is None else source.with_statistics(kept.info.statistics)
+    return source if kept is None else learned_by(source, kept)
+
+
+def learned_by(source: ColumnSource, transform: Transform) -> ColumnSource:
+    """The same source, whose dense values are as the transform has learned to make them."""
+    source = source.with_statistics(transform.info.statistics)
+    return source if transform.counts is None else source.with_counts(transform.counts)
 
 
 def choose_encoding(data: DataConfig, schema: RawSchema) -> Encoding:

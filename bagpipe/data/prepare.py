@@ -16,12 +16,12 @@ import msgspec
 from bagpipe.config.document import DataConfig
 from bagpipe.config.oov import oov_rows
 from bagpipe.config.parts import Shares, shares_of
-from bagpipe.data.column_learning import check_vocabularies, learn_columns
-from bagpipe.data.columns import ColumnSource
+from bagpipe.data.column_learning import check_vocabularies, counted_statistics, learn_columns, learn_counts
+from bagpipe.data.columns import ColumnSource, counted_names
 from bagpipe.data.draft import Draft, Place
 from bagpipe.data.encoded import Counted, Progress, rows_needed
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, open_raw
+from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, learned_by, open_raw
 from bagpipe.data.output import check_output, going_on, made_once, replacing
 from bagpipe.data.passes import LocalPasses, Passes
 from bagpipe.data.prepared import FIRST_PART, VERSION, PreparedInfo, Recipe, read_info
@@ -32,7 +32,8 @@ from bagpipe.data.spread import Engine, SpreadPasses
 from bagpipe.data.stretches import cut_into_stretches
 from bagpipe.data.tasks import Source, layout_of_parts
 from bagpipe.data.transform import DenseStatistics, KeptFeature, KeptTable, Transform, TransformInfo
-from bagpipe.data.vocabulary import Vocabulary
+from bagpipe.data.value_counts import ValueCounts
+from bagpipe.data.vocabulary import AnyCounter, Vocabulary
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.tables import Table
 
@@ -214,7 +215,7 @@ class _Preparation:
         raw = self.raw
         if not isinstance(raw, ColumnSource):
             return [raw]
-        raw = raw.with_statistics(transform.info.statistics)
+        raw = learned_by(raw, transform)
         return [raw] if raw.split is None else [raw.only(part) for part in PARTS]
 
     def _learn(self) -> Transform:
@@ -222,6 +223,7 @@ class _Preparation:
         encoding = choose_encoding(self.data, self.raw.schema)
         tables = found_tables(self.data, self.raw.schema, encoding, self.named)
         vocabularies: dict[str, Vocabulary] | None = None
+        counts: dict[str, ValueCounts] = {}
         raw, stop = self.raw, None
         statistics: tuple[DenseStatistics, ...] = ()
         if isinstance(raw, ColumnSource) and raw.split is not None:
@@ -230,8 +232,12 @@ class _Preparation:
             stop = self._training_part()
         if isinstance(raw, ColumnSource):
             statistics = learn_columns(raw, self.passes.look(raw, stop))
+        counters, counted = self._counters(raw, tables if encoding == "vocabulary" else (), stop)
+        if isinstance(raw, ColumnSource):
+            counts = learn_counts(raw, counted)
+            statistics += counted_statistics(raw.columns, counts)
         if encoding == "vocabulary":
-            tables, vocabularies = self._vocabularies(raw, tables, stop)
+            tables, vocabularies = self._vocabularies(tables, counters)
         elif any(t.num_embeddings is None for t in tables):
             largest, self.counted = self.passes.largest(self.raw)
             sizes = rows_needed(self.raw.schema, tables, largest)
@@ -239,8 +245,9 @@ class _Preparation:
             _check_found(tables)
         info = stated_transform(self.data, self.found, self.raw.schema, encoding, tables)
         if isinstance(self.raw, ColumnSource):
-            info = msgspec.structs.replace(info, columns=self.raw.columns, statistics=statistics)
-        return Transform.of(info, vocabularies)
+            kept = tuple(KeptFeature(name, known.kind) for name, known in counts.items())
+            info = msgspec.structs.replace(info, columns=self.raw.columns, statistics=statistics, counted=kept)
+        return Transform.of(info, vocabularies, counts)
 
     def _training_part(self) -> int | None:
         """Where the training part ends; None: it is all there is."""
@@ -251,10 +258,24 @@ class _Preparation:
         check_parts(sizes_of(ranges), self.data)
         return ranges.train[1]
 
-    def _vocabularies(
+    def _counters(
         self, raw: RawSource, tables: tuple[FoundTable, ...], stop: int | None
+    ) -> tuple[Sequence[AnyCounter], Sequence[AnyCounter]]:
+        """Of the values of each table, and of each dense column with `count`, in one pass."""
+        source, names = raw, tuple[str, ...]()
+        if isinstance(raw, ColumnSource) and raw.counts:
+            source, names = raw.with_counted_cells(), counted_names(raw.columns)
+        asked = tables + tuple(FoundTable(name, None, (name,)) for name in names)
+        if not asked:
+            return (), ()
+        counters, seen = self.passes.count_values(source, asked, stop)
+        if raw is self.raw:
+            self.counted = self.counted or seen
+        return counters[: len(tables)], counters[len(tables) :]
+
+    def _vocabularies(
+        self, tables: tuple[FoundTable, ...], counters: Sequence[AnyCounter]
     ) -> tuple[tuple[FoundTable, ...], dict[str, Vocabulary]]:
-        counters, seen = self.passes.count_values(raw, tables, stop)
         oov = oov_rows(self.data, [t.name for t in tables])
         made = {
             t.name: Vocabulary.of(counter, self.data.min_count, t.num_embeddings, oov[t.name])
@@ -263,8 +284,6 @@ class _Preparation:
         if self.data.columns is not None:
             check_vocabularies(tables, made)
         sized = tuple(FoundTable(t.name, t.num_embeddings or made[t.name].num_rows, t.feature_names) for t in tables)
-        if raw is self.raw:
-            self.counted = self.counted or seen
         return sized, made
 
     def _info(self, transform: Transform) -> PreparedInfo:

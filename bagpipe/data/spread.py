@@ -190,7 +190,9 @@ class SpreadPasses:
         source = self.source
         if isinstance(raw, ColumnSource):
             times = raw.split.times if raw.split is not None else None
-            source = msgspec.structs.replace(source, times=times, statistics=raw.statistics)
+            source = msgspec.structs.replace(
+                source, times=times, statistics=raw.statistics, counted_cells=raw.counted_cells
+            )
         return {"source": source, "scratch": str(self._scratch)}
 
     def _counts(self, raw: RawSource, portions: tuple[Portion | None, ...]) -> Counts:

@@ -24,7 +24,7 @@ from bagpipe.data.columns import ColumnSource
 from bagpipe.data.draft import Place
 from bagpipe.data.encoded import EncodedSource, count_values, largest_codes, raw_blocks
 from bagpipe.data.files import InputFile
-from bagpipe.data.formats import Format, FoundTable, open_raw
+from bagpipe.data.formats import Format, FoundTable, learned_by, open_raw
 from bagpipe.data.order import cut
 from bagpipe.data.prepared import PreparedInfo, Report
 from bagpipe.data.prepared_parts import Part, PartFormat
@@ -54,6 +54,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     times: tuple[float, float, float] | None = None
     """Of a split by time, once they are known."""
     statistics: tuple[DenseStatistics, ...] | None = None
+    counted_cells: bool = False
+    """The values of dense columns with `count` are features too."""
 
     def open(self, portion: Portion | None = None) -> RawSource:
         """All the data, or the examples of one portion."""
@@ -64,6 +66,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
         split = split_of(self.data, self.times)
         raw = raw if split is None else raw.with_split(split)
         raw = raw if self.statistics is None else raw.with_statistics(self.statistics)
+        raw = raw.with_counted_cells() if self.counted_cells else raw
         return raw if portion is None else raw.only(portion)
 
 
@@ -187,7 +190,7 @@ class WritePart(Task, frozen=True, kw_only=True, tag=True):
         form = PartFormat(Path(self.out), self.info, layout_of_parts(self.info), transform)
         sources: Sequence[EncodedSource] = [
             EncodedSource(source, transform.encoder(source.schema, form.layout))
-            for source in (StretchSource(self.source.open(p), s) for p, s in self.stretches)
+            for source in (StretchSource(self._open(p, transform), s) for p, s in self.stretches)
         ]
         examples = cut(Walk(sources, self.begin).examples(), self.row_group)
         with _whole(self.file(f"part-{self.number}"), form.path(self.number)) as path:
@@ -198,6 +201,10 @@ class WritePart(Task, frozen=True, kw_only=True, tag=True):
                 part.close(self.report)
             finally:
                 part.let_go()
+
+    def _open(self, portion: Portion | None, transform: Transform) -> RawSource:
+        raw = self.source.open(portion)
+        return learned_by(raw, transform) if isinstance(raw, ColumnSource) else raw
 
 
 AnyTask = FindTimes | CountExamples | LookAtColumns | CountValues | FindLargest | WritePart

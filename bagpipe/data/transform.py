@@ -1,11 +1,13 @@
 """The transform: all that turns raw values into rows, stated or learned, as one value that is kept with the model.
 
 A folder of two files: `transform.json` (`TransformInfo`), and `vocabulary.arrow` where values have rows of their own
-(table, code, value, row, count; by row). Its digest covers the content, not the files. It is made once, from the
-training part, and used wherever the model meets raw values again: resume, evaluation, prediction, serving.
+(table, code, value, row, count; by row) or dense columns count theirs (the same without rows, after all tables; by
+code). Its digest covers the content, not the files. It is made once, from the training part, and used wherever the
+model meets raw values again: resume, evaluation, prediction, serving.
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ import pyarrow as pa
 from bagpipe.config.columns import ColumnsConfig
 from bagpipe.data.encode import Encoder
 from bagpipe.data.raw import Kind, RawSchema, value_text
+from bagpipe.data.value_counts import ValueCounts
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import CheckpointError, DataError
 from bagpipe.lowlevel.atomic_files import replacing_file, write_whole
@@ -49,7 +52,7 @@ class KeptTable(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class KeptFeature(msgspec.Struct, frozen=True, rename="camel"):
-    """One sparse feature; `kind` says what its codes are (`bagpipe.data.raw`)."""
+    """One sparse feature, or dense one with `count`; `kind` says what its codes are (`bagpipe.data.raw`)."""
 
     name: str
     kind: Kind
@@ -80,27 +83,38 @@ class TransformInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     tables: tuple[KeptTable, ...]
     columns: ColumnsConfig | None = None
     statistics: tuple[DenseStatistics, ...] = ()
+    counted: tuple[KeptFeature, ...] = ()
+    """The dense columns with `count`."""
     vocabulary: str | None = None
-    """SHA-256 of every table's codes and counts."""
+    """SHA-256 of the codes and counts of every table, and of every column in `counted`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """What was stated and learned, and the vocabularies by table name."""
+    """What was stated and learned, the vocabularies by table name, and the counts by name of their dense column."""
 
     info: TransformInfo
     vocabularies: Mapping[str, Vocabulary] | None = field(default=None, repr=False)
+    counts: Mapping[str, ValueCounts] | None = field(default=None, repr=False)
+    """None: no column has `count`, or they are elsewhere."""
 
     @classmethod
-    def of(cls, info: TransformInfo, vocabularies: Mapping[str, Vocabulary] | None) -> "Transform":
-        """`info` with the vocabularies' digest filled in."""
-        if vocabularies is None:
+    def of(
+        cls,
+        info: TransformInfo,
+        vocabularies: Mapping[str, Vocabulary] | None,
+        counts: Mapping[str, ValueCounts] | None = None,
+    ) -> "Transform":
+        """`info` with the digest of vocabularies and counts filled in."""
+        counts = counts or None
+        if vocabularies is None and counts is None:
             return cls(info)
         hashed = hashlib.sha256()
-        for name, vocabulary in vocabularies.items():
-            hashed.update(msgspec.json.encode([name, len(vocabulary.codes)]))
-            hashed.update(vocabulary.codes.tobytes() + vocabulary.counts.tobytes())
-        return cls(msgspec.structs.replace(info, vocabulary=hashed.hexdigest()), vocabularies)
+        for part in (vocabularies or {}, counts or {}):
+            for name, values in part.items():
+                hashed.update(msgspec.json.encode([name, len(values.codes)]))
+                hashed.update(values.codes.tobytes() + values.counts.tobytes())
+        return cls(msgspec.structs.replace(info, vocabulary=hashed.hexdigest()), vocabularies, counts)
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -134,7 +148,16 @@ class Transform:
         )
 
     def encoder(self, schema: RawSchema, layout: TableLayout) -> Encoder:
-        """Raw blocks to keys of `layout`."""
+        """Raw blocks to keys of `layout`.
+
+        Raises:
+            DataError: what was learned is lost.
+        """
+        if self.info.vocabulary is not None and self.vocabularies is None and self.counts is None:
+            raise DataError(
+                "data.path: the vocabulary and counts of this transform are lost: the prepared data that the model was "
+                "trained on had been rewritten by another program; prepare the raw data again and train on that"
+            )
         return Encoder(schema, layout, self.info.encoding, self.vocabularies)
 
     def save(self, folder: Path) -> list[str]:
@@ -145,7 +168,7 @@ class Transform:
         """
         folder.mkdir(parents=True, exist_ok=True)
         names = []
-        if self.vocabularies is not None:
+        if self.info.vocabulary is not None:
             with replacing_file(folder / VOCABULARY_FILE) as draft:
                 self.write_vocabulary(draft)
             names.append(VOCABULARY_FILE)
@@ -153,25 +176,33 @@ class Transform:
         return [*names, INFO_FILE]
 
     def write_vocabulary(self, file: IO[bytes]) -> None:
-        """Write the vocabularies as one Arrow file, by table and row."""
-        assert self.vocabularies is not None
+        """Write the vocabularies as one Arrow file, by table and row, and the counts after them, by column and code."""
         kinds = {f.name: f.kind for f in self.info.features}
-        names = [t.name for t in self.info.tables]
+        names = [t.name for t in self.info.tables] + [f"count of {c.name}" for c in self.info.counted]
+        parts: list[tuple[int, Vocabulary | ValueCounts, Kind]] = []
+        if self.vocabularies is not None:
+            for number, table in enumerate(self.info.tables):
+                parts.append((number, self.vocabularies[table.name], kinds[table.feature_names[0]]))
+        if self.counts is not None:
+            for number, column in enumerate(self.info.counted, len(self.info.tables)):
+                parts.append((number, self.counts[column.name], column.kind))
         options = pa.ipc.IpcWriteOptions(compression="zstd")
         with pa.ipc.new_file(pa.PythonFile(file, "w"), _SCHEMA, options=options) as writer:
-            for number, table in enumerate(self.info.tables):
-                vocabulary, kind = self.vocabularies[table.name], kinds[table.feature_names[0]]
-                for at in range(0, len(vocabulary.codes), BLOCK_ROWS):
-                    writer.write_batch(_batch(names, number, vocabulary, kind, at))
+            for number, values, kind in parts:
+                for at in range(0, len(values.codes), BLOCK_ROWS):
+                    writer.write_batch(_batch(names, number, values, kind, at))
 
 
-def _batch(names: Sequence[str], number: int, vocabulary: Vocabulary, kind: Kind, at: int) -> Any:
-    codes, counts = vocabulary.codes[at : at + BLOCK_ROWS], vocabulary.counts[at : at + BLOCK_ROWS]
+def _batch(names: Sequence[str], number: int, values: Vocabulary | ValueCounts, kind: Kind, at: int) -> Any:
+    codes, counts = values.codes[at : at + BLOCK_ROWS], values.counts[at : at + BLOCK_ROWS]
     which = pa.DictionaryArray.from_arrays(pa.array(np.full(len(codes), number, np.int32)), pa.array(names))
-    values = pa.array([value_text(code, kind) for code in codes.tolist()], pa.string())
-    first = at + vocabulary.first_row
-    rows = pa.array(np.arange(first, first + len(codes), dtype=np.int64))
-    return pa.record_batch([which, pa.array(codes), values, rows, pa.array(counts)], schema=_SCHEMA)
+    texts = pa.array([value_text(code, kind) for code in codes.tolist()], pa.string())
+    if isinstance(values, Vocabulary):
+        first = at + values.first_row
+        rows = pa.array(np.arange(first, first + len(codes), dtype=np.int64))
+    else:
+        rows = pa.nulls(len(codes), pa.int64())
+    return pa.record_batch([which, pa.array(codes), texts, rows, pa.array(counts)], schema=_SCHEMA)
 
 
 def load_transform(folder: Path) -> Transform:
@@ -200,7 +231,7 @@ def load_transform(folder: Path) -> Transform:
 
 
 def with_vocabulary(info: TransformInfo, file: Any, name: str) -> Transform:
-    """The transform of which `file`, an Arrow file or a buffer of one, holds the vocabularies.
+    """The transform of which `file`, an Arrow file or a buffer of one, holds the vocabularies and counts.
 
     Raises:
         CheckpointError: it is damaged, or another one than `info` says.
@@ -211,14 +242,15 @@ def with_vocabulary(info: TransformInfo, file: Any, name: str) -> Transform:
         codes, counts = table.column("code").to_numpy(), table.column("count").to_numpy()
     except (OSError, KeyError, pa.ArrowException) as error:
         raise CheckpointError(f"{name}: cannot be read ({error}); use another copy") from None
-    bounds = np.searchsorted(which, np.arange(len(info.tables) + 1))
-    found = Transform.of(
-        info,
-        {
-            t.name: Vocabulary(codes[bounds[i] : bounds[i + 1]], counts[bounds[i] : bounds[i + 1]], t.oov_rows)
-            for i, t in enumerate(info.tables)
-        },
-    )
+    bounds = np.searchsorted(which, np.arange(len(info.tables) + len(info.counted) + 1))
+    parts = [(codes[begin:end], counts[begin:end]) for begin, end in itertools.pairwise(bounds)]
+    vocabularies = {
+        t.name: Vocabulary(*part, t.oov_rows) for t, part in zip(info.tables, parts[: len(info.tables)], strict=True)
+    }
+    counted = {
+        c.name: ValueCounts(c.kind, *part) for c, part in zip(info.counted, parts[len(info.tables) :], strict=True)
+    }
+    found = Transform.of(info, vocabularies if info.encoding == "vocabulary" else None, counted)
     if found.info.vocabulary != info.vocabulary:
         raise CheckpointError(f"{name}: not the vocabulary that {INFO_FILE} names; use another copy")
     return found

@@ -111,6 +111,10 @@ class SavedCounts:
         return by_count(*merged(runs, min_count), self.missing, min_count)
 
 
+AnyCounter = ValueCounter | SavedCounts
+"""Who has counted the values of one table."""
+
+
 def by_count(codes: Codes, counts: Counts, missing: int, min_count: int) -> tuple[Codes, Counts]:
     """Values by descending count, then by code; the missing one, seen `missing` times, among them."""
     if missing >= min_count:
@@ -173,9 +177,7 @@ class Vocabulary:
     first_row: int = 1
 
     @classmethod
-    def of(
-        cls, counter: ValueCounter | SavedCounts, min_count: int, max_rows: int | None = None, first_row: int = 1
-    ) -> "Vocabulary":
+    def of(cls, counter: AnyCounter, min_count: int, max_rows: int | None = None, first_row: int = 1) -> "Vocabulary":
         """`max_rows` caps the table, first rows included: the most frequent values keep theirs."""
         codes, counts = counter.result(min_count)
         kept = len(codes)

@@ -32,6 +32,7 @@ class DenseColumn:
     unit: str = ""
     negative: Literal["sign", "parentheses", "behind"] = "sign"
     duration: Literal["none", "h:m:s", "h:m", "m:s", "iso"] = "none"
+    count: Literal["none", "number", "log-share"] = "none"
     fill: float = 0.0
     clip: tuple[float, ...] = ()
     log1p: bool = False

@@ -9,6 +9,7 @@ import pyarrow as pa
 from bagpipe.data.column_cells import dense_cells, source_of, sparse_cells
 from bagpipe.data.column_values import Problems
 from bagpipe.data.raw import Kind
+from bagpipe.data.value_counts import ValueCounts
 from bagpipe.errors import DataError
 from bagpipe.standalone.block import Block, Values
 from bagpipe.standalone.column_settings import DenseColumn, DenseStatistics, SparseColumn, read_setting
@@ -17,12 +18,16 @@ from bagpipe.standalone.column_settings import DenseColumn, DenseStatistics, Spa
 class OwnColumns:
     """What `data.columns` described.
 
+    Args:
+        info: the content of `transform.json`.
+        counts: of the dense columns with `count`, by their names.
+
     Raises:
         CheckpointError: a setting is of a later version.
     """
 
-    def __init__(self, info: Mapping[str, Any]) -> None:
-        columns = info["columns"]
+    def __init__(self, info: Mapping[str, Any], counts: Mapping[str, ValueCounts]) -> None:
+        self._counts, columns = counts, info["columns"]
         self.header: tuple[str, ...] = tuple(columns.get("header", ()))
         self._dense = [read_setting(DenseColumn, one) for one in columns.get("dense", ())]
         self._sparse = [read_setting(SparseColumn, one) for one in columns.get("sparse", ())]
@@ -47,7 +52,7 @@ class OwnColumns:
         dense_BF = np.zeros((table.num_rows, len(self._dense)), np.float32)
         for place, dense in enumerate(self._dense):
             known: Any = self._statistics.get(dense.name)
-            dense_BF[:, place] = dense_cells(table, _settings(dense), known, problems)
+            dense_BF[:, place] = dense_cells(table, _settings(dense), known, problems, self._counts.get(dense.name))
         both = zip(self._sparse, self._kinds, strict=True)
         values = tuple(self._values(table, sparse, kind, problems) for sparse, kind in both)
         if problems.first_row is not None:

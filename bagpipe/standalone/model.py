@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bagpipe.data.files import InputFile
+from bagpipe.data.value_counts import ValueCounts
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.standalone.block import Block, Values, batches_of
@@ -25,7 +26,7 @@ from bagpipe.standalone.embeddings import FeatureRows, SparseEmbeddings
 from bagpipe.standalone.layout import Table, TableLayout
 from bagpipe.standalone.readers import fields_of, files_of, lines_of, tables_of, types_of
 from bagpipe.standalone.records import CaserRecords, PlainRecords, parsed
-from bagpipe.standalone.tables import StoredTable, row_finders
+from bagpipe.standalone.tables import StoredTable, row_finders, value_counts
 from bagpipe.standalone.tensors import read_arrays, read_tensors
 
 VERSION = 1
@@ -60,7 +61,7 @@ class ExportedModel:
         self._finders = row_finders(folder / "transform", self.info, self.layout.tables)
         self._stored = _stored(folder, self.layout, self.facts)
         self.module = _module(folder, self.layout, self.facts)
-        self.source: Tabular | Records = _source(self.info)
+        self.source: Tabular | Records = _source(self.info, value_counts(folder / "transform", self.info))
 
     def __repr__(self) -> str:
         return f"ExportedModel({self.facts['job']!r}, step={self.facts['step']}, labels={self.labels})"
@@ -219,10 +220,10 @@ def _rectangle(cells: npt.NDArray[Any], values: Values, longest: int | None) -> 
     return out
 
 
-def _source(info: Mapping[str, Any]) -> Tabular | Records:
+def _source(info: Mapping[str, Any], counts: Mapping[str, ValueCounts]) -> Tabular | Records:
     found = info["source"]
     if found == "columns":
-        return OwnColumns(info)
+        return OwnColumns(info, counts)
     if found == "criteo-tsv":
         return CriteoColumns(info)
     if found == "avazu-csv":

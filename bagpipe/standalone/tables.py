@@ -1,5 +1,6 @@
 """From codes to weights: which row of its table a value has, and what the row holds."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from bagpipe.data.value_counts import ValueCounts
 from bagpipe.errors import CheckpointError, DataError
 from bagpipe.standalone.block import Codes
 from bagpipe.standalone.layout import Table
@@ -84,22 +86,39 @@ def row_finders(folder: Path, info: Mapping[str, Any], tables: tuple[Table, ...]
         return {t.name: ByHash(t.num_embeddings) for t in tables}
     if info["encoding"] == "ids":
         return {t.name: ById(t.name, t.num_embeddings) for t in tables}
+    finders: dict[str, RowFinder] = {}
+    for table, found in zip(info["tables"], _kept_values(folder, info), strict=False):
+        codes, rows = found.column("code").to_numpy(), found.column("row").to_numpy()
+        order = np.argsort(codes)
+        finders[table["name"]] = ByVocabulary(codes[order], rows[order], table.get("oovRows", 1))
+    return finders
+
+
+def value_counts(folder: Path, info: Mapping[str, Any]) -> dict[str, ValueCounts]:
+    """The counts of each dense column with `count`, by its name; `folder` holds the transform.
+
+    Raises:
+        CheckpointError: they are missing or damaged.
+    """
+    counted = info.get("counted", ())
+    parts = _kept_values(folder, info)[len(info["tables"]) :] if counted else ()
+    return {
+        one["name"]: ValueCounts(one["kind"], found.column("code").to_numpy(), found.column("count").to_numpy())
+        for one, found in zip(counted, parts, strict=True)
+    }
+
+
+def _kept_values(folder: Path, info: Mapping[str, Any]) -> list[pa.Table]:
+    """The values that each table has rows for, then those that each dense column has counted: code, row, count."""
     path = folder / "vocabulary.arrow"
     try:
         with pa.memory_map(str(path)) as file:
-            found = pa.ipc.open_file(file).read_all().select(["table", "code", "row"])
-        parts = [c.indices.to_numpy() for c in found.column("table").chunks]
-        which = np.concatenate([np.zeros(0, np.int32), *parts])
-        codes, rows = found.column("code").to_numpy(), found.column("row").to_numpy()
+            found = pa.ipc.open_file(file).read_all().select(["table", "code", "row", "count"])
+        which = np.concatenate([np.zeros(0, np.int32), *(c.indices.to_numpy() for c in found.column("table").chunks)])
     except (OSError, KeyError, pa.ArrowException) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); export the model again") from None
-    bounds = np.searchsorted(which, np.arange(len(info["tables"]) + 1))
-    finders: dict[str, RowFinder] = {}
-    for number, table in enumerate(info["tables"]):
-        here = slice(bounds[number], bounds[number + 1])
-        order = np.argsort(codes[here])
-        finders[table["name"]] = ByVocabulary(codes[here][order], rows[here][order], table.get("oovRows", 1))
-    return finders
+    bounds = np.searchsorted(which, np.arange(len(info["tables"]) + len(info.get("counted", ())) + 1)).tolist()
+    return [found.slice(begin, end - begin) for begin, end in itertools.pairwise(bounds)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ spec:
     testFraction: 0.2
     columns:
       labels: [{{name: y}}]
-      dense: [{{name: price, standardise: true}}]
+      dense: [{{name: price, standardise: true}}, {{name: item, count: log-share}}]
       sparse: [{{name: item}}]
 """
 

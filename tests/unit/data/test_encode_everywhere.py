@@ -174,6 +174,6 @@ def test_every_value_has_one_row_in_training_evaluation_and_prediction(train, la
     assert predicted(transform, write(folder / "train-raw.parquet", train, labels=False)) == slow.rows(train)
     assert predicted(transform, write(folder / "later-raw.parquet", later, labels=False)) == slow.rows(later)
     stated_as_json = msgspec.json.decode(msgspec.json.encode(kept.info))
-    exported = OwnColumns(stated_as_json).block(pq.read_table(folder / "later-raw.parquet"), "later", 1)
+    exported = OwnColumns(stated_as_json, {}).block(pq.read_table(folder / "later-raw.parquet"), "later", 1)
     codes = {n: [code_of(v) for row in later for v in values(row, n)] for n in TYPES}
     assert [v.codes_N.tolist() for v in exported.values] == [codes[n] for n in TYPES]

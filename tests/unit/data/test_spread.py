@@ -66,7 +66,11 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COLUMNS = ColumnsConfig(
     labels=(LabelColumn("y"),),
-    dense=(DenseColumn("price", standardise=True),),
+    dense=(
+        DenseColumn("price", standardise=True),
+        DenseColumn("item", count="number", standardise=True),
+        DenseColumn("share", column="user", count="log-share"),
+    ),
     sparse=(SparseColumn("item"), SparseColumn("other", table="item")),
     time="when",
     group="user",

@@ -139,7 +139,12 @@ def own_csv(count: int, rng: random.Random) -> str:
 
 OWN_COLUMNS = {
     "labels": [{"name": "clicked"}, {"name": "bought"}],
-    "dense": [{"name": "price", "log1p": True, "standardise": True, "fill": 3.5}, {"name": "age", "clip": [5, 60]}],
+    "dense": [
+        {"name": "price", "log1p": True, "standardise": True, "fill": 3.5},
+        {"name": "age", "clip": [5, 60]},
+        {"name": "often", "column": "user", "count": "number", "log1p": True, "standardise": True},
+        {"name": "share", "column": "item", "count": "log-share"},
+    ],
     "sparse": [
         {"name": "user"},
         {"name": "item", "table": "items"},
