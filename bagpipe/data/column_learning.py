@@ -160,7 +160,7 @@ def learn_counts(raw: ColumnSource, counters: Sequence[AnyCounter]) -> dict[str,
     """
     found = {}
     for (name, known), counter in zip(raw.counts.items(), counters, strict=True):
-        codes, counts = counter.result()
+        codes, counts = counter.result(min_count=1)
         if len(codes) == 1:
             what = "all values are missing" if codes[0] == 0 else "there is one value only, whose count says nothing,"
             raise DataError(f"data.columns.dense: {name}: {what} in the training part; put it under ignore")

@@ -117,7 +117,7 @@ def dense(found: Any, path: Path) -> tuple[DenseColumn, list[float]]:
     problems = Problems(np.zeros(ROWS, np.bool_))
     numbers = dense_cells(table, plain, None, problems)
     assert problems.first_row is None
-    alone = OwnColumns({"columns": {"dense": [msgspec.to_builtins(plain)]}, "features": [], "jagged": False})
+    alone = OwnColumns({"columns": {"dense": [msgspec.to_builtins(plain)]}, "features": [], "jagged": False}, {})
     np.testing.assert_array_equal(alone.block(table, "log.csv", 1).dense_BF[:, 0], numbers)
     return column, numbers.tolist()
 

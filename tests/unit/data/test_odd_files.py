@@ -215,7 +215,7 @@ def test_an_odd_file_is_trained_on_and_scored_alike(name: str, tmp_path: Path) -
     files, kept = find_files(spec.data.path), dataset.transform
     raw = open_raw(msgspec.structs.replace(spec.data, split_by="order"), "columns", files, 1, kept, labelled=False)
     blocks = [raw.parse(piece) for piece in raw.pieces(0)[1]]
-    own = OwnColumns(json.loads(msgspec.json.encode(kept.info)))
+    own = OwnColumns(json.loads(msgspec.json.encode(kept.info)), {})
     types = types_of(files_of(str(path))[0], own.header)
     tables = [(t, f.name) for f in files_of(str(path)) for t in tables_of(f, own.names, types, own.header)]
     alone = [own.block(table, where, 1) for table, where in tables]
