@@ -206,20 +206,17 @@ def open_columns(
     labelled: bool = True,
     kept: TransformInfo | None = None,
 ) -> ColumnSource:
-    """Look at the first file.
+    """Look at the file that tells what columns are.
 
     Args:
         ids: values are row numbers.
-        kept: says what the codes of each feature were when the model was trained; None: the first file decides.
+        kept: says what the codes of each feature were when the model was trained; None: that file decides.
 
     Raises:
         ConfigError: a column is named that is not there, or there and not named.
         DataError: the type of a column cannot be what it is to be, or a model was trained on one that is not there.
     """
-    first = next((f for f in files if f.size), None)
-    if first is None:
-        raise DataError(f"{files[0].name}: empty file; expected at least one example")
-    schema = table_schema(first, table_format(first, stated), columns.header)
+    first, schema = telling_file(files, columns, stated)
     wanted = wanted_columns(columns, labelled=labelled)
     check_columns(first.name, schema, wanted, all_columns(columns), trained=kept is not None)
     jagged = any(_is_several(c, schema) for c in columns.sparse)
@@ -241,6 +238,31 @@ def open_columns(
         grouped=labelled and bool(columns.group),
     )
     return ColumnSource(tuple(files), stated, columns, raw, schema, skip_bad, labelled, counts=counts)
+
+
+def telling_file(files: Sequence[InputFile], columns: ColumnsConfig, stated: str) -> tuple[InputFile, pa.Schema]:
+    """The first file whose columns all have a type, and its columns; if none is, the first that is not empty.
+
+    A column without a value has no type where pandas writes it, and a later file may have values.
+
+    Raises:
+        DataError: all files are empty, or one of them is damaged.
+    """
+    wanted, first = wanted_columns(columns, labelled=True), None
+    for file in (f for f in files if f.size):
+        schema = table_schema(file, table_format(file, stated), columns.header)
+        first = first or (file, schema)
+        if not any(_has_no_type(field.type) for field in schema if field.name in wanted):
+            return file, schema
+    if first is None:
+        raise DataError(f"{files[0].name}: empty file; expected at least one example")
+    return first
+
+
+def _has_no_type(kind: pa.DataType) -> bool:
+    while is_list(kind) or pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_null(kind))
 
 
 def kinds_in(file: str, columns: ColumnsConfig, schema: pa.Schema, *, ids: bool = False) -> list[Kind]:

@@ -17,7 +17,7 @@ from bagpipe.config.document import DataConfig
 from bagpipe.config.oov import oov_rows
 from bagpipe.config.parts import Shares, shares_of
 from bagpipe.data.column_learning import check_vocabularies, counted_statistics, learn_columns, learn_counts
-from bagpipe.data.columns import ColumnSource, counted_names
+from bagpipe.data.columns import ColumnSource, counted_names, telling_file
 from bagpipe.data.draft import Draft, Place
 from bagpipe.data.encoded import Counted, Progress, rows_needed
 from bagpipe.data.files import InputFile, find_files
@@ -93,6 +93,8 @@ def prepare(
         passes: Passes = LocalPasses(data.readers, tell, folder)
         if engine is not None:
             first = next((file for file in files if file.size), None)
+            if isinstance(raw, ColumnSource):
+                first, _ = telling_file(files, raw.columns, data.format)
             known = kept.info if kept is not None else None
             source = Source(data=data, found=found, first=first, seed=seed, kept=known)
             passes = SpreadPasses(engine, source, cut_into_stretches(raw, files), folder, tell)

@@ -47,7 +47,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     data: DataConfig
     found: Format
     first: InputFile | None
-    """The first file decides what columns are; None: generated data."""
+    """The file that tells what columns are; None: generated data."""
     seed: int
     kept: TransformInfo | None
     """Of a model that was trained before."""

@@ -291,3 +291,19 @@ def test_a_folder_of_nothing_to_read_is_refused_by_its_first_file(tmp_path):
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0")
     with pytest.raises(DataError, match=r"a.png: binary data"):
         suggest_job(str(tmp_path))
+
+
+def test_a_column_without_a_value_in_the_first_file_has_the_type_of_a_later_one(tmp_path: Path) -> None:
+    """pandas writes it as Arrow's null: what `init` takes for text or a number is read as that, in all files."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    base = {"click": [0, 1] * 50, "item": [f"i{i % 7}" for i in range(100)]}
+    none = pa.nulls(100)
+    pq.write_table(pa.table(base | {"city": none, "tags": none, "age": none}), folder / "part-0.parquet")
+    values = {"city": [f"c{i % 3}" for i in range(100)], "tags": [[f"t{i % 4}"] for i in range(100)]}
+    pq.write_table(pa.table(base | values | {"age": [0.5 * i for i in range(100)]}), folder / "part-1.parquet")
+    spec, dataset = opened(suggest_job(str(folder)).text, tmp_path)
+    assert {c.name for c in spec.data.columns.sparse} == {"item", "city", "tags"}
+    (batch,) = dataset.train_batches(200, epochs=1)
+    assert batch.num_examples == 180
+    assert {t.name: t.num_embeddings for t in dataset.layout.tables}["city"] == 1 + 3 + 1  # shared row, values, missing
