@@ -168,6 +168,8 @@ def started(
     """Starts the real job and returns at step `DISTURBED`; it is watched for double ranks until the end."""
 
     def start(**spec: Any) -> Kube:
+        # A test before this one may have taken a node away; a pod that fits nowhere is tried again after minutes only.
+        kube.until("all nodes take pods", lambda: all(map(_takes_pods, kube.get("nodes")["items"])), 120)
         kube.apply(real_job(**spec))
         watched("j")
         step = f"step {DISTURBED}"
@@ -175,6 +177,13 @@ def started(
         return kube
 
     return start
+
+
+def _takes_pods(node: Raw) -> bool:
+    """Whether a node is ready, and Kubernetes keeps no pod off it because of its state."""
+    ready = any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions", []))
+    taints = [t["key"] for t in node["spec"].get("taints", []) if t["key"].startswith("node.kubernetes.io/")]
+    return ready and not taints and not node["spec"].get("unschedulable")
 
 
 @pytest.fixture(scope="session")
