@@ -33,6 +33,10 @@ class ThreadedRun:
         return [record["loss"] for record in map(json.loads, lines) if "loss" in record]
 
 
+TOLD_SECONDS = 2.0
+"""In which a role ends by itself once the oracle has told it that the run failed."""
+
+
 @dataclass(slots=True)
 class _Failures:
     """Errors of the role threads; the first one is what the run died of."""
@@ -63,13 +67,21 @@ def run_in_threads(
         Whatever the first role to fail raised; PeerLost if a role outlives the timeout.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    failures = _Failures()
-    roles = _roles(job, run_dir, attempt=attempt, checkpoint=checkpoint, stop=stop)
+    failures, over = _Failures(), threading.Event()
+    roles = _roles(job, run_dir, attempt=attempt, checkpoint=checkpoint, stop=stop, over=over.is_set)
     threads = [
         threading.Thread(target=failures.catch, args=(name, run), name=name, daemon=True) for name, run in roles.items()
     ]
     for thread in threads:
         thread.start()
+    oracle, *others = threads
+    oracle.join(timeout_seconds)
+    if failures.errors:
+        # Who was connected has been told why. Who was not yet would wait for an oracle until its own deadline; where
+        # roles are processes, a supervisor ends it.
+        for thread in others:
+            thread.join(TOLD_SECONDS)
+        over.set()
     for thread in threads:
         thread.join(timeout_seconds)
         if thread.is_alive() and not failures.errors:
@@ -80,9 +92,19 @@ def run_in_threads(
 
 
 def _roles(
-    job: Job, run_dir: Path, *, attempt: int, checkpoint: Path | None, stop: Callable[[], bool]
+    job: Job,
+    run_dir: Path,
+    *,
+    attempt: int,
+    checkpoint: Path | None,
+    stop: Callable[[], bool],
+    over: Callable[[], bool],
 ) -> dict[str, Callable[[], None]]:
-    """What each role of the job runs, by the role's name."""
+    """What each role of the job runs, by the role's name; the oracle's is the first.
+
+    Args:
+        over: whether the oracle has failed, so that the others are to end too.
+    """
     spec = job.spec
     oracle = f"tcp://{loopback()}:{free_ports(1)[0]}"
     checkpoints = spec.checkpoint.folder(run_dir)
@@ -102,7 +124,7 @@ def _roles(
             storage=spec.servers.storage,
             checkpoint_dir=checkpoints,
             transport=spec.transport,
-            stop=lambda: False,
+            stop=over,
         )
 
     def trainer(rank: int) -> Callable[[], None]:
@@ -113,7 +135,7 @@ def _roles(
             advertise=None,
             rank=rank,
             attempt=attempt,
-            stop=stop,
+            stop=lambda: stop() or over(),
         )
 
     roles = {"oracle": the_oracle}
