@@ -192,7 +192,8 @@ def _cause(failed: Sequence[Ended]) -> Ended:
 
     A role that ends with 75 has most often only noticed that another one is gone.
     """
-    failed = sorted(failed, key=lambda end: end.role.kind == "server")  # A server alone would have been restarted.
+    # A server alone would have been restarted. Of two kills the order in which they were seen must not decide.
+    failed = sorted(failed, key=lambda end: (end.role.kind == "server", abs(end.code)))
     for explains in (
         lambda code: code < 0,
         lambda code: code not in (ExitCode.TRANSIENT, ExitCode.SOFTWARE),

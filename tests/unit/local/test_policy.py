@@ -197,6 +197,14 @@ def test_attempts_are_bounded(codes: dict[RoleId, int], stopping: float | None) 
     assert not isinstance(decide(used_up, LIMITS), NewAttempt | RestartAlone)
 
 
+def test_of_two_kills_the_order_decides_nothing() -> None:
+    """Two servers end by different signals while a run stops: the exit code is that of SIGKILL, in any order."""
+    ends = [(RoleId("server", 0), -9), (RoleId("server", 1), -15), (RoleId("oracle"), 1)]
+    for order in (ends, ends[::-1]):
+        decided = decide(observe(*order, stopping=0.0, quiet=LEAVE_SECONDS + 1), LIMITS)
+        assert isinstance(decided, End) and decided.code == 137
+
+
 @given(
     codes=st.dictionaries(st.sampled_from(sorted(EVERYONE)), CODES, min_size=1),
     data=st.data(),
