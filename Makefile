@@ -100,10 +100,12 @@ clean:  ## Remove .venv, runs and caches
 $(STAMP): pyproject.toml requirements/constraints.txt $(wildcard operator/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { echo "error: Python 3.11 or newer is needed as $(PYTHON); name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "setting up $(VENV), once, about two minutes: torch, then Bagpipe and its packages"
+	@echo "setting up $(VENV), once, about two minutes"
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/install-venv
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "  1 of 2: $(TORCH)"
 	@$(PIP) install -c requirements/constraints.txt $(TORCH)
+	@echo "  2 of 2: Bagpipe, and the packages that it and its tests need"
 	@$(PIP) install -c requirements/constraints.txt -e '.[trainer,dev,cluster,ec2]' $(OPERATOR)
 	@touch $@
 

@@ -30,10 +30,12 @@ def init(
     if preset is not None and label is not None:
         raise ConfigError(f"--label: {preset} has a label of its own; leave one of the two options out")
     from bagpipe.config.load import parse_job  # heavy to import, as what follows
-    from bagpipe.config.paths import typed
+    from bagpipe.config.paths import absolute, typed
     from bagpipe.data.suggest import preset_job, suggest_job
     from bagpipe.lowlevel.atomic_files import write_whole
 
+    if out.absolute().parent != Path.cwd():  # The job will be run from there, and a relative path begins where it runs.
+        path = absolute(path, "PATH")
     found = suggest_job(path, label=label) if preset is None else preset_job(path, preset)
     parse_job(found.text, str(out))
     write_whole(out, found.text.encode())

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig
@@ -49,7 +49,7 @@ def label_rule(label: LabelColumn) -> LabelRule | None:
         raise ValueError(f"text is compared by == or != only, found {label.rule!r}")
     if other is not None and (match["operator"] != "==" or type(other) is not type(value) or other == value):
         raise ValueError(f"expected two texts or two numbers, such as answer == 'yes' else 'no', found {label.rule!r}")
-    return LabelRule(match["column"], match["operator"], value, other)  # type: ignore[arg-type]  # the pattern allows no other
+    return LabelRule(match["column"], cast("Comparison", match["operator"]), value, other)
 
 
 def _value(text: str) -> str | float:

@@ -50,7 +50,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self._depth > MAX_DEPTH:
-            raise _problem(self.peek_event(), f"more than {MAX_DEPTH} levels of nesting")  # type: ignore[no-untyped-call]
+            raise _problem(self.peek_event(), f"more than {MAX_DEPTH} levels of nesting")  # type: ignore[no-untyped-call]  # PyYAML's own, without types
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -60,7 +60,7 @@ class _Loader(yaml.SafeLoader):
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
             return _PLAIN if implicit[0] else _STRING
-        return super().resolve(kind, value, implicit)  # type: ignore[no-any-return, no-untyped-call]
+        return super().resolve(kind, value, implicit)  # type: ignore[no-any-return, no-untyped-call]  # PyYAML's own, without types
 
 
 def _problem(place: Any, text: str) -> yaml.MarkedYAMLError:

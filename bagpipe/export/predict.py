@@ -28,8 +28,7 @@ def predict(where: Path, path: str, out: Path, *, keep: Sequence[str] = (), file
         rows = write_scores(model.score_file(path, keep), out)
     except BagpipeError:
         raise
-    except Exception as error:
-        # The export's code is its own package, and so are its errors.
+    except Exception as error:  # The export's code is its own package, and so are its errors; a fault is raised on.
         code = getattr(error, "exit_code", None)
         if code is None:
             raise

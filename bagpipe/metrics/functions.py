@@ -39,7 +39,7 @@ def _load(name: str) -> Function:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(import_module(module), attribute, None)
-    except Exception as error:
+    except Exception as error:  # whatever the user's module does when it is imported
         why = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ConfigError(
             f"{SETTING}: {name}: cannot import {module!r} ({why}); it must be found where the oracle runs, beside the "

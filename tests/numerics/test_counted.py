@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +14,7 @@ import pyarrow.parquet as pq
 from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
+from bagpipe.testing.small_job import small_job
 from bagpipe.testing.threads import ThreadedRun, run_in_threads
 
 ROWS, TRAINED, BATCH, STEPS = 240, 192, 32, 12
@@ -40,18 +40,8 @@ def job_of(path: Path, dense: dict[str, Any], **spec: Any) -> Job:
         "ignore": ["*"],
     }
     towers = {"name": "two-tower", "itemFeatures": ["item"], "towerMlp": [4], "negatives": "in-batch", "logQ": True}
-    document = {
-        "model": towers,
-        "data": {"path": str(path), "columns": columns, "testFraction": 0.2, "shuffle": "always"},
-        "embedding": {"dim": 4, "optimizer": {"name": "adagrad", "lr": 0.1}},
-        "batchSize": BATCH,
-        "steps": STEPS,
-        "epochs": None,
-        "lookahead": 4,
-        "logEvery": 1,
-        "trainers": {"device": "cpu", "threads": 1},
-    }
-    return msgspec.convert({"spec": document | spec}, Job)
+    data = {"path": str(path), "columns": columns, "testFraction": 0.2, "shuffle": "always"}
+    return small_job(towers, data, **({"batchSize": BATCH, "steps": STEPS} | spec))
 
 
 def outcome(run: ThreadedRun) -> tuple[str, Any]:

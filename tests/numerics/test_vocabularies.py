@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 
@@ -13,6 +12,7 @@ from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.data.transform import load_transform
+from bagpipe.testing.small_job import small_job
 from bagpipe.testing.threads import ThreadedRun, run_in_threads
 
 ROWS, BATCH, STEPS = 480, 32, 20
@@ -37,22 +37,17 @@ def job_of(log: Path, servers: int, trainers: int, **spec: Any) -> Job:
         "dense": [{"name": "price", "standardise": True}],
         "sparse": [{"name": "user"}, {"name": "history", "separator": "|"}],
     }
-    document = {
-        "model": {"name": "dlrm", "bottomMlp": [4], "overMlp": [4]},
-        "data": {
-            "path": str(log), "columns": columns, "testFraction": 0.2, "minCount": 2, "oov": {"user": 7, "history": 2},
-            "shuffle": "always", "shuffleWindow": 64,
-        },
-        "embedding": {"dim": 4, "optimizer": {"name": "adagrad", "lr": 0.1}},
+    data = {
+        "path": str(log), "columns": columns, "testFraction": 0.2, "minCount": 2, "oov": {"user": 7, "history": 2},
+        "shuffle": "always", "shuffleWindow": 64,
+    }  # fmt: skip
+    stated: dict[str, Any] = {
         "batchSize": BATCH,
         "steps": STEPS,
-        "epochs": None,
-        "lookahead": 4,
-        "logEvery": 1,
         "servers": {"replicas": servers, "storage": "memory"},
-        "trainers": {"replicas": trainers, "device": "cpu", "threads": 1},
-    }  # fmt: skip
-    return msgspec.convert({"spec": document | spec}, Job)
+        "trainers": {"replicas": trainers},
+    }
+    return small_job({"name": "dlrm", "bottomMlp": [4], "overMlp": [4]}, data, **(stated | spec))
 
 
 def digest(run_dir: Path) -> str:

@@ -103,7 +103,7 @@ class Window:
                 )
             check(distinct.rows_of_rank)
             self._reserve_uses(count, int(distinct.rows_of_rank.sum()))
-        except Exception:
+        except Exception:  # The window is as it was before, whatever was wrong with the batch.
             kernels.forget_rows(count, distinct, rings)
             raise
         self._use_end = kernels.enter_rows(self._entry_end, count, step, self._use_end, self.rings, distinct)

@@ -9,6 +9,7 @@ import pytest
 
 from bagpipe.cli import main as cli
 from bagpipe.cli.run import closing_lines
+from bagpipe.config.load import load_job
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, PeerLost, StorageError
 
 COMMANDS = [
@@ -148,3 +149,16 @@ def test_closing_lines_without_figures() -> None:
     test = {"examples": 5, "auc": None, "logLoss": None, "calibration": None}
     lines = closing_lines({**SUMMARY, "evaluation": test}, Path("runs/demo"))
     assert "test AUC undefined, log loss undefined, calibration undefined (5 examples)" in lines
+
+
+def test_a_job_for_another_folder_names_its_data_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`init` beside the data writes the path as it was given, which would lead nowhere from the folder of the job."""
+    for folder in ("data", "jobs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "data" / "log.csv").write_text("click,item\n" + "".join(f"{i % 2},i{i % 7}\n" for i in range(90)))
+    monkeypatch.chdir(tmp_path / "data")
+    assert cli.run_command(["init", "log.csv"]) == 0
+    assert cli.run_command(["init", "log.csv", "--out", "../jobs/job.yaml"]) == 0
+    monkeypatch.chdir(tmp_path / "jobs")
+    assert load_job(tmp_path / "data" / "job.yaml").spec.data.path == "log.csv"
+    assert load_job(Path("job.yaml")).spec.data.path == str(tmp_path / "data" / "log.csv")

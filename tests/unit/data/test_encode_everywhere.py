@@ -4,13 +4,13 @@ The expected rows are counted and looked up one value at a time, in plain Python
 """
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from data_cases import write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -105,14 +105,6 @@ class Slow:
         return {n: [[self.row(n, value) for value in values(row, n)] for row in rows] for n in TYPES}
 
 
-def write(path: Path, rows: list[dict[str, Any]], *, labels: bool = True) -> str:
-    table = pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in TYPES.items()})
-    if labels:
-        table = table.append_column("y", pa.array([i % 2 for i in range(len(rows))]))
-    pq.write_table(table, path, row_group_size=5)
-    return str(path)
-
-
 def batches(dataset: Dataset) -> dict[str, list[list[int]]]:
     """Rows of each feature in all examples of one pass."""
     (group,) = dataset.layout.groups
@@ -165,14 +157,18 @@ def test_every_value_has_one_row_in_training_evaluation_and_prediction(train, la
         data = DataConfig(path=path, columns=columns, **stated)
         return open_dataset(data, EmbeddingConfig(), seed=1, work_dir=folder / "work", kept=kept)
 
-    first = opened(write(folder / "train.parquet", train))
+    first = opened(write_rows(folder / "train.parquet", train, TYPES))
     assert batches(first) == slow.rows(train)
     first.transform.save(folder / "kept")
     kept = load_transform(folder / "kept")
-    assert batches(opened(write(folder / "later.parquet", later), kept)) == slow.rows(later)
+    assert batches(opened(write_rows(folder / "later.parquet", later, TYPES), kept)) == slow.rows(later)
     transform = Transform.load(folder / "kept")
-    assert predicted(transform, write(folder / "train-raw.parquet", train, labels=False)) == slow.rows(train)
-    assert predicted(transform, write(folder / "later-raw.parquet", later, labels=False)) == slow.rows(later)
+    assert predicted(transform, write_rows(folder / "train-raw.parquet", train, TYPES, labels=False)) == slow.rows(
+        train
+    )
+    assert predicted(transform, write_rows(folder / "later-raw.parquet", later, TYPES, labels=False)) == slow.rows(
+        later
+    )
     stated_as_json = msgspec.json.decode(msgspec.json.encode(kept.info))
     exported = OwnColumns(stated_as_json, {}).block(pq.read_table(folder / "later-raw.parquet"), "later", 1)
     codes = {n: [code_of(v) for row in later for v in values(row, n)] for n in TYPES}

@@ -11,6 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_cases import ends_in
 
 from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig, SyntheticConfig
@@ -193,16 +194,8 @@ def test_one_process_is_killed_and_an_engine_goes_on(make, tmp_path):
     """The other way round."""
     data = make("csv by time")
     expected = content(prepare(data, tmp_path / "whole").folder)
-
-    told: list[str] = []
-
-    def tell(stage: str, share: float) -> None:
-        told.append(stage)
-        if told.count("writing Parquet") == 7:
-            raise Killed
-
     with pytest.raises(Killed):
-        prepare(data, tmp_path / "out", progress=tell)
+        prepare(data, tmp_path / "out", progress=ends_in("writing Parquet", 7, Killed))
     done = prepare(data, tmp_path / "out", engine=Shuffled())
     assert done.begun_at > 0
     assert content(done.folder) == expected

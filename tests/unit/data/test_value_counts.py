@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_cases import ends_in, write_rows
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -88,14 +89,6 @@ class Slow:
         return np.array([self.row(row) for row in rows], np.float32)
 
 
-def write(path: Path, rows: list[dict[str, Any]], *, labels: bool = True) -> str:
-    table = pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in TYPES.items()})
-    if labels:
-        table = table.append_column("y", pa.array([i % 2 for i in range(len(rows))]))
-    pq.write_table(table, path, row_group_size=5)
-    return str(path)
-
-
 def opened(path: str, work: Path, kept: Any = None, **stated: Any) -> Dataset:
     data = DataConfig(path=path, columns=COLUMNS, **stated)
     return open_dataset(data, EmbeddingConfig(), seed=1, work_dir=work, kept=kept)
@@ -126,19 +119,19 @@ def test_every_number_is_that_of_a_slow_count(train, later, encoding, held, tmp_
         return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vocabulary, "HELD_VALUES", held)
-        first = opened(write(folder / "train.parquet", train), folder / "work", encoding=encoding)
+        first = opened(write_rows(folder / "train.parquet", train, TYPES), folder / "work", encoding=encoding)
     trained = dense_of(first.train_batches(7, epochs=1))
     close(trained, slow.rows(train))
     first.transform.save(folder / "kept")
     kept = load_transform(folder / "kept")
     assert kept.digest == first.transform.digest
-    again = opened(write(folder / "later.parquet", later), folder / "work", kept, encoding=encoding)
+    again = opened(write_rows(folder / "later.parquet", later, TYPES), folder / "work", kept, encoding=encoding)
     scored = dense_of(again.train_batches(7, epochs=1))
     close(scored, slow.rows(later))
     transform, info = Transform.load(folder / "kept"), msgspec.json.decode(msgspec.json.encode(kept.info))
     exported = OwnColumns(info, value_counts(folder / "kept", info))
     for rows, expected in ((train, trained), (later, scored)):
-        raw = write(folder / "raw.parquet", rows, labels=False)
+        raw = write_rows(folder / "raw.parquet", rows, TYPES, labels=False)
         assert transform.encode(raw).dense.tobytes() == expected.tobytes()
         assert exported.block(pq.read_table(raw), "raw", 1).dense_BF.tobytes() == expected.tobytes()
 
@@ -185,17 +178,10 @@ def test_prepared_data_encloses_the_counts_and_goes_on_with_them(tmp_path, monke
     """A process that was interrupted is gone on with to the same bytes; the counts come back from the first part."""
     monkeypatch.setattr(prepared_parts, "ROW_GROUP", 4)
     monkeypatch.setattr(prepared_parts, "ROWS_PER_PART", 8)
-    data = DataConfig(path=write(tmp_path / "log.parquet", ALWAYS * 9), columns=COLUMNS, encoding="hash")
+    data = DataConfig(path=write_rows(tmp_path / "log.parquet", ALWAYS * 9, TYPES), columns=COLUMNS, encoding="hash")
     whole = prepare(data, tmp_path / "whole")
-    told: list[str] = []
-
-    def interrupt(stage: str, share: float) -> None:
-        told.append(stage)
-        if told.count("writing Parquet") == 4:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        prepare(data, tmp_path / "out", progress=interrupt)
+        prepare(data, tmp_path / "out", progress=ends_in("writing Parquet", 4, KeyboardInterrupt))
     done = prepare(data, tmp_path / "out")
     assert done.begun_at == 8
     names = sorted(path.name for path in whole.folder.iterdir())
@@ -208,7 +194,7 @@ def test_prepared_data_encloses_the_counts_and_goes_on_with_them(tmp_path, monke
 
 def test_counts_that_another_program_has_lost_are_not_replaced_by_ones(tmp_path):
     """A prepared part that was written again has no counts: raw rows cannot be encoded as they were, and are not."""
-    data = DataConfig(path=write(tmp_path / "log.parquet", ALWAYS), columns=COLUMNS)
+    data = DataConfig(path=write_rows(tmp_path / "log.parquet", ALWAYS, TYPES), columns=COLUMNS)
     folder = prepare(data, tmp_path / "out").folder
     part = folder / "part-00000.parquet"
     pq.write_table(pq.read_table(part).replace_schema_metadata(pq.read_metadata(part).metadata), part)
