@@ -2,6 +2,7 @@
 
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
+- `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
 - `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
 - Anything else is a bug of Bagpipe: 70 and one line with type, message and place; the traceback goes to a file, or, for
   a role, to its log.
@@ -18,6 +19,7 @@ from pathlib import Path
 import bagpipe
 from bagpipe.config.paths import shown
 from bagpipe.errors import BagpipeError, ExitCode
+from bagpipe.lowlevel.process_life import current_folder
 
 INTERRUPTED = 130
 RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
@@ -55,6 +57,10 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
         return Failure(str(error), error.exit_code)
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         return _of_path(error)
+    if isinstance(error, FileNotFoundError) and current_folder() is None:
+        return Failure("the current folder has been removed; change to one that exists", ExitCode.BAD_CONFIG)
+    if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words
+        return Failure("no temporary folder can be written to; name one in $TMPDIR", ExitCode.BAD_CONFIG)
     if isinstance(error, MemoryError):
         return Failure(
             f"not enough memory ({str(error) or 'nothing is left'}); lower the job's sizes or use a larger machine",

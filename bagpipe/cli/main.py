@@ -6,6 +6,7 @@ so that `bagpipe --help` answers at once. An error becomes one line on stderr an
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
 import typer
@@ -27,11 +28,12 @@ from bagpipe.cli import (
     version,
 )
 from bagpipe.cli.failures import INTERRUPTED, Failure, failure_of
+from bagpipe.cli.output import STDOUT, name_stdout
 from bagpipe.config.paths import shown
 from bagpipe.errors import ExitCode
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.kernel_cache import choose_cache, unpack_kernels
-from bagpipe.lowlevel.process_life import leave
+from bagpipe.lowlevel.process_life import Ended, ending_in_order, leave, occupy_standard_descriptors
 
 # typer is built on click, its own copy or the installed one; either way this is the class it raises.
 UsageError: type[Any] = typer.BadParameter.__mro__[1]
@@ -65,8 +67,14 @@ app.command("version")(version.version)
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run one command and end this process with its code."""
+    occupy_standard_descriptors()
+    name_stdout()
     offer_user_modules()
-    leave(run_command(sys.argv[1:] if argv is None else argv))
+    given = sys.argv[1:] if argv is None else argv
+    # A role that is told to end before it listens to that is ended at once: it has not begun anything.
+    with nullcontext() if given and given[0] in ROLES else ending_in_order():
+        code = run_command(given)
+    leave(code)
 
 
 def plugin() -> NoReturn:
@@ -90,17 +98,23 @@ def run_command(argv: Sequence[str]) -> int:
         return stop.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
+    except Ended as told:
+        return _report(Failure(f"ended by {told.name}, and nothing is left half-written", told.exit_code))
     except BrokenPipeError:
         # The reader of our output is gone (`bagpipe ... | head`); nobody is left to tell.
         sys.stdout = None  # keeps the interpreter from flushing it again
         return ExitCode.DONE
     except Exception as error:  # top of every command: nothing else may reach the user as a traceback
+        if isinstance(error, OSError) and error.filename == STDOUT:
+            sys.stdout = None  # keeps the end of the process from failing by it once more
         return _report(failure_of(error, role=argv[0] if argv and argv[0] in ROLES else None))
 
 
 def _report(failure: Failure) -> int:
     line = shown(" ".join(failure.message.splitlines()))
-    print(f"error: {line}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:  # else `print` would take standard output
+        with suppress(OSError):
+            print(f"error: {line}", file=sys.stderr, flush=True)
     return int(failure.code)
 
 

@@ -1,6 +1,7 @@
-"""Keeps commands that do more than print running when their output can no longer be written.
+"""What happens when output can no longer be written: its reader has gone, its terminal is closed, its disk is full.
 
-For instance after `bagpipe run job.yaml | head -1`, with a closed terminal, or with a log on a full disk.
+A command that does more than print goes on (`outlive_reader`); any other one ends in an error that names standard
+output (`name_stdout`).
 """
 
 import io
@@ -12,6 +13,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+
+STDOUT = "standard output"
 
 
 class _Forgiving(io.FileIO):
@@ -30,6 +34,29 @@ class _Forgiving(io.FileIO):
             os.close(nowhere)
             self._lost(error)
             return memoryview(data).nbytes
+
+
+class _Named(io.FileIO):
+    """Writes as a file does; its errors have a name, as those of files have."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, STDOUT) from None
+
+
+def name_stdout() -> None:
+    """From now on an error of standard output says that it is one. Called before anything is printed."""
+    stream = sys.stdout
+    if stream is sys.__stdout__ and isinstance(stream, io.TextIOWrapper):
+        sys.stdout = sys.__stdout__ = io.TextIOWrapper(  # type: ignore[misc]
+            io.BufferedWriter(_Named(stream.fileno(), "w", closefd=False)),
+            encoding=stream.encoding,
+            errors=stream.errors,
+            line_buffering=stream.line_buffering,
+            write_through=stream.write_through,
+        )
 
 
 def outlive_reader() -> None:

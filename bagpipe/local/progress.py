@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ Record = Mapping[str, Any]
 
 PLAIN_SECONDS = 2.0
 """A plain line is printed at most so often."""
+TOGETHER_SECONDS = 0.05
+"""Records that are seen within this time were read at one look."""
 PACE_RECORDS = 20
 """The remaining time is estimated from so many of the latest records."""
 EVENTS = {
@@ -51,21 +54,28 @@ class MetricsTail:
 
 
 class Pace:
-    """Estimates the remaining time from the latest records."""
+    """Estimates the remaining time from when the latest records were seen: the clock of their times may be set anew.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds since some moment; never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._seen: deque[tuple[float, int]] = deque(maxlen=PACE_RECORDS)
+        self._clock = clock
 
     def remaining_seconds(self, record: Record) -> float | None:
         """None until two records have been seen, or where the end is not known."""
-        step, total = int(record["step"]), record.get("total_steps")
+        step, total, now = int(record["step"]), record.get("total_steps"), self._clock()
         if self._seen and step <= self._seen[-1][1]:
             self._seen.clear()  # a new attempt began further back
-        self._seen.append((float(record["time"]), step))
-        (first_time, first_step), (time, _) = self._seen[0], self._seen[-1]
-        if total is None or step == first_step:
+        if len(self._seen) > 1 and now - self._seen[-1][0] < TOGETHER_SECONDS:
+            self._seen.pop()  # of records that were read together only the last one tells the pace
+        self._seen.append((now, step))
+        (first_time, first_step), (last_time, _) = self._seen[0], self._seen[-1]
+        if total is None or step == first_step or last_time - first_time < TOGETHER_SECONDS:
             return None
-        return (int(total) - step) * (time - first_time) / (step - first_step)
+        return (int(total) - step) * (last_time - first_time) / (step - first_step)
 
 
 def describe(record: Record, eta_seconds: float | None) -> str:
@@ -95,18 +105,23 @@ class View(Protocol):
 
 
 class PlainView:
-    """Lines, for logs and pipes."""
+    """Lines, for logs and pipes.
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write, self._pace, self._last = write, Pace(), float("-inf")
+    Args:
+        clock: as of `Pace`.
+    """
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write, self._pace, self._last, self._clock = write, Pace(clock), float("-inf"), clock
 
     def record(self, record: Record) -> None:
         if "event" in record:
             self._write(str(record.get("text") or EVENTS.get(record["event"], record["event"])).rstrip())
             return
         eta = self._pace.remaining_seconds(record)
-        if record["time"] - self._last >= PLAIN_SECONDS or record["step"] == record.get("total_steps"):
-            self._last = record["time"]
+        now = self._clock()
+        if now - self._last >= PLAIN_SECONDS or record["step"] == record.get("total_steps"):
+            self._last = now
             self._write(describe(record, eta))
 
     def note(self, text: str) -> None:

@@ -28,7 +28,7 @@ from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.local.lengths import check_length, with_settled
 from bagpipe.local.process import TRACEBACK
 from bagpipe.local.user_modules import NOTED, note_folders
-from bagpipe.lowlevel.atomic_files import DRAFTS, make_folder, write_whole
+from bagpipe.lowlevel.atomic_files import DRAFTS, NOT_ALLOWED, cannot_write, write_whole
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.oracle.service.kept_names import KEPT
@@ -152,13 +152,22 @@ class RunDir:
     def own_checkpoints(self, job: Job) -> None:
         """From here on no other run uses the folder of this job's checkpoints. Asking again does nothing.
 
+        Also of the folder in the run directory: another run's `checkpoint.path` may name it.
+
         Raises:
-            ConfigError: another run uses it now, which is named.
-            StorageError: it cannot be made or written.
+            ConfigError: another run uses it now, which is named; or it may not be made or written.
+            StorageError: it cannot be made or written now.
         """
         root = self.checkpoints(job)
-        if job.spec.checkpoint.path and all(lease.folder != root for lease in self._leases):
-            make_folder(root)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in NOT_ALLOWED or isinstance(error, FileExistsError):
+                raise ConfigError(
+                    f"spec.checkpoint.path: {root}: cannot be used: {error.strerror}; choose another"
+                ) from None
+            raise cannot_write(root, error) from None
+        if not any(lease.folder.samefile(root) for lease in self._leases):
             owner = Owner.here(f"run {job.metadata.name} in {self.path.absolute()}", datetime.now())
             self._leases.append(Lease.take(root, "spec.checkpoint.path", owner))
 

@@ -199,8 +199,10 @@ class Supervisor:
         def ask(number: int, frame: FrameType | None) -> None:
             self._stop_requests += 1
 
-        # A closed terminal (SIGHUP) counts as a request too: nobody is left to press Ctrl-C.
+        # A closed terminal (SIGHUP) counts as a request too: nobody is left to press Ctrl-C. Not under `nohup`.
         asking = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), ask)
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+            del asking[signal.SIGHUP]
         with Wakeup() as self._wakeup:
             before = {number: signal.signal(number, handler) for number, handler in asking.items()}
             try:

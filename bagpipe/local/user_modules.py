@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.process_life import current_folder
 from bagpipe.lowlevel.strict_json import encode
 
 FOLDERS = "BAGPIPE_MODULE_FOLDERS"
@@ -30,8 +31,8 @@ def offer_beside(job_file: Path) -> None:
 
 def offer_user_modules(*more: Path) -> None:
     """Make the told folders, `more` and the current one importable, last."""
-    for folder in (*told_folders(), *map(str, more), os.getcwd()):
-        if folder not in sys.path:
+    for folder in (*told_folders(), *map(str, more), current_folder()):
+        if folder is not None and folder not in sys.path:
             sys.path.append(folder)
 
 
@@ -46,7 +47,7 @@ def note_folders(run_dir: Path) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    folders = list(dict.fromkeys([*told_folders(), os.getcwd()]))
+    folders = [folder for folder in dict.fromkeys([*told_folders(), current_folder()]) if folder is not None]
     write_whole(run_dir / NOTED, encode(folders).encode())
 
 

@@ -5,7 +5,9 @@ so that a rename that was seen survives a crash of the machine. A failure remove
 """
 
 import errno
+import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,10 @@ from bagpipe.lowlevel import crash_points
 
 DRAFTS = ".*.tmp"
 """Matches the names of drafts, which only a process that was killed leaves behind."""
+NOT_ALLOWED = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
+)
+"""Errors of a place that the user has chosen wrongly. Trying again does not help before it is changed."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -36,23 +42,54 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         StorageError: an OSError of the body or of the replacement; an older file of that name is as it was.
     """
-    draft = path.with_name(f".{path.name}.tmp")
     try:
-        try:
-            crash_points.passed(f"draft of {path.suffix or path.name}")
-            with draft.open("w+b") as file:
+        crash_points.passed(f"draft of {path.suffix or path.name}")
+        draft, file = _open_draft(path)
+        with file:  # Its lock is held until the draft has become the file, or is gone.
+            try:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            crash_points.passed(f"rename to {path.suffix or path.name}")
-            os.replace(draft, path)
-            crash_points.passed(f"flush of {path.suffix or path.name}")
-            _flush_folder(path.parent)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+                crash_points.passed(f"rename to {path.suffix or path.name}")
+                os.replace(draft, path)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
+        crash_points.passed(f"flush of {path.suffix or path.name}")
+        _flush_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def _open_draft(path: Path) -> tuple[Path, BinaryIO]:
+    """An empty draft that no other process writes, and its name.
+
+    The name is the same each time, so that the draft of a process that was killed is used again; where another process
+    is writing the same file now, it is a name of this one's own.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    while True:
+        # Not emptied yet: it may be another process's, which is known only once it is open.
+        file = os.fdopen(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "w+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            continue
+        except OSError:  # A disk without locks: whoever was first is not seen.
+            pass
+        if _is_at(file, draft):
+            file.truncate()
+            return draft, file
+        file.close()  # It has become the file of another process meanwhile.
+
+
+def _is_at(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def make_folder(path: Path) -> None:

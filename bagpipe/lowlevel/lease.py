@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Self
 
 from bagpipe.errors import ConfigError
-from bagpipe.lowlevel.atomic_files import cannot_write
+from bagpipe.lowlevel.atomic_files import NOT_ALLOWED, cannot_write
 from bagpipe.lowlevel.strict_json import encode
 
 FILE_NAME = ".owner.json"
@@ -117,8 +117,8 @@ class Lease:
             what: how the user named it, for the message: `spec.checkpoint.path`.
 
         Raises:
-            ConfigError: it has another owner, which is named.
-            StorageError: its mark cannot be written.
+            ConfigError: it has another owner, which is named; or its mark may not be written.
+            StorageError: its mark cannot be written now.
         """
         path = folder / FILE_NAME
         try:
@@ -133,11 +133,15 @@ class Lease:
                         _write(descriptor, owner)
                         return cls(folder, owner, descriptor, verdict.left_by)
                 except BaseException:
-                    os.close(descriptor)
+                    _forsake(descriptor, path)
                     raise
                 os.close(descriptor)
                 raise ConfigError(f"{what}: {folder} is in use by {_in_words(verdict)}")
         except OSError as error:
+            if error.errno in NOT_ALLOWED:
+                raise ConfigError(
+                    f"{what}: {path}: cannot be used: {error.strerror}; correct that, or choose another folder"
+                ) from None
             raise cannot_write(path, error) from None
 
     def still_ours(self) -> bool:
@@ -154,6 +158,8 @@ class Lease:
             return not self.lost
         by = f"by {found}" if found is not None and found != self.owner else "by another run, which has ended"
         self.lost = f"{self.folder} was taken {by}, because this run gave no sign of life for too long"
+        if not self.folder.is_dir():
+            self.lost = f"{self.folder} was removed or renamed while this run used it"
         return False
 
     def close(self) -> None:
@@ -189,7 +195,21 @@ def _look(descriptor: int, path: Path, us: Owner) -> Taken | Free | None:
             return None
     except FileNotFoundError:
         return None
-    return judge(_read(path), us, locked=locked, age_seconds=_disk_time(path.parent) - os.fstat(descriptor).st_mtime)
+    found, age = _read(path), 0.0
+    if found is not None and not locked:
+        age = _disk_time(path.parent) - os.fstat(descriptor).st_mtime
+        if age < 0.0:  # The clock was set back since. A mark that is dated ahead would not expire for so long.
+            os.utime(descriptor)
+    return judge(found, us, locked=locked, age_seconds=age)
+
+
+def _forsake(descriptor: int, path: Path) -> None:
+    """Close a mark that could not be written, and remove it if it names nobody and nobody else holds it."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_size == 0 and os.path.samestat(os.fstat(descriptor), path.stat()):
+            path.unlink()
+    os.close(descriptor)
 
 
 def _disk_time(folder: Path) -> float:

@@ -139,6 +139,29 @@ def test_a_terminal_that_is_closed_ends_nothing() -> None:
     assert child.returncode == 0
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_standard_output_on_a_full_disk_is_named(unbuffered: str) -> None:
+    """By a command that does nothing but print: one line and 75, whether its output is buffered or not."""
+    command = [sys.executable, "-m", "bagpipe", "version"]
+    with open("/dev/full", "wb") as full:
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        child = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=environment, check=False)
+    told = b"error: standard output: No space left on device; free some space and try again\n"
+    assert (child.returncode, child.stderr) == (75, told)
+
+
+def test_a_command_in_a_folder_that_is_gone(tmp_path: Path) -> None:
+    """What needs no relative path runs; what does says so in one line."""
+    (tmp_path / "gone").mkdir()
+    for arguments, expected in (("version", (0, "")), ("run x.yaml --check", (78, "error: the current folder has "))):
+        command = f'rmdir ../gone; "{sys.executable}" -m bagpipe {arguments}; code=$?; mkdir ../gone; exit $code'
+        child = subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path / "gone", capture_output=True, text=True, check=False
+        )
+        assert child.returncode == expected[0] and child.stderr.startswith(expected[1])
+        assert child.stderr.count("\n") == bool(expected[1])
+
+
 def test_scores_under_a_name_of_another_form_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file called q.csv that holds Parquet would be opened by what reads CSV."""
     out = tmp_path / "q.csv"

@@ -38,19 +38,46 @@ def test_the_tail_waits_for_the_file(tmp_path: Path) -> None:
     assert tail.read() == [{"step": 1}]
 
 
+class Hand:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def paced(clock: Hand, pace: Pace, now: float, step: int) -> float | None:
+    """What is left when the record of this step is seen; its own time is nonsense."""
+    clock.now = now
+    return pace.remaining_seconds({"time": -1e9 * now, "step": step, "total_steps": 200})
+
+
 def test_remaining_time() -> None:
-    """Ten steps in five seconds leave ninety seconds for a hundred and eighty."""
-    pace = Pace()
-    assert pace.remaining_seconds({"time": 0.0, "step": 10, "total_steps": 200}) is None
-    assert pace.remaining_seconds({"time": 5.0, "step": 20, "total_steps": 200}) == pytest.approx(90)
+    """Ten steps in five seconds leave ninety seconds for a hundred and eighty, whatever the machine's date is."""
+    clock = Hand()
+    pace = Pace(clock)
+    assert paced(clock, pace, 0.0, 10) is None
+    assert paced(clock, pace, 5.0, 20) == pytest.approx(90)
+
+
+def test_remaining_time_of_records_that_are_read_together() -> None:
+    """They say nothing of the pace one by one, and the last of them counts."""
+    clock = Hand()
+    pace = Pace(clock)
+    assert [paced(clock, pace, 0.0, step) for step in (10, 11, 12)] == [None, None, None]
+    paced(clock, pace, 10.0, 20)
+    assert paced(clock, pace, 10.0, 30) == pytest.approx(85)
 
 
 def test_remaining_time_after_going_back() -> None:
     """A new attempt repeats steps: the pace begins anew instead of turning negative."""
-    pace = Pace()
-    pace.remaining_seconds({"time": 0.0, "step": 100, "total_steps": 200})
-    assert pace.remaining_seconds({"time": 9.0, "step": 50, "total_steps": 200}) is None
-    assert pace.remaining_seconds({"time": 10.0, "step": 60, "total_steps": 200}) == pytest.approx(14)
+    clock = Hand()
+    pace = Pace(clock)
+    paced(clock, pace, 0.0, 100)
+    assert paced(clock, pace, 9.0, 50) is None
+    assert paced(clock, pace, 10.0, 60) == pytest.approx(14)
 
 
 def test_words() -> None:
@@ -63,12 +90,14 @@ def test_words() -> None:
 
 
 def test_plain_lines_are_rare_but_the_last_is_shown() -> None:
-    """Logs get a line every two seconds and the last one, events as sentences."""
+    """Logs get a line every two seconds and the last one, events as sentences, also when the date is set back."""
     lines: list[str] = []
-    view = PlainView(lines.append)
+    clock = Hand()
+    view = PlainView(lines.append, clock)
     view.record({"event": "training", "time": 99.0})
     for number in range(8):
-        view.record({**RECORD, "time": 100 + number * 0.5, "step": 93 + number})
+        clock.now = 100 + number * 0.5
+        view.record({**RECORD, "time": -7200.0 * number, "step": 93 + number})
     view.close()
     steps = [line.split()[1] for line in lines if line.startswith("step")]
     assert lines[0] == "training"

@@ -67,6 +67,39 @@ def test_checkpoints_have_one_owner(tmp_path: Path) -> None:
         third.begin(shared)
 
 
+def test_the_checkpoints_of_a_run_are_nobody_elses_checkpoint_path(tmp_path: Path) -> None:
+    """A `checkpoint.path` inside another run's directory is refused while that one runs, and so is the reverse."""
+    foreign = job(f"checkpoint.path={tmp_path / 'first' / 'checkpoints'}")
+    with RunDir.create(tmp_path / "first") as first, RunDir.create(tmp_path / "second") as second:
+        first.begin(job())
+        with pytest.raises(ConfigError, match=r"checkpoint.path: .*checkpoints is in use by run bagpipe in .*first"):
+            second.begin(foreign)
+    with RunDir.create(tmp_path / "third") as third:
+        third.begin(foreign)
+        with RunDir.reopen(tmp_path / "first") as first, pytest.raises(ConfigError, match=r"in use by .* in .*third"):
+            first.own_checkpoints(job())
+
+
+@pytest.mark.parametrize("written", ["run", "link", "run/../run"])
+def test_a_run_may_keep_its_checkpoints_beside_its_other_files(tmp_path: Path, written: str) -> None:
+    """It is not refused by itself, however the path of its own directory is written."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "run")
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job(f"checkpoint.path={tmp_path / written}"))
+
+
+def test_a_place_of_checkpoints_that_cannot_be_one(tmp_path: Path) -> None:
+    """A file there is the user's to mend: 78, by the setting's name."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with (
+            RunDir.create(tmp_path / f"run-{place.name}") as directory,
+            pytest.raises(ConfigError, match=r"^spec\.checkpoint\.path: .*file.*: cannot be used: "),
+        ):
+            directory.begin(job(f"checkpoint.path={place}"))
+
+
 def test_the_job_is_remembered(tmp_path: Path) -> None:
     """job.yaml is the whole job; an earlier report is forgotten."""
     with RunDir.create(tmp_path / "run") as directory:
@@ -175,7 +208,7 @@ def test_what_killed_roles_leave_half_done_is_cleared_away(tmp_path: Path) -> No
         directory.sweep(job())
         assert {path.name for path in directory.path.iterdir()} == kept | {"data"}
         assert [path.name for path in (directory.path / "data").iterdir()] == ["prepared-1"]
-        assert sorted(root.iterdir()) == [whole, aside]
+        assert sorted(p for p in root.iterdir() if p.name != FILE_NAME) == [whole, aside]
 
 
 def test_nothing_is_cleared_away_in_a_folder_that_was_lost(tmp_path: Path) -> None:

@@ -215,6 +215,19 @@ def test_a_closed_terminal_stops_at_a_checkpoint(run_dir: RunDir, tmp_path: Path
     assert (outcome.code, view.notes) == (143, ["stopping at a checkpoint; a second Ctrl-C or signal kills"])
 
 
+def test_a_hangup_that_is_ignored_stays_ignored(run_dir: RunDir, tmp_path: Path) -> None:
+    """Under `nohup` a closed terminal ends nothing; Ctrl-C and SIGTERM still stop at a checkpoint."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        run_dir.begin(job_with())
+        supervisor = Supervisor(job_with(), run_dir, Notes(), build=fakes({}, tmp_path))
+        with supervisor._signals():
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_crash_without_words_shows_the_log(supervise: Runner) -> None:
     """What a crashed role printed last is shown, because it had no error line to give."""
     outcome, view = supervise(

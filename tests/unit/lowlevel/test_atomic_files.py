@@ -63,6 +63,25 @@ def test_a_reader_never_sees_the_draft(tmp_path: Path) -> None:
     assert target.read_bytes() == b"new and longer"
 
 
+def test_two_that_write_one_file_at_once_do_not_mix(tmp_path: Path) -> None:
+    """Each has a draft of its own, the file is whole at every moment, and nothing is left; the last to end stays."""
+    target = tmp_path / "scores.parquet"
+    with replacing_file(target) as first:
+        first.write(b"a" * 100)
+        with replacing_file(target) as second:
+            second.write(b"b" * 10)
+        assert target.read_bytes() == b"b" * 10
+        first.write(b"a" * 100)
+    assert target.read_bytes() == b"a" * 200 and list(tmp_path.iterdir()) == [target]
+
+
+def test_the_draft_of_a_killed_process_is_used_again(tmp_path: Path) -> None:
+    """It does not stay beside the file, however often a process is killed, and nothing of it is in the file."""
+    (tmp_path / ".x.tmp").write_bytes(b"left by a process that was killed")
+    write_whole(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"new" and list(tmp_path.iterdir()) == [tmp_path / "x"]
+
+
 def test_content_and_name_are_on_the_disk_before_it_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The draft is flushed before the rename, and the folder after it: a crash of the machine loses neither."""
     seen = []

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bagpipe.errors import ConfigError
+from bagpipe.errors import ConfigError, StorageError
 from bagpipe.lowlevel import lease
 from bagpipe.lowlevel.lease import FILE_NAME, LEASE_SECONDS, Free, Lease, Owner, Taken, judge
 
@@ -120,6 +120,56 @@ def test_an_owner_on_another_host_lives_as_long_as_it_renews(tmp_path: Path, mon
     with second(tmp_path):
         first.close()  # the first one's end takes nothing from the second
         assert (tmp_path / FILE_NAME).exists()
+
+
+def test_a_mark_from_the_future_expires_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead owner's mark, left before the clock was set back by hours, keeps the folder for a minute."""
+    (tmp_path / FILE_NAME).write_text(lease.encode(lease.asdict(THEM)))
+    ahead = os.stat(tmp_path / FILE_NAME).st_mtime + 5 * 3600
+    os.utime(tmp_path / FILE_NAME, (ahead, ahead))
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"host there.*; if that is dead, the folder is free in 60 s"):
+            second(tmp_path)
+    assert os.stat(tmp_path / FILE_NAME).st_mtime < ahead - 4 * 3600
+    now = lease._disk_time
+    monkeypatch.setattr(lease, "_disk_time", lambda folder: now(folder) + LEASE_SECONDS + 1)
+    second(tmp_path).close()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"name": "run a in', b"[]", b"\xff\x00", b'{"name": 1}'])
+def test_a_mark_that_cannot_be_read_names_nobody(tmp_path: Path, content: bytes) -> None:
+    """Half a mark of a machine that lost its power: whoever comes next takes the folder at once."""
+    (tmp_path / FILE_NAME).write_bytes(content)
+    second(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mark_that_may_not_be_written_is_the_users_to_mend(tmp_path: Path) -> None:
+    """A folder in its place: one line with the path, and exit code 78, for trying again changes nothing."""
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(ConfigError, match=r"spec.checkpoint.path: .*\.owner\.json: cannot be used: Is a directory; "):
+        second(tmp_path)
+
+
+def test_a_full_disk_leaves_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be written is removed, and the next one finds an empty folder."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lease.os, "pwrite", full)
+    with pytest.raises(StorageError, match="No space left on device; free some space"):
+        second(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_removed_is_not_said_to_be_taken(tmp_path: Path) -> None:
+    """Whoever deleted a run directory under its run is not told of another run."""
+    (folder := tmp_path / "run").mkdir()
+    with second(folder) as held:
+        (folder / FILE_NAME).unlink()
+        folder.rmdir()
+        assert not held.still_ours() and held.lost == f"{folder} was removed or renamed while this run used it"
 
 
 def test_whoever_was_succeeded_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe.lowlevel.process_life import loading
+from bagpipe.lowlevel.process_life import current_folder, loading
 
 CODE = """
 import sys, threading, time
@@ -63,3 +63,63 @@ def test_nothing_is_collected_while_modules_load() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+CLOSED = """
+import os, sys
+from bagpipe.lowlevel.process_life import occupy_standard_descriptors
+occupy_standard_descriptors()
+with open(sys.argv[1], "wb") as file:
+    os.write(2, b"what a library prints")
+    file.write(b"content")
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_what_is_printed_goes_into_no_file(closed: str, tmp_path: Path) -> None:
+    """A file that is opened where standard descriptors were closed does not get the number of one of them."""
+    command = [sys.executable, "-c", CLOSED, str(tmp_path / "file")]
+    subprocess.run(["sh", "-c", f'exec {closed}; exec "$@"', "sh", *command], check=True)
+    assert (tmp_path / "file").read_bytes() == b"content"
+
+
+TOLD = """
+import os, signal, sys
+from pathlib import Path
+from bagpipe.lowlevel.atomic_files import replacing_file
+from bagpipe.lowlevel.process_life import Ended, ending_in_order
+number = getattr(signal, sys.argv[2])
+try:
+    with ending_in_order(), replacing_file(Path(sys.argv[1])) as draft:
+        draft.write(b"half")
+        os.kill(os.getpid(), number)
+except Ended as told:
+    print(told.name)
+    sys.exit(told.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_process_that_is_told_to_end_leaves_no_draft(name: str, code: int, tmp_path: Path) -> None:
+    """The file that it was writing is neither there nor half there, and its exit code names the signal."""
+    command = [sys.executable, "-c", TOLD, str(tmp_path / "file"), name]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stdout, told.stderr) == (code, f"{name}\n", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nohup_is_respected(tmp_path: Path) -> None:
+    """A hangup that whoever started the process has told it to ignore ends nothing."""
+    ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    command = [sys.executable, "-c", ignored + TOLD, str(tmp_path / "file"), "SIGHUP"]
+    subprocess.run(command, check=True)
+    assert (tmp_path / "file").read_bytes() == b"half"
+
+
+def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, and no error: a command that needs no relative path runs there."""
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    assert current_folder() == str(gone)
+    gone.rmdir()
+    assert current_folder() is None
