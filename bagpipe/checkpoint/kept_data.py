@@ -91,7 +91,7 @@ def check_accepted(before: Fingerprint, now: Fingerprint, run_dir: Path) -> None
     """
     try:
         accepted = msgspec.json.decode((run_dir / ACCEPTED_FILE).read_bytes(), type=Fingerprint)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         accepted = before
     if difference(accepted, now) is not None:
         raise DataError(
@@ -149,6 +149,6 @@ def load_kept(checkpoint: Checkpoint) -> KeptData | None:
     path = folder / FINGERPRINT_FILE
     try:
         fingerprint = msgspec.json.decode(path.read_bytes(), type=Fingerprint)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
     return KeptData(load_transform(folder), fingerprint)

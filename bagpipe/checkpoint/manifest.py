@@ -1,5 +1,6 @@
 """The manifest, which makes a checkpoint exist: the job, the step, and every file with its size and checksum."""
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -14,6 +15,8 @@ from bagpipe.tables import Table, TableLayout
 
 VERSION = 1
 FILE_NAME = "manifest.json"
+CHECKSUM = "checksum"
+"""The last key of the file; no field of `Manifest`."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -126,8 +129,8 @@ def decode_manifest(content: bytes, where: str) -> Manifest:
         CheckpointError: it is not one, or of a version this code does not read.
     """
     try:
-        manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.DecodeError as error:
+        manifest = msgspec.json.decode(_checked(content), type=Manifest)
+    except ValueError as error:
         raise CheckpointError(f"{where}: not a manifest ({error}); the checkpoint is corrupt, use another") from None
     if manifest.version != VERSION:
         raise CheckpointError(f"{where}: version {manifest.version}, this bagpipe reads version {VERSION}")
@@ -135,7 +138,27 @@ def decode_manifest(content: bytes, where: str) -> Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+    """The manifest as JSON, with a checksum of its own: a damaged byte in a number would not be seen otherwise."""
+    found = msgspec.json.decode(msgspec.json.encode(manifest))
+    return msgspec.json.format(msgspec.json.encode(found | {CHECKSUM: _checksum(found)}), indent=2)
+
+
+def _checksum(found: dict[str, Any]) -> str:
+    return hashlib.sha256(msgspec.json.encode(found)).hexdigest()
+
+
+def _checked(content: bytes) -> bytes:
+    """A manifest without its own checksum. Those that were written before they had one are taken as they are.
+
+    Raises:
+        ValueError: it is not JSON, or not as it was written.
+    """
+    found = msgspec.json.decode(content)
+    if not isinstance(found, dict) or CHECKSUM not in found:
+        return content
+    if found.pop(CHECKSUM) != _checksum(found):
+        raise ValueError("its own checksum differs")
+    return msgspec.json.encode(found)
 
 
 def check_same_job(manifest: Manifest, layout: TableLayout, record_widths: tuple[int, ...], where: str) -> None:

@@ -4,6 +4,7 @@
 and then renamed. A folder without a manifest is no checkpoint, so what a crash leaves behind is none.
 """
 
+import errno
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
-from bagpipe.errors import CheckpointError
+from bagpipe.errors import CheckpointError, StorageError
 from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.messages import SnapshotFile
@@ -28,6 +29,10 @@ SNAPSHOT_SECONDS = 600.0
 
 ASIDE = "manifest.aside.json"
 """The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
+
+_NOT_THE_FILE = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
+)
 
 _NAME = re.compile(r"step-(\d{8,})")
 _OUR_FILES = re.compile(
@@ -94,6 +99,7 @@ class Checkpoint:
 
         Raises:
             CheckpointError: it is not what the manifest says.
+            StorageError: this process may not read it, or not now.
         """
         path = self.directory / file.name
         try:
@@ -101,6 +107,12 @@ class Checkpoint:
             with path.open("rb") as content:
                 checksum = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
+            if not is_complete(self.directory):
+                raise CheckpointError(
+                    f"{self.directory}: deleted while it was read, by its run, which keeps newer ones; use one of "
+                    "those, or raise spec.checkpoint.keep"
+                ) from None
+            _check_says_of_the_file(path, error)
             raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is incomplete, use another") from None
         if num_bytes != file.num_bytes:
             raise CheckpointError(
@@ -125,6 +137,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
 
     Raises:
         CheckpointError: there is none, or its manifest cannot be read.
+        StorageError: this process may not read it, or not now.
     """
     path = directory / FILE_NAME
     try:
@@ -135,8 +148,24 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             "`bagpipe checkpoint ls RUN` lists"
         ) from None
     except OSError as error:
+        _check_says_of_the_file(path, error)
         raise CheckpointError(f"{path}: {error.strerror}") from None
     return Checkpoint(directory, decode_manifest(content, str(path)))
+
+
+def _check_says_of_the_file(path: Path, error: OSError) -> None:
+    """Whether the system's refusal says that the file is damaged: a sound checkpoint must not be passed over for it.
+
+    Raises:
+        StorageError: it says something of this process, its rights or the machine.
+    """
+    if error.errno in _NOT_THE_FILE:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}; mend that and try again") from None
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether there is a checkpoint there: its manifest is."""
+    return (directory / FILE_NAME).is_file()
 
 
 def list_checkpoints(root: Path) -> list[Path]:

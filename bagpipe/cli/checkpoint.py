@@ -1,11 +1,14 @@
 """`bagpipe checkpoint ls|show|verify`: look at checkpoints without loading them into a job."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bagpipe.cli.values import local_path
+
+if TYPE_CHECKING:
+    from bagpipe.checkpoint.manifest import Manifest
 
 app = typer.Typer(help="List, show and verify checkpoints.", no_args_is_help=True)
 
@@ -69,6 +72,23 @@ def newest(where: Path, *, best: bool = False) -> Path:
     return found
 
 
+def _manifest_of(path: Path) -> "Manifest | None":
+    """The manifest of a listed checkpoint; None: its run has deleted it meanwhile, because it keeps newer ones.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    from bagpipe.checkpoint.store import is_complete, open_checkpoint
+    from bagpipe.errors import CheckpointError
+
+    try:
+        return open_checkpoint(path).manifest
+    except CheckpointError:
+        if is_complete(path):
+            raise
+        return None
+
+
 @app.command("ls")
 def ls(where: Where) -> None:
     """List complete checkpoints, oldest first, with the figure by which the run keeps its best one."""
@@ -81,7 +101,8 @@ def ls(where: Where) -> None:
     history, metric = newest_manifest.validations, newest_manifest.spec.checkpoint.best
     best = None if metric is None else best_checkpoint(complete[-1].absolute().parent, history, metric)
     for path in complete:
-        manifest = open_checkpoint(path).manifest
+        if (manifest := _manifest_of(path)) is None:
+            continue
         size = sum(f.num_bytes for f in manifest.files)
         found = next((figure(one, metric) for one in history if metric and one.step == manifest.step), None)
         shown = "" if found is None else f"  {metric} {found:.6f}{' (best)' if path.absolute() == best else ''}"
@@ -118,8 +139,15 @@ def show(where: Where) -> None:
 @app.command("verify")
 def verify(where: Where) -> None:
     """Compare every file of every checkpoint with its manifest; exit 65 at the first that differs."""
-    from bagpipe.checkpoint.store import open_checkpoint
+    from bagpipe.checkpoint.store import is_complete, open_checkpoint
+    from bagpipe.errors import CheckpointError
 
     for path in _complete(where):
-        open_checkpoint(path).verify()
+        try:
+            open_checkpoint(path).verify()
+        except CheckpointError:
+            if is_complete(path):
+                raise
+            typer.echo(f"{path}: deleted meanwhile by its run, which keeps newer ones")
+            continue
         typer.echo(f"{path}: whole")

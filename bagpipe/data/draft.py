@@ -78,7 +78,7 @@ class Draft:
                 transform = load_transform(self.folder / LEARNED_FOLDER)
                 self.state = state
                 return transform
-        except (OSError, msgspec.DecodeError, CheckpointError):
+        except (OSError, ValueError, CheckpointError):
             pass
         self.clear()
         return None

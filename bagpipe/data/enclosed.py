@@ -59,7 +59,7 @@ def _enclosed(part: Any, metadata: dict[bytes, bytes]) -> Any | None:
         return None
     try:
         place = msgspec.json.decode(text, type=_Place)
-    except msgspec.DecodeError:
+    except ValueError:
         return None
     part.seek(place.offset)
     found = part.read_buffer(place.length) if isinstance(part, pa.NativeFile) else pa.py_buffer(part.read(place.length))

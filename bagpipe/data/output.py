@@ -63,7 +63,7 @@ def _not_ours(folder: Path) -> str | None:
     """The first entry of the folder that does not bear our mark."""
     try:
         wrote = msgspec.json.decode((folder / MARK).read_bytes(), type=_Mark).wrote
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         wrote = ()
     return next((p.name for p in sorted(folder.iterdir()) if p.name not in (*wrote, MARK) and not _marked(p)), None)
 
@@ -118,7 +118,7 @@ def made_once(folder: Path, part: str) -> Iterator[Path | None]:
 
 
 @contextmanager
-def replacing(out: Path, *, mark: bool = False) -> Iterator[Path]:
+def replacing(out: Path, *, overwrite: bool, mark: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its name if the body succeeds, and vanishes if not.
 
     `check_output` has allowed it. What `out` held before is there until the new folder is whole. `mark` leaves the list
@@ -135,17 +135,28 @@ def replacing(out: Path, *, mark: bool = False) -> Iterator[Path]:
             if mark:
                 wrote = _Mark(tuple(sorted(os.listdir(temporary))))
                 (temporary / MARK).write_bytes(msgspec.json.encode(wrote))
-            _take_name(temporary, out)
+            _take_name(temporary, out, overwrite=overwrite)
     finally:
         for folder in made:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _take_name(whole: Path, out: Path) -> None:
-    """Give a whole folder its name; what had the name before vanishes."""
+def _take_name(whole: Path, out: Path, *, overwrite: bool) -> None:
+    """Give a whole folder its name; what had the name before vanishes, if that is allowed.
+
+    Raises:
+        ConfigError: something has taken the name since it was checked, and may not be replaced.
+    """
     whole.chmod(0o755)
-    if not out.exists():
-        whole.rename(out)
+    if not overwrite or not out.exists():
+        try:
+            whole.rename(out)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise ConfigError(
+                f"{out}: was made by another process meanwhile, and is left as it is; choose another folder"
+            ) from None
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
     try:
@@ -156,7 +167,7 @@ def _take_name(whole: Path, out: Path) -> None:
 
 
 @contextmanager
-def going_on(out: Path, digest: str) -> Iterator[Path]:
+def going_on(out: Path, digest: str, *, overwrite: bool) -> Iterator[Path]:
     """As `replacing`, but if the process is killed or interrupted in the body, the next one finds the folder again.
 
     Args:
@@ -179,7 +190,7 @@ def going_on(out: Path, digest: str) -> Iterator[Path]:
             try:
                 yield folder
                 lease.close()
-                _take_name(folder, out)
+                _take_name(folder, out, overwrite=overwrite)
             except Exception:  # not an interruption: a second try would meet the same
                 lease.close()
                 shutil.rmtree(folder, ignore_errors=True)

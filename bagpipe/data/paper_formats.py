@@ -74,7 +74,7 @@ def write_paper_format(
     sources = [] if data.format == "synthetic" else [f.name for f in find_files(data.path)]
     check_output(out, sources, overwrite=overwrite)
     with (
-        replacing(out, mark=True) as folder,
+        replacing(out, overwrite=overwrite, mark=True) as folder,
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{out.name}.") as work,
     ):
         if kind == "caser-json":

@@ -86,7 +86,7 @@ def prepare(
         raise ConfigError(f"{files[0].name}: prepared already; name the raw logs in data.path")
     raw = open_raw(data, found, files, seed, kept)
     digest = data_digest(data, files, tables, seed) + (kept.digest[:8] if kept is not None else "")
-    with going_on(out, digest) if resume else replacing(out) as folder:
+    with going_on(out, digest, overwrite=overwrite) if resume else replacing(out, overwrite=overwrite) as folder:
         tell, draft = progress or (lambda stage, fraction: None), Draft(folder, kept=resume)
         learned = draft.found()
         begin = draft.state.place if draft.state is not None else Place()

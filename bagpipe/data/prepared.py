@@ -286,7 +286,10 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
         text = (parquet.metadata.metadata or {}).get(REPORT_KEY)
     if text is None:
         return info
-    report = msgspec.json.decode(text, type=Report)
+    try:
+        report = msgspec.json.decode(text, type=Report)
+    except ValueError as error:
+        raise DataError(f"{files[-1].name}: damaged report ({error}); prepare the data again") from error
     return msgspec.structs.replace(
         info,
         bad_lines=report.bad_lines,
@@ -299,7 +302,7 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
 def _decode(text: bytes, name: str) -> PreparedInfo:
     try:
         return msgspec.json.decode(text, type=PreparedInfo)
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise DataError(f"{name}: damaged table list ({error}); prepare the data again") from error
 
 

@@ -216,7 +216,7 @@ def load_transform(folder: Path) -> Transform:
         info = msgspec.json.decode(path.read_bytes(), type=TransformInfo)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; the transform of the data is missing") from None
-    except msgspec.DecodeError as error:
+    except ValueError as error:
         raise CheckpointError(f"{path}: not a transform ({error}); use another checkpoint") from None
     if info.version != VERSION:
         raise CheckpointError(f"{path}: version {info.version}, this bagpipe reads version {VERSION}")
@@ -240,7 +240,7 @@ def with_vocabulary(info: TransformInfo, file: Any, name: str) -> Transform:
         table = pa.ipc.open_file(file).read_all().select(["table", "code", "count"])
         which = np.concatenate([np.zeros(0, np.int32), *(c.indices.to_numpy() for c in table.column("table").chunks)])
         codes, counts = table.column("code").to_numpy(), table.column("count").to_numpy()
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise CheckpointError(f"{name}: cannot be read ({error}); use another copy") from None
     bounds = np.searchsorted(which, np.arange(len(info.tables) + len(info.counted) + 1))
     parts = [(codes[begin:end], counts[begin:end]) for begin, end in itertools.pairwise(bounds)]

@@ -57,7 +57,7 @@ def claim_directory(directory: Path, header: Header) -> bool:
             crash_points.passed("removal of started.json")
             (directory / STARTED).unlink(missing_ok=True)
             return True
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         pass
     make_folder(directory)
     for left in directory.iterdir():
@@ -80,7 +80,7 @@ def note_start(directory: Path, *, job: str, attempt: int) -> bool:
     try:
         if msgspec.json.decode(path.read_bytes(), type=_Started) == ours:
             return True
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         pass
     write_whole(path, msgspec.json.encode(ours))
     return False
@@ -90,7 +90,7 @@ def holds_rows(directory: Path, *, job: str, attempt: int) -> bool:
     """Whether an earlier process of this attempt left its rows here."""
     try:
         header = msgspec.json.decode((directory / "header.json").read_bytes(), type=Header)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, ValueError):
         return False
     return header.job == job and header.attempt == attempt
 

@@ -9,10 +9,12 @@ code/                 the scorer's modules and the model's class, as source
 """
 
 import importlib.util
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,7 +31,8 @@ from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.export.code import code_for
 from bagpipe.export.graph import Graph, GraphFormat, graph_inputs, write_graph
 from bagpipe.export.tables import Dtype, write_tables
-from bagpipe.lowlevel.atomic_files import make_folder, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, write_whole
+from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.models.base import constructor_arguments, find_model
 from bagpipe.rows.recipe import recipe_of
 from bagpipe.standalone import score
@@ -37,6 +40,8 @@ from bagpipe.standalone.model import VERSION
 from bagpipe.trainer.scorer import Scorer
 
 OFFERED = ("layout", "num_dense", "num_labels")
+DRAFT = ".draft"
+"""Within the folder that is exported to: where everything lies until it is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +78,7 @@ def export_model(
         StorageError: the disk is full or refuses; nothing is left in `out`.
     """
     checkpoint = open_checkpoint(directory)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError(f"{out}: expected an empty directory to export to; choose another")
+    _check_empty(out)
     kept = load_kept(checkpoint)
     if kept is None:
         raise CheckpointError(f"{directory}: written before transforms were kept; resume the run to get a new one")
@@ -83,20 +87,20 @@ def export_model(
     code = code_for(model["module"])
     facts = _facts(checkpoint, kept, model, chosen, all_rows=all_rows) | {"requires": sorted(code.requires)}
     rows = kept_rows(checkpoint)
-    with _all_or_nothing(out):
-        names = write_tables(rows, out, chosen, all_rows=all_rows)
+    with _all_or_nothing(out) as draft:
+        names = write_tables(rows, draft, chosen, all_rows=all_rows)
         if graph is not None:
             made = _graph(checkpoint, kept, rows)
-            names.append(write_graph(made, out, graph))
+            names.append(write_graph(made, draft, graph))
             facts["graph"] = [asdict(known) for known in made.inputs]
-        names += _copy(checkpoint, out)
+        names += _copy(checkpoint, draft)
         for name, text in code.files.items():
-            make_folder((out / "code" / name).parent)
-            write_whole(out / "code" / name, text.encode())
-        write_whole(out / "score.py", Path(score.__file__).read_bytes())
-        write_whole(out / "model.json", msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
-        load_export(out)
-        for folder in out.rglob("__pycache__"):
+            make_folder((draft / "code" / name).parent)
+            write_whole(draft / "code" / name, text.encode())
+        write_whole(draft / "score.py", Path(score.__file__).read_bytes())
+        write_whole(draft / "model.json", msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+        load_export(draft)
+        for folder in draft.rglob("__pycache__"):
             shutil.rmtree(folder)
     return Exported(out, (*names, "model.json", "score.py", "code"), tuple(sorted(code.requires)))
 
@@ -201,19 +205,58 @@ def _copy(checkpoint: Checkpoint, out: Path) -> Sequence[str]:
     return names
 
 
+def _check_empty(out: Path) -> None:
+    """Refuse a place that holds something, other than the draft of another process or of one that was killed.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if out.exists() and (not out.is_dir() or any(entry.name != DRAFT for entry in out.iterdir())):
+        raise ConfigError(f"{out}: expected an empty directory to export to; choose another")
+
+
 @contextmanager
-def _all_or_nothing(out: Path) -> Iterator[None]:
-    """Empty the folder again if the body fails, and remove it if it was made here."""
-    made = not out.exists()
-    make_folder(out)
+def _all_or_nothing(out: Path) -> Iterator[Path]:
+    """A draft in `out` that the body fills. If it succeeds, what it wrote is moved to `out`, what makes an export last.
+
+    Of two processes that export to one folder at once the second is refused. What a killed one left is removed.
+
+    Raises:
+        ConfigError: another process exports to `out`; it is named.
+        StorageError: the disk is full or refuses; nothing is left in `out`.
+    """
+    made, draft = not out.exists(), out / DRAFT
     try:
-        yield
-    except BaseException:
-        for entry in out.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        if made:
-            out.rmdir()
-        raise
+        make_folder(draft)
+        with Lease.take(draft, str(out), Owner.here("bagpipe export", datetime.now())):
+            try:
+                _check_empty(out)
+                _clear(draft)
+                yield draft
+                _move(draft, out)
+            finally:
+                _clear(draft)
+    finally:
+        with suppress(OSError):  # Of another process, which still writes there.
+            draft.rmdir()
+            if made:
+                out.rmdir()
+
+
+def _clear(draft: Path) -> None:
+    for entry in draft.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        elif entry.name != FILE_NAME:
+            entry.unlink()
+
+
+def _move(draft: Path, out: Path) -> None:
+    """By `model.json` an export is known, so it comes last."""
+    names = sorted((entry.name for entry in draft.iterdir()), key=lambda name: name == "model.json")
+    try:
+        for name in names:
+            if name != FILE_NAME:
+                os.rename(draft / name, out / name)
+    except OSError as error:
+        raise cannot_write(out, error) from None

@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from bagpipe.api import BagCache, BatchDict, Evaluate
-from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_local_job
@@ -164,8 +163,7 @@ class Session:
         if not directory.job_file.exists():
             return None
         directory.own_checkpoints(job)  # Before anything is read: another run may be writing there.
-        root = directory.checkpoints(job)
-        return starting_checkpoint(root, strict=job.spec.checkpoint.strict, note=self._view.note)
+        return directory.starting_checkpoint(job, self._view.note)
 
     def _sweep(self) -> None:
         """Remove what killed roles left unfinished, unless another run has taken the folders by now."""

@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bagpipe.errors import StorageError
+from bagpipe.errors import ExitCode, StorageError
 from bagpipe.local.policy import RoleId
+from bagpipe.lowlevel.atomic_files import NOT_ALLOWED
 
 LAUNCHER = Path(__file__).with_name("child.py")
 LAST_BYTES = 64 * 1024
@@ -39,7 +40,10 @@ class Child:
                     env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
                 )
         except OSError as error:
-            raise StorageError(f"{log}: cannot start {role}: {error.strerror}") from None
+            found = StorageError(f"{log}: cannot start {role}: {error.strerror}")
+            if error.errno in NOT_ALLOWED:
+                found.exit_code = ExitCode.BAD_CONFIG
+            raise found from None
 
     def __repr__(self) -> str:
         return f"Child({self.role}, pid {self._process.pid}, {self._process.returncode})"

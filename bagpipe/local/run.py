@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.checkpoint.digest import model_digest
-from bagpipe.checkpoint.start import chosen_checkpoint, starting_checkpoint
+from bagpipe.checkpoint.start import chosen_checkpoint
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, load_local_job
@@ -95,11 +95,10 @@ def resume_run(
 
             accept_data(job.spec, directory.path)
         directory.own_checkpoints(job)
-        root = directory.checkpoints(job)
         if chosen is not None:
-            checkpoint: Path | None = chosen_checkpoint(chosen, root, note=view.note)
+            checkpoint: Path | None = chosen_checkpoint(chosen, directory.checkpoints(job), note=view.note)
         else:
-            checkpoint = starting_checkpoint(root, strict=job.spec.checkpoint.strict, note=view.note)
+            checkpoint = directory.starting_checkpoint(job, view.note)
         summary = _finished(job, directory, checkpoint)
         if summary is not None and not new_data:
             view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")

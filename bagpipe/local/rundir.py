@@ -13,7 +13,7 @@ logs/ servers/ checkpoints/ data/
 import itertools
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -21,14 +21,16 @@ from typing import Any, Self
 
 from bagpipe.checkpoint.best import kept_best
 from bagpipe.checkpoint.manifest import changed_field
+from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, open_checkpoint, prune
 from bagpipe.config.document import CheckpointConfig, Job, JobSpec
 from bagpipe.config.load import dump_job, load_job
-from bagpipe.errors import CheckpointError, ConfigError, StorageError
+from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.local.lengths import check_length, with_settled
 from bagpipe.local.process import TRACEBACK
 from bagpipe.local.user_modules import NOTED, note_folders
 from bagpipe.lowlevel.atomic_files import DRAFTS, NOT_ALLOWED, cannot_write, write_whole
+from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.oracle.service.kept_names import KEPT
@@ -171,6 +173,34 @@ class RunDir:
             owner = Owner.here(f"run {job.metadata.name} in {self.path.absolute()}", datetime.now())
             self._leases.append(Lease.take(root, "spec.checkpoint.path", owner))
 
+    def starting_checkpoint(self, job: Job, note: Callable[[str], None]) -> Path | None:
+        """The checkpoint from which this run goes on, found by `bagpipe.checkpoint.start`; None: it has had none yet.
+
+        Raises:
+            CheckpointError: as there; also if the run has had one and there is none any more, as on a disk that is not
+                mounted. It would begin again and seem to have lost its steps.
+        """
+        root = self.checkpoints(job)
+        found = starting_checkpoint(root, strict=job.spec.checkpoint.strict, note=note)
+        if found is None and (step := self._step_saved()):
+            raise CheckpointError(
+                f"{root}: no checkpoint there, but this run has had one of step {step}; put the folder back (is its "
+                "disk mounted?), or start a fresh run in another --run-dir"
+            )
+        return found
+
+    def _step_saved(self) -> int:
+        """The step of a checkpoint that this run is known to have had: of its end, or from which an attempt began."""
+        summary = self.summary()
+        if summary is not None and isinstance(summary.get("steps"), int):
+            return int(summary["steps"])
+        try:
+            text = self.metrics.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return 0
+        begun = [record.get("first_step") for record in records_in(text) if record.get("event") == "training"]
+        return max((step for step in begun if isinstance(step, int)), default=0)
+
     def begin(self, job: Job) -> None:
         """Write the job down, and remove an earlier run's report and summary.
 
@@ -189,7 +219,7 @@ class RunDir:
             for stale in (REPORT, SUMMARY):
                 (self.path / stale).unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError(f"{self.path}: {error.strerror}") from None
+            raise cannot_write(Path(error.filename), error) from None
         if job.spec.model.entrypoint is not None and not (self.path / NOTED).exists():
             note_folders(self.path)
         self.write(JOB_FILE, dump_job(job))

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.errors import ExitCode
 from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_commands, roles_of
@@ -145,11 +144,7 @@ class Supervisor:
                     self._restart(ended)
                 case NewAttempt(because):
                     self._attempts_failed += 1
-                    checkpoint = starting_checkpoint(
-                        self._run_dir.checkpoints(self._job),
-                        strict=self._job.spec.checkpoint.strict,
-                        note=self._view.note,
-                    )
+                    checkpoint = self._run_dir.starting_checkpoint(self._job, self._view.note)
                     back = f"from {checkpoint.name}" if checkpoint else "from the beginning"
                     self._view.note(f"{because}{self._words(because)}; every role starts again {back}")
                     self._start_attempt(checkpoint)

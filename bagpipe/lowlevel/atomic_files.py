@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from bagpipe.errors import StorageError
+from bagpipe.errors import ExitCode, StorageError
 from bagpipe.lowlevel import crash_points
 
 DRAFTS = ".*.tmp"
@@ -22,6 +22,8 @@ NOT_ALLOWED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 )
 """Errors of a place that the user has chosen wrongly. Trying again does not help before it is changed."""
+_MISPLACED = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
+"""A file where a folder is expected, or the reverse: no other machine and no later attempt does better."""
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -105,9 +107,12 @@ def make_folder(path: Path) -> None:
 
 
 def cannot_write(path: Path, error: OSError) -> StorageError:
-    """What the user is told when the system refuses to write `path`."""
+    """What the user is told when the system refuses to write `path`; its exit code is 78 where no retry can help."""
     remedy = "free some space and try again" if error.errno in _FULL else "check the folder and its permissions"
-    return StorageError(f"{path}: cannot be written: {error.strerror or error}; {remedy}")
+    found = StorageError(f"{path}: cannot be written: {error.strerror or error}; {remedy}")
+    if error.errno in _MISPLACED:
+        found.exit_code = ExitCode.BAD_CONFIG
+    return found
 
 
 def _flush_folder(folder: Path) -> None:

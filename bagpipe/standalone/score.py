@@ -14,6 +14,7 @@ import hashlib
 import importlib
 import json
 import os
+import signal
 import sys
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
@@ -47,8 +48,10 @@ def main() -> int:
     parser.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="write this column too")
     parser.add_argument("--threads", type=int, help="torch's; by default as in training")
     asked = parser.parse_args()
-    model = load(threads=asked.threads)
+    # Told to end, it leaves no draft: `finally` is run.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
+        model = load(threads=asked.threads)
         if asked.data == "-":
             _from_stdin(model)
         elif asked.out == "-":
@@ -57,9 +60,11 @@ def main() -> int:
             _to_parquet(model, asked.data, Path(asked.out), asked.keep)
         sys.stdout.flush()
     except BrokenPipeError:  # Whoever read the scores has left.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
     except OSError as error:
         sys.stderr.write(f"error: {error.filename or asked.out}: {error.strerror or error}\n")
+        if "-" in (asked.data, asked.out):  # Standard output, which would fail once more at the end.
+            _print_no_more()
         return 75
     except Exception as error:
         if not hasattr(error, "exit_code"):
@@ -67,6 +72,10 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return int(error.exit_code)
     return 0
+
+
+def _print_no_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _from_stdin(model: Any) -> None:
@@ -93,7 +102,8 @@ def _to_parquet(model: Any, data: str, out: Path, keep: list[str]) -> None:
     """Whole or not at all: a draft takes the name when it is complete."""
     import pyarrow.parquet as pq
 
-    draft, writer = out.with_name(f".{out.name}.tmp"), None
+    # With the process in its name: two that write one file at once do not write into one draft.
+    draft, writer = out.with_name(f".{out.name}.{os.getpid()}.tmp"), None
     try:
         for table in model.score_file(data, keep):
             if writer is None:

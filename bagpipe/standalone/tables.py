@@ -115,7 +115,7 @@ def _kept_values(folder: Path, info: Mapping[str, Any]) -> list[pa.Table]:
         with pa.memory_map(str(path)) as file:
             found = pa.ipc.open_file(file).read_all().select(["table", "code", "row", "count"])
         which = np.concatenate([np.zeros(0, np.int32), *(c.indices.to_numpy() for c in found.column("table").chunks)])
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); export the model again") from None
     bounds = np.searchsorted(which, np.arange(len(info["tables"]) + len(info.get("counted", ())) + 1)).tolist()
     return [found.slice(begin, end - begin) for begin, end in itertools.pairwise(bounds)]

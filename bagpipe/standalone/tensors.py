@@ -32,10 +32,13 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
         CheckpointError: the file is missing or damaged.
     """
     header, start, content = _open(path)
-    return {
-        name: _bytes_of(entry, start, content).view(_ARRAYS[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in header.items()
-    }
+    try:
+        return {
+            name: _bytes_of(entry, start, content).view(_ARRAYS[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in header.items()
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -46,9 +49,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     header, start, content = _open(path)
     found = {}
-    for name, entry in header.items():
-        flat = torch.from_numpy(np.array(_bytes_of(entry, start, content)))
-        found[name] = flat.view(_TYPES[entry["dtype"]]).reshape(entry["shape"]).clone()
+    try:
+        for name, entry in header.items():
+            flat = torch.from_numpy(np.array(_bytes_of(entry, start, content)))
+            found[name] = flat.view(_TYPES[entry["dtype"]]).reshape(entry["shape"]).clone()
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from None
     return found
 
 
@@ -68,10 +74,14 @@ def _open(path: Path) -> tuple[dict[str, Any], int, npt.NDArray[np.uint8]]:
         longest = max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; export the model again") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not a safetensors file ({error}); export the model again") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from None
     if start + longest > content.size:
         raise CheckpointError(
             f"{path}: expected {start + longest} bytes, found {content.size}; the file is truncated, export again"
         )
     return header, start, content
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: not a safetensors file ({error}); export the model again")

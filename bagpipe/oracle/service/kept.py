@@ -84,7 +84,7 @@ class Kept:
         """What an earlier process of this attempt has judged, and what was before it; None: it judged nothing."""
         try:
             return msgspec.json.decode(self._validations.read_bytes(), type=list[Validation])
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError):
             return None
 
     def keep_validations(self, history: Sequence[Validation]) -> None:

@@ -1,7 +1,10 @@
 """A run goes on from the newest sound checkpoint, or from the one that somebody chose, and says what it passed over."""
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -10,7 +13,7 @@ from bagpipe.checkpoint.manifest import Manifest
 from bagpipe.checkpoint.start import chosen_checkpoint, starting_checkpoint
 from bagpipe.checkpoint.store import ASIDE, commit, describe_file, directory_of, list_checkpoints, prune
 from bagpipe.config.document import DataConfig, JobSpec
-from bagpipe.errors import CheckpointError
+from bagpipe.errors import CheckpointError, StorageError
 
 FILE = "dense.safetensors"
 
@@ -67,6 +70,41 @@ def test_a_damaged_newest_one_is_passed_over_by_name(
     assert starting_checkpoint(tmp_path, strict=False, note=told.append) == saved[1]
     assert len(told) == 1 and str(saved[2]) in told[0] and str(saved[1]) in told[0]
     assert list_checkpoints(tmp_path) == saved[:2] and (saved[2] / ASIDE).exists()
+
+
+@pytest.mark.parametrize("name", ["manifest.json", FILE])
+def test_a_file_that_is_torn_anywhere_is_passed_over_by_name(tmp_path: Path, saved: list[Path], name: str) -> None:
+    """Cut off after any number of bytes, or with any byte that is none of a text: never a traceback, never taken."""
+    path = saved[2] / name
+    whole = path.read_bytes()
+    torn = [whole[:size] for size in range(0, len(whole), 7)]
+    torn += [whole[:at] + b"\xff" + whole[at + 1 :] for at in range(0, len(whole), 7)]
+    for content in torn:
+        path.write_bytes(content)
+        told: list[str] = []
+        assert starting_checkpoint(tmp_path, strict=False, note=told.append) == saved[1], content
+        assert len(told) == 1 and str(path) in told[0]
+        (saved[2] / ASIDE).rename(saved[2] / "manifest.json")
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("name", ["manifest.json", FILE])
+def test_a_process_that_cannot_read_passes_over_no_sound_one(
+    tmp_path: Path, saved: list[Path], monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    """Too few descriptors or rights, or a server that is away, say nothing of the checkpoint: it stays the newest."""
+    opened = Path.open
+
+    def refusing(path: Path, *how: str, **more: str) -> IO[bytes]:
+        if path == saved[2] / name:
+            raise OSError(number, os.strerror(number), str(path))
+        return opened(path, *how, **more)  # type: ignore[call-overload, no-any-return]
+
+    with monkeypatch.context() as within:
+        within.setattr(Path, "open", refusing)
+        with pytest.raises(StorageError, match=rf"{name}: cannot be read: .*; mend that and try again"):
+            starting_checkpoint(tmp_path, strict=False, note=lambda _: None)
+    assert list_checkpoints(tmp_path) == saved
 
 
 def test_retention_keeps_the_sound_one(tmp_path: Path, saved: list[Path]) -> None:

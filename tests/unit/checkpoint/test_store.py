@@ -1,5 +1,6 @@
 """A checkpoint is whole or it is none, and says by name what is wrong with it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from bagpipe.checkpoint.store import (
     open_checkpoint,
     prune,
 )
+from bagpipe.cli.main import run_command
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
@@ -94,6 +96,23 @@ def test_saved_checkpoints_are_found_and_verified(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(newest)
     checkpoint.verify()
     assert checkpoint.manifest.step == 200 and checkpoint.manifest.cursor == Cursor(0, 1600)
+
+
+def test_a_checkpoint_that_its_run_deletes_meanwhile_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`ls` and `verify` in the folder of a run that goes on pass over what retention has deleted since."""
+    listed = [save(tmp_path, step) for step in (1, 2)]
+    begun = open_checkpoint(listed[0])
+    shutil.rmtree(listed[0])
+    monkeypatch.setattr("bagpipe.cli.checkpoint._complete", lambda where: listed)
+    assert run_command(["checkpoint", "ls", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("step-") == 1
+    assert run_command(["checkpoint", "verify", str(tmp_path)]) == 0
+    gone, whole = capsys.readouterr().out.splitlines()
+    assert gone == f"{listed[0]}: deleted meanwhile by its run, which keeps newer ones" and whole.endswith(": whole")
+    with pytest.raises(CheckpointError, match="step-00000001: deleted while it was read, by its run"):
+        begun.verify()
 
 
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ def test_two_do_not_write_one_output(tmp_path: Path) -> None:
     """The second is refused by the first one's name, whatever it would write."""
     data, out = own_columns(tmp_path), tmp_path / "out"
     words = r"out: .* is in use by bagpipe data prepare \(host .*, pid "
-    with going_on(out, "0123456789abcdef"), pytest.raises(ConfigError, match=words):
+    with going_on(out, "0123456789abcdef", overwrite=False), pytest.raises(ConfigError, match=words):
         prepare(data, out)
     assert out.is_dir()
     us = Owner("somebody", "here", 1, "", "")

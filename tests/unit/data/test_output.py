@@ -1,11 +1,12 @@
 """`--overwrite` deletes what `bagpipe data prepare` wrote, and nothing else, ever."""
 
 import os
+from functools import partial
 
 import pytest
 
 from bagpipe.config.document import DataConfig
-from bagpipe.data.output import made_once
+from bagpipe.data.output import going_on, made_once, replacing
 from bagpipe.data.paper_formats import write_paper_format
 from bagpipe.data.prepare import prepare
 from bagpipe.errors import ConfigError
@@ -27,6 +28,22 @@ def write(criteo_file):
             write_paper_format(data, kind, out, overwrite=True)
 
     return make
+
+
+@pytest.mark.parametrize("way", [replacing, partial(going_on, digest="ab")])
+def test_what_another_process_has_made_meanwhile_stays(way, tmp_path):
+    """It was not there when it was looked for, and nobody has allowed to replace it: one line, and nothing is left."""
+    out = tmp_path / "out"
+
+    def be_second():
+        with way(out, overwrite=False) as folder:
+            (folder / "part").write_text("second")
+            out.mkdir()
+            (out / "part").write_text("first")
+
+    with pytest.raises(ConfigError, match="out: was made by another process meanwhile"):
+        be_second()
+    assert tree(tmp_path) == {"out/part": b"first"} and list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("kind", ["parquet", "kaggle-json"])

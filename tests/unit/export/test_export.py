@@ -244,6 +244,28 @@ def test_an_export_that_finds_no_room_leaves_nothing(checkpoints: dict[str, Path
             export_model(checkpoints["own"], out)
 
 
+def test_an_export_that_was_killed_blocks_nothing_and_a_second_one_at_once_is_refused(
+    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until an export is whole its folder holds no part of one; two at once do not mix two models in one folder."""
+    out = tmp_path / "out"
+    seen = []
+
+    def second(folder: Path) -> Any:
+        seen.append(sorted(entry.name for entry in out.iterdir()))
+        with pytest.raises(ConfigError, match=rf"^{out}: .*is in use by bagpipe export .*, pid {os.getpid()}, "):
+            export_model(checkpoints["own"], out)
+
+    (out / ".draft" / "code").mkdir(parents=True)  # What a kill leaves.
+    for name in (".owner.json", "tables.safetensors", ".rows.safetensors.tmp"):
+        (out / ".draft" / name).write_text("{")
+    with monkeypatch.context() as within:
+        within.setattr("bagpipe.export.write.load_export", second)
+        export_model(checkpoints["dlrm"], out)
+    assert seen == [[".draft"]] and not (out / ".draft").exists()
+    assert load_export(out).facts["model"]["class"] == "DLRM"
+
+
 def test_a_model_that_needs_what_an_export_lacks_is_refused_by_name(
     folder: Path, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:

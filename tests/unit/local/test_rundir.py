@@ -9,7 +9,7 @@ from bagpipe.checkpoint.manifest import FILE_NAME as MANIFEST
 from bagpipe.checkpoint.store import ASIDE
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, parse_job
-from bagpipe.errors import ConfigError, StorageError
+from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.local.rundir import RunDir, default_path
 from bagpipe.lowlevel.lease import FILE_NAME
 from bagpipe.oracle.service.kept_names import KEPT
@@ -166,6 +166,35 @@ def test_foreign_checkpoints(tmp_path: Path) -> None:
         pytest.raises(ConfigError, match=r"spec\.checkpoint\.path: .* holds checkpoints of another run"),
     ):
         directory.begin(job(f"checkpoint.path={tmp_path / 'shared'}"))
+
+
+def test_checkpoints_that_are_gone_are_not_begun_again_in_silence(tmp_path: Path) -> None:
+    """A disk that is not mounted: the run is known to have had a checkpoint, by its summary or by how it went on."""
+    training = '{{"time": 1.0, "event": "training", "attempt": {}, "first_step": {}}}\n'
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job())
+        notes: list[str] = []
+        assert directory.starting_checkpoint(job(), notes.append) is None
+        directory.write("metrics.jsonl", training.format(0, 0))
+        assert directory.starting_checkpoint(job(), notes.append) is None
+        directory.write("metrics.jsonl", training.format(0, 0) + training.format(1, 40))
+        with pytest.raises(CheckpointError, match=r"checkpoints: no checkpoint there, but .* had one of step 40; put "):
+            directory.starting_checkpoint(job(), notes.append)
+        directory.write("metrics.jsonl", "")
+        directory.write_summary({"steps": 90})
+        with pytest.raises(CheckpointError, match="had one of step 90"):
+            directory.starting_checkpoint(job(), notes.append)
+        assert notes == []
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_and_not_tried_again(tmp_path: Path) -> None:
+    """And the reverse: the path that is in the way, and exit code 78."""
+    with RunDir.create(tmp_path / "run") as directory:
+        (directory.path / "report.json").mkdir()
+        (directory.path / "report.json" / "x").touch()
+        with pytest.raises(StorageError, match=r"run/report\.json: cannot be written: Is a directory") as refused:
+            directory.begin(job())
+        assert refused.value.exit_code == 78
 
 
 def test_files_are_whole_or_absent(tmp_path: Path) -> None:
