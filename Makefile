@@ -35,7 +35,7 @@ test: $(STAMP)  ## Everything: checks, then every test that this machine can run
 	@echo "running every test that this machine can run, about a quarter of an hour on two cores"
 	@$(PYTEST) -n $(WORKERS) --maxprocesses 4 -m "not e2e"
 
-lint: $(STAMP)  ## Style and formatting
+lint: $(STAMP)  ## Check style and formatting
 	@echo "checking style"
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
@@ -44,21 +44,21 @@ format: $(STAMP)  ## Repair what `lint` can repair by itself
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-types: $(STAMP)  ## Types (mypy, strict)
+types: $(STAMP)  ## Check types (mypy, strict)
 	@echo "checking types"
 	@$(BIN)/mypy --no-error-summary
 
-imports: $(STAMP)  ## Who may import whom
+imports: $(STAMP)  ## Check that each module imports only what it may
 	@echo "checking imports"
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 
-unit: $(STAMP)  ## Tests of each part alone, and the guards
+unit: $(STAMP)  ## Test each part alone, and the guards of the tree
 	@$(PYTEST) tests/unit tests/guards
 
-numerics: $(STAMP)  ## Exactness: the cache changes no bit
+numerics: $(STAMP)  ## Test that the cache changes no bit of the result
 	@$(PYTEST) tests/numerics
 
-integration: $(STAMP)  ## Whole jobs as processes, bad input, crashes
+integration: $(STAMP)  ## Test whole jobs as processes, with bad input and crashes too
 	@$(PYTEST) tests/integration
 
 sweep-crashes: $(STAMP)  ## Kill a short run at every numbered point of every role, into docs/reliability.md; hours
@@ -71,13 +71,13 @@ sweep-starts: $(STAMP) $(KERNELS)  ## Start a tiny job 2,000 times on a busy mac
 	@$(BIN)/python tools/sweep_starts.py --write
 
 MINUTES ?= 60
-soak: $(STAMP)  ## MINUTES= of tiny steps with a kill every 3,000 of them, into docs/reliability.md; whether anything grows
+soak: $(STAMP)  ## Train for MINUTES= with a kill every 3,000 tiny steps; whether anything grows, into docs/reliability.md
 	@$(BIN)/python tools/soak.py --minutes $(MINUTES) --write
 
-fuzz: $(STAMP)  ## Mutated frames into decoders and roles, job files beside the schema, into docs/reliability.md; 10 minutes
+fuzz: $(STAMP)  ## Feed mutated frames to decoders and roles, and job files that are wrong, into docs/reliability.md; 10 minutes
 	@$(BIN)/python tools/fuzz.py --write
 
-bench: $(STAMP)  ## Speed of the parts on one core, beside the machine's memcpy; other benchmarks take arguments, see their heads
+bench: $(STAMP)  ## Measure reader, planner and shard on one core, beside memcpy; other benchmarks: see the heads of benchmarks/*.py
 	@set -e; for part in data_read planner shard_rows; do echo "== benchmarks/$$part.py"; \
 	  OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(BIN)/python benchmarks/$$part.py; done
 
@@ -86,12 +86,13 @@ $(KERNELS): $(STAMP) $(shell grep -rlE 'njit|intrinsic' --include='*.py' bagpipe
 	@$(BIN)/python tools/compile_kernels.py
 	@touch $@
 
-docs: $(STAMP)  ## Generate docs/settings.md, docs/api.md, docs/rooms.svg, and the pictures and tables of docs/plan.md and docs/step.md
+docs: $(STAMP)  ## Generate settings, api, reasons, rooms.svg, and the pictures and tables of plan and step, all in docs/
 	@$(BIN)/python -m bagpipe.cli.reference
 	@$(BIN)/python tools/generate_api.py
 	@$(BIN)/python tools/draw_plan.py
 	@$(BIN)/python tools/draw_rooms.py
 	@$(BIN)/python tools/draw_step.py
+	@$(if $(OPERATOR),$(BIN)/python -m bagpipe_operator.reasons > docs/reasons.md)
 
 clean:  ## Remove .venv, runs and caches
 	rm -rf $(VENV) runs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

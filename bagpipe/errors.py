@@ -21,7 +21,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Process exit codes; the contract between every role and whoever supervises it."""
+    """Process exit codes; the contract between every role and its supervisor, `bagpipe run` or the operator."""
 
     DONE = 0
     BAD_DATA = 65
@@ -94,7 +94,7 @@ class PeerLost(BagpipeError):
 
 
 class DeviceError(BagpipeError):
-    """A GPU failed, whoever used it just then."""
+    """A GPU failed, in our code or in the user's model."""
 
     exit_code = ExitCode.TRANSIENT
 

@@ -34,7 +34,7 @@ spec:
 
 
 def shard(directory: Path) -> None:
-    """Reads, births, writes and a snapshot of one shard."""
+    """Run a shard by itself: read rows that nobody has written, write them, take a snapshot; on disk and in memory."""
     (group,) = TableLayout.of([Table("t", 100, 8, ("t",))]).groups
     for place in (directory, None):
         initial_rows = InitialRows(group, EmbeddingConfig(), seed=0)
@@ -49,6 +49,7 @@ def shard(directory: Path) -> None:
 
 
 def main() -> int:
+    """Compile what this image needs; returns an exit code."""
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "job.yaml"
         file.write_text(JOB, encoding="utf-8")

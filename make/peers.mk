@@ -11,18 +11,18 @@ SWEEPS := lookahead cache batch dim skew trainers bandwidth
 
 .PHONY: bench-peers bench-peers-quick bench-peers-table sweeps $(SWEEPS:%=sweep-%)
 
-bench-peers: $(PEERS_STAMP)  ## Ours and every peer on rate-limited links, interleaved (root, Linux; FLAGS=--help)
+bench-peers: $(PEERS_STAMP)  ## Measure Bagpipe and every peer in turns on rate-limited links (root, Linux; FLAGS=--help)
 	@$(PEERS_RUN) run $(FLAGS)
 	@$(PEERS_RUN) table
 
-bench-peers-quick: $(PEERS_STAMP)  ## A few minutes of it: two rates, few steps
+bench-peers-quick: $(PEERS_STAMP)  ## The same in a few minutes: two rates, few steps
 	@$(PEERS_RUN) run --quick $(FLAGS)
 	@$(PEERS_RUN) table
 
-bench-peers-table: $(PEERS_STAMP)  ## The table and the plot again, from what was measured
+bench-peers-table: $(PEERS_STAMP)  ## Write the table and the plot again from what was measured
 	@$(PEERS_RUN) table $(FLAGS)
 
-sweeps: $(SWEEPS:%=sweep-%)  ## One setting varied at a time, as plots; or one of them: sweep-lookahead, -cache, -batch, ...
+sweeps: $(SWEEPS:%=sweep-%)  ## Vary one setting at a time, and plot; or one of them: sweep-lookahead, sweep-cache, ...
 
 $(SWEEPS:%=sweep-%): sweep-%: $(PEERS_STAMP)
 	@$(PEERS_RUN) sweep $* $(FLAGS)

@@ -45,7 +45,10 @@ FAILURE: Schema = {
     "pod": {"type": "string"},
     "node": {"type": "string"},
     "exitCode": {"type": "integer"},
-    "lastWords": {"type": "string", "description": "End of what the process logged."},
+    "lastWords": {
+        "type": "string",
+        "description": "The last 1,024 characters of the process's termination message, which is the end of its log.",
+    },
 }
 PROPERTIES: Schema = {
     "observedGeneration": {

@@ -29,7 +29,7 @@ OracleAddress = Annotated[
         metavar="ENDPOINT",
         help="Where the oracle listens: tcp://host:port.",
         show_default=False,
-        parser=endpoint("--oracle"),
+        parser=endpoint("--oracle", listening=False),
     ),
 ]
 Attempt = Annotated[
@@ -47,7 +47,7 @@ Bind = Annotated[
         "--bind",
         metavar="ENDPOINT",
         help="Address to listen on: tcp://host:port, port 0 for any free one.",
-        parser=endpoint("--bind"),
+        parser=endpoint("--bind", listening=True),
     ),
 ]
 Advertise = Annotated[
@@ -56,7 +56,7 @@ Advertise = Annotated[
         "--advertise",
         metavar="ENDPOINT",
         help="Address under which others reach this role; none: where it listens.",
-        parser=endpoint("--advertise"),
+        parser=endpoint("--advertise", listening=False),
     ),
 ]
 Namespace = Annotated[

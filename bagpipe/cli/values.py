@@ -13,10 +13,9 @@ from typing import Any
 
 from bagpipe.config import paths
 from bagpipe.errors import ConfigError
+from bagpipe.net.endpoints import parse_endpoint
 
-GREATEST_PORT = 65_535
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
-_ENDPOINT = re.compile(r"(?:tcp://)?(?P<host>\[[0-9A-Fa-f:.%A-Za-z0-9]+\]|[A-Za-z0-9._*-]+):(?P<port>[0-9]{1,6})")
 
 
 class Bounded:
@@ -61,24 +60,29 @@ def number(option: str, least: float, greatest: float, unit: str) -> Bounded:
     return Bounded(option, least, greatest, unit, float)
 
 
-def endpoint(option: str) -> Callable[[str], str]:
-    """A reader of `tcp://host:port`; `tcp://` may be left out, an IPv6 address stands in brackets."""
+def endpoint(option: str, *, listening: bool) -> Callable[[str], str]:
+    """A reader of `tcp://host:port`; `tcp://` may be left out, an IPv6 address stands in brackets.
+
+    Args:
+        listening: whether a socket is to listen there: port 0 is then any free one, and host `*` every interface.
+    """
+    least = 0 if listening else 1
 
     def read(given: str) -> str:
-        found = _ENDPOINT.fullmatch(given.strip())
-        if found is None or int(found["port"]) > GREATEST_PORT:
+        try:
+            return str(parse_endpoint(given.strip(), listening=listening))
+        except ConfigError:
             raise ConfigError(
-                f"{option}: expected tcp://host:port, with a port from 0 to {GREATEST_PORT} and an IPv6 address in "
+                f"{option}: expected tcp://host:port, with a port from {least} to 65535 and an IPv6 address in "
                 f"brackets, found {paths.shown(given)[:80]!r}; correct it"
-            )
-        return f"tcp://{found['host']}:{found['port']}"
+            ) from None
 
     return read
 
 
 def scheduler_address(option: str) -> Callable[[str], str]:
     """A reader of `tcp://host:port` or `tls://host:port`."""
-    read = endpoint(option)
+    read = endpoint(option, listening=False)
 
     def read_any(given: str) -> str:
         encrypted = given.strip().removeprefix("tls://")

@@ -11,7 +11,7 @@ Raw = Mapping[str, Any]
 
 _ROLES = ("oracle", "server", "trainer")
 _INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "apps.kubernetes.io/pod-index")
-_LAST_WORDS = 10
+_MESSAGE_LINES = 10
 _KEPT_PODS, _KEPT_LINES = 8, 3
 
 
@@ -145,7 +145,7 @@ def _failure(status: Raw) -> list[str]:
         return []
     lines = [f"attempt {known.get('attempt', 0)}, {known.get('time', '')}: {known.get('reason')}: {_line(known)}"]
     words = str(known.get("lastWords", "")).splitlines()
-    return lines + [f"| {line}" for line in words[-_LAST_WORDS:]]
+    return lines + [f"| {line}" for line in words[-_MESSAGE_LINES:]]
 
 
 def _last_lines(status: Raw, kept: Mapping[str, str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Tasks on a Dask cluster: one that is there already, or some processes of this machine.
 
-Dask carries bytes to `run_packed` and bytes back. Whoever can connect to a scheduler can run code on its workers; so
-the cluster that is started here listens on the loopback interface, and only while it is used.
+Dask carries bytes to `run_packed` and back. A program that can connect to a scheduler can run code on its workers,
+so the cluster that is started here listens on the loopback interface, and only while it is used.
 """
 
 import logging

@@ -38,7 +38,7 @@ OTHERS = "look like labels too:"
 
 @dataclass(slots=True)
 class Suggestion:
-    """A job, and what to tell whoever asked for it."""
+    """A job, and what to tell the user about it."""
 
     text: str
     notes: list[str] = field(default_factory=list)

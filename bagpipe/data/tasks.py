@@ -1,6 +1,6 @@
 """What one worker does about one stretch of the data: pure functions of (stretch, settings, transform), bytes to bytes.
 
-A task and its answer are msgpack, so whoever carries them needs to know neither. What is too large for an answer is
+A task and its answer are msgpack, so an engine carries them without knowing either. What is too large for an answer is
 written into a folder that client and workers share. A task may run twice, also at once, and comes to the same.
 """
 

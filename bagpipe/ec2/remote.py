@@ -112,7 +112,7 @@ class Remote:
             for one in list(waiting):
                 code = one.process.poll()
                 if code:
-                    raise RemoteError(f"{one.what}: exit code {code}: {_last_words(one.log)} (log: {one.log})")
+                    raise RemoteError(f"{one.what}: exit code {code}: {_last_line(one.log)} (log: {one.log})")
                 if code == 0:
                     waiting.remove(one)
             if waiting and self._clock.now() >= end:
@@ -177,6 +177,6 @@ class Remote:
         return done.stdout
 
 
-def _last_words(log: Path) -> str:
+def _last_line(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"

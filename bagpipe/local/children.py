@@ -17,7 +17,7 @@ from bagpipe.local.rundir import RunDir
 from bagpipe.net.admission import TOKEN_VARIABLE
 
 TOKEN_BYTES = 32
-LAST_WORDS_SECONDS = 2.0
+SETTLE_SECONDS = 2.0
 """How long the others may take to end by themselves once one of them has failed."""
 
 
@@ -74,7 +74,7 @@ class Children:
 
     def failed(self) -> tuple[int, str] | None:
         """Exit code and error of the child that explains why the others ended; None: none failed."""
-        self.wait(LAST_WORDS_SECONDS)
+        self.wait(SETTLE_SECONDS)
         ended = [(child.poll(), child) for child in self._children.values()]
         bad = [(code, child) for code, child in ended if code not in (None, ExitCode.DONE, ExitCode.STOPPED)]
         if not bad:

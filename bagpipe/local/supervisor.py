@@ -27,7 +27,7 @@ from bagpipe.net.admission import TOKEN_VARIABLE
 LOOK_SECONDS = 0.1
 GRACE_SECONDS = 120.0
 """How long stopping at a checkpoint may take."""
-LAST_WORDS_SECONDS = 2.0
+SETTLE_SECONDS = 2.0
 """How long roles may take to end by themselves once the run is over."""
 LOG_LINES = 15
 TOKEN_BYTES = 32
@@ -119,7 +119,7 @@ class Supervisor:
 
     def _settle(self) -> None:
         """Give the other roles time to log why they end: they were told of the failure, or notice it now."""
-        deadline = self._clock() + LAST_WORDS_SECONDS
+        deadline = self._clock() + SETTLE_SECONDS
         while self._children and self._clock() < deadline and self._stop_requests < 2:
             self._pause()
             self._reap()
@@ -215,7 +215,7 @@ class Supervisor:
                 if role.kind != "server":
                     child.terminate()
 
-    # ── last words ────────────────────────────────────────────────────────────────────────────────
+    # ── why it ended ───────────────────────────────────────────────────────────────────────────────
 
     def _words(self, ended: Ended) -> str:
         error = last_error(self._run_dir.log(ended.role.kind, ended.role.index))

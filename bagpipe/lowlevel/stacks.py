@@ -23,7 +23,7 @@ def tell_of_crashes() -> None:
 
 def watch_start(seconds: float) -> None:
     """Watch the start of this process, each part of which may take so long; see `start_goes_on` and `started`."""
-    global _seconds  # noqa: PLW0603  # the interpreter has one such timer, whoever asks for it
+    global _seconds  # noqa: PLW0603  # the interpreter has one such timer
     _seconds = seconds
     start_goes_on()
 

@@ -107,7 +107,7 @@ class Admission:
         return list(self._speakers)
 
     def forget(self, identity: bytes) -> None:
-        """Admit this identity no longer, whoever it was."""
+        """Admit this identity no longer, if it was admitted."""
         speaker = self._speakers.pop(identity, None)
         if speaker is not None and self._identities.get(speaker) == identity:
             del self._identities[speaker]

@@ -80,7 +80,7 @@ Setting = TypeVar("Setting", DenseColumn, SparseColumn, DenseStatistics)
 
 
 def label_rule(label: LabelColumn) -> LabelRule | None:
-    """Whoever scores has no labels."""
+    """Refuse: an export has no labels, so nothing of it may ask for a rule."""
     raise NotImplementedError(f"label {label.name}: an export scores rows and reads no labels")
 
 

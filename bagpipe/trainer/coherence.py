@@ -1,6 +1,6 @@
 """Sends and receives rows between trainers, by the lists that the oracle compiled into each step's plan.
 
-A row's gradients go to its owner. Its new value goes to whoever uses it next: eager for the very next step, deferred
+A row's gradients go to its owner. Its new value goes to its next users: eager for the very next step, deferred
 for later ones. Nothing here decides who that is, or when to send: the lists are the plan's, the order is that of
 `transitions.py`.
 """

@@ -1,7 +1,7 @@
 """Keeps what one trainer has sent to the others until they confirm it, and what has come in from them. Pure.
 
 A connection that is reset loses what was on its way, and only the sender can send that again. So a message is kept
-until its receiver confirms it, and whoever gets a message twice drops the second one.
+until its receiver confirms it, and a receiver that gets a message twice drops the second one.
 
 A trainer confirms whole steps: "I need nothing of steps up to `through` any more". One number is the same for every
 peer and travels in the header of every message, so confirming costs no message of its own where trainers talk both

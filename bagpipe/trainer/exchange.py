@@ -173,7 +173,7 @@ class PeerExchange:
     def look_after(self) -> None:
         """Take in what has come, send again what a reset may have lost, confirm where no message does. Never waits.
 
-        Whoever waits for anything calls it now and then: what a peer misses may be what it waits for.
+        Every wait calls it now and then: what a peer misses may be what it waits for.
         """
         self._looked = time.monotonic()
         self._poll(0.0)

@@ -60,7 +60,7 @@ class PeerReducer:
             self._sum(self._unsummed.pop(0))
 
     def _sum(self, bucket: "_Bucket") -> None:
-        """This rank's part, in rank order; its mean goes to whoever needs it."""
+        """This rank's part, in rank order; its mean goes to the ranks that need it."""
         part = bucket.part(self._rank)
         gradients = [
             bucket.own[part] if rank == self._rank else self._peers.receive(rank, self._step, "dense", bucket.index)[0]

@@ -78,7 +78,7 @@ def ended_work(tensors: Sequence[torch.Tensor]) -> dist.Work:
 def nccl_group(store: Any, rank: int, world_size: int, device: torch.device) -> dist.ProcessGroup:
     """A group of GPUs outside torch's registry.
 
-    torch's default group is one per process and belongs to whoever embeds us; building the group from
+    torch's default group is one per process and belongs to the program that embeds us; building the group from
     its backend leaves it alone, and lets several trainers live in one process (the tests' way).
     """
     group = dist.ProcessGroup(store, rank, world_size)

@@ -27,7 +27,7 @@ from peers.setting import Setting
 POLL_SECONDS = 0.1
 START_SECONDS = 180.0
 STEP_SECONDS = 60.0
-LAST_WORDS = 600
+TAIL_CHARACTERS = 600
 
 
 class MeasurementError(Exception):
@@ -42,7 +42,7 @@ class Snapshot:
     clock: float
     cpu_seconds: dict[str, float]
     busy_seconds: float
-    """Of all cores together, whoever kept them busy."""
+    """Of all cores together, whatever kept them busy."""
     bytes_by_role: dict[str, tuple[int, int]]
 
 
@@ -147,15 +147,15 @@ def _wait(
         ended = [role for role, child in children.items() if child.poll() is not None]
         if ended or now - changed > (STEP_SECONDS if done else START_SECONDS):
             why = f"{', '.join(ended)} ended" if ended else f"no step for {now - changed:.0f} s"
-            raise MeasurementError(f"{contender.name}: {why} after {done} steps: {_last_words(directory, children)}")
+            raise MeasurementError(f"{contender.name}: {why} after {done} steps: {_log_tails(directory, children)}")
         time.sleep(POLL_SECONDS)
 
 
-def _last_words(directory: Path, children: dict[str, subprocess.Popen[bytes]]) -> str:
+def _log_tails(directory: Path, children: dict[str, subprocess.Popen[bytes]]) -> str:
     said = []
     for role in children:
         text = _log(directory, role).read_text(errors="replace").strip()
-        said.append(f"[{role}] {text[-LAST_WORDS:]}")
+        said.append(f"[{role}] {text[-TAIL_CHARACTERS:]}")
     return "\n".join(said)
 
 

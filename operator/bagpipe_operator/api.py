@@ -43,12 +43,13 @@ class RunPolicy:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "RunPolicy":
+        """The policy of a document that `spec_shape` has found no fault with; what it leaves out has its default."""
         known = {name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None}
         return cls(**{**known, "inherit": tuple(known.get("inherit", ()))})
 
     @classmethod
     def for_whom(cls, spec: Any) -> "RunPolicy":
-        """Only who runs the job, from a document that may be anything."""
+        """Only the fields that say which operator runs the job, from a document that may be malformed."""
         policy = spec.get("runPolicy") if isinstance(spec, Mapping) else None
         found = policy if isinstance(policy, Mapping) else {}
         manager, operator = found.get("managedBy"), found.get("operatorClass")
@@ -64,6 +65,7 @@ class RunPolicy:
 
 
 def camel(name: str) -> str:
+    """A field's name as the document writes it: `max_servers` is `maxServers`."""
     head, *rest = name.split("_")
     return head + "".join(part.title() for part in rest)
 
@@ -114,6 +116,7 @@ class Status:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Status":
+        """The status as the API server shows it; fields that this release does not know are passed over."""
         known = {name: raw[camel(name)] for name in cls.__dataclass_fields__ if raw.get(camel(name)) is not None}
         for name in _TIMES & known.keys():
             known[name] = times.parse(known[name])
@@ -134,10 +137,12 @@ class Status:
         return raw
 
     def is_true(self, kind: names.Condition) -> bool:
+        """Whether the condition of this type is there and true."""
         return condition_list.is_true(self.conditions, kind)
 
     @property
     def finished(self) -> bool:
+        """Whether the job has ended, well or not."""
         return self.is_true(names.Condition.COMPLETE) or self.is_true(names.Condition.FAILED)
 
     def put(self, condition: condition_list.Condition) -> "Status":
@@ -179,6 +184,7 @@ class Job:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Job":
+        """The job from the object as it was read; a malformed document gives one whose `fault` says what is wrong."""
         meta, spec = raw["metadata"], raw.get("spec") or {}
         fault = spec_shape.fault(spec)
         policy = RunPolicy.of(spec.get("runPolicy") or {}) if fault is None else RunPolicy.for_whom(spec)
@@ -198,13 +204,16 @@ class Job:
         )
 
     def section(self, role: Role) -> Mapping[str, Any]:
+        """The settings of a role, such as `spec.trainers`; empty: the document has none."""
         return self.spec.get(names.SECTIONS[role]) or {}
 
     def replicas(self, role: Role) -> int:
+        """How many pods of a role the document asks for."""
         return 1 if role is Role.ORACLE else int(self.section(role).get("replicas", defaults.REPLICAS))
 
     @property
     def pods_wanted(self) -> int:
+        """How many pods the document asks for, all roles together."""
         return sum(self.replicas(role) for role in Role)
 
     @property
@@ -213,7 +222,7 @@ class Job:
         return self.run_policy.queue_name or self.labels.get(names.LABEL_QUEUE)
 
     def inherited(self, of: Mapping[str, str]) -> dict[str, str]:
-        """What of the job's own labels or annotations its children bear too; never what steers us or Kueue."""
+        """Which of the job's own labels or annotations its children bear too; never one that we or Kueue act on."""
         keys = self.run_policy.inherit
         prefixes = tuple(key[:-1] for key in keys if key.endswith("/*"))
         asked = {k: v for k, v in of.items() if k in keys or k.startswith(prefixes)}
@@ -239,9 +248,11 @@ class Job:
 
     @property
     def selector(self) -> str:
+        """Label selector of the trainers' pods, as `kubectl scale` and autoscalers take it."""
         wanted = names.labels(self.name, Role.TRAINER)
         return ",".join(f"{key}={value}" for key, value in sorted(wanted.items()))
 
     @property
     def full_name(self) -> str:
+        """`namespace/name`, for logs."""
         return f"{self.namespace}/{self.name}"

@@ -1,4 +1,4 @@
-"""The one error of a request to the API server, and what each answer means for whoever asked.
+"""The one error of a request to the API server, and what each answer means for the caller.
 
 Every way in which a request can end badly becomes an `ApiError`; what to do about it is its `outcome`:
 
@@ -17,7 +17,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What an error means for whoever asked."""
+    """What an error means for the caller."""
 
     ABSENT = "absent"
     EXISTS = "exists"

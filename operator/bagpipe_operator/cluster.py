@@ -67,16 +67,27 @@ class Cluster:
         return time.monotonic() - self._ended_at
 
     async def close(self) -> None:
+        """Close the connections; nothing can be asked afterwards."""
         await self._session.close()
 
     async def get(self, url: str, **params: str) -> dict[str, Any]:
+        """Read the JSON object at a path of the API server, with `params` as the query.
+
+        Raises:
+            ApiError: it cannot be read.
+        """
         return await self._json("GET", url, params=params)
 
     async def text(self, url: str, **params: str) -> str:
+        """Read a text, such as a pod's log.
+
+        Raises:
+            ApiError: it cannot be read.
+        """
         return (await self._request("GET", url, params=params)).decode(errors="replace")
 
     async def find(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
-        """The object of that name, whoever made it; none: there is none.
+        """The object of that name, whether it is ours or not; none: there is none.
 
         A list of one, because the operator may list its children's kinds and has no other use for `get`.
         """
@@ -90,6 +101,11 @@ class Cluster:
         return {**made, "kind": kind}
 
     async def replace(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Put `body` in the object's place; its `resourceVersion` makes that fail if the object has changed.
+
+        Raises:
+            ApiError: it was not written.
+        """
         return await self._json("PUT", path(kind, namespace, name), body)
 
     async def apply(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,6 +140,11 @@ class Cluster:
         await self._json("PATCH", url, patch, "application/json-patch+json", {"fieldManager": names.MANAGER})
 
     async def patch_status(self, kind: str, namespace: str, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Merge `body` into the object's status (RFC 7396); returns the object as it is then.
+
+        Raises:
+            ApiError: it was not written.
+        """
         url = path(kind, namespace, name, "status")
         return await self._json("PATCH", url, body, "application/merge-patch+json", {"fieldManager": names.MANAGER})
 

@@ -27,6 +27,7 @@ class Condition:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Condition":
+        """From an entry of `status.conditions`."""
         return cls(
             type=raw["type"],
             status=_VALUE.get(raw["status"]),
@@ -37,6 +38,7 @@ class Condition:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """As an entry of `status.conditions`."""
         return {
             "type": self.type,
             "status": _STATUS[self.status],
@@ -48,14 +50,17 @@ class Condition:
 
 
 def true(kind: str, reason: str, message: str, now: dt.datetime) -> Condition:
+    """A condition of type `kind` that is true since `now`."""
     return _made(kind, True, reason, message, now)
 
 
 def false(kind: str, reason: str, message: str, now: dt.datetime) -> Condition:
+    """A condition of type `kind` that is false since `now`."""
     return _made(kind, False, reason, message, now)
 
 
 def unknown(kind: str, reason: str, message: str, now: dt.datetime) -> Condition:
+    """A condition of type `kind` of which nobody knows since `now` whether it is true."""
     return _made(kind, None, reason, message, now)
 
 
@@ -70,10 +75,12 @@ def _made(kind: str, status: bool | None, reason: str, message: str, now: dt.dat
 
 
 def find(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
+    """The condition of this type; none: there is none."""
     return next((c for c in conditions if c.type == kind), None)
 
 
 def is_true(conditions: tuple[Condition, ...], kind: str) -> bool:
+    """Whether the condition of this type is there and true."""
     found = find(conditions, kind)
     return found is not None and found.status is True
 

@@ -25,6 +25,7 @@ class Connection:
     token: str | None
 
     def headers(self) -> dict[str, str]:
+        """The headers by which a request proves who sends it."""
         # Bound tokens are rotated on disk: read again each time, a few hundred bytes of page cache.
         token = _TOKEN.read_text().strip() if _TOKEN.exists() else self.token
         return {"Authorization": f"Bearer {token}"} if token else {}

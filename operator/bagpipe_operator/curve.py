@@ -1,7 +1,7 @@
 """A job's CURVE keypair, in the files that the library reads (`bagpipe/net/curve.py`, pinned by `tests/contract`).
 
-ZeroMQ's keys are X25519 in Z85. Twenty lines of RFC 7748 in plain integers spare the operator a
-compiled dependency; it is no secret's only guard: the key is used by libzmq, made here once a job.
+ZeroMQ's keys are X25519 in Z85. Twenty lines of RFC 7748 in plain integers spare the operator a compiled dependency.
+Keys are only made here, once for each job; the handshake and the encryption are libzmq's.
 """
 
 import secrets

@@ -10,6 +10,17 @@ _LONGEST = 1024
 """Characters of a message that the API server takes."""
 
 
+def job(namespace: str, name: str, uid: str) -> dict[str, str]:
+    """Reference to a `BagpipeJob`, as `about` takes it."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": name,
+        "namespace": namespace,
+        "uid": uid,
+    }
+
+
 def about(involved: Mapping[str, str], kind: str, reason: str, message: str, now: dt.datetime) -> dict[str, Any]:
     """The body of a new Event.
 

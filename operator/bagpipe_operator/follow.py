@@ -28,7 +28,7 @@ class ProgressReader:
         self._cluster, self._store, self._queue, self._memories = cluster, store, queue, memories
 
     async def follow(self, seconds: float) -> None:
-        """For ever, every so many seconds, several jobs at once: a log that comes slowly delays no other job's."""
+        """Read every `seconds`, several jobs at once, so that a slow log delays no other job; never returns."""
         reading: set[JobKey] = set()
         free = asyncio.Semaphore(_AT_ONCE)
 
@@ -49,7 +49,7 @@ class ProgressReader:
                         tasks.create_task(one(key, raw))
 
     async def read(self, raw: Raw) -> None:
-        """Of one job, if it runs."""
+        """Read the progress of one job, if it runs."""
         try:
             await self._read(Job.of(raw))
         except ApiError as error:  # A pod that has just gone, or a node that is not reached: next time.
@@ -82,13 +82,13 @@ class WarningReader:
         self._cluster, self._store, self._queue, self._memories = cluster, store, queue, memories
 
     async def follow(self, seconds: float) -> None:
-        """For ever, every so many seconds."""
+        """Read every `seconds`; never returns."""
         while True:
             await asyncio.sleep(seconds)
             await self.read_all()
 
     async def read_all(self) -> None:
-        """One list for a namespace, however many jobs wait in it."""
+        """Read the warnings of all waiting jobs, with one list for each namespace that has some."""
         waiting: dict[str, list[Raw]] = {}
         for raw in self._store.jobs():
             if (raw.get("status") or {}).get("phase") in _WAITING:
@@ -114,7 +114,7 @@ class WarningReader:
                 self._queue.add(key)
 
     async def _events(self, namespace: str) -> list[Raw]:
-        """In pages: a namespace may hold many, and an hour of them."""
+        """All warnings of a namespace, in pages: a busy one holds an hour's worth of them."""
         events: list[Raw] = []
         more: dict[str, str] = {}
         for _ in range(_PAGES):

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Gang:
-    """One such scheduler."""
+    """A gang scheduler, and how its PodGroups are named and joined."""
 
     kind: str
     """Of its PodGroup, with the API group."""

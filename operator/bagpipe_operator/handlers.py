@@ -86,7 +86,7 @@ def _watch(
 
 
 def _raw(body: kopf.Body, kind: str) -> dict[str, Any]:
-    """Items of a list lack their kind."""
+    """The object as a dict, with its kind, which the items of a list lack."""
     return {**dict(body), "kind": kind}
 
 

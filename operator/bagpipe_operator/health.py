@@ -1,9 +1,9 @@
 """`/healthz`, `/readyz`, `/metrics`. Healthy means that the process moves: no stuck loop, no stuck workers.
 
-A standby is healthy and ready: it is ready to take over. One whose jobs another installation runs is not ready, so that
-whoever installed it is told at once. What a restart cannot mend makes nobody unhealthy: an API
-server that is away, slow or throttles us lets keys wait long, and each request still ends by its deadline, which
-shows that the workers live.
+A standby is healthy and ready: it is ready to take over. An operator whose jobs another installation runs is not ready,
+so that `helm install --wait` shows the mistake. What a restart cannot mend makes no operator unhealthy: an API server
+that is away, slow or throttles us lets keys wait long, but each request still ends by its deadline, which shows that
+the workers live.
 """
 
 import asyncio
@@ -37,6 +37,7 @@ class Health:
         """Seconds since a request to the API server ended, well or not."""
 
     async def tick(self) -> None:
+        """Note once a second that the event loop turns, and how late it was; never returns."""
         loop = asyncio.get_running_loop()
         self._last_tick = loop.time()
         while True:
@@ -55,6 +56,7 @@ class Health:
         return ""
 
     async def serve(self, port: int) -> web.AppRunner:
+        """Answer probes and Prometheus on `port` of all interfaces; the caller ends it by `cleanup()`."""
         app = web.Application()
         app.add_routes(
             [

@@ -28,7 +28,7 @@ API_VERSION = "kueue.x-k8s.io/v1beta1"
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """What the Workload says."""
+    """What a Workload's status says of its admission."""
 
     admitted: bool = False
     evicted: bool = False
@@ -44,7 +44,7 @@ class Admission:
 
 
 def admission(workload: Mapping[str, Any] | None) -> Admission:
-    """The Workload's conditions and assignment; an absent one is not admitted."""
+    """Read a Workload; one that is absent is not admitted."""
     raw = workload or {}
     status = raw.get("status") or {}
     true = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
@@ -194,7 +194,7 @@ def running(
 ) -> dict[str, Any] | None:
     """Status of an admitted job's Workload: whether all pods run, and what of the quota is not needed any more.
 
-    With `waitForPodsReady` Kueue evicts whoever does not say that they run, healthy or not. None: it says so already.
+    With `waitForPodsReady` Kueue evicts a job that does not say that its pods run. None: it says so already.
 
     Args:
         begun: whether the present attempt's trainers were made: those of older attempts have ended by then.

@@ -5,7 +5,7 @@ timestamps, so that clocks need not agree. The holder stops writing well before 
 (the fence), and a process that lost the lease ends: nothing of its memory can be wrong afterwards.
 
 There is one lease for each class of operators, wherever they are installed, so that of two installations of a class
-one waits. That is no stand-by but a mistake of whoever installed it, so it is told: see `Election.refused_by`.
+one waits. That is no stand-by but a mistake in the installation, so it is told: see `Election.refused_by`.
 """
 
 import asyncio
@@ -39,6 +39,7 @@ class Sighting:
     changed_at: float = 0.0
 
     def see(self, lease: Mapping[str, Any], now: float) -> None:
+        """Take note of the lease as it was read at `now` (seconds of our own clock)."""
         spec = lease.get("spec") or {}
         holder, renewed = spec.get("holderIdentity") or "", spec.get("renewTime") or ""
         self.release = ((lease.get("metadata") or {}).get("annotations") or {}).get(names.ANNOTATION_RELEASE, "")
@@ -66,11 +67,11 @@ class Election:
         return other if other != self._settings.release else ""
 
     def may_write(self) -> bool:
-        """False a good while before anyone else may believe to lead."""
+        """Whether we hold the lease; false a third of its duration before another process may take it."""
         return time.monotonic() < self._held_until
 
     async def acquire(self) -> None:
-        """Returns once the lease is ours."""
+        """Wait until the lease is ours."""
         while not await self._try():
             if self.refused_by != self._told:
                 await self._tell()
@@ -99,14 +100,14 @@ class Election:
             log.warning("event not posted", extra={"error": str(error)})
 
     async def keep(self) -> None:
-        """Renews; returns when the lease is lost."""
+        """Renew the lease until it is lost; returns then."""
         while self.may_write():
             await asyncio.sleep(self._settings.renew_seconds)
             await self._try()
         log.error("lease lost", extra={"lease": self._settings.lease_name, "identity": self._identity})
 
     async def release(self) -> None:
-        """Let another take over at once."""
+        """Give the lease back, so that another process may take it at once."""
         if not self.may_write():
             return
         self._held_until = 0.0

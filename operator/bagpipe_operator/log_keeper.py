@@ -31,7 +31,7 @@ _AT_ONCE, _READ_SECONDS, _AGAIN_SECONDS = 4, 10.0, 2.0
 
 
 class LogKeeper:
-    """Of all jobs; one task for each that has just failed."""
+    """Keeps the logs of all jobs, in one task for each job that has just failed."""
 
     def __init__(self, cluster: Cluster, writer: Writer, queue: WorkQueue[JobKey], memories: Memories) -> None:
         self._cluster, self._writer, self._queue, self._memories = cluster, writer, queue, memories
@@ -40,14 +40,14 @@ class LogKeeper:
         self._free = asyncio.Semaphore(_AT_ONCE)
 
     def begin(self, job: Job, pods: Sequence[Pod]) -> None:
-        """Unless it has begun; the job is reconciled again when there is an outcome."""
+        """Begin to keep these pods' logs, unless that has begun; the outcome brings the job back into the queue."""
         if job.uid not in self._going:
             task = asyncio.ensure_future(self._keep(job, pods))
             self._going[job.uid] = task
             task.add_done_callback(lambda _: self._going.pop(job.uid, None))
 
     async def idle(self) -> None:
-        """Until nothing is being kept."""
+        """Wait until no logs are being kept."""
         while self._going:
             await asyncio.wait(self._going.values())
 

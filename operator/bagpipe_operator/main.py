@@ -36,7 +36,7 @@ _PAUSE_SECONDS = 5.0
 
 
 async def run(settings: Settings) -> int:
-    """Until told to stop (0), or until the lease or a watch is lost (1)."""
+    """Run the operator; returns its exit code: 0 when it was told to stop, 1 when the lease or a watch was lost."""
     metrics, store, queue = Metrics(), Store(), WorkQueue[JobKey]()
     health = Health(metrics, queue, store)
     leads = metrics.leader.labels(f"{settings.lease_namespace}/{settings.lease_name}")
@@ -110,7 +110,7 @@ async def _lead(
 async def until_known(
     cluster: Cluster, namespaces: Sequence[str], stop: asyncio.Event, pause: float = _PAUSE_SECONDS
 ) -> None:
-    """Until the API server knows our kind, or the operator is to stop: kopf looks for kinds once, when it begins.
+    """Wait until the API server knows our kind, or the operator is to stop: kopf looks for kinds once, when it begins.
 
     Any other refusal is left to kopf, which meets it too, and ends the process.
     """
@@ -121,7 +121,9 @@ async def until_known(
         except ApiError as error:
             if error.outcome is Outcome.ABSENT:
                 if not told:
-                    log.warning("the API server knows no BagpipeJob: apply the chart's crds/; waiting for it")
+                    log.warning(
+                        "the API server knows no BagpipeJob: install its CRD, which the chart has; waiting for it"
+                    )
                 told = True
                 with suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), pause)
@@ -157,6 +159,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 def main() -> None:
+    """The command `bagpipe-operator`; ends the process with the exit code of `run`."""
     parser = argparse.ArgumentParser(prog="bagpipe-operator", description="Runs BagpipeJob resources.")
     parser.add_argument("--config", type=Path, help="settings file (YAML)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])

@@ -12,10 +12,10 @@ from bagpipe_operator.store import JobKey, Store
 
 @dataclass
 class Memory:
-    """Of one job; the fields are those of `observe.Known`."""
+    """What is remembered of one job; fields without a word here are explained in `observe.Known`."""
 
     uid: str = ""
-    """Of the job: what is known of one is no news about the next one of its name."""
+    """UID of the job: what is known of one job says nothing about the next one of its name."""
     progress: Mapping[str, Any] | None = None
     lost_nodes: dict[str, dt.datetime] = field(default_factory=dict)
     refused: dict[Key, Obstacle] = field(default_factory=dict)
@@ -38,28 +38,30 @@ class Memory:
 
 
 class Memories:
-    """Of all jobs."""
+    """The memories of all jobs."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._by_job: dict[JobKey, Memory] = {}
 
     def of(self, job: Job) -> Memory:
-        """For a reconcile, which forgets the memory of a job that is gone, or that another one has replaced."""
+        """The memory of a job that is reconciled; a new one if there is none, or if another job had this name."""
         key = (job.namespace, job.name)
         if (known := self._by_job.get(key)) is None or known.uid != job.uid:
             known = self._by_job[key] = Memory(uid=job.uid)
         return known
 
     def known(self, key: JobKey, uid: str) -> Memory | None:
-        """For whoever comes back from waiting: none if the job with this UID has gone meanwhile."""
+        """The memory of the job with this UID; none if it has gone, as it may have while a request was waited for."""
         found = self._by_job.get(key)
         return found if found is not None and found.uid == uid else None
 
     def forget(self, key: JobKey) -> None:
+        """The job is gone."""
         self._by_job.pop(key, None)
 
     def observe(self, job: Job) -> Observed:
+        """The job's children as the store has them, with what is remembered of the job."""
         key = (job.namespace, job.name)
         memory = self.known(key, job.uid) or Memory()
         children, pods = self._store.children(key)

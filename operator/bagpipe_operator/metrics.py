@@ -67,7 +67,7 @@ class Metrics:
         )
 
     def count(self, jobs: Iterable[Mapping[str, Any]], now: dt.datetime) -> None:
-        """What is so now about all jobs: how many there are in each phase, and for how long the oldest has been."""
+        """Set the gauges of all jobs: how many there are in each phase, and for how long the oldest has been in it."""
         self.jobs.clear()
         self.oldest.clear()
         ages: dict[tuple[str, str], float] = {}
@@ -82,4 +82,5 @@ class Metrics:
             self.oldest.labels(*key).set(seconds)
 
     def render(self) -> bytes:
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)

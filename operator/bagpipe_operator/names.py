@@ -1,7 +1,7 @@
 """Every name, label, port, environment variable, condition and reason that the operator writes.
 
-Names are pure functions of job, role, ordinal and attempt, so that whoever made an object, now or
-before a restart, recognises it. The longest one is a trainer's host name: 40 (job) + 10
+Names are pure functions of job, role, ordinal and attempt, so that an operator recognises what it
+made before it was restarted. The longest one is a trainer's host name: 40 (job) + 10
 (`-trainers-`) + attempt + index stays below 63 characters, which is why a job's name has at most 40.
 """
 
@@ -51,7 +51,7 @@ CONFIG_DIR = "/etc/bagpipe"
 CONFIG_KEY = "job.yaml"
 RUN_DIR = "/var/lib/bagpipe"
 TERMINATION_LOG = "/dev/termination-log"
-"""Where a process leaves its last words for the API server: at most 4,096 bytes."""
+"""File for a process's termination message, which Kubernetes puts into the pod's status: at most 4,096 bytes."""
 CURVE_DIR = "/etc/bagpipe-curve"
 ENV_CURVE_DIR = "BAGPIPE_CURVE_DIR"
 ENV_TOKEN = "BAGPIPE_TOKEN"  # noqa: S105  # a name
@@ -165,6 +165,7 @@ class Reason(StrEnum):
 
 
 def config_map(job: str) -> str:
+    """ConfigMap with the job document."""
     return f"{job}-config"
 
 
@@ -174,6 +175,7 @@ def service(job: str, role: Role) -> str:
 
 
 def stateful_set(job: str) -> str:
+    """StatefulSet of the embedding servers."""
     return service(job, Role.SERVER)
 
 
@@ -183,10 +185,12 @@ def batch_job(job: str, role: Role, attempt: int) -> str:
 
 
 def network_policy(job: str) -> str:
+    """NetworkPolicy by which only the job's own pods reach its ports."""
     return f"{job}-peers"
 
 
 def disruption_budget(job: str) -> str:
+    """PodDisruptionBudget of the embedding servers."""
     return f"{job}-servers"
 
 
@@ -196,6 +200,7 @@ def job_secret(job: str, uid: str) -> str:
 
 
 def checkpoint_claim(job: str) -> str:
+    """Claim for checkpoints."""
     return f"{job}-checkpoints"
 
 
@@ -210,14 +215,17 @@ def log_key(role: Role, index: int) -> str:
 
 
 def workload(job: str) -> str:
+    """Kueue's Workload that stands for the job in a queue."""
     return f"bagpipejob-{job}"
 
 
 def pod_group(job: str) -> str:
+    """PodGroup of all the job's pods, for a gang scheduler."""
     return f"{job}-gang"
 
 
 def oracle_address(job: str, namespace: str) -> str:
+    """Where every other role finds the oracle: `tcp://host:port`."""
     return f"tcp://{service(job, Role.ORACLE)}.{namespace}.svc:{PORTS[Role.ORACLE]}"
 
 

@@ -21,7 +21,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Obstacle:
-    """Why something that the job needs was not made or does not start, in the words of whoever said so."""
+    """Why something that the job needs was not made or does not start, in the words of the component that says so."""
 
     reason: str
     message: str
@@ -93,9 +93,10 @@ class Observed(Known):
     live: Mapping[Key, Raw] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
     orphans: tuple[str, ...] = ()
-    """Objects that bear the job's label and another job's UID: an older job of this name is still going."""
+    """Objects that bear the job's label and another job's UID: an older job of this name has not ended so far."""
 
     def of_role(self, role: Role, attempt: int | None = None) -> tuple[Pod, ...]:
+        """Pods of a role, of this attempt alone if one is given."""
         return tuple(p for p in self.pods if p.role is role and attempt in (None, p.attempt))
 
     @property
@@ -108,9 +109,11 @@ class Observed(Known):
         return max((attempt_of(raw) for (kind, _), raw in self.live.items() if kind == "Job"), default=-1)
 
     def batch_jobs(self, role: Role) -> tuple[Raw, ...]:
+        """The Jobs of a role, of all attempts."""
         return tuple(r for (kind, _), r in self.live.items() if kind == "Job" and role_of(r) == role)
 
     def batch_job(self, job: str, role: Role, attempt: int) -> Raw | None:
+        """The Job of a role in this attempt; none: it was not made, or is gone."""
         return self.live.get(("Job", names.batch_job(job, role, attempt)))
 
 
@@ -132,6 +135,7 @@ def role_of(raw: Raw) -> Role | None:
 
 
 def is_deleting(raw: Raw) -> bool:
+    """Whether an object has been asked to go, and is still there."""
     return "deletionTimestamp" in raw["metadata"]
 
 
@@ -171,18 +175,19 @@ def _order(pod: Pod) -> tuple[Any, ...]:
     return pod.role, pod.attempt, pod.index, pod.created or dt.datetime.min.replace(tzinfo=dt.UTC), pod.name
 
 
-def _owner(raw: Raw) -> Raw:
+def controller_of(raw: Raw) -> Raw:
+    """The owner reference of the controller that an object belongs to; empty: it belongs to none."""
     return next((o for o in raw["metadata"].get("ownerReferences") or () if o.get("controller")), {})
 
 
 def owner_of(raw: Raw) -> str:
     """UID of the controller that owns an object; empty: none does."""
-    return str(_owner(raw).get("uid", ""))
+    return str(controller_of(raw).get("uid", ""))
 
 
 def _of_older_job(raw: Raw) -> bool:
     """Whether another job of this name made it. An object that only bears our labels is somebody else's business."""
-    job, owner = (raw["metadata"].get("labels") or {}).get(names.LABEL_JOB), _owner(raw)
+    job, owner = (raw["metadata"].get("labels") or {}).get(names.LABEL_JOB), controller_of(raw)
     if owner.get("kind") == names.KIND:
         return bool(owner.get("name") == job)
     return owner.get("kind") in ("Job", "StatefulSet") and str(owner.get("name")).startswith(f"{job}-")

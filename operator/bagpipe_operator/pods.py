@@ -141,7 +141,7 @@ def _container(
         "env": _environment(job, role, section, profile),
         "ports": [{"name": role.value, "containerPort": port, "protocol": "TCP"}],
         "readinessProbe": probe,
-        # The last words of a role that failed become the job's status; a role may also leave its result there.
+        # A role that fails writes none, so the end of its log becomes its message; the oracle writes the run's summary.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": _RESTRICTED,
         "volumeMounts": [*_mounts(job, role, section, profile), *(section.get("volumeMounts") or ())],
@@ -210,6 +210,7 @@ def _field(path: str) -> dict[str, Any]:
 
 
 def uses_curve(job: Job) -> bool:
+    """Whether the job's roles authenticate and encrypt, rather than show a token."""
     return ((job.spec.get("transport") or {}).get("security") or defaults.TRANSPORT_SECURITY) != "plain"
 
 

@@ -1,4 +1,4 @@
-"""Reading JSON that a process of a job wrote: leniently in, so that whatever comes out can be written as JSON again.
+"""Reads JSON that a process of a job wrote, and gives back only what can be written as strict JSON again.
 
 Python's own writer leaves `NaN` and `Infinity` where JSON has no such words, and an API server refuses the
 whole status that contains one. Integers beyond 64 bits and halves of characters come back from it changed, and

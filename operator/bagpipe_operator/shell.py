@@ -1,8 +1,8 @@
 """The workers: a key from the queue, a decision from `reconcile.desired`, and the writer to carry it out.
 
-Whatever goes wrong about a key ends that reconcile alone: the key comes again after a while, longer each time.
-An answer of the API server is an `ApiError` with its policy; any other exception is a fault of the operator, told
-in the job's status, counted, and logged with the job's name.
+An error ends the reconcile of that key alone: the key comes again, after a delay that grows each time. What the API
+server refuses is an `ApiError`, whose outcome says what to do; any other exception is a fault of the operator, which is
+told in the job's status, counted, and logged with the job's name.
 """
 
 import datetime as dt
@@ -36,7 +36,7 @@ _ODD_SECONDS = 2.0
 
 
 class Shell:
-    """Reconciles jobs, one at a time each, several at once."""
+    """Reconciles jobs: several at once, each in one worker at a time."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Shell:
         self.logs = LogKeeper(cluster, self._writer, queue, self.memories)
 
     async def work(self) -> None:
-        """One worker, for ever."""
+        """Run one worker; never returns."""
         while True:
             key = await self._queue.get()
             self._metrics.queue.set(self._queue.depth)
@@ -71,7 +71,7 @@ class Shell:
                 await self._look_anew(key)
             return self._put_off(key, error)
         except Exception as error:
-            await self._confess(key, error)
+            await self._report_fault(key, error)
             self._queue.failed(key)
             return "internal error"
         self._queue.done(key)
@@ -97,8 +97,8 @@ class Shell:
         elif raw is not None:
             self._store.forget(names.KIND, *key, raw["metadata"]["uid"])
 
-    async def _confess(self, key: JobKey, error: Exception) -> None:
-        """A fault of ours about this job: say so wherever somebody may look."""
+    async def _report_fault(self, key: JobKey, error: Exception) -> None:
+        """Report a fault of the operator: in a metric, in the log, and in the job's status and events."""
         self._metrics.internal_errors.labels(type(error).__name__).inc()
         log.error("internal error", extra={"job": "/".join(key)}, exc_info=error)
         raw = self._store.job(key)

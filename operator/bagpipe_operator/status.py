@@ -96,7 +96,7 @@ def phase(status: Status, holding: bool = False) -> str:
 
 
 def not_ahead(status: Status, now: dt.datetime) -> Status:
-    """With no moment in the future: what another machine's faster clock wrote counts as having happened just now."""
+    """With no moment in the future: one that another machine's faster clock wrote counts as the present moment."""
     ahead: dict[str, Any] = {
         name: now for name in _STARTS if (when := getattr(status, name)) is not None and when > now
     }
@@ -107,12 +107,13 @@ _STARTS = ("attempt_time", "starting_since", "running_since")
 
 
 def stop_clock(status: Status, now: dt.datetime) -> Status:
-    """Active time stands still: the job is held or has ended."""
+    """With the active time counted up to now: the job is held or has ended."""
     ran = max(int((now - status.running_since).total_seconds()), 0) if status.running_since else 0
     return replace(status, running_since=None, starting_since=None, active_seconds=status.active_seconds + ran)
 
 
 def not_running(status: Status, reason: str, message: str, now: dt.datetime) -> Status:
+    """With `ServersReady` and `Running` false, for this reason, where they have been said before."""
     status = status.put_if_known(conditions.false(Condition.SERVERS_READY, reason, message, now))
     return status.put_if_known(conditions.false(Condition.RUNNING, reason, message, now))
 
@@ -240,7 +241,10 @@ def _not_finite(summary: Mapping[str, Any]) -> str:
 
 
 def _summary(observed: Observed, attempt: int) -> Mapping[str, Any]:
-    """What the oracle left as its last words, if it is a JSON object; a merge patch can write no nulls."""
+    """What an oracle that ended well left as its termination message: a JSON object, without nulls.
+
+    A merge patch, by which a status is written, would take a null for a wish to delete the key.
+    """
     for pod in observed.of_role(Role.ORACLE, attempt):
         found = records.parse(pod.exit_message) if pod.phase == "Succeeded" else None
         if found is not None:

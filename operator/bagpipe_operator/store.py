@@ -30,7 +30,7 @@ class Store:
         self._dead: OrderedDict[_Key, int] = OrderedDict()
 
     def put(self, raw: Raw) -> JobKey | None:
-        """Keep it if it is news; returns the job it concerns."""
+        """Keep an object if it is newer than the known one; returns the job that it belongs to, if any."""
         key, job = _key(raw), _job_key(raw)
         version = _version(raw)
         known = self._objects.get(key)
@@ -46,7 +46,7 @@ class Store:
         return job
 
     def remove(self, raw: Raw) -> JobKey | None:
-        """It is gone from the API server."""
+        """Drop an object that is gone from the API server; returns the job that it belonged to, if any."""
         key, job = _key(raw), _job_key(raw)
         self._dead[key] = max(_version(raw), self._dead.get(key, 0))
         self._dead.move_to_end(key)
@@ -78,20 +78,24 @@ class Store:
         return False
 
     def job(self, key: JobKey) -> Raw | None:
+        """A job as last seen; none: there is none, or it is another operator's."""
         return self._objects.get((names.KIND, *key))
 
     def get(self, kind: str, namespace: str, name: str) -> Raw | None:
+        """An object as last seen; `namespace` is empty for one that belongs to no namespace."""
         return self._objects.get((kind, namespace, name))
 
     def jobs(self) -> Iterator[Raw]:
+        """All jobs of this operator."""
         return (raw for (kind, _, _), raw in self._objects.items() if kind == names.KIND)
 
     def children(self, key: JobKey) -> tuple[list[Raw], list[Raw]]:
-        """Children and pods of a job's name, whoever owns them."""
+        """The children and the pods that bear this job's name as a label, whatever job owns them."""
         mine = [self._objects[k] for k in sorted(self._by_job.get(key, ()))]
         return [r for r in mine if r["kind"] != "Pod"], [r for r in mine if r["kind"] == "Pod"]
 
     def cluster_scoped(self, kind: str) -> dict[str, Raw]:
+        """All objects of a kind that belongs to no namespace, by name."""
         return {name: raw for (k, _, name), raw in self._objects.items() if k == kind}
 
     def __repr__(self) -> str:

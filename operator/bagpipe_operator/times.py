@@ -7,6 +7,7 @@ NEVER = dt.datetime.max.replace(tzinfo=dt.UTC, microsecond=0)
 
 
 def now() -> dt.datetime:
+    """The present moment, in UTC."""
     return dt.datetime.now(dt.UTC)
 
 
@@ -20,6 +21,7 @@ def parse(text: object) -> dt.datetime | None:
 
 
 def text(when: dt.datetime) -> str:
+    """A moment as Kubernetes writes it: in UTC, to the second."""
     return when.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -32,4 +34,5 @@ def later(when: dt.datetime, seconds: float) -> dt.datetime:
 
 
 def earliest(*moments: dt.datetime | None) -> dt.datetime | None:
+    """The earliest of these moments; none: there is none."""
     return min((m for m in moments if m is not None), default=None)

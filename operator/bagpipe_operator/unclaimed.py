@@ -1,9 +1,10 @@
 """Jobs that nobody runs: of an operator's class that nobody serves, or left to a controller that is not there.
 
-Only the operator of a job's class may write its status, so no condition can say that there is none. But every leader
-sees the jobs of all classes, and a job whose status stays empty has nobody: whoever notices says so in an event. Its
-name follows from the job, so that several leaders, and one after its restart, say it once. Kubernetes forgets events
-after an hour, and `kubectl describe` must still explain the job the next morning: it is said again then.
+Only the operator of a job's class may write its status, so no condition can say that there is no such operator. But
+every leader sees the jobs of all classes, and a job whose status stays empty is run by nobody: a leader that notices
+posts an event. The event's name follows from the job, so that several leaders, and one after its restart, post it once.
+Kubernetes forgets events after an hour, and `kubectl describe` must still explain the job the next morning, so the
+event is posted again once it is forgotten.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bagpipe_operator import event_body, names, times
+from bagpipe_operator import event_body, times
 from bagpipe_operator.api import RunPolicy
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
@@ -62,7 +63,7 @@ class Unclaimed:
         self._jobs.pop(_key(raw), None)
 
     async def follow(self) -> None:
-        """For ever."""
+        """Look every few seconds for jobs that have waited for long enough; never returns."""
         while True:
             await asyncio.sleep(_LOOK)
             await self.tell()
@@ -77,8 +78,8 @@ class Unclaimed:
 
     async def _post(self, key: JobKey, job: _Unserved) -> None:
         namespace, name = key
-        involved = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": name, "namespace": namespace}
-        body = event_body.about({**involved, "uid": job.uid}, "Warning", Reason.NO_OPERATOR, job.words, times.now())
+        involved = event_body.job(namespace, name, job.uid)
+        body = event_body.about(involved, "Warning", Reason.NO_OPERATOR, job.words, times.now())
         body["metadata"] = {"name": f"{name}.no-operator.{job.uid[:8]}", "namespace": namespace}
         try:
             await self._cluster.create("Event", namespace, body)

@@ -1,8 +1,8 @@
 """A queue of keys: each at most once, never two workers on one, later where asked, with back-off.
 
-A key that is added while it is being worked on comes again afterwards: what woke it may have been
-missed. A key that comes again and again for long comes once a second: whoever else writes to what it stands for
-makes us write no faster than that. Time comes from the event loop.
+A key that is added while it is being worked on comes again afterwards: the work may have begun before the event that
+added it. A key that comes again and again for long is slowed to once a second, so that a fight with another writer
+costs at most one write a second. Time comes from the event loop.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class WorkQueue(Generic[K]):
         """When a worker last took a key or gave one back."""
 
     def add(self, key: K) -> None:
-        """As soon as a worker is free, and it has not come too often."""
+        """Queue a key for the next free worker; one that has come too often (`burst`) waits a while first."""
         if key in self._working:
             self._again.add(key)
         elif (asked := self._not_before.get(key, 0.0) - asyncio.get_running_loop().time()) > 0:
@@ -53,7 +53,7 @@ class WorkQueue(Generic[K]):
         return min(left + (asyncio.get_running_loop().time() - since) * _PER_SECOND, self._burst)
 
     def add_after(self, key: K, seconds: float) -> None:
-        """No later than in so many seconds; an earlier wish for the same key stands."""
+        """Queue a key in `seconds`, unless it is due earlier already."""
         loop = asyncio.get_running_loop()
         when = loop.time() + max(seconds, 0.0)
         timer = self._timers.get(key)
@@ -68,6 +68,7 @@ class WorkQueue(Generic[K]):
         self.add(key)
 
     async def get(self) -> K:
+        """Wait for the next key; its worker gives it back by `done` or `failed`."""
         key = await self._ready.get()
         del self._waiting[key]
         self._not_before.pop(key, None)
@@ -76,15 +77,15 @@ class WorkQueue(Generic[K]):
         return key
 
     def done(self, key: K) -> None:
-        """It went well."""
+        """Give back a key whose work went well; its back-off begins anew."""
         self._failures.pop(key, None)
         self._release(key)
 
     def failed(self, key: K, at_least: float = 0.0) -> float:
-        """It did not: the key comes again after a while, longer each time; returns how many seconds.
+        """Give back a key whose work failed: it comes again after a delay that grows each time; returns it in seconds.
 
         Args:
-            at_least: seconds for which nothing brings the key back, whatever happens to what it stands for.
+            at_least: seconds for which nothing brings the key back, not even an event about its job.
         """
         count = self._failures[key] = self._failures.get(key, 0) + 1
         delay: float = min(_FIRST * 2 ** min(count - 1, 20), _LONGEST) * random.uniform(0.8, 1.2)
@@ -96,7 +97,7 @@ class WorkQueue(Generic[K]):
         return delay
 
     def forget(self, key: K) -> None:
-        """The job is gone."""
+        """Drop everything about a key whose job is gone."""
         if timer := self._timers.pop(key, None):
             timer.cancel()
         self._failures.pop(key, None)
@@ -112,6 +113,7 @@ class WorkQueue(Generic[K]):
 
     @property
     def depth(self) -> int:
+        """How many keys wait for a worker."""
         return len(self._waiting)
 
     def stalled(self) -> float:

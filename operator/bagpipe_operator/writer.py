@@ -20,7 +20,16 @@ from bagpipe_operator.cluster import Cluster, created_not_applied, path
 from bagpipe_operator.decision import Decision, Deletion, Event
 from bagpipe_operator.memory import Memory
 from bagpipe_operator.names import Condition, Reason, Role
-from bagpipe_operator.observe import Contested, Key, Obstacle, Written, claimed_by_name, is_deleting, owner_of
+from bagpipe_operator.observe import (
+    Contested,
+    Key,
+    Obstacle,
+    Written,
+    claimed_by_name,
+    controller_of,
+    is_deleting,
+    owner_of,
+)
 from bagpipe_operator.podstate import Raw
 from bagpipe_operator.store import Store
 
@@ -44,11 +53,11 @@ _BASE = gangs.KINDS | {
 
 
 class StatusRefused(Exception):
-    """The API server does not take a status that we made: a fault of ours."""
+    """The API server refuses a status that we made, which is a fault of the operator."""
 
 
 class NameTaken(Exception):
-    """An object that a child would have to be called like is not this job's."""
+    """The name that a child must have is taken by an object that is not this job's."""
 
     def __init__(self, obstacle: Obstacle) -> None:
         super().__init__(obstacle.message)
@@ -75,7 +84,7 @@ class Writer:
         return True
 
     def forget_unwanted(self, job: Job, memory: Memory, decision: Decision) -> None:
-        """What stood in the way of something that is not wanted any more stands in the way no more."""
+        """Forget the obstacles to objects that are not wanted any more."""
         keys = {_key(o) for o in decision.apply} | {(d.kind, d.name) for d in decision.delete}
         keys |= {_secret_key(job)} if decision.create_job_secret else set()
         for known in (memory.refused, memory.failing):
@@ -83,7 +92,7 @@ class Writer:
                 del known[key]
 
     async def delete(self, job: Job, memory: Memory, deletions: tuple[Deletion, ...]) -> list[ApiError]:
-        """Delete them; returns what went wrong."""
+        """Delete these objects; returns the errors of those that should be tried again."""
         for d in deletions:
             facts = {"job": job.full_name, "object": f"{d.kind}/{d.name}", "force": d.force}
             log.info("delete", extra=facts)
@@ -116,7 +125,10 @@ class Writer:
             raise ApiError(409, f"the job {job.full_name} is gone", "Conflict")
 
     async def children(self, job: Job, memory: Memory, decision: Decision) -> list[ApiError]:
-        """Write them; returns what went wrong. Workers come only once everything else stands."""
+        """Write the job's objects; returns the errors of those that should be tried again.
+
+        What makes pods is written only once everything else is there.
+        """
         base = [o for o in decision.apply if o["kind"] in _BASE]
         doing = [self._write(job, memory, o) for o in base]
         doing += [self._tried(memory, _secret_key(job), self._job_secret(job))] if decision.create_job_secret else []
@@ -264,6 +276,11 @@ class Writer:
                 raise NameTaken(obstacle) from error
 
     async def report_to_kueue(self, job: Job, status: Mapping[str, Any]) -> None:
+        """Write the Workload's status, if it is still the one that was read.
+
+        Raises:
+            ApiError: it was not written.
+        """
         name = names.workload(job.name)
         live = self._store.get("Workload", job.namespace, name)
         if live is None:
@@ -281,18 +298,13 @@ class Writer:
         await self._post(raw, Event(type="Warning", reason=Reason.INTERNAL_ERROR, message=words))
 
     async def events(self, raw: Raw, events: tuple[Event, ...]) -> None:
+        """Post events about the job; one that is refused is logged and passed over."""
         for event in events:
             await self._post(raw, event)
 
     async def _post(self, raw: Raw, event: Event) -> None:
         meta = raw["metadata"]
-        involved = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.KIND,
-            "name": meta["name"],
-            "namespace": meta["namespace"],
-            "uid": meta["uid"],
-        }
+        involved = event_body.job(meta["namespace"], meta["name"], meta["uid"])
         body = event_body.about(involved, event.type, event.reason, event.message, times.now())
         try:
             await self._cluster.create("Event", meta["namespace"], body)
@@ -319,7 +331,7 @@ def _whose(job: Job, found: Raw) -> Obstacle | None:
     if owner_of(found) == job.uid or claimed_by_name(found, job.name):
         return None
     what = "/".join(_key(found))
-    owner: Raw = next((o for o in found["metadata"].get("ownerReferences") or () if o.get("controller")), {})
+    owner = controller_of(found)
     if owner.get("kind") == names.KIND and owner.get("name") == job.name:
         return Obstacle(reason=Reason.OLDER_JOB, message=f"{what} of an older job of this name is still there")
     if is_deleting(found):

@@ -147,7 +147,7 @@ def test_a_disruption_bears_its_reason(world, condition, status, reason):
 
 
 def test_a_status_is_read_whatever_stands_in_its_times():
-    """A moment that is none is none."""
+    """A text that is no moment is read as none."""
     meta = {"name": "j", "namespace": "n", "uid": "u"}
     job = Job.of({"metadata": meta, "spec": {}, "status": {"startTime": "yesterday", "attempt": 3}})
     assert job.status.start_time is None and json.loads(json.dumps(job.status.to_dict()))["attempt"] == 3

@@ -6,7 +6,7 @@ import pytest
 
 
 def test_crash_goes_back_to_the_checkpoint(world):
-    """A trainer that crashes takes all roles to a new attempt, counted, with its last words in the status."""
+    """A trainer that crashes takes all roles to a new attempt, counted, with its termination message in the status."""
     w = world().run()
     w.end(w.pod("trainer", 1), 1, "Traceback\nValueError: boom")
     w.run()
@@ -174,7 +174,7 @@ def test_late_peers_at_the_start_cost_nothing(world):
 
 @pytest.mark.parametrize(("code", "ends"), [(1, True), (70, True), (137, False), (75, False), (143, False)])
 def test_exit_code_policy(world, code, ends):
-    """ExitCode: 1 to 127 end the job but for 75; what a signal ended is retried."""
+    """With `restartPolicy: ExitCode` codes 1 to 127 but 75 end the job; what a signal ended is retried."""
     w = world({"runPolicy": {"restartPolicy": "ExitCode"}}).run()
     w.end(w.pod("trainer"), code)
     w.run()
@@ -182,7 +182,7 @@ def test_exit_code_policy(world, code, ends):
 
 
 def test_never_policy(world):
-    """Never: the first failure ends the job."""
+    """With `restartPolicy: Never` the first failure ends the job."""
     w = world({"runPolicy": {"restartPolicy": "Never"}}).run()
     w.end(w.pod("trainer"), 137)
     assert w.settle().condition("Failed")["reason"] == "RestartPolicyNever"
@@ -197,7 +197,7 @@ def test_the_oracle_takes_the_attempt_along(world):
 
 
 def test_an_oracle_that_crashes_again_and_again_ends_the_job(world):
-    """Its crashes count towards the back-off limit, a deletion or eviction of it does not."""
+    """The oracle's crashes count towards the back-off limit; a deletion or an eviction of it does not."""
     w = world({"runPolicy": {"backoffLimit": 1}}).run()
     w.disrupt(w.pod("oracle"), 137)
     w.run()
@@ -290,7 +290,7 @@ def test_lost_node_frees_its_pods_by_force(world):
 
 
 def test_a_pod_that_was_never_scheduled_has_no_node_to_look_at(world):
-    """Such a pod is waited for like any other, but no node is asked about it."""
+    """The job waits for a deleted pod without a node like for any other, but looks at no node because of it."""
     w = world({"runPolicy": {"nodeLostSeconds": 30}}).run()
     w.slow_deletion = True
     w.pod("trainer", 1)["spec"].pop("nodeName", None)

@@ -143,7 +143,7 @@ def test_all_or_nothing_placed_is_waited_for(world, placed):
 
 
 def test_giving_back_ends_at_the_startup_deadline(world):
-    """Giving back starts the wait for all pods not over: a job that never gets its nodes ends with the reason."""
+    """Giving nodes back does not begin the wait for all pods anew: without nodes the job ends with that reason."""
     w = half_placed(world, startupDeadlineSeconds=1000)
     w.after(600)
     w.after(20)

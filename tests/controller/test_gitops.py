@@ -67,7 +67,7 @@ def test_kstatus(world, life, said):
 
 
 def test_an_edit_is_in_progress_until_it_is_seen(world):
-    """Between an edit and the operator's word on it nobody takes the old word for the new one's."""
+    """Between an edit and the operator's answer to it tools see that the status is that of the document before."""
     w = world().run()
     w.generation += 1
     assert kstatus(w) == "InProgress" and kstatus(w.settle()) == "Current"

@@ -119,7 +119,7 @@ def test_volcanos_queue_is_none_of_kueues(world):
 
 
 def test_kueue_is_told_whether_all_pods_run(queued):
-    """PodsReady follows Running, and is said once: Kueue with `waitForPodsReady` evicts who does not say it."""
+    """PodsReady follows Running, and is said once: Kueue with `waitForPodsReady` evicts a job that does not say it."""
     admit(queued)
     assert told(queued) == "True" and queued.decide().workload_status is None
     queued.end(queued.pod("trainer"), 1)
@@ -191,7 +191,7 @@ def test_trainers_that_have_ended_give_quota_back(queued):
 
 @pytest.mark.parametrize("change", ["requests", "queue"])
 def test_what_changed_while_suspended_is_asked_anew(queued, change):
-    """A suspended job has no Workload; resumed it asks for what it needs by then, in its queue of then."""
+    """A suspended job has no Workload; resumed it asks for what it needs now, in the queue that it names now."""
     admit(queued)
     queued.spec["runPolicy"]["suspend"] = True
     queued.settle()
@@ -236,7 +236,7 @@ def test_a_queue_by_label_that_changes_or_goes(world):
 
 
 def test_a_release_with_other_templates_keeps_its_reservation(queued, monkeypatch):
-    """What a newer operator puts into pods is not what quota is counted by: nobody queues again because of it."""
+    """What a newer operator puts into pods is not what quota is counted by: no job queues again because of it."""
     from bagpipe_operator import pods
 
     admit(queued)

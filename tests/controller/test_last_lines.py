@@ -27,7 +27,7 @@ def test_pods_stay_until_their_lines_are_kept(world):
 
 
 def test_no_answer_holds_pods_for_a_minute(world):
-    """Whoever keeps logs says nothing: the job is looked at again a minute after its end, and the pods go without."""
+    """When nothing comes of keeping the logs, the job is looked at again a minute after its end, and the pods go."""
     w = world(DEADLINE).run()
     w.log_keeper = {}
     w.after(100)
@@ -40,7 +40,7 @@ def test_no_answer_holds_pods_for_a_minute(world):
 
 
 def test_a_clock_that_is_set_back_holds_no_pods(world):
-    """An hour before its own end by the clock a failed job waits no hour for its logs."""
+    """A failed job whose end lies an hour ahead of the clock does not wait an hour for its logs."""
     w = world(DEADLINE).run()
     w.log_keeper = {}
     w.after(100)
@@ -76,7 +76,7 @@ def test_whose_lines_are_kept(world, policy, asked):
 
 
 def test_a_complete_job_keeps_no_lines(world):
-    """A job that ended well has told what there is to tell."""
+    """No logs are kept of a job that ended well."""
     w = world().run().complete()
     assert w.logs_asked == [] and "logs" not in w.status
 
@@ -126,7 +126,7 @@ def test_kept_lines_are_no_burden_of_the_operator(rig):
 
 
 def test_a_log_that_cannot_be_read_is_said_in_its_place(rig, monkeypatch):
-    """One log is refused and one never comes: their words stand in their places, and the others are kept."""
+    """Where one log is refused and one never comes, the reasons stand in their places, and the others are kept."""
     monkeypatch.setattr(log_keeper, "_READ_SECONDS", 0.05)
     read = rig.cluster.text
 
@@ -147,7 +147,7 @@ def test_a_log_that_cannot_be_read_is_said_in_its_place(rig, monkeypatch):
 
 @pytest.mark.parametrize("owner", ["nobody", "this job"])
 def test_a_configmap_of_that_name(rig, owner):
-    """Somebody else's is left as it is, and the status says so; one that an earlier leader wrote is as good as ours."""
+    """Somebody else's ConfigMap is left as it is, and the status says so; an earlier leader's is as good as ours."""
     rig.submit(job(runPolicy={"startupDeadlineSeconds": 60}))
     rig.settle()
     uid = rig.api.objects[names.KIND, "ns", "j"]["metadata"]["uid"]

@@ -6,7 +6,7 @@ import pytest
 
 
 def test_everything_is_made_at_once(world):
-    """A new job gets configuration, addresses and all its pods in one pass: order is by waiting, not by creation."""
+    """A new job gets configuration, addresses and all its pods in one pass: roles wait for each other by themselves."""
     w = world()
     w.step()
     assert w.kinds("Job") == ["j-oracle-0", "j-trainers-0"]
@@ -284,7 +284,7 @@ def test_progress_is_copied(world):
 
 
 def test_curve_secret_is_made_with_each_attempt_only(world):
-    """The Secret is tried once an attempt: the operator cannot read it, and must not write in a steady state."""
+    """The Secret is created once an attempt: the operator cannot read it, and must not write in a steady state."""
     w = world({"transport": {"security": "curve"}}).run()
     assert w.secrets == 1
     w.after(1000)

@@ -104,7 +104,7 @@ def test_quantities_are_compared_as_numbers(number, suffix):
 
 @pytest.mark.parametrize("text", ["", "x", "NaN", "Infinity", "1_0", "1e99999", "5 Gi", "5gi", "--1"])
 def test_what_is_no_quantity_is_refused(text):
-    """Whatever Python would take for a number, Kubernetes' quantities are a few letters."""
+    """A text that only Python takes for a number is no quantity of Kubernetes."""
     with pytest.raises(SpecError, match="expected a quantity"):
         amount(text, "x")
 

@@ -42,7 +42,7 @@ def test_a_job_that_nobody_has_looked_at_counts_from_its_creation():
 
 
 def test_the_version_is_told():
-    """Which operator runs can be asked of its metrics."""
+    """A metric tells the operator's version."""
     assert values(Metrics())[f'bagpipe_operator_build_info{{version="{__version__}"}}'] == 1
 
 

@@ -1,4 +1,4 @@
-"""A job that does not run says why: the words of whoever stands in its way, while they are true."""
+"""A job that does not run says why, in the words of the component that reports it, as long as they are true."""
 
 import datetime as dt
 
@@ -81,7 +81,7 @@ def test_the_reason_becomes_the_end(world):
 
 
 def test_a_scheduler_that_nobody_runs(world):
-    """A pod that no scheduler has said a word about for some seconds says whose turn it is."""
+    """Where no scheduler has mentioned a pod for some seconds, the message names the one that it waits for."""
     w = world({"allRoles": {"schedulerName": "nobody"}}).settle()
     assert w.condition("Running")["reason"] == "Starting"
     assert w.again_at == w.now + dt.timedelta(seconds=8)

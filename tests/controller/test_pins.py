@@ -43,7 +43,7 @@ def test_later_attempts_keep_what_the_first_began_with(world):
 
 
 def test_latest_takes_new_images_with_a_new_attempt(world):
-    """`imagePolicy: Latest`: not within an attempt, but with the next one."""
+    """With `imagePolicy: Latest` new images come with the next attempt, and not within one."""
     w = upgraded(world({"runPolicy": {"imagePolicy": "Latest"}}, settings=OLD).run())
     assert w.decide().apply == () and images(w) == {"trainer:1", "server:1"}
     w.end(w.pod("trainer"), 1)
@@ -52,7 +52,7 @@ def test_latest_takes_new_images_with_a_new_attempt(world):
 
 
 def test_another_profile_is_resolved_anew(world):
-    """A profile that the user changed while the job was held is that of the present settings."""
+    """A profile that the user chose while the job was held is taken from the operator's present settings."""
     w = world({"trainers": {"replicas": 2, "gpuProfile": "x"}}, settings=OLD).run()
     w.spec["runPolicy"] = {"suspend": True}
     w.settle()

@@ -58,7 +58,7 @@ def test_an_init_container_is_not_the_main_one(world):
 
 
 def test_children_inherit_what_is_named(world):
-    """Named labels and those of a named prefix are on every child and pod; what steers us or Kueue never is."""
+    """Named labels and those of a named prefix are on every child and pod; those that we or Kueue act on never are."""
     labels = {
         "team": "ads",
         "cost.example.com/center": "7",
@@ -79,7 +79,7 @@ def test_children_inherit_what_is_named(world):
 
 
 def test_a_label_that_changes_later_is_carried_out(world):
-    """What the job's label says by then is put on what can be changed; pods that run are left alone."""
+    """A job's changed label is put on the objects that can be changed; pods that run are left alone."""
     w = world({"runPolicy": {"inherit": ["team"]}}, labels={"team": "ads"}).run()
     w.labels["team"] = "web"
     w.settle()
@@ -146,7 +146,7 @@ def test_a_volume_that_the_installation_gives_keeps_the_model(world):
 
 
 def test_the_first_sample_keeps_its_model(world):
-    """The job that everybody tries first leaves its model behind."""
+    """The sample that a newcomer tries first, `minimal.yaml`, keeps its model."""
     from pathlib import Path
 
     import yaml

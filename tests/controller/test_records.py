@@ -20,7 +20,7 @@ ANY = st.recursive(
 @RELAXED
 @given(st.dictionaries(st.text(), ANY, max_size=5))
 def test_what_was_read_can_be_written(record):
-    """Whatever Python writes as last words becomes JSON in the strict sense, and equal after a round through it."""
+    """Whatever Python's JSON writer makes of a record is read as strict JSON, which stays equal when it is written."""
     parsed = records.parse(json.dumps(record))
     assert parsed is not None
     assert json.loads(json.dumps(parsed, allow_nan=False).encode()) == parsed
@@ -29,7 +29,7 @@ def test_what_was_read_can_be_written(record):
 @RELAXED
 @given(st.text() | st.binary().map(lambda b: b.decode(errors="replace")))
 def test_any_text_is_read(text):
-    """No text raises."""
+    """Reading raises on no text."""
     records.parse(text)
 
 
@@ -42,7 +42,7 @@ def test_odd_numbers_are_named():
 
 @pytest.mark.parametrize("depth", [100, 100_000])
 def test_deep_words(depth):
-    """Nesting is cut off instead of ending the reader."""
+    """What is nested too deeply is cut off, and raises nothing."""
     records.parse('{"a":' * depth + "1" + "}" * depth)
 
 
@@ -53,7 +53,7 @@ def test_lone_surrogates_are_replaced():
 
 
 def test_a_job_whose_loss_is_no_number_ends(world):
-    """Last words with NaN end the job Complete, without that number, and with a word about it."""
+    """A summary with NaN ends the job Complete, without that number, and the condition names it."""
     w = world().run()
     for pod in w.live_pods("trainer"):
         w.end(pod, 0)

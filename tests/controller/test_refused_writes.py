@@ -11,7 +11,7 @@ from bagpipe_operator.api_error import ApiError
 
 
 def test_a_quota_is_a_condition_that_goes_when_it_is_over(rig):
-    """What may pass does not end the job: it says why it does not start, says it anew when that changes, and starts."""
+    """A refusal that may pass does not end the job: it says why it waits, and anew when that changes, then starts."""
     rig.submit(job())
     said = {"words": "services is forbidden: exceeded quota: small, requested: services=1"}
 

@@ -15,7 +15,7 @@ from bagpipe_operator.names import Role
 
 
 def test_a_fault_about_one_job_is_that_jobs_alone(rig, monkeypatch, caplog):
-    """An exception about one key is told in that job, counted and logged; the other job goes on, and so do we."""
+    """An exception about one key is told in that job, counted and logged; other jobs and the operator go on."""
     real = shell.desired
 
     def desired(one, *rest):
@@ -142,7 +142,7 @@ def test_a_claim_of_an_older_set_is_waited_for(rig):
 
 @pytest.mark.parametrize("owned", [True, False], ids=["owned", "just made"])
 def test_the_servers_own_claims_are_theirs(rig, owned):
-    """A set that is scaled up again finds its own claims, and looks at no name that it has pods for."""
+    """A set that is scaled up again takes its own claims, also one that has no owner so far."""
     rig.submit(job(servers={"replicas": 2, "volumeClaim": {"size": "1Gi"}}))
     rig.settle()
     made = rig.api.objects["StatefulSet", "ns", "j-servers"]

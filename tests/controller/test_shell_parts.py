@@ -54,7 +54,7 @@ def test_objects_without_a_job_are_ignored():
 
 
 def test_flavors_are_kept_by_name():
-    """What belongs to no namespace is kept for whoever asks by kind."""
+    """Objects that belong to no namespace are kept, and found by their kind."""
     store = Store()
     flavor = {"kind": "ResourceFlavor", "metadata": {"name": "f", "resourceVersion": "1"}, "spec": {}}
     assert store.put(flavor) is None and list(store.cluster_scoped("ResourceFlavor")) == ["f"]

@@ -99,7 +99,7 @@ class Nobodys:
 
 
 def test_a_job_of_a_class_that_nobody_serves_is_told():
-    """A job without a status for half a minute gets one event, which names its class; it is no job of the teller's."""
+    """A job without a status for half a minute gets one event, which names its class; no operator runs it."""
     nobodys = Nobodys()
     nobodys.list.see(seen({"operatorClass": "gqu"}))
     assert nobodys.after(PATIENCE - 1) == []

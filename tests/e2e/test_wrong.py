@@ -38,14 +38,14 @@ def test_impossible_resources(kube, job):
 
 @pytest.mark.parametrize(("code", "reason"), [(78, "BadConfig"), (65, "BadData")])
 def test_permanent_exit(kube, job, code, reason):
-    """What the library refuses fails at once, without a retry, with the process's last words."""
+    """What the library refuses fails at once, without a retry, with the process's termination message."""
     kube.apply(job("j", env={"STANDIN_EXIT": f"oracle:0:0:{code}"}))
     status = failed(kube, reason)
     assert status.get("attempt", 0) == 0 and f"ends with {code}" in status["lastFailure"]["lastWords"]
 
 
 def test_crash_loop(kube, job):
-    """A command that crashes again and again: back-off, then Failed, with its last words."""
+    """A command that crashes again and again: back-off, then Failed, with its termination message."""
     crashes = ",".join(f"trainer:1:{attempt}:1:2" for attempt in range(9))
     kube.apply(job("j", env={"STANDIN_EXIT": crashes}, runPolicy={"backoffLimit": 2}))
     status = failed(kube, "BackoffLimitExceeded", 150)

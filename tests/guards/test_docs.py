@@ -38,7 +38,7 @@ def test_named_tests_exist(page: Path) -> None:
 
 
 def test_every_capability_names_the_test_that_proves_it() -> None:
-    """Whatever `docs/capabilities.md` says that we have stands beside a test by name, or "same" as the row above."""
+    """Each "yes" of `docs/capabilities.md` stands beside the name of its test, or "same" as the row above."""
     page = (ROOT / "docs" / "capabilities.md").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")]
     claimed = [row for row in rows if row[1].startswith("**yes**")]

@@ -65,6 +65,6 @@ def test_who_shares_a_module_fixture_stays_on_one_worker(dealt: Diary) -> None:
 
 
 def test_the_longest_come_first_and_the_last_last(tmp_path: Path) -> None:
-    """Integration, then numerics, then the rest in its order; whoever looks back on the others comes at the end."""
+    """Integration, then numerics, then the rest in its order; tests that look back on all others come at the end."""
     names = [line[0].partition("[")[0] for line in diary(tmp_path)]
     assert list(dict.fromkeys(names)) == ["test_run", "test_exact", "test_quick", "test_timed", "test_last"]

@@ -44,7 +44,7 @@ def test_a_contender_is_measured(name: str, tmp_path: Path) -> None:
 
 
 @needs_links
-def test_a_contender_that_dies_is_named_with_its_last_words(tmp_path: Path) -> None:
+def test_a_contender_that_dies_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
     """A wrong number of rows in the cache is refused by the oracle."""
     setting = Setting("ours", None, batch=64, lookahead=4, warmup=2, steps=2, cache_rows=1)
     uncached = CONTENDERS["ours-uncached"]

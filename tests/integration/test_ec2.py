@@ -155,7 +155,7 @@ def test_the_torchrec_baseline_on_two_machines(launch, ec2, tmp_path, capsys, mo
 
 
 def test_a_failed_set_up_terminates_everything(launch, ec2, tmp_path, capsys):
-    """A command that fails on a machine is told with its last words; nothing is left."""
+    """A command that fails on a machine is told with the last line of its log; no machine is left."""
     write_data(tmp_path / "data")
     assert launch("--set", "setup=echo no space left; false") == 75
     assert "exit code 1: no space left" in capsys.readouterr().err

@@ -37,7 +37,6 @@ spec:
   steps: 24
   checkpoint: {every: 8}
 """
-pytestmark = pytest.mark.timeout(300)
 
 
 def lines(count: int, seed: int) -> list[list[str]]:

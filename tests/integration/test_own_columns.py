@@ -13,8 +13,6 @@ import pytest
 
 from bagpipe.metrics.clicks import evaluate
 
-pytestmark = pytest.mark.timeout(300)
-
 
 def bagpipe(folder: Path, *arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(

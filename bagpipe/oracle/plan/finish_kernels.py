@@ -205,7 +205,7 @@ def send_gradients(row, num_gradients, step, rings, out):
 
 @njit(**PART)
 def evict(row, step, rings, slots, out):
-    """The owner writes the row back; whoever fetches it next waits for this step's write-backs."""
+    """The owner writes the row back; the trainer that fetches it next waits for this step's write-backs."""
     put(out.evict_keys, out.evict_slots, out.num_evicted, step.starts, row.owner, row.key, row.owner_slot)
     if row.next_list >= 0:
         store(rings.uses, row.next_list + OWNER, -2 - step.number)

@@ -145,10 +145,10 @@ class Conversation:
         Args:
             left: ranks that have gone already, as a predecessor of this process has noted.
         """
-        last_words = NoMorePlans(step=step, stopped=stopped)
-        self.stage = Leaving(last_words)
+        no_more_plans = NoMorePlans(step=step, stopped=stopped)
+        self.stage = Leaving(no_more_plans)
         self._finished |= set(left)
-        return [Send(peer, last_words) for peer in self.outbox.peers]
+        return [Send(peer, no_more_plans) for peer in self.outbox.peers]
 
     @property
     def all_left(self) -> bool:
@@ -158,10 +158,10 @@ class Conversation:
     def release_servers(self) -> list[Action]:
         """No trainer needs a server any more; those that are not here now are told when they come."""
         assert isinstance(self.stage, Leaving)
-        self.stage = Released(self.stage.last_words)
+        self.stage = Released(self.stage.no_more_plans)
         servers = [(peer, role) for peer, role in self._liveness.watched.items() if role.kind == "server"]
         self._told_to_go |= {role for _, role in servers}
-        return [Send(peer, self.stage.last_words) for peer, _ in servers]
+        return [Send(peer, self.stage.no_more_plans) for peer, _ in servers]
 
     @property
     def all_told(self) -> bool:
@@ -306,7 +306,7 @@ class Conversation:
             return [Send(peer, Wait(missing=self.rendezvous.missing_servers()))]
         if isinstance(self.stage, Released) and hello.role == "server":
             self._told_to_go.add(_name(hello))
-            return [Send(peer, self.answer), Send(peer, self.stage.last_words)]
+            return [Send(peer, self.answer), Send(peer, self.stage.no_more_plans)]
         return [Send(peer, self.answer)]
 
     def _trainer_left(self, peer: bytes, rank: int) -> list[Action]:
@@ -322,7 +322,7 @@ class Conversation:
         self.outbox.join(asked.rank, peer, credit=asked.credit, done=asked.done, step=asked.step)
         actions = self._report(self.ledger.joined(asked.rank, asked.told_from))
         if isinstance(self.stage, Leaving | Released):
-            return [*actions, Send(peer, self.stage.last_words)]
+            return [*actions, Send(peer, self.stage.no_more_plans)]
         return [*actions, *self._due()]
 
     def _step_done(self, done: StepDone, arrays: list[Any]) -> list[Action]:

@@ -172,5 +172,5 @@ class Shell:
 def _make(made: "Future[Made]", make: Callable[[], Made]) -> None:
     try:
         made.set_result(make())
-    except BaseException as error:  # whatever it is belongs to whoever waits for the result
+    except BaseException as error:  # whatever it is, it is raised where the result is awaited
         made.set_exception(error)

@@ -29,14 +29,14 @@ class Streaming:
 class Leaving:
     """Every step is done: trainers finish their checkpoints and go."""
 
-    last_words: NoMorePlans
+    no_more_plans: NoMorePlans
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
     """Every trainer has gone, so the servers may go."""
 
-    last_words: NoMorePlans
+    no_more_plans: NoMorePlans
 
 
 Stage = Preparing | Gathering | Streaming | Leaving | Released

@@ -1,8 +1,8 @@
 """When may the present attempt start?
 
-The first attempt after one that ended early comes at once, later ones wait longer each time: what ends attempts in a
-row, whoever is to blame, is not mended by hurry. A job that gave its nodes back waits in any case, and for a time of
-its own: those that got into each other's way would do so again if they came back together.
+The first attempt after one that ended early begins at once; after each further one in a row the wait doubles, as what
+ends attempts in a row is not mended by hurry. A job that gave its nodes back waits in any case, for a time that differs
+from job to job: jobs that got into each other's way would do so again if they came back together.
 """
 
 import datetime as dt
@@ -16,6 +16,7 @@ _FIRST_DELAY, _LONGEST_DELAY = 10, 300
 
 
 def start_time(job: Job, status: Status) -> dt.datetime:
+    """The moment from which on pods of the present attempt may be made."""
     assert status.attempt_time is not None
     return times.later(status.attempt_time, _delay(job, status))
 

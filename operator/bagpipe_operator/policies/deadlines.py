@@ -15,6 +15,7 @@ from bagpipe_operator.policies import obstacles
 
 
 def judge(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Fail | None:
+    """The job's end at a time limit; none: it has time left, or no limit."""
     active, startup = active_end(job, status), startup_end(job, status)
     if active is not None and now >= active:
         return Fail(reason=Reason.DEADLINE, message=f"active for more than {job.run_policy.active_deadline_seconds} s")
@@ -27,6 +28,7 @@ def judge(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Fai
 
 
 def active_end(job: Job, status: Status) -> dt.datetime | None:
+    """When `activeDeadlineSeconds` is over; none: there is no limit, or the clock stands still."""
     limit, since = job.run_policy.active_deadline_seconds, status.running_since
     if limit is None or since is None:
         return None
@@ -34,5 +36,6 @@ def active_end(job: Job, status: Status) -> dt.datetime | None:
 
 
 def startup_end(job: Job, status: Status) -> dt.datetime | None:
+    """When the present wait for all pods is over; none: nothing is waited for."""
     since = status.starting_since
     return times.later(since, job.run_policy.startup_deadline_seconds) if since else None

@@ -38,7 +38,7 @@ def why(job: Job, admission: Admission | None, *, follows: bool = True) -> tuple
 def stop(
     job: Job, status: Status, observed: Observed, settings: Settings
 ) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...], bool]:
-    """Deletions, objects, and whether no pod is left."""
+    """What ends the pods of a held job: objects to delete, objects to write, and whether no pod is left."""
     ending = teardown.stop(observed, status.attempt + 1)
     servers = observed.live.get(("StatefulSet", names.stateful_set(job.name)))
     scaled: tuple[dict[str, Any], ...] = ()

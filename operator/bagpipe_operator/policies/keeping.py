@@ -1,7 +1,7 @@
 """Does anything of the job outlive its pods?
 
-A job without a place for checkpoints trains to its end and loses its model with the last pod. For a trial that is
-right, otherwise it is a bitter surprise, so it is said while there is time.
+A job without a place for checkpoints trains to its end and loses its model with the last pod. That is right for a
+trial; in any other job it is a mistake, so the condition `ModelKept` and a warning say it when the job starts.
 """
 
 from bagpipe_operator import names

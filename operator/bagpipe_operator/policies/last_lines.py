@@ -33,7 +33,7 @@ def wanted(job: Job, status: Status, observed: Observed, now: dt.datetime) -> tu
 
 
 def recorded(job: Job, status: Status, observed: Observed) -> Status:
-    """With what came of it."""
+    """The status with the outcome of keeping the logs, once that is known or cannot be waited for any longer."""
     if status.logs:
         return status
     if observed.logs:
@@ -44,7 +44,7 @@ def recorded(job: Job, status: Status, observed: Observed) -> Status:
 
 
 def events(old: Status, new: Status) -> tuple[Event, ...]:
-    """One, when the outcome is known."""
+    """One event when the outcome becomes known."""
     if old.logs == new.logs:
         return ()
     if name := new.logs.get("configMap"):

@@ -1,8 +1,8 @@
 """What stands in the way of a job: refusals of our own writes, and whatever keeps its pods from running.
 
-Everybody who says so is heard, nearest first: the API server about our own writes, an older job of this name
-whose objects are still there, kubelets and the scheduler in the pods' status, and the warnings of the controllers
-below us (a Job or StatefulSet that may not make its pods, a volume that cannot be mounted or provisioned).
+The first of these that has something to say gives the reason: the API server about our own writes, an older job of
+this name whose objects are still there, kubelets and the scheduler in the pods' status, and the warnings of Kubernetes'
+controllers (a Job or StatefulSet that may not make its pods, a volume that cannot be mounted or provisioned).
 """
 
 import datetime as dt

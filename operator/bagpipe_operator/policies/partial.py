@@ -1,4 +1,4 @@
-"""Does the job hold nodes that it cannot use, as some of its pods find none?
+"""Does the job hold nodes in vain, because some of its pods find none?
 
 Jobs that each got a part of what they need wait for one another for ever. A gang scheduler (`runPolicy.gang`) or a
 queue keeps it from happening; without them a job gives all its nodes back after a while, and tries again later.
@@ -15,6 +15,7 @@ from bagpipe_operator.policies import backoff, obstacles
 
 
 def judge(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Restart | None:
+    """The restart that gives all nodes back; none: the job has all its nodes or none, or may wait longer."""
     placed, ends = _placed(status, observed), end(job, status)
     if ends is None or now < ends or not 0 < placed < job.pods_wanted:
         return None

@@ -1,7 +1,7 @@
-"""Does anybody here serve the queue that a job names?
+"""Does this installation serve the queue that a job names?
 
-A job may say more than an installation understands, as the same document goes to several clusters. It runs then, as
-it does where Kubernetes' own Jobs bear the label of a Kueue that is not there; but whoever relies on a quota is told.
+The same document may go to several clusters, so a job may name a queue where no Kueue is. It runs there, as
+Kubernetes' own Jobs do that bear Kueue's label without a Kueue; but it says so, for users who rely on a quota.
 """
 
 from bagpipe_operator import names

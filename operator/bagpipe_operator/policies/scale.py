@@ -11,6 +11,7 @@ from bagpipe_operator.observe import Observed, Obstacle
 
 
 def judge(job: Job, status: Status, observed: Observed, limits: Limits) -> Restart | None:
+    """The restart with another number of trainers; none: it is the same, or more than is allowed."""
     batch = observed.batch_job(job.name, Role.TRAINER, status.attempt)
     if batch is None or limits.too_many(job):
         return None

@@ -191,7 +191,7 @@ def test_changed_settings_are_named() -> None:
 
 
 def test_a_checkpoint_is_not_opened_by_a_job_that_encodes_otherwise() -> None:
-    """Whoever starts the oracle; prepared data says nothing of it, and where data lies is no matter."""
+    """However the oracle is started. Prepared data has no such settings, and its path may differ."""
     before = DataConfig(path="a", encoding="vocabulary", min_count=2)
     change = msgspec.structs.replace
     for name, value in (("min_count", 3), ("oov", 5), ("encoding", "hash"), ("hash_size", 7)):

@@ -47,7 +47,7 @@ def fail() -> None:
 
 
 def test_a_bug_is_one_line_and_its_traceback_a_file(monkeypatch, capsys, tmp_path) -> None:
-    """Type, message, file and line; whoever reports it finds the traceback in the file that is named."""
+    """The line has type, message, file and line number, and names the file with the traceback, for a report."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr("bagpipe.local.run.start_run", lambda *a: fail())
     assert cli.run_command(["run", "job.yaml"]) == 70

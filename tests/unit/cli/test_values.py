@@ -77,7 +77,7 @@ ENDPOINTS = [
 @pytest.mark.parametrize(("given", "read"), ENDPOINTS)
 def test_endpoints(given: str, read: str) -> None:
     """`tcp://` may be left out; IPv6 addresses stand in brackets."""
-    assert endpoint("--bind")(given) == read
+    assert endpoint("--bind", listening=True)(given) == read
 
 
 @pytest.mark.parametrize(
@@ -93,12 +93,21 @@ def test_endpoints(given: str, read: str) -> None:
         "h:x",
         "h:-1",
         "h h:1",
+        "300.1.1.1:1",
+        "[1:2]:1",
     ],
 )
 def test_what_is_no_endpoint(given: str) -> None:
     """One line with the option and the form that is expected; a port beyond 65535 is none."""
     with pytest.raises(ConfigError, match=r"^--bind: expected tcp://host:port, with a port from 0 to 65535 and "):
-        endpoint("--bind")(given)
+        endpoint("--bind", listening=True)(given)
+
+
+@pytest.mark.parametrize("given", ["tcp://127.0.0.1:0", "tcp://*:7700"])
+def test_nobody_connects_to_any_port_or_every_interface(given: str) -> None:
+    """Port 0 and host `*`, which are for listening, are refused by name where others are to connect."""
+    with pytest.raises(ConfigError, match=r"^--oracle: expected tcp://host:port, with a port from 1 to 65535 and "):
+        endpoint("--oracle", listening=False)(given)
 
 
 def test_local_paths(monkeypatch) -> None:

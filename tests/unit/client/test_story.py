@@ -58,7 +58,7 @@ def story(**more):
 
 
 def test_the_page():
-    """Where the job is, how far, what happened when, its pods by role and rank, and its last words."""
+    """Where the job is, how far, what happened when, its pods by role and rank, and its termination message."""
     blocks = dict(part.split("\n", 1) for part in story().strip().split("\n\n"))
     assert blocks["ml/j: Restarting for 2 min 0 s (OOMKilled)"].strip() == "attempt 1, 1 failures of 3, 0 disruptions"
     assert blocks["Progress"].strip() == "step 300 of 1000, loss 0.5000, 12,000 examples/s, checkpoint at step 250"

@@ -1,4 +1,4 @@
-"""`--engine dask`: a real cluster of two processes writes the bytes of one, and whoever is missing is named."""
+"""`--engine dask`: a cluster of two processes writes the bytes of one, and a missing scheduler or worker is named."""
 
 import os
 import subprocess

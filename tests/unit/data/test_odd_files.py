@@ -202,7 +202,7 @@ FILES: dict[str, tuple[Writer, list[str]]] = {
 
 @pytest.mark.parametrize("name", FILES)
 def test_an_odd_file_is_trained_on_and_scored_alike(name: str, tmp_path: Path) -> None:
-    """All rows, in a job that runs as it is; whoever scores them alone sees the same numbers and codes."""
+    """The suggested job trains on all rows as it is, and a scorer without Bagpipe sees the same numbers and codes."""
     write, sparse = FILES[name]
     path = write(tmp_path, rows())
     spec = parse_job(suggest_job(str(path)).text, "job.yaml").spec

@@ -1,4 +1,4 @@
-"""Prepared by tasks, whoever runs them and in whatever stretches, data is the same to the byte."""
+"""Data that tasks prepare is the same to the byte, in whatever processes they run and however it is cut."""
 
 import json
 import random

@@ -66,7 +66,7 @@ class World:
                 case StoreMark(rank, step):
                     self.marks[rank] = step
                 case Acknowledge(peer, step):
-                    # Whoever confirms must have stored: rows, and then the mark.
+                    # What is confirmed must have been stored before: rows, and then the mark.
                     assert self.marks[int(peer)] >= step
                     assert step < 0 or (int(peer), step) in self.stored
                     self.acknowledged[int(peer)] = max(step, self.acknowledged.get(int(peer), -1))

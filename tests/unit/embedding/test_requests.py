@@ -23,7 +23,7 @@ def stores() -> list[RowStore]:
 
 
 def test_a_rank_that_the_job_has_not_is_refused() -> None:
-    """The gate counts by rank, so none reaches it that it has no count for, whoever let the message in."""
+    """The gate counts by rank, so an admitted message of a rank that it does not count never reaches it."""
     for rank in (0, 1):
         back = WriteBack(rank=rank, step=0, checkpoint=False)
         assert check_write_back(b"p", back, [KEYS, RECORDS], stores(), BOUNDS).rank == rank

@@ -196,7 +196,7 @@ def test_a_wrong_request_changes_nothing_and_leaves_no_hole(job: Job) -> None:
 
 
 def test_a_fetch_waits_for_every_trainer_and_goes_to_its_sender(job: Job) -> None:
-    """A fetch that waits is answered when the last trainer has written, to whoever asked, with the rows of then."""
+    """A fetch that waits is answered to its sender, when the last trainer has written, with the rows of that moment."""
     first, second = job.trainer(0), job.trainer(1)
     first.send(Fetch(rank=0, step=2, group=0, after=0, num_records=2), [OURS[:2]])
     assert ask(second, *write(1, 0, [2], 5.0)) == Written(step=0)

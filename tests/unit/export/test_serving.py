@@ -153,8 +153,8 @@ def program() -> ModuleType:
 @pytest.mark.parametrize("call", [1, 2])
 @pytest.mark.parametrize("bad", [False, True])
 def test_a_client_that_leaves_takes_nobody_with_it(program: ModuleType, bad: bool, call: int) -> None:
-    """It leaves while the model computes its rows, good or bad, with another client's or once more by themselves: who
-    asked at the same time is answered, and so is whoever comes later.
+    """It leaves while the model computes its rows, good or bad, with another client's or once more by themselves: a
+    client that asked at the same time is answered, and so is one that comes later.
     """
 
     async def asked() -> None:
@@ -178,7 +178,7 @@ def test_a_client_that_leaves_takes_nobody_with_it(program: ModuleType, bad: boo
 
 
 def test_a_server_that_scores_no_more_is_not_well(program: ModuleType) -> None:
-    """`/healthz` is 503 once the task that scores has ended, so that whoever watches it starts another."""
+    """`/healthz` is 503 once the task that scores has ended, so that the program's supervisor starts another."""
 
     async def asked() -> None:
         state = program.app.state

@@ -153,7 +153,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
 
 
 def test_a_run_notes_where_its_modules_were_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever looks at the run from elsewhere finds them: the folders of the command that began it."""
+    """A command in another folder finds the run's modules: the run has noted where its first command found them."""
     beside, run, elsewhere = (tmp_path / name for name in ("beside", "run", "elsewhere"))
     for folder in (beside, run, elsewhere):
         folder.mkdir()

@@ -25,7 +25,7 @@ def test_ports_are_free_and_no_two_calls_get_the_same() -> None:
 
 
 def test_the_system_gives_none_of_them_to_others() -> None:
-    """They lie below the range out of which the kernel takes ports for whoever asks for any."""
+    """They lie below the range from which the kernel gives a program that asks for any port."""
     with open("/proc/sys/net/ipv4/ip_local_port_range", encoding="ascii") as file:
         lowest = int(file.read().split()[0])
     assert max(free_ports(200)) < lowest

@@ -115,8 +115,8 @@ def test_done(supervise: Runner, tmp_path: Path) -> None:
 def test_a_hopeless_role_ends_the_run_with_its_words(
     supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 78 stops everything at once, whoever still runs; the one line shown is that role's own."""
-    monkeypatch.setattr("bagpipe.local.supervisor.LAST_WORDS_SECONDS", 100.0)
+    """Exit 78 of one role stops all the others at once; the one line shown is that role's own."""
+    monkeypatch.setattr("bagpipe.local.supervisor.SETTLE_SECONDS", 100.0)
     outcome, view = supervise({"trainer 1": "fail('spec.model.entrypoint: no module named x', 78)", "server": HANG})
     assert (outcome.code, outcome.error) == (78, "spec.model.entrypoint: no module named x")
     assert view.notes == []
@@ -205,7 +205,7 @@ def test_a_closed_terminal_stops_at_a_checkpoint(run_dir: RunDir, tmp_path: Path
                 os.kill(os.getpid(), signal.SIGHUP)
 
     def unheard(*_: object) -> None:
-        raise AssertionError("SIGHUP came to whoever started the supervisor")
+        raise AssertionError("SIGHUP came to the process that started the supervisor")
 
     before = signal.signal(signal.SIGHUP, unheard)
     try:

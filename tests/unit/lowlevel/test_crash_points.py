@@ -34,7 +34,7 @@ def test_points_are_counted_by_name(tmp_path: Path) -> None:
 
 
 def test_the_named_process_dies_before_its_point_once(tmp_path: Path) -> None:
-    """SIGKILL comes before what the point is named after, and whoever takes its place lives; paths may have spaces."""
+    """SIGKILL comes before what the point is named after, and the next process lives; paths may have spaces."""
     folder = tmp_path / "a b"
     folder.mkdir()
     assert run(f"{folder} server 1 #3") == (-9, ["0", "1"])

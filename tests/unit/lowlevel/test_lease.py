@@ -74,7 +74,7 @@ def test_a_disk_without_locks_has_one_owner(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_folder_that_another_took_and_left_is_lost(tmp_path: Path) -> None:
-    """The mark of whoever took the folder meanwhile may be gone again: the folder is not the first one's for that."""
+    """The folder stays lost to its first run although the run that took it meanwhile has removed its mark again."""
     with second(tmp_path) as held:
         (tmp_path / FILE_NAME).unlink()
         assert not held.still_ours() and "by another run, which has ended" in held.lost
@@ -172,7 +172,7 @@ def test_a_folder_that_is_removed_is_not_said_to_be_taken(tmp_path: Path) -> Non
         assert not held.still_ours() and held.lost == f"{folder} was removed or renamed while this run used it"
 
 
-def test_whoever_was_succeeded_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_succeeded_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that gave no sign for too long finds another name in its folder, and does not go on."""
     monkeypatch.setattr(lease, "RENEW_SECONDS", 0.01)
     with second(tmp_path) as held:

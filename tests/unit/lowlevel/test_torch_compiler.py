@@ -1,4 +1,4 @@
-"""Torch's compiler is not loaded by training, and is whole for whoever asks for it."""
+"""Training does not load torch's compiler; a program that uses it gets all of it."""
 
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def run(program):
 
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
-def test_training_loads_none_and_whoever_asks_gets_all(asked):
+def test_training_loads_none_of_it_and_a_program_that_asks_gets_all(asked):
     """An optimizer's step loads no compiler; what is asked for afterwards is the real module, once."""
     awake = """
         assert not asleep()

@@ -52,7 +52,7 @@ def test_training_stops_after_so_many_evaluations_without_improvement(
         if end - improved_at >= patience and expected is None:
             expected = counted[end - 1].step
     assert stops_at(history, config) == expected
-    # Whoever plans on where a stop was possible would train too long.
+    # A planner that plans on where a stop was possible would train too long.
     if expected is not None:
         before = [one for one in history if one.step < expected]
         assert may_stop(before, config)

@@ -230,7 +230,7 @@ def test_sasrec_scores_what_comes_next_at_each_place() -> None:
     torch.testing.assert_close(model(torch.empty(BATCH, 0), sparse), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_sasrec_drops_the_same_units_whoever_else_is_in_the_slice() -> None:
+def test_sasrec_drops_the_same_units_with_any_other_examples_in_the_slice() -> None:
     """Masks do not depend on the longest history of a slice."""
     model, lists = sasrec(dropout=0.5), sasrec_lists()
     together = model(torch.empty(BATCH, 0), looked_up(sasrec_layout(), lists)[0])

@@ -57,7 +57,7 @@ def hello(role: Role = "trainer", index: int = RANK, **fields: object) -> Hello:
 @pytest.mark.parametrize("listener", get_args(Role))
 @pytest.mark.parametrize("message", EVERYTHING, ids=lambda m: type(m).__name__)
 def test_a_stranger_says_nothing(listener: Role, message: Message) -> None:
-    """Before a valid Hello every message but Ping is answered with SayHello, whoever listens."""
+    """Before a valid Hello every role answers every message but Ping with SayHello."""
     assert door(listener).check(b"a", message) == SayHello()
     assert door(listener).check(b"a", Ping()) is None
 

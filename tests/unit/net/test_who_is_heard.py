@@ -1,4 +1,4 @@
-"""Who is heard by a listener: whoever was admitted, again after its place was taken, and nobody else."""
+"""A listener hears the peers that it admitted, also after another took their place, and no other."""
 
 import contextlib
 import resource
@@ -76,7 +76,7 @@ def test_the_jobs_token_is_asked_for(monkeypatch: pytest.MonkeyPatch, token: str
 
 
 def test_another_listener_at_a_peers_address_is_a_peer_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ports are used again: whoever was let in before and is refused now has lost its peer, not the wrong token."""
+    """Ports are reused: a role that was admitted before and is refused now has lost its peer; the token is right."""
     monkeypatch.setenv(TOKEN_VARIABLE, "ours")
     with Context(FAST) as here:
         with Context(FAST) as first:

@@ -174,7 +174,7 @@ def test_a_trainer_that_waits_for_a_peer_sends_again_what_the_peer_misses(pair: 
     assert np.array_equal(got[0], ROWS)
 
 
-def test_whoever_leaves_sees_to_it_that_the_last_message_has_come(pair: Pair) -> None:
+def test_a_leaving_trainer_waits_until_its_last_message_has_come(pair: Pair) -> None:
     """The last message of all is lost, and its sender has nothing left to do but to leave."""
     pair.one.send(0, 0, "gradients", [ROWS])
     pair.zero.receive(1, 0, "gradients")

@@ -83,7 +83,7 @@ NEEDED: dict[str, tuple[tuple[Rule, ...], str, dict[str, object]]] = {
     "rows are requested": (without(Do.REQUEST_ROWS), "stuck", {"depth": 0}),
     "plans are asked for after a reconnect": (without(Do.ASK_FOR_PLANS), "stuck", {}),
     "steps are confirmed": (without(Do.CONFIRM), "too much is kept", {"num_steps": 20}),
-    "whoever leaves sees that the others miss nothing": (
+    "a leaving trainer waits until the others miss nothing": (
         without(Do.LEAVE_PEERS),
         "stuck",
         {"often": 0.2, "resets": 200, "notices": 0.02},

@@ -21,7 +21,7 @@ from bagpipe.trainer.reduction import wrap_dense
 
 WORLD = 3
 PATIENCE = 100.0
-"""Seconds, far above what any wait here takes: whoever waits so long waits for ever."""
+"""Seconds, far above what any wait here takes: a rank that waits so long waits for ever."""
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.bool)
 
 

@@ -142,7 +142,7 @@ def test_deliberate_errors_pass() -> None:
 
 
 def test_a_lost_peer_is_not_the_models_fault(users: ModuleType) -> None:
-    """DDP shares running means in forward: a peer that is gone there is to be tried again, whoever wrote the model."""
+    """DDP shares running means in forward: a peer that is gone there is no error of the model, and is tried again."""
     gone = RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer")
     model, trainer = users.Raises(), object.__new__(Trainer)
     topology = SimpleNamespace(spec=SimpleNamespace(micro_batches=1))
