@@ -181,7 +181,10 @@ def rules(spec: Schema) -> None:
     policy["x-kubernetes-validations"] = [
         _rule(_same("managedBy"), "managedBy cannot change"),
         _rule(_same("operatorClass"), "operatorClass cannot change"),
-        _rule(f"oldSelf.suspend || ({_same('queueName')})", "queueName cannot change under a job; suspend it first"),
+        *(
+            _rule(f"oldSelf.suspend || ({_same(name)})", f"{name} cannot change under a job; suspend it first")
+            for name in ("queueName", "gang")
+        ),
     ]
     reserved = ", ".join(repr(name) for name in RESERVED_ENV)
     for section in ("allRoles", "oracle", "servers", "trainers"):

@@ -24,9 +24,13 @@ from bagpipe_operator.settings import Settings
 Object = dict[str, Any]
 
 
-def base(job: Job, attempt: int, settings: Settings) -> list[Object]:
-    """What stays while a job is held or restarts: configuration, addresses, rules, claims."""
-    objects = [config_map(job), *(service(job, role, attempt) for role in Role), disruption_budget(job)]
+def base(job: Job, attempt: int, settings: Settings, trainers: int | None = None) -> list[Object]:
+    """What stays while a job is held or restarts: configuration, addresses, rules, claims.
+
+    Args:
+        trainers: number of trainers of the attempt, where that may not be what the job asks for by now.
+    """
+    objects = [config_map(job, trainers), *(service(job, role, attempt) for role in Role), disruption_budget(job)]
     if job.run_policy.network_policy != "None":
         objects.append(network_policy(job))
     if (gang := gangs.KNOWN.get(job.run_policy.gang)) and job.run_policy.gang in settings.gang_schedulers:
@@ -71,9 +75,14 @@ def owner_reference(job: Job) -> Object:
     }
 
 
-def document(job: Job) -> str:
-    """The job as the roles read it. The run policy is the operator's business: a change of it must not reach them."""
+def document(job: Job, trainers: int | None = None) -> str:
+    """The job as the roles read it. The run policy is the operator's business: a change of it must not reach them.
+
+    A server that starts again within an attempt reads it anew, so it has the number of trainers of that attempt.
+    """
     spec = {key: value for key, value in job.spec.items() if key != "runPolicy"}
+    if trainers not in (None, job.replicas(Role.TRAINER)):
+        spec["trainers"] = {**job.section(Role.TRAINER), "replicas": trainers}
     raw = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -85,8 +94,9 @@ def document(job: Job) -> str:
     return yaml.safe_dump(raw, sort_keys=True)
 
 
-def config_map(job: Job) -> Object:
-    return {**_object(job, "v1", "ConfigMap", names.config_map(job.name)), "data": {names.CONFIG_KEY: document(job)}}
+def config_map(job: Job, trainers: int | None = None) -> Object:
+    data = {names.CONFIG_KEY: document(job, trainers)}
+    return {**_object(job, "v1", "ConfigMap", names.config_map(job.name)), "data": data}
 
 
 def service(job: Job, role: Role, attempt: int) -> Object:
@@ -157,6 +167,29 @@ def _batch_job(job: Job, role: Role, attempt: int, settings: Settings) -> Object
     }
     name = names.batch_job(job.name, role, attempt)
     return {**_object(job, "batch/v1", "Job", name, role, attempt), "spec": spec}
+
+
+def stopped(job: Job, role: Role, attempt: int, live: Mapping[str, Any]) -> Object:
+    """A Job that is suspended: it ends its running pods and keeps those that ended, for their logs.
+
+    As it was made, whatever the job says by now: pods must go also where no pod could be made of the job any more.
+    """
+    spec = {key: value for key, value in live["spec"].items() if key in _OF_A_JOB} | {"suspend": True}
+    return {**_object(job, "batch/v1", "Job", live["metadata"]["name"], role, attempt), "spec": spec}
+
+
+_OF_A_JOB = frozenset(
+    {
+        "completionMode",
+        "completions",
+        "parallelism",
+        "backoffLimit",
+        "podReplacementPolicy",
+        "podFailurePolicy",
+        "template",
+    }
+)
+"""Fields of a Job's spec that we set."""
 
 
 def network_policy(job: Job) -> Object:

@@ -90,7 +90,7 @@ def follows(job: Job, live: Mapping[str, Any], observed: Observed, attempt: int)
 
 
 def _ended(observed: Observed, attempt: int) -> int:
-    return sum(p.phase == "Succeeded" for p in observed.of_role(Role.TRAINER, attempt))
+    return sum(p.phase == "Succeeded" and p.gone_quiet for p in observed.of_role(Role.TRAINER, attempt))
 
 
 def _reclaimed(live: Mapping[str, Any]) -> int:
@@ -113,8 +113,14 @@ _COUNTED = ("resources", "nodeSelector", "affinity", "runtimeClassName", "initCo
 """Settings of pods by which Kueue counts, and chooses flavors and places."""
 
 
-def workload(job: Job, settings: Settings, priorities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The Workload: one pod set a role, without what an admission adds."""
+def workload(
+    job: Job, settings: Settings, priorities: Mapping[str, Mapping[str, Any]], live: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The Workload: one pod set a role, without what an admission adds.
+
+    Args:
+        live: the one that is there; a priority that it has stands also when its class is deleted.
+    """
     pod_sets = []
     for role in Role:
         template = pod_template(job, role, 0, settings)
@@ -122,12 +128,15 @@ def workload(job: Job, settings: Settings, priorities: Mapping[str, Mapping[str,
         request = _topology_request(template["metadata"].get("annotations") or {}, role)
         pod_sets.append({**body, "topologyRequest": request} if request else body)
     spec: dict[str, Any] = {"queueName": job.queue, "podSets": pod_sets}  # `active` is Kueue's and its administrators'.
+    there = (live or {}).get("spec") or {}
     priority = job.run_policy.workload_priority_class or job.labels.get(names.LABEL_PRIORITY_CLASS)
     if priority:
-        if priority not in priorities:
+        known = {"value": there.get("priority", 0)} if there.get("priorityClassName") == priority else None
+        found = priorities.get(priority, known)
+        if found is None:
             raise SpecError(f"spec.runPolicy.workloadPriorityClass: there is no {priority!r} in this cluster")
         spec |= {"priorityClassSource": "kueue.x-k8s.io/workloadpriorityclass", "priorityClassName": priority}
-        spec["priority"] = int(priorities[priority].get("value", 0))
+        spec["priority"] = int(found.get("value", 0))
     metadata = {
         "name": names.workload(job.name),
         "namespace": job.namespace,

@@ -159,6 +159,7 @@ class Reason(StrEnum):
     POD_LOST = "PodLost"
     SERVER_LOST = "ServerVolumeLost"
     SCALED = "Scaled"
+    EDITED = "Edited"
     # what is left of a job that failed
     LOGS_KEPT = "LogsKept"
     LOGS_NOT_KEPT = "LogsNotKept"

@@ -2,8 +2,12 @@
 
 Images, their pull policy, the defaults of pods and the GPU profile are resolved once, kept in the job's status, and
 used by every later attempt. `runPolicy.imagePolicy: Latest` resolves them anew with each attempt, never within one.
+
+With them stands what the present attempt was made of: the job may have been suspended, changed and resumed again while
+nobody looked, and what runs is then no longer what the job says.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -11,7 +15,9 @@ from typing import Any
 
 from bagpipe_operator import defaults
 from bagpipe_operator.api import Job, Status, camel
-from bagpipe_operator.names import Role
+from bagpipe_operator.decision import Count, Restart
+from bagpipe_operator.names import Reason, Role
+from bagpipe_operator.observe import Observed
 from bagpipe_operator.pods import profile_of
 from bagpipe_operator.settings import Settings, parse_profiles
 
@@ -22,9 +28,31 @@ def pinned(job: Job, status: Status, settings: Settings) -> Status:
     """With pins for the present attempt, new ones where the run policy or another profile asks for them."""
     pins, profile = status.pinned, job.section(Role.TRAINER).get("gpuProfile") or defaults.GPU_PROFILE
     stale = job.run_policy.image_policy == "Latest" and pins.get("attempt") != status.attempt
-    if pins and not stale and pins.get("gpuProfile") == profile:
-        return status
-    return replace(status, pinned=_resolved(job, status.attempt, profile, settings))
+    if not pins or stale or pins.get("gpuProfile") != profile:
+        pins = _resolved(job, status.attempt, profile, settings)
+    return replace(status, pinned={**pins, "made": {"attempt": status.attempt, "of": _digest(job)}})
+
+
+def judge(job: Job, status: Status, observed: Observed) -> Restart | None:
+    """A new attempt, if what the present one was made of was changed since; of an older release's, nobody knows."""
+    made = status.pinned.get("made") or {}
+    begun = observed.batch_job(job.name, Role.TRAINER, status.attempt) is not None
+    if not begun or made.get("attempt") != status.attempt or made.get("of") == _digest(job):
+        return None
+    message = "the job was changed while it was suspended: what runs is not what it says any more"
+    return Restart(reason=Reason.EDITED, message=message, count=Count.NOTHING)
+
+
+def _digest(job: Job) -> str:
+    """Of all that can change only while a job is suspended; what says nothing says the same as nothing."""
+    sections = {key: _said(value) for key, value in job.spec.items() if key != "runPolicy"}
+    sections["trainers"] = {key: value for key, value in _said(job.section(Role.TRAINER)).items() if key != "replicas"}
+    return hashlib.sha256(json.dumps(_said(sections), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _said(value: Any) -> Any:
+    """Without the fields that are left empty; below them null may say that something is taken away."""
+    return {k: v for k, v in value.items() if v not in (None, {}, [])} if isinstance(value, Mapping) else value
 
 
 def _resolved(job: Job, attempt: int, profile: str, settings: Settings) -> dict[str, Any]:

@@ -17,18 +17,8 @@ from bagpipe_operator.names import Reason, Role
 
 Raw = Mapping[str, Any]
 
-_STUCK = frozenset(
-    {
-        "ImagePullBackOff",
-        "ErrImagePull",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "RunContainerError",
-        "CrashLoopBackOff",
-    }
-)
+_ON_ITS_WAY = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""Reasons why a container waits that are no trouble; every other one is, whether we have heard of it or not."""
 _DISRUPTIONS = {
     "PreemptionByScheduler": Reason.PREEMPTED,
     "EvictionByEvictionAPI": Reason.EVICTED,
@@ -51,6 +41,8 @@ _NODE_ENDS = {
     "UnexpectedAdmissionError": Reason.REJECTED_BY_NODE,
 }
 """Reasons of the status of a pod that its node ended or refused."""
+_END_NOT_SEEN = frozenset({"ContainerStatusUnknown", "Unknown"})
+"""Reasons of a container whose end no runtime saw, with a made-up exit code: its node began anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +75,14 @@ class Pod:
     exit_message: str = ""
     exit_time: dt.datetime | None = None
     ended_in: str = ""
-    """The init container that failed, so that the main one never ran: the exit code is its own, and no word of ours."""
+    """Another container that failed, where the main one never ran or had ended well: the exit code is its own, and no
+    word of ours."""
+    node_words: str = ""
+    """What the node said about the pod as a whole, where it said why it has failed."""
+    result: str | None = None
+    """Last words of the main container, which ended well; none: it has not."""
+    lingers: bool = False
+    """The main container has ended, and others of a pod template keep the pod: it has ended as the main one did."""
     restarts: int = 0
     stuck: str = ""
     """Why it cannot start, as Kubernetes names it; empty: nothing is known to be wrong."""
@@ -93,8 +92,13 @@ class Pod:
 
     @property
     def ended(self) -> bool:
-        """No process of it runs any more, nor ever will."""
+        """No process of the library runs in it any more, nor ever will."""
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def gone_quiet(self) -> bool:
+        """No process at all runs in it any more."""
+        return self.ended and not self.lingers
 
     @property
     def taken(self) -> bool:
@@ -112,30 +116,34 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
     meta, spec, status = raw["metadata"], raw.get("spec") or {}, raw.get("status") or {}
     labels = meta.get("labels") or {}
     state, last, restarts = _main_container(status)
-    ended = state.get("terminated") or last.get("terminated") or {}
-    ended_in, failed = ("", {}) if ended else _failed_init(status)
-    ended = ended or failed
-    stuck, stuck_message = _why_stuck(status)
+    main = state.get("terminated") or last.get("terminated") or {}
+    phase, lingers = _phase(role, status, state)
+    ended_in, failed = _failed_beside(status, main)
+    ended = failed or main
+    stuck, stuck_message = ("", "") if lingers else _why_stuck(status)
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
         role=role,
         attempt=_attempt(spec, labels) if attempt is None else attempt,
         index=_index(meta["name"], role, labels),
-        phase=status.get("phase", "Pending"),
+        phase=phase,
         ready=_condition(status, "Ready").get("status") == "True",
         node=spec.get("nodeName") or "",
         created=times.parse(meta.get("creationTimestamp")),
         deleted_at=times.parse(meta.get("deletionTimestamp")),
         grace_seconds=meta.get("deletionGracePeriodSeconds") or 0,
         finalizers=tuple(meta.get("finalizers") or ()),
-        disruption=_disruption(status),
+        disruption=_disruption(status, ended, phase),
         own_fault=_own_fault(status),
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason") or "",
         exit_message=ended.get("message") or "",
         exit_time=times.parse(ended.get("finishedAt")),
         ended_in=ended_in,
+        node_words=_node_words(status),
+        result=str(main.get("message") or "") if main.get("exitCode") == 0 else None,
+        lingers=lingers,
         restarts=restarts,
         stuck=stuck,
         stuck_message=stuck_message,
@@ -172,14 +180,36 @@ def _main_container(status: Raw) -> tuple[Raw, Raw, int]:
     return {}, {}, 0
 
 
-def _failed_init(status: Raw) -> tuple[str, Raw]:
-    """The init container that ended this pod, and how: where a pod is not restarted, the first that fails does."""
-    if status.get("phase") == "Failed":
-        for container in status.get("initContainerStatuses") or ():
+def _phase(role: Role, status: Raw, state: Raw) -> tuple[str, bool]:
+    """The pod's phase, and whether it is the main container's while others keep the pod.
+
+    Kubernetes calls a pod running as long as any container of it is. What we started may have ended long before, and
+    nobody would hear of it. A server is started again in its pod, so that its phase is the pod's.
+    """
+    phase, ended = str(status.get("phase") or "Pending"), state.get("terminated")
+    if role is Role.SERVER or not ended or phase in ("Succeeded", "Failed"):
+        return phase, False
+    return "Failed" if ended.get("exitCode") else "Succeeded", True
+
+
+def _failed_beside(status: Raw, main: Raw) -> tuple[str, Raw]:
+    """The other container that made this pod fail, and how it ended; where a pod is not restarted, one is enough."""
+    if status.get("phase") != "Failed" or main.get("exitCode"):
+        return "", {}
+    found = (("initContainerStatuses", "init container"), ("containerStatuses", "container"))
+    for key, what in found[1:] if main else found:
+        for container in status.get(key) or ():
             ended = (container.get("state") or {}).get("terminated") or {}
             if ended.get("exitCode"):
-                return str(container.get("name")), ended
+                return f"{what} {container.get('name')}", ended
     return "", {}
+
+
+def _node_words(status: Raw) -> str:
+    """Reason and message of a pod that failed as a whole."""
+    if status.get("phase") != "Failed" or not status.get("reason"):
+        return ""
+    return f"{status['reason']}: {status.get('message') or ''}".rstrip(": ")
 
 
 def _condition(status: Raw, kind: str) -> Raw:
@@ -196,17 +226,26 @@ def _own_fault(status: Raw) -> str:
     return message if over_its_limit or status.get("reason") == "DeadlineExceeded" else ""
 
 
-def _disruption(status: Raw) -> str:
+def _disruption(status: Raw, ended: Raw, phase: str) -> str:
+    """Why the cluster took a pod away; empty: it did not."""
     target = _condition(status, "DisruptionTarget")
     if target.get("status") == "True":
         return str(_DISRUPTIONS.get(target.get("reason", ""), Reason.DISRUPTED))
-    return "" if _own_fault(status) else str(_NODE_ENDS.get(status.get("reason", ""), ""))
+    if _own_fault(status):
+        return ""
+    reason = status.get("reason") or ""
+    if reason in _NODE_ENDS:
+        return str(_NODE_ENDS[reason])
+    if phase == "Failed" and ended.get("reason") in _END_NOT_SEEN:
+        return str(Reason.NODE_LOST)
+    refused = phase == "Failed" and reason and not ended  # A node has many reasons to refuse a pod, and gets new ones.
+    return str(Reason.REJECTED_BY_NODE) if refused else ""
 
 
 def _why_stuck(status: Raw) -> tuple[str, str]:
     for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
         waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in _STUCK:
+        if (waiting.get("reason") or "") not in _ON_ITS_WAY:
             return waiting["reason"], waiting.get("message") or ""
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False":

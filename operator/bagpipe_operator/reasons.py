@@ -102,13 +102,18 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "storage for a claim cannot be made",
         "look at the claim and its storage class",
     ),
-    "ErrImagePull, ImagePullBackOff, InvalidImageName": (
+    "ErrImagePull, ImagePullBackOff, InvalidImageName, ErrImageNeverPull": (
         "an image cannot be pulled",
         "correct its name, or add `imagePullSecrets`",
     ),
+    "FailedToRetrieveImagePullSecret": ("an image's pull secret is missing", "make it: the job goes on by itself"),
     "CreateContainerConfigError, CreateContainerError, RunContainerError": (
-        "the kubelet cannot start a container; the message says which",
+        "the kubelet cannot start a container, for this or any other reason that it gives; the message says which",
         "correct what it names",
+    ),
+    "RecreatingFailedPod": (
+        "servers' pods are refused or ended by their node as soon as they are made",
+        "`kubectl describe pod` of a server; look at its node",
     ),
     "CrashLoopBackOff": ("a server's process ends again and again", "`bagpipe job logs NAME --role server --previous`"),
     "SchedulingGated": ("the pod waits for Kueue to say where it goes", "look at the Workload"),
@@ -172,17 +177,18 @@ ATTEMPTS: Mapping[Reason, Row] = {
     ),
     Reason.SERVER_LOST: ("a server's rows are gone with its pod or process", "give servers a `volumeClaim`"),
     Reason.EVICTED: ("the eviction API took a pod, a drain for instance", NOTHING),
-    Reason.NODE_LOST: ("a node is gone or unreachable", NOTHING),
+    Reason.NODE_LOST: ("a node is gone or unreachable, or began anew under its pods", NOTHING),
     Reason.NODE_PRESSURE: (
         "a node ran out of memory, disk or process numbers",
         "set requests, so that the scheduler knows",
     ),
     Reason.NODE_SHUTDOWN: ("a node was shut down", NOTHING),
-    Reason.REJECTED_BY_NODE: ("a node refused a pod that was sent to it", "look at that node"),
+    Reason.REJECTED_BY_NODE: ("a node refused a pod that was sent to it; the message has its words", "look at it"),
     Reason.POD_LOST: ("a pod or its Job was deleted", "find out who deletes"),
     Reason.STOPPED: ("a process was told to stop (exit 143)", NOTHING),
     Reason.DISRUPTED: ("a pod was taken away for a reason that the operator does not know", "the message has it"),
     Reason.SCALED: ("the number of trainers was changed", NOTHING),
+    Reason.EDITED: ("the job was changed while it was suspended, and resumed before the operator saw that", NOTHING),
 }
 
 LEFT: Mapping[Reason, Row] = {

@@ -71,7 +71,7 @@ def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) 
 
 def _decide(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
     if current.finished:
-        return _finished(job, current, observed, settings, now)
+        return _finished(job, current, observed, now)
     try:
         if job.fault:
             raise SpecError(job.fault)
@@ -80,7 +80,7 @@ def _decide(job: Job, current: Status, observed: Observed, settings: Settings, n
         return _end(current, Fail(reason=Reason.INVALID_SPEC, message=str(error)), observed, now)
 
 
-def _finished(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
+def _finished(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Decision:
     end = finish.end_of_life(job, current)
     if end is not None and now >= end:
         return Decision(status=current, delete_job=True)
@@ -91,10 +91,7 @@ def _finished(job: Job, current: Status, observed: Observed, settings: Settings,
         again = times.earliest(end, last_lines.deadline(current))
         return Decision(status=current, keep_logs=pods, workload_status=report, again_at=again)
     new = last_lines.recorded(job, current, observed)
-    try:
-        delete, apply = finish.clean(job, current, observed, settings)
-    except SpecError:  # It ended because of that; nothing was ever made.
-        delete, apply = (), ()
+    delete, apply = finish.clean(job, current, observed)
     news = last_lines.events(current, new)
     return Decision(status=new, delete=delete, apply=apply, workload_status=report, events=news, again_at=end)
 
@@ -113,7 +110,8 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     if held:
         return _hold(job, current, observed, pins.applied(settings, current.pinned), held, admission, now)
     current = status.not_ahead(_queued(job, current, admission, settings, now), now)
-    resumed = current.is_true(Condition.SUSPENDED)
+    # Also before its last pod had ended: what the hold had told to go is no loss that anybody else caused.
+    resumed = current.is_true(Condition.SUSPENDED) or current.phase == status.STOPPING
     if resumed:
         current = _resumed(current, now)
     current = status.started(current, now)
@@ -131,6 +129,7 @@ def _judge(job: Job, current: Status, observed: Observed, settings: Settings, no
         return refused  # A job that runs goes on without what was refused.
     return (
         failure.judge(job, current, observed)
+        or pins.judge(job, current, observed)
         or deadlines.judge(job, current, observed, now)
         or partial.judge(job, current, observed, now)
         or scale.judge(job, current, observed, settings.job_limits)
@@ -168,7 +167,7 @@ def _hold(
         meta = observed.workload["metadata"]
         delete = (*delete, Deletion(kind="Workload", name=meta["name"], uid=meta["uid"]))
     if settings.kueue and job.queue and not leaving:
-        apply = (*apply, kueue.workload(job, settings, observed.priorities))
+        apply = (*apply, kueue.workload(job, settings, observed.priorities, observed.workload))
     if (
         job.checkpoint_claim is not None
         and ("PersistentVolumeClaim", names.checkpoint_claim(job.name)) in observed.live
@@ -208,7 +207,9 @@ def _run(
     if not begun:
         children.check_gang(job, settings)
         children.check_limits(job, settings)
-    apply = children.base(job, new.attempt, settings)
+    trainers = observed.batch_job(job.name, Role.TRAINER, new.attempt) or {}
+    have = (trainers.get("spec") or {}).get("completions")  # Not what the job asks for, where that is too much.
+    apply = children.base(job, new.attempt, settings, have)
     wanted = children.workers(job, new.attempt, settings)  # Built in any case: what cannot be built fails now.
     # What has begun goes on, whatever the clock says: a leader's may be behind that of the one before.
     ready = begun or (ending.all_gone and not observed.orphans and now >= start)
@@ -219,7 +220,7 @@ def _run(
     elif ending.trainers_gone and ("StatefulSet", names.stateful_set(job.name)) in observed.live:
         apply.append(children.server_set(job, new.attempt, settings, replicas=0))
     if admission is not None:
-        apply.append(kueue.workload(job, settings, observed.priorities))
+        apply.append(kueue.workload(job, settings, observed.priorities, observed.workload))
     again = times.earliest(
         start if now < start else None,
         deadlines.active_end(job, new),

@@ -50,7 +50,7 @@ def _for_tools(status: Status, now: dt.datetime) -> Status:
     https://github.com/kubernetes-sigs/cli-utils/blob/master/pkg/kstatus/README.md
     """
     reason = _reason(status) or status.phase
-    if status.phase in ("Starting", "Restarting", "Suspending"):
+    if status.phase in ("Starting", "Restarting", STOPPING):
         status = status.put(conditions.true(Condition.RECONCILING, reason, f"the job is {status.phase}", now))
     else:
         status = status.put_if_known(conditions.false(Condition.RECONCILING, reason, f"the job is {status.phase}", now))
@@ -79,8 +79,12 @@ def _reason(status: Status) -> str:
     return running.reason if running else ""
 
 
+STOPPING = "Suspending"
+"""Phase of a job whose pods a hold has told to go: the one that decides what comes next."""
+
+
 def phase(status: Status, holding: bool = False) -> str:
-    """One word for people; nothing decides by it."""
+    """One word for people; nothing decides by it, but for `STOPPING`."""
     if status.is_true(Condition.COMPLETE):
         return "Complete"
     if status.is_true(Condition.FAILED):
@@ -89,7 +93,7 @@ def phase(status: Status, holding: bool = False) -> str:
         suspended = next(c for c in status.conditions if c.type == Condition.SUSPENDED)
         return "Suspended" if suspended.reason == Reason.SUSPENDED else "Queued"
     if holding:
-        return "Suspending"
+        return STOPPING
     if status.is_true(Condition.RESTARTING):
         return "Restarting"
     return "Running" if status.is_true(Condition.RUNNING) else "Starting"
@@ -141,7 +145,15 @@ def running(status: Status, observed: Observed, now: dt.datetime) -> Status:
 
 
 def waiting(status: Status, obstacle: Obstacle, now: dt.datetime) -> Status:
-    """Not all pods of the attempt run, and why."""
+    """Not all pods of the attempt run, and why.
+
+    A pod whose image cannot be pulled says by turns what is wrong and that it waits: the first stands meanwhile.
+    """
+    said = conditions.find(status.conditions, Condition.RUNNING)
+    if said is not None and (said.reason, obstacle.reason) == ("ErrImagePull", "ImagePullBackOff"):
+        about, waits = (words.partition(": ")[0] for words in (said.message, obstacle.message))
+        if about == waits:
+            return status
     return status.put(conditions.false(Condition.RUNNING, obstacle.reason, obstacle.message, now))
 
 
@@ -161,6 +173,9 @@ def kept(status: Status, loss: str, now: dt.datetime) -> Status:
     return status.put_if_known(conditions.true(Condition.MODEL_KEPT, Reason.KEPT, message, now))
 
 
+_WANTED = frozenset({Reason.SCALED, Reason.EDITED})
+"""Reasons of a new attempt that somebody asked for."""
+
 LONG_ENOUGH = 600
 """Seconds after which the end of an attempt is no reason to wait before the next."""
 
@@ -170,7 +185,8 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
     was_running = status.is_true(Condition.RUNNING)
     lasted = (now - (status.attempt_time or now)).total_seconds()
     gave_way = verdict.reason == Reason.PARTLY_PLACED
-    bad, short = verdict.count is not Count.NOTHING or gave_way, lasted < LONG_ENOUGH or gave_way
+    # Also what counts as nothing waits before it comes again: without a wait it would come as fast as pods end.
+    bad, short = verdict.reason not in _WANTED, lasted < LONG_ENOUGH or gave_way
     status = replace(
         status,
         attempt=status.attempt + 1,
@@ -182,7 +198,7 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
         server_pods={},
         summary={},
     )
-    if verdict.reason != Reason.SCALED:
+    if verdict.reason not in _WANTED:
         status = replace(
             status, last_failure=failure(verdict.reason, verdict.message, verdict.cause, status.attempt - 1, now)
         )
@@ -246,7 +262,7 @@ def _summary(observed: Observed, attempt: int) -> Mapping[str, Any]:
     A merge patch, by which a status is written, would take a null for a wish to delete the key.
     """
     for pod in observed.of_role(Role.ORACLE, attempt):
-        found = records.parse(pod.exit_message) if pod.phase == "Succeeded" else None
+        found = records.parse(pod.result) if pod.result is not None else None
         if found is not None:
             return records.without_nulls(found)
     return {}
@@ -299,6 +315,6 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
 
 
 def _became_true(c: conditions.Condition) -> Event:
-    warning = c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason != Reason.SCALED
+    warning = c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason not in _WANTED
     reason = c.type if c.type in (c.reason, Condition.RUNNING) else c.reason
     return Event(type="Warning" if warning else "Normal", reason=str(reason), message=f"{c.type}: {c.message}")

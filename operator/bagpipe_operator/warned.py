@@ -21,6 +21,8 @@ _MEANINGFUL = frozenset(
         "FailedCreatePodSandBox",
         "ProvisioningFailed",
         "VolumeResizeFailed",
+        "RecreatingFailedPod",
+        "FailedToRetrieveImagePullSecret",
     }
 )
 

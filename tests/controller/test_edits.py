@@ -151,3 +151,76 @@ def test_a_status_is_read_whatever_stands_in_its_times():
     meta = {"name": "j", "namespace": "n", "uid": "u"}
     job = Job.of({"metadata": meta, "spec": {}, "status": {"startTime": "yesterday", "attempt": 3}})
     assert job.status.start_time is None and json.loads(json.dumps(job.status.to_dict()))["attempt"] == 3
+
+
+def test_a_job_that_is_resumed_before_its_pods_have_ended_lost_nothing(world):
+    """What a suspension told to go is no disruption: a job that may have none goes on as a new attempt."""
+    w = world({"runPolicy": {"disruptionLimit": 0}}).run()
+    w.slow_deletion = True
+    w.spec["runPolicy"] |= {"suspend": True}
+    w.settle()
+    assert w.status["phase"] == "Suspending"
+    w.spec["runPolicy"] |= {"suspend": False}
+    w.settle()
+    for _ in range(3):  # Trainers, then the oracle and the servers.
+        w.let_go().settle()
+    w.slow_deletion = False
+    w.run()
+    counts = [w.status.get(key, 0) for key in ("attempt", "restarts", "disruptions")]
+    assert w.is_true("Running") and counts == [1, 0, 0]
+    assert len(w.live_pods()) == len(w.pods(attempt=1)) == 5
+
+
+def test_an_edit_between_two_looks_is_carried_out(world):
+    """Suspended, changed and resumed while no operator looked: the attempt of the old document gives way."""
+    w = world().run()
+    w.spec["data"] = {"path": "y"}
+    w.run()
+    assert w.is_true("Running") and w.status["attempt"] == 1 and w.status.get("disruptions", 0) == 0
+    assert ("Normal", "Edited") in w.events and "lastFailure" not in w.status
+    assert "path: y" in w.objects["ConfigMap", "j-config"]["data"]["job.yaml"]
+    w.spec["trainers"] |= {"env": None}  # Says the same as nothing.
+    w.settle()
+    assert w.status["attempt"] == 1
+
+
+def test_an_attempt_of_an_older_release_goes_on(world):
+    """An attempt whose status does not say what it was made of is not ended by the upgrade that asks for that."""
+    w = world().run()
+    del w.status["pinned"]["made"]
+    w.settle()
+    assert w.is_true("Running") and w.status.get("attempt", 0) == 0 and w.status["pinned"]["made"]["attempt"] == 0
+
+
+def test_an_attempt_reads_how_many_trainers_it_has(world):
+    """A number that is not allowed does not reach the document that servers read when they start again."""
+    w = world(settings={"jobLimits": {"maxTrainers": 3}}).run()
+    before = w.objects["ConfigMap", "j-config"]["data"]
+    w.spec["trainers"] = {"replicas": 50}
+    w.settle()
+    assert w.condition("Reconciled")["reason"] == "BeyondLimits"
+    assert w.objects["ConfigMap", "j-config"]["data"] == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"allRoles": {"env": [{"name": "POD_NAME", "value": "x"}]}},
+        {"trainers": {"replicas": 2, "gpuProfile": "nonsense"}},
+        {"servers": {"podTemplate": {"spec": {"hostname": "x"}}}},
+        {"oracle": {"podTemplate": {"spec": []}}},
+    ],
+)
+@pytest.mark.parametrize("seen", [True, False], ids=["suspended", "unseen"])
+def test_a_mistake_that_comes_while_pods_run_leaves_none(world, change, seen):
+    """A job that ends because no pod could be made of it any more takes the pods along that had been made before."""
+    w = world().run()
+    w.slow_deletion = True
+    w.spec["runPolicy"] = {"suspend": seen}
+    w.settle()
+    w.spec |= change
+    w.spec["runPolicy"] = {}
+    for _ in range(4):
+        w.let_go().settle()
+    assert w.condition("Failed")["reason"] == "InvalidSpec"
+    assert w.live_pods() == [] and ("StatefulSet", "j-servers") not in w.objects

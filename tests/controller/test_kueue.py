@@ -286,3 +286,39 @@ def test_places_in_a_topology(world):
     assert template["metadata"]["annotations"]["kueue.x-k8s.io/workload"] == "bagpipejob-j"
     servers = w.objects["StatefulSet", "j-servers"]["spec"]["template"]["metadata"]["annotations"]
     assert servers["kueue.x-k8s.io/podset-unconstrained-topology"] == "true"
+
+
+def test_a_priority_class_that_is_deleted_ends_no_job(queued):
+    """What the Workload has stands, as with Kueue's own kinds; a job that is made later is told what is missing."""
+    queued.priorities = {}
+    queued.settle()
+    assert queued.status["phase"] == "Queued" and queued.objects[WORKLOAD]["spec"]["priority"] == 100
+    admit(queued)
+    assert queued.is_true("Running") and not queued.is_true("Failed")
+
+
+def test_a_job_that_is_admitted_again_before_its_pods_have_ended_lost_nothing(queued):
+    """A Workload that somebody deletes stops the job; the next one may be admitted while the pods still end."""
+    admit(queued).slow_deletion = True
+    del queued.objects[WORKLOAD]
+    queued.settle()
+    assert queued.status["phase"] == "Suspending"
+    admit(queued)
+    for _ in range(3):
+        queued.let_go().settle()
+    queued.slow_deletion = False
+    queued.run()
+    assert queued.is_true("Running") and queued.status.get("disruptions", 0) == 0
+
+
+def test_quota_that_another_container_still_uses_is_not_given_back(queued):
+    """A trainer that has ended gives its part back when its pod has: a container of a pod template may go on."""
+    admit(queued)
+    pod = queued.pod("trainer", 1)
+    done = {"terminated": {"exitCode": 0, "reason": "Completed", "message": ""}}
+    pod["status"]["containerStatuses"] = [{"name": "bagpipe", "restartCount": 0, "state": done}]
+    queued.settle()
+    assert not queued.objects[WORKLOAD]["status"].get("reclaimablePods")
+    pod["status"]["phase"] = "Succeeded"
+    queued.settle()
+    assert queued.objects[WORKLOAD]["status"]["reclaimablePods"] == [{"name": "trainer", "count": 1}]

@@ -136,3 +136,31 @@ def test_warnings_are_read_for_jobs_that_do_not_run(rig):
         rig.condition("Running")["reason"] == "FailedCreate" and "exceeded quota" in rig.condition("Running")["message"]
     )
     assert [url for method, url in rig.api.requests[before:] if method == "GET"] == ["/api/v1/namespaces/ns/events"]
+
+
+@pytest.mark.parametrize("reason", ["ImageInspectError", "SignatureValidationFailed", "AWordOfTomorrow"])
+def test_every_reason_why_a_container_waits_is_told(world, reason):
+    """Kubelets and runtimes have more words than anybody lists; only those of a container on its way are no trouble."""
+    w = world().settle()
+    w.wait_for(w.pod("trainer"), "ContainerCreating")
+    w.settle()
+    assert w.condition("Running")["reason"] == "Starting"
+    w.wait_for(w.pod("trainer"), reason, "words")
+    w.settle()
+    assert w.condition("Running")["reason"] == reason and "words" in w.condition("Running")["message"]
+
+
+def test_an_image_that_cannot_be_pulled_is_told_once(world):
+    """The kubelet tries and waits by turns for as long as it lasts; the job is not written to each time."""
+    w = world().settle()
+    pod = w.pod("trainer")
+    w.wait_for(pod, "ErrImagePull", "not found")
+    w.settle()
+    writes, told = w.status_writes, list(w.events)
+    for reason in ("ImagePullBackOff", "ErrImagePull") * 3:
+        w.wait_for(pod, reason, "not found" if reason == "ErrImagePull" else "waits")
+        w.after(30)
+    assert (w.status_writes, w.events) == (writes, told) and "not found" in w.condition("Running")["message"]
+    w.wait_for(pod, "ContainerCreating")
+    w.settle()
+    assert w.condition("Running")["reason"] == "Starting"

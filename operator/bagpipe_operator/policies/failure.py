@@ -1,7 +1,7 @@
 """Did this attempt fail, why, and does that end the job?
 
     exit 65, 78                          the job fails at once: the same input gives the same end
-    an init container                    a crash, whatever its exit code: its words are not ours
+    another container of its pod         a crash, whatever its exit code: its words are not ours
     a trainer or the oracle ended        all roles go back to the last checkpoint: a new attempt
       in any other way
     a server's process                   restarted within the attempt, on its files
@@ -71,7 +71,9 @@ def describe(pod: Pod) -> str:
     where = f" on {pod.node}" if pod.node else ""
     if pod.own_fault:
         return f"{pod.role} {pod.index} ({pod.name}{where}) was ended by its node: {pod.own_fault}"
-    whose = f"init container {pod.ended_in} " if pod.ended_in else ""
+    if pod.exit_code is None and pod.node_words:
+        return f"{pod.role} {pod.index} ({pod.name}{where}) was ended or refused by its node: {pod.node_words}"
+    whose = f"{pod.ended_in} " if pod.ended_in else ""
     how = whose + (f"exited with {pod.exit_code}" if pod.exit_code is not None else "went away")
     why = f" ({pod.exit_reason})" if pod.exit_reason not in ("", "Error", "Completed") else ""
     last = pod.exit_message.strip().splitlines()

@@ -9,14 +9,11 @@ from bagpipe_operator.decision import Deletion
 from bagpipe_operator.names import Role
 from bagpipe_operator.observe import Observed, is_deleting, job_condition
 from bagpipe_operator.policies import teardown
-from bagpipe_operator.settings import Settings
 
 _BULK = ("StatefulSet", "Job", "Service", "ConfigMap", "NetworkPolicy", "PodDisruptionBudget", *gangs.KINDS)
 
 
-def clean(
-    job: Job, status: Status, observed: Observed, settings: Settings
-) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...]]:
+def clean(job: Job, status: Status, observed: Observed) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...]]:
     """Deletions and objects that make the pods go which `cleanPodPolicy` does not keep."""
     policy = job.run_policy.clean_pod_policy
     old = teardown.stop(observed, status.attempt).delete
@@ -25,7 +22,7 @@ def clean(
     if policy == "All":
         return _delete(observed, _BULK), ()
     gone = _delete(observed, ("StatefulSet", *gangs.KINDS))
-    return (*old, *gone), _stopped_jobs(job, status.attempt, observed, settings)
+    return (*old, *gone), _stopped_jobs(job, status.attempt, observed)
 
 
 def _delete(observed: Observed, kinds: tuple[str, ...]) -> tuple[Deletion, ...]:
@@ -36,19 +33,16 @@ def _delete(observed: Observed, kinds: tuple[str, ...]) -> tuple[Deletion, ...]:
     )
 
 
-def _stopped_jobs(job: Job, attempt: int, observed: Observed, settings: Settings) -> tuple[dict[str, Any], ...]:
-    """A suspended Job ends its running pods and keeps those that ended, for their logs."""
-    makers = {Role.ORACLE: children.oracle_job, Role.TRAINER: children.trainer_job}
+def _stopped_jobs(job: Job, attempt: int, observed: Observed) -> tuple[dict[str, Any], ...]:
+    """Those of the present attempt that have not ended."""
     stopped = []
-    for role, make in makers.items():
+    for role in (Role.ORACLE, Role.TRAINER):
         live = observed.batch_job(job.name, role, attempt)
         if live is None or is_deleting(live):
             continue
         if job_condition(live, "Complete") or job_condition(live, "Failed"):
             continue
-        wanted = make(job, attempt, settings)
-        wanted["spec"]["suspend"] = True
-        stopped.append(wanted)
+        stopped.append(children.stopped(job, role, attempt, live))
     return tuple(stopped)
 
 

@@ -59,4 +59,4 @@ def _passing(job: Job, status: Status, observed: Observed) -> tuple[Pod, ...]:
     if policy == "None" or not status.is_true(Condition.FAILED):
         return ()
     pods = (p for p in observed.pods if p.attempt == status.attempt)
-    return tuple(p for p in pods if policy == "All" or not p.ended or p.deleted_at is not None)
+    return tuple(p for p in pods if policy == "All" or not p.gone_quiet or p.deleted_at is not None)

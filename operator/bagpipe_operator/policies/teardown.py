@@ -53,7 +53,7 @@ def overdue(
     Force is for lost nodes alone: anywhere else the kubelet will tell when the process has ended, and
     until then a second pod for the rank must not exist.
     """
-    late = [p for p in observed.pods if p.deleted_at is not None and not p.ended]
+    late = [p for p in observed.pods if p.deleted_at is not None and not p.gone_quiet]
     force, nodes, again = [], set(), []
     for pod in late:
         assert pod.deleted_at is not None
