@@ -11,6 +11,7 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 import datetime as dt
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ GROUP, VERSION = API_VERSION.split("/")
 PLURAL = "bagpipejobs"
 POLL_SECONDS = 1.0
 REQUEST_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
+"""How long a wait goes on although the API server does not answer: it may be replaced, or the network may."""
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _CONDITIONS = ("Failed", "Complete", "Suspended", "Restarting", "Running")
 """Conditions that can explain a phase, the most important one first."""
 
@@ -36,6 +40,12 @@ class ClusterError(BagpipeError):
     """The API server cannot be reached, or refused; carries its answer."""
 
     exit_code = ExitCode.TRANSIENT
+
+
+class NotAllowed(ClusterError):
+    """The API server does not know who asks, or does not let them do this."""
+
+    exit_code = ExitCode.BAD_CONFIG
 
 
 class JobNotFound(ClusterError):
@@ -162,13 +172,22 @@ class BagpipeClient:
     def get(self, name: str) -> JobView:
         with self._told(name):
             raw = self._jobs.get_namespaced_custom_object(*self._where(), name, _request_timeout=REQUEST_SECONDS)
+        return self._view(raw)
+
+    def _view(self, raw: Any) -> JobView:
+        """Raises ClusterError where something else than an API server answered: a proxy, or a page to log in."""
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("metadata"), Mapping):
+            raise ClusterError(f"expected a job from the API server, found {str(raw)[:60]!r}: is it behind a proxy?")
         return JobView.of(raw)
 
     def list(self) -> "list[JobView]":
         """All jobs of the namespace, sorted by name."""
         with self._told(PLURAL):
             raw = self._jobs.list_namespaced_custom_object(*self._where(), _request_timeout=REQUEST_SECONDS)
-        return sorted((JobView.of(item) for item in raw["items"]), key=lambda view: view.name)
+        items = raw.get("items") if isinstance(raw, Mapping) else None
+        if items is None:
+            self._view(raw if not isinstance(raw, Mapping) else None)
+        return sorted((self._view(item) for item in items or ()), key=lambda view: view.name)
 
     def suspend(self, name: str) -> None:
         """Stop at a checkpoint and free every pod."""
@@ -191,15 +210,28 @@ class BagpipeClient:
     ) -> JobView:
         """Wait until the job is complete; `on_change` is called with every change on the way.
 
+        An API server that does not answer ends no wait before two minutes have passed.
+
         Raises:
             JobFailed: it failed.
             WaitTimeout: it did not end in time.
-            JobNotFound, ClusterError: it cannot be read.
+            JobNotFound, NotAllowed, ClusterError: it cannot be read.
         """
         last = None
         end = None if timeout_seconds is None else self._clock.now() + timeout_seconds
+        heard = self._clock.now()
         while True:
-            view = self.get(name)
+            try:
+                view = self.get(name)
+            except (JobNotFound, NotAllowed):
+                raise
+            except ClusterError:
+                late = self._clock.now() - heard >= PATIENCE_SECONDS or (end is not None and self._clock.now() >= end)
+                if late:
+                    raise
+                self._clock.pause(POLL_SECONDS)
+                continue
+            heard = self._clock.now()
             if on_change is not None and view.raw.get("status") != last:
                 last = view.raw.get("status")
                 on_change(view)
@@ -216,18 +248,26 @@ class BagpipeClient:
         view = self.get(name)
         raw = view.raw
         about = f"involvedObject.kind={KIND},involvedObject.uid={raw['metadata']['uid']}"
-        with self._told(name):
-            events = self._core.list_namespaced_event(
-                self.namespace, field_selector=about, _preload_content=False, _request_timeout=REQUEST_SECONDS
-            )
-            pods = self._core.list_namespaced_pod(
-                self.namespace,
-                label_selector=f"bagpipe.dev/job={name}",
-                _preload_content=False,
-                _request_timeout=REQUEST_SECONDS,
-            )
-        now = dt.datetime.now(dt.UTC)
-        return tell(raw, json.loads(events.data)["items"], json.loads(pods.data)["items"], now, self._kept(view))
+
+        def events() -> Any:
+            return _items(self._listed(self._core.list_namespaced_event, field_selector=about))
+
+        def pods() -> Any:
+            return _items(self._listed(self._core.list_namespaced_pod, label_selector=f"bagpipe.dev/job={name}"))
+
+        unread: list[str] = []
+        parts: list[Any] = []
+        for read in (events, pods, lambda: self._kept(view)):
+            try:
+                with self._told(name):
+                    parts.append(read())
+            except NotAllowed as error:  # Who may see the job, and not all of this, sees the rest.
+                unread.append(str(error))
+                parts.append({})
+        return tell(raw, parts[0], parts[1], dt.datetime.now(dt.UTC), parts[2], unread)
+
+    def _listed(self, listing: Callable[..., Any], **options: str) -> Any:
+        return listing(self.namespace, **options, _preload_content=False, _request_timeout=REQUEST_SECONDS)
 
     # ── logs ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -252,6 +292,7 @@ class BagpipeClient:
 
         Raises:
             JobNotFound: there is no such job, or neither a pod nor kept lines of this process.
+            ClusterError: the process has not started, and nobody asked to wait for that.
         """
         seen: set[tuple[str, int]] = set()
         while True:
@@ -269,6 +310,9 @@ class BagpipeClient:
                 tail = None  # Only the first process is cut short.
                 if not follow:
                     return
+            elif pod is not None and not follow:
+                why = _waits_for(pod)
+                raise ClusterError(f"{role} {index} of job {name} has not started{why}; --follow waits until it has")
             elif view.finished:
                 yield from _last("" if seen else self._kept(view).get(f"{role}-{index}.log", ""), tail)
                 return
@@ -280,10 +324,13 @@ class BagpipeClient:
         name = ((view.raw.get("status") or {}).get("logs") or {}).get("configMap")
         if not name:
             return {}
-        with self._told(name):
-            answer = self._core.read_namespaced_config_map(
-                name, self.namespace, _preload_content=False, _request_timeout=REQUEST_SECONDS
-            )
+        try:
+            with self._told(name):
+                answer = self._core.read_namespaced_config_map(
+                    name, self.namespace, _preload_content=False, _request_timeout=REQUEST_SECONDS
+                )
+        except JobNotFound:  # Somebody has deleted it; the job is there.
+            return {}
         found: dict[str, str] = json.loads(answer.data).get("data") or {}
         return found
 
@@ -293,19 +340,19 @@ class BagpipeClient:
             answer = self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _preload_content=False, _request_timeout=REQUEST_SECONDS
             )
-        pods = [p for p in json.loads(answer.data)["items"] if index_of(p) == index and _identity(p) not in seen]
-        return max(pods, key=lambda p: int(p["metadata"]["labels"].get("bagpipe.dev/attempt", 0)), default=None)
+        pods = [p for p in _items(answer) if index_of(p) == index and _identity(p) not in seen]
+        return max(pods, key=_attempt, default=None)
 
     def _lines(self, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[str]:
         options: dict[str, Any] = {"container": "bagpipe", "follow": follow, "previous": previous}
         if tail is not None:
             options["tail_lines"] = tail
-        with self._told(pod):
-            answer = self._core.read_namespaced_pod_log(pod, self.namespace, _preload_content=False, **options)
         rest = b""
-        for piece in answer.stream():
-            *whole, rest = (rest + piece).split(b"\n")
-            yield from (line.decode(errors="replace") for line in whole)
+        with self._told(pod):  # Also while it is read: the connection may be cut in the middle.
+            answer = self._core.read_namespaced_pod_log(pod, self.namespace, _preload_content=False, **options)
+            for piece in answer.stream():
+                *whole, rest = (rest + piece).split(b"\n")
+                yield from (line.decode(errors="replace") for line in whole)
         if rest:
             yield rest.decode(errors="replace")
 
@@ -322,13 +369,30 @@ class BagpipeClient:
 
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
-        """Turn the API server's errors into ours."""
+        """Turn the API server's errors into ours.
+
+        Args:
+            what: name of the job, or of what belongs to it.
+        """
         import urllib3.exceptions
 
+        if not _NAME.fullmatch(what or ""):
+            raise ConfigError(f"NAME: expected lowercase letters, digits, '-' and '.', found {what[:60]!r}")
         try:
             yield
         except self._errors as error:
             message = _message(error)
+            if not error.status:
+                raise ClusterError(f"{what}: the API server cannot be reached: {message}") from None
+            if error.status == 404 and _no_such_kind(message):
+                raise ConfigError(
+                    "this cluster knows no BagpipeJob: install the operator's chart, or choose another --context"
+                ) from None
+            if error.status in (401, 403):
+                cure = (
+                    "log in again: it does not accept these credentials" if error.status == 401 else "ask for the role"
+                )
+                raise NotAllowed(f"{what}: the API server answered {error.status}: {message}; {cure}") from None
             if error.status == 404:
                 raise JobNotFound(f"{what}: not in namespace {self.namespace}: {message}") from None
             if error.status in (400, 409, 422):
@@ -340,6 +404,23 @@ class BagpipeClient:
 
 def _connect(kubernetes: Any, context: str | None) -> tuple[Any, str]:
     """A client and the namespace of its context.
+
+    Raises:
+        ConfigError: there is no kubeconfig, or it is none.
+    """
+    import yaml
+
+    try:
+        return _connected(kubernetes, context)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
+        # The package reads a file that may be anything, and checks little of it.
+        said = " ".join(str(error).split())[:200]
+        file = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        raise ConfigError(f"{file}: expected a kubeconfig, found what cannot be read as one: {said}") from None
+
+
+def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str]:
+    """As `_connect`, with whatever the package raises.
 
     `$KUBECONFIG` is read now: the package itself reads it once, when it is imported, which in a notebook is long ago.
     """
@@ -358,16 +439,49 @@ def _connect(kubernetes: Any, context: str | None) -> tuple[Any, str]:
 
 
 def _message(error: Any) -> str:
+    """The API server's words, in one line."""
     try:
-        return str(json.loads(error.body)["message"])
+        said = str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
-        return str(error.reason)
+        said = str(error.reason)
+    return " ".join(said.split())[:1000]
+
+
+def _no_such_kind(message: str) -> bool:
+    """Whether a 404 is about the kind and not about an object: the words name nothing."""
+    return message in ("Not Found", "404 page not found") or "could not find the requested resource" in message
+
+
+def _items(answer: Any) -> list[Mapping[str, Any]]:
+    """Of a list that was asked for as it is."""
+    try:
+        items: list[Mapping[str, Any]] = json.loads(answer.data)["items"]
+    except (TypeError, ValueError, KeyError):
+        raise ClusterError(f"expected a list from the API server, found {answer.data[:60]!r}") from None
+    return items
+
+
+def _attempt(pod: Mapping[str, Any]) -> int:
+    """By its label, which anybody may have changed."""
+    label = str(pod["metadata"]["labels"].get("bagpipe.dev/attempt"))
+    return int(label) if label.isdecimal() else -1
+
+
+def _main_container(pod: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Status of the process's own container: a pod template may have added others."""
+    listed = (pod.get("status") or {}).get("containerStatuses") or [{}]
+    return next((c for c in listed if c.get("name") == "bagpipe"), listed[0])
+
+
+def _waits_for(pod: Mapping[str, Any]) -> str:
+    """Why its container waits, in brackets; empty: nobody says."""
+    reason = ((_main_container(pod).get("state") or {}).get("waiting") or {}).get("reason")
+    return f" ({reason})" if reason else ""
 
 
 def _identity(pod: Mapping[str, Any]) -> tuple[str, int]:
     """Names one process: a pod and its restart, because a server is restarted within its pod."""
-    containers = pod["status"].get("containerStatuses") or [{}]
-    return pod["metadata"]["uid"], containers[0].get("restartCount", 0)
+    return pod["metadata"]["uid"], _main_container(pod).get("restartCount", 0)
 
 
 def _last(text: str, lines: int | None) -> list[str]:
@@ -376,6 +490,7 @@ def _last(text: str, lines: int | None) -> list[str]:
 
 
 def _has_log(pod: Mapping[str, Any]) -> bool:
-    containers = pod["status"].get("containerStatuses") or [{}]
-    state = containers[0].get("state") or {}
-    return "running" in state or "terminated" in state
+    """Whether its process has started, now or before its last end: one that waits to start again has a log too."""
+    main = _main_container(pod)
+    state, last = main.get("state") or {}, main.get("lastState") or {}
+    return "running" in state or "terminated" in state or "terminated" in last

@@ -16,13 +16,19 @@ _KEPT_PODS, _KEPT_LINES = 8, 3
 
 
 def tell(
-    job: Raw, events: Iterable[Raw], pods: Iterable[Raw], now: dt.datetime, kept: Mapping[str, str] | None = None
+    job: Raw,
+    events: Iterable[Raw],
+    pods: Iterable[Raw],
+    now: dt.datetime,
+    kept: Mapping[str, str] | None = None,
+    unread: Iterable[str] = (),
 ) -> str:
     """The page.
 
     Args:
         now: what ages are counted to.
         kept: last lines of pods that are gone, by process, as `oracle-0.log`.
+        unread: why something of the job is not here: whoever asks may not see it.
     """
     status = job.get("status") or {}
     parts = [
@@ -34,6 +40,7 @@ def tell(
         _block("Last failure", _failure(status)),
         _block("Last lines of pods that are gone", _last_lines(status, kept or {})),
         _block("Conditions", _conditions(status, now)),
+        _block("Not shown", list(unread)),
         _block("Result", [f"{key}: {value}" for key, value in (status.get("summary") or {}).items()]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

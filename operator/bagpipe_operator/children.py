@@ -174,7 +174,8 @@ def stopped(job: Job, role: Role, attempt: int, live: Mapping[str, Any]) -> Obje
 
     As it was made, whatever the job says by now: pods must go also where no pod could be made of the job any more.
     """
-    spec = {key: value for key, value in live["spec"].items() if key in _OF_A_JOB} | {"suspend": True}
+    there = live.get("spec") or {}
+    spec = {key: value for key, value in there.items() if key in _OF_A_JOB} | {"suspend": True}
     return {**_object(job, "batch/v1", "Job", live["metadata"]["name"], role, attempt), "spec": spec}
 
 

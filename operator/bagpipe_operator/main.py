@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import kopf
+import yaml
 from kopf._core.engines.peering import Identity
 
-from bagpipe_operator import __version__, logs, names
+from bagpipe_operator import __version__, gangs, logs, names
+from bagpipe_operator.api import SpecError
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, path
 from bagpipe_operator.connection import connect
@@ -33,6 +35,8 @@ from bagpipe_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 5.0
+_BAD_CONFIG = 78
+"""Exit code where the settings are wrong, as of the library's commands."""
 
 
 async def run(settings: Settings) -> int:
@@ -83,10 +87,12 @@ async def _lead(
 ) -> int:
     ready = asyncio.Event()
     health.synced = ready.is_set
+    unknown: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
     kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
 
     async def watch() -> None:
         await until_known(cluster, settings.namespaces, stop)
+        unknown.set_result(await not_served(cluster, asked_for(settings), settings.namespaces))
         await kopf.operator(
             registry=watched,
             settings=kopf_settings(settings),
@@ -98,8 +104,11 @@ async def _lead(
             ready_flag=ready,
         )
 
+    async def newcomer() -> None:
+        await until_served(cluster, await unknown, settings.namespaces)
+
     ended = await _first(
-        {"stop": stop.wait(), "lease": election.keep(), "watches": watch()},
+        {"stop": stop.wait(), "lease": election.keep(), "watches": watch(), "a new kind": newcomer()},
         background=[health.tick(), *background],
         grace="watches",
     )
@@ -129,6 +138,38 @@ async def until_known(
                     await asyncio.wait_for(stop.wait(), pause)
                 continue
         return
+
+
+def asked_for(settings: Settings) -> list[str]:
+    """Kinds that others' programs bring, and that this installation is told to work with."""
+    return [*(["Workload"] if settings.kueue else []), *(gangs.KNOWN[name].kind for name in settings.gang_schedulers)]
+
+
+async def not_served(cluster: Cluster, kinds: Sequence[str], namespaces: Sequence[str]) -> list[str]:
+    """Those of `kinds` that the API server does not know: kopf will not watch them, whatever is installed later."""
+    unknown = []
+    for kind in kinds:
+        try:
+            await cluster.get(path(kind, next(iter(namespaces), None)), limit="1")
+        except ApiError as error:
+            if error.outcome is Outcome.ABSENT:
+                unknown.append(kind)
+    return unknown
+
+
+async def until_served(
+    cluster: Cluster, kinds: Sequence[str], namespaces: Sequence[str], pause: float = _PAUSE_SECONDS
+) -> None:
+    """Until the API server knows one of `kinds`; where there are none, for ever.
+
+    The operator ends then, and the one that takes over watches all kinds that there are. Jobs run on meanwhile.
+    """
+    if kinds:
+        log.warning("the API server does not know kinds that jobs may need", extra={"kinds": ", ".join(kinds)})
+    while True:
+        if kinds and await not_served(cluster, kinds, namespaces) != list(kinds):
+            return
+        await asyncio.sleep(pause if kinds else 3600)
 
 
 async def _first(
@@ -165,7 +206,12 @@ def main() -> None:
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     options = parser.parse_args()
     logs.configure(options.log_level)
-    sys.exit(asyncio.run(run(Settings.load(options.config))))
+    try:
+        settings = Settings.load(options.config)
+    except (SpecError, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        log.critical("settings not usable", extra={"file": str(options.config), "error": " ".join(str(error).split())})
+        sys.exit(_BAD_CONFIG)
+    sys.exit(asyncio.run(run(settings)))
 
 
 if __name__ == "__main__":

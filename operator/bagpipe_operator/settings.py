@@ -13,6 +13,7 @@ import yaml
 from bagpipe_operator import gangs, spec_shape
 from bagpipe_operator.api import SpecError, camel
 from bagpipe_operator.limits import Limits
+from bagpipe_operator.shapes import describe
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 
@@ -91,14 +92,48 @@ class Settings:
                 raise SpecError(f"operator settings: gangSchedulers: unknown {name!r}; known: {known}")
         if fault := spec_shape.defaults_fault(values.get("job_defaults", {})):
             raise SpecError(f"operator settings: {fault}")
+        _check_types(cls, values, "operator settings")
         if "job_limits" in values:
             values["job_limits"] = Limits.of(values["job_limits"])
         values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
-        return cls(**values)
+        made = cls(**values)
+        if made.renew_seconds * 3 >= made.lease_seconds * 2:
+            raise SpecError(
+                f"operator settings: renewSeconds: expected less than two thirds of leaseSeconds "
+                f"({made.lease_seconds:g}), found {made.renew_seconds:g}"
+            )
+        return made
 
     @classmethod
     def load(cls, path: Path | None) -> "Settings":
-        return cls.of((yaml.safe_load(path.read_text()) or {}) if path else {})
+        raw = (yaml.safe_load(path.read_text()) or {}) if path else {}
+        if not isinstance(raw, Mapping):
+            raise SpecError(f"operator settings: expected a map, found {describe(raw)}")
+        return cls.of(raw)
+
+
+_TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
+    bool: ("true or false", bool),
+    int: ("a whole number", int),
+    float: ("a number", (int, float)),
+    str: ("a text", str),
+    tuple: ("a list", tuple),
+    dict: ("a map", Mapping),
+}
+
+
+def _check_types(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Refuse a value that is not of its field's type: it would end the operator later, and without a word about it.
+
+    Raises:
+        SpecError: names the field, what was expected and what was found.
+    """
+    for f in fields(cls):
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        expected, kind = _TYPES.get(type(default), ("", object))
+        value = values.get(f.name, default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise SpecError(f"{where}: {camel(f.name)}: expected {expected}, found {describe(value)}")
 
 
 def load_profiles() -> dict[str, Profile]:
@@ -109,11 +144,14 @@ def parse_profiles(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Profile]:
     by_key = {camel(f.name): f.name for f in fields(Profile)}
     result = {}
     for name, body in raw.items():
+        if not isinstance(body, Mapping):
+            raise SpecError(f"profiles.{name}: expected a map, found {describe(body)}")
         unknown = sorted(set(body) - set(by_key))
         if unknown:
             raise SpecError(f"profiles.{name}: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
         values: dict[str, Any] = {
             by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in body.items()
         }
+        _check_types(Profile, values, f"profiles.{name}")
         result[name] = Profile(**values)
     return result

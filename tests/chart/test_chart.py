@@ -115,6 +115,51 @@ def test_typos_are_refused(typo):
     assert "values" in template(typo, ok=False)[0]["error"].lower()
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("serviceAccount.create=false", "serviceAccount.name: expected the name of an account that exists"),
+        ("lease.renewSeconds=10", "lease.renewSeconds: expected less than two thirds of lease.seconds (15), found 10"),
+        ("registry=https://ghcr.io", "/registry"),
+        ("images.trainer=a:b c", "/images/trainer"),
+        ("image.tag=a/b", "/image/tag"),
+        ("scope.namespaces={a,a}", "/scope/namespaces"),
+        ("lease.namespace=A_B", "/lease/namespace"),
+        ("serviceMonitor.interval=often", "/serviceMonitor/interval"),
+        (r"podLabels.app\.kubernetes\.io/name=mine", "app.kubernetes.io/name"),
+    ],
+)
+def test_values_that_install_what_cannot_work_are_refused(value, words):
+    """What Kubernetes, or the operator in a crash loop, would refuse later is refused by helm, by its name."""
+    assert words in template(value, ok=False)[0]["error"]
+
+
+def test_numbers_and_names_reach_kubernetes_as_they_are(tmp_path):
+    """A large number of a values file is not written 1e+09, and a name of digits, or `true`, stays a text."""
+    from bagpipe_operator.settings import Settings
+
+    values = {
+        "jobs": {"runAsUser": 1000650000},
+        "progressSeconds": 1000000,
+        "priorityClassName": "true",
+        "imagePullSecrets": ["123"],
+        "scope": {"namespaces": ["123"]},
+        "serviceAccount": {"name": "456"},
+    }
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+    command = ["helm", "template", "r", str(CHART), "--namespace", "789", "--values", str(tmp_path / "values.yaml")]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    documents = [d for part in re.split(r"^---$", text, flags=re.MULTILINE) if (d := parse(part, "chart").value)]
+    settings = Settings.of(yaml.safe_load(one(documents, "ConfigMap")["data"]["operator.yaml"]))
+    assert (settings.run_as_user, settings.progress_seconds) == (1000650000, 1000000)
+    spec = one(documents, "Deployment")["spec"]["template"]["spec"]
+    assert (spec["priorityClassName"], spec["serviceAccountName"]) == ("true", "456")
+    assert spec["imagePullSecrets"] == [{"name": "123"}]
+    for document in documents:
+        assert isinstance(document["metadata"].get("namespace", ""), str)
+        assert all(isinstance(s["name"] + s["namespace"], str) for s in document.get("subjects", []))
+
+
 def test_crd_is_kept_or_not():
     """The CRD stays at uninstall unless told otherwise, and can be left out."""
     crd = one(template(), "CustomResourceDefinition")

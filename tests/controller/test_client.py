@@ -7,8 +7,9 @@ import pytest
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
 from bagpipe_operator.connection import Connection
-from bagpipe_operator.main import until_known
+from bagpipe_operator.main import asked_for, not_served, until_known, until_served
 from bagpipe_operator.metrics import Metrics
+from bagpipe_operator.settings import Settings
 
 
 def answer(code: int, body: str, length: int | None = None, head: str = "") -> bytes:
@@ -179,3 +180,36 @@ def test_a_missing_kind_is_waited_for() -> None:
     asyncio.run(go())
     assert len(asked) == 3
     assert asked[0].startswith(b"GET /apis/bagpipe.dev/v1alpha1/namespaces/ml/bagpipejobs?limit=1 ")
+
+
+def test_a_kind_that_comes_later_is_noticed() -> None:
+    """Kueue is installed after the operator: its Workloads are asked for until they are there, as kopf looks once."""
+    served = {"Workload": iter([False, False, True]), "PodGroup.scheduling.volcano.sh": iter([True])}
+
+    class Asked:
+        async def get(self, url: str, **_: str) -> dict:
+            kind = "Workload" if "workloads" in url else "PodGroup.scheduling.volcano.sh"
+            assert "/namespaces/ml/" in url
+            if not next(served[kind]):
+                raise ApiError(404, "the server could not find the requested resource")
+            return {"items": []}
+
+    settings = Settings.of({"kueue": True, "gangSchedulers": ["Volcano"], "namespaces": ["ml"]})
+
+    async def go() -> None:
+        kinds = await not_served(Asked(), asked_for(settings), settings.namespaces)
+        assert kinds == ["Workload"]
+        await until_served(Asked(), kinds, settings.namespaces, pause=0)
+
+    asyncio.run(go())
+    assert asked_for(Settings.of({})) == []
+
+
+def test_a_refusal_is_no_missing_kind() -> None:
+    """Where lists are forbidden, or nobody answers, the watches will tell; the operator does not end and begin anew."""
+
+    class Refused:
+        async def get(self, url: str, **_: str) -> dict:
+            raise ApiError(403, "forbidden")
+
+    assert asyncio.run(not_served(Refused(), ["Workload"], ())) == []

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bagpipe_operator import logs, main
 from bagpipe_operator.api import SpecError
 from bagpipe_operator.limits import amount
 from bagpipe_operator.settings import Settings
@@ -120,3 +121,39 @@ def test_scaling_beyond_the_limit_ends_no_attempt(world):
     w.spec["trainers"]["replicas"] = 2
     w.settle()
     assert w.condition("Reconciled")["status"] == "True" and w.status.get("attempt", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"workers": "8"}, "workers: expected a whole number, found the text '8'"),
+        ({"progressSeconds": "1e+06"}, "progressSeconds: expected a whole number, found the text '1e+06'"),
+        ({"runAsUser": 1000650000.0}, "runAsUser: expected a whole number, found the number 1000650000.0"),
+        ({"kueue": "yes"}, "kueue: expected true or false, found the text 'yes'"),
+        ({"workers": True}, "workers: expected a whole number, found the flag true"),
+        ({"namespaces": "ml"}, "namespaces: expected a list, found the text 'ml'"),
+        ({"profiles": {"x": 5}}, "profiles.x: expected a map, found the number 5"),
+        ({"profiles": {"x": {"gpus": "2"}}}, "profiles.x: gpus: expected a whole number, found the text '2'"),
+        ({"renewSeconds": 10}, "renewSeconds: expected less than two thirds of leaseSeconds (15), found 10"),
+    ],
+)
+def test_settings_of_another_type_are_refused(settings, words):
+    """A value that would end the operator in the middle of its work ends it at its start, by its name."""
+    with pytest.raises(SpecError) as caught:
+        Settings.of(settings)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["- a", "a: {", "workers: many", None])
+def test_wrong_settings_are_one_line_and_no_traceback(tmp_path, monkeypatch, caplog, text):
+    """Whoever installs it reads in the log what is wrong, and where; the exit code is that of a wrong configuration."""
+    path = tmp_path / "operator.yaml"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setattr("sys.argv", ["bagpipe-operator", "--config", str(path)])
+    monkeypatch.setattr(logs, "configure", lambda level: None)
+    with pytest.raises(SystemExit) as caught:
+        main.main()
+    assert caught.value.code == 78
+    [line] = [r for r in caplog.records if r.levelname == "CRITICAL"]
+    assert line.getMessage() == "settings not usable" and line.exc_info is None and "\n" not in line.error

@@ -16,6 +16,9 @@ app.kubernetes.io/part-of: bagpipe
 {{- end -}}
 
 {{- define "bagpipe.serviceAccount" -}}
+{{- if not (or .Values.serviceAccount.create .Values.serviceAccount.name) -}}
+{{- fail "serviceAccount.name: expected the name of an account that exists, as serviceAccount.create is false; found nothing" -}}
+{{- end -}}
 {{- .Values.serviceAccount.name | default (include "bagpipe.name" .) -}}
 {{- end -}}
 
@@ -44,24 +47,27 @@ bagpipe-operator{{ with .Values.operatorClass }}-{{ . }}{{ end }}
 {{- end -}}
 {{- end -}}
 
-{{/* The operator's settings file (bagpipe_operator/settings.py). */}}
+{{/* The operator's settings file (bagpipe_operator/settings.py); a number of a values file is written whole, not as 1e+06. */}}
 {{- define "bagpipe.settings" -}}
+{{- if ge (mulf 3.0 .Values.lease.renewSeconds) (mulf 2.0 .Values.lease.seconds) -}}
+{{- fail (printf "lease.renewSeconds: expected less than two thirds of lease.seconds (%v), found %v: a leader would lose its lease between two renewals" .Values.lease.seconds .Values.lease.renewSeconds) -}}
+{{- end -}}
 trainerImage: {{ printf "%s%s" (include "bagpipe.from" .) .Values.images.trainer | quote }}
 serverImage: {{ printf "%s%s" (include "bagpipe.from" .) .Values.images.server | quote }}
 imagePullPolicy: {{ .Values.images.pullPolicy }}
 imagePullSecrets: {{ .Values.jobs.imagePullSecrets | toJson }}
-runAsUser: {{ .Values.jobs.runAsUser }}
+runAsUser: {{ .Values.jobs.runAsUser | int64 }}
 namespaces: {{ .Values.scope.namespaces | toJson }}
 kueue: {{ .Values.kueue.enabled }}
 gangSchedulers: {{ .Values.gangSchedulers | toJson }}
 watchNodes: {{ .Values.watchNodes }}
-workers: {{ .Values.workers }}
-progressSeconds: {{ .Values.progressSeconds }}
-warningSeconds: {{ .Values.warningSeconds }}
+workers: {{ .Values.workers | int64 }}
+progressSeconds: {{ .Values.progressSeconds | int64 }}
+warningSeconds: {{ .Values.warningSeconds | int64 }}
 operatorClass: {{ .Values.operatorClass | quote }}
 release: {{ printf "%s/%s" .Release.Namespace .Release.Name | quote }}
-leaseNamespace: {{ include "bagpipe.leaseNamespace" . }}
-leaseName: {{ include "bagpipe.leaseName" . }}
+leaseNamespace: {{ include "bagpipe.leaseNamespace" . | quote }}
+leaseName: {{ include "bagpipe.leaseName" . | quote }}
 leaseSeconds: {{ .Values.lease.seconds }}
 renewSeconds: {{ .Values.lease.renewSeconds }}
 listenPort: 8080

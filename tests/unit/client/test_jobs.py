@@ -5,8 +5,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from bagpipe.client.jobs import BagpipeClient, JobFailed, JobNotFound, JobView, WaitTimeout
-from bagpipe.errors import ExitCode
+from bagpipe.client.jobs import (
+    PATIENCE_SECONDS,
+    BagpipeClient,
+    ClusterError,
+    JobFailed,
+    JobNotFound,
+    JobView,
+    NotAllowed,
+    WaitTimeout,
+)
+from bagpipe.errors import ConfigError, ExitCode
 
 
 def raw(phase: str = "Running", reason: str = "", **status) -> dict:
@@ -129,3 +138,186 @@ def test_the_telling_condition_is_shown():
     """Of several conditions the one that explains the phase."""
     view = JobView.of(raw("Failed", "Unschedulable"))
     assert (view.phase, view.reason, view.message, view.finished) == ("Failed", "Unschedulable", "why", True)
+
+
+class Answer(RuntimeError):
+    """An answer of 400 or above, as the Kubernetes client raises it."""
+
+    def __init__(self, status, message="", reason="Not Found") -> None:
+        super().__init__(message)
+        self.status, self.reason = status, reason
+        self.body = json.dumps({"message": message}) if message else "404 page not found"
+
+
+def raising(error):
+    def call(*_, **__):
+        raise error
+
+    return call
+
+
+@pytest.fixture
+def odd():
+    """A client of a cluster in which one running job is all that there is."""
+    made = BagpipeClient.__new__(BagpipeClient)
+    made.namespace, made._errors, made._clock = "ns", Answer, FakeClock()
+    job = {**raw("Running"), "metadata": {"name": "j", "namespace": "ns", "uid": "u"}}
+    made._jobs = SimpleNamespace(get_namespaced_custom_object=lambda *a, **k: job)
+    empty = SimpleNamespace(data='{"items": []}')
+    made._core = SimpleNamespace(list_namespaced_pod=lambda *a, **k: empty, list_namespaced_event=lambda *a, **k: empty)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "code", "words"),
+    [
+        (404, "", ExitCode.BAD_CONFIG, "this cluster knows no BagpipeJob: install the operator's chart"),
+        (404, 'bagpipejobs "j" not found', ExitCode.BAD_CONFIG, 'not in namespace ns: bagpipejobs "j" not found'),
+        (401, "Unauthorized", ExitCode.BAD_CONFIG, "answered 401: Unauthorized; log in again"),
+        (403, 'User "u" cannot get\nresource', ExitCode.BAD_CONFIG, 'answered 403: User "u" cannot get resource; ask'),
+        (422, "name cannot change", ExitCode.BAD_CONFIG, "refused by the cluster: name cannot change"),
+        (503, "busy", ExitCode.TRANSIENT, "answered 503: busy"),
+        (0, "", ExitCode.TRANSIENT, "cannot be reached"),
+    ],
+)
+def test_every_refusal_is_a_line_and_a_code(odd, status, message, code, words):
+    """What trying again cannot mend is not told as if it could: permissions, a missing kind."""
+    odd._jobs.get_namespaced_custom_object = raising(Answer(status, message))
+    with pytest.raises((ClusterError, ConfigError)) as caught:
+        odd.get("j")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize("answer", ["<html>log in</html>", None, [], {}, {"metadata": None}])
+def test_an_answer_that_is_no_job(odd, answer):
+    """A proxy may answer in place of the API server, and well."""
+    odd._jobs.get_namespaced_custom_object = lambda *a, **k: answer
+    odd._jobs.list_namespaced_custom_object = lambda *a, **k: answer
+    for ask in (lambda: odd.get("j"), odd.list):
+        with pytest.raises(ClusterError, match="expected a job"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "A", "x" * 300, "a b"])
+def test_a_name_that_no_job_can_have(odd, name):
+    """Such a name would make the path of something else; nothing is asked."""
+    odd._jobs = SimpleNamespace()
+    with pytest.raises(ConfigError, match="NAME: expected lowercase letters"):
+        odd.get(name)
+
+
+def test_describe_shows_what_may_be_seen(odd):
+    """Without permission for events, pods or kept lines the page has the rest, and says what it lacks."""
+    odd._core.list_namespaced_event = raising(Answer(403, "cannot list events"))
+    page = odd.describe("j")
+    assert page.startswith("ns/j: Running") and "Not shown" in page and "cannot list events" in page
+
+
+def test_describe_without_the_lines_that_somebody_deleted(odd):
+    """The ConfigMap of a failed job's last lines may be gone; the job is not."""
+    job = {**raw("Failed", "BadData", logs={"configMap": "j-logs"})}
+    job["metadata"]["uid"] = "u"
+    job["status"]["conditions"][0]["lastTransitionTime"] = "2026-01-01T00:00:00Z"
+    odd._jobs.get_namespaced_custom_object = lambda *a, **k: job
+    odd._core.read_namespaced_config_map = raising(Answer(404, 'configmaps "j-logs" not found'))
+    assert "ns/j: Failed" in odd.describe("j")
+    with pytest.raises(JobNotFound, match="no pod of oracle 0 now"):
+        list(odd.logs("j"))
+
+
+def waiting(reason, **more):
+    """A pod whose process waits, beside a container that a pod template added and that runs."""
+    found = pod("a", 0)
+    main = {"name": "bagpipe", "restartCount": 2, "state": {"waiting": {"reason": reason}}, **more}
+    found["status"]["containerStatuses"] = [{"name": "a-sidecar", "state": {"running": {}}}, main]
+    return found
+
+
+def pods(odd, *found):
+    odd._core.list_namespaced_pod = lambda *a, **k: SimpleNamespace(data=json.dumps({"items": found}))
+
+
+def test_a_process_that_has_not_started_is_waited_for_only_if_asked(odd):
+    """The command ends with the reason why there is no log; it waited for ever, in silence."""
+    pods(odd, waiting("ImagePullBackOff"))
+    with pytest.raises(ClusterError, match=r"oracle 0 of job j has not started \(ImagePullBackOff\); --follow waits"):
+        list(odd.logs("j"))
+    assert odd._clock.now() == 0
+
+
+def test_a_process_that_waits_to_start_again_has_a_log(odd):
+    """In CrashLoopBackOff the log of the process before is what one looks for."""
+    pods(odd, waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 1}}))
+    odd._core.read_namespaced_pod_log = lambda *a, **k: Log(b"boom\n")
+    assert list(odd.logs("j", role="oracle", previous=True)) == ["boom"]
+
+
+def test_labels_of_pods_are_hints(odd):
+    """Whoever may change pods may write anything into their labels."""
+    wrong, newer = pod("a", 0), pod("b", 1)
+    wrong["metadata"]["labels"]["bagpipe.dev/attempt"] = "foo"
+    pods(odd, wrong, newer)
+    odd._core.read_namespaced_pod_log = lambda name, *a, **k: Log(name.encode())
+    assert list(odd.logs("j", role="trainer")) == ["pod-b"]
+
+
+def test_a_log_that_is_cut(odd):
+    """A connection that ends in the middle of a log is told as any other that is lost."""
+    from urllib3.exceptions import ProtocolError
+
+    def stream():
+        yield b"one\n"
+        raise ProtocolError("Connection broken")
+
+    pods(odd, pod("a", 0))
+    odd._core.read_namespaced_pod_log = lambda *a, **k: SimpleNamespace(stream=stream)
+    lines = odd.logs("j")
+    assert next(lines) == "one"
+    with pytest.raises(ClusterError, match="pod-a: the API server cannot be reached: Connection broken"):
+        next(lines)
+
+
+def test_a_wait_outlasts_an_api_server_that_is_replaced(odd):
+    """An API server that is away ends no wait at once; one that stays away does."""
+    answers = [Answer(503, "starting")] * 30
+
+    def get(*_, **__):
+        if answers:
+            raise answers.pop()
+        return raw("Complete", "Completed")
+
+    odd._jobs.get_namespaced_custom_object = get
+    assert odd.wait("j").phase == "Complete"
+    odd._jobs.get_namespaced_custom_object = raising(Answer(503, "gone"))
+    before = odd._clock.now()
+    with pytest.raises(ClusterError, match="503: gone"):
+        odd.wait("j")
+    assert odd._clock.now() - before == PATIENCE_SECONDS
+    odd._jobs.get_namespaced_custom_object = raising(Answer(403, "no"))
+    with pytest.raises(NotAllowed):
+        odd.wait("j")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1, 2]", "a: {", "just words", "\x00\x01", "apiVersion: v1\nclusters: 5\ncontexts: x\ncurrent-context: y\n", ""],
+)
+def test_a_kubeconfig_that_is_none(tmp_path, monkeypatch, text):
+    """Whatever the file contains, its path and one line."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(ConfigError) as caught:
+        BagpipeClient()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kubeconfig_that_cannot_be_read(tmp_path, monkeypatch):
+    """A folder, or a file that is no text, is told with its path."""
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "bytes"):
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        with pytest.raises((ConfigError, OSError)) as caught:
+            BagpipeClient()
+        assert str(path) in str(caught.value)
