@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagpipe.client.story import index_of, tell
+from bagpipe.client.story import index_of, printable, tell
 from bagpipe.config.document import API_VERSION, KIND
 from bagpipe.config.load import JobFile, read_job_file
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
@@ -107,7 +107,7 @@ class JobView:
             progress=status.get("progress", {}),
             summary=status.get("summary", {}),
             reason=why.get("reason", ""),
-            message=why.get("message", ""),
+            message=printable(why.get("message") or ""),
             created=raw["metadata"].get("creationTimestamp", ""),
             raw=raw,
         )
@@ -334,7 +334,7 @@ class BagpipeClient:
         found: dict[str, str] = json.loads(answer.data).get("data") or {}
         return found
 
-    def _newest_pod(self, name: str, role: str, index: int, seen: set[tuple[str, int]]) -> dict[str, Any] | None:
+    def _newest_pod(self, name: str, role: str, index: int, seen: set[tuple[str, int]]) -> Mapping[str, Any] | None:
         selector = f"bagpipe.dev/job={name},bagpipe.dev/role={role}"
         with self._told(name):
             answer = self._core.list_namespaced_pod(

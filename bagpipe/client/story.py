@@ -43,7 +43,12 @@ def tell(
         _block("Not shown", list(unread)),
         _block("Result", [f"{key}: {value}" for key, value in (status.get("summary") or {}).items()]),
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return printable("\n\n".join(part for part in parts if part) + "\n")
+
+
+def printable(text: str) -> str:
+    """With signs that would steer a terminal written out: a process's last words may contain anything."""
+    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 
 def _block(title: str, lines: list[str]) -> str:

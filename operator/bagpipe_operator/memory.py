@@ -28,6 +28,9 @@ class Memory:
     applied: set[str] = field(default_factory=set)
     """UIDs of the children whose fields we own as applied ones (`Cluster.own_fields`)."""
 
+    status_refused: dt.datetime | None = None
+    """Since when the API server takes no status of this job, or when that is to be told again."""
+
     def not_ahead(self, now: dt.datetime) -> None:
         """After the clock was set back, what was remembered of the future counts as having happened just now."""
         self.failing = {key: min(when, now) for key, when in self.failing.items()}

@@ -69,6 +69,8 @@ def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict
     }
     merged: dict[str, Any] = overlay(template, section.get("podTemplate") or {})
     merged["metadata"]["labels"].update(ours)
+    if merged["spec"].get("hostNetwork"):  # Else it would resolve names as its node does, and find no peer.
+        merged["spec"].setdefault("dnsPolicy", "ClusterFirstWithHostNet")
     gang = gangs.KNOWN.get(job.run_policy.gang)
     return gangs.marked(merged, gang, names.pod_group(job.name)) if gang else merged
 

@@ -107,6 +107,8 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     workload = observed.workload
     follows = workload is None or kueue.follows(job, workload, observed, current.attempt)
     held = hold.why(job, admission, follows=follows)
+    if held and held[0] == Reason.WAITING_FOR_QUOTA and (refused := obstacles.judge_queued(observed)):
+        return _end(current, refused, observed, now)
     if held:
         return _hold(job, current, observed, pins.applied(settings, current.pinned), held, admission, now)
     current = status.not_ahead(_queued(job, current, admission, settings, now), now)
@@ -285,7 +287,7 @@ def _servers_counted(job: Job, current: Status, observed: Observed, now: dt.date
     if ready >= wanted:
         message = f"{ready} servers are ready"
         return current.put(conditions.true(Condition.SERVERS_READY, Reason.SERVERS_READY, message, now))
-    message = f"{ready} of {wanted} servers are ready"
+    message = f"{ready} of {wanted} servers are ready{obstacles.of_servers(observed, current.attempt)}"
     return current.put_if_known(conditions.false(Condition.SERVERS_READY, Reason.PODS_NOT_READY, message, now))
 
 

@@ -131,7 +131,7 @@ class Shell:
             self._queue.add_after(key, max((decision.again_at - now).total_seconds(), 0.0) + 0.05)
 
     async def _act(self, job: Job, raw: Raw, memory: Memory, decision: Decision) -> None:
-        changed = await self._writer.status(job, raw, decision)
+        changed = await self._writer.status(job, raw, memory, decision)
         if changed:
             self._measure(job, decision)
         try:

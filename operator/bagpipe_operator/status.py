@@ -309,9 +309,17 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
             result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))
         elif c.type == Condition.RUNNING and c.reason not in _QUIET | told and (was is None or was.reason != c.reason):
             result.append(Event(type="Warning", reason=c.reason, message=f"not running: {c.message}"))
-        elif (c.type in _TOLD or c.reason == Reason.QUEUE_IGNORED) and (was is None or was.reason != c.reason):
+        elif _lost(was, c, new) or (
+            (c.type in _TOLD or c.reason == Reason.QUEUE_IGNORED) and (was is None or was.reason != c.reason)
+        ):
             result.append(Event(type="Warning", reason=c.reason, message=c.message))
     return tuple(result)
+
+
+def _lost(was: conditions.Condition | None, c: conditions.Condition, new: Status) -> bool:
+    """Whether this says that servers which were ready are not any more, while the attempt runs on."""
+    servers = c.type == Condition.SERVERS_READY and was is not None and was.status is True
+    return servers and new.is_true(Condition.RUNNING)
 
 
 def _became_true(c: conditions.Condition) -> Event:

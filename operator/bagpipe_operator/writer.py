@@ -39,6 +39,9 @@ TOKEN_BYTES = 32
 _PATIENCE = 5.0
 """Seconds in which an API server that is busy or starts anew gets over it."""
 
+_STATUS_PATIENCE, _TOLD_AGAIN = 20.0, 1800.0
+"""Seconds until a status that is not taken is told, and until it is told once more."""
+
 _TERMINATING = "because it is being terminated"
 """How the API server refuses a new object in a namespace that is being deleted."""
 
@@ -70,7 +73,7 @@ class Writer:
     def __init__(self, cluster: Cluster, store: Store, clock: Callable[[], dt.datetime]) -> None:
         self._cluster, self._store, self._clock = cluster, store, clock
 
-    async def status(self, job: Job, raw: Raw, decision: Decision) -> bool:
+    async def status(self, job: Job, raw: Raw, memory: Memory, decision: Decision) -> bool:
         """Whether there was anything to write."""
         patch = patches.status(raw, decision.status)
         if patch is None:
@@ -78,10 +81,23 @@ class Writer:
         try:
             self._store.put(await self._cluster.patch_status(names.KIND, job.namespace, job.name, patch))
         except ApiError as error:
+            if error.outcome in (Outcome.REFUSED, Outcome.FORBIDDEN, Outcome.LATER):
+                await self._status_not_taken(raw, memory, error)
             if error.outcome is Outcome.REFUSED:
                 raise StatusRefused(str(error)) from error
             raise
+        memory.status_refused = None
         return True
+
+    async def _status_not_taken(self, raw: Raw, memory: Memory, error: ApiError) -> None:
+        """No condition can say so: an event does, after a while, and again later, as Kubernetes forgets events."""
+        now = self._clock()
+        if memory.status_refused is None:
+            memory.status_refused = now
+        if now >= times.later(memory.status_refused, _STATUS_PATIENCE):
+            memory.status_refused = times.later(now, _TOLD_AGAIN - _STATUS_PATIENCE)
+            words = f"the job's status cannot be written, and nothing is done for it meanwhile: {error.message}"
+            await self._post(raw, Event(type="Warning", reason=Reason.API_ERROR, message=words))
 
     def forget_unwanted(self, job: Job, memory: Memory, decision: Decision) -> None:
         """Forget the obstacles to objects that are not wanted any more."""

@@ -2,6 +2,8 @@
 
 import pytest
 
+from bagpipe_operator.observe import Obstacle
+
 T0 = "2026-01-01T00:00:00Z"
 WORKLOAD = ("Workload", "bagpipejob-j")
 
@@ -322,3 +324,15 @@ def test_quota_that_another_container_still_uses_is_not_given_back(queued):
     pod["status"]["phase"] = "Succeeded"
     queued.settle()
     assert queued.objects[WORKLOAD]["status"]["reclaimablePods"] == [{"name": "trainer", "count": 1}]
+
+
+def test_a_workload_that_can_never_be_ends_the_job(world):
+    """A job would wait for ever in a queue that it cannot enter: somebody's Workload has the name, or it is refused."""
+    w = world({"runPolicy": {"queueName": "q"}}, settings={"kueue": True})
+    w.refused = {WORKLOAD: Obstacle(reason="NameTaken", message="belongs to X", final=True)}
+    w.settle()
+    assert w.status["phase"] == "Failed" and w.condition("Failed")["reason"] == "NameTaken"
+    w = world({"runPolicy": {"queueName": "q"}}, settings={"kueue": True})
+    w.refused = {WORKLOAD: Obstacle(reason="ApiServerError", message="no answer")}
+    w.settle()
+    assert w.status["phase"] == "Queued" and w.condition("Reconciled")["reason"] == "ApiServerError"

@@ -163,3 +163,16 @@ def test_an_empty_claim_is_a_claim(world):
         w.objects["StatefulSet", "j-servers"]["spec"]["volumeClaimTemplates"][0]["spec"],
     ]
     assert [s["resources"]["requests"]["storage"] for s in sizes] == ["10Gi", "10Gi"]
+
+
+def test_pods_in_their_nodes_network_find_their_peers(world):
+    """Such a pod resolves names as its node does, unless it is told to ask the cluster; what a user says stands."""
+    w = world(
+        {
+            "allRoles": {"podTemplate": {"spec": {"hostNetwork": True}}},
+            "oracle": {"podTemplate": {"spec": {"dnsPolicy": "None"}}},
+        }
+    )
+    w.settle()
+    found = {role: spec_of(w, role)["dnsPolicy"] for role in ("oracle", "server", "trainer")}
+    assert found == {"oracle": "None", "server": "ClusterFirstWithHostNet", "trainer": "ClusterFirstWithHostNet"}

@@ -164,3 +164,29 @@ def test_a_conflict_that_lasts_is_logged(rig, caplog):
 
     rig.go(go())
     assert [r.job for r in caplog.records if r.message == "reconcile failed"] == ["ns/j"] * 2
+
+
+def test_a_status_that_cannot_be_written_is_told_in_an_event(rig):
+    """No condition can say so; the event comes after a while, and once, and goes on being true for half an hour."""
+    rig.submit(job())
+    rig.settle()
+    words = "etcdserver: request is too large"
+    rig.cluster.before_write = lambda method, url: refuse(url)
+
+    def refuse(url):
+        if url.endswith("/bagpipejobs/j/status"):
+            raise ApiError(500, words)
+
+    rig.submit(job(runPolicy={"suspend": True}))
+    for seconds in (0, 10, 15, 60, 60):
+        rig.api.now += dt.timedelta(seconds=seconds)
+        rig.again()
+    told = [raw for (kind, _, _), raw in rig.api.objects.items() if kind == "Event" and words in raw["message"]]
+    assert len(told) == 1 and "status cannot be written" in told[0]["message"]
+    rig.api.now += dt.timedelta(seconds=1800)
+    rig.again()
+    told = [raw for (kind, _, _), raw in rig.api.objects.items() if kind == "Event" and words in raw["message"]]
+    assert len(told) == 2
+    rig.cluster.before_write = lambda method, url: None
+    rig.again()
+    assert rig.status()["phase"] in ("Suspending", "Suspended")

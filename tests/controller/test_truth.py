@@ -57,3 +57,24 @@ def test_conditions_say_which_generation_they_judged(world):
     w.generation = 3
     w.settle()
     assert {c["observedGeneration"] for c in w.status["conditions"]} == {3}
+
+
+def test_a_server_that_does_not_come_back_is_told(world):
+    """All pods have run, and a server's next pod finds no node or image: the job says which, and why, once."""
+    w = world({"servers": {"replicas": 2, "volumeClaim": {}}}).run()
+    w.delete_pod(w.pod("server", 1))
+    w.settle()
+    w.pod("server", 1)["status"]["conditions"] = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}
+    ]
+    w.settle()
+    told = w.condition("ServersReady")
+    assert w.is_true("Running") and told["status"] == "False"
+    assert told["message"] == "1 of 2 servers are ready: server 1 (j-servers-1) does not start (Unschedulable)"
+    assert w.events.count(("Warning", "PodsNotReady")) == 1
+    writes = w.status_writes
+    for reason in ("ErrImagePull", "ImagePullBackOff", "ErrImagePull"):
+        w.pod("server", 1)["status"] = {"phase": "Pending"}
+        w.wait_for(w.pod("server", 1), reason, "x")
+        w.settle()
+    assert w.status_writes == writes + 1

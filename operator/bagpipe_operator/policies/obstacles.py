@@ -29,6 +29,14 @@ def judge(observed: Observed) -> Fail | None:
     return None
 
 
+def judge_queued(observed: Observed) -> Fail | None:
+    """As `judge`, for a job that waits in a queue: without a Workload it would wait for ever."""
+    if observed.workload is not None:
+        return None
+    found = next((o for (kind, _), o in sorted(observed.refused.items()) if kind == "Workload" and o.final), None)
+    return Fail(reason=found.reason, message=found.message) if found else None
+
+
 def refusal(observed: Observed) -> Obstacle | None:
     """What the API server does not accept of what the job needs; none: it took everything."""
     return next(iter(_in_order(observed)), None)
@@ -101,6 +109,16 @@ def _stuck(pods: list[Pod]) -> Obstacle | None:
     # A process that ends again and again may only miss another one, which cannot start.
     pod = min(stuck, key=lambda p: p.stuck == "CrashLoopBackOff", default=None)
     return Obstacle(reason=pod.stuck, message=f"{_who(pod)}: {pod.stuck_message}") if pod else None
+
+
+def of_servers(observed: Observed, attempt: int) -> str:
+    """Why a server is not ready, in a few words that stay the same while it lasts; empty: nobody says."""
+    stuck = (p for p in observed.of_role(Role.SERVER, attempt) if p.stuck and not p.ended)
+    pod = next(stuck, None)
+    if pod is None:
+        return ""
+    why = "ImagePullBackOff" if pod.stuck == "ErrImagePull" else pod.stuck  # The kubelet says both by turns.
+    return f": {_who(pod)} does not start ({why})"
 
 
 def _who(pod: Pod) -> str:

@@ -248,7 +248,9 @@ def test_a_process_that_has_not_started_is_waited_for_only_if_asked(odd):
 
 def test_a_process_that_waits_to_start_again_has_a_log(odd):
     """In CrashLoopBackOff the log of the process before is what one looks for."""
-    pods(odd, waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 1}}))
+    found = waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 1}})
+    del found["status"]["containerStatuses"][0]
+    pods(odd, found)
     odd._core.read_namespaced_pod_log = lambda *a, **k: Log(b"boom\n")
     assert list(odd.logs("j", role="oracle", previous=True)) == ["boom"]
 

@@ -139,3 +139,10 @@ def test_kubectls_plugin_is_bagpipe_job(monkeypatch):
     with pytest.raises(SystemExit):
         main.plugin()
     assert ran == [["job", "describe", "j"]]
+
+
+def test_last_words_steer_no_terminal():
+    """What a process left may contain anything; the page shows such signs and does not send them."""
+    status = {**STATUS, "lastFailure": {**STATUS["lastFailure"], "lastWords": "\x1b[2Jgone\x07\nrow Ünïcode 猫"}}
+    page = tell({"metadata": META, "spec": {}, "status": status}, [], [], NOW)
+    assert "| \\x1b[2Jgone\\x07" in page and "row Ünïcode 猫" in page and "\x1b" not in page
