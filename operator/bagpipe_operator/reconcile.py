@@ -167,7 +167,7 @@ def _hold(
     leaving = gone and reason in (Reason.QUOTA_CHANGES, Reason.SUSPENDED)  # What it needs next, another Workload asks.
     if leaving and observed.workload is not None and not is_deleting(observed.workload):
         meta = observed.workload["metadata"]
-        delete = (*delete, Deletion(kind="Workload", name=meta["name"], uid=meta["uid"]))
+        delete, report = (*delete, Deletion(kind="Workload", name=meta["name"], uid=meta["uid"])), None
     if settings.kueue and job.queue and not leaving:
         apply = (*apply, kueue.workload(job, settings, observed.priorities, observed.workload))
     if (

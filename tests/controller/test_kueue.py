@@ -336,3 +336,14 @@ def test_a_workload_that_can_never_be_ends_the_job(world):
     w.refused = {WORKLOAD: Obstacle(reason="ApiServerError", message="no answer")}
     w.settle()
     assert w.status["phase"] == "Queued" and w.condition("Reconciled")["reason"] == "ApiServerError"
+
+
+def test_a_workload_that_goes_is_told_nothing_more(queued):
+    """Evicted, and suspended before its pods have ended: the Workload goes, and nothing is written to what is gone."""
+    admit(queued).slow_deletion = True
+    queued.objects[WORKLOAD]["status"]["conditions"] += conditions(Evicted=True)
+    queued.settle()
+    queued.spec["runPolicy"] |= {"suspend": True}
+    for _ in range(3):
+        queued.let_go().settle()
+    assert queued.is_true("Suspended") and WORKLOAD not in queued.objects
