@@ -10,6 +10,7 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 
 import datetime as dt
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -410,13 +411,30 @@ def _connect(kubernetes: Any, context: str | None) -> tuple[Any, str]:
     """
     import yaml
 
+    said, root = _Said(), logging.getLogger()
+    root.addHandler(said)
     try:
-        return _connected(kubernetes, context)
+        found = _connected(kubernetes, context)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
         # The package reads a file that may be anything, and checks little of it.
-        said = " ".join(str(error).split())[:200]
+        why = " ".join(str(error).split())[:200]
         file = os.environ.get("KUBECONFIG") or "~/.kube/config"
-        raise ConfigError(f"{file}: expected a kubeconfig, found what cannot be read as one: {said}") from None
+        raise ConfigError(f"{file}: expected a kubeconfig, found what cannot be read as one: {why}") from None
+    finally:
+        root.removeHandler(said)
+    if said.words:
+        raise ConfigError(f"the kubeconfig's command or provider of credentials failed: {said.words}; log in again")
+    return found
+
+
+class _Said(logging.Handler):
+    """Hears what the package logs where credentials are refused to it: it goes on without any, as if nothing were."""
+
+    words = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.name == "root" and record.levelno >= logging.ERROR:
+            self.words = self.words or " ".join(record.getMessage().split())[:300]
 
 
 def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str]:

@@ -323,3 +323,24 @@ def test_a_kubeconfig_that_cannot_be_read(tmp_path, monkeypatch):
         with pytest.raises((ConfigError, OSError)) as caught:
             BagpipeClient()
         assert str(path) in str(caught.value)
+
+
+def test_a_command_for_credentials_that_fails_is_told(tmp_path, monkeypatch):
+    """The command that a kubeconfig names may be missing, or its login have expired: nothing is asked without one."""
+    path = tmp_path / "kubeconfig"
+    user = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-plugin"}}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "users": [{"name": "a", "user": user}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+    }
+    path.write_text(json.dumps(document))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with pytest.raises(ConfigError, match=r"credentials failed: .*no-such-plugin.*; log in again"):
+        BagpipeClient()
+    document["users"][0]["user"] = {}
+    path.write_text(json.dumps(document))
+    assert BagpipeClient().namespace == "default"
