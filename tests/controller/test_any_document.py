@@ -154,3 +154,23 @@ def test_faults_name_their_place(role):
     message = next(c.message for c in decision.status.conditions if c.type == "Failed")
     place = f"spec.{names.SECTIONS[role]}.podTemplate.spec.containers[0]"
     assert message == f"{place}: expected a map, found the text 'x'"
+
+
+def defaults(schema, path=""):
+    """Path and value of each default in a schema."""
+    if "default" in schema:
+        yield path, schema["default"]
+    for name, inner in schema.get("properties", {}).items():
+        yield from defaults(inner, f"{path}.{name}".lstrip("."))
+
+
+def test_no_release_adds_a_default_to_the_documents_that_there_are():
+    """The API server puts a new default into every job at once; what runs would be taken for changed (`pins.judge`)."""
+    assert dict(defaults(SPEC)) == {
+        "servers": {},
+        "servers.replicas": 1,
+        "trainers": {},
+        "trainers.replicas": 1,
+        "runPolicy": {},
+        "runPolicy.suspend": False,
+    }
