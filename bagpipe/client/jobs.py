@@ -10,19 +10,19 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 
 import datetime as dt
 import json
-import logging
-import os
-import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, items_of, told
+from bagpipe.client.connection import connect
+from bagpipe.client.pods import attempt_of, has_log, identity, last_lines, waits_for
 from bagpipe.client.story import index_of, printable, tell
 from bagpipe.config.document import API_VERSION, KIND
 from bagpipe.config.load import JobFile, read_job_file
-from bagpipe.errors import BagpipeError, ConfigError, ExitCode
+from bagpipe.errors import ConfigError, ExitCode
 from bagpipe.local.beginning import check_document
 from bagpipe.lowlevel.clock import SYSTEM_CLOCK, Clock
 
@@ -32,27 +32,8 @@ POLL_SECONDS = 1.0
 REQUEST_SECONDS = 30.0
 PATIENCE_SECONDS = 120.0
 """How long a wait goes on although the API server does not answer: it may be replaced, or the network may."""
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _CONDITIONS = ("Failed", "Complete", "Suspended", "Restarting", "Running")
 """Conditions that can explain a phase, the most important one first."""
-
-
-class ClusterError(BagpipeError):
-    """The API server cannot be reached, or refused; carries its answer."""
-
-    exit_code = ExitCode.TRANSIENT
-
-
-class NotAllowed(ClusterError):
-    """The API server does not know who asks, or does not let them do this."""
-
-    exit_code = ExitCode.BAD_CONFIG
-
-
-class JobNotFound(ClusterError):
-    """There is no such job in this namespace."""
-
-    exit_code = ExitCode.BAD_CONFIG
 
 
 class JobFailed(ClusterError):
@@ -134,7 +115,7 @@ class BagpipeClient:
             raise ConfigError(
                 "`bagpipe job` needs the Kubernetes client: pip install 'bagpipe-train[cluster]'"
             ) from None
-        api, found = _connect(kubernetes, context)
+        api, found = connect(kubernetes, context)
         self.namespace = namespace or found
         self._clock = clock
         self._errors = kubernetes.client.exceptions.ApiException
@@ -251,10 +232,10 @@ class BagpipeClient:
         about = f"involvedObject.kind={KIND},involvedObject.uid={raw['metadata']['uid']}"
 
         def events() -> Any:
-            return _items(self._listed(self._core.list_namespaced_event, field_selector=about))
+            return items_of(self._listed(self._core.list_namespaced_event, field_selector=about))
 
         def pods() -> Any:
-            return _items(self._listed(self._core.list_namespaced_pod, label_selector=f"bagpipe.dev/job={name}"))
+            return items_of(self._listed(self._core.list_namespaced_pod, label_selector=f"bagpipe.dev/job={name}"))
 
         unread: list[str] = []
         parts: list[Any] = []
@@ -303,19 +284,19 @@ class BagpipeClient:
                 lines = None if seen else self._kept(view).get(f"{role}-{index}.log")
                 if lines is None and not seen:
                     raise JobNotFound(f"job {name} has no pod of {role} {index} now; it is {view.phase}")
-                yield from _last(lines or "", tail)
+                yield from last_lines(lines or "", tail)
                 return
-            if pod is not None and _has_log(pod):
-                seen.add(_identity(pod))
+            if pod is not None and has_log(pod):
+                seen.add(identity(pod))
                 yield from self._lines(pod["metadata"]["name"], follow=follow, tail=tail, previous=previous)
                 tail = None  # Only the first process is cut short.
                 if not follow:
                     return
             elif pod is not None and not follow:
-                why = _waits_for(pod)
+                why = waits_for(pod)
                 raise ClusterError(f"{role} {index} of job {name} has not started{why}; --follow waits until it has")
             elif view.finished:
-                yield from _last("" if seen else self._kept(view).get(f"{role}-{index}.log", ""), tail)
+                yield from last_lines("" if seen else self._kept(view).get(f"{role}-{index}.log", ""), tail)
                 return
             else:
                 self._clock.pause(POLL_SECONDS)
@@ -341,8 +322,8 @@ class BagpipeClient:
             answer = self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _preload_content=False, _request_timeout=REQUEST_SECONDS
             )
-        pods = [p for p in _items(answer) if index_of(p) == index and _identity(p) not in seen]
-        return max(pods, key=_attempt, default=None)
+        pods = [p for p in items_of(answer) if index_of(p) == index and identity(p) not in seen]
+        return max(pods, key=attempt_of, default=None)
 
     def _lines(self, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[str]:
         options: dict[str, Any] = {"container": "bagpipe", "follow": follow, "previous": previous}
@@ -359,6 +340,9 @@ class BagpipeClient:
 
     # ── below ────────────────────────────────────────────────────────────────────────────────────
 
+    def _told(self, what: str | None) -> AbstractContextManager[None]:
+        return told(self._errors, self.namespace, what)
+
     def _where(self) -> tuple[str, str, str, str]:
         return GROUP, VERSION, self.namespace, PLURAL
 
@@ -367,148 +351,3 @@ class BagpipeClient:
             self._jobs.patch_namespaced_custom_object(
                 *self._where(), name, {"spec": spec}, _request_timeout=REQUEST_SECONDS
             )
-
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        """Turn the API server's errors into ours.
-
-        Args:
-            what: name of the job, or of what belongs to it.
-        """
-        import urllib3.exceptions
-
-        if not _NAME.fullmatch(what or ""):
-            raise ConfigError(f"NAME: expected lowercase letters, digits, '-' and '.', found {what[:60]!r}")
-        try:
-            yield
-        except self._errors as error:
-            message = _message(error)
-            if not error.status:
-                raise ClusterError(f"{what}: the API server cannot be reached: {message}") from None
-            if error.status == 404 and _no_such_kind(message):
-                raise ConfigError(
-                    "this cluster knows no BagpipeJob: install the operator's chart, or choose another --context"
-                ) from None
-            if error.status in (401, 403):
-                cure = (
-                    "log in again: it does not accept these credentials" if error.status == 401 else "ask for the role"
-                )
-                raise NotAllowed(f"{what}: the API server answered {error.status}: {message}; {cure}") from None
-            if error.status == 404:
-                raise JobNotFound(f"{what}: not in namespace {self.namespace}: {message}") from None
-            if error.status in (400, 409, 422):
-                raise ConfigError(f"{what}: refused by the cluster: {message}") from None
-            raise ClusterError(f"{what}: the API server answered {error.status}: {message}") from None
-        except urllib3.exceptions.HTTPError as error:
-            raise ClusterError(f"{what}: the API server cannot be reached: {error}") from None
-
-
-def _connect(kubernetes: Any, context: str | None) -> tuple[Any, str]:
-    """A client and the namespace of its context.
-
-    Raises:
-        ConfigError: there is no kubeconfig, or it is none.
-    """
-    import yaml
-
-    said, root = _Said(), logging.getLogger()
-    root.addHandler(said)
-    try:
-        found = _connected(kubernetes, context)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError) as error:
-        # The package reads a file that may be anything, and checks little of it.
-        why = " ".join(str(error).split())[:200]
-        file = os.environ.get("KUBECONFIG") or "~/.kube/config"
-        raise ConfigError(f"{file}: expected a kubeconfig, found what cannot be read as one: {why}") from None
-    finally:
-        root.removeHandler(said)
-    if said.words:
-        raise ConfigError(f"the kubeconfig's command or provider of credentials failed: {said.words}; log in again")
-    return found
-
-
-class _Said(logging.Handler):
-    """Hears what the package logs where credentials are refused to it: it goes on without any, as if nothing were."""
-
-    words = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.name == "root" and record.levelno >= logging.ERROR:
-            self.words = self.words or " ".join(record.getMessage().split())[:300]
-
-
-def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str]:
-    """As `_connect`, with whatever the package raises.
-
-    `$KUBECONFIG` is read now: the package itself reads it once, when it is imported, which in a notebook is long ago.
-    """
-    account = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-    try:
-        file = os.environ.get("KUBECONFIG") or None
-        api = kubernetes.config.new_client_from_config(config_file=file, context=context)
-        known, active = kubernetes.config.list_kube_config_contexts(config_file=file)
-        chosen = next((one for one in known if one["name"] == context), active)
-        return api, (chosen.get("context") or {}).get("namespace") or "default"
-    except kubernetes.config.ConfigException as error:
-        if not account.exists():
-            raise ConfigError(f"no cluster: {error}; set $KUBECONFIG") from None
-    kubernetes.config.load_incluster_config()
-    return kubernetes.client.ApiClient(), account.read_text().strip()
-
-
-def _message(error: Any) -> str:
-    """The API server's words, in one line."""
-    try:
-        said = str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        said = str(error.reason)
-    return " ".join(said.split())[:1000]
-
-
-def _no_such_kind(message: str) -> bool:
-    """Whether a 404 is about the kind and not about an object: the words name nothing."""
-    return message in ("Not Found", "404 page not found") or "could not find the requested resource" in message
-
-
-def _items(answer: Any) -> list[Mapping[str, Any]]:
-    """Of a list that was asked for as it is."""
-    try:
-        items: list[Mapping[str, Any]] = json.loads(answer.data)["items"]
-    except (TypeError, ValueError, KeyError):
-        raise ClusterError(f"expected a list from the API server, found {answer.data[:60]!r}") from None
-    return items
-
-
-def _attempt(pod: Mapping[str, Any]) -> int:
-    """By its label, which anybody may have changed."""
-    label = str(pod["metadata"]["labels"].get("bagpipe.dev/attempt"))
-    return int(label) if label.isdecimal() else -1
-
-
-def _main_container(pod: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Status of the process's own container: a pod template may have added others."""
-    listed = (pod.get("status") or {}).get("containerStatuses") or [{}]
-    return next((c for c in listed if c.get("name") == "bagpipe"), listed[0])
-
-
-def _waits_for(pod: Mapping[str, Any]) -> str:
-    """Why its container waits, in brackets; empty: nobody says."""
-    reason = ((_main_container(pod).get("state") or {}).get("waiting") or {}).get("reason")
-    return f" ({reason})" if reason else ""
-
-
-def _identity(pod: Mapping[str, Any]) -> tuple[str, int]:
-    """Names one process: a pod and its restart, because a server is restarted within its pod."""
-    return pod["metadata"]["uid"], _main_container(pod).get("restartCount", 0)
-
-
-def _last(text: str, lines: int | None) -> list[str]:
-    every = text.splitlines()
-    return every if lines is None else every[len(every) - min(lines, len(every)) :]
-
-
-def _has_log(pod: Mapping[str, Any]) -> bool:
-    """Whether its process has started, now or before its last end: one that waits to start again has a log too."""
-    main = _main_container(pod)
-    state, last = main.get("state") or {}, main.get("lastState") or {}
-    return "running" in state or "terminated" in state or "terminated" in last

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from bagpipe.client.jobs import BagpipeClient, ClusterError, JobNotFound, JobView
+from bagpipe.client.answers import ClusterError, JobNotFound
+from bagpipe.client.jobs import BagpipeClient, JobView
 from bagpipe.config.load import dump_job
 from bagpipe.errors import BagpipeError
 from bagpipe.experiment.session import Note, signals_wait

@@ -5,16 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bagpipe.client.jobs import (
-    PATIENCE_SECONDS,
-    BagpipeClient,
-    ClusterError,
-    JobFailed,
-    JobNotFound,
-    JobView,
-    NotAllowed,
-    WaitTimeout,
-)
+from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed
+from bagpipe.client.jobs import PATIENCE_SECONDS, BagpipeClient, JobFailed, JobView, WaitTimeout
 from bagpipe.errors import ConfigError, ExitCode
 
 

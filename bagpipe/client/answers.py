@@ -1,0 +1,95 @@
+"""What the API server's answers mean: each error becomes one of ours, in one line and with the exit code that fits."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from bagpipe.errors import BagpipeError, ConfigError, ExitCode
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+class ClusterError(BagpipeError):
+    """The API server cannot be reached, or refused; carries its answer."""
+
+    exit_code = ExitCode.TRANSIENT
+
+
+class NotAllowed(ClusterError):
+    """The API server does not know who asks, or does not let them do this."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+
+class JobNotFound(ClusterError):
+    """There is no such job in this namespace."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+
+@contextmanager
+def told(errors: type[Exception], namespace: str, what: str | None) -> Iterator[None]:
+    """Turn the API server's errors into ours.
+
+    Args:
+        errors: what the Kubernetes client raises for an answer of 400 or above.
+        namespace: where it was asked.
+        what: name of the job, or of what belongs to it.
+
+    Raises:
+        ConfigError: no object can have that name, the cluster knows no BagpipeJob, or it refuses this one.
+        JobNotFound, NotAllowed, ClusterError: by the answer.
+    """
+    import urllib3.exceptions
+
+    if not _NAME.fullmatch(what or ""):
+        raise ConfigError(f"NAME: expected lowercase letters, digits, '-' and '.', found {(what or '')[:60]!r}")
+    try:
+        yield
+    except errors as error:
+        raise _meaning(error, namespace, what) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise ClusterError(f"{what}: the API server cannot be reached: {error}") from None
+
+
+def _meaning(error: Any, namespace: str, what: str | None) -> BagpipeError:
+    status, message = error.status, _message(error)
+    if not status:
+        return ClusterError(f"{what}: the API server cannot be reached: {message}")
+    if status == 404 and _no_such_kind(message):
+        return ConfigError(
+            "this cluster knows no BagpipeJob: install the operator's chart, or choose another --context"
+        )
+    if status == 404:
+        return JobNotFound(f"{what}: not in namespace {namespace}: {message}")
+    if status in (400, 409, 422):
+        return ConfigError(f"{what}: refused by the cluster: {message}")
+    said = f"{what}: the API server answered {status}: {message}"
+    if status == 401:
+        return NotAllowed(f"{said}; log in again: it does not accept these credentials")
+    return NotAllowed(f"{said}; ask for the role") if status == 403 else ClusterError(said)
+
+
+def _message(error: Any) -> str:
+    """The API server's words, in one line."""
+    try:
+        said = str(json.loads(error.body)["message"])
+    except (TypeError, ValueError, KeyError):
+        said = str(error.reason)
+    return " ".join(said.split())[:1000]
+
+
+def _no_such_kind(message: str) -> bool:
+    """Whether a 404 is about the kind and not about an object: the words name nothing."""
+    return message in ("Not Found", "404 page not found") or "could not find the requested resource" in message
+
+
+def items_of(answer: Any) -> list[Mapping[str, Any]]:
+    """Of a list that was asked for as it is."""
+    try:
+        items: list[Mapping[str, Any]] = json.loads(answer.data)["items"]
+    except (TypeError, ValueError, KeyError):
+        raise ClusterError(f"expected a list from the API server, found {answer.data[:60]!r}") from None
+    return items
