@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
+import safetensors
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS
@@ -65,12 +65,14 @@ def model_digest(directory: Path) -> str:
     for table in sorted(by_table):
         total.update(layout.tables[table].name.encode() + b"\0" + by_table[table].digest())
     for name, weights in sorted(_dense_weights(checkpoint).items()):
-        total.update(name.encode() + b"\0" + weights.tobytes())
+        total.update(name.encode() + b"\0" + weights)
     return total.hexdigest()
 
 
-def _dense_weights(checkpoint: Checkpoint) -> dict[str, Floats]:
+def _dense_weights(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """As bytes, because a user's model may have weights of types that numpy does not know, such as bfloat16."""
     for file in checkpoint.manifest.dense:
         if file.name == DENSE_WEIGHTS:
-            return dict(safetensors.numpy.load(checkpoint.read(file)))
+            tensors = safetensors.deserialize(checkpoint.read(file))  # type: ignore[no-untyped-call]  # it has no types
+            return {name: bytes(tensor["data"]) for name, tensor in tensors}
     return {}

@@ -9,7 +9,7 @@ from bagpipe.config.load import JobFile, job_file_from
 from bagpipe.data.suggest import suggest_job
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.frames import is_path, write_frame
-from bagpipe.interactive.settings import columns_section, over, spec_of
+from bagpipe.interactive.settings import columns_section, over, plain, spec_of
 from bagpipe.interactive.user_model import NamedModel, name_model
 from bagpipe.local.rundir import RunDir
 
@@ -29,10 +29,11 @@ def model_of(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
         if arguments:
             raise ConfigError("model_args: which model takes them? give model as well")
         return NamedModel({})
+    given = plain(arguments, "model_args")
     if isinstance(model, Mapping):
         section = spec_of({"model": model})["model"]
-        return NamedModel({**section, **({"args": dict(arguments)} if arguments else {})})
-    return name_model(model, arguments)
+        return NamedModel({**section, **({"args": given} if given else {})})
+    return name_model(model, given)
 
 
 def as_path(rows: Any, directory: RunDir, what: str) -> Any:

@@ -10,7 +10,7 @@ The loop is the one trainer of the job. The model belongs to the session, so its
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,6 +24,7 @@ from bagpipe.api import BagCache, BatchDict, Evaluate
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_local_job
+from bagpipe.config.model import ModelConfig
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped, error_of
 from bagpipe.interactive.document import model_of
 from bagpipe.interactive.opening import composed, opened, reopened
@@ -43,6 +44,7 @@ from bagpipe.lowlevel.wording import counted
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
+from bagpipe.models.precision import forward_of
 from bagpipe.net.messages import InitCacheArguments, Topology
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.loop import choose_device, num_threads
@@ -126,6 +128,11 @@ class Session:
         return "Session()" if self._begun_with is None else f"Session({str(self.path)!r})"
 
     def __enter__(self) -> Self:
+        if self._begun_with is not None:
+            raise ConfigError(
+                f"session: it was used already, for {self.path}; make another one with bagpipe.local(...), or go on "
+                "with that run by run_dir=..., resume=True"
+            )
         directory, job = self._begun_with = self._open()
         self._stack.push(directory)
         try:
@@ -232,9 +239,9 @@ class Session:
             topology = self.topology
             spec = topology.spec
             built = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
-            model = built.to(self.device)
+            model = _in_precision(built.to(self.device), spec.model)
             self._dense = DenseUpdate(spec.optimizer, model)
-            self.register(model, self._dense.optimizer, evaluate=self._score_with(model))
+            self._register(model, self._dense.optimizer, None, self._score_with(model, self._dense.evaluated))
             self._set_step = step_setter(model, spec.seed)
             self._set_step(*self._at)
         assert self._model is not None
@@ -278,8 +285,18 @@ class Session:
                 "session: the job has a test part, and nothing scores it; pass evaluate=lambda batch: logits, or "
                 "evaluate=False to bagpipe.local"
             )
+        self._register(model, optimizer, scheduler, evaluate)
+
+    def _register(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+        evaluate: Evaluate | None,
+    ) -> None:
         self._evaluate = evaluate
-        self.cache.attach(model, optimizer, scheduler)
+        average = self._dense.average if self._dense is not None else None
+        self.cache.attach_averaged(model, optimizer, scheduler, average)
         self._model, self._optimizer = model, optimizer
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -308,9 +325,11 @@ class Session:
         """End the job at a checkpoint: a few more batches come until it is reached."""
         self.cache.stop()
 
-    def _score_with(self, model: nn.Module) -> Evaluate:
+    def _score_with(
+        self, model: nn.Module, averaged: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> Evaluate:
         def score(batch: BatchDict) -> torch.Tensor:
-            with evaluating(model, None):
+            with averaged(), evaluating(model, None):
                 logits: torch.Tensor = model(batch["dense_x"].to(self.device), batch["embeddings"])
             return logits
 
@@ -394,3 +413,11 @@ class Session:
             return error
         failed = self._children.failed()
         return error if failed is None else error_of(failed[0])(failed[1])
+
+
+def _in_precision(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """The model, which computes in the job's precision wherever the user's loop calls it."""
+    if config.precision != "float32":
+        call, own = forward_of(config), model.forward
+        model.forward = lambda dense, sparse: call(own, dense, sparse)  # type: ignore[arg-type]  # called as a module is
+    return model

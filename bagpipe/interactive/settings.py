@@ -6,7 +6,9 @@ A name is a setting of `spec` (`batch_size`, or `batchSize` as in YAML), else on
 Whole sections are dicts, whose keys may be written either way; `trainers=2` and `servers=3` are numbers of processes.
 """
 
+import os
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -14,6 +16,7 @@ import msgspec
 
 from bagpipe.config.columns import ColumnsConfig
 from bagpipe.config.document import DataConfig, JobSpec
+from bagpipe.errors import ConfigError
 
 Section = type[msgspec.Struct]
 _COUNTS = ("trainers", "servers")
@@ -25,7 +28,7 @@ def columns_section(columns: Any) -> dict[str, Any]:
     Args:
         columns: a dict such as `{"labels": ["click"], "dense": ["price"], "sparse": [{"name": "user"}]}`.
     """
-    made: dict[str, Any] = msgspec.to_builtins(in_document(columns, ColumnsConfig))
+    made: dict[str, Any] = plain(in_document(columns, ColumnsConfig), "columns")
     if isinstance(made, dict):
         for part in ("labels", "dense", "sparse"):
             if isinstance(listed := made.get(part), str | Mapping):
@@ -44,6 +47,7 @@ def spec_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     ours, datas = _names(JobSpec), _names(DataConfig)
     for name, value in settings.items():
+        value = plain(value, name)
         if value is None:
             continue
         if name in _COUNTS and isinstance(value, int):
@@ -65,6 +69,41 @@ def over(below: Any, above: Any) -> Any:
 def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
     """Names as an argument takes them: a text is one name, not its letters."""
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def plain(value: Any, place: str) -> Any:
+    """A value as a document may hold it: numbers and lists of numpy, pandas and torch as Python's own, paths as texts.
+
+    Args:
+        place: the argument, for the message.
+
+    Raises:
+        ConfigError: it is something that no other process could read.
+    """
+    if isinstance(value, Mapping):
+        return {key: plain(one, f"{place}.{key}") for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one, f"{place}[{number}]") for number, one in enumerate(value)]
+    if isinstance(value, msgspec.Struct):
+        return msgspec.to_builtins(value)
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if callable(getattr(value, "tolist", None)):
+        return plain(value.tolist(), place)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Enum | str):
+        return plain(value.value, place) if isinstance(value, Enum) else str(value)
+    raise ConfigError(f"{place}: expected a number, a text, a list or a dict, found {_described(value)}")
+
+
+def _described(value: Any) -> str:
+    name = getattr(value, "__qualname__", "")
+    if callable(value) and name:
+        own = value.__module__ == "__main__" or "<" in name
+        path = "its import path" if own else f"'{value.__module__}:{name}'"
+        return f"{name}, of which other processes need the import path; give {path}{', from a module' if own else ''}"
+    return f"a {type(value).__name__}"
 
 
 def in_document(value: Any, section: Any) -> Any:

@@ -28,6 +28,8 @@ from bagpipe.local.user_modules import FOLDERS, noted_folders
 from bagpipe.lowlevel.atomic_files import write_whole
 
 MAIN = "__main__"
+OF_PROGRAM = (MAIN, "__mp_main__")
+"""What modules of the program itself are called; the latter in a process that multiprocessing has spawned."""
 _BUILTINS = frozenset(dir(builtins))
 
 
@@ -87,7 +89,7 @@ def name_model(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
         raise ConfigError("model: a lambda has no name that trainers could import; give a class or a function")
     if "." in name:
         raise ConfigError(f"model: {name} is defined inside {name.rpartition('.')[0]}; move it to the top of its file")
-    if module == MAIN:
+    if module in OF_PROGRAM:
         text = own_module(model)
         own = f"model_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
         return NamedModel({"entrypoint": f"{own}:{name}", **given}, module=text)
@@ -156,7 +158,7 @@ class _Collected:
             )
 
     def _define(self, name: str, value: Any, user: str) -> None:
-        if value.__module__ != MAIN:
+        if value.__module__ not in OF_PROGRAM:
             self.imports.append(f"from {value.__module__} import {value.__qualname__} as {name}")
             return
         if value.__name__ != name or "." in value.__qualname__ or getattr(value, "__closure__", None):
@@ -176,7 +178,7 @@ class _Collected:
 def _importable(value: Any) -> tuple[str, str] | None:
     """Module and name of something that a module other than the program has under its own name, such as a built-in."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not isinstance(module, str) or not isinstance(name, str) or module == MAIN:
+    if not isinstance(module, str) or not isinstance(name, str) or module in OF_PROGRAM:
         return None
     return (module, name) if getattr(sys.modules.get(module), name, None) is value else None
 

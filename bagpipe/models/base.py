@@ -9,17 +9,17 @@ passed only if it declares them, and the rest come from the job. A model may hav
 
 import difflib
 import inspect
-import threading
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from bagpipe.config.model import MODEL_SETTINGS, ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.models.lazy import make_lazy_weights
+from bagpipe.models.random_numbers import drawing_from
 from bagpipe.nn import feed_collections
 from bagpipe.tables import TableLayout
 
@@ -27,9 +27,6 @@ ModelClass = TypeVar("ModelClass", bound=Callable[..., nn.Module])
 
 ENTRY_POINTS = "bagpipe.models"
 """Group under which an installed package lists the modules that register its models."""
-
-_DRAWING = threading.Lock()
-"""torch draws first weights from the process's one generator: models are built one at a time."""
 
 _SHIPPED = {name: f"bagpipe.models.{name.replace('-', '_')}" for name in MODEL_SETTINGS}
 """Modules of the models that come with Bagpipe, imported when one is asked for."""
@@ -69,12 +66,15 @@ def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_la
     """
     where, model = find_model(config)
     arguments = constructor_arguments(config, where, model, layout=layout, num_dense=num_dense, num_labels=num_labels)
-    with _DRAWING, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawing_from(seed):
         built = model(**arguments)
-    if not isinstance(built, nn.Module):
-        raise ConfigError(f"{where}: expected a torch.nn.Module, found {type(built).__name__}")
-    feed_collections(built, layout)
+        if not isinstance(built, nn.Module):
+            raise ConfigError(f"{where}: expected a torch.nn.Module, found {type(built).__name__}")
+        feed_collections(built, layout)
+        make_lazy_weights(built, layout, num_dense)
+    # Every loop of one's own calls it once: a model's own `train` may keep a layer in evaluation mode.
+    if any(type(module).train is not nn.Module.train for module in built.modules()):
+        built.train()
     return built
 
 

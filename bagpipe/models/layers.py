@@ -118,7 +118,7 @@ def step_setter(model: nn.Module, seed: int) -> Callable[[int, int], None]:
 
     def set_step(step: int, first_example: int) -> None:
         for number, layer in enumerate(layers):
-            layer.key = _hash(_hash(_hash(seed) + step) + number)
+            layer.key = hashed(hashed(hashed(seed) + step) + number)
             layer.first_example = first_example
 
     return set_step
@@ -133,7 +133,8 @@ def _mixed(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def _hash(value: int) -> int:
+def hashed(value: int) -> int:
+    """64 bits that differ in about half their places for values that differ at all."""
     x = (value + _STRIDE) & _MASK
     for _ in range(2):
         x = ((x ^ (x >> 32)) * _MULTIPLIER) & _MASK

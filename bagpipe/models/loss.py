@@ -75,8 +75,7 @@ class _OwnLoss:
     def __init__(self, model: nn.Module) -> None:
         loss: Any = model.loss
         self._name, self._loss = type(model).__name__, loss
-        parameters = list(inspect.signature(loss).parameters.values())
-        self._takes_weights = len(parameters) > 2 or any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self._takes_weights = _takes_weights(loss)
 
     def __call__(
         self,
@@ -103,6 +102,19 @@ class _OwnLoss:
                 f"{list(value.shape)}; change what it returns"
             )
         return value
+
+
+def _takes_weights(loss: Any) -> bool:
+    """Whether the third argument of a model's own loss is the examples' weights.
+
+    A default other than None says that it is something else, such as a factor: weights would take its place in silence.
+    """
+    called = loss.forward if isinstance(loss, nn.Module) else loss
+    parameters = inspect.signature(called).parameters.values()
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return True
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) > 2 and positional[2].default in (inspect.Parameter.empty, None)
 
 
 class _ChosenLoss:

@@ -21,6 +21,7 @@ _TYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "C64": torch.complex64,
 }
 _ARRAYS: dict[str, npt.DTypeLike] = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "I64": np.int64}
 

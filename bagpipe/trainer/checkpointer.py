@@ -36,7 +36,7 @@ from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import Saved, SnapshotFile
 from bagpipe.plan import BatchPlan
 from bagpipe.rows.record import record_widths
-from bagpipe.trainer.dense import load_dense, save_dense, take_dense
+from bagpipe.trainer.dense import check_savable, load_dense, save_dense, take_dense
 from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.membership import Membership
 
@@ -73,6 +73,9 @@ class Checkpointer:
         model: the dense model itself, not its DDP wrapper; None: checkpoints hold rows only.
         optimizer: None where there is nothing to train.
         average: None where none is kept.
+
+    Raises:
+        ConfigError: the model has something that cannot be saved.
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class Checkpointer:
         average: DenseAverage | None = None,
     ) -> None:
         self.members, self.model, self.optimizer, self.average = members, model, optimizer, average
+        if model is not None:
+            check_savable(model)
         self.root = Path(members.topology.checkpoint_dir)
         self._drafts: dict[int, _Draft] = {}
         """Checkpoints under way by step: on a slow disk the next one begins before the last one is whole."""

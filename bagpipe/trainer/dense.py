@@ -119,6 +119,33 @@ def save_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, direct
     return [DENSE_WEIGHTS, OPTIMIZER_TENSORS, OPTIMIZER_SETTINGS]
 
 
+def check_savable(model: nn.Module) -> None:
+    """Refuse, before there is anything to lose, a model with something in its `state_dict` that cannot be saved.
+
+    Raises:
+        ConfigError: names it.
+    """
+    for name, value in _unwrapped(model).state_dict().items():
+        found = _unsavable(value)
+        if found is not None:
+            raise ConfigError(
+                f"model {type(model).__name__}: {name} of its state_dict is {found}, which a checkpoint cannot hold; "
+                "keep it out of the state_dict (persistent=False, no get_extra_state), or as a dense tensor"
+            )
+
+
+def _unsavable(value: Any) -> str | None:
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+        return f"a tensor of layout {value.layout}" if value.layout is not torch.strided else "a tensor of another form"
+    try:
+        safetensors.torch.save({"": torch.empty(0, dtype=value.dtype)})
+    except (KeyError, safetensors.SafetensorError):
+        return f"a tensor of {value.dtype}"
+    return None
+
+
 def load_dense(model: nn.Module, optimizer: torch.optim.Optimizer | None, directory: Path) -> None:
     """Load what `save_dense` wrote into the model and its optimizer.
 

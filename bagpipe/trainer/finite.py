@@ -152,11 +152,16 @@ def _sums_are_finite(tensors: Sequence[torch.Tensor]) -> bool:
     """One pass over each, and on a GPU one wait for all."""
     if not tensors:
         return True
-    return bool(torch.isfinite(torch.stack([t.sum(dtype=torch.float32) for t in tensors])).all())
+    return bool(torch.isfinite(torch.stack([_real(t).sum(dtype=torch.float32) for t in tensors])).all())
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers, of a complex tensor its real and imaginary parts."""
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def _first(tensors: Iterable[Named]) -> str | None:
-    return next((name for name, t in tensors if t.is_floating_point() and not bool(torch.isfinite(t).all())), None)
+    return next((name for name, t in tensors if not bool(torch.isfinite(t).all())), None)
 
 
 def _of_which_feature(group: WidthGroup, part: GroupPlan, values_KD: torch.Tensor) -> str:

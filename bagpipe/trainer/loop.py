@@ -19,15 +19,16 @@ from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
 from bagpipe.lowlevel import crash_points, stacks
 from bagpipe.models.base import build_model, check_model
-from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import has_own_loss, loss_of
 from bagpipe.models.precision import forward_of
+from bagpipe.models.random_numbers import step_setter
 from bagpipe.net.messages import Refused
 from bagpipe.plan import BatchPlan
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.diverging import save_what_is_good
 from bagpipe.trainer.finite import FiniteCheck
+from bagpipe.trainer.made_weights import MadeWeights
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.micro_batches import micro_batches
 from bagpipe.trainer.peer_reducer import PeerReducer
@@ -35,7 +36,7 @@ from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.skipping import Skipping
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
-from bagpipe.trainer.user_code import failed_evaluation, naming_user_code
+from bagpipe.trainer.user_code import definition_of, failed_evaluation, naming_user_code
 from bagpipe.trainer.validation import Rows, Validation, evaluating
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ class Trainer:
         models.append(model)
         self.model: nn.Module = model.to(device)
         self.dense = DenseUpdate(spec.optimizer, self.model)
+        self.made = MadeWeights(self.model)
         self.checkpointer = Checkpointer(members, self.model, self.dense.optimizer, self.dense.average)
         self.checkpointer.restore()
         with dense_reduction(members.rank, topology.first_step):
@@ -146,7 +148,7 @@ class Trainer:
         self.skipping = Skipping(self.model, self.finite, members.process_group, device) if skips else None
         self.tried = not topology.evaluated
         """Whether it is known that the model gives one output for each example and label when it is evaluated."""
-        self.set_step = step_setter(self.model, spec.seed)
+        self.set_step = step_setter(self.model, spec.seed, device)
         self.pipeline.meanwhile = self.checkpointer.poll_but_latest
         self.pipeline.save_first = self.checkpointer.trust_latest
         self.validation = Validation(members, self.pipeline, self._outputs, device, self._look_for_a_stop)
@@ -183,6 +185,8 @@ class Trainer:
             skipped = self.skipping.reason(plan, self.pipeline.rows_here) if self.skipping else None
         step.watch.backward_returned()
         self.finite.gradients(plan, self.pipeline.rows_here)
+        if plan.checkpoint or plan.step == self.members.topology.first_step:
+            self.made.check(plan.step + 1)
         if skipped is not None:
             log.warning("%s; all trainers pass over this step", skipped)
             self.pipeline.hands.skipped[plan.step] = skipped
@@ -216,6 +220,7 @@ class Trainer:
                 weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
                 groups = None if part.groups_B is None else torch.from_numpy(part.groups_B.copy()).to(self.device)
                 loss = self.loss(logits, labels, weights, groups)
+                self._check_gradient(loss)
                 self._try_evaluation(Step(part, step.watch), logits)
                 # Reading the loss waits for a GPU, so there only gradients are checked, unless steps may be skipped.
                 if self.device.type == "cpu" or self.skipping is not None:
@@ -224,6 +229,19 @@ class Trainer:
                 (loss * slice_weight(part, self.members.world_size)).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
             losses.append(float(loss.detach()))
         return mean_loss(parts, losses)
+
+    def _check_gradient(self, loss: torch.Tensor) -> None:
+        """Refuse a loss from which backward would reach nothing.
+
+        Raises:
+            UserCodeError: names the model.
+        """
+        if not loss.requires_grad:
+            where = definition_of(self.model) or f"model {type(self.model).__name__}"
+            raise UserCodeError(
+                f"{where}: the loss depends on no row and no weight that is trained; forward, or the model's own loss, "
+                "runs under torch.no_grad, detaches its outputs or returns numbers without gradients: mend that"
+            )
 
     def _last_part(self) -> AbstractContextManager[None]:
         """Row gradients leave inside, or after it where all trainers first check whether they are finite."""
@@ -245,7 +263,7 @@ class Trainer:
             self.model.eval()
         try:
             logits = self._outputs(step.plan, lambda: self._rows(step))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failed = failed_evaluation(error, self.model, f"step {step.plan.step} of the evaluation")
             if failed is None:
                 raise

@@ -24,6 +24,7 @@ from bagpipe.net.register import Impatience
 from bagpipe.trainer.batch_dict import BatchDict, Evaluate
 from bagpipe.trainer.batch_figures import Begun, Ended, begun_figures, ended_figures
 from bagpipe.trainer.checkpointer import Checkpointer
+from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.diverging import save_what_is_good
 from bagpipe.trainer.finite import FiniteCheck
 from bagpipe.trainer.membership import Membership, join
@@ -215,8 +216,18 @@ class BagCache:
             ConfigError: the scheduler depends on more than the step.
             CheckpointError: the checkpoint is of another model or optimizer.
         """
+        self.attach_averaged(model, optimizer, scheduler, None)
+
+    def attach_averaged(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer | None,
+        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
+        average: DenseAverage | None,
+    ) -> None:
+        """`attach`, with the average of the weights in the checkpoints too: for the job's own model (`Session`)."""
         rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else []
-        self._checkpointer = Checkpointer(self._members, model, optimizer)
+        self._checkpointer = Checkpointer(self._members, model, optimizer, average)
         self._checkpointer.restore()
         self._finite = self._finite_check(model)
         if scheduler is not None and optimizer is not None:

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bagpipe.errors import PeerLost
 from bagpipe.trainer.group_reducer import GroupReducer, average_two
 from bagpipe.trainer.peer_reducer import PeerReducer
-from bagpipe.trainer.torch_private import ignore_in_ddp
+from bagpipe.trainer.torch_private import compile_whole_models, ignore_in_ddp
 
 BUCKET_MIB = 0.5
 """Gradients reduced together. DDP's own 25 MiB hold a whole recommendation model: nothing would leave before the end of
@@ -50,6 +50,7 @@ def wrap_dense(
     saved = model.state_dict().keys()
     constants = [name for name, _ in model.named_buffers() if name not in saved]
     ignore_in_ddp(model, constants)
+    compile_whole_models()
     parallel = DistributedDataParallel(model, process_group=process_group, bucket_cap_mb=BUCKET_MIB)
     parallel.register_forward_hook(_reach_every_weight)
     if reducer is not None and all(p.dtype == torch.float32 for p in model.parameters()):
@@ -66,7 +67,8 @@ def _reach_every_weight(parallel: nn.Module, _: object, output: object) -> objec
 
     DDP's own way (`find_unused_parameters`) walks the graph and reduces one more tensor at every step.
     """
-    if not isinstance(output, torch.Tensor):
+    # An output without a gradient stays one: backward then says so, as it does for a trainer that is alone.
+    if not isinstance(output, torch.Tensor) or (torch.is_grad_enabled() and not output.requires_grad):
         return output
     weights = [p for p in parallel.parameters() if p.requires_grad]
     return _Reach.apply(output, *weights)  # type: ignore[no-untyped-call]  # torch has not annotated it

@@ -129,7 +129,7 @@ class TorchSchedule:
         while self._step < step:
             try:
                 self._scheduler.step()
-            except ValueError as error:
+            except (ArithmeticError, TypeError, ValueError) as error:
                 raise ConfigError(f"{self._where}: {self._schedule.name} at step {self._step + 1}: {error}") from None
             self._step += 1
         return self._stand_in.param_groups
@@ -150,7 +150,7 @@ def _build(name: str, args: dict[str, Any], optimizer: torch.optim.Optimizer, wh
         arguments["lr_lambda"] = _function(arguments["lr_lambda"], where)
     try:
         made: lr_scheduler.LRScheduler = kind(optimizer=optimizer, **arguments)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{where}.args: torch's {name}: {error}; give what its constructor takes") from None
     return made
 

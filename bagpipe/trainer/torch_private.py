@@ -3,6 +3,7 @@
 A new version of torch may rename any of it. `check_torch` says so in one line, before training starts.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -64,6 +65,18 @@ def ignore_in_ddp(model: nn.Module, names: Iterable[str]) -> None:
     """Parameters and buffers of a model that DDP neither broadcasts nor reduces."""
     set_ignored: Any = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model  # noqa: SLF001  # DDP's only way
     set_ignored(model, list(names))
+
+
+def compile_whole_models() -> None:
+    """Let `torch.compile` compile a model under DDP as it would alone.
+
+    Its own cutting at DDP's buckets asserts that the first bucket is the smallest, and ours are all small. Where
+    nothing was compiled the compiler is not loaded either (`bagpipe.lowlevel.torch_compiler`).
+    """
+    compiler: Any = sys.modules.get("torch._dynamo")
+    settings = vars(compiler).get("config") if compiler is not None else None
+    if settings is not None:
+        settings.optimize_ddp = False
 
 
 def ended_work(tensors: Sequence[torch.Tensor]) -> dist.Work:

@@ -48,6 +48,9 @@ class Place(NamedTuple):
 def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
     """Turn an error that the user's code caused into `UserCodeError`, and one of the machine into what it is.
 
+    So is `sys.exit`: a model, or a module that is also a script, may call it, and a role that ends with 0 would count
+    as done.
+
     Args:
         models: the job's model, once it is built: an error that torch raises about it has no line of the user's.
 
@@ -60,7 +63,7 @@ def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
         yield
     except BagpipeError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         named = machine_error(error) or user_error(error, models[0] if models else None)
         if named is None:
             raise
@@ -68,7 +71,7 @@ def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
         raise named from None
 
 
-def machine_error(error: Exception) -> BagpipeError | None:
+def machine_error(error: BaseException) -> BagpipeError | None:
     """The error in one line, if the machine caused it; a model's line in the traceback is then only where it showed.
 
     An assertion on the device is none: it is how a GPU tells of an index out of range.
@@ -83,7 +86,7 @@ def machine_error(error: Exception) -> BagpipeError | None:
     return None
 
 
-def user_error(error: Exception, model: nn.Module | None) -> UserCodeError | None:
+def user_error(error: BaseException, model: nn.Module | None) -> UserCodeError | None:
     """The error in one line, if the user's code caused it."""
     frames = [Place(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
     own = [frame for frame in frames if _is_users(Path(frame.file))]
@@ -91,13 +94,13 @@ def user_error(error: Exception, model: nn.Module | None) -> UserCodeError | Non
         return UserCodeError(f"{own[-1]}: {_describe(error)}")
     if model is None or not frames or not _is_within(Path(frames[-1].file), _LIBRARIES):
         return None
-    where = _definition(model)
+    where = definition_of(model)
     if where is None:
         return None
     return UserCodeError(f"{where}: {_describe(error)}")
 
 
-def failed_evaluation(error: Exception, model: nn.Module, what: str) -> str | None:
+def failed_evaluation(error: BaseException, model: nn.Module, what: str) -> str | None:
     """Why the model gave no outputs, where its own code is the cause; None where it is not.
 
     The model is trained and saved: what its own code does in an evaluation fails that, not the run.
@@ -111,17 +114,17 @@ def failed_evaluation(error: Exception, model: nn.Module, what: str) -> str | No
     return str(named)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = first if len(first) <= LONGEST_MESSAGE else f"{first[:LONGEST_MESSAGE]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _definition(model: nn.Module) -> Place | None:
+def definition_of(model: nn.Module) -> Place | None:
     """Where a model's `forward` stands, if that is the user's."""
     try:
-        file = inspect.getsourcefile(type(model).forward)
-        line = inspect.getsourcelines(type(model).forward)[1]
+        forward = inspect.unwrap(type(model).forward)  # The user's own, below a decorator of torch's.
+        file, line = inspect.getsourcefile(forward), inspect.getsourcelines(forward)[1]
     except (OSError, TypeError):
         return None
     return Place(file, line, type(model).__qualname__) if file and _is_users(Path(file)) else None

@@ -20,7 +20,8 @@ from bagpipe.local.run import start_run
 JOB = """
 metadata: {name: own}
 spec:
-  model: {name: deepfm, overMlp: [8]}
+  model: {name: deepfm, overMlp: [8], precision: bfloat16}
+  optimizer: {average: {decay: 0.9}}
   data:
     format: synthetic
     synthetic: {examples: 1000, tableSizes: [50, 400, 7, 90], multiHot: 3}
@@ -65,7 +66,10 @@ def train(session: Session, most: int | None = None) -> list[float]:
 
 
 def test_a_loop_of_ones_own_is_a_run(job: Path, tmp_path: Path, others: set[str]) -> None:
-    """The session's model, losses, evaluation and digest are those of `bagpipe run`; the run can be scored again."""
+    """The session's model, losses, evaluation and digest are those of `bagpipe run`; the run can be scored again.
+
+    The model computes in the job's precision, and it is the average of its weights that is evaluated.
+    """
     ours = start_run(job, (), tmp_path / "run", NoView())
     assert ours.summary is not None
     with bagpipe.local(job, run_dir=tmp_path / "session", progress=False) as session:
@@ -77,6 +81,8 @@ def test_a_loop_of_ones_own_is_a_run(job: Path, tmp_path: Path, others: set[str]
     records = run.metrics() if isinstance(run.metrics(), list) else run.metrics().to_dict("records")
     assert [r["loss"] for r in records] == pytest.approx(losses, rel=1e-6)
     assert run.evaluate() == ours.summary["evaluation"]
+    with pytest.raises(ConfigError, match=r"session: it was used already, for .*session; make another one"):
+        session.__enter__()
     assert children() == others
 
 
@@ -92,8 +98,9 @@ def test_a_loop_that_breaks_out_loses_nothing(job: Path, tmp_path: Path) -> None
     with bagpipe.local(run_dir=tmp_path / "left", resume=True, progress=False) as again:
         rest = train(again)
     assert first + rest == whole
-    digests = [bagpipe.Run(tmp_path / name).summary["modelDigest"] for name in ("whole", "left")]
-    assert digests[0] == digests[1]
+    for figure in ("modelDigest", "evaluation"):
+        ends = [bagpipe.Run(tmp_path / name).summary[figure] for name in ("whole", "left")]
+        assert ends[0] == ends[1], figure
 
 
 class Two(nn.Module):
@@ -213,10 +220,19 @@ def test_what_is_not_finite_ends_a_loop(
     assert [open_checkpoint(path).manifest.step for path in kept] == [4]
 
 
-def test_a_loop_of_ones_own_cannot_pass_over_a_step(job: Path, tmp_path: Path) -> None:
-    """It has stepped its optimizer before anybody knows; the setting is refused before it trains."""
-    with pytest.raises(ConfigError, match=r"spec\.notFinite: skip: a loop of your own has stepped"):
-        bagpipe.local(job, run_dir=tmp_path / "run", progress=False, not_finite="skip").__enter__()
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ({"not_finite": "skip"}, r"spec\.notFinite: skip: a loop of your own has stepped"),
+        ({"micro_batches": 2}, r"spec\.microBatches: has no effect on a loop of your own"),
+    ],
+)
+def test_what_a_loop_of_ones_own_cannot_do_is_refused(
+    job: Path, tmp_path: Path, setting: dict[str, Any], match: str
+) -> None:
+    """It has stepped its optimizer before anybody knows, and takes a batch as a whole: refused before it trains."""
+    with pytest.raises(ConfigError, match=match):
+        bagpipe.local(job, run_dir=tmp_path / "run", progress=False, **setting).__enter__()
 
 
 def test_what_a_child_dies_of_is_told(tmp_path: Path, others: set[str]) -> None:

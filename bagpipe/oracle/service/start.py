@@ -162,6 +162,11 @@ def assemble(
         raise ConfigError(
             "spec.evaluation.every: has no effect on a loop of your own, which evaluates when it likes; remove it"
         )
+    if calls and spec.micro_batches > 1:
+        raise ConfigError(
+            "spec.microBatches: has no effect on a loop of your own, which takes a batch in parts itself if it likes; "
+            "remove it, or let `bagpipe run` or `bagpipe.fit` train"
+        )
     if calls and spec.not_finite == "skip":
         raise ConfigError(
             "spec.notFinite: skip: a loop of your own has stepped its optimizer before anybody could pass over the "

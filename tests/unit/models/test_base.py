@@ -1,9 +1,11 @@
 """Models by name and by entrypoint, and what is refused."""
 
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,10 @@ from bagpipe.tables import Table, TableLayout
 LAYOUT = TableLayout.of([Table("a", 5, 4, ("a",)), Table("b", 5, 4, ("b",))])
 
 SOURCE = """
+import random
+
+import numpy as np
+import torch
 from torch import nn
 
 class Tower(nn.Module):
@@ -27,6 +33,21 @@ class Tower(nn.Module):
 
 def not_a_module(layout):
     return 7
+
+class Drawn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.from_numpy(np.random.normal(size=3) + random.random()))
+
+class Held(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.norm.eval()
+        return self
 
 NUMBER = 3
 """
@@ -42,6 +63,25 @@ def user_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def build(config: ModelConfig, seed: int = 0) -> nn.Module:
     return build_model(config, LAYOUT, 3, 1, seed)
+
+
+def test_first_weights_that_numpy_or_python_draws_depend_on_the_seed_alone(user_module: str) -> None:
+    """Each trainer, and a run that is started again, would have others; the program's own numbers go on as before."""
+    drawn = ModelConfig(entrypoint=f"{user_module}:Drawn")
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
+    expected = (np.random.random(), random.random())  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002
+    random.seed(1)
+    weights = [build(drawn, seed).state_dict()["weight"] for seed in (4, 4, 5)]
+    assert (np.random.random(), random.random()) == expected  # noqa: NPY002
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_a_models_own_way_to_be_trained_is_asked(user_module: str) -> None:
+    """`train` of a class that keeps a layer in evaluation mode; plain loops call it before the first step."""
+    held = build(ModelConfig(entrypoint=f"{user_module}:Held"))
+    assert held.training and not held.norm.training
 
 
 def test_the_default_is_dlrm_with_the_jobs_widths() -> None:

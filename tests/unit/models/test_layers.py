@@ -104,6 +104,22 @@ def test_losses_of_values_counts_and_several_tasks_are_torchs() -> None:
 
     with pytest.raises(ConfigError, match=r"model Own: the examples have weights .* its loss takes none"):
         loss_of(Own(), ModelConfig())(outputs, labels, weights)
+
+    class WithFactor(nn.Module):
+        def loss(self, logits_BL: torch.Tensor, labels_BL: torch.Tensor, factor: float = 0.5) -> torch.Tensor:
+            return ((logits_BL - labels_BL) * factor).mean()
+
+    class Weighted(nn.Module):
+        def loss(
+            self, logits_BL: torch.Tensor, labels_BL: torch.Tensor, weights_B: torch.Tensor | None = None
+        ) -> torch.Tensor:
+            assert weights_B is not None
+            return ((logits_BL - labels_BL).mean(1) * weights_B).sum() / weights_B.sum()
+
+    with pytest.raises(ConfigError, match="model WithFactor: the examples have weights"):
+        loss_of(WithFactor(), ModelConfig())(outputs, labels, weights)
+    expected = ((outputs - labels).mean(1) * weights).sum() / weights.sum()
+    assert torch.equal(loss_of(Weighted(), ModelConfig())(outputs, labels, weights), expected)
     with pytest.raises(ConfigError, match="3 factors for 2 labels"):
         loss_of(nn.Identity(), ModelConfig(task_weights=(1.0, 1.0, 1.0)))(outputs, labels)
 

@@ -168,3 +168,18 @@ def test_a_decay_without_a_length_ends_with_the_job() -> None:
     for steps, named in ((None, "decaySteps: missing"), (3, "leave none of the job's 3")):
         with pytest.raises(ConfigError, match=named):
             settle_schedules(spec, steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("StepLR", {"step_size": 0}),
+        ("StepLR", {"step_size": "3"}),
+        ("CosineAnnealingLR", {"T_max": 0}),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.2, "step_size_up": 0}),
+    ],
+)
+def test_arguments_with_which_torch_cannot_count_are_refused_by_their_setting(name: str, args: dict[str, Any]) -> None:
+    """A division by zero in torch's class was an error of the library."""
+    with pytest.raises(ConfigError, match=rf"spec.embedding.optimizer.schedule.*{name}"):
+        row_learning_rate(RowOptimizer(lr=0.1, schedule=Schedule(name=name, args=args)))(1)

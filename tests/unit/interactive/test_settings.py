@@ -1,0 +1,54 @@
+"""Settings as programs have them: numpy's numbers, arrays, tensors, paths; what no process could read is named."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from bagpipe.errors import ConfigError
+from bagpipe.interactive.document import compose, model_of
+from bagpipe.interactive.settings import spec_of
+
+
+def test_numbers_and_lists_of_other_libraries_are_pythons_own() -> None:
+    """They ended in a traceback of the encoder, or as an unknown setting."""
+    spec = spec_of(
+        {
+            "batch_size": np.int64(64),
+            "trainers": np.int32(2),
+            "seed": torch.tensor(7),
+            "test_fraction": np.float64(0.1),
+            "model": {"bottom_mlp": np.array([8, 4]), "task_weights": torch.tensor([1.0, 0.5])},
+        }
+    )
+    assert spec["batchSize"] == 64 and type(spec["batchSize"]) is int
+    assert spec["trainers"] == {"replicas": 2} and spec["seed"] == 7 and spec["data"] == {"testFraction": 0.1}
+    assert spec["model"] == {"bottomMlp": [8, 4], "taskWeights": [1.0, 0.5]}
+
+
+def test_columns_and_arguments_of_a_model_too() -> None:
+    """An index of pandas, an array of names; a path and a number of numpy for a constructor."""
+    columns = {"labels": pd.Index(["y"]), "sparse": np.array(["a", "b"])}
+    named = model_of("package.module:Class", {"file": Path("weights.pt"), "width": np.int64(3)})
+    job = compose("n", named, "rows.parquet", None, columns, None, {}).job
+    assert job.spec.data.columns is not None and [one.name for one in job.spec.data.columns.sparse] == ["a", "b"]
+    assert job.spec.model.args == {"file": "weights.pt", "width": 3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"evaluation": {"metrics": [lambda *_: 0.0]}}, r"evaluation.metrics\[0\]: .* <lambda>.* give its import path"),
+        ({"evaluation": {"metrics": [np.linalg.norm]}}, r"metrics\[0\]: .* norm, .* give 'numpy.linalg:norm'"),
+        ({"optimizer": torch.optim.Adam}, r"optimizer: .* Adam, .* give 'torch.optim.adam:Adam'"),
+        ({"batch_size": functools.partial(int)}, r"batch_size: expected a number, .* found a partial"),
+    ],
+)
+def test_what_no_other_process_could_read_is_refused_by_its_argument(settings: dict[str, Any], match: str) -> None:
+    """One line names the argument, and says what to give."""
+    with pytest.raises(ConfigError, match=match):
+        spec_of(settings)
