@@ -10,7 +10,7 @@ The loop is the one trainer of the job. The model belongs to the session, so its
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -24,7 +24,6 @@ from bagpipe.api import BagCache, BatchDict, Evaluate
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_local_job
-from bagpipe.config.model import ModelConfig
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped, error_of
 from bagpipe.interactive.document import model_of
 from bagpipe.interactive.opening import composed, opened, reopened
@@ -44,7 +43,7 @@ from bagpipe.lowlevel.wording import counted
 from bagpipe.models.base import build_model
 from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
-from bagpipe.models.precision import forward_of
+from bagpipe.models.precision import in_precision
 from bagpipe.net.messages import InitCacheArguments, Topology
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.loop import choose_device, num_threads
@@ -129,10 +128,7 @@ class Session:
 
     def __enter__(self) -> Self:
         if self._begun_with is not None:
-            raise ConfigError(
-                f"session: it was used already, for {self.path}; make another one with bagpipe.local(...), or go on "
-                "with that run by run_dir=..., resume=True"
-            )
+            raise ConfigError(f"session: it was used already, for {self.path}; make another by bagpipe.local(...)")
         directory, job = self._begun_with = self._open()
         self._stack.push(directory)
         try:
@@ -239,9 +235,9 @@ class Session:
             topology = self.topology
             spec = topology.spec
             built = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
-            model = _in_precision(built.to(self.device), spec.model)
+            model = in_precision(built.to(self.device), spec.model)
             self._dense = DenseUpdate(spec.optimizer, model)
-            self._register(model, self._dense.optimizer, None, self._score_with(model, self._dense.evaluated))
+            self.register(model, self._dense.optimizer, evaluate=self._score_with(model, self._dense.evaluated))
             self._set_step = step_setter(model, spec.seed)
             self._set_step(*self._at)
         assert self._model is not None
@@ -254,8 +250,7 @@ class Session:
         Raises:
             ConfigError: the model has nothing to train but rows.
         """
-        if self._model is None:
-            assert self.model is not None
+        assert self.model is not None
         if self._optimizer is None:
             raise ConfigError("session: the model has no dense weights to train, and so no optimizer")
         return self._optimizer
@@ -285,18 +280,8 @@ class Session:
                 "session: the job has a test part, and nothing scores it; pass evaluate=lambda batch: logits, or "
                 "evaluate=False to bagpipe.local"
             )
-        self._register(model, optimizer, scheduler, evaluate)
-
-    def _register(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
-        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-        evaluate: Evaluate | None,
-    ) -> None:
         self._evaluate = evaluate
-        average = self._dense.average if self._dense is not None else None
-        self.cache.attach_averaged(model, optimizer, scheduler, average)
+        self.cache.attach(model, optimizer, scheduler, self._dense.average if self._dense is not None else None)
         self._model, self._optimizer = model, optimizer
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -325,9 +310,7 @@ class Session:
         """End the job at a checkpoint: a few more batches come until it is reached."""
         self.cache.stop()
 
-    def _score_with(
-        self, model: nn.Module, averaged: Callable[[], AbstractContextManager[None]] = nullcontext
-    ) -> Evaluate:
+    def _score_with(self, model: nn.Module, averaged: Callable[[], Any] = nullcontext) -> Evaluate:
         def score(batch: BatchDict) -> torch.Tensor:
             with averaged(), evaluating(model, None):
                 logits: torch.Tensor = model(batch["dense_x"].to(self.device), batch["embeddings"])
@@ -413,11 +396,3 @@ class Session:
             return error
         failed = self._children.failed()
         return error if failed is None else error_of(failed[0])(failed[1])
-
-
-def _in_precision(model: nn.Module, config: ModelConfig) -> nn.Module:
-    """The model, which computes in the job's precision wherever the user's loop calls it."""
-    if config.precision != "float32":
-        call, own = forward_of(config), model.forward
-        model.forward = lambda dense, sparse: call(own, dense, sparse)  # type: ignore[arg-type]  # called as a module is
-    return model

@@ -26,6 +26,14 @@ def forward_of(config: ModelConfig) -> Forward:
     return forward
 
 
+def in_precision(model: nn.Module, config: ModelConfig) -> nn.Module:
+    """The same model, which computes in the job's precision whoever calls it: for a loop of a user's own."""
+    if config.precision != "float32":
+        call, own = forward_of(config), model.forward
+        model.forward = lambda dense, sparse: call(own, dense, sparse)  # type: ignore[arg-type]  # called as a module is
+    return model
+
+
 def _in_float32(logits: Any) -> torch.Tensor:
     """Outputs as float32. A user's own model may return another type, or something that the loss will refuse."""
     wide: torch.Tensor = logits.float() if isinstance(logits, torch.Tensor) and logits.is_floating_point() else logits

@@ -34,8 +34,7 @@ from bagpipe.trainer.step import Step, slice_weight, told_loss
 
 log = logging.getLogger(__name__)
 
-LEAVE_SECONDS = 30.0
-"""A trainer that leaves early waits at most so long for the others to do the same."""
+LEAVE_SECONDS = 30.0  # A trainer that leaves early waits at most so long for the others to do the same.
 REMEDY = (
     "is it running? start `bagpipe oracle --job JOB --run-dir RUN --bind {oracle}` and `bagpipe server --job JOB "
     "--run-dir RUN --oracle {oracle} --shard 0` beside this program, or use `bagpipe.local(JOB)`, which starts both"
@@ -202,6 +201,7 @@ class BagCache:
         model: nn.Module,
         optimizer: torch.optim.Optimizer | None,
         scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+        average: DenseAverage | None = None,
     ) -> None:
         """Make the dense model part of this job's checkpoints; a resumed job's weights are loaded into it.
 
@@ -211,21 +211,12 @@ class BagCache:
         Args:
             scheduler: of the optimizer, stepped by the loop once a batch; in a resumed job it is brought to the step at
                 which that goes on. None: the rate is the optimizer's, which a checkpoint keeps.
+            average: of the weights, to be kept and evaluated; the loop adds to it.
 
         Raises:
             ConfigError: the scheduler depends on more than the step.
             CheckpointError: the checkpoint is of another model or optimizer.
         """
-        self.attach_averaged(model, optimizer, scheduler, None)
-
-    def attach_averaged(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer | None,
-        scheduler: torch.optim.lr_scheduler.LRScheduler | None,
-        average: DenseAverage | None,
-    ) -> None:
-        """`attach`, with the average of the weights in the checkpoints too: for the job's own model (`Session`)."""
         rates = [group["lr"] for group in optimizer.param_groups] if optimizer is not None else []
         self._checkpointer = Checkpointer(self._members, model, optimizer, average)
         self._checkpointer.restore()
@@ -352,8 +343,7 @@ class BagCache:
             self._stack.close()
 
     def _finite_check(self, model: nn.Module) -> FiniteCheck:
-        topology = self.topology
-        return FiniteCheck(model, topology.layout, rank=self._members.rank, policy=topology.spec.not_finite)
+        return FiniteCheck(model, self.topology.layout, rank=self._members.rank, policy=self.topology.spec.not_finite)
 
     def _advance(self) -> BatchDict | None:
         self.finish_batch()

@@ -81,7 +81,7 @@ def test_a_loop_of_ones_own_is_a_run(job: Path, tmp_path: Path, others: set[str]
     records = run.metrics() if isinstance(run.metrics(), list) else run.metrics().to_dict("records")
     assert [r["loss"] for r in records] == pytest.approx(losses, rel=1e-6)
     assert run.evaluate() == ours.summary["evaluation"]
-    with pytest.raises(ConfigError, match=r"session: it was used already, for .*session; make another one"):
+    with pytest.raises(ConfigError, match=r"session: it was used already, for .*session; make another by"):
         session.__enter__()
     assert children() == others
 
