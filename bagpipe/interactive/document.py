@@ -29,6 +29,8 @@ def model_of(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
         if arguments:
             raise ConfigError("model_args: which model takes them? give model as well")
         return NamedModel({})
+    if not isinstance(arguments, Mapping):
+        raise ConfigError(f"model_args: expected a dict of the constructor's arguments, found {arguments!r:.60}")
     given = plain(arguments, "model_args")
     if isinstance(model, Mapping):
         section = spec_of({"model": model})["model"]
@@ -62,12 +64,18 @@ def compose(
         ConfigError: a setting, the columns or the label are wrong.
         DataError: the data cannot be read.
     """
+    if label is not None and not isinstance(label, str):
+        raise ConfigError(
+            f"label: expected the name of one column, found {label!r:.60}; name several in columns={{'labels': [...]}}"
+        )
     spec = spec_of({**settings, "data": data if isinstance(data, Mapping) else {}})
     spec = over({"data": {**_given("path", data), **_given("test", test)}}, spec)
     if named.section:
         spec["model"] = dict(named.section)
     if columns is not None:
         spec = over(spec, {"data": {"columns": columns_section(columns)}})
+    elif data is None:
+        raise ConfigError("data: missing; give rows, a path, or a dict of spec.data")
     elif not isinstance(data, Mapping):
         spec = _suggested(data, label, spec, named=bool(named.section), test=test is not None)
     if label is not None and (columns is not None or isinstance(data, Mapping)):

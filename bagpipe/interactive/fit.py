@@ -17,6 +17,7 @@ from bagpipe.interactive.document import as_path, compose, frames_in, model_of
 from bagpipe.interactive.frames import naming_frames
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.run import Run, ended
+from bagpipe.interactive.settings import path_of
 from bagpipe.interactive.user_model import importable
 from bagpipe.local.progress import View
 from bagpipe.local.run import run_job
@@ -84,7 +85,7 @@ def fit(
     if str(on) != "here" or namespace or context:
         raise ConfigError(f"fit: on={on!r}: expected 'here' or 'cluster'; namespace and context belong to a cluster")
     _check_thread()
-    where = None if run_dir is None else Path(run_dir)
+    where = None if run_dir is None else path_of(run_dir, "run_dir")
     opened = RunDir.create(where) if where is not None else RunDir.create_default(name, datetime.now())
     with opened as directory, naming_frames(frames_in(directory.path)):
         try:

@@ -16,7 +16,7 @@ from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
 from bagpipe.interactive.frames import is_path, naming_frames, write_frame
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.progress import choose_view
-from bagpipe.interactive.settings import names_of, spec_of
+from bagpipe.interactive.settings import names_of, path_of, spec_of
 from bagpipe.interactive.user_model import importable
 from bagpipe.local.evaluate import evaluate_checkpoint
 from bagpipe.local.progress import Record
@@ -45,7 +45,7 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, stopped_at_once: bool = False) -> None:
-        self._path, self._stopped_at_once = Path(path), stopped_at_once
+        self._path, self._stopped_at_once = path_of(path, "Run"), stopped_at_once
         if not (self._path / JOB_FILE).is_file() and newest_complete(checkpoints_of(self._path)) is None:
             raise ConfigError(
                 f"{path}: no {JOB_FILE} there and no checkpoint, so it is no run directory; give one that `fit`, `run` "
@@ -177,6 +177,8 @@ class Run:
         Raises:
             ConfigError, DataError: the rows are not of the form that the model was trained on.
         """
+        if rows is None:
+            raise ConfigError("rows: expected rows to score, or their path; found None")
         from bagpipe.interactive.scores import scores_of
         from bagpipe.trainer.predict import predict
 
@@ -200,7 +202,7 @@ class Run:
 
         with importable(self.path):
             offer_user_modules()
-            export_model(self._chosen(best=best), Path(folder))
+            export_model(self._chosen(best=best), path_of(folder, "export"))
         return Path(folder)
 
     def resume(self, *, progress: bool = True, **settings: Any) -> "Run":

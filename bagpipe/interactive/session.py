@@ -29,7 +29,7 @@ from bagpipe.interactive.document import model_of
 from bagpipe.interactive.opening import composed, opened, reopened
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.run import Run, overrides_of
-from bagpipe.interactive.settings import spec_of
+from bagpipe.interactive.settings import path_of, spec_of
 from bagpipe.interactive.surroundings import limited_threads, with_environment
 from bagpipe.interactive.user_model import importable
 from bagpipe.local.children import Children
@@ -90,14 +90,14 @@ def local(
     given = {"data": data, "test": test, "columns": columns, "label": label}
     if (job is not None or resume) and any(value is not None for value in given.values()):
         raise ConfigError("local: the job says what the data is; leave out data, test, columns and label")
-    where = None if run_dir is None else Path(run_dir)
+    where = None if run_dir is None else path_of(run_dir, "run_dir")
     spec = spec_of({**settings, "trainers": 1}) | ({"model": dict(named.section)} if named.section else {})
     if resume:
         if where is None:
             raise ConfigError("local: resume: which run? give its directory as run_dir")
         return Session(lambda: reopened(where, overrides_of(spec)), progress=progress)
     if job is not None:
-        loaded = load_local_job(Path(job), overrides_of(spec))
+        loaded = load_local_job(path_of(job, "job"), overrides_of(spec))
         return Session(lambda: opened(where, loaded.metadata.name, named, lambda _: loaded), progress=progress)
     make = partial(composed, name, named, given=given, settings={**settings, "trainers": 1})
     return Session(lambda: opened(where, name, named, make), progress=progress)

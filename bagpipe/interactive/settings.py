@@ -9,6 +9,7 @@ Whole sections are dicts, whose keys may be written either way; `trainers=2` and
 import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -64,6 +65,17 @@ def over(below: Any, above: Any) -> Any:
     if not isinstance(below, Mapping) or not isinstance(above, Mapping):
         return above
     return {**below, **{key: over(below[key], value) if key in below else value for key, value in above.items()}}
+
+
+def path_of(path: Any, what: str) -> Path:
+    """A path that an argument gives.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"{what}: expected a path, found {path!r:.60}")
+    return Path(path)
 
 
 def names_of(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Settings as programs have them: numpy's numbers, arrays, tensors, paths; what no process could read is named."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+import bagpipe
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.document import compose, model_of
 from bagpipe.interactive.settings import spec_of
@@ -52,3 +54,23 @@ def test_what_no_other_process_could_read_is_refused_by_its_argument(settings: d
     """One line names the argument, and says what to give."""
     with pytest.raises(ConfigError, match=match):
         spec_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: bagpipe.Run(5), "Run: expected a path, found 5"),  # type: ignore[arg-type]
+        (lambda: bagpipe.local(5), "job: expected a path, found 5"),  # type: ignore[arg-type]
+        (lambda: bagpipe.fit("dlrm", data="rows.csv", run_dir=5), "run_dir: expected a path"),  # type: ignore[arg-type]
+        (lambda: bagpipe.fit("dlrm", data="rows.csv", model_args=[1]), "model_args: expected a dict"),  # type: ignore[arg-type]
+        (lambda: compose("n", model_of(None, {}), None, None, None, None, {}), "data: missing; give rows, a path"),
+        (
+            lambda: compose("n", model_of(None, {}), "rows.csv", None, None, ["y", "z"], {}),  # type: ignore[arg-type]
+            r"label: expected the name of one column, found \['y', 'z'\]; name several in columns",
+        ),
+    ],
+)
+def test_arguments_of_another_type_are_one_line(call: Callable[[], Any], match: str) -> None:
+    """Each ended in a `TypeError` of a library below, or looked for a file called None."""
+    with pytest.raises(ConfigError, match=match):
+        call()
