@@ -27,6 +27,7 @@ from bagpipe.plan import BatchPlan
 from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.diverging import save_what_is_good
+from bagpipe.trainer.empty_slice import nothing_to_compute
 from bagpipe.trainer.finite import FiniteCheck
 from bagpipe.trainer.made_weights import MadeWeights
 from bagpipe.trainer.membership import Membership, join
@@ -216,10 +217,11 @@ class Trainer:
         for part in parts:
             self.set_step(part.step, part.first_example)
             with self._last_part() if part is parts[-1] else self._adding_up():
-                logits, labels = self._forward(part, lambda: self._rows(step), self.parallel)
+                with nothing_to_compute(self.model, self._rows, step) if not len(part.dense_BF) else nullcontext():
+                    logits, labels = self._forward(part, lambda: self._rows(step), self.parallel)
                 weights = None if part.weights_B is None else aligned(part.weights_B).to(self.device)
                 groups = None if part.groups_B is None else torch.from_numpy(part.groups_B.copy()).to(self.device)
-                loss = self.loss(logits, labels, weights, groups)
+                loss = self.loss(logits, labels, weights, groups) if len(part.dense_BF) else logits.sum() * 0.0
                 self._check_gradient(loss)
                 self._try_evaluation(Step(part, step.watch), logits)
                 # Reading the loss waits for a GPU, so there only gradients are checked, unless steps may be skipped.
@@ -272,7 +274,10 @@ class Trainer:
             self.pipeline.finish_evaluation(step, logits)
 
     def _outputs(self, plan: BatchPlan, rows: Callable[[], Rows]) -> Floats:
-        """The model's outputs for a slice, in evaluation."""
+        """The model's outputs for a slice, in evaluation; it is not called for no examples."""
+        if not len(plan.dense_BF):
+            rows()
+            return np.zeros(plan.labels_BL.shape, np.float32)
         with torch.no_grad(), self.dense.evaluated():
             logits, labels = self._forward(plan, rows, self.model)
         if logits.numel() != labels.numel():

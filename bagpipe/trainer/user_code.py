@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 LONGEST_MESSAGE = 300
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """What torch says on a host; it has a class of its own for GPUs only."""
+ONE_EXAMPLE = "Expected more than 1 value per channel"
+"""What torch's batch normalisation says of a slice, most often that of a short last batch."""
 _ACCELERATOR_ERRORS: tuple[type[Exception], ...] = tuple(
     getattr(torch, name) for name in ("AcceleratorError",) if hasattr(torch, name)
 )
@@ -117,6 +119,8 @@ def failed_evaluation(error: BaseException, model: nn.Module, what: str) -> str 
 def _describe(error: BaseException) -> str:
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = first if len(first) <= LONGEST_MESSAGE else f"{first[:LONGEST_MESSAGE]}..."
+    if ONE_EXAMPLE in text:
+        text += "; a trainer's part of a batch has one example only: set spec.data.dropLast, or another batchSize"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

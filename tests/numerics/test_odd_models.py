@@ -50,6 +50,14 @@ class Noisy(Plain):
         return found + noise if self.training else found
 
 
+class Shaping(Plain):
+    """Cannot make anything of no examples."""
+
+    def features(self, dense: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
+        found = super().features(dense, sparse)
+        return found.view(found.shape[0], -1) - found.max()
+
+
 class Lazy(Plain):
     """The same as `Plain`, but for who says how wide the layer's input is."""
 
@@ -162,6 +170,20 @@ def test_lazy_weights_are_made_before_the_first_step(tmp_path: Path) -> None:
     checkpoint = newest_complete(tmp_path / "run" / "checkpoints")
     _, digest = trained(job_of(Lazy, 2, steps=4), tmp_path / "run", attempt=1, checkpoint=checkpoint)
     assert digest == expected
+
+
+def test_no_model_has_to_make_something_of_no_examples(tmp_path: Path) -> None:
+    """The last batch of training, and that of the test part, has one example for three trainers. It was the end of the
+    run, at its last step.
+    """
+    sizes = {"examples": 62, "tableSizes": [40, 60], "numDense": 3}
+    data = {"format": "synthetic", "synthetic": sizes, "testFraction": 0.33}
+    three, _ = trained(job_of(Shaping, 3, data=data, epochs=1), tmp_path / "three")
+    assert three.report["evaluation"]["examples"] == 21
+    assert len(three.losses) == 3 and three.report["evaluation"]["logLoss"] > 0
+    one, _ = trained(job_of(Plain, 1, data=data, epochs=1), tmp_path / "one")
+    plain, _ = trained(job_of(Plain, 3, data=data, epochs=1), tmp_path / "plain")
+    np.testing.assert_allclose(plain.losses, one.losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
