@@ -3,6 +3,7 @@
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
 - `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
+- A thread that cannot be started: one line and 75.
 - `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
 - Anything else is a bug of Bagpipe: 70 and one line with type, message and place; the traceback goes to a file, or, for
   a role, to its log.
@@ -61,6 +62,11 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
         return Failure("the current folder has been removed; change to one that exists", ExitCode.BAD_CONFIG)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words
         return Failure("no temporary folder can be written to; name one in $TMPDIR", ExitCode.BAD_CONFIG)
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":  # Python's own words
+        return Failure(
+            "no more threads can be started here; raise the limit of processes (ulimit -u, or that of the container)",
+            ExitCode.TRANSIENT,
+        )
     if isinstance(error, MemoryError):
         return Failure(
             f"not enough memory ({str(error) or 'nothing is left'}); lower the job's sizes or use a larger machine",

@@ -119,7 +119,7 @@ def program() -> str:
 
 def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpipe") -> list[str]:
     """Lines that tell how a run ended, and what to do next."""
-    from bagpipe.config.paths import typed
+    from bagpipe.config.paths import shown, typed
     from bagpipe.lowlevel.strict_json import number
 
     last = number(summary, "loss")
@@ -133,7 +133,7 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
         lines.append(f"{skipped:,} of these steps were passed over (notFinite: skip); metrics.jsonl has their reasons")
     test = summary.get("evaluation")
     lines += evaluation_lines(test, f" ({test.get('examples', 0):,} examples)") if test else []
-    lines += [f"model digest {summary['modelDigest']}", f"run directory {run_dir}", "next:"]
+    lines += [f"model digest {summary['modelDigest']}", f"run directory {shown(run_dir)}", "next:"]
     run, bagpipe = typed(run_dir), typed(bagpipe)
     if summary.get("stopped"):
         return [*lines, f"  {bagpipe} run --resume --run-dir {run}"]

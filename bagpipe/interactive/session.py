@@ -219,7 +219,7 @@ class Session:
                     "session: it has no model: use session.model, which the job describes, or session.register(...)"
                 )
             if lost := self._directory.lost:
-                raise PeerLost(f"session: {lost}; this run ends, the other one goes on")
+                raise PeerLost(f"session: {lost}")
             self._show()
         self._show(always=True)
 

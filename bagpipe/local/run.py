@@ -11,6 +11,7 @@ from bagpipe.checkpoint.start import chosen_checkpoint
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, load_local_job
+from bagpipe.config.paths import shown
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode
 from bagpipe.local.beginning import check_beginning
 from bagpipe.local.commands import CommandBuilder
@@ -134,7 +135,7 @@ def _supervise(
     where = f" from {checkpoint.name}" if checkpoint else ""
     spec = job.spec
     roles = f"{counted(spec.servers.replicas, 'server')}, {counted(spec.trainers.replicas, 'trainer')}"
-    view.note(f"{job.metadata.name}: {roles}{where}, in {directory.path}")
+    view.note(f"{job.metadata.name}: {roles}{where}, in {shown(directory.path)}")
     outcome = Supervisor(job, directory, view, build=build).run(checkpoint)
     report = directory.report()
     if outcome.code not in (ExitCode.DONE, ExitCode.STOPPED) or report is None:

@@ -25,7 +25,7 @@ from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, open_checkpoint, prune
 from bagpipe.config.document import CheckpointConfig, Job, JobSpec
 from bagpipe.config.load import dump_job, load_job
-from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError
 from bagpipe.local.lengths import check_length, with_settled
 from bagpipe.local.process import TRACEBACK
 from bagpipe.local.user_modules import NOTED, note_folders
@@ -89,7 +89,7 @@ class RunDir:
         except OSError as error:
             raise ConfigError(f"--run-dir {path}: cannot be used: {error.strerror}; choose another") from None
         # Locked first: of two runs that begin at once, the second must not look before the first has written.
-        lease = _owned(path, "")
+        lease = _owned(path, "", made=made)
         if any(found.name != FILE_NAME for found in path.iterdir()):
             lease.close()
             raise ConfigError(
@@ -114,7 +114,7 @@ class RunDir:
                 raise ConfigError(f"{path}: cannot be made: {error.strerror}; choose a place with --run-dir") from None
             else:
                 break
-        return cls(path, _owned(path, name), made=True)
+        return cls(path, _owned(path, name, made=True), made=True)
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDir":
@@ -324,6 +324,13 @@ class RunDir:
             shutil.rmtree(self.path, ignore_errors=True)
 
 
-def _owned(path: Path, name: str) -> Lease:
-    """The run directory, which from here on no other run may use."""
-    return Lease.take(path, "--run-dir", Owner.here(f"run {name or path.name} in {path.absolute()}", datetime.now()))
+def _owned(path: Path, name: str, *, made: bool = False) -> Lease:
+    """The run directory, which from here on no other run may use; if it cannot be taken, one that was made goes."""
+    owner = Owner.here(f"run {name or path.name} in {path.absolute()}", datetime.now())
+    try:
+        return Lease.take(path, "--run-dir", owner)
+    except BagpipeError:
+        if made:
+            with suppress(OSError):  # of another run that has begun there meanwhile
+                path.rmdir()
+        raise

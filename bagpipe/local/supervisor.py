@@ -135,7 +135,7 @@ class Supervisor:
                     INTERRUPTED, None, "killed at the second request to stop; the newest complete checkpoint stands"
                 )
             if lost := self._run_dir.lost:
-                return End(ExitCode.TRANSIENT, None, f"{lost}; this run ends, the other one goes on")
+                return End(ExitCode.TRANSIENT, None, lost)
             self._pass_on_stop()
             match decide(self._observed(), self._limits):
                 case End() as end:

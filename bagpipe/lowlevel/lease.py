@@ -97,6 +97,8 @@ class Lease:
         self.lost = ""
         """Why the folder is not ours any more; empty: it is."""
         self._descriptor = descriptor
+        # Open, so that no folder that is made in its place is taken for it.
+        self._opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
@@ -156,11 +158,20 @@ class Lease:
         found = _read(path)
         if same_file and (found is None or found == self.owner):
             return not self.lost
-        by = f"by {found}" if found is not None and found != self.owner else "by another run, which has ended"
-        self.lost = f"{self.folder} was taken {by}, because this run gave no sign of life for too long"
-        if not self.folder.is_dir():
-            self.lost = f"{self.folder} was removed or renamed while this run used it"
+        if not self._is_in_place():
+            self.lost = f"{self.folder} was removed or renamed while this run used it; this run ends"
+            return False
+        other = found is not None and found != self.owner
+        by = f"by {found}, which goes on" if other else "by another run, which has ended"
+        self.lost = f"{self.folder} was taken {by}, because this run gave no sign of life for too long; this run ends"
         return False
+
+    def _is_in_place(self) -> bool:
+        """Whether the folder that was taken still has its name."""
+        try:
+            return os.path.samestat(os.stat(self.folder), os.fstat(self._opened))
+        except OSError:
+            return False
 
     def close(self) -> None:
         """Release the folder, and remove the mark. Closing again does nothing."""
@@ -172,6 +183,7 @@ class Lease:
             with suppress(OSError):
                 os.unlink(self.folder / FILE_NAME)
         os.close(self._descriptor)
+        os.close(self._opened)
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_SECONDS):

@@ -42,6 +42,12 @@ def test_too_little_memory_is_the_jobs_sizes() -> None:
     )
 
 
+def test_too_few_threads_are_the_machines_limit() -> None:
+    """What a container's limit of processes refuses is no bug, and may pass."""
+    failure = failure_of(RuntimeError("can't start new thread"))
+    assert failure.code == 75 and failure.message.startswith("no more threads can be started here; raise the limit")
+
+
 def fail() -> None:
     raise KeyError("x")
 

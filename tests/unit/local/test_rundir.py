@@ -1,5 +1,7 @@
 """The run directory: who may use it, and that nothing in it is ever half-written."""
 
+import errno
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -195,6 +197,22 @@ def test_a_file_in_the_place_of_a_folder_is_named_and_not_tried_again(tmp_path: 
         with pytest.raises(StorageError, match=r"run/report\.json: cannot be written: Is a directory") as refused:
             directory.begin(job())
         assert refused.value.exit_code == 78
+
+
+@pytest.mark.parametrize("create", [RunDir.create, lambda path: RunDir.create_default("x", datetime(2026, 1, 2))])
+def test_a_disk_that_is_full_at_once_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, create: Callable[[Path], RunDir]
+) -> None:
+    """What was made for a run that could not even be marked as its own is gone again."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bagpipe.lowlevel.lease.os.pwrite", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        create(tmp_path / "runs" / "run")
+    assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_files_are_whole_or_absent(tmp_path: Path) -> None:

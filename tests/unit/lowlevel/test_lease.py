@@ -163,13 +163,17 @@ def test_a_full_disk_leaves_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_removed_is_not_said_to_be_taken(tmp_path: Path) -> None:
-    """Whoever deleted a run directory under its run is not told of another run."""
+@pytest.mark.parametrize("made_again", [True, False])
+def test_a_folder_that_is_removed_is_not_said_to_be_taken(tmp_path: Path, made_again: bool) -> None:
+    """Whoever deleted a run directory under its run is not told of another run, also if a role has made it again."""
     (folder := tmp_path / "run").mkdir()
     with second(folder) as held:
         (folder / FILE_NAME).unlink()
         folder.rmdir()
-        assert not held.still_ours() and held.lost == f"{folder} was removed or renamed while this run used it"
+        if made_again:
+            folder.mkdir()
+        assert not held.still_ours()
+        assert held.lost == f"{folder} was removed or renamed while this run used it; this run ends"
 
 
 def test_a_run_that_was_succeeded_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
