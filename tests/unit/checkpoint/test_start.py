@@ -87,6 +87,21 @@ def test_a_file_that_is_torn_anywhere_is_passed_over_by_name(tmp_path: Path, sav
         (saved[2] / ASIDE).rename(saved[2] / "manifest.json")
 
 
+@pytest.mark.parametrize(
+    ("as_written", "damaged"), [(b'"position": 24', b'"position": 25'), (b'"position"', b'"pozition"')]
+)
+def test_a_manifest_that_says_something_else_is_passed_over(
+    tmp_path: Path, saved: list[Path], as_written: bytes, damaged: bytes
+) -> None:
+    """A changed digit or key in it is JSON still, and would begin the run at another place in the data."""
+    path = saved[2] / "manifest.json"
+    assert path.read_bytes().count(as_written) == 1
+    path.write_bytes(path.read_bytes().replace(as_written, damaged))
+    told: list[str] = []
+    assert starting_checkpoint(tmp_path, strict=False, note=told.append) == saved[1]
+    assert f"{path}: not a manifest (its own checksum differs)" in told[0]
+
+
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ESTALE])
 @pytest.mark.parametrize("name", ["manifest.json", FILE])
 def test_a_process_that_cannot_read_passes_over_no_sound_one(
