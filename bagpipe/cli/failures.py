@@ -3,7 +3,7 @@
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
 - `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
-- A thread that cannot be started: one line and 75.
+- A thread that cannot be started: one line and 75. No place for compiled kernels: one line and 78.
 - `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
 - Anything else is a bug of Bagpipe: 70 and one line with type, message and place; the traceback goes to a file, or, for
   a role, to its log.
@@ -66,6 +66,10 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
         return Failure(
             "no more threads can be started here; raise the limit of processes (ulimit -u, or that of the container)",
             ExitCode.TRANSIENT,
+        )
+    if isinstance(error, RuntimeError) and str(error).startswith("cannot cache function"):  # numba's own words
+        return Failure(
+            "no folder can be written to for compiled kernels; name one in $NUMBA_CACHE_DIR", ExitCode.BAD_CONFIG
         )
     if isinstance(error, MemoryError):
         return Failure(

@@ -6,7 +6,8 @@ it can write to none of these. Two cases need help:
 - An image cannot be written to, so it brings its kernels in `$BAGPIPE_KERNELS` and each container copies them once, a
   few megabytes; without them every role compiles for up to half a minute at its first step.
 - An installation that this user may not write to, and no home: then they are kept in a folder below the system's
-  temporary one. It belongs to this user alone, because the files in it are code that is run.
+  temporary one, or in memory where that cannot be written to either. The folder belongs to this user alone, because
+  the files in it are code that is run.
 """
 
 import os
@@ -16,6 +17,8 @@ import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108  # the folder below it belongs to this user alone
+"""Where the system's temporary folder cannot be written to either, as in a container that is read-only."""
 SOURCE, TARGET = "BAGPIPE_KERNELS", "NUMBA_CACHE_DIR"
 PACKAGE = Path(__file__).parent
 
@@ -41,9 +44,11 @@ def choose_cache(environment: MutableMapping[str, str] = os.environ, package: Pa
     """
     if environment.get(TARGET) or _writable(package) or _writable(_home_cache(environment)):
         return
-    try:
-        environment[TARGET] = str(_own_folder(Path(tempfile.gettempdir())))
-    except OSError:
+    for place in (tempfile.gettempdir, lambda: SHARED_MEMORY):
+        try:
+            environment[TARGET] = str(_own_folder(Path(place())))
+        except OSError:
+            continue
         return
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bagpipe.cli.failures import failure_of
 from bagpipe.lowlevel import kernel_cache
 from bagpipe.lowlevel.kernel_cache import SOURCE, TARGET, choose_cache, unpack_kernels
 
@@ -55,6 +56,16 @@ def test_without_a_home_kernels_are_kept_in_a_temporary_folder_of_this_user_alon
         spoil(Path(first))
         other = chosen(tmp_path, monkeypatch)
         assert other is not None and other != first and Path(other).stat().st_mode & 0o777 == 0o700
-    monkeypatch.setattr(kernel_cache.tempfile, "gettempdir", lambda: str(tmp_path / "missing"))
-    choose_cache(environment := {}, tmp_path / "no such package")
-    assert environment == {}
+
+
+def test_without_a_temporary_folder_kernels_are_kept_in_memory(tmp_path, monkeypatch):
+    """As in a container that is read-only; where that is missing too, numba is left to say so, and the user told."""
+    monkeypatch.setattr(kernel_cache.os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(kernel_cache, "SHARED_MEMORY", str(tmp_path / "memory"))
+    for made in (False, True):
+        if made:
+            (tmp_path / "memory").mkdir()
+        found = chosen(tmp_path / "missing", monkeypatch)
+        assert (Path(found).parent if found else None) == (tmp_path / "memory" if made else None)
+    failure = failure_of(RuntimeError("cannot cache function 'f': no locator available for file 'f.py'"))
+    assert failure.code == 78 and "NUMBA_CACHE_DIR" in failure.message
