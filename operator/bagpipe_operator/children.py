@@ -41,7 +41,7 @@ def base(job: Job, attempt: int, settings: Settings, trainers: int | None = None
 
 
 def workers(job: Job, attempt: int, settings: Settings) -> list[Object]:
-    """What runs: servers first, though nothing depends on the order."""
+    """What makes pods: the servers' StatefulSet, the oracle's Job and the trainers' Job, in this order."""
     return [server_set(job, attempt, settings), oracle_job(job, attempt, settings), trainer_job(job, attempt, settings)]
 
 
@@ -65,6 +65,7 @@ def _object(
 
 
 def owner_reference(job: Job) -> Object:
+    """By which Kubernetes deletes an object with the job."""
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -95,6 +96,7 @@ def document(job: Job, trainers: int | None = None) -> str:
 
 
 def config_map(job: Job, trainers: int | None = None) -> Object:
+    """`NAME-config`: the job document, which every role reads; `trainers` as for `document`."""
     data = {names.CONFIG_KEY: document(job, trainers)}
     return {**_object(job, "v1", "ConfigMap", names.config_map(job.name)), "data": data}
 
@@ -112,6 +114,14 @@ def service(job: Job, role: Role, attempt: int) -> Object:
 
 
 def server_set(job: Job, attempt: int, settings: Settings, replicas: int | None = None) -> Object:
+    """The embedding servers.
+
+    Args:
+        replicas: how many to run now; None: as many as the job asks for.
+
+    Raises:
+        SpecError: a setting of the pods belongs to the operator.
+    """
     spec: Object = {
         "replicas": job.replicas(Role.SERVER) if replicas is None else replicas,
         "serviceName": names.service(job.name, Role.SERVER),
@@ -145,10 +155,12 @@ def _exit_rule(action: str, codes: tuple[int, ...]) -> Object:
 
 
 def oracle_job(job: Job, attempt: int, settings: Settings) -> Object:
+    """The oracle's Job of this attempt. Raises `SpecError` as `pods.pod_template` does."""
     return _batch_job(job, Role.ORACLE, attempt, settings)
 
 
 def trainer_job(job: Job, attempt: int, settings: Settings) -> Object:
+    """The trainers' Job of this attempt. Raises `SpecError` as `pods.pod_template` does."""
     return _batch_job(job, Role.TRAINER, attempt, settings)
 
 
@@ -253,13 +265,17 @@ def pod_group(job: Job, gang: Gang) -> Object:
 
 
 def kept_logs(job: Job, data: Mapping[str, str]) -> Object:
-    """Without the label by which children are watched: see `log_keeper.py`."""
+    """The ConfigMap with a failed job's last lines: `data` by the name that `names.log_key` gives a process.
+
+    It lacks the label by which children are watched: see `log_keeper.py`.
+    """
     body = _object(job, "v1", "ConfigMap", names.kept_logs(job.name))
     del body["metadata"]["labels"][names.LABEL_MANAGED_BY]
     return {**body, "immutable": True, "data": dict(data)}
 
 
 def checkpoint_claim(job: Job) -> Object:
+    """The claim for checkpoints; with `retain: true` it has no owner, and so outlives the job."""
     claim = job.checkpoint_claim or {}
     owned = not claim.get("retain", defaults.CLAIM_RETAINED)
     return {

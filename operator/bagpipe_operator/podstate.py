@@ -75,12 +75,12 @@ class Pod:
     exit_message: str = ""
     exit_time: dt.datetime | None = None
     ended_in: str = ""
-    """Another container that failed, where the main one never ran or had ended well: the exit code is its own, and no
-    word of ours."""
+    """Another container that failed, where the main one never ran or had ended well. `exit_code` is then that
+    container's, and means nothing to the library."""
     node_words: str = ""
     """What the node said about the pod as a whole, where it said why it has failed."""
     result: str | None = None
-    """Last words of the main container, which ended well; none: it has not."""
+    """Termination message of the main container, which ended well; none: it has not."""
     lingers: bool = False
     """The main container has ended, and others of a pod template keep the pod: it has ended as the main one did."""
     restarts: int = 0
@@ -107,7 +107,7 @@ class Pod:
 
 
 def whole(text: object) -> int | None:
-    """A label's value as a number; none: it is none that we would have written."""
+    """A label's value as a whole number; none: it is not one of at most nine digits, as we write them."""
     return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text) else None
 
 

@@ -77,6 +77,11 @@ class Settings:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "Settings":
+        """The settings in a document; what it leaves out has its default.
+
+        Raises:
+            SpecError: a key is unknown, or a value is none that its key may have.
+        """
         by_key = {camel(f.name): f.name for f in fields(cls)}
         unknown = sorted(set(raw) - set(by_key))
         if unknown:
@@ -106,6 +111,12 @@ class Settings:
 
     @classmethod
     def load(cls, path: Path | None) -> "Settings":
+        """The settings in a YAML file; None: the defaults.
+
+        Raises:
+            SpecError: as `of`, or the file holds no map.
+            OSError, yaml.YAMLError: the file cannot be read.
+        """
         raw = (yaml.safe_load(path.read_text()) or {}) if path else {}
         if not isinstance(raw, Mapping):
             raise SpecError(f"operator settings: expected a map, found {describe(raw)}")
@@ -137,10 +148,16 @@ def _check_types(cls: type, values: Mapping[str, Any], where: str) -> None:
 
 
 def load_profiles() -> dict[str, Profile]:
+    """The GPU profiles that come with the operator, by name."""
     return parse_profiles(yaml.safe_load(PROFILES.read_text()))
 
 
 def parse_profiles(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Profile]:
+    """GPU profiles by name, from the settings file.
+
+    Raises:
+        SpecError: a profile has an unknown key.
+    """
     by_key = {camel(f.name): f.name for f in fields(Profile)}
     result = {}
     for name, body in raw.items():

@@ -74,7 +74,12 @@ class Writer:
         self._cluster, self._store, self._clock = cluster, store, clock
 
     async def status(self, job: Job, raw: Raw, memory: Memory, decision: Decision) -> bool:
-        """Whether there was anything to write."""
+        """Write the job's status if it differs, and the job is still the one that was read; returns whether it did.
+
+        Raises:
+            StatusRefused: the API server does not accept such a status.
+            ApiError: it was not written for another reason.
+        """
         patch = patches.status(raw, decision.status)
         if patch is None:
             return False

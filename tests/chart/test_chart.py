@@ -1,5 +1,6 @@
 """The chart: every switch renders, typos are refused, and what is generated is what is committed."""
 
+import json
 import lzma
 import os
 import re
@@ -113,6 +114,18 @@ def test_everything_on():
 def test_typos_are_refused(typo):
     """Nothing that has no effect is taken."""
     assert "values" in template(typo, ok=False)[0]["error"].lower()
+
+
+def test_every_value_is_described():
+    """The schema, which is the page on the chart's values, says of each value what it is, and of no other."""
+
+    def undescribed(schema: dict, path: str) -> list[str]:
+        inner = [(f"{path}.{name}", known) for name, known in schema.get("properties", {}).items()]
+        inner += [(f"{path}[]", schema[key]) for key in ("items", "additionalProperties") if schema.get(key)]
+        own = [] if "properties" in schema or schema.get("description") or path.endswith("[]") else [path]
+        return own + [name for place, known in inner for name in undescribed(known, place)]
+
+    assert undescribed(json.loads((CHART / "values.schema.json").read_text(encoding="utf-8")), "values") == []
 
 
 @pytest.mark.parametrize(

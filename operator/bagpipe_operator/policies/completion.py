@@ -11,6 +11,7 @@ from bagpipe_operator.observe import Observed, job_condition
 
 
 def judge(job: Job, status: Status, observed: Observed) -> Complete | None:
+    """The job's good end; none: a trainer or the oracle has not ended well so far."""
     if not all(_done(job, status.attempt, role, observed) for role in (Role.TRAINER, Role.ORACLE)):
         return None
     return Complete(message=f"all {job.replicas(Role.TRAINER)} trainers and the oracle ended well")

@@ -1,7 +1,7 @@
 """Did this attempt fail, why, and does that end the job?
 
     exit 65, 78                          the job fails at once: the same input gives the same end
-    another container of its pod         a crash, whatever its exit code: its words are not ours
+    another container of its pod         a crash, whatever its exit code, which is not one of the library's
     a trainer or the oracle ended        all roles go back to the last checkpoint: a new attempt
       in any other way
     a server's process                   restarted within the attempt, on its files
@@ -39,7 +39,7 @@ def judge(job: Job, status: Status, observed: Observed) -> Verdict:
 
 
 def _limited(job: Job, status: Status, verdict: Restart | None, crashes: list[Pod]) -> Fail | Restart | None:
-    """The run policy's word on it: how often, and whether at all."""
+    """The verdict within the run policy: a restart, or the job's end if a limit or `restartPolicy` forbids one."""
     policy = job.run_policy
     limit = policy.disruption_limit
     if verdict and verdict.count is Count.DISRUPTION and status.disruptions >= limit:
@@ -67,7 +67,7 @@ def _worth_retrying(pod: Pod) -> bool:
 
 
 def describe(pod: Pod) -> str:
-    """One line for people: who, where, how, and its last words."""
+    """One line for people: which process ended, where and how, and the last line of its termination message."""
     where = f" on {pod.node}" if pod.node else ""
     if pod.own_fault:
         return f"{pod.role} {pod.index} ({pod.name}{where}) was ended by its node: {pod.own_fault}"

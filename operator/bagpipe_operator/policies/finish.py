@@ -1,4 +1,4 @@
-"""What is left of a job that ended: which pods go, and when the job itself does."""
+"""What happens to a job that has ended: which of its pods are deleted, and when the job itself is."""
 
 import datetime as dt
 from typing import Any
@@ -14,7 +14,7 @@ _BULK = ("StatefulSet", "Job", "Service", "ConfigMap", "NetworkPolicy", "PodDisr
 
 
 def clean(job: Job, status: Status, observed: Observed) -> tuple[tuple[Deletion, ...], tuple[dict[str, Any], ...]]:
-    """Deletions and objects that make the pods go which `cleanPodPolicy` does not keep."""
+    """Deletions and objects that end those pods which `cleanPodPolicy` does not keep."""
     policy = job.run_policy.clean_pod_policy
     old = teardown.stop(observed, status.attempt).delete
     if policy == "None":
