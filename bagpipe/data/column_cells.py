@@ -19,7 +19,6 @@ from bagpipe.data.column_values import (
     Problems,
     codes_of,
     is_list,
-    kind_of,
     moments_of,
     numbers_of,
     plain,
@@ -31,6 +30,7 @@ from bagpipe.data.written_lists import as_lists
 from bagpipe.data.written_numbers import as_numbers, what_was_expected
 
 LARGEST = float(np.finfo(np.float32).max)
+_WHOLE = ("a whole number of 64 bits", "text")
 
 
 def source_of(column: SparseColumn | DenseColumn) -> str:
@@ -137,10 +137,15 @@ def weight_cells(table: pa.Table, name: str, problems: Problems) -> Floats:
     return np.where(wrong, 0.0, numbers).astype(np.float32)
 
 
-def group_cells(table: pa.Table, name: str, file: str) -> Int64s:
-    """Codes as they are for features, so that equal values have equal numbers in every file."""
+def group_cells(table: pa.Table, name: str, kind: Kind, problems: Problems) -> Int64s:
+    """Codes as they are for features; of one kind in all files, so that equal values have equal numbers in them."""
     column = plain(table.column(name))
-    return codes_of(column, kind_of(file, name, column.type))[0].view(np.int64)
+    if pa.types.is_nested(column.type):
+        problems.add(name, column.is_valid().to_numpy(zero_copy_only=False), "one value for the group", column)
+        return np.zeros(len(column), np.int64)
+    codes, wrong = codes_of(column, kind)
+    problems.add(name, wrong, _WHOLE[kind == "token"] + " for the group", column)
+    return codes.view(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +159,14 @@ class Lists:
     """Of each code; None: all are 1."""
 
 
-def sparse_cells(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Problems) -> Lists:
-    """A missing list is one missing value, an empty one is none."""
+def sparse_cells(
+    table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Problems, *, jagged: bool = True
+) -> Lists:
+    """A missing list is one missing value, an empty one is none.
+
+    Args:
+        jagged: examples may have several values; else a list is no cell.
+    """
     name = source_of(sparse)
     given = plain(table.column(name))
     column, unread = as_lists(given, sparse)
@@ -170,11 +181,15 @@ def sparse_cells(table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Pr
         return _one_each(_bins(column, name, problems))
     if sparse.part != "none":
         return _one_each(_part_of_time(column, sparse, problems))
-    if is_list(column.type):
+    if is_list(column.type) and not jagged:
+        there = column.is_valid().to_numpy(zero_copy_only=False)
+        problems.add(name, there, "one value, as in the data that this was learned from", column)
+        lists = _one_each(np.zeros(len(column), np.uint64))
+    elif is_list(column.type):
         lists = _several(column, name, kind, problems)
     else:
         codes, wrong = codes_of(column, kind)
-        problems.add(name, wrong, "text" if kind == "token" else "a whole number of 64 bits", column)
+        problems.add(name, wrong, _WHOLE[kind == "token"], column)
         lists = _one_each(codes)
     if sparse.weight:
         lists = _weighted(lists, table, sparse, problems)
@@ -188,7 +203,7 @@ def counted_cells(table: pa.Table, dense: DenseColumn, kind: Kind, problems: Pro
         problems.add(name, column.is_valid().to_numpy(zero_copy_only=False), "one value to be counted", column)
         return _one_each(np.zeros(len(column), np.uint64))
     codes, wrong = codes_of(column, kind)
-    problems.add(name, wrong, "text" if kind == "token" else "a whole number of 64 bits", column)
+    problems.add(name, wrong, _WHOLE[kind == "token"], column)
     return _one_each(codes)
 
 

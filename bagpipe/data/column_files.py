@@ -6,12 +6,10 @@ becomes is decided in `bagpipe.data.column_values`.
 """
 
 import csv as python_csv
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +20,9 @@ from pyarrow import csv
 from bagpipe.data.compressed import decompressed, what_else
 from bagpipe.data.dialect import HEAD_BYTES, Dialect, Narrowed, dialect_of
 from bagpipe.data.files import InputFile, read_head, text_blocks
-from bagpipe.data.holes import FOUND, Marked, line_of_hole
-from bagpipe.data.json_tables import check_kinds, is_record, json_schema
+from bagpipe.data.folder_values import hive_values, with_folders
+from bagpipe.data.holes import FOUND, Ended, Marked, line_of_hole
+from bagpipe.data.json_tables import MALFORMED, json_schema, read_records, sorted_out
 from bagpipe.data.odd_types import plain_schema, plain_table
 from bagpipe.data.other_texts import what_other_text
 from bagpipe.data.parquet_files import open_parquet
@@ -34,8 +33,6 @@ BLOCK_BYTES = 4 << 20
 PARQUET_MAGIC, ARROW_MAGIC, OLD_FEATHER_MAGIC = b"PAR1", b"ARROW1", b"FEA1"
 STREAM_MAGIC = b"\xff\xff\xff\xff"
 """Of Arrow's stream format, which has no footer; HuggingFace's data sets keep their files in it."""
-_HIVE = re.compile(r"([^/=]+)=([^/]*)")
-_HIVE_MISSING = "__HIVE_DEFAULT_PARTITION__"
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -106,12 +103,6 @@ def _raw_head(file: InputFile) -> bytes:
         return raw.read(4)
 
 
-def hive_values(name: str) -> dict[str, str | None]:
-    """What the folders on the way to a file say about its rows, `day=3/part.parquet`; None: a value is missing."""
-    found = _HIVE.findall(name.rpartition("/")[0])
-    return {unquote(key): None if value == _HIVE_MISSING else unquote(value) for key, value in found}
-
-
 def table_schema(file: InputFile, kind: TableFormat, header: Sequence[str] = ()) -> pa.Schema:
     """Columns of a file, those of its folders last; text cells of unknown type are strings.
 
@@ -121,21 +112,25 @@ def table_schema(file: InputFile, kind: TableFormat, header: Sequence[str] = ())
     Raises:
         DataError: the file is damaged, or names a column twice.
     """
-    with _damage(file.name):
-        if kind == "parquet":
-            with open_parquet(file) as parquet:
-                schema = plain_schema(parquet.schema_arrow)
-        elif kind == "arrow":
-            with _arrow(file) as (found, _):
-                schema = plain_schema(found)
-        elif kind == "jsonl":
-            schema = json_schema(file)
-        else:
-            schema = pa.schema([(name, pa.string()) for name in _dialect(file, kind, header).names])
+    schema = _stored_schema(file, kind, header)
     for name in hive_values(file.name):
         if name not in schema.names:
             schema = schema.append(pa.field(name, pa.string()))
     return schema
+
+
+def _stored_schema(file: InputFile, kind: TableFormat, header: Sequence[str]) -> pa.Schema:
+    """The columns that are in the file itself."""
+    with _damage(file.name):
+        if kind == "parquet":
+            with open_parquet(file) as parquet:
+                return plain_schema(parquet.schema_arrow)
+        if kind == "arrow":
+            with _arrow(file) as (found, _):
+                return plain_schema(found)
+        if kind == "jsonl":
+            return json_schema(file)
+        return pa.schema([(name, pa.string()) for name in _dialect(file, kind, header).names])
 
 
 def table_pieces(
@@ -152,8 +147,9 @@ def table_pieces(
     Raises:
         DataError: a row is malformed and bad rows are not skipped, or the file is damaged.
     """
-    hive = hive_values(file.name)
-    stored = [name for name in names if name not in hive]
+    hive = {name: value for name, value in hive_values(file.name).items() if name in names}
+    both = set(hive).intersection(_stored_schema(file, kind, header).names if hive else ())
+    stored = [name for name in names if name not in hive or name in both]
     with _damage(file.name, lambda: _not_utf8(file, _dialect(file, kind, header)) if kind in ("csv", "tsv") else None):
         if kind in ("csv", "tsv"):
             found = _csv_pieces(file, _dialect(file, kind, header), stored, skip_bad=skip_bad)
@@ -164,18 +160,17 @@ def table_pieces(
         else:
             found = _parquet_pieces(file, stored)
         for piece in found:
-            yield _with_hive(piece, {n: hive[n] for n in names if n in hive})
+            yield _with_hive(piece, hive)
 
 
-def _with_hive(piece: TablePiece, constant: dict[str, str | None]) -> TablePiece:
-    if not constant:
+def _with_hive(piece: TablePiece, folders: Mapping[str, str | None]) -> TablePiece:
+    """The piece with the values of its folders as columns."""
+    if not folders:
         return piece
 
     def load() -> pa.Table:
         table = piece.load()
-        for name, value in constant.items():
-            table = table.append_column(name, pa.repeat(pa.scalar(value, pa.string()), table.num_rows))
-        return table
+        return with_folders(table, folders, piece.file, piece.row_numbers(table.num_rows))
 
     return replace(piece, load=load)
 
@@ -188,6 +183,10 @@ def _damage(name: str, explain: Callable[[], str | None] = lambda: None) -> Iter
     except (pa.ArrowException, KeyError) as error:
         if "UTF8" in str(error) and (told := explain()):
             raise DataError(told) from error
+        if "straddling" in str(error):
+            raise DataError(
+                f"{name}: a row is longer than {BLOCK_BYTES >> 20} MiB; close the quote that is open in it"
+            ) from error
         raise DataError(f"{name}: cannot be read: {' '.join(str(error).split())}; fix the file") from error
 
 
@@ -200,6 +199,26 @@ def _parse_options(dialect: Dialect, handler: Callable[[Any], str]) -> csv.Parse
         quote_char=dialect.quote,
         newlines_in_values=True,
         invalid_row_handler=handler,
+    )
+
+
+def _read_options(dialect: Dialect) -> csv.ReadOptions:
+    return csv.ReadOptions(
+        use_threads=False,
+        block_size=BLOCK_BYTES,
+        column_names=list(dialect.names),
+        skip_rows=dialect.skipped,
+        skip_rows_after_names=0 if dialect.headless else 1,
+    )
+
+
+def _as_text(names: Sequence[str]) -> csv.ConvertOptions:
+    return csv.ConvertOptions(
+        column_types={name: pa.string() for name in names},
+        include_columns=list(names),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        null_values=[""],
     )
 
 
@@ -221,39 +240,37 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
     bad: list[tuple[int, str]] = []
     """Malformed rows by number, as far as Arrow has parsed: it may be ahead of the batch that is handed out."""
     before = dialect.skipped + (not dialect.headless)
-    first_told = False
+    first_told, closed, end = False, not dialect.quote, ""
+    """`closed`: no quote is open at the end, behind which the line `end` was put."""
 
     def handle(row: Any) -> str:
-        nonlocal first_told
+        nonlocal first_told, closed
+        if row.text == end:
+            closed = True
+            return "skip"
         whole, hole, _ = row.text.partition("\0")
         told = f"expected {row.expected_columns} fields, found {row.actual_columns}"
         if hole:
             told = f"{_column_after(whole, dialect)}: {FOUND}"
-        number = line_of_hole(file) if hole and not first_told else None
-        line = "" if first_told else f" (line {number or _line_of(file, row.text, dialect)})"
+        number = 0
+        if not first_told:
+            number = (line_of_hole(file) if hole else None) or _line_of(file, row.text, dialect)
+        line = f" (line {number})" if number else ""
         first_told = True
         bad.append((row.number - before, f"{file.name}: row {row.number - before}{line}: {told}"))
         return "skip"
 
     with file.open() as raw, decompressed(file.name, raw) as stream:
-        text = Narrowed(stream, dialect.separator) if dialect.narrow else stream
+        text: Any = Narrowed(stream, dialect.separator) if dialect.narrow else stream
+        text = Marked(text, dialect.delimiter, len(dialect.names))
+        if dialect.quote:
+            text = Ended(text, dialect.delimiter, len(dialect.names))
+            end = text.line
         reader = csv.open_csv(
-            pa.PythonFile(Marked(text, dialect.delimiter, len(dialect.names)), mode="r"),
-            read_options=csv.ReadOptions(
-                use_threads=False,
-                block_size=BLOCK_BYTES,
-                column_names=list(dialect.names),
-                skip_rows=dialect.skipped,
-                skip_rows_after_names=0 if dialect.headless else 1,
-            ),
+            pa.PythonFile(text, mode="r"),
+            read_options=_read_options(dialect),
             parse_options=_parse_options(dialect, handle),
-            convert_options=csv.ConvertOptions(
-                column_types={name: pa.string() for name in names},
-                include_columns=list(names),
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-                null_values=[""],
-            ),
+            convert_options=_as_text(names),
         )
         first = 1
         for batch in reader:
@@ -262,12 +279,19 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
             here: list[tuple[int, str]] = []
             while bad and bad[0][0] < first + batch.num_rows + len(here):
                 here.append(bad.pop(0))
-            yield _with_bad(file.name, first, pa.Table.from_batches([batch]), here)
+            if batch.num_rows or here:
+                yield _with_bad(file.name, first, pa.Table.from_batches([batch]), here)
             first += batch.num_rows + len(here)
         if bad:
             if not skip_bad:
                 raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip")
             yield _with_bad(file.name, first, reader.schema.empty_table(), bad)
+            first += len(bad)
+        if not closed:
+            raise DataError(
+                f"{file.name}: row {first - 1}: column {dialect.names[-1]}: a quote is never closed, so that all the "
+                'rest of the file is in this cell; close it, or put the cell in quotes with "" for each one in it'
+            )
 
 
 def _with_bad(file: str, first: int, table: pa.Table, bad: Sequence[tuple[int, str]]) -> TablePiece:
@@ -320,19 +344,12 @@ def _json_pieces(file: InputFile, names: Sequence[str], types: pa.Schema, *, ski
         lines = [line for line in block.text.split(b"\n") if line.strip()]
         bad: list[tuple[int, str]] = []
         try:
-            table = pajson.read_json(pa.BufferReader(block.text), parse_options=options)
-        except pa.ArrowInvalid as error:
-            good = [line for line in lines if is_record(line)]
-            why = f"expected a JSON record ({' '.join(str(error).split())})"
-            told = [(n, FOUND if b"\0" in line else why) for n, line in enumerate(lines, first) if not is_record(line)]
-            bad = [(n, f"{file.name}: row {n}: {words}") for n, words in told]
-            if not bad:
-                check_kinds(file.name, lines, first)
-                raise
-            if not skip_bad:
+            table = read_records(block.text, options)
+        except MALFORMED as error:
+            wrong, table = sorted_out(file.name, lines, first, options)
+            bad = [(row, f"{file.name}: row {row}: {words}") for row, words in wrong.items()]
+            if bad and not skip_bad:
                 raise DataError(f"{bad[0][1]}; fix the row or set data.onBadLine: skip") from error
-            text = pa.BufferReader(b"\n".join(good))
-            table = pajson.read_json(text, parse_options=options) if good else wanted.empty_table()
         yield _with_bad(file.name, first, table, bad)
         first += len(lines)
 

@@ -104,12 +104,17 @@ def plain(column: Any) -> Any:
     return array.dictionary_decode()
 
 
+_NO_VALUES = (pa.types.is_nested, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+_NO_TEXT = (pa.types.is_floating, pa.types.is_decimal, pa.types.is_boolean, pa.types.is_timestamp)
+"""Types of which programs write one value as several texts: True and true, 3.0 and 3, with and without a T."""
+
+
 def codes_of(array: Any, kind: Kind) -> tuple[Codes, Mask]:
     """Codes of plain cells (missing is 0), and which of them are none of the kind."""
     missing = array.is_null().to_numpy(zero_copy_only=False).copy()
+    if any(f(array.type) for f in _NO_VALUES) or (kind == "token" and any(f(array.type) for f in _NO_TEXT)):
+        return np.zeros(len(array), np.uint64), ~missing
     if kind == "token":
-        if pa.types.is_floating(array.type) or pa.types.is_decimal(array.type):
-            return np.zeros(len(array), np.uint64), ~missing
         codes = _token_codes(array)
         wrong = np.zeros(len(array), np.bool_)
     else:
@@ -215,6 +220,8 @@ def _number(cell: str | None) -> float:
     """Infinity stands for text that is no number: neither is accepted."""
     if cell is None:
         return np.nan
+    if "_" in cell:  # Python's own way to part digits; in data it joins the parts of a name.
+        return np.inf
     try:
         return float(cell.replace(MINUS, "-"))
     except ValueError:

@@ -107,6 +107,11 @@ class ColumnSource:
         self._refuse(problems, piece, piece.row_numbers(table.num_rows))
         return times[~problems.bad].tobytes()
 
+    def _group_kind(self) -> Kind | None:
+        """What groups are by the file that tells it, whatever type they have in others; None: there are none."""
+        name = self.columns.group
+        return kind_of(self.files[0].name, name, self.types.field(name).type) if name in self.types.names else None
+
     def _refuse(self, problems: Problems, piece: TablePiece, rows: npt.NDArray[np.int64]) -> str | None:
         """The first problem in words; None: there is none.
 
@@ -157,7 +162,7 @@ class ColumnSource:
             piece = replace(piece, bad_rows=(), first_bad=None)
         if self.split is not None and self.part is not None:
             late = Problems(np.zeros(table.num_rows, np.bool_))
-            chosen = self.split.chosen(table, piece.file, self.part, late)
+            chosen = self.split.chosen(table, self._group_kind(), self.part, late)
             if (words := self._refuse(late, piece, rows)) and self.part == "training":
                 unread = (*piece.bad_rows, *rows[late.bad].tolist())
                 piece = replace(piece, bad_rows=unread, first_bad=piece.first_bad or words)
@@ -184,14 +189,17 @@ class ColumnSource:
             counts = self.counts.get(dense.name)
             dense_BF[:, place] = dense_cells(table, dense, known.get(dense.name), problems, counts)
         kinds = [f.kind for f in self.schema.features]
-        lists = [sparse_cells(table, c, kind, problems) for c, kind in zip(columns.sparse, kinds, strict=False)]
+        jagged, both = self.schema.jagged, zip(columns.sparse, kinds, strict=False)
+        lists = [sparse_cells(table, c, kind, problems, jagged=jagged) for c, kind in both]
         if self.counted_cells:
             lists += [counted_cells(table, c, self.counts[c.name].kind, problems) for c in counting(columns)]
         codes_N, lengths_BT, weights_N = side_by_side(lists, jagged=self.schema.jagged)
+        kind = self._group_kind() if self.schema.grouped else None
+        groups_B = None if kind is None else group_cells(table, columns.group, kind, problems)
         return RawBlock(
             labels_BL, dense_BF, codes_N, lengths_BT, piece.file, rows, len(piece.bad_rows), piece.first_bad,
             weight_cells(table, columns.weight, problems) if self.schema.weighted else None,
-            group_cells(table, columns.group, piece.file) if self.schema.grouped else None,
+            groups_B,
             weights_N,
         )  # fmt: skip
 

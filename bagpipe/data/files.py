@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, cast
@@ -30,6 +30,11 @@ _NO_DATA = re.compile(
 prepared data. A file that `data.path` names itself is read whatever its name."""
 _OF_A_RUN = frozenset({"job.yaml", "logs"})
 """A folder that holds these is a run's, which lies where `bagpipe run` was typed, often beside the data."""
+
+
+_LOGGED = re.compile(r"(.*)/(?:(_delta_log)/.*|(\.hoodie)/.*|metadata/[^/]*(\.metadata\.json))")
+_PROGRAMS = ("Delta Lake", "Apache Hudi", "Apache Iceberg")
+"""Whose folders are tables with a log, by which some of the files are of older versions or deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,8 @@ def _reading(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
+        if os.path.islink(name):
+            raise DataError(f"{name}: a link to {os.readlink(name)}, which is not there; mend or remove it") from error
         raise DataError(f"{name}: no such file; check data.path") from error
     except PermissionError as error:
         raise DataError(f"{name}: permission denied; make the file readable for this user") from error
@@ -147,9 +154,25 @@ def _below(folder: str) -> list[str]:
             folders.clear()
             continue
         seen.add(real)  # A link may lead back to a folder above it.
+        _check_logged(f"{place}/{name}" for name in [*(f"{name}/" for name in folders), *names])
         folders[:] = [name for name in sorted(folders) if not name.startswith((".", "_"))]
         found += [os.path.join(place, name) for name in names if is_data(name)]
     return found
+
+
+def _check_logged(names: Iterable[str]) -> None:
+    """Refuse a table of which only a log says which files hold: all of them together have rows that are gone.
+
+    Raises:
+        DataError: names the program, and what to do.
+    """
+    for found in filter(None, map(_LOGGED.fullmatch, names)):
+        folder, *marks = found.groups()
+        what = next(program for mark, program in zip(marks, _PROGRAMS, strict=True) if mark)
+        raise DataError(
+            f"{folder}: a table of {what}, whose log says which of the files hold; write its present version as "
+            "Parquet, or name the files that hold one by one or by a pattern"
+        )
 
 
 def _raise(error: OSError) -> None:
@@ -166,7 +189,11 @@ def _local(name: str) -> InputFile:
 def _listed(path: str, what: str, names: list[str]) -> list[InputFile]:
     if not names:
         raise DataError(f"{path}: {what} without files; check data.path")
-    return [_local(name) for name in sorted(names, key=natural_order)]
+    files = []
+    for name in sorted(names, key=natural_order):
+        with _reading(name):
+            files.append(_local(name))
+    return files
 
 
 def natural_order(name: str) -> list[tuple[bool, int, str]]:
@@ -197,7 +224,9 @@ def _find_remote(url: str) -> list[InputFile]:
         if glob.has_magic(path):
             kept = [str(n) for n in system.glob(path) if is_data(os.path.basename(str(n)))]
         elif system.isdir(path):
-            kept = [n for n in map(str, system.find(path)) if _visible(n, str(path))]
+            names = list(map(str, system.find(path)))
+            _check_logged(names)
+            kept = [n for n in names if _visible(n, str(path))]
         else:
             kept = [str(path)]
         if not kept:

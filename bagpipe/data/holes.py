@@ -1,4 +1,7 @@
-"""NUL bytes in text. No text has them; the blocks of a file that a crash kept from being written are full of them."""
+"""What Arrow does not see in separated text: NUL bytes, and a quote that is never closed.
+
+No text has NUL bytes; the blocks of a file that a crash kept from being written are full of them.
+"""
 
 import re
 from typing import Any
@@ -38,6 +41,28 @@ class Marked:
 
     def _marked(self, hole: re.Match[bytes]) -> bytes:
         return self._mark + hole[1].replace(b"\0", b"")
+
+
+class Ended:
+    """A stream of separated text with one line more, of more fields than any row: Arrow refuses it, unless a quote is
+    open there. Then all from that quote on is one cell, of which Arrow says nothing.
+    """
+
+    closed = False
+    """Arrow asks."""
+
+    def __init__(self, stream: Any, delimiter: str, fields: int) -> None:
+        self._stream, self._over = stream, False
+        self.line = "\x04" + delimiter * (fields + 1)
+        """The line, as Arrow tells it."""
+
+    def read(self, size: int = -1) -> bytes:
+        """About `size` bytes, none only at the end; -1: all."""
+        data: bytes = self._stream.read(size)
+        if self._over or (data and size >= 0):
+            return data
+        self._over = True
+        return data + b"\n" + self.line.encode() + b"\n"
 
 
 def _ends_in_hole(data: bytes) -> bool:

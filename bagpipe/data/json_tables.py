@@ -1,7 +1,12 @@
-"""JSON lines as tables: the types of all keys, and which line or key is none of them."""
+"""JSON lines as tables: the types of all keys, and which line or key is none of them.
+
+JSON has no times: a text that looks like one is text, as in every other format, so that a column does not become
+another one in a file where all of its texts look like times.
+"""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,29 +15,64 @@ import pyarrow.compute as pc
 import pyarrow.json as pajson
 
 from bagpipe.data.files import InputFile, text_blocks
+from bagpipe.data.holes import FOUND
 from bagpipe.errors import DataError
 
 _KINDS = ((bool, "true or false"), (str, "text"), ((int, float), "a number"), (list, "a list"), (dict, "a record"))
+_ARROWS_WORDS = re.compile(r"^JSON parse error: | in row \d+$|\.$")
+"""What Arrow says around its reason; its rows are counted from where it began to read."""
+MALFORMED = (pa.ArrowInvalid, UnicodeDecodeError)
+"""What `read_records` raises."""
 
 
 def json_schema(file: InputFile) -> pa.Schema:
-    """Types of all keys; blocks are read until each key has had a value. Malformed lines are told later."""
+    """Types of all keys; blocks are read until each key has had a value. Malformed lines are told later.
+
+    Raises:
+        DataError: a whole block has no line that is a record, or a key is of several kinds.
+    """
     schema, first = pa.schema([]), 1
     for block in text_blocks([file]):
         try:
-            found = _with_large(pajson.read_json(pa.BufferReader(block.text)), block.text)
-        except pa.ArrowInvalid:
+            found = _with_large(read_records(block.text), block.text)
+        except MALFORMED:
             lines = [line for line in block.text.split(b"\n") if line.strip()]
-            good = [line for line in lines if is_record(line)]
-            if not good:
-                raise
             check_kinds(file.name, lines, first)
-            found = pajson.read_json(pa.BufferReader(b"\n".join(good))).schema
+            good = [line for line in lines if what_is_wrong(line) is None]
+            if not good:
+                words = f"{what_is_wrong(lines[0])}; write one record on each line"
+                raise DataError(f"{file.name}: row {first}: {words}") from None
+            found = read_records(b"\n".join(good)).schema
         first += block.text.count(b"\n")
+        found = pa.schema([field.with_type(_without_times(field.type)) for field in found])
         schema = pa.unify_schemas([schema, found], promote_options="permissive")
         if not any(pa.types.is_null(kind) for kind in schema.types):
             break
     return schema
+
+
+def read_records(text: bytes, options: pajson.ParseOptions | None = None) -> pa.Table:
+    """The records of some lines.
+
+    Raises:
+        pa.ArrowInvalid, UnicodeDecodeError: one of them is malformed.
+    """
+    if not text.isascii():
+        text.decode()  # Arrow takes any bytes for text.
+    try:
+        return pajson.read_json(pa.BufferReader(text), parse_options=options)
+    except pa.ArrowInvalid as error:
+        if "straddling" not in str(error):
+            raise
+        # A record is longer than the stretches that Arrow reads.
+        whole = pajson.ReadOptions(block_size=len(text) + 1)
+        return pajson.read_json(pa.BufferReader(text), read_options=whole, parse_options=options)
+
+
+def _without_times(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_list(kind):
+        return pa.list_(_without_times(kind.value_type))
+    return pa.string() if pa.types.is_timestamp(kind) else kind
 
 
 def _with_large(found: pa.Table, text: bytes) -> pa.Schema:
@@ -43,9 +83,33 @@ def _with_large(found: pa.Table, text: bytes) -> pa.Schema:
             whole = pa.schema([pa.field(field.name, pa.uint64())])
             options = pajson.ParseOptions(explicit_schema=whole, unexpected_field_behavior="ignore")
             with suppress(pa.ArrowInvalid):
-                pajson.read_json(pa.BufferReader(text), parse_options=options)
+                read_records(text, options)
                 schema = schema.set(place, whole.field(0))
     return schema
+
+
+def sorted_out(
+    file: str, lines: Sequence[bytes], first: int, options: pajson.ParseOptions
+) -> tuple[dict[int, str], pa.Table]:
+    """Of lines that cannot be read together: which are malformed, by the number of their row, and why; and the others.
+
+    Raises:
+        DataError: all are records, but a key is of several kinds.
+        pa.ArrowInvalid: each can be read by itself.
+    """
+    wrong = {row: words for row, line in enumerate(lines, first) if (words := _no_record(line)) is not None}
+    if wrong:
+        with suppress(pa.ArrowInvalid):
+            return wrong, _without(wrong, lines, first, options)
+    else:
+        check_kinds(file, lines, first)
+    wrong = {row: words for row, line in enumerate(lines, first) if (words := what_is_wrong(line, options)) is not None}
+    return wrong, _without(wrong, lines, first, options)
+
+
+def _without(wrong: Container[int], lines: Sequence[bytes], first: int, options: pajson.ParseOptions) -> pa.Table:
+    good = [line for row, line in enumerate(lines, first) if row not in wrong]
+    return read_records(b"\n".join(good), options) if good else options.explicit_schema.empty_table()
 
 
 def check_kinds(file: str, lines: Sequence[bytes], first: int) -> None:
@@ -56,7 +120,7 @@ def check_kinds(file: str, lines: Sequence[bytes], first: int) -> None:
     """
     kinds: dict[str, str] = {}
     for row, line in enumerate(lines, first):
-        for key, value in _decoded(line).items() if is_record(line) else ():
+        for key, value in _decoded(line).items() if _no_record(line) is None else ():
             kind = next((name for types, name in _KINDS if isinstance(value, types)), "")
             before = kinds.setdefault(key, kind) if kind else kind
             if kind != before:
@@ -66,20 +130,41 @@ def check_kinds(file: str, lines: Sequence[bytes], first: int) -> None:
                 )
 
 
-def is_record(line: bytes) -> bool:
-    """Whether a line is a JSON object in UTF-8, of which Python takes UTF-16 for one too."""
+def what_is_wrong(line: bytes, options: pajson.ParseOptions | None = None) -> str | None:
+    """Why one line by itself cannot be read; None: it can."""
+    if (words := _no_record(line)) is not None:
+        return words
     try:
-        return b"\0" not in line and isinstance(_decoded(line), dict)
-    except ValueError:
-        return False
+        read_records(line, options)
+    except pa.ArrowInvalid as error:
+        return f"expected a JSON record ({_reason(error)})"
+    return None
+
+
+def _no_record(line: bytes) -> str | None:
+    """Why a line is no JSON object in UTF-8, of which Python takes UTF-16 for one too; None: it is one."""
+    if b"\0" in line:
+        return FOUND
+    try:
+        line.decode()
+        found = _decoded(line)
+    except UnicodeDecodeError as error:
+        return (
+            f"expected text in UTF-8, found the byte 0x{line[error.start]:02x} at place {error.start + 1} of its line"
+        )
+    except json.JSONDecodeError as error:
+        return f"expected a JSON record ({error.msg} at place {error.pos + 1} of its line)"
+    except (ValueError, RecursionError) as error:
+        return f"expected a JSON record ({error})"
+    return None if isinstance(found, dict) else f"expected a JSON record, found {line.strip()[:40].decode()!r}"
+
+
+def _reason(error: Exception) -> str:
+    return _ARROWS_WORDS.sub("", " ".join(str(error).split()))
 
 
 def _decoded(line: bytes) -> Any:
     """Raises:
-    ValueError: it is no JSON, which has neither NaN nor infinities.
+    ValueError: it is no JSON. NaN and infinities are numbers, as Python writes them and Arrow reads them.
     """
-    return json.loads(line, parse_constant=_no_number)
-
-
-def _no_number(word: str) -> Any:
-    raise ValueError(f"{word} is no JSON")
+    return json.loads(line)

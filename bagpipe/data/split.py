@@ -12,18 +12,10 @@ import pyarrow as pa
 
 from bagpipe.config.document import DataConfig
 from bagpipe.config.parts import Shares, shares_of
+from bagpipe.data.column_cells import group_cells
 from bagpipe.data.column_kernels import mix_codes
-from bagpipe.data.column_values import (
-    Floats64,
-    Mask,
-    Problems,
-    codes_of,
-    is_text,
-    kind_of,
-    moments_of,
-    numbers_of,
-    plain,
-)
+from bagpipe.data.column_values import Floats64, Mask, Problems, is_text, moments_of, numbers_of, plain
+from bagpipe.data.raw import Kind
 from bagpipe.errors import DataError
 
 Part = Literal["training", "validation", "test"]
@@ -31,6 +23,9 @@ Range = tuple[int, int]
 _TO_UNIT = 2.0**-53
 _SIGN = np.uint64(1 << 63)
 STRETCH = 1 << 20
+OUR_DAYS = (5e8, 2.5e9)
+"""Seconds since 1970 between 1985 and 2049."""
+UNITS = {"seconds": 1.0, "milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 FAR = 0.05
 """Difference of shares from which it is told, if it is half of the share too."""
 
@@ -118,8 +113,12 @@ class Split:
     times: tuple[float, float, float] | None = None
     """Training ends before the first, validation begins at the second, tests begin at the third."""
 
-    def chosen(self, table: pa.Table, file: str, part: Part, problems: Problems) -> Mask:
-        """Which rows belong to a part; those whose time cannot be read belong to none and are told to `problems`."""
+    def chosen(self, table: pa.Table, kind: Kind | None, part: Part, problems: Problems) -> Mask:
+        """Which rows belong to a part; those whose time or group cannot be read are told to `problems`.
+
+        Args:
+            kind: of the groups' codes, the same for all files; None: the split is by time.
+        """
         if self.by == "time":
             assert self.times is not None
             times = self.times_in(table, problems)
@@ -127,19 +126,19 @@ class Split:
             if part == "training":
                 return np.asarray(times < trained)
             return np.asarray(times >= tests if part == "test" else (times >= validation) & (times < tests))
-        cells = plain(table.column(self.column))
-        places, shares = self._places(cells, file), self.shares
+        assert kind is not None
+        places, shares = self._places(table, kind, problems), self.shares
         tests_end, validation_end = float(shares.test), float(shares.test + shares.validation)
         if part == "training":
             return np.asarray(places >= max(validation_end, 1 - float(1 if shares.train is None else shares.train)))
         return np.asarray(places < tests_end if part == "test" else (places >= tests_end) & (places < validation_end))
 
-    def _places(self, cells: Any, file: str) -> Floats64:
-        """A number in [0, 1) for each row, the same for all rows of a group."""
-        codes, _ = codes_of(cells, kind_of(file, self.column, cells.type))
+    def _places(self, table: pa.Table, kind: Kind, problems: Problems) -> Floats64:
+        """A number in [0, 1) for each row, the same for all rows of a group; NaN where `problems` has the row."""
+        codes = group_cells(table, self.column, kind, problems).view(np.uint64)
         mixed = np.empty_like(codes)
         mix_codes(codes, mixed)
-        return (mixed >> np.uint64(11)).astype(np.float64) * _TO_UNIT
+        return np.where(problems.bad, np.nan, (mixed >> np.uint64(11)).astype(np.float64) * _TO_UNIT)
 
     def with_times(self, blocks: Iterator[bytes], scratch: Path | None = None) -> "Split":
         """The rule with its times, found by looking at every row's: 8 bytes each, in a file.
@@ -149,6 +148,9 @@ class Split:
         Args:
             blocks: the times of some rows each, as floats of 64 bits.
             scratch: a folder for that file, which has no name in it. None: the system's.
+
+        Raises:
+            DataError: the times are of several units, so that they have no order.
         """
         with cast("AbstractContextManager[IO[bytes]]", tempfile.TemporaryFile(dir=scratch)) as file:
             count = sum(file.write(block) for block in blocks) // np.dtype(np.float64).itemsize
@@ -156,16 +158,45 @@ class Split:
                 return self
             file.flush()
             ranges, times = Ranges.in_order(count, self.shares), np.memmap(file, np.float64, "r")
+            self._check_units(times)
             trained, validation, tests = (
                 nth_smallest(times, begin) if begin < count else np.inf
                 for begin in (ranges.train[1], ranges.validation[0], ranges.test[0])
             )
         return replace(self, times=(trained, validation, tests))
 
+    def _check_units(self, times: Floats64) -> None:
+        """Every number is a time of our days in some unit: then it is the same unit for all of them.
+
+        Raises:
+            DataError: it is not.
+        """
+        seen: dict[str, float] = {}
+        for at in range(0, len(times), STRETCH):
+            stretch, told = np.asarray(times[at : at + STRETCH]), 0
+            for unit, by in UNITS.items():
+                inside = (stretch >= OUR_DAYS[0] * by) & (stretch <= OUR_DAYS[1] * by)
+                told += int(np.count_nonzero(inside))
+                if inside.any():
+                    seen.setdefault(unit, float(stretch[int(np.argmax(inside))]))
+            if told < len(stretch):
+                return
+        if len(seen) > 1:
+            (first, one), (second, other) = list(seen.items())[:2]
+            raise DataError(
+                f"data.columns.time: {self.column}: times in {first} and in {second}, such as {one:.0f} and "
+                f"{other:.0f} (dates count as microseconds), so that they have no order; write one unit in all rows"
+            )
+
     def times_in(self, table: pa.Table, problems: Problems) -> Floats64:
         """The times of rows; NaN where it cannot be read."""
         cells = plain(table.column(self.column))
-        times, bad = times_of(cells, self.form)
+        times, bad, as_number = times_of(cells, self.form)
+        if as_number.any():
+            first = bool(as_number[~bad][0])
+            other = ~bad & (as_number != first)
+            problems.add(self.column, other, f"{'a number' if first else 'a date'}, as in the rows before", cells)
+            times[other] = np.nan
         known = "a time (a number, a date, ISO 8601, or as columns.timeFormat says)"
         problems.add(self.column, bad, f"a time like {self.form}" if self.form else known, cells)
         return times
@@ -203,20 +234,22 @@ def nth_smallest(numbers: Floats64, place: int) -> float:
     return float(np.array([pattern], np.uint64).view(np.float64)[0])
 
 
-def times_of(cells: Any, form: str = "") -> tuple[Floats64, Mask]:
-    """Times as numbers that rise with them, and which cells are none, where the number is NaN.
+def times_of(cells: Any, form: str = "") -> tuple[Floats64, Mask, Mask]:
+    """Times as numbers that rise with them; which cells are none, where the number is NaN; which were numbers.
 
     Numbers are taken as they are, dates and texts in microseconds.
 
     Args:
         form: of texts, in the signs of strptime; empty: ISO 8601, all with a zone or all without one.
     """
+    as_number = np.zeros(len(cells), np.bool_)
     if is_text(cells.type):
         numbers, wrong = numbers_of(cells) if not form else (np.full(len(cells), np.inf), np.ones(len(cells), np.bool_))
+        as_number = ~wrong & ~np.isnan(numbers)
         if wrong.any():
             moments, _ = numbers_of(moments_of(cells, form))
             numbers = np.where(wrong, moments, numbers)
     else:
         numbers, _ = numbers_of(cells)
     bad = ~np.isfinite(numbers)
-    return np.where(bad, np.nan, numbers), bad
+    return np.where(bad, np.nan, numbers), bad, as_number

@@ -1,9 +1,11 @@
 """Scores of raw rows by a checkpoint or by an export, whichever a folder is."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bagpipe.config.paths import is_url
+from bagpipe.data.files import find_files
 from bagpipe.errors import BagpipeError, ConfigError, DataError
 from bagpipe.export.write import is_export, load_export
 from bagpipe.trainer import predict as by_checkpoint
@@ -14,9 +16,12 @@ def predict(where: Path, path: str, out: Path, *, keep: Sequence[str] = (), file
     """As `bagpipe.trainer.predict.predict`; `where` may be an export too, which reads local files only.
 
     Raises:
+        ConfigError: `out` is one of the files that are read.
         ConfigError, DataError: as for a checkpoint; also where a format is stated for an export, which knows its own,
             or its data is behind a URL.
     """
+    if not is_url(path) and any(os.path.realpath(file.name) == os.path.realpath(out) for file in find_files(path)):
+        raise ConfigError(f"{out}: holds the rows that are to be scored; choose another name")
     if not is_export(where):
         return by_checkpoint.predict(where, path, out, keep=keep, file_format=file_format)
     if file_format != "auto":

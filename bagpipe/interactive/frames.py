@@ -128,7 +128,7 @@ def _of_pandas(frame: Any, what: str) -> Iterator[pa.Table]:
     frame = frame.set_axis(names, axis="columns")
     try:
         schema = pa.Schema.from_pandas(frame, preserve_index=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, TypeError) as error:  # the latter of columns that leave out what is frequent
         raise DataError(f"{what}: {_mixed(frame)}cannot be written as a table: {_line(error)}") from None
     for at in range(0, max(len(frame), 1), SLICE_ROWS):
         yield pa.Table.from_pandas(frame.iloc[at : at + SLICE_ROWS], schema=schema, preserve_index=False)
@@ -139,7 +139,7 @@ def _mixed(frame: Any) -> str:
     for name in frame.columns:
         try:
             pa.Array.from_pandas(frame[name])
-        except pa.ArrowException:
+        except (pa.ArrowException, TypeError):
             return f"column {name}: its values have no common type, so that it "
     return ""
 
@@ -197,6 +197,8 @@ def _of_rows(rows: Iterator[Any], what: str) -> Iterator[pa.Table]:
 def _column(rows: Sequence[Mapping[str, Any]], name: str, what: str) -> pa.Array:
     try:
         return pa.array([_plain(row.get(name)) for row in rows])
+    except UnicodeEncodeError as error:
+        raise DataError(f"{what}: column {name}: expected text, found {error.object!r:.60}") from None
     except (pa.ArrowException, OverflowError) as error:
         raise DataError(f"{what}: column {name}: its values have no common type ({_line(error)})") from None
 

@@ -48,6 +48,15 @@ class OwnColumns:
         Raises:
             DataError: a cell cannot be what its column is; names row and column.
         """
+        try:
+            return self._block(table, where, first_row)
+        except pa.ArrowException as error:
+            words = " ".join(str(error).split())
+            raise DataError(
+                f"{where}: rows from {first_row} on cannot be read as columns were learned ({words})"
+            ) from error
+
+    def _block(self, table: pa.Table, where: str, first_row: int) -> Block:
         problems = Problems(np.zeros(table.num_rows, np.bool_))
         dense_BF = np.zeros((table.num_rows, len(self._dense)), np.float32)
         for place, dense in enumerate(self._dense):
@@ -60,7 +69,7 @@ class OwnColumns:
         return Block(dense_BF, values)
 
     def _values(self, table: pa.Table, sparse: SparseColumn, kind: Kind, problems: Problems) -> Values:
-        lists = sparse_cells(table, _settings(sparse), kind, problems)
+        lists = sparse_cells(table, _settings(sparse), kind, problems, jagged=self._jagged)
         if not self._jagged:
             return Values(lists.codes)
         lengths = lists.lengths.astype(np.int64)

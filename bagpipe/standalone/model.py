@@ -19,6 +19,7 @@ from bagpipe.data.files import InputFile
 from bagpipe.data.value_counts import ValueCounts
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.strict_json import encode
+from bagpipe.lowlevel.wording import no_column
 from bagpipe.standalone.block import Block, Values, batches_of
 from bagpipe.standalone.click_logs import CRITEO_DENSE, CRITEO_SPARSE, AvazuColumns, CriteoColumns
 from bagpipe.standalone.columns import OwnColumns
@@ -251,6 +252,14 @@ def _click_log(file: InputFile, source: CriteoColumns | AvazuColumns) -> Iterato
 
 
 def _table_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> pa.Table:
+    """Rows as a table.
+
+    Raises:
+        DataError: a row has keys, none of which the model knows, or values are not of one type.
+    """
+    for number, row in enumerate(rows, 1):
+        if row and names and not any(name in row for name in names):
+            raise DataError(f"rows: row {number}: {no_column(names[0], 'the row', list(map(str, row)))}")
     return pa.table({name: _cells([row.get(name) for row in rows], name) for name in names})
 
 
@@ -262,6 +271,9 @@ def _cells(values: list[Any], name: str) -> pa.Array:
     """
     try:
         return pa.array(values, from_pandas=True)
+    except UnicodeEncodeError as error:
+        number = next(n for n, v in enumerate(values, 1) if v == error.object)
+        raise DataError(f"rows: row {number}: column {name}: expected text, found {error.object!r:.60}") from None
     except (pa.ArrowException, OverflowError):
         pass
     given = [(number, value) for number, value in enumerate(values, 1) if value is not None]

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
+"""Endings of names under which nobody would look for Parquet."""
 
 
 def load(folder: Path = HERE, *, threads: int | None = None) -> Any:
@@ -48,6 +50,9 @@ def main() -> int:
     parser.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="write this column too")
     parser.add_argument("--threads", type=int, help="torch's; by default as in training")
     asked = parser.parse_args()
+    if wrong := _unwritable(asked.data, asked.out):
+        sys.stderr.write(f"error: {asked.out}: {wrong}\n")
+        return 78
     # Told to end, it leaves no draft: `finally` is run.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
@@ -76,6 +81,18 @@ def main() -> int:
 
 def _print_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _unwritable(data: str, out: str) -> str | None:
+    """Why scores cannot be written to OUT; None: they can."""
+    if "-" in (data, out):
+        return None
+    if Path(out).suffix.lower() in OTHER_FORMS:
+        return f"scores are written as Parquet; name it {Path(out).with_suffix('.parquet')}"
+    source, target = Path(data).resolve(), Path(out).resolve()
+    if target == source or (target.exists() and source in target.parents):
+        return "holds rows that are to be scored; choose another name"
+    return None
 
 
 def _from_stdin(model: Any) -> None:
