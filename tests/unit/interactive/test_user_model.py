@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -50,13 +49,14 @@ class Net(Base):
 {more}
 
 if __name__ == "__main__":
-    try:
-        named = name_model({model}, {{"hidden": 2}})
-    except BagpipeError as error:
-        print(error)
-    else:
-        named.place(Path(sys.argv[1]))
-        print(named.section["entrypoint"])
+    for model in [{models}]:
+        try:
+            named = name_model(model, {{"hidden": 2}})
+        except BagpipeError as error:
+            print(error)
+        else:
+            named.place(Path(sys.argv[1]))
+            print(named.section["entrypoint"])
 """
 USE = """
 import sys, importlib, torch
@@ -67,43 +67,52 @@ print(net.mark, tuple(net(torch.ones(5, 3), None).shape), "frame" in vars(import
 """
 
 
-def run(tmp_path: Path, model: str, more: str = "") -> str:
-    """The program's last line."""
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM.format(model=model, more=textwrap.dedent(more)))
-    done = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+def run(folder: Path, models: str, more: str = "") -> list[str]:
+    """What the program prints, a line for each of `models`."""
+    program = folder / "program.py"
+    program.write_text(PROGRAM.format(models=models, more=more))
+    done = subprocess.run([sys.executable, program, folder], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
 
 
 def test_a_class_of_the_program_is_a_module_of_its_own(tmp_path: Path) -> None:
     """Its bases, functions, constants and imports go with it, nothing else, and it runs elsewhere."""
-    entrypoint = run(tmp_path, "Net")
+    entrypoint, again = run(tmp_path, "Net, Net")
     assert entrypoint.startswith("model_") and entrypoint.endswith(":Net")
     done = subprocess.run(
         [sys.executable, "-c", USE, str(tmp_path), entrypoint], capture_output=True, text=True, check=True
     )
     assert done.stdout.split("\n")[0] == "True (5, 2) False"
-    assert run(tmp_path, "Net") == entrypoint
-    assert run(tmp_path, "Net", "WIDTH = 5") != entrypoint
+    assert again == entrypoint
+    assert run(tmp_path, "Net", "WIDTH = 5") != [entrypoint]
 
 
-@pytest.mark.parametrize(
-    ("model", "more", "message"),
-    [
-        ("Uses", "class Uses(Net):\n    def forward(self, d, s): return self.layer(frame)",
-         "model: Uses uses frame, an object of this program (of type object), which no trainer has; pass"),
-        ("Lost", "class Lost(Net):\n    def forward(self, d, s): return missing",
-         "model: Lost uses missing, which this program does not define"),
-        ("inner()", "def inner():\n    class In(Net): pass\n    return In",
-         "model: inner.<locals>.In is defined inside inner.<locals>; move it to the top of its file"),
-        ("lambda: Net(3)", "", "model: a lambda has no name that trainers could import"),
-        ("Net(3)", "", "model: an instance of Net was given, but every trainer builds its own: give the class, model="),
-        ("5", "", "model: expected a name, 'package.module:Class', or a class, found int"),
-    ],
-)  # fmt: skip
-def test_what_no_trainer_could_have_is_refused_by_name(tmp_path: Path, model: str, more: str, message: str) -> None:
+REFUSED = [
+    ("Uses", "class Uses(Net):\n    def forward(self, d, s): return self.layer(frame)\n",
+     "model: Uses uses frame, an object of this program (of type object), which no trainer has; pass"),
+    ("Lost", "class Lost(Net):\n    def forward(self, d, s): return missing\n",
+     "model: Lost uses missing, which this program does not define"),
+    ("inner()", "def inner():\n    class In(Net): pass\n    return In\n",
+     "model: inner.<locals>.In is defined inside inner.<locals>; move it to the top of its file"),
+    ("lambda: Net(3)", "", "model: a lambda has no name that trainers could import"),
+    ("Net(3)", "", "model: an instance of Net was given, but every trainer builds its own: give the class, model="),
+    ("5", "", "model: expected a name, 'package.module:Class', or a class, found int"),
+]  # fmt: skip
+"""A model, what the program defines for it, and how the refusal begins."""
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """One program tries them all: a start takes more than a second."""
+    models, definitions, _ = zip(*REFUSED, strict=True)
+    return run(tmp_path_factory.mktemp("refused"), ", ".join(models), "".join(definitions))
+
+
+@pytest.mark.parametrize("number", range(len(REFUSED)), ids=[model for model, *_ in REFUSED])
+def test_what_no_trainer_could_have_is_refused_by_name(refusals: list[str], number: int) -> None:
     """One line that says which name is in the way, and what to give instead."""
-    assert run(tmp_path, model, more).startswith(message)
+    assert len(refusals) == len(REFUSED)
+    assert refusals[number].startswith(REFUSED[number][2])
 
 
 def test_without_a_source_there_is_no_model() -> None:
