@@ -5,6 +5,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from bagpipe.testing.warm_commands import run_warm
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,13 @@ class Ended:
 
 
 def bagpipe(*arguments: str, limit: Callable[[], None] | None = None) -> Ended:
-    """Run a command to its end; `limit` is called in the process before it begins."""
+    """Run a command to its end: as a fork that has everything loaded, or, with a `limit`, as a user starts it.
+
+    Args:
+        limit: called in the process before it begins.
+    """
+    if limit is None:
+        return Ended(*run_warm(Path.cwd(), *arguments, PYTHONWARNINGS="default"))
     done = subprocess.run(
         [sys.executable, "-m", "bagpipe", *arguments],
         capture_output=True,

@@ -20,6 +20,7 @@ from bagpipe.local.child import PR_SET_PDEATHSIG
 from bagpipe.local.policy import RoleId
 from bagpipe.local.process import Child
 
+PR_SET_NAME = 15
 LOADED = (
     "bagpipe.oracle.service.main",
     "bagpipe.embedding.server",
@@ -120,6 +121,8 @@ def _become(arguments: Sequence[str], log: Path, heading: str, environment: Mapp
     code = 70
     try:
         signal.set_wakeup_fd(-1)
+        if sys.platform == "linux":  # So that tests, `top` and `ps -o comm` tell forks apart.
+            ctypes.CDLL(None).prctl(PR_SET_NAME, arguments[0].encode())
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

@@ -22,6 +22,7 @@ from bagpipe.paper.flags import KAGGLE_TABLES
 from bagpipe.paper.log_format import read_log
 from bagpipe.testing.again import reference_of
 from bagpipe.testing.compare import checkpoint_differences
+from bagpipe.testing.warm_commands import run_warm
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = {"embedding_server.py": "EmbServer", "oracle_cacher.py": "OracleCacher"}
@@ -243,9 +244,6 @@ def caser(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def prepared(raw: Path, out: Path, kind: str, *more: str) -> Path:
-    subprocess.run(
-        [sys.executable, "-m", "bagpipe", "data", "prepare", str(raw), str(out), "--format", kind, *more],
-        check=True,
-        capture_output=True,
-    )
+    code, _, told = run_warm(raw.parent, "data", "prepare", str(raw), str(out), "--format", kind, *more)
+    assert code == 0, told
     return out

@@ -2,11 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from bagpipe.testing.warm_commands import run_warm
 
 Falls = Callable[[Sequence[float]], bool]
 TRAINER = (
@@ -52,13 +52,9 @@ def test_the_launchers_ranks_and_part_files(artifact: Any, criteo_parts: Path, l
     losses = artifact.losses()
     assert len(losses) == 40 and losses_fall(losses)
     (run_dir,) = (artifact.home / "runs").iterdir()
-    scored = subprocess.run(
-        [sys.executable, "-m", "bagpipe", "evaluate", str(run_dir), "--json", "--set", "data.testFraction=0.5"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(scored.stdout)["examples"] == 300
+    code, printed, told = run_warm(run_dir, "evaluate", ".", "--json", "--set", "data.testFraction=0.5")
+    assert code == 0, told
+    assert json.loads(printed)["examples"] == 300
     parts = tuple(str(artifact.home.parent / f"part_{i}.txt") for i in range(3))
     artifact.assert_exact(parts, losses)
 

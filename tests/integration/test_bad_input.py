@@ -16,6 +16,8 @@ import pytest
 from bagpipe.cli.main import run_command
 from bagpipe.testing.command import Ended, bagpipe
 
+pytestmark = pytest.mark.usefixtures("started_warm")
+
 HEADER = "apiVersion: bagpipe.dev/v1alpha1\nkind: BagpipeJob\n"
 SPEC = """
 spec:

@@ -21,6 +21,7 @@ from torch import nn
 from bagpipe.config.load import load_job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.metrics.clicks import evaluate
+from bagpipe.testing.warm_commands import run_warm
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "examples" / "demo.yaml"
@@ -41,11 +42,9 @@ spec:
 
 def bagpipe(*arguments: str) -> str:
     """Run the command; its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bagpipe", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    code, printed, told = run_warm(ROOT, *arguments)
+    assert code == 0, printed + told
+    return printed
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:
@@ -55,10 +54,12 @@ def summary_of(run_dir: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The demo's run directory, and what it printed."""
+    """The demo's run directory, and what it printed; started as a user starts it."""
     run_dir = tmp_path_factory.mktemp("demo") / "run"
-    printed = bagpipe("run", str(DEMO), "--run-dir", str(run_dir))
-    return run_dir, printed
+    command = [sys.executable, "-m", "bagpipe", "run", str(DEMO), "--run-dir", str(run_dir)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return run_dir, done.stdout
 
 
 def test_the_demo_learns(demo: tuple[Path, str]) -> None:

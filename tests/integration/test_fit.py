@@ -22,6 +22,8 @@ from bagpipe.interactive.progress import NoView
 from bagpipe.interactive.run import Run
 from bagpipe.local.run import start_run
 
+pytestmark = pytest.mark.usefixtures("started_warm")
+
 COLUMNS = {"labels": ["click"], "dense": ["price"], "sparse": ["user", "item", {"name": "seen", "table": "item"}]}
 SETTINGS: dict[str, Any] = {
     "batch_size": 100, "embedding": {"dim": 4, "init_scale": 0.01}, "lookahead": 4, "test_fraction": 0.2, "seed": 3,

@@ -6,8 +6,6 @@ One short run of a vocabulary on a Criteo log made here; then its checkpoint mee
 import json
 import math
 import random
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from bagpipe.cli.main import run_command
 from bagpipe.data.transform import load_transform
 from bagpipe.local.trained_rows import rows_trained_on
 from bagpipe.metrics.clicks import evaluate
+from bagpipe.testing.warm_commands import run_warm
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = """
@@ -37,6 +36,7 @@ spec:
   steps: 24
   checkpoint: {every: 8}
 """
+pytestmark = pytest.mark.usefixtures("started_warm")
 
 
 def lines(count: int, seed: int) -> list[list[str]]:
@@ -55,15 +55,8 @@ def write(path: Path, rows: list[list[str]]) -> None:
     path.write_text("".join("\t".join(row) + "\n" for row in rows))
 
 
-def bagpipe(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "bagpipe", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
 def figures(folder: Path, *arguments: str) -> dict[str, Any]:
-    code, out, err = bagpipe(folder, "evaluate", "run", "--json", *arguments)
+    code, out, err = run_warm(folder, "evaluate", "run", "--json", *arguments)
     assert code == 0, err
     found: dict[str, Any] = json.loads(out)
     return found
@@ -76,7 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "train.txt", lines(1000, seed=1))
     write(folder / "test.txt", lines(400, seed=2))
     (folder / "job.yaml").write_text(JOB)
-    code, _, err = bagpipe(folder, "run", "job.yaml", "--run-dir", "run")
+    code, _, err = run_warm(folder, "run", "job.yaml", "--run-dir", "run")
     assert code == 0, err
     return folder
 
@@ -95,7 +88,7 @@ def test_every_checkpoint_keeps_transform_and_fingerprint(place: Path) -> None:
         assert names == [f"transform/{n}" for n in ("fingerprint.json", "transform.json", "vocabulary.arrow")]
         assert load_transform(folder / "transform").digest == kept.digest
         assert (folder / "transform" / "vocabulary.arrow").stat().st_nlink == 1 + len(folders)
-    assert bagpipe(place, "checkpoint", "verify", "run")[0] == 0
+    assert run_warm(place, "checkpoint", "verify", "run")[0] == 0
 
 
 def encoded(train: list[list[str]], rows: list[list[str]], columns: list[int], size: int) -> list[list[int]]:
@@ -131,7 +124,7 @@ def by_hand(export: Path, train: list[list[str]], rows: list[list[str]]) -> Any:
 
 def test_other_raw_rows_are_scored_with_the_vocabulary_of_the_run(place: Path) -> None:
     """All 400 of them, as plain PyTorch scores them with rows looked up by hand; or the part that is asked for."""
-    assert bagpipe(place, "export", "run", "out", "--all-rows")[0] == 0
+    assert run_warm(place, "export", "run", "out", "--all-rows")[0] == 0
     assert (place / "out" / "transform" / "vocabulary.arrow").is_file()
     train, rows = lines(1000, seed=1)[:750], lines(400, seed=2)
     for chosen, part in ((rows, ()), (rows[300:], ("--set", "data.testFraction=0.25"))):
@@ -154,7 +147,7 @@ def test_the_same_rows_score_the_same_whatever_lies_before_them(place: Path) -> 
 def test_evaluating_rows_that_were_trained_on_is_said(place: Path) -> None:
     """In one line on stderr, wherever the file lies now and however the run was split; of other rows nothing."""
     write(place / "moved.txt", lines(1000, seed=1))
-    code, out, err = bagpipe(place, "evaluate", "run", "--json", "--set", "data.path=moved.txt")
+    code, out, err = run_warm(place, "evaluate", "run", "--json", "--set", "data.path=moved.txt")
     assert code == 0 and json.loads(out)["examples"] == 1000
     assert err.count("moved.txt was trained on in part: these figures flatter the model") == 1
     checkpoint = newest_complete(place / "run" / "checkpoints")
@@ -174,14 +167,14 @@ def test_evaluating_rows_that_were_trained_on_is_said(place: Path) -> None:
 def test_data_of_another_form_is_refused(place: Path) -> None:
     """Rows that the transform was not made for have no score: exit 65, one line."""
     (place / "ids.json").write_text('{"label": 1, "dense": [0.5], "sparse": [1, 2]}\n')
-    code, _, err = bagpipe(place, "evaluate", "run", "--set", "data.path=ids.json")
+    code, _, err = run_warm(place, "evaluate", "run", "--set", "data.path=ids.json")
     assert (code, "other format than the model was trained on: expected criteo-tsv, found criteo-json" in err) == (
         65,
         True,
     )
-    code, _, _ = bagpipe(place, "data", "prepare", "test.txt", "other", "--set", "data.encoding=vocabulary")
+    code, _, _ = run_warm(place, "data", "prepare", "test.txt", "other", "--set", "data.encoding=vocabulary")
     assert code == 0
-    code, _, err = bagpipe(place, "evaluate", "run", "--set", "data.path=other")
+    code, _, err = run_warm(place, "evaluate", "run", "--set", "data.path=other")
     assert (code, "prepared with another transform than the model's" in err) == (65, True)
 
 
@@ -213,9 +206,9 @@ def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:
     """A shorter file is refused by name; `--new-data` takes it, from a new epoch on, with the vocabulary of the run."""
     more = ["run", "--resume", "--run-dir", "run", "--set", "steps=32"]
     write(place / "train.txt", lines(1000, seed=1)[:900])
-    code, _, err = bagpipe(place, *more)
+    code, _, err = run_warm(place, *more)
     assert (code, "train.txt is shorter than it was" in err, "--new-data" in err) == (65, True, True)
-    code, _, err = bagpipe(place, *more, "--new-data")
+    code, _, err = run_warm(place, *more, "--new-data")
     assert code == 0, err
     newest = place / "run" / "checkpoints" / "step-00000032"
     manifest = json.loads((newest / "manifest.json").read_text())
@@ -224,11 +217,11 @@ def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:
     before = load_transform(newest.with_name("step-00000024") / "transform")
     assert load_transform(newest / "transform").digest == before.digest
     write(place / "train.txt", lines(1000, seed=1)[:900][::-1])
-    code, _, err = bagpipe(place, *more[:-1], "steps=40")
+    code, _, err = run_warm(place, *more[:-1], "steps=40")
     assert (code, "train.txt holds other rows" in err) == (65, True)
 
 
 def test_new_data_needs_a_run_to_resume(place: Path) -> None:
     """`--new-data` without `--resume` is refused with exit code 78."""
-    code, _, err = bagpipe(place, "run", "job.yaml", "--new-data")
+    code, _, err = run_warm(place, "run", "job.yaml", "--new-data")
     assert (code, "--new-data: only a run that is resumed" in err) == (78, True)

@@ -1,14 +1,12 @@
 """Models as jobs: the examples are jobs that fit their models, a model of one's own runs, evaluation is one model's."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from bagpipe.config.load import load_job
 from bagpipe.config.model import MODEL_SETTINGS
+from bagpipe.testing.warm_commands import run_warm
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
@@ -26,16 +24,9 @@ spec:
 
 def bagpipe(*arguments: str, **environment: str) -> str:
     """Run the command; its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "bagpipe", *arguments],
-        cwd=ROOT,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    code, printed, told = run_warm(ROOT, *arguments, **environment)
+    assert code == 0, printed + told
+    return printed
 
 
 def summary_of(run_dir: Path) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 import json
 import math
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bagpipe.metrics.clicks import evaluate
-
-
-def bagpipe(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "bagpipe", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
+from bagpipe.testing.warm_commands import run_warm
 
 
 def rows(count: int, seed: int) -> list[list[str]]:
@@ -47,14 +39,14 @@ def test_from_a_table_that_nobody_described_to_scores(tmp_path: Path) -> None:
     write(tmp_path / "other.csv", names, other)
     write(tmp_path / "unlabelled.csv", [*names[3::-1], "new"], [[*line[3::-1], "x"] for line in other])
     write(tmp_path / "lacking.csv", names[1:], [line[1:] for line in other])
-    assert bagpipe(tmp_path, "init", "train.csv")[0] == 0
-    assert bagpipe(tmp_path, "init", "train.csv")[0] == 78, "an existing job is not replaced"
-    code, _, err = bagpipe(tmp_path, "run", "job.yaml", "--run-dir", "run", "--set", "epochs=2")
+    assert run_warm(tmp_path, "init", "train.csv")[0] == 0
+    assert run_warm(tmp_path, "init", "train.csv")[0] == 78, "an existing job is not replaced"
+    code, _, err = run_warm(tmp_path, "run", "job.yaml", "--run-dir", "run", "--set", "epochs=2")
     assert code == 0, err
-    code, out, err = bagpipe(tmp_path, "evaluate", "run", "--json", "--set", "data.path=other.csv")
+    code, out, err = run_warm(tmp_path, "evaluate", "run", "--json", "--set", "data.path=other.csv")
     assert code == 0, err
     keep = ["--keep", "user_id", "--keep", "time"]
-    code, _, err = bagpipe(tmp_path, "predict", "run", "--data", "unlabelled.csv", "--out", "scores.parquet", *keep)
+    code, _, err = run_warm(tmp_path, "predict", "run", "--data", "unlabelled.csv", "--out", "scores.parquet", *keep)
     assert code == 0, err
     scores = pq.read_table(tmp_path / "scores.parquet")
     assert scores.column_names == ["file", "row", "user_id", "time", "score_clicked"]
@@ -66,8 +58,8 @@ def test_from_a_table_that_nobody_described_to_scores(tmp_path: Path) -> None:
     told = json.loads(out)
     assert told["examples"] == 300
     assert (figures.auc, figures.log_loss) == pytest.approx((told["auc"], told["logLoss"]), rel=1e-9)
-    assert bagpipe(tmp_path, "predict", "run", "--data", "other.csv", "--out", "scores.parquet")[0] == 78
+    assert run_warm(tmp_path, "predict", "run", "--data", "other.csv", "--out", "scores.parquet")[0] == 78
     for command in (["evaluate", "run", "--set", "data.path=lacking.csv"],
                     ["predict", "run", "--data", "lacking.csv", "--out", "new.parquet"]):  # fmt: skip
-        code, _, err = bagpipe(tmp_path, *command)
+        code, _, err = run_warm(tmp_path, *command)
         assert (code, "'user_id' is no column of" in err) == (65, True), err

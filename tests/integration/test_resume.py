@@ -1,7 +1,8 @@
 """Killed at any step and resumed, a run ends bit-identical to an uninterrupted one (X3).
 
 Real processes: the supervisor and everything it started get SIGKILL, or one role does, or the run is
-asked to stop; whatever happened, the digest of the model at the end is the same.
+asked to stop; whatever happened, the digest of the model at the end is the same. One trial is started as users
+start it, the others as forks that have everything loaded (`warm_commands.py`).
 """
 
 import json
@@ -10,11 +11,12 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import pytest
+
+from bagpipe.testing.warm_commands import WarmCommand, run_warm, warm_starter
 
 JOB = """
 apiVersion: bagpipe.dev/v1alpha1
@@ -43,18 +45,23 @@ SLOW = {"BAGPIPE_DELAY_SECONDS": "0.03"}
 """Holds messages back so that there is time to kill at a chosen step."""
 
 
-def bagpipe(*arguments: str, **extra: str) -> subprocess.Popen[bytes]:
-    """The command line, its output kept in a file that has no other name."""
-    with tempfile.TemporaryFile() as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", "bagpipe.cli.main", *arguments],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | extra,
-        )
+Command = subprocess.Popen[bytes] | WarmCommand
 
 
-def finish(process: subprocess.Popen[bytes], code: int = 0) -> None:
+def bagpipe(*arguments: str, warm: bool = True, **extra: str) -> Command:
+    """The command line; nobody reads what it prints.
+
+    Args:
+        warm: as a fork, else as a user starts it.
+    """
+    if warm:
+        return warm_starter().start(arguments, environment=extra)
+    command = [sys.executable, "-m", "bagpipe.cli.main", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | extra
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, env=environment)
+
+
+def finish(process: Command, code: int = 0) -> None:
     assert process.wait() == code
 
 
@@ -64,13 +71,13 @@ def steps_done(run_dir: Path) -> int:
     return max((r["step"] for r in records if "loss" in r), default=0)
 
 
-def wait_for_step(process: subprocess.Popen[bytes], run_dir: Path, step: int) -> None:
+def wait_for_step(process: Command, run_dir: Path, step: int) -> None:
     while steps_done(run_dir) < step:
         assert process.poll() is None, f"it ended with {process.returncode}"
         process_wait(process, 0.02)
 
 
-def process_wait(process: subprocess.Popen[bytes], seconds: float) -> None:
+def process_wait(process: Command, seconds: float) -> None:
     """Wait for the process or for so long, whichever is first."""
     try:
         process.wait(seconds)
@@ -83,7 +90,8 @@ def children(pid: int) -> list[int]:
 
 
 def role_of(pid: int) -> str:
-    words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    """A fork has the role's name for its own."""
+    words = [Path(f"/proc/{pid}/comm").read_text().strip(), *Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
     return next((w for w in words if w in ("oracle", "server", "trainer")), "?")
 
 
@@ -137,7 +145,7 @@ def test_sigkill_to_all(job: Path, uninterrupted: dict[str, object], tmp_path: P
     """The supervisor is killed at a random step, its roles die with it, and the resumed run ends the same."""
     run_dir = tmp_path / "run"
     step = random.Random(trial).randrange(3, 45)
-    process = bagpipe("run", str(job), "--run-dir", str(run_dir), **SLOW)
+    process = bagpipe("run", str(job), "--run-dir", str(run_dir), warm=trial > 0, **SLOW)
     wait_for_step(process, run_dir, step)
     roles = children(process.pid)
     assert sorted(map(role_of, roles)) == ["oracle", "server", "server", "trainer", "trainer"]
@@ -193,17 +201,14 @@ def test_nothing_is_left_to_train(job: Path, uninterrupted: dict[str, object]) -
     """A finished run says so and stands as it is; fewer steps than are trained are refused in one line."""
     run_dir = job.parent / "whole"
     before = {path: path.read_bytes() for path in run_dir.iterdir() if path.is_file()}
-    again = [sys.executable, "-m", "bagpipe.cli.main", "run", "--resume", "--run-dir", str(run_dir)]
-    done = subprocess.run(again, capture_output=True, text=True, check=False)
-    assert (
-        done.returncode == 0
-        and f"nothing left to train: the run in {run_dir} is finished at step {STEPS}" in done.stdout
-    )
-    assert "examples/s" not in done.stdout
-    fewer = subprocess.run([*again, "--set", "steps=4"], capture_output=True, text=True, check=False)
-    assert fewer.returncode == 78
-    assert fewer.stderr.startswith(f"error: spec.steps: 4, but the run in {run_dir} has trained {STEPS} steps already")
-    assert len(fewer.stderr.splitlines()) == 1
+    again = ("run", "--resume", "--run-dir", str(run_dir))
+    code, printed, _ = run_warm(job.parent, *again)
+    assert code == 0 and f"nothing left to train: the run in {run_dir} is finished at step {STEPS}" in printed
+    assert "examples/s" not in printed
+    code, _, told = run_warm(job.parent, *again, "--set", "steps=4")
+    assert code == 78
+    assert told.startswith(f"error: spec.steps: 4, but the run in {run_dir} has trained {STEPS} steps already")
+    assert len(told.splitlines()) == 1
     assert {path: path.read_bytes() for path in run_dir.iterdir() if path.is_file()} == before
 
 
