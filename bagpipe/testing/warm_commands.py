@@ -9,7 +9,6 @@ What a start itself does is tested with commands that are started as users start
 import atexit
 import functools
 import importlib
-import json
 import os
 import select
 import signal
@@ -24,6 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from bagpipe.local.policy import RoleId
 from bagpipe.local.process import Child
@@ -106,7 +107,7 @@ class WarmStarter:
         with self._lock:
             self._started.append(begun)
             assert self._process.stdin is not None
-            self._process.stdin.write(json.dumps(asked) + "\n")
+            self._process.stdin.write(msgspec.json.encode(asked).decode() + "\n")
             self._process.stdin.flush()
         pid = begun.result(START_SECONDS)
         return WarmCommand(pid, self._ended[pid])
@@ -123,7 +124,7 @@ class WarmStarter:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            told = json.loads(line)
+            told = msgspec.json.decode(line)
             if "code" in told:
                 self._ended[told["pid"]].set_result(told["code"])
             else:
@@ -228,14 +229,14 @@ def serve() -> None:
                 return
             *lines, unread = (unread + read).split(b"\n")
             for line in lines:
-                pid = _fork(json.loads(line))
+                pid = _fork(msgspec.json.decode(line))
                 running[pidfd := os.pidfd_open(pid)] = pid
                 poll.register(pidfd, select.POLLIN)
                 _tell({"pid": pid})
 
 
 def _tell(what: Mapping[str, Any]) -> None:
-    os.write(1, json.dumps(what).encode() + b"\n")
+    os.write(1, msgspec.json.encode(what) + b"\n")
 
 
 def _fork(asked: Mapping[str, Any]) -> int:
