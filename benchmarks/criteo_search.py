@@ -6,7 +6,8 @@
 The last tenth of the log is the test part. Without `--test` it takes no part here: it is cut off before anything else.
 With it, whatever is named is judged on that part, which is to be done once. A trial is a line of `TRIALS`; without
 names all are run. Each is trained with its number of seeds, and printed are the mean AUC and log loss of the seeds
-alone, and those of their mean log-odds (the ensemble).
+alone, and those of their mean log-odds (the ensemble). After several trials come the same figures for all of their
+last passes together, as of one ensemble: whether members that are unlike are worth more than as many that are alike.
 
 Training is what a run with one trainer computes by contract, in one process without a cache: the same models, lookups
 and first rows, Adagrad for rows and Adam for the rest.
@@ -22,6 +23,7 @@ from typing import Any
 import criteo_features as recipe
 import numpy as np
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.model import ModelConfig
@@ -42,6 +44,8 @@ class Trial:
     min_count: int = 3
     counts: bool = False
     odds: bool = False
+    pairs: bool = False
+    """Counts and odds also of the pairs of columns."""
     row_lr: float = 0.02
     row_eps: float = 0.003
     lr: float = 0.001
@@ -51,6 +55,8 @@ class Trial:
     """Every pass begins with new rows and optimizers, and with the dense weights of the one before."""
     decay: bool = False
     """Rates fall to zero over each pass, linearly."""
+    average: float = 0.0
+    """Judged with an exponential moving average of the dense weights of this decay, as `optimizer.average` does."""
     seeds: int = 1
 
 
@@ -67,8 +73,10 @@ class Data:
         """`[rows, F]`, standardised over the training part."""
         numbers = [np.log1p(np.maximum(self.columns[n].to_numpy().astype(np.float64), 0.0)) for n in recipe.NUMBERS]
         chosen = [np.nan_to_num(x, nan=0.0) for x in numbers]
-        chosen += [v for name, v in self.columns.items() if name.startswith("n_") and trial.counts]
-        chosen += [v for name, v in self.columns.items() if name.startswith("t_") and trial.odds]
+        counted = [*recipe.BINS, *recipe.CATEGORIES]
+        counted += [one + other for one, other in recipe.PAIRS if trial.pairs]
+        chosen += [self.columns[f"n_{name}"] for name in counted if trial.counts]
+        chosen += [self.columns[f"t_{name}"] for name in counted if trial.odds]
         dense = np.stack(chosen, axis=1).astype(np.float32)
         part = dense[: self.num_train]
         return (dense - part.mean(0)) / np.maximum(part.std(0), 1e-6)
@@ -97,11 +105,13 @@ def train(data: Data, trial: Trial, seed: int) -> list[np.ndarray]:
             weights = torch.from_numpy(np.concatenate(first))
             squares = torch.zeros(weights.shape)
             optimizer = torch.optim.Adam(model.parameters(), lr=trial.lr)
-        one_pass(data, trial, seed, model, layout, optimizer, dense, keys, weights, squares)
-        model.eval()
+        averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(trial.average)) if trial.average else None
+        one_pass(data, trial, seed, model, averaged, layout, optimizer, dense, keys, weights, squares)
+        judged = model if averaged is None else averaged.module
+        judged.eval()
         with torch.no_grad():
             rest = slice(data.num_train, len(data.labels))
-            scores.append(forward(model, layout, dense[rest], keys[rest], weights)[0].squeeze(1).numpy())
+            scores.append(forward(judged, layout, dense[rest], keys[rest], weights)[0].squeeze(1).numpy())
     return scores
 
 
@@ -110,6 +120,7 @@ def one_pass(
     trial: Trial,
     seed: int,
     model: Any,
+    averaged: AveragedModel | None,
     layout: TableLayout,
     optimizer: torch.optim.Optimizer,
     dense: np.ndarray,
@@ -132,6 +143,8 @@ def one_pass(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if averaged is not None:
+            averaged.update_parameters(model)
         squares[used] += leaf.grad * leaf.grad
         weights[used] -= rate * trial.row_lr * leaf.grad / (squares[used].sqrt() + trial.row_eps)
 
@@ -176,6 +189,9 @@ TRIALS: dict[str, Trial] = {
     "passes": Trial(passes=4),
     "passes-wide": Trial(**BOTH, passes=4, settings={"bottom_mlp": (128,), "over_mlp": (512, 256)}),
     "passes-row-lr": Trial(row_lr=0.03, **PASSES),
+    "passes-both": Trial(**BOTH, **PASSES),
+    "passes-pairs": Trial(**BOTH, pairs=True, **PASSES),
+    "passes-average": Trial(average=0.999, **PASSES),
     "passes-wdl": Trial(model="wdl", settings=MLP, **PASSES),
     "passes-dcn": Trial(model="dcn", settings=CROSS, **PASSES),
     "chosen": Trial(passes=3, seeds=5),
@@ -191,6 +207,7 @@ def main(source: Path, names: Sequence[str]) -> None:
         log = log.slice(0, log.num_rows * 9 // 10)
     data = Data(log, log.num_rows * 9 // 10)
     labels = data.labels[data.num_train :]
+    last: list[np.ndarray] = []
     for name in names or TRIALS:
         trial, begun, scores = TRIALS[name], time.perf_counter(), []
         for seed in range(1, trial.seeds + 1):
@@ -198,6 +215,9 @@ def main(source: Path, names: Sequence[str]) -> None:
             print(f"{name:16s} seed {seed}: {time.perf_counter() - begun:.0f} s", flush=True)
         for number in range(trial.passes):
             print(f"{name:16s} pass {number + 1}  {judge([one[number] for one in scores], labels)}", flush=True)
+        last += [one[-1] for one in scores]
+    if len(names or TRIALS) > 1:
+        print(f"{'all of them':16s} last    {judge(last, labels)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ Three things are worth more than a larger model here (docs/models.md has the fig
 - The mean log-odds of several models that differ in their first weights alone are better than those of any of them.
   `Members` trains them in one run: each has its own part of every row and its own layers, and no gradient of one
   reaches another, so each is what it would be alone.
-- Half of the members also see how often each value came and was clicked before (`criteo_features.py`). Alone they are
-  no better; together with the others they are, because they err elsewhere.
+- Half of the members also see how often each value, and each pair of values of eight columns, came and was clicked
+  before (`criteo_features.py`). Alone they are no better; together with the others they are, because they err elsewhere.
 """
 
 import argparse
@@ -95,7 +95,8 @@ def columns() -> dict[str, Any]:
     numbers = [
         {"name": name, "log1p": True, "clip": [0, 1e12], "standardise": True} for name in criteo_features.NUMBERS
     ]
-    before = [{"name": f"{kind}_{name}", "standardise": True} for kind in "nt" for name in values]
+    counted = [*values, *(one + other for one, other in criteo_features.PAIRS)]
+    before = [{"name": f"{kind}_{name}", "standardise": True} for kind in "nt" for name in counted]
     return {"labels": ["label"], "dense": numbers + before, "sparse": values}
 
 

@@ -92,6 +92,6 @@ def test_the_recipe_names_columns_that_the_features_have(recipe: Any, features: 
     named = recipe.columns()
     dense, sparse = [column["name"] for column in named["dense"]], named["sparse"]
     assert set(named["labels"]) | set(dense) | set(sparse) <= set(made)
-    assert (len(dense), len(sparse)) == (13 + 2 * 39, 39)
+    assert (len(dense), len(sparse)) == (13 + 2 * (39 + len(features.PAIRS)), 39)
     assert dense[: len(features.NUMBERS)] == features.NUMBERS
     assert all(column["standardise"] for column in named["dense"])
