@@ -189,6 +189,7 @@ TRIALS: dict[str, Trial] = {
     "passes": Trial(passes=4),
     "passes-wide": Trial(**BOTH, passes=4, settings={"bottom_mlp": (128,), "over_mlp": (512, 256)}),
     "passes-row-lr": Trial(row_lr=0.03, **PASSES),
+    "passes-dlrm": Trial(**PASSES),
     "passes-both": Trial(**BOTH, **PASSES),
     "passes-pairs": Trial(**BOTH, pairs=True, **PASSES),
     "passes-average": Trial(average=0.999, **PASSES),

@@ -11,7 +11,8 @@ Three things are worth more than a larger model here (docs/models.md has the fig
   `Members` trains them in one run: each has its own part of every row and its own layers, and no gradient of one
   reaches another, so each is what it would be alone.
 - Half of the members also see how often each value, and each pair of values of eight columns, came and was clicked
-  before (`criteo_features.py`). Alone they are no better; together with the others they are, because they err elsewhere.
+  before (`criteo_features.py`). Alone they are no better; together with the others they are, because they err
+  elsewhere.
 """
 
 import argparse

@@ -95,3 +95,18 @@ def test_the_recipe_names_columns_that_the_features_have(recipe: Any, features: 
     assert (len(dense), len(sparse)) == (13 + 2 * (39 + len(features.PAIRS)), 39)
     assert dense[: len(features.NUMBERS)] == features.NUMBERS
     assert all(column["standardise"] for column in named["dense"])
+
+
+def test_pairs_of_columns_are_counted_by_both_values(features: Any) -> None:
+    """A pair's count is that of the earlier rows that agree in both columns."""
+    draw = np.random.default_rng(2)
+    columns = {"label": pa.array(draw.integers(0, 2, 50))}
+    columns |= {name: pa.array(draw.integers(0, 6, 50)) for name in features.NUMBERS}
+    columns |= {name: pa.array([*map(str, draw.integers(0, 3, 50))]) for name in features.CATEGORIES}
+    log = pa.table(columns)
+    codes, made = features.codes_of(log), dict(features.features(log, 40))
+    assert len(features.PAIRS) == 28
+    for one, other in features.PAIRS:
+        both = [*zip(codes[one], codes[other], strict=True)]
+        expected = np.log1p([both[:row].count(both[row]) for row in range(50)])
+        np.testing.assert_allclose(made[f"n_{one}{other}"], expected, rtol=1e-6)
