@@ -28,7 +28,7 @@ def tell(
     Args:
         now: what ages are counted to.
         kept: last lines of pods that are gone, by process, as `oracle-0.log`.
-        unread: why something of the job is not here: whoever asks may not see it.
+        unread: why something of the job is not here: the user may not see it.
     """
     status = job.get("status") or {}
     parts = [
@@ -47,7 +47,7 @@ def tell(
 
 
 def printable(text: str) -> str:
-    """With signs that would steer a terminal written out: a process's last words may contain anything."""
+    """With signs that would steer a terminal written out: a process's termination message may contain anything."""
     return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
 
 

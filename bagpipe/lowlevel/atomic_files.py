@@ -79,7 +79,7 @@ def _open_draft(path: Path) -> tuple[Path, BinaryIO]:
             file.close()
             draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
             continue
-        except OSError:  # A disk without locks: whoever was first is not seen.
+        except OSError:  # A disk without locks: a first writer is not seen.
             pass
         if _is_at(file, draft):
             file.truncate()

@@ -27,7 +27,7 @@ def forward_of(config: ModelConfig) -> Forward:
 
 
 def in_precision(model: nn.Module, config: ModelConfig) -> nn.Module:
-    """The same model, which computes in the job's precision whoever calls it: for a loop of a user's own."""
+    """The same model, which computes in the job's precision wherever it is called: for a loop of a user's own."""
     if config.precision != "float32":
         call, own = forward_of(config), model.forward
         model.forward = lambda dense, sparse: call(own, dense, sparse)  # type: ignore[arg-type]  # called as a module is

@@ -146,7 +146,7 @@ def test_settings_of_another_type_are_refused(settings, words):
 
 @pytest.mark.parametrize("text", ["- a", "a: {", "workers: many", None])
 def test_wrong_settings_are_one_line_and_no_traceback(tmp_path, monkeypatch, caplog, text):
-    """Whoever installs it reads in the log what is wrong, and where; the exit code is that of a wrong configuration."""
+    """The operator's log says what is wrong in its settings, and where; the exit code is 78."""
     path = tmp_path / "operator.yaml"
     if text is not None:
         path.write_text(text)

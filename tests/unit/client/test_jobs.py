@@ -248,7 +248,7 @@ def test_a_process_that_waits_to_start_again_has_a_log(odd):
 
 
 def test_labels_of_pods_are_hints(odd):
-    """Whoever may change pods may write anything into their labels."""
+    """A label of a pod may hold anything: any user who may change pods can write it."""
     wrong, newer = pod("a", 0), pod("b", 1)
     wrong["metadata"]["labels"]["bagpipe.dev/attempt"] = "foo"
     pods(odd, wrong, newer)

@@ -138,7 +138,7 @@ def test_a_mark_from_the_future_expires_too(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("content", [b"", b'{"name": "run a in', b"[]", b"\xff\x00", b'{"name": 1}'])
 def test_a_mark_that_cannot_be_read_names_nobody(tmp_path: Path, content: bytes) -> None:
-    """Half a mark of a machine that lost its power: whoever comes next takes the folder at once."""
+    """After half a mark of a machine that lost its power the next run takes the folder at once."""
     (tmp_path / FILE_NAME).write_bytes(content)
     second(tmp_path).close()
     assert list(tmp_path.iterdir()) == []
@@ -165,7 +165,7 @@ def test_a_full_disk_leaves_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("made_again", [True, False])
 def test_a_folder_that_is_removed_is_not_said_to_be_taken(tmp_path: Path, made_again: bool) -> None:
-    """Whoever deleted a run directory under its run is not told of another run, also if a role has made it again."""
+    """A run whose directory was deleted under it does not speak of another run, also if a role has made it again."""
     (folder := tmp_path / "run").mkdir()
     with second(folder) as held:
         (folder / FILE_NAME).unlink()

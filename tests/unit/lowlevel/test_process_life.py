@@ -109,7 +109,7 @@ def test_a_process_that_is_told_to_end_leaves_no_draft(name: str, code: int, tmp
 
 
 def test_nohup_is_respected(tmp_path: Path) -> None:
-    """A hangup that whoever started the process has told it to ignore ends nothing."""
+    """A hangup that the process was started to ignore ends nothing."""
     ignored = "import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
     command = [sys.executable, "-c", ignored + TOLD, str(tmp_path / "file"), "SIGHUP"]
     subprocess.run(command, check=True)
