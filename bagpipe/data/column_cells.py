@@ -50,10 +50,10 @@ def label_cells(table: pa.Table, label: LabelColumn, problems: Problems) -> Floa
     if rule is not None and isinstance(rule.value, str):
         missing = column.is_null().to_numpy(zero_copy_only=False)
         problems.add(name, missing, "a value for the label", column)
-        text = np.array(column.cast(pa.string()).to_pylist(), object)
-        same = text == rule.value
-        if rule.other is not None:
-            neither = ~(same | (text == rule.other) | missing)
+        same, known = _equal(column, rule.value)
+        problems.add(name, ~known & ~missing, f"text such as {rule.value!r} for the label", column)
+        if isinstance(rule.other, str):
+            neither = ~(same | _equal(column, rule.other)[0] | missing)
             problems.add(name, neither, f"the label {rule.value!r} or {rule.other!r}", column)
         return np.where(same if rule.operator == "==" else ~same, 1.0, 0.0)
     numbers, wrong = numbers_of(column)
@@ -70,6 +70,18 @@ def label_cells(table: pa.Table, label: LabelColumn, problems: Problems) -> Floa
         problems.add(name, (numbers < 0) | (numbers != np.floor(numbers)), "a whole number from 0", column)
     problems.add(name, np.abs(numbers) > LARGEST, "a number of 32 bits", column)
     return np.clip(numbers, -LARGEST, LARGEST)
+
+
+def _equal(column: Any, text: str) -> tuple[Mask, Mask]:
+    """Which plain cells are the value that a rule writes as text, and which can be compared with it at all."""
+    kind, every = column.type, np.ones(len(column), np.bool_)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        (number,), (wrong,) = numbers_of(pa.array([text], pa.string()))
+        numbers, _ = numbers_of(column)
+        return np.asarray(numbers == number), ~np.isnan(numbers) & (not wrong)
+    if pa.types.is_boolean(kind):  # Python writes True, most others true.
+        every[:], text = text.lower() in ("true", "false"), text.lower()
+    return np.asarray(np.array(column.cast(pa.string()).to_pylist(), object) == text), every
 
 
 def _compared(numbers: Floats64, rule: LabelRule) -> Floats64:

@@ -32,7 +32,7 @@ LABELS = (LabelColumn("y"),)
 
 
 def opened(path: Path, *, skip: bool = False, **columns: Any) -> ColumnSource:
-    described = ColumnsConfig(labels=LABELS, **{"sparse": (SparseColumn("d"),), "ignore": ("*",), **columns})
+    described = ColumnsConfig(**{"labels": LABELS, "sparse": (SparseColumn("d"),), "ignore": ("*",), **columns})
     return open_columns(find_files(str(path)), described, stated="auto", skip_bad=skip)
 
 
@@ -131,6 +131,33 @@ def test_digits_in_parts_are_no_number(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("y,d,p\n1,a,5\n0,b,12_3\n")
     assert "row 2: column p: expected a finite number" in refused(opened(path, dense=(DenseColumn("p"),)))
+
+
+# ── labels ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("rule", ["a == '{}'", "a == '{}' else '{}'"])
+@pytest.mark.parametrize(
+    ("answers", "cells", "words"),
+    [
+        (("True", "False"), [True, False], None),
+        (("4.0", "3.0"), [4, 3], None),
+        (("4", "3"), [4.0, 3.0], None),
+        (("yes", "no"), [True, False], "row 1: column a: expected text such as 'yes' for the label, found True"),
+        (("yes", "no"), [1, 0], "row 1: column a: expected text such as 'yes' for the label, found 1"),
+        (("4", "3"), [4.0, float("nan")], "row 2: column a: expected text such as '4' for the label, found nan"),
+    ],
+)
+def test_an_answer_is_the_same_whatever_its_type(
+    rule: str, answers: tuple[str, str], cells: list[Any], words: str | None, tmp_path: Path
+) -> None:
+    """A label that no cell of its column could ever be was 0 in every row."""
+    pq.write_table(pa.table({"a": cells, "d": ["a", "b"]}), tmp_path / "a.parquet")
+    source = opened(tmp_path, labels=(LabelColumn("y", rule=rule.format(*answers)),))
+    if words is not None:
+        assert words in refused(source)
+        return
+    assert [source.parse(piece).labels_BL.tolist() for piece in source.pieces(0)[1]] == [[[1.0], [0.0]]]
 
 
 # ── CSV ───────────────────────────────────────────────────────────────────────────────────────────
