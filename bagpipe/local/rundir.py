@@ -260,7 +260,8 @@ class RunDir:
         path = self.path / "attempt"
         try:
             number = int(path.read_text()) + 1 if path.exists() else 0
-        except (OSError, ValueError):
+            number.to_bytes(4)
+        except (OSError, ValueError, OverflowError):
             raise ConfigError(
                 f"{path}: expected the number of the last attempt; write one that is at least as large"
             ) from None

@@ -53,6 +53,16 @@ class ExportedModel:
         if self.facts.get("format") != VERSION:
             raise CheckpointError(f"{folder}: format {self.facts.get('format')}, this score.py reads {VERSION}")
         self.info: dict[str, Any] = _json(folder / "transform" / "transform.json")
+        try:
+            self._read(folder, threads)
+        except (KeyError, TypeError, IndexError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder}: damaged ({type(error).__name__}: {error}); export the model again"
+            ) from None
+        self.module = _module(folder, self.layout, self.facts)
+
+    def _read(self, folder: Path, threads: int | None) -> None:
+        """All but the dense model, whose code is its author's."""
         self.labels: tuple[str, ...] = tuple(self.facts["labels"])
         self.batch_size: int = self.facts["batchSize"]
         chosen = threads or self.facts["threads"]
@@ -61,7 +71,6 @@ class ExportedModel:
         self.layout = TableLayout.of(_table(t) for t in self.facts["tables"])
         self._finders = row_finders(folder / "transform", self.info, self.layout.tables)
         self._stored = _stored(folder, self.layout, self.facts)
-        self.module = _module(folder, self.layout, self.facts)
         self.source: Tabular | Records = _source(self.info, value_counts(folder / "transform", self.info))
 
     def __repr__(self) -> str:

@@ -264,6 +264,12 @@ def test_an_export_that_was_killed_blocks_nothing_and_a_second_one_at_once_is_re
         export_model(checkpoints["dlrm"], out)
     assert seen == [[".draft"]] and not (out / ".draft").exists()
     assert load_export(out).facts["model"]["class"] == "DLRM"
+    (out / "model.json").write_text((out / "model.json").read_text().replace("batchSize", "batchSise"))
+    with pytest.raises(
+        Exception, match=rf"^{out}: damaged \(KeyError: 'batchSize'\); export the model again"
+    ) as damaged:
+        load_export(out)
+    assert getattr(damaged.value, "exit_code", None) == ExitCode.BAD_DATA
 
 
 def test_a_model_that_needs_what_an_export_lacks_is_refused_by_name(

@@ -156,6 +156,10 @@ def test_attempts_are_numbered_for_good(tmp_path: Path) -> None:
         directory.begin(job())
     with RunDir.reopen(tmp_path / "run") as directory:
         assert directory.next_attempt() == 2
+        for damaged in ("", "x", "-9", "9" * 20):
+            directory.write("attempt", damaged)
+            with pytest.raises(ConfigError, match="attempt: expected the number of the last attempt"):
+                directory.next_attempt()
 
 
 def test_foreign_checkpoints(tmp_path: Path) -> None:
