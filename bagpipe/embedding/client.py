@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.errors import PeerLost, StorageError
+from bagpipe.net.array_forms import difference, floats
 from bagpipe.net.connection import Connection
 from bagpipe.net.messages import (
     Fetch,
@@ -90,6 +92,8 @@ class EmbeddingClient:
         self._look_around: Callable[[], None] = lambda: None
         self._requests: dict[tuple[int, int], _Request] = {}
         self._snapshots: dict[tuple[int, int], SnapshotFiles] = {}
+        self._asked_for: set[int] = set()
+        """Steps whose snapshots were asked for and are not complete: answers about any other are dropped."""
 
     def __repr__(self) -> str:
         unwritten = [len(s.write_backs) for s in self._servers]
@@ -163,6 +167,7 @@ class EmbeddingClient:
 
     def ask_snapshots(self, step: int) -> None:
         """Ask every shard how far its snapshot of `step` is; the answers come in with `poll`."""
+        self._asked_for.add(step)
         for server in self._servers:
             self._send(server, SnapshotStatus(step=step), [])
 
@@ -179,6 +184,7 @@ class EmbeddingClient:
         found = [a for a in answers if a is not None and a.done]
         if len(found) < len(self._servers):
             return None
+        self._asked_for.discard(step)
         for number in range(len(self._servers)):
             del self._snapshots[step, number]
         return found
@@ -264,11 +270,11 @@ class EmbeddingClient:
                     server.write_backs.popleft()
             case SendAgain():
                 self._send_again(server)
-            case SnapshotFiles():
-                self._snapshots[message.step, number] = message
+            case SnapshotFiles() if message.step in self._asked_for:
+                self._snapshots[message.step, number] = _checked(message, number)
             case Refused():
                 raise PeerLost(f"trainer {self._rank}: embedding server {number} refused: {message.reason}")
-            case Pong():
+            case Pong() | SnapshotFiles():
                 pass
 
     def _fill(self, number: int, message: Rows, arrays: list[Any]) -> None:
@@ -276,8 +282,29 @@ class EmbeddingClient:
         if part is None:
             return
         request = self._requests[message.step, message.group]
-        records, values = arrays
         wanted = part.request.num_records
+        record_width, dim = self._widths[message.group]
+        if why := difference(arrays, [floats(wanted, record_width), floats(part.keys.size - wanted, dim)]):
+            raise PeerLost(
+                f"trainer {self._rank}: embedding server {number} answered the fetch of step {message.step}, width "
+                f"group {message.group}, with other rows than were asked for: {why}; does it run the same job and code?"
+            )
+        records, values = arrays
         request.records[part.index[:wanted]] = records
         request.values[part.index[wanted:] - request.records.shape[0]] = values
         request.missing.discard(number)
+
+
+def _checked(answer: SnapshotFiles, number: int) -> SnapshotFiles:
+    """The answer of a shard, whose files lie in the checkpoint's own directory.
+
+    Raises:
+        StorageError: one of them lies elsewhere, so the checkpoint would consist of what another program may change.
+    """
+    for file in answer.files:
+        path = PurePosixPath(file.name)
+        if path.is_absolute() or not path.parts or ".." in path.parts or "\0" in file.name:
+            raise StorageError(
+                f"embedding server {number}: expected files in the checkpoint's directory, found {file.name[:100]!r}"
+            )
+    return answer

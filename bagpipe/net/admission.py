@@ -47,6 +47,9 @@ MAY_SAY: Mapping[Role, Mapping[Role, tuple[type[Message], ...]]] = {
 }
 """By the listener's role and the speaker's: the messages that may be sent, beside `Hello` and `Ping`."""
 
+OF_TRAINER_0 = (Saved, SnapshotStatus)
+"""What only the trainer says that completes checkpoints."""
+
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
@@ -77,12 +80,13 @@ class Admission:
     num_servers: int = 0
     _speakers: dict[bytes, Speaker] = field(default_factory=dict)
     _identities: dict[Speaker, bytes] = field(default_factory=dict)
+    _replaced: list[bytes] = field(default_factory=list)
 
     def check(self, identity: bytes, message: Message) -> Speaker | SayHello | Refused | None:
         """The speaker, if it may send this message; otherwise the answer that it gets. None: `Ping`, which any peer may
         send.
 
-        A valid `Hello` binds the identity to its role, in place of the identity that had it.
+        A valid `Hello` binds the identity to its role for good, in place of the identity that had that role.
         """
         if isinstance(message, Ping):
             return None
@@ -96,6 +100,8 @@ class Admission:
         named = _index_named_by(message)
         if named is not None and named != speaker.index:
             return _broken(f"{speaker} sent a {type(message).__name__} in the name of rank {named}")
+        if isinstance(message, OF_TRAINER_0) and speaker.index:
+            return _broken(f"{speaker} sent a {type(message).__name__}, which is only trainer 0's to say")
         return speaker
 
     def speaker(self, identity: bytes) -> Speaker | None:
@@ -105,6 +111,14 @@ class Admission:
     def identities(self) -> list[bytes]:
         """All that are admitted now."""
         return list(self._speakers)
+
+    def replaced(self) -> list[bytes]:
+        """Identities whose role another one has got since the last call: one that is still there has to say `Hello`.
+
+        A role that only listens would otherwise never learn that it is not heard any more.
+        """
+        replaced, self._replaced = self._replaced, []
+        return replaced
 
     def forget(self, identity: bytes) -> None:
         """Admit this identity no longer, if it was admitted."""
@@ -123,15 +137,18 @@ class Admission:
                 f"{self.num_trainers} trainers; start each role with the job file of this job",
                 exit_code=ExitCode.BAD_CONFIG,
             )
-        self.forget(identity)
-        if (before := self._identities.get(speaker)) is not None:
+        if (known := self._speakers.get(identity, speaker)) != speaker:
+            return _broken(f"{known} said Hello as {speaker} on the same connection, which keeps its role")
+        if (before := self._identities.get(speaker, identity)) != identity:
             self.forget(before)
+            self._replaced.append(before)
         self._speakers[identity], self._identities[speaker] = speaker, identity
         return speaker
 
     def _has_place(self, speaker: Speaker, *, by_worker_id: bool) -> bool:
         count = self.num_servers if speaker.role == "server" else self.num_trainers
-        if by_worker_id:  # any numbers that differ: the oracle counts the shards in their order
+        if by_worker_id and speaker.role == "server":
+            # Any numbers that differ: the oracle counts the shards in their order.
             return speaker in self._identities or sum(s.role == speaker.role for s in self._identities) < count
         return speaker.index < count
 

@@ -1,19 +1,24 @@
 """Decides who may connect to this process at all, in zmq's handshake, before any message (ZAP, RFC 27).
 
 A listener with the job's keys (CURVE) admits peers that hold the same key; one with the job's token alone (PLAIN)
-admits peers that send it. A refused peer gets no further than the handshake, whose frames libzmq bounds, so a stranger
-can neither send endless messages nor see an answer. `admission.py` decides what an admitted peer may send.
+admits peers that send it. A refused peer gets no further than the handshake, so a stranger can neither send endless
+messages nor see an answer; `handshakes.py` bounds what it can send, and how often, within one. `admission.py` decides
+what an admitted peer may send.
 """
 
 import hmac
 import logging
 import threading
 from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from bagpipe.net.handshakes import Handshakes
 from bagpipe.net.refusal_log import RefusalLog
+from bagpipe.net.waits import milliseconds
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 """Where libzmq asks."""
@@ -23,6 +28,8 @@ USERNAME = b"bagpipe"
 LONGEST_TOKEN_BYTES = 255
 """The longest password that PLAIN carries."""
 
+IDLE_SECONDS = 60.0
+"""The thread wakes up so often where nothing happens."""
 STOP_SECONDS = 10.0
 """How long `stop` waits for the thread, which usually ends within milliseconds."""
 log = logging.getLogger(__name__)
@@ -51,11 +58,14 @@ class Doorkeeper:
         self._thread.start()
 
     def watch(self, listener: "zmq.Socket[bytes]") -> None:
-        """Count peers that fail the handshake without speaking this listener's mechanism: libzmq asks no ZAP handler
-        about those.
+        """Count peers that fail the handshake without speaking this mechanism, about which libzmq asks no ZAP handler,
+        and end those that do not come to its end.
         """
         address = f"inproc://monitor-{id(listener)}"
-        listener.monitor(address, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
+        listener.monitor(
+            address,
+            zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+        )
         monitor = self._context.socket(zmq.PAIR)
         monitor.rcvhwm = 0  # With a bound, a flood of connections would stop zmq's own thread.
         monitor.linger = 0
@@ -73,24 +83,44 @@ class Doorkeeper:
 
     def _serve(self) -> None:
         poller = zmq.Poller()
-        monitors: list[zmq.Socket[bytes]] = []
+        monitors: dict[zmq.Socket[bytes], Handshakes | None] = {}
+        """Of each listener; None: it has not accepted anybody yet."""
         for socket in (self._questions, self._heard):
             poller.register(socket, zmq.POLLIN)
         while True:
-            ready = dict(poller.poll())
+            ready = dict(poller.poll(self._patience(monitors.values())))
             if self._heard in ready:
                 if self._heard.recv() == _END:
                     break
-                monitors.append(self._to_watch.popleft())
-                poller.register(monitors[-1], zmq.POLLIN)
-            for monitor in monitors:
+                monitors[monitor := self._to_watch.popleft()] = None
+                poller.register(monitor, zmq.POLLIN)
+            for monitor, handshakes in monitors.items():
                 if monitor in ready:
-                    where = recv_monitor_message(monitor)["endpoint"].decode("ascii", "replace")
-                    self.refused.add(f"refused a connection to {where}: it did not show the job's key or token")
+                    monitors[monitor] = self._note(recv_monitor_message(monitor), handshakes)
+                if handshakes is not None:
+                    for told in handshakes.look():
+                        self.refused.add(told)
             if self._questions in ready:
                 self._answer()
         for socket in (self._questions, self._heard, *monitors):
             socket.close(0)
+
+    def _patience(self, all_handshakes: Iterable[Handshakes | None]) -> int:
+        """Milliseconds until handshakes are to be looked at again."""
+        due = [wait for one in all_handshakes if one is not None and (wait := one.patience()) is not None]
+        return milliseconds(min(due, default=IDLE_SECONDS)) + 1
+
+    def _note(self, event: Mapping[str, Any], handshakes: Handshakes | None) -> Handshakes | None:
+        """Something has happened to a connection of a listener; returns its handshakes."""
+        where = event["endpoint"].decode("ascii", "replace")
+        if event["event"] != zmq.EVENT_ACCEPTED:
+            self.refused.add(f"refused a connection to {where}: it did not show the job's key or token")
+            return handshakes
+        if handshakes is None:
+            handshakes = Handshakes(int(where.rpartition(":")[2]), "CURVE" if self._public_key else "PLAIN")
+        if told := handshakes.accepted(event["value"]):
+            self.refused.add(told)
+        return handshakes
 
     def _answer(self) -> None:
         version, request, _, address, _, mechanism, *credentials = self._questions.recv_multipart()

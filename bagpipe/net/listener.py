@@ -81,6 +81,8 @@ class Listener(SocketEnd):
     def _lets_in(self, peer: bytes, message: Message) -> bool:
         verdict = self.admission.check(peer, message)
         if verdict is None or isinstance(verdict, Speaker):
+            for before in self.admission.replaced():
+                self.send(before, SayHello())
             return True
         why = "it must say Hello first" if isinstance(verdict, SayHello) else verdict.reason
         self.refused.add(f"refused a {type(message).__name__} of {self.name_of(peer)}: {why}")

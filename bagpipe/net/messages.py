@@ -207,7 +207,7 @@ class StepDone(Message, kw_only=True):
     """Mean loss over this trainer's slice (0 where the slice is empty); None: not told."""
     num_examples: Count
     seconds: float
-    waits: dict[str, float]
+    waits: Annotated[dict[Annotated[str, msgspec.Meta(max_length=32)], float], msgspec.Meta(max_length=32)]
     """Seconds that this step waited, by key: plan, fetch, gradients, eager, deferred, dense, write_back."""
     failed: Text = ""
     """Evaluation: why the model gave no logits; the array is empty then."""

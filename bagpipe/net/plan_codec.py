@@ -9,8 +9,8 @@ below, so that the receiver can cut views out of what it unpacked.
 Frames: dense_BF, labels_BL, weights_B and groups_B where the header says that they are there, then for each width
 group inverse_N, packed int32s, packed keys, and weights_N where its header says so.
 
-Every length is checked against the frames before it is used. The contents of the arrays are not checked again: the
-planner's invariants are tested, and checking them at every trainer and step would take time.
+Every length is checked against the frames before it is used; `plan_check.py` sees to it that a plan points to nothing
+that its trainer does not have. The planner's other invariants are tested, and not checked again at every step.
 """
 
 import itertools

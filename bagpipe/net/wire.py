@@ -5,8 +5,9 @@ the message and, for each array, its element type and shape; an array longer tha
 in several frames, because large frames cost the transport two to three times as much per byte. Arrays of
 floats may be packed (`net/pack_floats.py`); the header says how long they are then.
 
-Decoding raises `WireError` and nothing else, whatever the bytes are: only listed element types exist, and
-every length is compared with a limit before memory is taken and with the frames before it is used.
+Decoding raises `WireError` and nothing else, whatever the bytes are: only listed element types exist, every length is
+compared with a limit before memory is taken and with the frames before it is used, and an array lies in as few frames
+as `FRAME_BYTES` allows: a million frames of one byte would take seconds to join.
 """
 
 import functools
@@ -92,16 +93,19 @@ def decode(frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES) -> 
     name = type(message).__name__
     if len(envelope.arrays) > MAX_ARRAYS:
         raise WireError(f"{name}: expected at most {MAX_ARRAYS} arrays, found {len(envelope.arrays)}")
-    rest = iter(frames[1:])
     room = limit_bytes
-    arrays = []
+    sizes = []
     for code, shape, packed_bytes in envelope.arrays:
         num_bytes = _array_bytes(name, code, shape, packed_bytes, room)
         room -= num_bytes
-        found = _join(rest, packed_bytes or num_bytes, name)
+        sizes.append(packed_bytes or num_bytes)
+    if (expected := 1 + sum(-(-size // FRAME_BYTES) for size in sizes)) != len(frames):
+        raise WireError(f"{name}: expected {expected} frames for {len(sizes)} arrays, found {len(frames)}")
+    rest = iter(frames[1:])
+    arrays = []
+    for (code, shape, packed_bytes), size in zip(envelope.arrays, sizes, strict=True):
+        found = _join(rest, size, name)
         arrays.append(_unpacked(found, shape) if packed_bytes else found.view(DTYPES[code]).reshape(shape))
-    if next(rest, None) is not None:
-        raise WireError(f"{name}: frames follow the last array")
     return message, arrays
 
 

@@ -79,14 +79,15 @@ def sample_messages() -> tuple[Sample, ...]:
         (m.WriteBack(rank=1, step=4, checkpoint=True), [keys, rows]),
         (m.Exchange(attempt=0, step=3, source=1, kind="gradients", through=0), [rows]),
         (m.StepDone(rank=0, step=3, loss=0.5, num_examples=6, seconds=0.1, waits={"plan": 0.1}), [rows[:, 0].copy()]),
-        pack_plan(_plan()),
+        pack_plan(sample_plan()),
         (m.ValidationOutputs(rank=1, step=9), [rows[:, 0].copy()]),
-        (m.ValidationBatch(after=9, plan=pack_plan(_plan())[0]), pack_plan(_plan())[1]),
+        (m.ValidationBatch(after=9, plan=pack_plan(sample_plan())[0]), pack_plan(sample_plan())[1]),
     )
     return tuple((message, []) for message in plain) + carriers
 
 
-def _plan() -> BatchPlan:
+def sample_plan() -> BatchPlan:
+    """A plan with every list in use, for trainer 0 of 2, with three slots and four examples of two features."""
     lists = PeerLists.of([[0, 1], [2]])
     moves = Transfer(lists, lists, lists, lists)
     few = np.arange(3, dtype=np.int32)

@@ -13,6 +13,7 @@ import numpy as np
 from bagpipe.batch import Floats
 from bagpipe.cache.cache import EmbeddingCache
 from bagpipe.cache.optimizers import gather
+from bagpipe.net.array_forms import Form, floats
 from bagpipe.plan import BatchPlan, Indices, PeerLists, Transfer
 from bagpipe.trainer.delivery import Kind
 from bagpipe.trainer.exchange import PeerExchange
@@ -50,7 +51,7 @@ class Coherence:
     def add_gradients(self, plan: BatchPlan, gradients: Sequence[Floats]) -> None:
         """Add the others' gradients of rows owned here to this trainer's own, in place."""
         received = {
-            source: self._peers.receive(source, plan.step, "gradients")
+            source: self._peers.receive(source, plan.step, "gradients", _forms(plan, gradients, source))
             for source in self._others
             if any(part.grad_recv[source].size for part in plan.groups)
         }
@@ -96,7 +97,12 @@ class Coherence:
         for peer in self._others:
             lists = [_lists(part.receive, kind) for part in plan.groups]
             if _any_rows(lists, peer):
-                arrays = iter(self._peers.receive(peer, plan.step, kind))
+                expected = [
+                    floats(rows[peer].size, width)
+                    for cache, pair in zip(self._caches, lists, strict=True)
+                    for rows, width in zip(pair, (cache.embedding_dim, cache.record_width), strict=True)
+                ]
+                arrays = iter(self._peers.receive(peer, plan.step, kind, expected))
                 for cache, (values, records) in zip(self._caches, lists, strict=True):
                     cache.store_values(values[peer], next(arrays))
                     cache.store_records(records[peer], next(arrays))
@@ -123,6 +129,11 @@ class Coherence:
 
 def _is_rows(kind: Kind) -> TypeGuard[RowsKind]:
     return kind in ("gradients", "eager", "deferred")
+
+
+def _forms(plan: BatchPlan, gradients: Sequence[Floats], source: int) -> list[Form]:
+    """Another trainer's gradients of a step: of each width group, one for every row of this trainer's that it uses."""
+    return [floats(part.grad_recv[source].size, own.shape[1]) for part, own in zip(plan.groups, gradients, strict=True)]
 
 
 def _picked(rows_KD: Floats, index: Indices) -> Floats:

@@ -8,7 +8,7 @@ peer and travels in the header of every message, so confirming costs no message 
 ways. A peer that only sends is told in a message of its own every `CONFIRM_STEPS` steps (`due`).
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import Generic, Literal, NamedTuple, TypeVar
 
@@ -18,6 +18,9 @@ CONFIRM_STEPS = 8
 """After so many steps a peer that we send nothing to is sent a confirmation of its own."""
 KEPT_STEPS = 64
 """Most steps whose messages one peer may leave unconfirmed; bounds the memory kept for sending again."""
+MOST_HERE = 1 << 14
+"""Messages of one peer that may wait until this trainer takes them. They are of a few steps, with a few dozen messages
+each; a peer that sends more only fills memory."""
 
 Sent = TypeVar("Sent")
 Received = TypeVar("Received")
@@ -48,6 +51,8 @@ class Delivery(Generic[Sent, Received]):
         self._heard = dict.fromkeys(self._kept, self.through)
         """Latest step of which each peer has sent anything."""
         self._here: dict[Label, Received] = {}
+        self._waiting = Counter[int]()
+        """How many of these each peer has sent."""
         self._taken: set[Label] = set()
         """Taken by `take`, of steps beyond `through`: a second delivery of these is dropped too."""
 
@@ -92,8 +97,13 @@ class Delivery(Generic[Sent, Received]):
         self._heard[label.source] = max(self._heard[label.source], label.step)
         if label.step <= self.through or label in self._taken or label in self._here:
             return False
+        self._waiting[label.source] += 1
         self._here[label] = arrays
         return True
+
+    def full(self, peer: int) -> bool:
+        """Whether so many messages of a peer wait that no more are taken in."""
+        return self._waiting[peer] >= MOST_HERE
 
     def has(self, label: Label) -> bool:
         """Whether `take` has it."""
@@ -102,6 +112,7 @@ class Delivery(Generic[Sent, Received]):
     def take(self, label: Label) -> Received:
         """Hand out a message that is here; a message is taken once."""
         self._taken.add(label)
+        self._waiting[label.source] -= 1
         return self._here.pop(label)
 
     def done(self, through: int) -> None:
@@ -110,6 +121,7 @@ class Delivery(Generic[Sent, Received]):
             self.through = through
             self._taken = {label for label in self._taken if label.step > through}
             self._here = {label: arrays for label, arrays in self._here.items() if label.step > through}
+            self._waiting = Counter(label.source for label in self._here)
 
     def due(self, *, every: int = CONFIRM_STEPS) -> list[int]:
         """Peers that sent messages which no message to them has confirmed for `every` steps."""

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from bagpipe.errors import PeerLost
+from bagpipe.net.array_forms import Form, difference
 from bagpipe.net.connection import Connection, KeptFrames, keep_frames
 from bagpipe.net.listener import Listener
 from bagpipe.net.messages import Confirmed, Exchange
 from bagpipe.net.wire import Array, encode
-from bagpipe.trainer.delivery import Delivery, Kind, Label
+from bagpipe.trainer.delivery import MOST_HERE, Delivery, Kind, Label
 
 LOOK_SECONDS = 0.2
 """A trainer that waits or sends looks after its connections at this interval."""
@@ -94,17 +95,26 @@ class PeerExchange:
 
     # ── receive ───────────────────────────────────────────────────────────────────────────────────
 
-    def receive(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> list[Array]:
+    def receive(self, peer: int, step: int, kind: Kind, expected: Sequence[Form], bucket: int = 0) -> list[Array]:
         """The arrays that `peer` sent for this step.
 
+        Args:
+            expected: their types and shapes, as the receiver knows them from its plan or its model.
+
         Raises:
-            PeerLost: nothing came within the deadline, or the connection to the peer is gone.
+            PeerLost: nothing came within the deadline, the connection to the peer is gone, or it sent other arrays.
         """
         label = Label(step, kind, peer, bucket)
         self._poll(0.0)
         if not self._delivery.has(label):
             self._wait(partial(self._delivery.has, label), peer, kind, step)
-        return self._delivery.take(label)
+        arrays = self._delivery.take(label)
+        if why := difference(arrays, expected):
+            raise PeerLost(
+                f"trainer {self._rank}: trainer {peer} sent a message ({kind}) of step {step} with other arrays than "
+                f"follow from the job: {why}; does it run the same model and code?"
+            )
+        return arrays
 
     def arrived(self, peer: int, step: int, kind: Kind, bucket: int = 0) -> bool:
         """Whether `receive` would return at once."""
@@ -160,9 +170,21 @@ class PeerExchange:
             if message.attempt == self._attempt and message.source in self._peers:
                 self._delivery.confirmed(message.source, message.through)
                 if isinstance(message, Exchange):
-                    label = Label(message.step, message.kind, message.source, message.bucket)
-                    if self._delivery.arrived(label, arrays):
-                        self._news.append(label)
+                    self._take_in(Label(message.step, message.kind, message.source, message.bucket), arrays)
+            else:
+                self._listener.refused.add(
+                    f"dropped a message of trainer {message.source} in attempt {message.attempt}: this is trainer "
+                    f"{self._rank} in attempt {self._attempt}"
+                )
+
+    def _take_in(self, label: Label, arrays: list[Array]) -> None:
+        if self._delivery.full(label.source):
+            self._listener.refused.add(
+                f"dropped a message ({label.kind}) of step {label.step} of trainer {label.source}: {MOST_HERE} others "
+                f"of it wait already, and everything up to step {self._delivery.through} was taken"
+            )
+        elif self._delivery.arrived(label, arrays):
+            self._news.append(label)
 
     # ── confirm, and send again ───────────────────────────────────────────────────────────────────
 

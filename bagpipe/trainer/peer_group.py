@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from bagpipe.net.array_forms import UINT8, Form
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.torch_private import ended_work
 
@@ -131,7 +132,8 @@ class PeerGroup(dist.ProcessGroup):
 
     def _receive(self, peer: int, number: int, tensors: Tensors) -> None:
         """Into these tensors, which have the sender's shapes and types."""
-        arrays = self._peers.receive(peer, self._step, "collective", number)
+        expected = [Form(UINT8, (tensor.numel() * tensor.element_size(),)) for tensor in tensors]
+        arrays = self._peers.receive(peer, self._step, "collective", expected, number)
         for tensor, array in zip(tensors, arrays, strict=True):
             found = torch.empty(tensor.shape, dtype=tensor.dtype)
             _bytes(found).numpy()[:] = array

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from bagpipe.batch import Floats
+from bagpipe.net.array_forms import Form
+from bagpipe.trainer.delivery import Kind
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.torch_private import at_the_end
 
@@ -63,7 +65,7 @@ class PeerReducer:
         """This rank's part, in rank order; its mean goes to the ranks that need it."""
         part = bucket.part(self._rank)
         gradients = [
-            bucket.own[part] if rank == self._rank else self._peers.receive(rank, self._step, "dense", bucket.index)[0]
+            bucket.own[part] if rank == self._rank else self._received(rank, "dense", bucket, part)
             for rank in range(self._world)
         ]
         total = bucket.mean.numpy()[part]
@@ -75,6 +77,12 @@ class PeerReducer:
             self._peers.send_to_all(self._step, "dense_means", [total], bucket.index)
         self._summed.append(bucket)
 
+    def _received(self, peer: int, kind: Kind, bucket: "_Bucket", part: slice) -> Floats:
+        """What another rank sent of this part of the bucket."""
+        form = Form(bucket.own.dtype, (part.stop - part.start,))
+        found: Floats = self._peers.receive(peer, self._step, kind, [form], bucket.index)[0]
+        return found
+
     def _hand_over(self) -> None:
         """Every mean is needed now. DDP waits for its buckets in a callback behind this one."""
         self._sum_all()
@@ -82,8 +90,8 @@ class PeerReducer:
         for bucket in summed:
             if self._shared:
                 for peer in self._others:
-                    (mean,) = self._peers.receive(peer, self._step, "dense_means", bucket.index)
-                    bucket.mean.numpy()[bucket.part(peer)] = mean
+                    part = bucket.part(peer)
+                    bucket.mean.numpy()[part] = self._received(peer, "dense_means", bucket, part)
             bucket.future.set_result(bucket.mean)
         self._step += 1
 

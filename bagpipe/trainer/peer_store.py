@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.errors import PeerLost
+from bagpipe.net.array_forms import UINT8, Form
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.torch_private import Store
 
 Bytes = npt.NDArray[np.uint8]
+_KEY_AND_VALUE = (Form(UINT8, (None,)), Form(UINT8, (None,)))
 
 
 class PeerStore(Store):  # type: ignore[misc]  # torch has no types for it
@@ -98,7 +100,7 @@ class PeerStore(Store):  # type: ignore[misc]  # torch has no types for it
     def _take_in(self) -> None:
         for peer in self._taken:
             while self._peers.arrived(peer, self._step, "store", self._taken[peer]):
-                key, value = self._peers.receive(peer, self._step, "store", self._taken[peer])
+                key, value = self._peers.receive(peer, self._step, "store", _KEY_AND_VALUE, self._taken[peer])
                 self._taken[peer] += 1
                 with self._lock:
                     self._values[bytes(key).decode()] = bytes(value)

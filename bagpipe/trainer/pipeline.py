@@ -31,6 +31,7 @@ from bagpipe.net.messages import (
     ValidationBatch,
     ValidationDone,
 )
+from bagpipe.net.plan_check import check_plan
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.net.register import refusal
 from bagpipe.rows.record import record_widths
@@ -61,7 +62,7 @@ class StepPipeline:
     """One trainer's rows, step by step. Used by one thread.
 
     Args:
-        caches: one for each width group.
+        caches, slots: of each width group, its cache, and how many slots that has: no plan may use more.
         kinds: how each width group's rows are updated.
         depth: steps ahead for which rows are requested.
         reduction: from a row's summed gradient to the one it is updated with.
@@ -79,6 +80,7 @@ class StepPipeline:
         oracle: Connection,
         servers: EmbeddingClient,
         caches: Sequence[EmbeddingCache],
+        slots: Sequence[int],
         kinds: Sequence[RowKinds],
         coherence: Coherence,
         first_step: int,
@@ -89,7 +91,7 @@ class StepPipeline:
         startup_seconds: float = 0.0,
     ) -> None:
         self.rank, self.oracle, self.servers, self.coherence = rank, oracle, servers, coherence
-        self.packing, self.deadline_seconds = packing, deadline_seconds
+        self.packing, self.deadline_seconds, self.slots = packing, deadline_seconds, tuple(slots)
         self.startup_seconds = max(startup_seconds, deadline_seconds)
         self.machine = StepMachine(num_groups=len(caches), first_step=first_step, depth=depth)
         self.hands = StepHands(
@@ -109,15 +111,13 @@ class StepPipeline:
         self._watch = StepWatch()
         """Of the current step."""
         self._to_do: deque[Instruction] = deque()
-        self._busy = False
-        self._holding = False
+        self._busy = self._holding = self._may_leave = False
         self.meanwhile: Callable[[], None] = lambda: None
         """Called now and then in every wait; it never waits itself."""
         self.save_first: Callable[[], None] = lambda: None
         """Called when the attempt is to end after the latest checkpoint."""
         self._finished: Finished | None = None
         """What is sent once nothing is left to do, and again to an oracle that was restarted."""
-        self._may_leave = False
         self.hear_validation: Callable[[Message, list[Any]], None] = lambda message, arrays: None
         self.oracle_is_back: Callable[[], None] = lambda: None
         """Of evaluations between steps: called with the oracle's messages about them; and after a reconnect to it."""
@@ -335,8 +335,8 @@ class StepPipeline:
     def _hear_oracle(self, message: Message, arrays: list[Any]) -> None:
         match message:
             case Plan() if message.step == self.machine.next_plan:
-                plan = unpack_plan(message, arrays)
-                self.hands.plans[plan.step] = plan
+                plan = self.hands.plans[message.step] = unpack_plan(message, arrays)
+                check_plan(plan, rank=self.rank, world_size=self.hands.world_size, slots=self.slots)
                 self._carry_out(self.machine.plan_arrived(StepFacts.of(plan)))
             case ValidationBatch() | ValidationDone():
                 self.hear_validation(message, arrays)
@@ -372,8 +372,7 @@ class StepPipeline:
 
 def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
     """The row pipeline of a trainer that has joined a job, with empty caches on `device`."""
-    topology = members.topology
-    spec = topology.spec
+    topology, spec = members.topology, members.topology.spec
     groups = topology.layout.groups
     kinds = [RowKinds(spec.embedding, group) for group in groups]
     caches = [
@@ -389,6 +388,7 @@ def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
         oracle=members.oracle,
         servers=members.servers,
         caches=caches,
+        slots=topology.slots,
         kinds=kinds,
         coherence=Coherence(members.peers, caches, rank=members.rank, world_size=members.world_size),
         first_step=topology.first_step,

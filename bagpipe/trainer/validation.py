@@ -26,6 +26,7 @@ from bagpipe.net.messages import (
     ValidationDone,
     ValidationOutputs,
 )
+from bagpipe.net.plan_check import check_plan
 from bagpipe.net.plan_codec import unpack_plan
 from bagpipe.plan import BatchPlan
 from bagpipe.trainer.membership import Membership
@@ -133,6 +134,7 @@ class Validation:
         match message:
             case ValidationBatch() if message.after == self._step and message.plan.step == self._arrived:
                 plan = unpack_plan(message.plan, arrays)
+                check_plan(plan, rank=self.members.rank, world_size=self.members.world_size, slots=None)
                 self._batches[self._arrived] = plan
                 self._requests[self._arrived] = [self._request(plan, group) for group in range(len(plan.groups))]
                 self._arrived += 1

@@ -16,7 +16,6 @@ KNOWN = {
     "local/role_process.py: poller.poll": "until SIGTERM, which is what --stay asks for",
     "lowlevel/lease.py: self._thread.join": "the thread was told to end, and looks every few seconds",
     "lowlevel/process_life.py: thread.join": "as at any end of Python",
-    "net/doorkeeper.py: poller.poll": "ended by an order of `stop`",
     "net/doorkeeper.py: self._heard.recv": "what the poller has seen",
     "net/doorkeeper.py: self._questions.recv_multipart": "what the poller has seen",
     "oracle/service/shell.py: made.result": "asked only once it is done",

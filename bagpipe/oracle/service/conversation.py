@@ -58,7 +58,7 @@ from bagpipe.oracle.service.actions import (
     TurnAway,
     Warn,
 )
-from bagpipe.oracle.service.claims import disbelieved
+from bagpipe.oracle.service.claims import contradiction, disbelieved
 from bagpipe.oracle.service.ledger import StepLedger, Told, ToldStep
 from bagpipe.oracle.service.limits import Limits
 from bagpipe.oracle.service.liveness import Liveness, RoleName
@@ -224,6 +224,12 @@ class Conversation:
         """
         if why := self._disbelieved(message):
             return [Ignored(why)]
+        knows = self.validations.knows
+        if why := contradiction(message, arrays, self.stage, self._planned, answer=self.answer, knows=knows):
+            refused = Refused(
+                reason=f"the oracle refused a {type(message).__name__}: {why}", exit_code=ExitCode.SOFTWARE
+            )
+            return [Ignored(f"refused {why}"), Send(peer, refused)]
         match message:
             case Ping():
                 return [Send(peer, Pong())]

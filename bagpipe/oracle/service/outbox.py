@@ -38,8 +38,13 @@ class Outbox:
     _early: dict[int, deque[tuple[int, Frames]]] = field(default_factory=dict)
 
     def join(self, rank: int, peer: bytes, *, credit: int, done: int, step: int) -> None:
-        """A trainer that has finished `done` wants the plans from `step` on."""
+        """A trainer that has finished `done` wants the plans from `step` on.
+
+        What it has finished stays finished: a request that comes late or twice sets nothing back.
+        """
         known = self._trainers.get(rank)
+        done = done if known is None else max(done, known.done)
+        step = max(step, done + 1)
         plans = known.plans if known is not None else self._early.pop(rank, deque())
         self._trainers[rank] = _Trainer(peer, credit, done, step, deque(plans))
 

@@ -9,7 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bagpipe.errors import ExitCode
+from bagpipe.errors import ConfigError, ExitCode
+from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import Hello, Refused
 
 
@@ -33,19 +34,30 @@ class Rendezvous:
     def register(self, hello: Hello) -> Refused | None:
         """Note where a role listens; None if it is welcome.
 
-        Refused: a role that this job does not have, or a second process in the place of a living one
-        (its address differs: the first must end, or keep its address, before another takes over).
+        Refused: a role that this job does not have, one whose address is none, so that every other role would fail to
+        connect to it, or a second process in the place of a living one (its address differs: the first must end, or
+        keep its address, before another takes over).
         """
         places, count = (
             (self.servers, self.num_servers) if hello.role == "server" else (self.trainers, self.num_trainers)
         )
         known = places.get(hello.index)
-        # Servers that do not know their shard are numbered in the order of their worker ids.
-        room = (known is not None or len(places) < count) if hello.by_worker_id else hello.index < count
+        # Servers that do not know their shard are numbered in the order of their worker ids: all of them, or none.
+        counted = hello.by_worker_id and hello.role == "server"
+        alike = all(other.by_worker_id == hello.by_worker_id for other in self.servers.values())
+        room = (known is not None or len(places) < count) and (counted or hello.index < count)
+        room = room and (alike or hello.role != "server")
         if hello.role not in ("server", "trainer") or hello.index < 0 or not room:
             return Refused(
                 reason=f"{hello.role} {hello.index} registered, but the job has {self.num_servers} servers and "
                 f"{self.num_trainers} trainers; start each role with the job file of this job",
+                exit_code=ExitCode.BAD_CONFIG,
+            )
+        try:
+            parse_endpoint(hello.endpoint, listening=False)
+        except ConfigError as error:
+            return Refused(
+                reason=f"{hello.role} {hello.index} is nowhere to be reached ({error}); set its --advertise",
                 exit_code=ExitCode.BAD_CONFIG,
             )
         if known is not None and known.endpoint != hello.endpoint:

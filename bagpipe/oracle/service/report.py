@@ -189,6 +189,7 @@ def num_examples(step: ToldStep) -> int:
 
 
 def mean_loss(step: ToldStep) -> float | None:
-    """Mean over the global batch, summed in rank order; None if a trainer did not tell its loss."""
+    """Mean over the global batch, summed in rank order; None if a trainer did not tell its loss, or has no example."""
     told = [p.done.loss * p.done.num_examples for p in step.parts if p.done.loss is not None]
-    return sum(told) / num_examples(step) if len(told) == len(step.parts) else None
+    examples = num_examples(step)
+    return sum(told) / examples if len(told) == len(step.parts) and examples else None

@@ -93,6 +93,10 @@ class Validations:
         """Whether every evaluation that was planned is judged."""
         return not self._expected
 
+    def knows(self, step: int) -> bool:
+        """Whether an evaluation after this step is planned, or judged."""
+        return step in self._expected or self._judged(step) is not None
+
     # ── what trainers say ─────────────────────────────────────────────────────────────────────────
 
     def receive(

@@ -5,9 +5,10 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bagpipe.errors import ExitCode
-from bagpipe.net.admission import MAY_SAY, Admission, Speaker, check_hello
+from bagpipe.net.admission import MAY_SAY, OF_TRAINER_0, Admission, Speaker, check_hello
 from bagpipe.net.messages import (
     PROTOCOL_VERSION,
     Confirmed,
@@ -21,6 +22,7 @@ from bagpipe.net.messages import (
     Ping,
     Refused,
     Role,
+    Saved,
     SayHello,
     SnapshotStatus,
     StepDone,
@@ -34,6 +36,7 @@ EVERYTHING: tuple[Message, ...] = (
     Fetch(rank=RANK, step=1, group=0, after=-1, num_records=2),
     WriteBack(rank=RANK, step=1, checkpoint=False),
     SnapshotStatus(step=1),
+    Saved(rank=RANK, step=1),
     NeedPlans(rank=RANK, step=0, credit=4, done=-1, told_from=0),
     StepDone(rank=RANK, step=1, loss=0.5, num_examples=1, seconds=0.1, waits={}),
     Finished(rank=RANK),
@@ -74,9 +77,14 @@ def test_a_role_says_only_what_is_its_to_say(listener: Role, speaker: Role, mess
         assert admission.check(b"a", message) == SayHello()
         return
     assert admitted == Speaker(speaker, RANK)
-    verdict = admission.check(b"a", message)
+    verdict, index = admission.check(b"a", message), RANK
+    if isinstance(message, OF_TRAINER_0):
+        assert isinstance(verdict, Refused)
+        admission.check(b"b", hello(speaker, 0))
+        said = structs.replace(message, rank=0) if isinstance(message, Saved) else message
+        verdict, index = admission.check(b"b", said), 0
     if isinstance(message, MAY_SAY[listener][speaker]):
-        assert verdict == Speaker(speaker, RANK)
+        assert verdict == Speaker(speaker, index)
     else:
         assert isinstance(verdict, Refused) and type(message).__name__ in verdict.reason
 
@@ -134,7 +142,9 @@ def test_servers_by_worker_id_have_any_number_but_no_more_places() -> None:
     said=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["server", "trainer"]), st.integers(0, 4)), max_size=30)
 )
 def test_a_place_is_held_by_the_last_that_took_it(said: list[tuple[int, Role, int]]) -> None:
-    """Whatever the order of greetings, each role and index speaks through one identity: the last that said so."""
+    """Whatever the order of greetings, each role and index speaks through one identity: the last that said so and spoke
+    for no other.
+    """
     admission = door("oracle")
     holder: dict[tuple[Role, int], bytes] = {}
     for number, role, index in said:
@@ -143,7 +153,10 @@ def test_a_place_is_held_by_the_last_that_took_it(said: list[tuple[int, Role, in
         if index >= {"server": 2, "trainer": 3}[role]:
             assert isinstance(admitted, Refused)
             continue
-        holder = {place: by for place, by in holder.items() if by != identity} | {(role, index): identity}
+        if any(by == identity and place != (role, index) for place, by in holder.items()):
+            assert isinstance(admitted, Refused) and "keeps its role" in admitted.reason
+            continue
+        holder[role, index] = identity
     for number in range(6):
         found = admission.speaker(bytes([number]))
         places = [place for place, identity in holder.items() if identity == bytes([number])]
@@ -156,3 +169,41 @@ def test_a_forgotten_peer_is_a_stranger() -> None:
     admission.check(b"a", hello())
     admission.forget(b"a")
     assert admission.check(b"a", Stop(rank=RANK)) == SayHello()
+
+
+def test_a_connection_keeps_its_role() -> None:
+    """Who was admitted as one rank and says Hello as another is refused by name, and takes nobody's place."""
+    admission = door("server")
+    admission.check(b"a", hello(index=0))
+    admission.check(b"b", hello(index=1))
+    verdict = admission.check(b"b", hello(index=0))
+    assert isinstance(verdict, Refused) and "trainer 1 said Hello as trainer 0" in verdict.reason
+    assert admission.speaker(b"a") == Speaker("trainer", 0) and admission.speaker(b"b") == Speaker("trainer", 1)
+    assert admission.replaced() == []
+
+
+def test_whose_role_another_got_is_told_once() -> None:
+    """A listener can ask it for its Hello; a Hello that is said twice replaces nobody."""
+    admission = door("oracle")
+    for _ in range(2):
+        admission.check(b"a", hello("server", 0))
+    assert admission.replaced() == []
+    admission.check(b"b", hello("server", 0))
+    assert admission.replaced() == [b"a"] and admission.replaced() == []
+
+
+def test_only_servers_are_counted_by_worker_id() -> None:
+    """A trainer has the rank that it says, and one that the job does not have is refused."""
+    assert isinstance(door("oracle").check(b"a", hello("server", 7, by_worker_id=True)), Speaker)
+    verdict = door("oracle").check(b"a", hello("trainer", 7, by_worker_id=True))
+    assert isinstance(verdict, Refused) and "trainer 7" in verdict.reason
+
+
+def test_who_was_refused_leaves_nothing_behind() -> None:
+    """Ten thousand wrong Hellos take no memory and no place, and whoever comes with the right one then is let in."""
+    admission = door("server", token="secret")
+    for number in range(10_000):
+        wrong = hello(token=("", "secre", "secret ", "Secret", "secret" * 10_000)[number % 5])
+        assert isinstance(admission.check(number.to_bytes(4, "big"), wrong), Refused)
+    assert admission.identities() == [] and admission.replaced() == []
+    assert admission.check((0).to_bytes(4, "big"), hello(token="secret")) == Speaker("trainer", RANK)

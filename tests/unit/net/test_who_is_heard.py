@@ -210,6 +210,23 @@ def test_a_peer_whose_place_is_taken_again_and_again_takes_it_back(
             pass
 
 
+def test_a_role_that_only_listens_learns_that_another_has_its_place(context: Context) -> None:
+    """A recorded Hello, said from elsewhere, takes a role's place; the role is asked who it is, and has it back."""
+    listener = admitting(context)
+    role, other = (context.connect(listener.endpoint, peer="server") for _ in range(2))
+    role.send(HELLO)
+    received(listener, 1)
+    other.send(HELLO)
+    received(listener, 1)
+    deadline = time.monotonic() + PATIENCE
+    while not role.reconnected():
+        assert time.monotonic() < deadline, "the role was not asked for its Hello"
+        assert role.try_receive() is None
+    received(listener, 1)
+    role.send(FETCH, [np.arange(2)])
+    assert received(listener, 1) == [FETCH]
+
+
 def test_a_flood_does_not_keep_a_listeners_owner(context: Context) -> None:
     """One poll returns a bounded number of messages, however many have arrived."""
     listener = context.listen("tcp://127.0.0.1:0", OpenDoor())

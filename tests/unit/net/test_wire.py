@@ -27,7 +27,7 @@ def test_round_trip(sent: list[np.ndarray], frame_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire, "FRAME_BYTES", frame_bytes)
         frames = encode(FETCH, sent)
-    message, received = decode([bytes(f) for f in frames])
+        message, received = decode([bytes(f) for f in frames])
     assert message == FETCH
     assert [(a.dtype, a.shape, a.tobytes()) for a in received] == [(a.dtype, a.shape, a.tobytes()) for a in sent]
 

@@ -52,6 +52,44 @@ def test_headers_that_lie_are_refused(first: bytes) -> None:
         decode([first, bytes(64)])
 
 
+def test_an_array_in_a_million_frames_is_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message has as many frames as its arrays need, and no other is gone through: that would take seconds."""
+    monkeypatch.setattr(wire, "_join", lambda *_: pytest.fail("the frames were gone through"))
+    for pieces in ([b"x"] * 1_000_000, [b""] * 1_000_000 + [bytes(1_000_000)], [bytes(500_000)] * 2, []):
+        with pytest.raises(WireError, match=f"expected 2 frames for 1 arrays, found {1 + len(pieces)}"):
+            decode([header([(4, (1_000_000,), 0)]), *pieces])
+
+
+STEP = {"type": "Finished", "rank": 1}
+
+
+@pytest.mark.parametrize(
+    "rank",
+    [1.0, -0.0, float("nan"), float("inf"), True, None, "1", b"1", [1], {}, 2**31, -1, msgspec.msgpack.Ext(5, b"1")],
+    ids=repr,
+)
+def test_numbers_are_whole_numbers(rank: object) -> None:
+    """No float, truth, text, bytes, list or extension passes for a rank."""
+    assert decode([header([], msgspec.msgpack.encode(STEP))])[0] == m.Finished(rank=1)
+    with pytest.raises(WireError):
+        decode([header([], msgspec.msgpack.encode(STEP | {"rank": rank}))])
+
+
+KEY_TWICE = b"\x82\xa4type\xa4Ping\xa4type\xa4Stop"
+TYPE_BY_NUMBER = b"\x81\x01\xa4Ping"
+TYPE_IN_BYTES = b"\x81\xc4\x04type\xa4Ping"
+TYPE_AS_EXTENSION = b"\x81\xa4type\xc7\x04\x01Ping"
+
+
+@pytest.mark.parametrize(
+    "message", [KEY_TWICE, TYPE_BY_NUMBER, TYPE_IN_BYTES, TYPE_AS_EXTENSION, PING + b"\0", b"\xc0"]
+)
+def test_a_message_is_of_one_type(message: bytes) -> None:
+    """Two types, a key that is no text, an extension and bytes behind the end are refused."""
+    with pytest.raises(WireError):
+        decode([header([], message)])
+
+
 def test_no_memory_is_taken_for_floats_that_cannot_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A header that announces more floats than its packed bytes can hold is refused before they are unpacked."""
     monkeypatch.setattr(wire, "unpack", lambda packed, out: pytest.fail("memory was taken"))

@@ -90,7 +90,7 @@ class Role:
                 attempt=0,
                 role=self.kind,
                 index=self.index,
-                endpoint=f"tcp://{self.kind}{self.index}",
+                endpoint=f"tcp://{self.kind}{self.index}:1",
                 fresh=self.kind == "server" and not self.begun,
                 process=f"{self.kind}{self.index}",
             )

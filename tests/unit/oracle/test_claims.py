@@ -1,13 +1,26 @@
 """What a member says of its progress and cannot be true holds nothing up, takes no memory and ends nothing."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 from conversation_world import DEPTH, World, check_whole, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bagpipe.net.messages import Message, NeedPlans, NeedValidation, Ping, Pong, Saved, StepDone, ValidationOutputs
+from bagpipe.net.messages import (
+    Message,
+    NeedPlans,
+    NeedValidation,
+    Ping,
+    Pong,
+    Refused,
+    Saved,
+    StepDone,
+    ValidationOutputs,
+)
 from bagpipe.oracle.service.actions import Ignored, Send
-from bagpipe.oracle.service.claims import disbelieved
+from bagpipe.oracle.service.claims import disbelieved, wrong_validation
 from bagpipe.oracle.service.ledger import StepLedger
 
 FAR = 2**52
@@ -52,6 +65,74 @@ def test_a_lie_is_counted_and_no_more(lie: Message) -> None:
     (ignored,) = world.talk.receive(b"trainer 0 0", lie, [])
     assert isinstance(ignored, Ignored) and str(FAR)[:6] in ignored.text
     assert world.talk.outbox.step_of(0) is None and world.talk.ledger.next_step == 0
+
+
+LOGITS = np.zeros(3, np.float32)
+CONTRADICTIONS: dict[str, tuple[Message, list[Any]]] = {
+    "a step of training with outputs": (step_done(0), [LOGITS]),
+    "a step of training with float64": (step_done(0), [np.zeros(3)]),
+    "two arrays": (step_done(0), [LOGITS, LOGITS]),
+    "a validation that was not planned": (NeedValidation(rank=0, step=0, next=0, until=4), []),
+    "outputs of no validation": (ValidationOutputs(rank=0, step=0), [LOGITS]),
+}
+IN_EVALUATION: dict[str, tuple[Message, list[Any]]] = {
+    "a step of the evaluation without outputs": (step_done(1), []),
+    "whole numbers": (step_done(1), [np.zeros(3, np.int64)]),
+    "more outputs than a batch has": (step_done(1), [np.zeros(10**6, np.float32)]),
+}
+
+
+def drained(world: World) -> World:
+    """Until every plan that may be sent is at its trainer."""
+    while moves := [move for move in world.moves() if move[0] in ("deliver", "take")] or world.oracle_moves():
+        if isinstance(moves, list):
+            world.do(*moves[0])
+    return world
+
+
+def refused_to_its_sender(world: World, lie: Message, arrays: list[Any]) -> None:
+    (trainer,) = world.members
+    counted, answer = world.talk.receive(trainer.peer, lie, arrays)
+    assert isinstance(counted, Ignored) and "trainer 0" in counted.text
+    assert isinstance(answer, Send) and answer.peer == trainer.peer
+    assert isinstance(answer.message, Refused) and "trainer 0" in answer.message.reason
+
+
+@pytest.mark.parametrize(("lie", "arrays"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_what_contradicts_a_plan_is_refused_to_its_sender(lie: Message, arrays: list[Any]) -> None:
+    """A step that counted as done and was never reported would have everybody wait for nobody, without a deadline."""
+    world = drained(World(1, steps=2, scores=1))
+    refused_to_its_sender(world, lie, arrays)
+    assert world.talk.outbox.step_of(0) == 0 and world.talk.validations.current is None
+    assert world.talk.scores.parts == {}
+    world.finish_step(world.members[0])
+    drained(world)
+    assert world.records == [0]
+
+
+@pytest.mark.parametrize(("lie", "arrays"), IN_EVALUATION.values(), ids=IN_EVALUATION)
+def test_what_contradicts_an_evaluation_is_refused_to_its_sender(lie: Message, arrays: list[Any]) -> None:
+    """A step of the evaluation without outputs would never be complete, and numbers of another type no outputs."""
+    world = drained(World(1, steps=1, scores=1))
+    world.finish_step(world.members[0])
+    drained(world)
+    assert world.evaluating
+    refused_to_its_sender(world, lie, arrays)
+    world.finish_step(world.members[0])
+    drained(world)
+    assert [float(one[0]) for one in world.scored_all] == [10.0]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [[], [LOGITS, LOGITS], [LOGITS.astype(np.int64)], [LOGITS.reshape(1, 3)], [LOGITS[0]], [np.zeros(99, np.float32)]],
+    ids=["none", "two", "whole numbers", "a table", "a number", "too many"],
+)
+def test_outputs_of_a_validation_are_one_list_of_floats(arrays: list[Any]) -> None:
+    """Whatever else comes is told to its sender, and does not end the oracle when it is judged."""
+    message = ValidationOutputs(rank=1, step=4)
+    right = wrong_validation(message, [LOGITS], unplanned=False, most=3)
+    assert right == "" and "trainer 1" in wrong_validation(message, arrays, unplanned=False, most=3)
 
 
 def test_a_ping_is_answered() -> None:

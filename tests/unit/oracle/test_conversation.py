@@ -107,7 +107,7 @@ def test_a_role_that_vanishes_is_named(data: st.DataObject, trainers: int, after
     warned = world.talk.pass_time(2.0, [victim.peer])
     assert any(f"{kind} {victim.index} is gone" in str(action) for action in warned)
     world.talk.pass_time(2.0 + limit - 0.5, [victim.peer])
-    with pytest.raises(PeerLost, match=f"{kind} {victim.index} at tcp://{kind}{victim.index} has vanished"):
+    with pytest.raises(PeerLost, match=f"{kind} {victim.index} at tcp://{kind}{victim.index}:1 has vanished"):
         world.talk.pass_time(2.0 + limit + 0.5, [victim.peer])
 
 
@@ -200,7 +200,7 @@ def test_a_connection_that_is_remade_by_itself_has_a_new_clock() -> None:
     world.talk.pass_time(5.0, [])
     world.talk.pass_time(12.0, [peer])
     assert world.talk.pass_time(21.0, [peer]) == []
-    with pytest.raises(PeerLost, match="trainer 0 at tcp://trainer0 has vanished"):
+    with pytest.raises(PeerLost, match="trainer 0 at tcp://trainer0:1 has vanished"):
         world.talk.pass_time(23.0, [peer])
 
 
@@ -232,7 +232,7 @@ def test_before_the_job_begins_a_vanished_role_leaves_its_place_to_another() -> 
     world.talk.pass_time(1.0, [trainer.peer])
     world.talk.pass_time(12.0, [trainer.peer])
     assert world.talk.rendezvous.missing() == "server 0, trainer 0"
-    other = Hello(job="j", attempt=0, role="trainer", index=0, endpoint="tcp://elsewhere")
+    other = Hello(job="j", attempt=0, role="trainer", index=0, endpoint="tcp://elsewhere:1")
     assert world.talk.receive(b"other", other, []) == [Send(b"other", Wait(missing="server 0"))]
     world.deliver(server)
     assert world.talk.rendezvous.complete

@@ -32,6 +32,18 @@ def test_what_a_broken_connection_lost_is_sent_again() -> None:
     assert box.take_due() == [(b"b", [1]), (b"b", [2])]
 
 
+def test_a_request_that_comes_twice_sets_nothing_back() -> None:
+    """A trainer's first request, heard again much later: what is finished stays finished, and it gets what it lacks."""
+    box = Outbox(1, keep_early=8)
+    box.join(0, b"a", credit=2, done=-1, step=0)
+    for step in range(6):
+        box.add(0, step, [step])
+        box.finished(0, step - 1)
+    box.take_due()
+    box.join(0, b"a", credit=2, done=-1, step=0)
+    assert box.done(-1) == 4 and box.take_due() == [(b"a", [5])]
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), restart=st.integers(0, 40))
 def test_no_plan_is_lost_or_repeated_over_a_restart(data: st.DataObject, restart: int) -> None:

@@ -10,7 +10,7 @@ from bagpipe.oracle.service.rendezvous import Rendezvous
 
 
 def hello(role: str, index: int, **more: Any) -> Hello:
-    return Hello(job="job", attempt=0, role=role, index=index, endpoint=f"tcp://{role}:{index}", **more)
+    return Hello(job="job", attempt=0, role=role, index=index, endpoint=f"tcp://{role}:{1 + index}", **more)
 
 
 def complete() -> Rendezvous:
@@ -27,7 +27,7 @@ def test_complete_once_everybody_came_in_any_order() -> None:
     assert not meeting.complete and meeting.missing() == "server 0, trainer 0"
     meeting = complete()
     assert meeting.complete and meeting.missing() == "none"
-    assert meeting.trainer_endpoints() == ("tcp://trainer:0", "tcp://trainer:1")
+    assert meeting.trainer_endpoints() == ("tcp://trainer:1", "tcp://trainer:2")
 
 
 @pytest.mark.parametrize(("role", "index"), [("trainer", 2), ("server", 1), ("oracle", 0)])
@@ -79,4 +79,22 @@ def test_servers_known_by_worker_id_are_numbered_in_that_order() -> None:
     assert meeting.register(hello("server", 0, by_worker_id=True)) is None
     assert meeting.register(hello("server", 7, by_worker_id=True)) is None
     assert meeting.register(hello("server", 3, by_worker_id=True)) is not None
-    assert meeting.server_endpoints() == ("tcp://server:0", "tcp://server:7")
+    assert meeting.server_endpoints() == ("tcp://server:1", "tcp://server:8")
+
+
+@pytest.mark.parametrize("endpoint", ["", "garbage", "tcp://host", "tcp://*:1", "tcp://host:0", "x" * 60_000])
+def test_a_role_that_nobody_can_reach_is_refused_itself(endpoint: str) -> None:
+    """Its address would go to every other role, and end each of them with an error of its own."""
+    refused = Rendezvous(1, 1).register(Hello(job="job", attempt=0, role="trainer", index=0, endpoint=endpoint))
+    assert refused is not None and refused.exit_code == ExitCode.BAD_CONFIG
+    assert "trainer 0 is nowhere to be reached" in refused.reason and len(refused.reason) < 1000
+
+
+def test_roles_are_counted_one_way_only() -> None:
+    """Servers by their shards or all by worker ids, and trainers by their ranks: no place is one that nobody has."""
+    meeting = Rendezvous(num_servers=2, num_trainers=1)
+    assert meeting.register(hello("trainer", 7, by_worker_id=True)) is not None
+    assert meeting.register(hello("server", 1)) is None
+    assert meeting.register(hello("server", 0, by_worker_id=True)) is not None
+    assert meeting.register(hello("server", 0)) is None
+    assert meeting.register(hello("trainer", 0)) is None and meeting.complete

@@ -13,11 +13,14 @@ import pytest
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import PeerLost
 from bagpipe.net.admission import Admission
+from bagpipe.net.array_forms import floats
 from bagpipe.net.messages import Hello
 from bagpipe.net.sockets import Context
+from bagpipe.trainer import delivery
 from bagpipe.trainer.exchange import PeerExchange
 
 ROWS = np.arange(32, dtype=np.float32).reshape(4, 8)
+FORM = [floats(4, 8)]
 
 
 @dataclass
@@ -120,7 +123,7 @@ def lose(pair: Pair, step: int) -> None:
 def test_a_message_lost_in_a_reset_is_sent_again(pair: Pair) -> None:
     """As soon as the connection is back, long before the deadline, and without a new attempt."""
     pair.one.send(0, 0, "gradients", [ROWS])
-    assert np.array_equal(pair.zero.receive(1, 0, "gradients")[0], ROWS)
+    assert np.array_equal(pair.zero.receive(1, 0, "gradients", FORM)[0], ROWS)
     lose(pair, 1)
     stop = threading.Event()
 
@@ -132,7 +135,7 @@ def test_a_message_lost_in_a_reset_is_sent_again(pair: Pair) -> None:
     looking = threading.Thread(target=keep_looking, daemon=True)
     looking.start()
     try:
-        assert np.array_equal(pair.zero.receive(1, 1, "gradients")[0], ROWS)
+        assert np.array_equal(pair.zero.receive(1, 1, "gradients", FORM)[0], ROWS)
     finally:
         stop.set()
         looking.join()
@@ -144,7 +147,7 @@ def test_a_message_that_a_peer_dropped_is_sent_again(pair: Pair) -> None:
     sends again what was dropped, though its connection never broke.
     """
     pair.one.send(0, 0, "gradients", [ROWS])
-    pair.zero.receive(1, 0, "gradients")
+    pair.zero.receive(1, 0, "gradients", FORM)
     admission = pair.zero._listener.admission
     for identity in admission.identities():
         admission.forget(identity)
@@ -153,23 +156,23 @@ def test_a_message_that_a_peer_dropped_is_sent_again(pair: Pair) -> None:
     while not pair.zero.arrived(1, 1, "gradients"):
         assert time.monotonic() < deadline
         pair.one.look_after()
-    assert np.array_equal(pair.zero.receive(1, 1, "gradients")[0], ROWS)
+    assert np.array_equal(pair.zero.receive(1, 1, "gradients", FORM)[0], ROWS)
 
 
 def test_a_trainer_that_waits_for_a_peer_sends_again_what_the_peer_misses(pair: Pair) -> None:
     """Each waits for the other's message of step 1, and the one of trainer 1 is lost: both get what they wait for."""
     pair.one.send(0, 0, "gradients", [ROWS])
-    pair.zero.receive(1, 0, "gradients")
+    pair.zero.receive(1, 0, "gradients", FORM)
     lose(pair, 1)
     got = []
 
     def other() -> None:
-        got.append(pair.zero.receive(1, 1, "gradients")[0])
+        got.append(pair.zero.receive(1, 1, "gradients", FORM)[0])
         pair.zero.send(1, 1, "eager", [ROWS + 1])
 
     thread = threading.Thread(target=other, daemon=True)
     thread.start()
-    assert np.array_equal(pair.one.receive(0, 1, "eager")[0], ROWS + 1)
+    assert np.array_equal(pair.one.receive(0, 1, "eager", FORM)[0], ROWS + 1)
     thread.join()
     assert np.array_equal(got[0], ROWS)
 
@@ -177,11 +180,11 @@ def test_a_trainer_that_waits_for_a_peer_sends_again_what_the_peer_misses(pair: 
 def test_a_leaving_trainer_waits_until_its_last_message_has_come(pair: Pair) -> None:
     """The last message of all is lost, and its sender has nothing left to do but to leave."""
     pair.one.send(0, 0, "gradients", [ROWS])
-    pair.zero.receive(1, 0, "gradients")
+    pair.zero.receive(1, 0, "gradients", FORM)
     lose(pair, 1)
     leaving = threading.Thread(target=pair.one.leave, args=(1,), daemon=True)
     leaving.start()
-    assert np.array_equal(pair.zero.receive(1, 1, "gradients")[0], ROWS)
+    assert np.array_equal(pair.zero.receive(1, 1, "gradients", FORM)[0], ROWS)
     pair.zero.leave(1)
     leaving.join(10)
     assert not leaving.is_alive()
@@ -198,7 +201,7 @@ def test_what_is_sent_may_change_at_once_if_it_is_copied(pair: Pair) -> None:
     pair.link.reset()
     thread = threading.Thread(target=pair.one.leave, args=(0,), daemon=True)
     thread.start()
-    assert set(pair.zero.receive(1, 0, "dense")[0].tolist()) == {1.0}
+    assert set(pair.zero.receive(1, 0, "dense", [floats(1 << 19)])[0].tolist()) == {1.0}
     pair.zero.leave(0)
     thread.join()
 
@@ -211,12 +214,57 @@ def test_a_message_of_another_attempt_or_of_nobody_is_dropped(pair: Pair) -> Non
     pair.one.send(0, 0, "gradients", [ROWS])
     pair.one._rank = 1
     pair.one.send(0, 0, "eager", [ROWS])
-    pair.zero.receive(1, 0, "eager")
+    pair.zero.receive(1, 0, "eager", FORM)
     assert not pair.zero.arrived(1, 0, "gradients")
+    assert pair.zero._listener.refused.total == 2
 
 
 def test_silence_is_named(pair: Pair) -> None:
     """Who waited, for what of whom, at which step."""
     pair.zero.deadline_seconds = 0.3
     with pytest.raises(PeerLost, match=r"trainer 0: waited for eager of trainer 1 at step 4; nothing came for 0.3 s"):
-        pair.zero.receive(1, 4, "eager")
+        pair.zero.receive(1, 4, "eager", FORM)
+
+
+OTHER_ARRAYS = {
+    "fewer rows": [ROWS[:2]],
+    "more rows": [np.concatenate((ROWS, ROWS))],
+    "wider rows": [np.concatenate((ROWS, ROWS), axis=1)],
+    "one row for all": [ROWS[:1]],
+    "one number for all": [np.zeros((), np.float32)],
+    "no array": [],
+    "an array too many": [ROWS, ROWS],
+    "a dimension too many": [ROWS[None]],
+    "float64": [ROWS.astype(np.float64)],
+    "whole numbers": [ROWS.astype(np.int32)],
+}
+
+
+def test_other_arrays_than_the_plan_lists_end_in_an_error_that_names_their_sender(pair: Pair) -> None:
+    """No compiled loop reads or writes beyond an end, and numpy spreads nothing: expected, found, whose, which step."""
+    for step, (name, arrays) in enumerate(OTHER_ARRAYS.items()):
+        pair.one.send(0, step, "gradients", arrays)
+        with pytest.raises(PeerLost) as told:
+            pair.zero.receive(1, step, "gradients", FORM)
+        assert f"trainer 0: trainer 1 sent a message (gradients) of step {step} with other" in str(told.value), name
+        assert "expected float32 (4, 8), found" in str(told.value), name
+    pair.one.send(0, len(OTHER_ARRAYS), "gradients", [ROWS])
+    assert np.array_equal(pair.zero.receive(1, len(OTHER_ARRAYS), "gradients", FORM)[0], ROWS)
+
+
+def test_a_peer_that_sends_what_nobody_waits_for_fills_no_memory(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages of steps to come are kept up to a bound, then dropped and named; room comes back as steps pass."""
+    monkeypatch.setattr(delivery, "MOST_HERE", 3)
+    for step in range(10**6, 10**6 + 5):
+        pair.one.send(0, step, "eager", [ROWS])
+    deadline = time.monotonic() + 100
+    while pair.zero._listener.refused.total < 2:
+        assert time.monotonic() < deadline
+        pair.zero._poll(0.1)
+    assert "dropped a message (eager) of step 1000003 of trainer 1" in caplog.text
+    assert len(pair.zero._delivery._here) == 3
+    pair.zero.done(10**6 + 2)
+    pair.one.send(0, 10**6 + 5, "gradients", [ROWS])
+    assert np.array_equal(pair.zero.receive(1, 10**6 + 5, "gradients", FORM)[0], ROWS)

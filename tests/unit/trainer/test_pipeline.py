@@ -15,6 +15,7 @@ from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.errors import PeerLost
 from bagpipe.models.dlrm import DLRM
+from bagpipe.net.array_forms import difference
 from bagpipe.net.messages import Hello, Message, StepDone
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 from bagpipe.tables import Table, TableLayout
@@ -58,8 +59,10 @@ class Diary:
     def send(self, peer: int, step: int, kind: str, arrays: Any) -> None:
         self.events.append(f"{kind} to {peer}")
 
-    def receive(self, peer: int, step: int, kind: str) -> list[Any]:
-        return [np.ones((1, 4), np.float32), np.zeros((0, 4), np.float32)]
+    def receive(self, peer: int, step: int, kind: str, expected: Any) -> list[Any]:
+        arrays = [np.ones((1, 4), np.float32), np.zeros((0, 4), np.float32)]
+        assert not difference(arrays, expected)
+        return arrays
 
     def while_waiting(self, look_around: Any) -> None:
         pass
@@ -131,6 +134,7 @@ def opened(diary: Diary, **seconds: float) -> StepPipeline:
         oracle=diary.oracle,  # type: ignore[arg-type]
         servers=diary,  # type: ignore[arg-type]
         caches=caches,
+        slots=(4,),
         kinds=[KINDS],
         coherence=Coherence(diary, caches, rank=0, world_size=2),  # type: ignore[arg-type]
         first_step=0,
