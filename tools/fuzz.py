@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pages import with_part
+from pages import write_part
 
 from bagpipe.testing.fuzz_roles import ROLES, Fuzzed, fuzz_role
 from bagpipe.testing.mutate_frames import decoded, mutated, sample_messages
@@ -109,8 +109,7 @@ def write(rows: Sequence[str], command: str) -> None:
         "|---|---|--:|---|--:|--:|",
         *rows,
     ]
-    page = TARGET.read_text(encoding="utf-8")
-    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
+    write_part(TARGET, BEGIN, END, lines)
 
 
 if __name__ == "__main__":

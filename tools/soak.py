@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pages import with_part
+from pages import write_part
 
 from bagpipe.config.document import Job
 from bagpipe.config.load import parse_job
@@ -163,8 +163,7 @@ def write(rows: Sequence[tuple[str, float, float]], watcher: Watcher, command: s
         "|---|--:|--:|",
         *(f"| {name} | {before:.0f} | {after:.0f} |" for name, before, after in rows),
     ]
-    page = TARGET.read_text(encoding="utf-8")
-    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
+    write_part(TARGET, BEGIN, END, lines)
 
 
 if __name__ == "__main__":

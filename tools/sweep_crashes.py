@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 import msgspec
-from pages import with_part
+from pages import write_part
 
 from bagpipe.testing.crash_run import Counted, Killed, Killing, count_points, preload, run_and_kill
 from bagpipe.testing.forked_child import end_with
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
     failed = [result for result in record.results if not result.right]
     print(f"{len(record.results)} tried, {len(failed)} wrong")
     if chosen.write:
-        write(page_of(record, total))
+        write_part(TARGET, BEGIN, END, page_of(record, total))
     return int(bool(failed))
 
 
@@ -206,11 +206,6 @@ def _figures(group: Sequence[Killed]) -> str:
     median, most = (f"{statistics.median(seconds):.1f} s", f"{max(seconds):.1f} s") if seconds else ("", "")
     used = " or ".join(map(str, sorted({result.attempts for result in group if result.reached})))
     return f"{len(group)} | {sum(result.same_digest for result in group)} | {used} | {median} | {most}"
-
-
-def write(lines: Sequence[str]) -> None:
-    page = TARGET.read_text(encoding="utf-8")
-    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

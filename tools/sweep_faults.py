@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pages import with_part
+from pages import write_part
 
 from bagpipe.testing.fault_run import DEAD_SECONDS, FAULTS, Faulted, preload, run_with
 
@@ -41,7 +41,9 @@ def main(arguments: Sequence[str]) -> int:
             right = "right" if is_right(result, undisturbed) else "WRONG"
             print(f"{right}: {fault}: {result.attempts} attempts, {result.seconds:.0f} s {result.told}", flush=True)
     if chosen.write:
-        write(table(results, undisturbed, " ".join(["python tools/sweep_faults.py", *arguments])))
+        write_part(
+            TARGET, BEGIN, END, table(results, undisturbed, " ".join(["python tools/sweep_faults.py", *arguments]))
+        )
     return int(not all(is_right(result, undisturbed) for result in results))
 
 
@@ -67,12 +69,6 @@ def table(results: Sequence[Faulted], undisturbed: Faulted, command: str) -> lis
         told = result.told.replace("|", "/")[:300]
         lines.append(f"| {result.fault} | {model} | {result.attempts} | {longer:.0f} s | {told} |")
     return lines
-
-
-def write(lines: Sequence[str]) -> None:
-    """Replace the table."""
-    page = TARGET.read_text(encoding="utf-8")
-    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

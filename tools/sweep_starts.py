@@ -22,7 +22,7 @@ from multiprocessing.context import ForkProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
-from pages import with_part
+from pages import write_part
 
 from bagpipe.testing.forked_child import preload
 from bagpipe.testing.start_run import LONGEST_SECONDS, Started, start_once
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         folder.rmdir()
     print(f"{len(results)} starts, {len(wrong)} wrong, {sum(result.silent for result in results)} of them silent")
     if chosen.write:
-        write(table(results, " ".join(["python tools/sweep_starts.py", *arguments])))
+        write_part(TARGET, BEGIN, END, table(results, " ".join(["python tools/sweep_starts.py", *arguments])))
     return int(bool(wrong))
 
 
@@ -132,12 +132,6 @@ def table(results: Sequence[Started], command: str) -> list[str]:
             f"| {statistics.median(seconds):.1f} s | {max(seconds):.1f} s |"
         )
     return lines
-
-
-def write(lines: Sequence[str]) -> None:
-    """Replace the table."""
-    page = TARGET.read_text(encoding="utf-8")
-    TARGET.write_text(with_part(page, BEGIN, END, lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
-from bagpipe.errors import CheckpointError, StorageError
+from bagpipe.errors import CheckpointError, ExitCode, StorageError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import NOT_ALLOWED, write_whole
 from bagpipe.net.messages import SnapshotFile
 
 SNAPSHOT_SECONDS = 600.0
@@ -33,6 +33,7 @@ ASIDE = "manifest.aside.json"
 _NOT_THE_FILE = frozenset(
     {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
 )
+"""Errors that say nothing of the file that was to be read."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 _OUR_FILES = re.compile(
@@ -107,12 +108,12 @@ class Checkpoint:
             with path.open("rb") as content:
                 checksum = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
+            _check_says_of_the_file(path, error)
             if not is_complete(self.directory):
                 raise CheckpointError(
                     f"{self.directory}: deleted while it was read, by its run, which keeps newer ones; use one of "
                     "those, or raise spec.checkpoint.keep"
                 ) from None
-            _check_says_of_the_file(path, error)
             raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is incomplete, use another") from None
         if num_bytes != file.num_bytes:
             raise CheckpointError(
@@ -157,10 +158,14 @@ def _check_says_of_the_file(path: Path, error: OSError) -> None:
     """Whether the system's refusal says that the file is damaged: a sound checkpoint must not be passed over for it.
 
     Raises:
-        StorageError: it says something of this process, its rights or the machine.
+        StorageError: it says something of this process, its rights or the machine; for rights with exit code 78,
+            because no retry gives them.
     """
     if error.errno in _NOT_THE_FILE:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}; mend that and try again") from None
+        found = StorageError(f"{path}: cannot be read: {error.strerror}; mend that and try again")
+        if error.errno in NOT_ALLOWED:
+            found.exit_code = ExitCode.BAD_CONFIG
+        raise found from None
 
 
 def is_complete(directory: Path) -> bool:

@@ -43,7 +43,7 @@ class _Said(logging.Handler):
 
 
 def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str]:
-    """As `_connect`, with whatever the package raises.
+    """As `connect`, with whatever errors the package raises.
 
     `$KUBECONFIG` is read now: the package itself reads it once, when it is imported, which in a notebook is long ago.
     """

@@ -167,9 +167,9 @@ class BagpipeClient:
         with self._told(PLURAL):
             raw = self._jobs.list_namespaced_custom_object(*self._where(), _request_timeout=REQUEST_SECONDS)
         items = raw.get("items") if isinstance(raw, Mapping) else None
-        if items is None:
-            self._view(raw if not isinstance(raw, Mapping) else None)
-        return sorted((self._view(item) for item in items or ()), key=lambda view: view.name)
+        if not isinstance(items, list):
+            raise ClusterError(f"expected a list from the API server, found {str(raw)[:60]!r}: is it behind a proxy?")
+        return sorted((self._view(item) for item in items), key=lambda view: view.name)
 
     def suspend(self, name: str) -> None:
         """Stop at a checkpoint and free every pod."""

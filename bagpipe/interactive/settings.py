@@ -94,7 +94,9 @@ def plain(value: Any, place: str) -> Any:
     """
     if isinstance(value, Mapping):
         return {key: plain(one, f"{place}.{key}") for key, one in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)  # Their own order differs from process to process, and features have one.
+    if isinstance(value, list | tuple):
         return [plain(one, f"{place}[{number}]") for number, one in enumerate(value)]
     if isinstance(value, msgspec.Struct):
         return msgspec.to_builtins(value)

@@ -132,6 +132,10 @@ class WarmStarter:
                 with self._lock:
                     begun = self._started.pop(0)
                 begun.set_result(told["pid"])
+        with self._lock:
+            left = [*self._started, *(code for code in self._ended.values() if not code.done())]
+        for one in left:  # Else whoever waits for them would wait for ever.
+            one.set_exception(RuntimeError("the starter has ended; its stderr says why"))
 
 
 @functools.cache

@@ -147,28 +147,31 @@ def asked_for(settings: Settings) -> list[str]:
 
 async def not_served(cluster: Cluster, kinds: Sequence[str], namespaces: Sequence[str]) -> list[str]:
     """Those of `kinds` that the API server does not know: kopf will not watch them, whatever is installed later."""
-    unknown = []
-    for kind in kinds:
-        try:
-            await cluster.get(path(kind, next(iter(namespaces), None)), limit="1")
-        except ApiError as error:
-            if error.outcome is Outcome.ABSENT:
-                unknown.append(kind)
-    return unknown
+    return [kind for kind in kinds if await _is_served(cluster, kind, namespaces) is False]
+
+
+async def _is_served(cluster: Cluster, kind: str, namespaces: Sequence[str]) -> bool | None:
+    """Whether the API server knows a kind; None: it does not say, as it is away, or lists are forbidden."""
+    try:
+        await cluster.get(path(kind, next(iter(namespaces), None)), limit="1")
+    except ApiError as error:
+        return False if error.outcome is Outcome.ABSENT else None
+    return True
 
 
 async def until_served(
     cluster: Cluster, kinds: Sequence[str], namespaces: Sequence[str], pause: float = _PAUSE_SECONDS
 ) -> None:
-    """Until the API server knows one of `kinds`; where there are none, for ever.
+    """Wait until the API server knows one of `kinds`; where there are none, for ever. An error is no such answer.
 
     The operator ends then, and the one that takes over watches all kinds that there are. Jobs run on meanwhile.
     """
     if kinds:
         log.warning("the API server does not know kinds that jobs may need", extra={"kinds": ", ".join(kinds)})
     while True:
-        if kinds and await not_served(cluster, kinds, namespaces) != list(kinds):
-            return
+        for kind in kinds:
+            if await _is_served(cluster, kind, namespaces):
+                return
         await asyncio.sleep(pause if kinds else 3600)
 
 

@@ -130,6 +130,7 @@ _TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
     str: ("a text", str),
     tuple: ("a list", tuple),
     dict: ("a map", Mapping),
+    type(None): ("a text", (str, type(None))),
 }
 
 

@@ -184,14 +184,14 @@ def test_a_missing_kind_is_waited_for() -> None:
 
 def test_a_kind_that_comes_later_is_noticed() -> None:
     """Kueue is installed after the operator: its Workloads are asked for until they are there, as kopf looks once."""
-    served = {"Workload": iter([False, False, True]), "PodGroup.scheduling.volcano.sh": iter([True])}
+    served = {"Workload": iter([404, 404, 503, 403, 200]), "PodGroup.scheduling.volcano.sh": iter([200])}
 
     class Asked:
         async def get(self, url: str, **_: str) -> dict:
             kind = "Workload" if "workloads" in url else "PodGroup.scheduling.volcano.sh"
             assert "/namespaces/ml/" in url
-            if not next(served[kind]):
-                raise ApiError(404, "the server could not find the requested resource")
+            if (answer := next(served[kind])) != 200:
+                raise ApiError(answer, "the server could not find the requested resource")
             return {"items": []}
 
     settings = Settings.of({"kueue": True, "gangSchedulers": ["Volcano"], "namespaces": ["ml"]})
@@ -200,6 +200,7 @@ def test_a_kind_that_comes_later_is_noticed() -> None:
         kinds = await not_served(Asked(), asked_for(settings), settings.namespaces)
         assert kinds == ["Workload"]
         await until_served(Asked(), kinds, settings.namespaces, pause=0)
+        assert not list(served["Workload"]), "an API server that is away was taken for one that knows the kind"
 
     asyncio.run(go())
     assert asked_for(Settings.of({})) == []

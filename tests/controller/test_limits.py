@@ -134,6 +134,11 @@ def test_scaling_beyond_the_limit_ends_no_attempt(world):
         ({"namespaces": "ml"}, "namespaces: expected a list, found the text 'ml'"),
         ({"profiles": {"x": 5}}, "profiles.x: expected a map, found the number 5"),
         ({"profiles": {"x": {"gpus": "2"}}}, "profiles.x: gpus: expected a whole number, found the text '2'"),
+        ({"profiles": {"x": {"image": True}}}, "profiles.x: image: expected a text, found the flag true"),
+        (
+            {"profiles": {"x": {"runtimeClassName": 5}}},
+            "profiles.x: runtimeClassName: expected a text, found the number 5",
+        ),
         ({"renewSeconds": 10}, "renewSeconds: expected less than two thirds of leaseSeconds (15), found 10"),
     ],
 )

@@ -13,7 +13,7 @@ from bagpipe.checkpoint.manifest import Manifest
 from bagpipe.checkpoint.start import chosen_checkpoint, starting_checkpoint
 from bagpipe.checkpoint.store import ASIDE, commit, describe_file, directory_of, list_checkpoints, prune
 from bagpipe.config.document import DataConfig, JobSpec
-from bagpipe.errors import CheckpointError, StorageError
+from bagpipe.errors import CheckpointError, ExitCode, StorageError
 
 FILE = "dense.safetensors"
 
@@ -117,8 +117,9 @@ def test_a_process_that_cannot_read_passes_over_no_sound_one(
 
     with monkeypatch.context() as within:
         within.setattr(Path, "open", refusing)
-        with pytest.raises(StorageError, match=rf"{name}: cannot be read: .*; mend that and try again"):
+        with pytest.raises(StorageError, match=rf"{name}: cannot be read: .*; mend that and try again") as told:
             starting_checkpoint(tmp_path, strict=False, note=lambda _: None)
+    assert told.value.exit_code == (ExitCode.BAD_CONFIG if number == errno.EACCES else ExitCode.TRANSIENT)
     assert list_checkpoints(tmp_path) == saved
 
 

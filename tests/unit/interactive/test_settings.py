@@ -41,6 +41,15 @@ def test_columns_and_arguments_of_a_model_too() -> None:
     assert job.spec.model.args == {"file": "weights.pt", "width": 3}
 
 
+def test_the_order_of_a_set_is_the_same_in_every_process() -> None:
+    """A set has another order in each process; features have one, so the same script made other jobs of it."""
+    names = {f"column_{number}" for number in range(40)}
+    columns = {"labels": ["y"], "sparse": names}
+    job = compose("n", model_of(None, {}), "rows.parquet", None, columns, None, {}).job
+    assert job.spec.data.columns is not None
+    assert [one.name for one in job.spec.data.columns.sparse] == sorted(names)
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
