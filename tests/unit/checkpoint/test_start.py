@@ -1,6 +1,7 @@
 """A run goes on from the newest sound checkpoint, or from the one that somebody chose, and says what it passed over."""
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,18 @@ def test_a_manifest_that_says_something_else_is_passed_over(
     told: list[str] = []
     assert starting_checkpoint(tmp_path, strict=False, note=told.append) == saved[1]
     assert f"{path}: not a manifest (its own checksum differs)" in told[0]
+
+
+def test_a_manifest_from_before_it_had_a_checksum_is_taken(tmp_path: Path, saved: list[Path]) -> None:
+    """Runs of earlier builds go on: what has no checksum of its own is read as before, files by theirs."""
+    path = saved[2] / "manifest.json"
+    found = json.loads(path.read_text())
+    assert found.pop("checksum")
+    path.write_text(json.dumps(found, indent=2))
+    told: list[str] = []
+    assert starting_checkpoint(tmp_path, strict=True, note=told.append) == saved[2] and not told
+    change_a_byte(saved[2])
+    assert starting_checkpoint(tmp_path, strict=False, note=told.append) == saved[1]
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EACCES, errno.ESTALE])
