@@ -44,8 +44,12 @@ def judge(job: Job, status: Status, observed: Observed) -> Restart | None:
 
 
 def _digest(job: Job) -> str:
-    """Of all that can change only while a job is suspended; what says nothing says the same as nothing."""
+    """Of all that can change only while a job is suspended; what says nothing says the same as nothing.
+
+    Of the run policy that is the gang, which pods name. The queue is another Workload's business (`kueue.follows`).
+    """
     sections = {key: _said(value) for key, value in job.spec.items() if key != "runPolicy"}
+    sections["runPolicy"] = {"gang": job.run_policy.gang} if job.run_policy.gang else None
     sections["trainers"] = {key: value for key, value in _said(job.section(Role.TRAINER)).items() if key != "replicas"}
     return hashlib.sha256(json.dumps(_said(sections), sort_keys=True).encode()).hexdigest()[:32]
 

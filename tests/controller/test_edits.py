@@ -184,6 +184,15 @@ def test_an_edit_between_two_looks_is_carried_out(world):
     assert w.status["attempt"] == 1
 
 
+def test_a_gang_that_was_named_between_two_looks_is_joined(world):
+    """Pods name their gang: those of the old document belong to none, and their Jobs cannot be changed."""
+    w = world(settings={"gangSchedulers": ["Volcano"]}).run()
+    w.spec["runPolicy"] = {"gang": "Volcano"}
+    w.run()
+    assert w.is_true("Running") and w.status["attempt"] == 1
+    assert {p["spec"].get("schedulerName") for p in w.live_pods()} == {"volcano"}
+
+
 def test_an_attempt_of_an_older_release_goes_on(world):
     """An attempt whose status does not say what it was made of is not ended by the upgrade that asks for that."""
     w = world().run()
