@@ -56,6 +56,7 @@ def seed_step(seed: int, step: int, first_example: int, device: torch.device) ->
     with _DRAWING:
         torch.default_generator.manual_seed(mixed)
         if device.type == "cuda":
-            torch.cuda.manual_seed(mixed)
+            with torch.cuda.device(device):  # It seeds the current one, and a trainer may use another.
+                torch.cuda.manual_seed(mixed)
         np.random.seed(mixed % (1 << 32))  # noqa: NPY002  # the generator that a model would use
         random.seed(mixed)
