@@ -81,6 +81,7 @@ def _vectors(checkpoint: Path, table: str, to: Path) -> None:
 
 
 def _folder(checkpoint: Path, out: Path, file_format: str, dtypes: "dict[str, Dtype]", *, all_rows: bool) -> None:
+    from bagpipe.config.paths import typed
     from bagpipe.errors import ConfigError
     from bagpipe.export.loss_in_auc import loss_in_auc
     from bagpipe.export.write import export_model
@@ -91,6 +92,7 @@ def _folder(checkpoint: Path, out: Path, file_format: str, dtypes: "dict[str, Dt
         raise ConfigError(f"--format {graph}: tables in a graph are float32; leave --dtype out")
     done = export_model(checkpoint, out, dtypes=dtypes, all_rows=all_rows, graph=graph)
     typer.echo(f"{out}: {', '.join(done.files)}")
+    typer.echo(f"to score with it: python {typed(out / 'score.py')} new.csv scores.parquet")
     if done.requires:
         typer.echo(f"the model's code imports {', '.join(done.requires)}; install them where it scores")
     if rounded:

@@ -124,7 +124,8 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
 
     last = number(summary, "loss")
     loss = f"loss {last:.4f}, " if last is not None else ""
-    ended = "stopped at" if summary.get("stopped") else "trained"
+    early = (summary.get("validation") or {}).get("stoppedEarly", False)
+    ended = "stopped at" if summary.get("stopped") else "stopped early at" if early else "trained"
     speed = f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
     lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]
     if summary.get("attempts") == 0:
@@ -133,14 +134,25 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
         lines.append(f"{skipped:,} of these steps were passed over (notFinite: skip); metrics.jsonl has their reasons")
     test = summary.get("evaluation")
     lines += evaluation_lines(test, f" ({test.get('examples', 0):,} examples)") if test else []
+    lines += best_lines(summary)
     lines += [f"model digest {summary['modelDigest']}", f"run directory {shown(run_dir)}", "next:"]
     run, bagpipe = typed(run_dir), typed(bagpipe)
     if summary.get("stopped"):
         return [*lines, f"  {bagpipe} run --resume --run-dir {run}"]
     lines.append(f"  {bagpipe} evaluate {run}                 # again, or on other data: --set spec.data.path=...")
     lines.append(f"  {bagpipe} checkpoint show {run}          # what was saved")
+    lines.append(f"  {bagpipe} predict {run} --data new.csv --out scores.parquet  # a score for each new row")
     lines.append(f"  {bagpipe} export {run} {typed(run_dir / 'export')}  # raw rows to scores without Bagpipe")
     return lines
+
+
+def best_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Which evaluation of the validation part was the best, where it was not the last: test figures are of the last."""
+    best = (summary.get("validation") or {}).get("best")
+    if best is None or best["step"] == summary["steps"]:
+        return []
+    found = f"the best {best['metric']} was {best['value']:.4f} at step {best['step']}"
+    return [f"validation: {found}; --best takes that checkpoint, where it was kept"]
 
 
 def evaluation_lines(evaluation: Mapping[str, Any], end: str = "") -> list[str]:

@@ -110,8 +110,21 @@ def _split(error: str, value: Any) -> tuple[str, Path_]:
     return message, path
 
 
+_FORMS = {
+    "'^[0-9]+(": "a quantity such as 2, 0.5, 500m or 4Gi",
+    "'^[0-8]-": "two digits with a dash between them, such as 2-5",
+    "'^[a-z]": "lower-case letters, digits and dashes that begin with a letter and end without a dash",
+    "'^[a-z0-9]": "lower-case letters, digits and dashes that neither begin nor end with a dash",
+}
+"""In words, by how the regular expression begins."""
+
+
 def _expected(message: str) -> str:
     """msgspec's words for what it expected, without its quotes and without what it found."""
+    form = message.partition(" matching regex ")[2]
+    for beginning, in_words in _FORMS.items():
+        if form.startswith(beginning):
+            return in_words
     words = message.partition(", got ")[0].removeprefix("Expected ").replace("`", "")
     names = {"int": "an integer", "str": "a string", "float": "a number", "bool": "true or false"}
     names |= {"object": "a mapping", "array": "a list"}

@@ -349,13 +349,20 @@ def all_columns(columns: ColumnsConfig) -> tuple[str, ...]:
 
 
 def check_columns(
-    file: str, schema: pa.Schema, names: Sequence[str], spoken_of: Sequence[str], *, trained: bool = False
+    file: str,
+    schema: pa.Schema,
+    names: Sequence[str],
+    spoken_of: Sequence[str],
+    *,
+    trained: bool = False,
+    labels: Sequence[str] = (),
 ) -> None:
     """Every wanted column is there once, and every column that is there is spoken of (if any are).
 
     Args:
         trained: a model was trained on these columns, so that a file without one of them is wrong, and not the job;
             columns that the model does not know are passed over.
+        labels: which of `names` are labels of an evaluation, without which the rows can still be scored.
 
     Raises:
         ConfigError: names the column and the nearest one that is there.
@@ -368,6 +375,8 @@ def check_columns(
             raise DataError(f"{file}: column {name} is there {count} times; give each column a name of its own")
         if not count:
             missing = no_column(name, file, there)
+            if trained and name in labels:
+                missing += "; an evaluation needs labels: `bagpipe predict` scores rows that have none"
             raise DataError(missing) if trained else ConfigError(f"data.columns: {missing}")
     if spoken_of and "*" not in spoken_of and not trained:
         known = set(spoken_of)

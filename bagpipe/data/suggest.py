@@ -42,6 +42,8 @@ class Suggestion:
 
     text: str
     notes: list[str] = field(default_factory=list)
+    split_notes: list[str] = field(default_factory=list)
+    """Those of the notes that tell of the parts of the data: of no use to a program that says itself what they are."""
 
 
 def preset_job(path: str, preset: Preset, *, name: str = "job") -> Suggestion:
@@ -75,7 +77,7 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job", pytho
         return Suggestion(_job(name, chosen.path, found, []), [*notes, *chosen.notes])
     columns = look_at(chosen.files, cast("TableFormat", chosen.kind.format), chosen.header)
     target = _label(columns, label, path, python=python)
-    suggestion = _described(name, path, chosen.path, columns, target, guessed=label is None)
+    suggestion = _described(name, path, chosen.path, columns, target, guessed=label is None, python=python)
     if chosen.header:
         known = f"    columns:\n      header: {_quoted(list(chosen.header))}\n"
         suggestion.text = suggestion.text.replace("    columns:\n", known, 1)
@@ -87,13 +89,21 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job", pytho
 
 
 def _described(
-    name: str, path: str, chosen: str | list[str], columns: Sequence[Column], target: Column, *, guessed: bool
+    name: str,
+    path: str,
+    chosen: str | list[str],
+    columns: Sequence[Column],
+    target: Column,
+    *,
+    guessed: bool,
+    python: bool,
 ) -> Suggestion:
-    notes, others = _label_notes(columns, target, guessed=guessed)
+    notes, others = _label_notes(columns, target, guessed=guessed, python=python)
     time = _time(columns, target)
     whole = (c for c in columns if c is not target and not c.several and not c.unusable)
     group = next((c for c in whole if _GROUPS.fullmatch(c.name.strip())), None)
     lines: dict[str, list[str]] = {"dense": [], "sparse": [], "ignore": []}
+    ignored: list[str] = []
     for column in columns:
         if column is not target and column is not time:
             kind, why = _use(column)
@@ -101,6 +111,7 @@ def _described(
             doubts = _doubts(column, kind)
             lines[kind] += [f"        # {doubt}" for doubt in doubts]
             lines[kind].append(write(column) if write else f"        - {_quoted(column.name)}  # {why}")
+            ignored += [] if write else [f"{column.name} ({why})"]
             notes += doubts
     if not lines["sparse"]:
         raise ConfigError(f"{path}: no column looks like a category ({_found(columns)}); {_hint(columns)}")
@@ -115,8 +126,12 @@ def _described(
         told.append(f"      group: {_quoted(group.name)}  # splitBy: group keeps each of them on one side")
     if lines["ignore"]:
         told += ["      ignore:", *lines["ignore"]]
-        notes.append(f"ignored: {counted(len(lines['ignore']), 'column')}, see the comments")
-    head = _split_lines(target, time, group, notes)
+        # A program has no job file before it whose comments give the reasons.
+        few = f"{counted(len(ignored), 'column')}, see the comments"
+        notes.append(f"ignored: {listed(ignored) if python else few}")
+    split_notes: list[str] = []
+    head = _split_lines(target, time, group, split_notes)
+    notes += split_notes
     head.append("    encoding: vocabulary  # hash: no pass over the data first, and unknown values share rows")
     if target.missing or target.marked:
         share = f"{target.missing + target.marked:,} of {target.rows:,} rows"
@@ -124,7 +139,7 @@ def _described(
             f"    onBadLine: skip  # {share} have no label; all rows that cannot be read are skipped and counted"
         )
         notes.append(f"label: {share} have none and are skipped, as all rows that cannot be read (onBadLine)")
-    return Suggestion(_job(name, chosen, None, [*head, *told]), notes)
+    return Suggestion(_job(name, chosen, None, [*head, *told]), notes, split_notes)
 
 
 def _found(columns: Sequence[Column]) -> str:
@@ -160,19 +175,24 @@ def _split_lines(target: Column, time: Column | None, group: Column | None, note
     return [share, "    splitBy: order  # the last tenth of the rows for tests"]
 
 
-def _label_notes(columns: Sequence[Column], target: Column, *, guessed: bool) -> tuple[list[str], list[str]]:
+def _label_notes(
+    columns: Sequence[Column], target: Column, *, guessed: bool, python: bool
+) -> tuple[list[str], list[str]]:
     """What to say of the label, and the other columns that look like one."""
     others = [c.name for c in columns if c is not target and _two_valued(c)]
-    words = f"label: {target.name}, which is a guess; --label names another" if guessed else f"label: {target.name}"
+    words = f"label: {target.name}"
+    if guessed:
+        words += f", which is a guess; {'label=' if python else '--label'} names another"
     if others:
         words += f"; {OTHERS} {listed(others)}; what is not known before the prediction belongs under labels or ignore"
     return [words], others
 
 
 def _two_valued(column: Column) -> bool:
-    """Whether it says yes or no of every row, or has a label's name."""
+    """Whether it says yes or no of every row, in whatever two words, or has a label's name."""
     plain = column.numbers is not None and not column.missing and set(column.written) <= {"missing"}
-    two = column.yes is not None or (plain and column.values in ([0.0, 1.0], [-1.0, 1.0]))
+    words = len(column.words) == 2 and not (column.several or column.missing or column.marked)
+    two = column.yes is not None or words or (plain and column.values in ([0.0, 1.0], [-1.0, 1.0]))
     return two or column.name.strip().lower() in _LABELS
 
 

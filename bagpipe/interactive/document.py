@@ -1,6 +1,6 @@
 """Makes a job from Python arguments: the rows become a path, the columns and settings a document."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,19 @@ def frames_in(directory: Path) -> dict[Path, str]:
 
 
 def compose(
-    name: str, named: NamedModel, data: Any, test: Any, columns: Any, label: str | None, settings: Mapping[str, Any]
+    name: str,
+    named: NamedModel,
+    data: Any,
+    test: Any,
+    columns: Any,
+    label: str | None,
+    settings: Mapping[str, Any],
+    tell: Callable[[str], None] = lambda note: None,
 ) -> JobFile:
     """The job, checked, with paths as they were given.
+
+    Args:
+        tell: called with a line for each guess about the data that a user should know of.
 
     Raises:
         ConfigError: a setting, the columns or the label are wrong.
@@ -77,7 +87,7 @@ def compose(
     elif data is None:
         raise ConfigError("data: missing; give rows, a path, or a dict of spec.data")
     elif not isinstance(data, Mapping):
-        spec = _suggested(data, label, spec, named=bool(named.section), test=test is not None)
+        spec = _suggested(data, label, spec, named=bool(named.section), test=test is not None, tell=tell)
     if label is not None and (columns is not None or isinstance(data, Mapping)):
         raise ConfigError("label: with columns, the label is the one that they name; leave it out")
     return job_file_from({"metadata": {"name": name}, "spec": spec}, SOURCE)
@@ -89,11 +99,17 @@ def _given(setting: str, data: Any) -> dict[str, Any]:
     return {setting: [str(one) for one in data] if isinstance(data, list | tuple) else str(data)}
 
 
-def _suggested(data: Any, label: str | None, spec: Mapping[str, Any], *, named: bool, test: bool) -> dict[str, Any]:
+def _suggested(
+    data: Any, label: str | None, spec: Mapping[str, Any], *, named: bool, test: bool, tell: Callable[[str], None]
+) -> dict[str, Any]:
     """The settings that `bagpipe init` suggests for this data, replaced by those that were given."""
     paths = data if isinstance(data, list | tuple) else [data]
-    text = suggest_job(str(paths[0]), label=label, python=True).text
-    found: dict[str, Any] = yaml_lines.parse(text, SOURCE).value["spec"]
+    suggestion = suggest_job(str(paths[0]), label=label, python=True)
+    parts_given = test or {"test", "testFraction", "splitBy"} & set(spec.get("data", {}))
+    for note in suggestion.notes:
+        if not (parts_given and note in suggestion.split_notes):
+            tell(note)
+    found: dict[str, Any] = yaml_lines.parse(suggestion.text, SOURCE).value["spec"]
     found.pop("trainers", None)  # The device is whatever there is here.
     if named:
         found.pop("model", None)

@@ -15,7 +15,7 @@ from bagpipe.config.load import absolute_paths
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.document import as_path, compose, frames_in, model_of
 from bagpipe.interactive.frames import naming_frames
-from bagpipe.interactive.progress import choose_view
+from bagpipe.interactive.progress import choose_view, teller
 from bagpipe.interactive.run import Run, ended
 from bagpipe.interactive.settings import path_of
 from bagpipe.interactive.user_model import importable
@@ -80,7 +80,7 @@ def fit(
     if on == "cluster":
         from bagpipe.interactive.cluster import submit
 
-        document = compose(name, named, data, test, columns, label, asked)
+        document = compose(name, named, data, test, columns, label, asked, teller(progress=progress))
         return submit(document, data, test, named, namespace=namespace, context=context)
     if str(on) != "here" or namespace or context:
         raise ConfigError(f"fit: on={on!r}: expected 'here' or 'cluster'; namespace and context belong to a cluster")
@@ -90,7 +90,8 @@ def fit(
     with opened as directory, naming_frames(frames_in(directory.path)):
         try:
             data, test = (as_path(rows, directory, what) for rows, what in ((data, "data"), (test, "test")))
-            job = absolute_paths(compose(name, named, data, test, columns, label, asked).job)
+            tell = teller(progress=progress)
+            job = absolute_paths(compose(name, named, data, test, columns, label, asked, tell).job)
             named.place(directory.path)
         except BaseException:
             directory.discard()

@@ -53,12 +53,17 @@ def reopened(path: Path, overrides: Sequence[str]) -> tuple[RunDir, Job]:
 
 
 def composed(
-    name: str, named: NamedModel, directory: RunDir, given: Mapping[str, Any], settings: Mapping[str, Any]
+    name: str,
+    named: NamedModel,
+    directory: RunDir,
+    given: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    tell: Callable[[str], None],
 ) -> Job:
-    """The job that arguments of `bagpipe.local` describe; rows are written into the directory."""
+    """The job that arguments of `bagpipe.local` describe; rows are written into the directory. `tell`: as `compose`."""
     data, test = (as_path(given[what], directory, what) for what in ("data", "test"))
     with naming_frames(frames_in(directory.path)):
-        return absolute_paths(compose(name, named, data, test, given["columns"], given["label"], settings).job)
+        return absolute_paths(compose(name, named, data, test, given["columns"], given["label"], settings, tell).job)
 
 
 @contextmanager

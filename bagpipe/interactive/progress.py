@@ -66,6 +66,11 @@ def choose_view(*, progress: bool) -> View:
     return view_for(Console())
 
 
+def teller(*, progress: bool) -> Callable[[str], None]:
+    """Prints what was guessed about the data: above the progress, which a notebook's cell writes over."""
+    return print if progress else lambda note: None
+
+
 def _in_cell() -> Callable[[str], None]:
     screen: Any = import_module("IPython.display")
     shown: list[Any] = []

@@ -268,7 +268,8 @@ def overrides_of(spec: Mapping[str, Any], above: str = "spec") -> list[str]:
 def in_words(summary: Mapping[str, Any]) -> str:
     if not summary:
         return "no summary: it has not ended, or was stopped before its first step; .resume() goes on"
-    did = "stopped at" if summary.get("stopped") else "trained"
+    early = (summary.get("validation") or {}).get("stoppedEarly", False)
+    did = "stopped at" if summary.get("stopped") else "stopped early at" if early else "trained"
     parts = [f"{did} step {summary.get('steps')}"]
     if isinstance(summary.get("loss"), float):
         parts.append(f"loss {summary['loss']:.4f}")

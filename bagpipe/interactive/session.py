@@ -27,7 +27,7 @@ from bagpipe.config.load import load_local_job
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped, error_of
 from bagpipe.interactive.document import model_of
 from bagpipe.interactive.opening import composed, opened, reopened
-from bagpipe.interactive.progress import choose_view
+from bagpipe.interactive.progress import choose_view, teller
 from bagpipe.interactive.run import Run, overrides_of
 from bagpipe.interactive.settings import path_of, spec_of
 from bagpipe.interactive.surroundings import limited_threads, with_environment
@@ -99,7 +99,8 @@ def local(
     if job is not None:
         loaded = load_local_job(path_of(job, "job"), overrides_of(spec))
         return Session(lambda: opened(where, loaded.metadata.name, named, lambda _: loaded), progress=progress)
-    make = partial(composed, name, named, given=given, settings={**settings, "trainers": 1})
+    tell = teller(progress=progress)
+    make = partial(composed, name, named, given=given, settings={**settings, "trainers": 1}, tell=tell)
     return Session(lambda: opened(where, name, named, make), progress=progress)
 
 

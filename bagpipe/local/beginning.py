@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from bagpipe.config.document import DataConfig, JobSpec, Paths
 from bagpipe.config.parts import paths_in
 from bagpipe.config.recipe import Schedule
+from bagpipe.data.column_cells import label_source
 from bagpipe.data.column_files import table_format, table_schema
 from bagpipe.data.columns import all_columns, check_columns, kinds_in, wanted_columns
 from bagpipe.data.files import find_files
@@ -96,7 +97,8 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
         schema = table_schema(first, table_format(first, data.format), data.columns.header)
         by_time = [data.columns.time] if data.split_by == "time" and data.columns.time else []
         names = [*wanted_columns(data.columns, labelled=True), *by_time]
-        check_columns(first.name, schema, names, all_columns(data.columns), trained=trained)
+        labels = [label_source(label) for label in data.columns.labels]
+        check_columns(first.name, schema, names, all_columns(data.columns), trained=trained, labels=labels)
         if not trained:
             kinds_in(first.name, data.columns, schema, ids=data.encoding == "ids")
 

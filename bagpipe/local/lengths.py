@@ -43,7 +43,7 @@ def check_length(before: JobSpec, now: JobSpec, trained: JobSpec) -> None:
             continue
         raise ConfigError(
             f"{where}.decaySteps: left out, it follows from the job's length, which changed; a resumed run keeps its "
-            f"schedule, so give --set {where}.decaySteps={settled.decay_steps}"
+            f"schedule, so give {where}.decaySteps={settled.decay_steps} (on the command line after --set)"
         )
 
 

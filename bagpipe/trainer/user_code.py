@@ -27,6 +27,8 @@ NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
 """What torch says on a host; it has a class of its own for GPUs only."""
 ONE_EXAMPLE = "Expected more than 1 value per channel"
 """What torch's batch normalisation says of a slice, most often that of a short last batch."""
+EMBEDDINGS = "SparseEmbeddings"
+"""In what Python and torch say of a `forward` that takes its second argument for a tensor."""
 _ACCELERATOR_ERRORS: tuple[type[Exception], ...] = tuple(
     getattr(torch, name) for name in ("AcceleratorError",) if hasattr(torch, name)
 )
@@ -121,6 +123,8 @@ def _describe(error: BaseException) -> str:
     text = first if len(first) <= LONGEST_MESSAGE else f"{first[:LONGEST_MESSAGE]}..."
     if ONE_EXAMPLE in text:
         text += "; a trainer's part of a batch has one example only: set spec.data.dropLast, or another batchSize"
+    if EMBEDDINGS in text and isinstance(error, TypeError | AttributeError):
+        text += "; it is no tensor: sparse.stacked() is [B, T, D], sparse['name'] one feature's [B, D] (docs/models.md)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -80,5 +80,7 @@ def test_whatever_a_role_wrote_is_a_run_directory(folder: Path, capsys: pytest.C
         assert run_command([*command, str(run)]) == 0, command
     assert "step-00000003" in capsys.readouterr().out
     assert run_command(["export", str(run), str(folder / "model")]) == 0
-    assert (folder / "model" / "score.py").is_file()
+    score = folder / "model" / "score.py"
+    assert score.is_file()
+    assert f"to score with it: python {score} new.csv scores.parquet\n" in capsys.readouterr().out
     assert bagpipe.Run(run).checkpoint.name == "step-00000003"

@@ -15,7 +15,7 @@ from bagpipe.config.losses import loss_kind
 from bagpipe.data.dataset import Dataset
 from bagpipe.data.labels import checked
 from bagpipe.errors import DataError
-from bagpipe.metrics.validations import Validation, best_step, figure
+from bagpipe.metrics.validations import Validation, best_step, figure, stops_at
 from bagpipe.net.messages import Topology, ValidationBatch
 from bagpipe.net.plan_codec import pack_plan
 from bagpipe.net.wire import encode
@@ -118,4 +118,5 @@ def in_words(validation: Validation, config: EvaluationConfig, best: str | None,
     if watched is not None and (at := best_step([*before, validation], watched)) is not None:
         value = next(figure(one, watched) for one in [*before, validation] if one.step == at)
         parts.append("best so far" if at == step else f"best {watched} {value:.4f} at step {at}")
-    return f"validation after step {step}: {'  '.join(parts) or 'no figure is defined'}"
+    end = "; training stops early" if stops_at([*before, validation], config) == step else ""
+    return f"validation after step {step}: {'  '.join(parts) or 'no figure is defined'}{end}"

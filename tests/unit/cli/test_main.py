@@ -106,6 +106,19 @@ def test_closing_lines() -> None:
     text = "\n".join(closing_lines(SUMMARY, Path("runs/demo")))
     for part in ("trained step 176", "test AUC 0.7689", "50c4", "runs/demo", "bagpipe evaluate", "bagpipe export"):
         assert part in text
+    assert "  bagpipe predict runs/demo --data new.csv --out scores.parquet" in text
+    assert "early" not in text and "the best" not in text
+
+
+def test_closing_lines_tell_of_an_early_stop_and_of_a_better_step() -> None:
+    """Why the run ended before its last step, and that the test figures are not those of the best step."""
+    best = {"step": 150, "metric": "auc", "value": 0.6967}
+    lines = closing_lines({**SUMMARY, "validation": {"best": best, "stoppedEarly": True}}, Path("runs/demo"))
+    assert lines[0].startswith("stopped early at step 176 in ")
+    at = lines.index("validation: the best auc was 0.6967 at step 150; --best takes that checkpoint, where it was kept")
+    assert lines[at - 1].startswith("test AUC")
+    last = {"best": {**best, "step": SUMMARY["steps"]}, "stoppedEarly": False}
+    assert not any("the best" in line for line in closing_lines({**SUMMARY, "validation": last}, Path("runs/demo")))
 
 
 def test_closing_lines_tell_of_skipped_steps() -> None:
@@ -137,7 +150,7 @@ def test_closing_commands_can_be_copied(name: str, stopped: bool) -> None:
     """A shell reads each proposed command as words of which one is the run directory, whatever its name is."""
     lines = closing_lines({**SUMMARY, "stopped": stopped}, Path(name))
     commands = [shlex.split(line, comments=True) for line in lines[lines.index("next:") + 1 :]]
-    assert len(commands) == (1 if stopped else 3)
+    assert len(commands) == (1 if stopped else 4)
     for words in commands:
         named = [word for word in words if Path(word) == Path(name)]
         assert len(named) == 1

@@ -69,6 +69,8 @@ def test_mistakes_in_the_file(text: str, expected: str) -> None:
 OVERRIDES = [
     ("spec.batchSize=-8", "--set spec.batchSize=-8: spec.batchSize: expected an integer >= 1, found -8; "),
     ("batchSise=8", "--set batchSise=8: spec.batchSise: unknown setting; did you mean batchSize?"),
+    ("checkpoint.volumeClaim.size=5GB", "--set checkpoint.volumeClaim.size=5GB: spec.checkpoint.volumeClaim.size: expected a quantity such as 2, 0.5, 500m or 4Gi, found '5GB'; "),
+    ("model.filterRange=2:5", "--set model.filterRange=2:5: spec.model.filterRange: expected two digits with a dash between them, such as 2-5, "),
     ("batchSize", "--set batchSize: expected path=value, "),
     ("=3", "--set =3: expected path=value, "),
     ("batchSize=[1", "--set batchSize=[1:1: not valid YAML: "),

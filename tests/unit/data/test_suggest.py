@@ -133,6 +133,15 @@ def test_a_second_column_that_looks_like_a_label_is_told(tmp_path: Path) -> None
     parse_job(found.text, "job.yaml")
 
 
+def test_any_two_words_look_like_a_label_too(tmp_path: Path) -> None:
+    """`J` and `N` are no words that everybody knows, and may still be what is to be predicted, or tell it."""
+    path = tmp_path / "log.csv"
+    path.write_text("user,gift,returned\n" + "".join(f"u{i % 9},{i % 2},{'JN'[i % 5 > 2]}\n" for i in range(200)))
+    found = suggest_job(str(path))
+    assert "look like labels too: returned; " in found.notes[0] and found.notes[0].startswith("label: gift, which is")
+    assert "        # look like labels too: returned; " in found.text
+
+
 def test_messages_say_how_many_columns_they_do_not_list(tmp_path: Path) -> None:
     """Twelve names, and the number of the others."""
     path = tmp_path / "log.csv"

@@ -83,7 +83,7 @@ def test_other_data_without_a_label_is_not_evaluated(folder: Path) -> None:
     run = run_in_threads(load_job(folder / "job.yaml", ["steps=2"]), folder / "run").run_dir
     checkpoint = newest_complete(run / "checkpoints")
     assert checkpoint is not None
-    with pytest.raises(DataError, match=r"'liked' is no column of .*other\.csv"):
+    with pytest.raises(DataError, match=r"'liked' is no column of .*other\.csv.*; .*`bagpipe predict`"):
         evaluate_checkpoint(checkpoint, ["data.path=other.csv"])
     (folder / "more.csv").write_text("note,liked,bought,user,when\nx,1,0,u1,4\ny,0,1,u2,5\n")
     check_header(load_job(folder / "job.yaml", ["data.path=more.csv"]).spec.data, trained=True)

@@ -13,6 +13,7 @@ from bagpipe.config.evaluation import EarlyStopping, EvaluationConfig
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import NeedValidation, ValidationDone, ValidationOutputs
 from bagpipe.oracle.service.actions import Send, SendPlan
+from bagpipe.oracle.service.validating import in_words
 from bagpipe.oracle.service.validation import Validations
 
 DEPTH = 2
@@ -221,3 +222,12 @@ def test_what_may_follow_an_early_stop_is_not_planned() -> None:
     assert machine.holds_plans and machine.stops_at is None
     evaluate(2, 0.6)
     assert machine.over and machine.stops_at == 3
+
+
+def test_the_evaluation_that_ends_training_says_so() -> None:
+    """Lines of progress end there, before the last step that they announced; no other evaluation says it."""
+    history = [Validation(step=s, figures={"examples": 9, "auc": a}) for s, a in ((5, 0.7), (10, 0.6), (15, 0.6))]
+    config = EvaluationConfig(every=5, early_stopping=EarlyStopping(metric="auc", patience=2))
+    words = [in_words(one, config, None, history[:at]) for at, one in enumerate(history)]
+    assert words[2] == "validation after step 15: auc 0.6000  best auc 0.7000 at step 5; training stops early"
+    assert not any("stops" in line for line in words[:2])

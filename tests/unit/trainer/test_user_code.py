@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bagpipe.cache.aligned import aligned
+from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.errors import ConfigError, DeviceError, ExitCode, PeerLost, UserCodeError
 from bagpipe.trainer.loop import Trainer
 from bagpipe.trainer.user_code import machine_error, naming_user_code, user_error
@@ -159,3 +160,23 @@ def test_a_lost_peer_is_not_the_models_fault(users: ModuleType) -> None:
     plan = SimpleNamespace(step=4, first_example=4, num_examples=8, dense_BF=np.zeros((4, 1)))
     with pytest.raises(PeerLost, match=r"trainer 1: .* at step 4: .*Connection closed"), naming_user_code([model]):
         trainer.train(SimpleNamespace(plan=plan, watch=None))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda x: torch.cat([torch.zeros(1, 2), x], dim=1),
+        lambda x: x.flatten(1),
+        lambda x: torch.zeros(1) * x,
+        lambda x: nn.functional.linear(x, torch.zeros(1, 2)),
+    ],
+    ids=["cat", "method", "operator", "function"],
+)
+def test_embeddings_that_are_taken_for_a_tensor_are_explained(
+    users: ModuleType, monkeypatch: pytest.MonkeyPatch, wrong: Callable[[Any], Any]
+) -> None:
+    """The first model of one's own concatenates `forward`'s two arguments; the line says how to get a tensor."""
+    monkeypatch.setattr(users, "helper", wrong)
+    embeddings = object.__new__(SparseEmbeddings)
+    with pytest.raises(UserCodeError, match=r"no tensor: sparse\.stacked\(\) is \[B, T, D\]"), naming_user_code([]):
+        users.Raises()(embeddings)
