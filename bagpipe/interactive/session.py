@@ -251,7 +251,7 @@ class Session:
         Raises:
             ConfigError: the model has nothing to train but rows.
         """
-        assert self.model is not None
+        _ = self.model  # The job's own is made, with its optimizer, when it is first asked for.
         if self._optimizer is None:
             raise ConfigError("session: the model has no dense weights to train, and so no optimizer")
         return self._optimizer
