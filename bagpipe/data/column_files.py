@@ -288,8 +288,10 @@ def _csv_pieces(file: InputFile, dialect: Dialect, names: Sequence[str], *, skip
             yield _with_bad(file.name, first, reader.schema.empty_table(), bad)
             first += len(bad)
         if not closed:
+            # With too few fields the quote may be in any column, otherwise it is in the last one.
+            where = "" if bad else f" column {dialect.names[-1]}:"
             raise DataError(
-                f"{file.name}: row {first - 1}: column {dialect.names[-1]}: a quote is never closed, so that all the "
+                f"{file.name}: row {first - 1}:{where} a quote is never closed, so that all the "
                 'rest of the file is in this cell; close it, or put the cell in quotes with "" for each one in it'
             )
 

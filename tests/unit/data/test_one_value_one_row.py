@@ -171,6 +171,9 @@ def test_a_quote_that_is_never_closed_is_refused(end: str, skip: bool, tmp_path:
     path.write_bytes(f'y,d\n1,a\n0,"b\n1,c\n0,d{end}'.encode())
     words = "log.csv: row 2: column d: a quote is never closed, so that all the rest of the file is in this cell"
     assert words in refused(opened(path, skip=skip))
+    path.write_bytes(f'y,d\n1,a\n"0,b\n1,c{end}'.encode())
+    told = "log.csv: row 2: a quote is never closed" if skip else r"log.csv: row 2 (line 3): expected 2 fields, found 1"
+    assert told in refused(opened(path, skip=skip))
     path.write_bytes(f'y,d\n1,a\n0,"b\n1,c"\n0,d{end}'.encode())
     assert values(opened(path)) == ["a", "b\n1,c", "d"]
     path.write_bytes(f'y,d\n1,a\n0,b"\n1,c"{end}'.encode())
