@@ -184,12 +184,20 @@ def _phase(role: Role, status: Raw, state: Raw) -> tuple[str, bool]:
     """The pod's phase, and whether it is the main container's while others keep the pod.
 
     Kubernetes calls a pod running as long as any container of it is. What we started may have ended long before, and
-    nobody would hear of it. A server is started again in its pod, so that its phase is the pod's.
+    nobody would hear of it. A server is started again in its pod, so that its phase is the pod's. A pod whose last
+    container has ended is called running for a moment too; that its Job is then stopped would delete it with its log.
     """
     phase, ended = str(status.get("phase") or "Pending"), state.get("terminated")
-    if role is Role.SERVER or not ended or phase in ("Succeeded", "Failed"):
+    if role is Role.SERVER or not ended or phase in ("Succeeded", "Failed") or not _kept_by_another(status):
         return phase, False
     return "Failed" if ended.get("exitCode") else "Succeeded", True
+
+
+def _kept_by_another(status: Raw) -> bool:
+    """Whether a container beside the main one has not ended, a sidecar among the init containers included."""
+    listed = (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ()))
+    others = (container.get("state") or {} for container in listed if container.get("name") != names.CONTAINER)
+    return any("terminated" not in state for state in others)
 
 
 def _failed_beside(status: Raw, main: Raw) -> tuple[str, Raw]:

@@ -382,6 +382,17 @@ def test_containers_beside_ours_keep_no_job_from_its_end(world, running):
     assert w.status["summary"] == {"modelDigest": "d"} and w.status.get("restarts", 0) == 0
 
 
+def test_pods_of_which_every_container_has_ended_are_left_to_kubernetes(world):
+    """They are called running for a moment more; were their Jobs stopped in it, the pods would go with their logs."""
+    w = world().run()
+    pods = [pod for role in ("trainer", "oracle") for pod in w.live_pods(role)]
+    for pod in pods:
+        beside(pod, ended(0, '{"modelDigest": "d"}'), ended(0))
+    w.settle()
+    assert w.is_true("Running") and not w.is_true("Complete")
+    assert {pod["metadata"]["name"] for pod in pods} <= {pod["metadata"]["name"] for pod in w.live_pods()}
+
+
 def test_a_crash_is_seen_although_another_container_runs_on(world):
     """Kubernetes calls such a pod running for as long as the other one is; the job goes back to its checkpoint."""
     w = world().run()
