@@ -66,7 +66,7 @@ STEP = {"type": "Finished", "rank": 1}
 @pytest.mark.parametrize(
     "rank",
     [1.0, -0.0, float("nan"), float("inf"), True, None, "1", b"1", [1], {}, 2**31, -1, msgspec.msgpack.Ext(5, b"1")],
-    ids=repr,
+    ids=lambda value: "an extension" if isinstance(value, msgspec.msgpack.Ext) else repr(value),
 )
 def test_numbers_are_whole_numbers(rank: object) -> None:
     """No float, truth, text, bytes, list or extension passes for a rank."""
