@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from numba.core.dispatcher import Dispatcher
@@ -128,6 +129,7 @@ def _become(arguments: Sequence[str], log: Path, heading: str, environment: Mapp
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for descriptor in (1, 2):
             os.dup2(output, descriptor)
+        _close_inherited()
         sys.stdout = os.fdopen(1, "w", buffering=1, encoding="utf-8", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
         print(f"── {heading}", flush=True)
@@ -137,6 +139,17 @@ def _become(arguments: Sequence[str], log: Path, heading: str, environment: Mapp
         sys.stdout.flush()
     finally:
         os._exit(code)
+
+
+def _close_inherited() -> None:
+    """What a command that is started by a user does not inherit either: the supervisor's lock of its run, above all.
+
+    A lock is held until the last copy of its descriptor is closed, which may be after the supervisor has been killed.
+    """
+    for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
+        if int(name) > 2:
+            with suppress(OSError):  # The one that was open while the folder was listed.
+                os.close(int(name))
 
 
 def known_to(pids: dict[str, int]) -> type[ForkedChild]:
