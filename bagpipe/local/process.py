@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from bagpipe.errors import ExitCode, StorageError
 from bagpipe.local.policy import RoleId
@@ -20,6 +21,17 @@ TRACEBACK = "Traceback (most recent call last)"
 _FRAME = re.compile(r'  File "(.+)", line (\d+)')
 
 
+class Process(Protocol):
+    """What a child needs of its process, as `subprocess.Popen` has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
 class Child:
     """A running role. It has a process group of its own: Ctrl-C on the terminal reaches only the supervisor."""
 
@@ -27,6 +39,7 @@ class Child:
         self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
     ) -> None:
         self.role, self.log = role, log
+        self._process: Process
         try:
             with log.open("a", encoding="utf-8") as output:
                 output.write(f"── {heading}\n")
@@ -46,7 +59,7 @@ class Child:
             raise found from None
 
     def __repr__(self) -> str:
-        return f"Child({self.role}, pid {self._process.pid}, {self._process.returncode})"
+        return f"{type(self).__name__}({self.role}, pid {self.pid}, {self.poll()})"
 
     @property
     def pid(self) -> int:

@@ -145,7 +145,9 @@ def _close_inherited() -> None:
     """What a command that is started by a user does not inherit either: the supervisor's lock of its run, above all.
 
     A lock is held until the last copy of its descriptor is closed, which may be after the supervisor has been killed.
+    Files that nobody refers to any more are closed first: later they would close what has their numbers by then.
     """
+    gc.collect()
     for name in os.listdir("/proc/self/fd") if sys.platform == "linux" else ():
         if int(name) > 2:
             with suppress(OSError):  # The one that was open while the folder was listed.

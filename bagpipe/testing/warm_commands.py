@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -154,7 +154,7 @@ def run_warm(folder: Path, *arguments: str, **environment: str) -> tuple[int, st
 
 
 class WarmRole(Child):
-    """A running role, started by the starter: for tests whose own process has threads, so that it must not fork."""
+    """A running role that the starter forks: for tests whose own process has threads, so that it must not fork itself."""
 
     def __init__(
         self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
@@ -163,35 +163,7 @@ class WarmRole(Child):
         with log.open("a", encoding="utf-8") as output:
             output.write(f"── {heading}\n")
         arguments = list(command[command.index("bagpipe") + 1 :])
-        self._command = warm_starter().start(arguments, output=log, errors=log, environment=environment)
-
-    def __repr__(self) -> str:
-        return f"WarmRole({self.role}, pid {self.pid}, {self.poll()})"
-
-    @property
-    def pid(self) -> int:
-        return self._command.pid
-
-    def poll(self) -> int | None:
-        """The exit code once it has ended (negative: the signal), else None."""
-        return self._command.poll()
-
-    def wait(self, seconds: float) -> int:
-        """The exit code, once it has ended.
-
-        Raises:
-            TimeoutExpired: it runs longer.
-        """
-        return self._command.wait(seconds)
-
-    def terminate(self) -> None:
-        """Ask it to stop."""
-        self._command.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it, and wait until it is gone."""
-        self._command.kill()
-        self._command.wait()
+        self._process = warm_starter().start(arguments, output=log, errors=log, environment=environment)
 
 
 @contextmanager
@@ -250,7 +222,10 @@ def _fork(asked: Mapping[str, Any]) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
+        with suppress(OSError):  # It has done so itself, and has ended.
+            os.setpgid(pid, pid)
         return pid
+    os.setpgid(0, 0)  # Here and there: whichever is first, it has a group of its own before anybody knows of it.
     end_with(parent)
     code = 70
     try:
