@@ -154,7 +154,7 @@ def run_warm(folder: Path, *arguments: str, **environment: str) -> tuple[int, st
 
 
 class WarmRole(Child):
-    """A running role that the starter forks: for tests whose own process has threads, so that it must not fork itself."""
+    """A running role that the starter forks: for tests whose own process has threads, so that it must not fork."""
 
     def __init__(
         self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
