@@ -45,7 +45,7 @@ def _npy(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
 
 
 def _parquet(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]]:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
         key = next((name for name in ("row", "value") if name in names), None)
         if key is None or "vector" not in names:

@@ -180,7 +180,9 @@ def _damage(name: str, explain: Callable[[], str | None] = lambda: None) -> Iter
     """`explain` may know better than Arrow what is wrong."""
     try:
         yield
-    except (pa.ArrowException, KeyError) as error:
+    except (pa.ArrowException, KeyError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # The system's; Arrow's of a damaged file have none.
+            raise
         if "UTF8" in str(error) and (told := explain()):
             raise DataError(told) from error
         if "straddling" in str(error):
@@ -366,7 +368,7 @@ def _parquet_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiec
     for index in range(metadata.num_row_groups):
 
         def load(index: int = index) -> pa.Table:
-            with _damage(file.name), open_parquet(file, metadata) as parquet:
+            with _damage(file.name), open_parquet(file, metadata, check=True) as parquet:
                 return plain_table(parquet.read_row_group(index, columns=list(names), use_threads=False))
 
         yield TablePiece(file.name, first, load)

@@ -12,10 +12,12 @@ import numpy as np
 
 from bagpipe.batch import SparseBlock
 from bagpipe.config.document import DataConfig
+from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.encode import select
 from bagpipe.data.encoded import raw_blocks
 from bagpipe.data.files import InputFile, find_files
 from bagpipe.data.formats import format_of, layout_of, open_raw, prepared_tables
+from bagpipe.data.parquet_files import has_checksums
 from bagpipe.data.prepared import PreparedSource, read_info, with_report
 from bagpipe.data.raw import Codes, Kind, RawSource, value_text
 from bagpipe.data.vocabulary import ValueCounter
@@ -52,6 +54,8 @@ class Description:
     jagged: bool
     mean_label: float
     features: tuple[FeatureDescription, ...]
+    checked: str | None = None
+    """Of prepared data: which of its pages were compared with their checksums."""
 
     def __str__(self) -> str:
         size = f", {self.files} files, {self.bytes / 1e6:.1f} MB" if self.files else ""
@@ -61,6 +65,8 @@ class Description:
             f"dense       {self.num_dense}   labels {self.num_labels} (mean {self.mean_label:.4f})",
             f"sparse      {len(self.features)}{', multi-valued' if self.jagged else ''}",
         ]
+        if self.checked:
+            lines.append(f"checksums   {self.checked}")
         if self.first_bad:
             lines.append(f"first bad   {self.first_bad}")
         titles = f"{'feature':16s} {'lookups':>12s} {'distinct':>11s} {'once':>10s} {'missing':>8s} {'top 1%':>7s}"
@@ -70,10 +76,12 @@ class Description:
 
 
 def describe(data: DataConfig, *, seed: int = 0) -> Description:
-    """Read all of `data` once and describe it.
+    """Read all of `data` once and describe it. Prepared data is compared with its checksums.
 
     Raises:
-        ConfigError, DataError: as `open_dataset`, except that malformed lines are counted.
+        ConfigError, DataError: as `open_dataset`, except that malformed lines are counted; also where a page of
+            prepared data is not as it was written.
+        CheckpointError: the vocabulary that prepared data encloses is damaged.
     """
     data = msgspec.structs.replace(data, on_bad_line="skip", numeric_bins="none")
     files = () if data.format == "synthetic" else find_files(data.path)
@@ -100,9 +108,11 @@ def _describe_raw(raw: RawSource, found: str, files: Sequence[InputFile], reader
 
 
 def _describe_prepared(files: Sequence[InputFile], readers: int) -> Description:
+    files = [file for file in files if file.size]
     info = with_report(read_info(files[0]), files)
+    prepared_transform(info, files[0])  # compares the vocabulary with its digest
     layout = layout_of(prepared_tables(info), (), 1)
-    group, source = layout.groups[0], PreparedSource(files, info, layout, readers)
+    group, source = layout.groups[0], PreparedSource(files, info, layout, readers, check_pages=True)
     counters, labels = [ValueCounter() for _ in group.feature_names], 0.0
     offsets = [o for t, o in zip(group.tables, group.offsets, strict=True) for _ in t.feature_names]
     for examples in source.read(0, None):
@@ -112,8 +122,17 @@ def _describe_prepared(files: Sequence[InputFile], readers: int) -> Description:
     return Description(
         "parquet", len(files), sum(f.size for f in files), source.num_examples, info.bad_lines, info.first_bad,
         len(info.dense), info.num_labels, info.jagged, labels / max(source.num_examples, 1),
-        tuple(_feature(n, "int", c) for n, c in zip(group.feature_names, counters, strict=True)),
+        tuple(_feature(n, "int", c) for n, c in zip(group.feature_names, counters, strict=True)), _checked(files),
     )  # fmt: skip
+
+
+def _checked(files: Sequence[InputFile]) -> str:
+    """What can be said of prepared files once all of their pages were read and compared."""
+    without = [file.name for file in files if not has_checksums(file)]
+    if not without:
+        return "every page is as it was written"
+    others = f" and {len(without) - 1} more" if len(without) > 1 else ""
+    return f"none in {without[0]}{others}; prepare the data again to have damage noticed"
 
 
 def _codes(block: SparseBlock, offsets: Sequence[int]) -> Iterator[Codes]:

@@ -9,7 +9,8 @@ or lists of them if multi-valued. Where told: `weight` float32 and `group` int64
 of float32 beside lists of rows.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ ROW_GROUP = 1 << 16
 METADATA_KEY = b"bagpipe"
 REPORT_KEY = b"bagpipe.report"
 """In the last part only: what was known once all parts were written."""
+_CHECKSUM = b".sha256"
+"""Ends the key under which the digest of another key's text stands. Checksums of pages do not cover the footer."""
 PART_NAME = "part-{:05d}.parquet"
 FIRST_PART = PART_NAME.format(0)
 OLD_TRANSFORM_FOLDER = "_transform"
@@ -46,6 +49,24 @@ OLD_TABLES_FILE = "tables.json"
 
 
 PreparedTable = KeptTable
+
+
+def with_checksum(key: bytes, text: bytes) -> dict[bytes, bytes]:
+    """Metadata of a part: a text under its key, and the text's digest."""
+    return {key: text, key + _CHECKSUM: hashlib.sha256(text).hexdigest().encode()}
+
+
+def _whole(metadata: Mapping[bytes, bytes], key: bytes, name: str, what: str) -> bytes | None:
+    """The text under a key as it was written; None: there is none.
+
+    Raises:
+        DataError: it differs from its digest. Parts that were prepared before there were digests have none.
+    """
+    text = metadata.get(key)
+    digest = metadata.get(key + _CHECKSUM)
+    if text is not None and digest is not None and hashlib.sha256(text).hexdigest().encode() != digest:
+        raise DataError(f"{name}: damaged {what} (its checksum differs); prepare the data again")
+    return text
 
 
 class Recipe(msgspec.Struct, frozen=True, rename="camel"):
@@ -119,7 +140,7 @@ class PreparedInfo(msgspec.Struct, frozen=True, rename="camel"):
         weights = pa.list_(pa.field("element", pa.float32(), nullable=False))
         fields += [(f"{WEIGHT}_{name}", weights) for name in self.value_weights]
         columns = [pa.field(name, kind, nullable=False) for name, kind in fields]
-        return pa.schema(columns, metadata={METADATA_KEY: msgspec.json.encode(self)})
+        return pa.schema(columns, metadata=with_checksum(METADATA_KEY, msgspec.json.encode(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +167,16 @@ class _Piece:
 class PreparedSource:
     """Prepared files as an `ExampleSource` with the keys of `layout`."""
 
-    def __init__(self, files: Sequence[InputFile], info: PreparedInfo, layout: TableLayout, readers: int = 0) -> None:
-        self.info, self.layout, self._readers = info, layout, readers
+    def __init__(
+        self,
+        files: Sequence[InputFile],
+        info: PreparedInfo,
+        layout: TableLayout,
+        readers: int = 0,
+        *,
+        check_pages: bool = False,
+    ) -> None:
+        self.info, self.layout, self._readers, self._check_pages = info, layout, readers, check_pages
         self._groups = tuple(_group(info, layout, i) for i in range(len(layout.groups)))
         numbers = info.label_columns + info.dense_columns
         ids: Role = "ids" if info.jagged else "id"
@@ -184,7 +213,7 @@ class PreparedSource:
     def _read(self, piece: _Piece) -> Examples:
         names = [name for name, _ in self._columns]
         try:
-            with open_parquet(piece.file, piece.metadata) as parquet:
+            with open_parquet(piece.file, piece.metadata, check=self._check_pages) as parquet:
                 table = parquet.read_row_group(piece.index, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
@@ -258,7 +287,7 @@ def read_info(file: InputFile) -> PreparedInfo:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{file.name}: no such file; check data.path") from error
         raise DataError(f"{file.name}: not a readable Parquet file ({error}); prepare the data again") from error
-    text, listed = metadata.get(METADATA_KEY), _listed_beside(file)
+    text, listed = _whole(metadata, METADATA_KEY, file.name, "table list"), _listed_beside(file)
     own = _decode(text, file.name) if text is not None else None
     # The same list; a part that another program has rewritten may have lost its own.
     info = _decode(listed.read_bytes(), str(listed)) if listed is not None else own
@@ -283,7 +312,7 @@ def _listed_beside(file: InputFile) -> Path | None:
 def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
     """`info`, and what was known when the last of `files` was written."""
     with open_parquet(files[-1]) as parquet:
-        text = (parquet.metadata.metadata or {}).get(REPORT_KEY)
+        text = _whole(parquet.metadata.metadata or {}, REPORT_KEY, files[-1].name, "report")
     if text is None:
         return info
     try:

@@ -16,7 +16,7 @@ from bagpipe.data.draft import Draft
 from bagpipe.data.enclosed import enclose
 from bagpipe.data.examples import Examples
 from bagpipe.data.order import cut
-from bagpipe.data.prepared import FIRST_PART, PART_NAME, REPORT_KEY, ROW_GROUP, PreparedInfo, Report
+from bagpipe.data.prepared import FIRST_PART, PART_NAME, REPORT_KEY, ROW_GROUP, PreparedInfo, Report, with_checksum
 from bagpipe.data.transform import Transform
 from bagpipe.data.walk import Walk
 from bagpipe.tables import TableLayout
@@ -56,7 +56,12 @@ class Part:
         self._file = pa.OSFile(str(self._path), "wb")
         # Plain pages: ids of a large table do not compress, and decoding costs more than reading.
         self._writer = pq.ParquetWriter(
-            self._file, self._schema, compression="NONE", use_dictionary=False, write_statistics=False
+            self._file,
+            self._schema,
+            compression="NONE",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
         )
 
     def write(self, examples: Examples) -> None:
@@ -67,7 +72,7 @@ class Part:
     def close(self, report: Report | None = None) -> None:
         """Make it whole; the last one's footer says `report` too."""
         if report is not None:
-            self._writer.add_key_value_metadata({REPORT_KEY: msgspec.json.encode(report)})
+            self._writer.add_key_value_metadata(with_checksum(REPORT_KEY, msgspec.json.encode(report)))
         if self._first:
             self._writer.add_key_value_metadata(enclose(self._form.transform, self._file, self._path.parent))
         self.let_go()

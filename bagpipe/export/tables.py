@@ -24,6 +24,7 @@ from bagpipe.checkpoint.kept_rows import KeptRows
 from bagpipe.errors import CheckpointError, DataError
 from bagpipe.lowlevel.atomic_files import replacing_file
 from bagpipe.lowlevel.strict_json import encode
+from bagpipe.standalone.score import MANIFEST, Damaged, check_files
 from bagpipe.tables import Table
 
 Dtype = Literal["fp32", "fp16", "int8"]
@@ -148,11 +149,16 @@ def load_tables(directory: Path) -> dict[str, "np.ndarray[tuple[int, int], np.dt
     """The whole tables of an export that was written with all rows in float32, by name.
 
     Raises:
-        CheckpointError: there is no such export.
+        CheckpointError: there is no such export, or its tables are damaged.
     """
     path = directory / TABLES_FILE
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; write it with `bagpipe export --all-rows`")
     if (directory / ROWS_FILE).exists() or (directory / SCALES_FILE).exists():
         raise CheckpointError(f"{directory}: holds a part of the rows, or rounded ones; export again with --all-rows")
+    if (directory / MANIFEST).exists():  # Exports that were written before they had one are taken as they are.
+        try:
+            check_files(directory, TABLES_FILE)
+        except Damaged as error:
+            raise CheckpointError(str(error)) from None
     return dict(safetensors.numpy.load_file(path))

@@ -47,7 +47,7 @@ def export_vectors(directory: Path, table: str, out: Path) -> int:
 def _write(rows: KeptRows, table: Table, first: int, transform: Transform, out: Path) -> int:
     dim, count = table.embedding_dim, 0
     schema = pa.schema([("value", pa.string()), ("row", pa.int64()), ("vector", pa.list_(pa.float32(), dim))])
-    with replacing_file(out) as draft, pq.ParquetWriter(draft, schema) as writer:
+    with replacing_file(out) as draft, pq.ParquetWriter(draft, schema, write_page_checksum=True) as writer:
         for values, numbers in _named_rows(rows, table, first, transform):
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.weights(numbers + first).reshape(-1)), dim)
             writer.write_table(pa.table([values, pa.array(numbers), vectors], schema=schema))

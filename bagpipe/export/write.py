@@ -6,6 +6,7 @@ tables.safetensors    (and rows, scales) the embedding tables, see `bagpipe.expo
 dense.safetensors     dense weights by name
 transform/            what turns raw values into rows
 code/                 the scorer's modules and the model's class, as source
+manifest.json         size and SHA-256 of all these files; they are compared with it before anything is loaded
 """
 
 import importlib.util
@@ -99,10 +100,13 @@ def export_model(
             write_whole(draft / "code" / name, text.encode())
         write_whole(draft / "score.py", Path(score.__file__).read_bytes())
         write_whole(draft / "model.json", msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
+        written = [str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()]
+        listed = score.manifest_of(draft, (name for name in written if name != FILE_NAME))
+        write_whole(draft / score.MANIFEST, listed)
         load_export(draft)
         for folder in draft.rglob("__pycache__"):
             shutil.rmtree(folder)
-    return Exported(out, (*names, "model.json", "score.py", "code"), tuple(sorted(code.requires)))
+    return Exported(out, (*names, "model.json", "score.py", score.MANIFEST, "code"), tuple(sorted(code.requires)))
 
 
 def _graph(checkpoint: Checkpoint, kept: KeptData, rows: Sequence[KeptRows]) -> Graph:
@@ -117,7 +121,15 @@ def load_export(folder: Path) -> Any:
     Raises:
         CheckpointError: this is no export, or a file of it is damaged.
     """
-    return _score_module(folder).load(folder)
+    module = _score_module(folder)
+    try:
+        return module.load(folder)
+    except Exception as error:  # The export's code is its own package, and so are its errors; a fault is raised on.
+        if not hasattr(error, "exit_code"):
+            raise
+        damaged = CheckpointError(str(error))
+        damaged.exit_code = error.exit_code
+        raise damaged from None
 
 
 def is_export(folder: Path) -> bool:
@@ -144,7 +156,12 @@ def _score_module(folder: Path) -> ModuleType:
     if not is_export(folder) or spec is None or spec.loader is None:
         raise CheckpointError(f"{folder}: no export; write one with `bagpipe export RUN {folder}`")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # Whatever a damaged byte makes of it.
+        raise CheckpointError(
+            f"{path}: cannot be run ({type(error).__name__}: {error}); copy or export the model again"
+        ) from error
     return module
 
 

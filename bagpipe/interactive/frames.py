@@ -229,7 +229,7 @@ class _Writer:
         table = table.replace_schema_metadata(None)
         if not self._schemas or not self._schemas[-1].equals(table.schema):
             self.close()
-            self._open = pq.ParquetWriter(self._path(len(self._schemas)), table.schema, compression="zstd")
+            self._open = _writer(self._path(len(self._schemas)), table.schema)
             self._schemas.append(table.schema)
         assert self._open is not None
         if table.num_rows:
@@ -258,7 +258,7 @@ class _Writer:
     def _again(self, path: Path, common: pa.Schema) -> None:
         """The same rows with the common schema."""
         draft = path.with_suffix(".tmp")
-        with pq.ParquetFile(path) as old, pq.ParquetWriter(draft, common, compression="zstd") as new:
+        with pq.ParquetFile(path) as old, _writer(draft, common) as new:
             for number in range(old.num_row_groups):
                 table = old.read_row_group(number)
                 for name in set(common.names) - set(table.column_names):
@@ -268,6 +268,10 @@ class _Writer:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"part-{number:05d}.parquet"
+
+
+def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from bagpipe.batch import Floats, Int64s, Lengths
+from bagpipe.config.columns import ColumnsConfig
 from bagpipe.config.document import DataConfig
 from bagpipe.data.column_cells import label_source
 from bagpipe.data.column_files import table_format, table_schema
@@ -29,7 +30,9 @@ from bagpipe.data.transform import load_transform
 from bagpipe.errors import DataError
 from bagpipe.interactive.document import compose
 from bagpipe.interactive.frames import is_path, naming_frames, write_frame
+from bagpipe.interactive.progress import teller
 from bagpipe.interactive.user_model import NamedModel
+from bagpipe.lowlevel.wording import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +67,17 @@ class Transform:
         return f"Transform({', '.join(f'{name}: {rows:,} rows' for name, rows in self.tables.items())})"
 
     @classmethod
-    def fit(cls, rows: Any, columns: Any = None, *, label: str | None = None, **settings: Any) -> Self:
+    def fit(
+        cls, rows: Any, columns: Any = None, *, label: str | None = None, progress: bool = True, **settings: Any
+    ) -> Self:
         """Learn vocabularies, means and deviations from the training part of the rows.
 
         Args:
             rows: a path or rows, as `bagpipe.fit` takes them.
-            columns: as for `bagpipe.fit`; None: as `bagpipe init` suggests.
-            label: with `columns=None`, the column to predict.
+            columns: as for `bagpipe.fit`; None: as `bagpipe init` suggests, which is printed: what each column was
+                taken for, and what was doubtful.
+            label: with `columns=None`, the column to predict; None: it is guessed.
+            progress: with `columns=None`, print what was guessed.
             **settings: of `spec.data`, such as `encoding="hash"`, `min_count=2`, `test_fraction=0.1`; rows of the
                 test part teach nothing.
 
@@ -78,7 +85,10 @@ class Transform:
             ConfigError, DataError: as `bagpipe.fit`.
         """
         with _as_path(rows) as path:
-            spec = compose("transform", NamedModel({}), path, None, columns, label, settings).job.spec
+            tell = teller(progress=progress)
+            spec = compose("transform", NamedModel({}), path, None, columns, label, settings, tell).job.spec
+            if columns is None and spec.data.columns is not None:
+                tell(_taken(spec.data.columns))
             return cls(learn(spec.data, tables=spec.embedding.tables, seed=spec.seed))
 
     @classmethod
@@ -152,6 +162,12 @@ class Transform:
             raise DataError("rows: no rows; expected at least one")
         names = table_schema(first, table_format(first, data.format), data.columns.header).names
         return all(label_source(label) in names for label in data.columns.labels)
+
+
+def _taken(columns: ColumnsConfig) -> str:
+    """What columns were taken for, by a program that has no job file in which it would stand."""
+    parts = (("as numbers", columns.dense), ("as categories", columns.sparse))
+    return "; ".join(f"{what}: {listed([column.name for column in part])}" for what, part in parts if part)
 
 
 def _keys_only(examples: Examples) -> RawBlock:

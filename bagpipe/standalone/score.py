@@ -16,23 +16,38 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+MANIFEST = "manifest.json"
+"""Size and SHA-256 of every other file of the export."""
 OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
 """Endings of names under which nobody would look for Parquet."""
 
 
-def load(folder: Path = HERE, *, threads: int | None = None) -> Any:
+class Damaged(Exception):
+    """A file of the export is missing, or is not as it was written."""
+
+    exit_code = 65
+
+
+def load(folder: Path = HERE, *, threads: int | None = None, check: bool = True) -> Any:
     """The model of an export (`ExportedModel` in `code/bagpipe/standalone/model.py`).
 
     Args:
         folder: the export; by default the one that this file lies in.
         threads: torch's; None: as many as in training, where the job said how many.
+        check: compare every file with `manifest.json` first, which reads all of them once (about 1.5 GB a second).
+
+    Raises:
+        Damaged: a file is missing, or is not as it was written.
     """
+    if check:
+        check_files(folder)
     # A package of this export's own, so that two exports do not share code, nor with an installed Bagpipe.
     name = f"bagpipe_export_{hashlib.sha256(bytes(folder)).hexdigest()[:12]}"
     if name not in sys.modules:
@@ -42,6 +57,60 @@ def load(folder: Path = HERE, *, threads: int | None = None) -> Any:
     return importlib.import_module(f"{name}.bagpipe.standalone.model").ExportedModel(folder, threads=threads)
 
 
+def check_files(folder: Path = HERE, name: str | None = None) -> None:
+    """Compare the files of an export with its manifest.
+
+    Args:
+        folder: the export.
+        name: this file only, by its path in the folder; None: all.
+
+    Raises:
+        Damaged: names the first file that is missing, or is not as it was written.
+        OSError: a file cannot be read.
+    """
+    for known, (size, digest) in _listed(folder / MANIFEST).items():
+        if name not in (None, known):
+            continue
+        path = folder / known
+        try:
+            with path.open("rb") as content:
+                found = os.fstat(content.fileno()).st_size
+                if found != size:
+                    raise Damaged(f"{path}: expected {size} bytes, found {found}; copy or export the model again")
+                if hashlib.file_digest(content, "sha256").hexdigest() != digest:
+                    raise Damaged(f"{path}: its checksum differs from {MANIFEST}'s; copy or export the model again")
+        except (FileNotFoundError, NotADirectoryError):
+            raise Damaged(f"{path}: no such file; copy or export the model again") from None
+
+
+def manifest_of(folder: Path, names: Iterable[str]) -> bytes:
+    """The content of `manifest.json` for files of a folder."""
+    files = {}
+    for name in sorted(names):
+        with (folder / name).open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+            files[name] = [os.fstat(content.fileno()).st_size, digest]
+    return json.dumps({"files": files, "checksum": _checksum(files)}, indent=1).encode() + b"\n"
+
+
+def _listed(path: Path) -> dict[str, list[Any]]:
+    """Size and digest of every file by its name."""
+    try:
+        found = json.loads(path.read_bytes())
+        files: dict[str, list[Any]] = found["files"]
+        if found["checksum"] != _checksum(files):
+            raise ValueError("its own checksum differs")
+    except FileNotFoundError:
+        raise Damaged(f"{path}: no such file; copy or export the model again") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path}: not a manifest ({error}); copy or export the model again") from None
+    return files
+
+
+def _checksum(files: Any) -> str:
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def main() -> int:
     """Score what the command line names; returns the exit code."""
     parser = argparse.ArgumentParser(description="Scores of raw rows by the model in this folder.")
@@ -49,6 +118,7 @@ def main() -> int:
     parser.add_argument("out", help="Parquet file to write; -: JSON to stdout")
     parser.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="write this column too")
     parser.add_argument("--threads", type=int, help="torch's; by default as in training")
+    parser.add_argument("--no-check", action="store_true", help=f"do not compare the files with {MANIFEST} first")
     asked = parser.parse_args()
     if wrong := _unwritable(asked.data, asked.out):
         sys.stderr.write(f"error: {asked.out}: {wrong}\n")
@@ -56,7 +126,7 @@ def main() -> int:
     # Told to end, it leaves no draft: `finally` is run.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        model = load(threads=asked.threads)
+        model = load(threads=asked.threads, check=not asked.no_check)
         if asked.data == "-":
             _from_stdin(model)
         elif asked.out == "-":
@@ -124,7 +194,7 @@ def _to_parquet(model: Any, data: str, out: Path, keep: list[str]) -> None:
     try:
         for table in model.score_file(data, keep):
             if writer is None:
-                writer = pq.ParquetWriter(draft, table.schema, compression="zstd")
+                writer = pq.ParquetWriter(draft, table.schema, compression="zstd", write_page_checksum=True)
             writer.write_table(table.cast(writer.schema))
         if writer is None:
             raise SystemExit("error: no row in the data; nothing was written")

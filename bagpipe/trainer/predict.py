@@ -90,7 +90,7 @@ def write_scores(tables: Iterator[pa.Table], out: Path) -> int:
         try:
             for table in tables:
                 if writer is None:
-                    writer = pq.ParquetWriter(draft, table.schema, compression="zstd")
+                    writer = pq.ParquetWriter(draft, table.schema, compression="zstd", write_page_checksum=True)
                 writer.write_table(table.cast(writer.schema))
                 rows += table.num_rows
         finally:

@@ -32,6 +32,7 @@ from bagpipe.interactive.run import Run
 from bagpipe.rows.initial import initial_rows, row_scale
 from bagpipe.standalone import column_settings, plain_kernels
 from bagpipe.standalone import embeddings as alone
+from bagpipe.standalone import score as standalone_score
 from bagpipe.trainer.predict import predict
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -124,10 +125,7 @@ def test_score_py_tells_in_one_line_what_is_wrong(
     """A line of stdin that is no record, a folder that is not there, a kept column whose name is taken."""
     out, data = tmp_path / "own", data_of(folder, "own")
     export_model(checkpoints["own"], out)
-    spec = importlib.util.spec_from_file_location("score_of_own", out / "score.py")
-    assert spec is not None and spec.loader is not None
-    score = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(score)
+    score = score_module(out)
 
     def ended(*words: str, stdin: str = "") -> tuple[int, str, str]:
         monkeypatch.setattr("sys.argv", ["score.py", *words])
@@ -264,12 +262,81 @@ def test_an_export_that_was_killed_blocks_nothing_and_a_second_one_at_once_is_re
         export_model(checkpoints["dlrm"], out)
     assert seen == [[".draft"]] and not (out / ".draft").exists()
     assert load_export(out).facts["model"]["class"] == "DLRM"
-    (out / "model.json").write_text((out / "model.json").read_text().replace("batchSize", "batchSise"))
-    with pytest.raises(
-        Exception, match=rf"^{out}: damaged \(KeyError: 'batchSize'\); export the model again"
-    ) as damaged:
+
+
+def score_module(export: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("score_of_an_export", export / "score.py")
+    assert spec is not None and spec.loader is not None
+    score = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(score)
+    return score
+
+
+def test_every_damaged_byte_of_an_export_is_noticed_before_it_scores(
+    folder: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One bit in the middle of any file, a file cut short or gone: one line that names it, by each way that loads it."""
+    out, data = tmp_path / "own", data_of(folder, "own")
+    export_model(checkpoints["own"], out)
+    (out / "model.onnx.data").write_bytes(b"side file")
+    files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    (out / "manifest.json").write_bytes(standalone_score.manifest_of(out, set(files) - {"manifest.json"}))
+    score = score_module(out)
+
+    def refused(name: str, why: str) -> None:
+        with pytest.raises(CheckpointError, match=f"^{out / name}: {why}.*copy or export the model again$") as damaged:
+            predict_any(out, data, tmp_path / "scores")
+        assert damaged.value.exit_code == ExitCode.BAD_DATA
+        monkeypatch.setattr("sys.argv", ["score.py", data, str(tmp_path / "scores")])
+        assert (score.main(), capsys.readouterr().err) == (65, f"error: {damaged.value}\n")
+
+    assert {"tables.safetensors", "dense.safetensors", "transform/vocabulary.arrow", "score.py"} <= set(files)
+    for name in files:
+        whole = (out / name).read_bytes()
+        if not whole:
+            continue
+        middle = len(whole) // 2
+        (out / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+        if name == "score.py":
+            with pytest.raises(CheckpointError, match=f"^{out / name}: .*copy or export the model again$"):
+                load_export(out)
+        else:
+            refused(name, "not a manifest" if name == "manifest.json" else "its checksum differs from manifest.json's")
+        (out / name).write_bytes(whole)
+    for name in ("rows.safetensors", "code/own_parts/sizes.py"):
+        whole = (out / name).read_bytes()
+        (out / name).write_bytes(whole[:-1])
+        refused(name, f"expected {len(whole)} bytes, found {len(whole) - 1};")
+        (out / name).unlink()
+        refused(name, "no such file;")
+        (out / name).write_bytes(whole)
+    assert load_export(out).labels == ("clicked", "bought")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_an_export_that_is_not_checked_still_tells_what_it_cannot_read(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    """`check=False` spares reading large tables; facts that are missing are one line all the same."""
+    out = tmp_path / "out"
+    export_model(checkpoints["dlrm"], out, all_rows=True)
+    whole = (out / "model.json").read_text()
+    (out / "model.json").write_text(whole.replace('"threads"', '"thread_s"'))
+    with pytest.raises(CheckpointError, match=rf"^{out / 'model.json'}: expected \d+ bytes, found \d+; copy or export"):
         load_export(out)
+    with pytest.raises(Exception, match=rf"^{out}: damaged \(KeyError: 'threads'\); export the model again") as damaged:
+        score_module(out).load(out, check=False)
     assert getattr(damaged.value, "exit_code", None) == ExitCode.BAD_DATA
+    tables = (out / "tables.safetensors").read_bytes()
+    (out / "tables.safetensors").write_bytes(tables[:-1] + bytes([tables[-1] ^ 1]))
+    with pytest.raises(
+        CheckpointError, match=r"tables.safetensors: its checksum differs from manifest.json's; copy or"
+    ):
+        load_tables(out)
 
 
 def test_an_export_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:

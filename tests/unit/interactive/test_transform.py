@@ -72,6 +72,23 @@ def test_a_wrong_label_of_a_frame_is_told_in_words_of_python() -> None:
         bagpipe.Transform.fit(rows(), label="star")
 
 
+@pytest.mark.parametrize("progress", [True, False])
+def test_guesses_of_columns_are_printed(capsys: pytest.CaptureFixture[str], progress: bool) -> None:
+    """Without columns: the label, the rows that teach nothing, what every column was taken for; with them nothing."""
+    bagpipe.Transform.fit(rows(), progress=progress)
+    told = capsys.readouterr()
+    expected = (
+        "label: stars, which is a guess; label= names another",
+        "label: stars >= 3, which is a guess; ",
+        "no column of times: the last rows are for tests; ",
+        "as categories: price, user, item, seen",
+    )
+    lines = told.out.splitlines()
+    assert [line.startswith(words) for line, words in zip(lines, expected, strict=progress)] == [True] * len(lines)
+    bagpipe.Transform.fit(rows(), COLUMNS)
+    assert capsys.readouterr().out == told.err == ""
+
+
 def test_one_name_is_a_list_of_one_wherever_names_are_due() -> None:
     """In every setting whose type is a list of texts; where a text is a value of its own, it stays one."""
     found = columns_section({"labels": "click", "sparse": "user", "ignore": "row_key"})
