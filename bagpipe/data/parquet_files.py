@@ -1,6 +1,6 @@
 """How a Parquet file is opened: mapped into memory where it is local, as a stream behind a URL.
 
-Pages of Parquet may bear checksums; those that we write do. Beside the encoding of raw columns comparing them costs next
+Pages of Parquet may bear checksums; those that we write do. Beside the encoding of raw columns their cost is next
 to nothing, so they are compared whenever raw Parquet is read. Prepared columns are hardly more than copied: there it
 costs 17 to 50 % of the speed, at every epoch. So prepared data is compared when `bagpipe data describe` reads it.
 """

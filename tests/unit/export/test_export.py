@@ -279,7 +279,7 @@ def test_every_damaged_byte_of_an_export_is_noticed_before_it_scores(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One bit in the middle of any file, a file cut short or gone: one line that names it, by each way that loads it."""
+    """One bit in the middle of any file, a file cut short or gone: one line names it, whichever way it is loaded."""
     out, data = tmp_path / "own", data_of(folder, "own")
     export_model(checkpoints["own"], out)
     (out / "model.onnx.data").write_bytes(b"side file")
