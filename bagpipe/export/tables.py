@@ -22,9 +22,9 @@ import safetensors.numpy
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.kept_rows import KeptRows
 from bagpipe.errors import CheckpointError, DataError
+from bagpipe.export.manifest import check_export
 from bagpipe.lowlevel.atomic_files import replacing_file
 from bagpipe.lowlevel.strict_json import encode
-from bagpipe.standalone.score import MANIFEST, Damaged, check_files
 from bagpipe.tables import Table
 
 Dtype = Literal["fp32", "fp16", "int8"]
@@ -156,9 +156,5 @@ def load_tables(directory: Path) -> dict[str, "np.ndarray[tuple[int, int], np.dt
         raise CheckpointError(f"{path}: no such file; write it with `bagpipe export --all-rows`")
     if (directory / ROWS_FILE).exists() or (directory / SCALES_FILE).exists():
         raise CheckpointError(f"{directory}: holds a part of the rows, or rounded ones; export again with --all-rows")
-    if (directory / MANIFEST).exists():  # Exports that were written before they had one are taken as they are.
-        try:
-            check_files(directory, TABLES_FILE)
-        except Damaged as error:
-            raise CheckpointError(str(error)) from None
+    check_export(directory, TABLES_FILE)
     return dict(safetensors.numpy.load_file(path))

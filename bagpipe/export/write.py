@@ -31,6 +31,7 @@ from bagpipe.config.losses import loss_kind
 from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.export.code import code_for
 from bagpipe.export.graph import Graph, GraphFormat, graph_inputs, write_graph
+from bagpipe.export.manifest import check_export, write_manifest
 from bagpipe.export.tables import Dtype, write_tables
 from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, write_whole
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
@@ -100,9 +101,7 @@ def export_model(
             write_whole(draft / "code" / name, text.encode())
         write_whole(draft / "score.py", Path(score.__file__).read_bytes())
         write_whole(draft / "model.json", msgspec.json.format(msgspec.json.encode(facts), indent=2) + b"\n")
-        written = [str(path.relative_to(draft)) for path in draft.rglob("*") if path.is_file()]
-        listed = score.manifest_of(draft, (name for name in written if name != FILE_NAME))
-        write_whole(draft / score.MANIFEST, listed)
+        write_manifest(draft)
         load_export(draft)
         for folder in draft.rglob("__pycache__"):
             shutil.rmtree(folder)
@@ -155,13 +154,9 @@ def _score_module(folder: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("bagpipe_export_score", path)
     if not is_export(folder) or spec is None or spec.loader is None:
         raise CheckpointError(f"{folder}: no export; write one with `bagpipe export RUN {folder}`")
+    check_export(folder, path.name)  # What it then compares itself may be wrong if it is damaged.
     module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # Whatever a damaged byte makes of it.
-        raise CheckpointError(
-            f"{path}: cannot be run ({type(error).__name__}: {error}); copy or export the model again"
-        ) from error
+    spec.loader.exec_module(module)
     return module
 
 

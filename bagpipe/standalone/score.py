@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -83,32 +83,24 @@ def check_files(folder: Path = HERE, name: str | None = None) -> None:
             raise Damaged(f"{path}: no such file; copy or export the model again") from None
 
 
-def manifest_of(folder: Path, names: Iterable[str]) -> bytes:
-    """The content of `manifest.json` for files of a folder."""
-    files = {}
-    for name in sorted(names):
-        with (folder / name).open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-            files[name] = [os.fstat(content.fileno()).st_size, digest]
-    return json.dumps({"files": files, "checksum": _checksum(files)}, indent=1).encode() + b"\n"
-
-
 def _listed(path: Path) -> dict[str, list[Any]]:
     """Size and digest of every file by its name."""
     try:
         found = json.loads(path.read_bytes())
         files: dict[str, list[Any]] = found["files"]
-        if found["checksum"] != _checksum(files):
+        if found["checksum"] != checksum_of(files):
             raise ValueError("its own checksum differs")
     except FileNotFoundError:
         raise Damaged(f"{path}: no such file; copy or export the model again") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: not a manifest ({error}); copy or export the model again") from None
     return files
 
 
-def _checksum(files: Any) -> str:
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+def checksum_of(files: Mapping[str, Sequence[Any]]) -> str:
+    """The manifest's own checksum, of the size and digest of each file by its name."""
+    lines = [f"{name} {size} {digest}\n" for name, (size, digest) in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def main() -> int:
