@@ -8,6 +8,7 @@ HELM_FLAGS ?= --set progressSeconds=3
 .PHONY: crd manifests locks images image-contents audit e2e e2e-schedules
 
 crd: $(STAMP)  ## Generate the CRD from bagpipe/config/document.py
+	@$(BIN)/python tools/generate_podcheck.py
 	@$(BIN)/python tools/generate_crd.py
 
 manifests: crd  ## Render manifests/install.yaml from the chart

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from bagpipe.client.checked import check_pods
 from bagpipe.config.document import DataConfig, Job
 from bagpipe.config.load import JobFile, load_local_job
 from bagpipe.config.paths import shown
@@ -43,11 +44,12 @@ def check_submission(file: JobFile) -> Iterator[str]:
     """What a cluster would run, line by line; nothing is sent, and no data is looked at.
 
     Raises:
-        ConfigError: the job is wrong.
+        ConfigError: the job is wrong, or Kubernetes would refuse its pods or never start them.
         UserCodeError: the model's file is no Python.
     """
     model = file.job.spec.model
     check_document(file.job.spec, elsewhere=True)
+    check_pods(file)
     yield from _in_words(file.job, model.entrypoint or f"model.name {model.name}", "not looked at")
     yield "nothing was sent: this was a check"
 

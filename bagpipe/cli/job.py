@@ -35,12 +35,14 @@ def submit(
     context: Context = None,
 ) -> None:
     """Create a job from a file, checked here first as `bagpipe job check` does."""
+    from bagpipe.client.checked import check_pods
     from bagpipe.config.load import read_job_file
     from bagpipe.local.beginning import check_document
 
     offer_beside(job)
     file = read_job_file(job, overrides or ())
     check_document(file.job.spec, elsewhere=True)  # Also where no cluster can be reached.
+    check_pods(file)
     client = _client(namespace or file.job.metadata.namespace, context)
     made = client.create(file, name=name)
     print(made, flush=True)
@@ -50,7 +52,7 @@ def submit(
 
 @app.command("check")
 def check(job: JobFile, overrides: Overrides = None) -> None:
-    """Check a job file as `submit` does, and send nothing: settings, model, schedules. Its data is not looked at."""
+    """Check a job file as `submit` does, and send nothing: settings, model, schedules, pods, but not its data."""
     from bagpipe.cli.check import check_submission
     from bagpipe.config.load import read_job_file
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, items_of, told
+from bagpipe.client.checked import check_pods
 from bagpipe.client.connection import connect
 from bagpipe.client.pods import attempt_of, has_log, identity, last_lines, waits_for
 from bagpipe.client.story import index_of, printable, tell
@@ -133,10 +134,12 @@ class BagpipeClient:
 
         Raises:
             ConfigError: the file names another namespace than this client's, the job's run is known to fail
-                (`check_document`), or the cluster refuses the job.
+                (`check_document`), or Kubernetes would refuse its pods or never start them (`check_pods`), or the
+                cluster refuses the job.
             UserCodeError: the model's file is here, and is no Python.
         """
         check_document(file.job.spec, elsewhere=True)
+        check_pods(file)
         wanted = file.job.metadata.namespace
         if wanted not in (None, self.namespace):
             raise ConfigError(

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bagpipe_operator import conditions as condition_list
-from bagpipe_operator import defaults, names, spec_shape, times
+from bagpipe_operator import defaults, names, times
 from bagpipe_operator.names import Role
+from bagpipe_operator.podcheck import spec_shape
 
 
 class SpecError(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from bagpipe_operator import defaults, gangs, names
+from bagpipe_operator import defaults, gangs, names, podcheck
 from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.gangs import Gang
 from bagpipe_operator.names import Role
@@ -252,6 +252,22 @@ def check_limits(job: Job, settings: Settings) -> None:
     """
     templates = {role: pod_template(job, role, 0, settings) for role in Role}
     settings.job_limits.check(job, templates, own_images=own_images(job, settings))
+
+
+def check_pods(job: Job, settings: Settings) -> None:
+    """Refuse a job whose pods Kubernetes would not take, or would never start (`podcheck`).
+
+    Raises:
+        SpecError: names the setting, what is wrong with it, and what to do.
+    """
+    for role in Role:
+        section = names.SECTIONS[role]
+        claims = ("bagpipe-run",) if role is Role.SERVER and job.server_claim is not None else ()
+        layers = podcheck.layers_of(job.spec, section, settings.job_defaults)
+        if fault := podcheck.pod_fault(pod_template(job, role, 0, settings), section, layers, claims):
+            raise SpecError(fault)
+    if fault := podcheck.settings_fault(job.spec, settings.job_defaults):
+        raise SpecError(fault)
 
 
 def pod_group(job: Job, gang: Gang) -> Object:

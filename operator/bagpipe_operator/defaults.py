@@ -12,9 +12,3 @@ CLAIM_RETAINED = False
 TRAINER_SHM_SIZE = "1Gi"
 CHECKPOINT_PATH = "/checkpoints"
 """Where the claim for checkpoints is mounted, unless `checkpoint.path` says where."""
-
-MOST_SECONDS = 315_360_000
-"""Longest time that a setting in seconds may say: ten years."""
-MOST_FAILURES = 10_000
-MOST_SERVERS = 1000
-MOST_TRAINERS = 10_000

@@ -4,7 +4,6 @@ The limits are laid on the finished pod templates, so that no field of a job, `p
 What the operator itself puts into a pod is always allowed.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
@@ -12,16 +11,9 @@ from typing import Any
 
 from bagpipe_operator.api import Job, SpecError, camel
 from bagpipe_operator.names import SECTIONS, Role
-from bagpipe_operator.shapes import Many, Scalars, Table, Text, Whole
+from bagpipe_operator.podcheck.quantity import parse
+from bagpipe_operator.podcheck.shapes import Many, Scalars, Table, Text, Whole
 
-_SUFFIXES = {"n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("1e-3"), "": Decimal(1)}
-_SUFFIXES |= {letter: Decimal(1000) ** power for power, letter in enumerate("kMGTPE", 1)}
-_SUFFIXES |= {f"{letter}i": Decimal(1024) ** power for power, letter in enumerate("KMGTPE", 1)}
-_QUANTITY = re.compile(
-    r"(?P<number>[+-]?(\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?)(?P<suffix>"
-    + "|".join(sorted(_SUFFIXES, reverse=True))
-    + ")"
-)
 _OUR_VOLUMES = ("configMap", "secret", "emptyDir", "persistentVolumeClaim")
 
 SHAPE = Table(
@@ -129,8 +121,7 @@ def amount(quantity: Any, where: str) -> Decimal:
     Raises:
         SpecError: it is none.
     """
-    text = str(quantity)
-    found = _QUANTITY.fullmatch(text)
+    found = parse(quantity)
     if found is None:
-        raise SpecError(f"{where}: expected a quantity such as 2 or 500Mi, found {text[:40]!r}")
-    return Decimal(found["number"]) * _SUFFIXES[found["suffix"]]
+        raise SpecError(f"{where}: expected a quantity such as 2 or 500Mi, found {str(quantity)[:40]!r}")
+    return found

@@ -56,11 +56,6 @@ CURVE_DIR = "/etc/bagpipe-curve"
 ENV_CURVE_DIR = "BAGPIPE_CURVE_DIR"
 ENV_TOKEN = "BAGPIPE_TOKEN"  # noqa: S105  # a name
 """Where `security: plain` has no keys, this keeps strangers out."""
-RESERVED_ENV = frozenset({ENV_CURVE_DIR, ENV_TOKEN, "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
-RESERVED_LABELS = frozenset({LABEL_MANAGED_BY, LABEL_JOB, LABEL_ROLE, LABEL_ATTEMPT})
-RESERVED_VOLUMES = frozenset(
-    {"bagpipe-config", "bagpipe-run", "bagpipe-tmp", "bagpipe-shm", "bagpipe-curve", "bagpipe-checkpoints"}
-)
 
 
 class Exit:

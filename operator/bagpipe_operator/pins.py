@@ -37,10 +37,16 @@ def judge(job: Job, status: Status, observed: Observed) -> Restart | None:
     """A new attempt, if what the present one was made of was changed since; of an older release's, nobody knows."""
     made = status.pinned.get("made") or {}
     begun = observed.batch_job(job.name, Role.TRAINER, status.attempt) is not None
-    if not begun or made.get("attempt") != status.attempt or made.get("of") == _digest(job):
+    if not begun or made.get("attempt") != status.attempt or not changed(job, status):
         return None
     message = "the job was changed while it was suspended: what runs is not what it says any more"
     return Restart(reason=Reason.EDITED, message=message, count=Count.NOTHING)
+
+
+def changed(job: Job, status: Status) -> bool:
+    """Whether the job says something else than when its last attempt was made; what is not known is no change."""
+    made = status.pinned.get("made") or {}
+    return "of" in made and made["of"] != _digest(job)
 
 
 def _digest(job: Job) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 from bagpipe_operator import defaults, gangs, names
 from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.names import Role
-from bagpipe_operator.overlay import overlay
+from bagpipe_operator.podcheck import reserved
+from bagpipe_operator.podcheck.overlay import overlay
 from bagpipe_operator.settings import Profile, Settings
 
 Raw = Mapping[str, Any]
@@ -53,7 +54,8 @@ def profile_of(job: Job, settings: Settings) -> Profile:
 def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict[str, Any]:
     """Pod template of `role` at `attempt`, every override applied, reserved fields put back."""
     section = _section(job, role, settings)
-    _refuse_reserved(section, role)
+    if taken := reserved.fault(section, f"spec.{names.SECTIONS[role]}"):
+        raise SpecError(taken)
     profile = profile_of(job, settings) if role is Role.TRAINER else Profile()
     ours = names.labels(job.name, role, attempt)
     template: dict[str, Any] = {
@@ -257,31 +259,3 @@ def _mounts(job: Job, role: Role, section: Raw, profile: Profile) -> list[dict[s
     if uses_curve(job):
         mounts.append({"name": "bagpipe-curve", "mountPath": names.CURVE_DIR, "readOnly": True})
     return mounts
-
-
-def _refuse_reserved(section: Raw, role: Role) -> None:
-    """What would silently break the wiring is refused by name; the CRD cannot look into free-form parts."""
-    where = f"spec.{names.SECTIONS[role]}"
-    template = section.get("podTemplate") or {}
-    spec = template.get("spec") or {}
-    main: Raw = next((c for c in spec.get("containers") or () if c["name"] == names.CONTAINER), {})
-    taken = {
-        "env": names.RESERVED_ENV & {*_named(section, "env")},
-        "labels": names.RESERVED_LABELS & {*(section.get("labels") or {})},
-        "initContainers": {names.CONTAINER} & {*_named(section, "initContainers")},
-        "volumes": names.RESERVED_VOLUMES & {*_named(section, "volumes")},
-        "podTemplate.metadata.labels": names.RESERVED_LABELS
-        & {*((template.get("metadata") or {}).get("labels") or {})},
-        "podTemplate.spec.volumes": names.RESERVED_VOLUMES & {*_named(spec, "volumes")},
-        f"podTemplate.spec.containers[{names.CONTAINER}].env": names.RESERVED_ENV & {*_named(main, "env")},
-    }
-    for field, found in taken.items():
-        if found:
-            raise SpecError(f"{where}.{field}: {min(found)!r} belongs to the operator; choose another name")
-    for key in ("restartPolicy", "subdomain", "hostname"):
-        if key in spec:
-            raise SpecError(f"{where}.podTemplate.spec.{key}: set by the operator; leave it out")
-
-
-def _named(section: Raw, field: str) -> tuple[str, ...]:
-    return tuple(item["name"] for item in section.get(field) or ())

@@ -109,6 +109,8 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     held = hold.why(job, admission, follows=follows)
     if held and held[0] == Reason.WAITING_FOR_QUOTA and (refused := obstacles.judge_queued(observed)):
         return _end(current, refused, observed, now)
+    if held and held[0] == Reason.WAITING_FOR_QUOTA and workload is None and current.start_time is None:
+        children.check_pods(job, pins.applied(settings, current.pinned))  # Not hours later, when it has its quota.
     if held:
         return _hold(job, current, observed, pins.applied(settings, current.pinned), held, admission, now)
     current = status.not_ahead(_queued(job, current, admission, settings, now), now)
@@ -122,8 +124,13 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
         return _end(current, verdict, observed, now)
     if isinstance(verdict, Restart):
         current = status.restarted(current, verdict, now)
+    # What ran once is not looked at again: a new release of the operator ends no job with a rule that it has learnt.
+    unknown = current.start_time is None or pins.changed(job, current)
     current = pins.pinned(job, current, settings)
-    return _run(job, current, observed, pins.applied(settings, current.pinned), admission, now)
+    taken = pins.applied(settings, current.pinned)
+    if unknown and observed.batch_job(job.name, Role.TRAINER, current.attempt) is None:
+        children.check_pods(job, taken)
+    return _run(job, current, observed, taken, admission, now)
 
 
 def _judge(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Verdict:

@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from bagpipe_operator import gangs, spec_shape
+from bagpipe_operator import gangs
 from bagpipe_operator.api import SpecError, camel
 from bagpipe_operator.limits import Limits
-from bagpipe_operator.shapes import describe
+from bagpipe_operator.podcheck import spec_shape
+from bagpipe_operator.podcheck.shapes import describe
 
 PROFILES = Path(__file__).with_name("profiles.yaml")
 

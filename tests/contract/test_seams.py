@@ -22,6 +22,7 @@ from bagpipe_operator import pods as operator_pods
 from bagpipe_operator.api import Job, RunPolicy, Status, camel
 from bagpipe_operator.children import document
 from bagpipe_operator.names import Role
+from bagpipe_operator.podcheck import spec_shape
 from bagpipe_operator.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -96,14 +97,14 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("field", "most"),
     [
-        ("runPolicy.backoffLimit", defaults.MOST_FAILURES),
-        ("runPolicy.disruptionLimit", defaults.MOST_FAILURES),
-        ("runPolicy.activeDeadlineSeconds", defaults.MOST_SECONDS),
-        ("runPolicy.startupDeadlineSeconds", defaults.MOST_SECONDS),
-        ("runPolicy.ttlSecondsAfterFinished", defaults.MOST_SECONDS),
-        ("runPolicy.nodeLostSeconds", defaults.MOST_SECONDS),
-        ("servers.replicas", defaults.MOST_SERVERS),
-        ("trainers.replicas", defaults.MOST_TRAINERS),
+        ("runPolicy.backoffLimit", spec_shape.MOST_FAILURES),
+        ("runPolicy.disruptionLimit", spec_shape.MOST_FAILURES),
+        ("runPolicy.activeDeadlineSeconds", spec_shape.MOST_SECONDS),
+        ("runPolicy.startupDeadlineSeconds", spec_shape.MOST_SECONDS),
+        ("runPolicy.ttlSecondsAfterFinished", spec_shape.MOST_SECONDS),
+        ("runPolicy.nodeLostSeconds", spec_shape.MOST_SECONDS),
+        ("servers.replicas", spec_shape.MOST_SERVERS),
+        ("trainers.replicas", spec_shape.MOST_TRAINERS),
     ],
 )
 def test_bounds(field, most):

@@ -41,7 +41,7 @@ class World:
         self.now = T0
         self.settings = Settings.of(settings or {})
         self.spec: Raw = {
-            "data": {"path": "x"},
+            "data": {"path": "/x"},
             "servers": {"replicas": 2},
             "trainers": {"replicas": 2},
             **(spec or {}),

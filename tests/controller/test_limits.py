@@ -47,7 +47,7 @@ def template(**spec):
         ({"servers": template(serviceAccount="admin")}, "serviceAccount: this installation allows trainer"),
         (
             {"servers": template(containers=[{"name": "bagpipe", "resources": {"limits": {"cpu": "NaN"}}}])},
-            "found 'NaN'",
+            "found the text 'NaN'",
         ),
         ({"servers": template(priorityClassName="system-node-critical")}, "priorityClassName"),
     ],

@@ -170,7 +170,7 @@ def test_pods_in_their_nodes_network_find_their_peers(world):
     w = world(
         {
             "allRoles": {"podTemplate": {"spec": {"hostNetwork": True}}},
-            "oracle": {"podTemplate": {"spec": {"dnsPolicy": "None"}}},
+            "oracle": {"dnsConfig": {"nameservers": ["10.0.0.2"]}, "podTemplate": {"spec": {"dnsPolicy": "None"}}},
         }
     )
     w.settle()

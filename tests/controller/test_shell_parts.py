@@ -6,7 +6,7 @@ import pytest
 
 from bagpipe_operator import curve, drift
 from bagpipe_operator.leader import Sighting
-from bagpipe_operator.overlay import overlay
+from bagpipe_operator.podcheck.overlay import overlay
 from bagpipe_operator.progress import newest
 from bagpipe_operator.store import Store
 from bagpipe_operator.workqueue import WorkQueue

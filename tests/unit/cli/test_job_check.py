@@ -64,6 +64,25 @@ def test_it_is_refused_before_anything_is_sent(
     assert told.out == ""
 
 
+PODS = [
+    ("trainers.volumeMounts=[{name: d, mountPath: /d}]", "spec.trainers.volumeMounts[0].name: these pods have no volume"),
+    ("servers.resources={requests: {cpu: 2}, limits: {cpu: 1}}", "spec.servers.resources.requests.cpu: more than the"),
+    ("allRoles.tolerations=[{key: a, operator: Is}]", "spec.allRoles.tolerations[0].operator: expected Exists or Equal"),
+    ("data.path=train/", "spec.data.path: 'train/' is relative, and a pod works in an empty folder; write the path on"),
+]
+
+
+@pytest.mark.parametrize(("setting", "problem"), PODS)
+@pytest.mark.parametrize("command", ["check", "submit"])
+def test_what_kubernetes_would_refuse_is_refused_here(
+    job: Path, capsys: pytest.CaptureFixture[str], command: str, setting: str, problem: str
+) -> None:
+    """Settings of pods that `bagpipe run` ignores: one line and exit code 78 before anything is sent."""
+    assert run_command([*COMMANDS[command], str(job), "--set", setting]) == 78
+    told = capsys.readouterr()
+    assert told.err.startswith(f"error: {problem}") and told.err.count("\n") == 1 and told.out == ""
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_sound_job_is_checked_without_its_data(job: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     """The data lies where this machine cannot look, and is said not to have been looked at."""
@@ -93,4 +112,6 @@ def test_the_python_client_sends_no_wrong_job(job: Path) -> None:
     client._jobs = SimpleNamespace(create_namespaced_custom_object=lambda *a, **k: sent.append(k))
     with pytest.raises(ConfigError, match="did you mean 'dlrm'"):
         client.create(read_job_file(job, ["model.name=dlmr"]))
+    with pytest.raises(ConfigError, match="more than the limit: 2 of 1"):
+        client.create(read_job_file(job, ["servers.resources={requests: {cpu: 2}, limits: {cpu: 1}}"]))
     assert sent == []

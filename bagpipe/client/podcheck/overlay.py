@@ -63,5 +63,11 @@ def _name(item: Mapping[str, Any], merge_key: str) -> Any:
     return item[merge_key]
 
 
+def merge_name(item: Any, key: str) -> Any:
+    """By what an item of the list `key` is known; None: such items have no names, or this one has none."""
+    merge_key = _MERGE_KEYS.get(key)
+    return _name(item, merge_key) if merge_key and _is_named(item, merge_key) else None
+
+
 def _is_named(item: Any, merge_key: str) -> bool:
     return isinstance(item, Mapping) and isinstance(item.get(merge_key), str | int)

@@ -2,15 +2,19 @@
 
 The API server has checked the typed parts against the CRD; the free-form ones (`podTemplate`, volumes,
 affinity, ...) it takes as they are. Both are checked here, where they enter, so that everything behind
-this module may rely on their types. What is not named here passes through and is judged by the API
-server when the pods are made.
+this module may rely on their types. What is not named here is looked at in the finished pods.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from bagpipe_operator import defaults
-from bagpipe_operator.shapes import Fault, Flag, Many, Optional, Scalars, Shape, Table, Text, Whole, Words, describe
+from .shapes import Fault, Flag, Many, Optional, Scalars, Shape, Table, Text, Whole, Words, describe
+
+MOST_SECONDS = 315_360_000
+"""Longest time that a setting in seconds may say: ten years."""
+MOST_FAILURES = 10_000
+MOST_SERVERS = 1000
+MOST_TRAINERS = 10_000
 
 _ANY_TEXT = Text(empty=True)
 _MAP = Table({})
@@ -21,7 +25,7 @@ _ENV = Table(
 )
 _MOUNT = Table({"name": Text(), "mountPath": Text()}, required=("name", "mountPath"))
 _RESOURCES = Table({"requests": Optional(Scalars()), "limits": Optional(Scalars())})
-_GRACE = Whole(1, defaults.MOST_SECONDS)
+_GRACE = Whole(1, MOST_SECONDS)
 
 _CONTAINER = Table(
     {
@@ -92,18 +96,18 @@ _POD_CONFIG: dict[str, Shape] = {
     "annotations": Optional(Words()),
     "podTemplate": Optional(_TEMPLATE),
 }
-_SECONDS = Whole(0, defaults.MOST_SECONDS)
+_SECONDS = Whole(0, MOST_SECONDS)
 _RUN_POLICY = Table(
     {
-        "backoffLimit": Optional(Whole(0, defaults.MOST_FAILURES)),
-        "disruptionLimit": Optional(Whole(0, defaults.MOST_FAILURES)),
+        "backoffLimit": Optional(Whole(0, MOST_FAILURES)),
+        "disruptionLimit": Optional(Whole(0, MOST_FAILURES)),
         "imagePolicy": Optional(Text(among=("Pinned", "Latest"))),
         "restartPolicy": Optional(Text(among=("OnFailure", "Never", "ExitCode"))),
-        "activeDeadlineSeconds": Optional(Whole(1, defaults.MOST_SECONDS)),
-        "startupDeadlineSeconds": Optional(Whole(1, defaults.MOST_SECONDS)),
+        "activeDeadlineSeconds": Optional(Whole(1, MOST_SECONDS)),
+        "startupDeadlineSeconds": Optional(Whole(1, MOST_SECONDS)),
         "ttlSecondsAfterFinished": Optional(_SECONDS),
         "cleanPodPolicy": Optional(Text(among=("All", "Running", "None"))),
-        "partialStartSeconds": Optional(Whole(1, defaults.MOST_SECONDS)),
+        "partialStartSeconds": Optional(Whole(1, MOST_SECONDS)),
         "gang": Optional(Text(among=("Coscheduling", "Volcano", "None"))),
         "nodeLostSeconds": Optional(_SECONDS),
         "suspend": Optional(Flag()),
@@ -124,14 +128,14 @@ _SPEC = Table(
             Table(
                 {
                     **_POD_CONFIG,
-                    "replicas": Whole(1, defaults.MOST_SERVERS),
+                    "replicas": Whole(1, MOST_SERVERS),
                     "storage": Optional(Text(among=("file", "memory"))),
                     "volumeClaim": Optional(Table(_CLAIM)),
                 }
             )
         ),
         "trainers": Optional(
-            Table({**_POD_CONFIG, "replicas": Whole(1, defaults.MOST_TRAINERS), "gpuProfile": Optional(Text())})
+            Table({**_POD_CONFIG, "replicas": Whole(1, MOST_TRAINERS), "gpuProfile": Optional(Text())})
         ),
         "checkpoint": Optional(
             Table({"path": Optional(_ANY_TEXT), "volumeClaim": Optional(Table({**_CLAIM, "retain": Optional(Flag())}))})
