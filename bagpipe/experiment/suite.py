@@ -237,7 +237,7 @@ _SMALL_DATA: dict[str, Document] = {
         "batchSize": 256,
     },
     "caser": {
-        "data": {"path": "caser.jsonl", "format": "caser-json"},
+        "data": {"path": "/data/caser.jsonl", "format": "caser-json"},
         "embedding": _caser_tables(SMALL_USERS, SMALL_ITEMS, 16),
         "batchSize": 256,
     },

@@ -174,7 +174,7 @@ def test_a_job_that_is_resumed_before_its_pods_have_ended_lost_nothing(world):
 def test_an_edit_between_two_looks_is_carried_out(world):
     """Suspended, changed and resumed while no operator looked: the attempt of the old document gives way."""
     w = world().run()
-    w.spec["data"] = {"path": "y"}
+    w.spec["data"] = {"path": "/y"}
     w.run()
     assert w.is_true("Running") and w.status["attempt"] == 1 and w.status.get("disruptions", 0) == 0
     assert ("Normal", "Edited") in w.events and "lastFailure" not in w.status

@@ -77,11 +77,13 @@ def test_a_status_that_the_api_server_refuses_is_a_fault_of_ours(rig, monkeypatc
 
 def test_a_refused_child_fails_the_job_at_once(rig):
     """What the API server will never take ends the job with its words, and nothing of it is left running."""
-    rig.submit(job(trainers={"resources": {"limits": {"cpu": "many"}}}))
+    words = "spec.template.spec.field: not in this release"
+    rig.api.refuse = lambda method, obj: (422, "Invalid", words) if obj["metadata"]["name"] == "j-trainers-0" else None
+    rig.submit(job())
     rig.settle()
     failed = rig.condition("Failed")
     assert (failed["status"], failed["reason"]) == ("True", "ChildRefused")
-    assert "j-trainers-0" in failed["message"] and "quantities must match" in failed["message"]
+    assert "j-trainers-0" in failed["message"] and words in failed["message"]
     assert "ChildRefused" in rig.events()
     assert rig.api.objects["Job", "ns", "j-oracle-0"]["spec"]["suspend"] and "StatefulSet/j-servers" not in rig.kinds()
 

@@ -28,14 +28,18 @@ def told(kube, name):
 
 
 def test_bad_jobs_leave_the_others_alone(kube, job, operators):
-    """A malformed template and a child that the API server refuses end their own jobs; another one runs to its end."""
+    """What is malformed, mounts nothing, or is refused by the API server ends its own job; another one runs to its end."""
     before = restarts(operators)
     kube.apply(job("unnamed", trainers={"podTemplate": {"spec": {"containers": [{"image": "my-sidecar:1"}]}}}))
-    kube.apply(job("refused", trainers={"resources": {"limits": {"cpu": "many"}}}))
+    sysctls = {"sysctls": [{"name": "no such sysctl", "value": "1"}]}
+    kube.apply(job("refused", trainers={"podTemplate": {"spec": {"securityContext": sysctls}}}))
+    kube.apply(job("unmounted", trainers={"volumeMounts": [{"name": "data", "mountPath": "/data"}]}))
     kube.apply(job("good", steps=20))
     message = says(kube, "unnamed", "Failed", "InvalidSpec")["message"]
     assert message == "spec.trainers.podTemplate.spec.containers[0].name: expected a value, found nothing"
-    assert "quantities must match" in says(kube, "refused", "Failed", "ChildRefused")["message"]
+    assert '"no such sysctl"' in says(kube, "refused", "Failed", "ChildRefused")["message"]
+    message = says(kube, "unmounted", "Failed", "InvalidSpec")["message"]
+    assert message.startswith("spec.trainers.volumeMounts[0].name: these pods have no volume 'data'")
     kube.wait("good", "Complete", 120)
     assert restarts(operators) == before
 
