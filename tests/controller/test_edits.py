@@ -178,7 +178,7 @@ def test_an_edit_between_two_looks_is_carried_out(world):
     w.run()
     assert w.is_true("Running") and w.status["attempt"] == 1 and w.status.get("disruptions", 0) == 0
     assert ("Normal", "Edited") in w.events and "lastFailure" not in w.status
-    assert "path: y" in w.objects["ConfigMap", "j-config"]["data"]["job.yaml"]
+    assert "path: /y" in w.objects["ConfigMap", "j-config"]["data"]["job.yaml"]
     w.spec["trainers"] |= {"env": None}  # Says the same as nothing.
     w.settle()
     assert w.status["attempt"] == 1

@@ -28,7 +28,7 @@ def told(kube, name):
 
 
 def test_bad_jobs_leave_the_others_alone(kube, job, operators):
-    """What is malformed, mounts nothing, or is refused by the API server ends its own job; another one runs to its end."""
+    """What is malformed, mounts nothing, or is refused by the API server ends its own job; another runs to its end."""
     before = restarts(operators)
     kube.apply(job("unnamed", trainers={"podTemplate": {"spec": {"containers": [{"image": "my-sidecar:1"}]}}}))
     sysctls = {"sysctls": [{"name": "no such sysctl", "value": "1"}]}
