@@ -104,7 +104,7 @@ def _label_requirement(value: Raw, place: Place) -> Iterator[Found]:
 
 
 def _node_requirement(value: Raw, place: Place) -> Iterator[Found]:
-    if place[-2] == "matchFields":
+    if "matchFields" in place:
         if (
             value["key"] != "metadata.name"
             or value["operator"] not in ("In", "NotIn")
