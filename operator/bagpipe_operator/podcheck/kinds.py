@@ -1,6 +1,6 @@
 """What Kubernetes asks of parts of a pod by themselves: handlers, sources, probes, selectors, resources, contexts."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -115,7 +115,7 @@ def _node_requirement(value: Raw, place: Place) -> Iterator[Found]:
     if not is_label_key(value["key"]):
         yield Found((*place, "key"), f"no label has this key: {value['key'][:60]!r}", "write a label's key")
     yield from _values(value, place)
-    found = value.get("values") or ()
+    found: Sequence[str] = value.get("values") or ()
     if value["operator"] in ("Gt", "Lt") and not (len(found) == 1 and _is_whole(found[0])):
         yield Found(
             (*place, "values"), f"{value['operator']} takes one whole number, as text", 'write ["8"] for instance'
