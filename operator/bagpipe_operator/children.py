@@ -9,6 +9,9 @@
 Every object is owned by the BagpipeJob, so that deleting it needs no operator.
 """
 
+import hashlib
+import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -92,7 +95,25 @@ def document(job: Job, trainers: int | None = None) -> str:
     }
     if path := checkpoint_path(job):
         raw["spec"] = {**spec, "checkpoint": {**spec["checkpoint"], "path": path}}
-    return yaml.safe_dump(raw, sort_keys=True)
+    return _as_yaml(raw)
+
+
+_LARGE, _KEPT = 64 * 1024, 8
+_texts: OrderedDict[str, str] = OrderedDict()
+"""The newest large documents as YAML, by the digest of what they say."""
+
+
+def _as_yaml(raw: Object) -> str:
+    """A document as text. That of a large one is kept: to make it takes a second for each megabyte, at every look."""
+    plain = json.dumps(raw, sort_keys=True)
+    if len(plain) < _LARGE:
+        return yaml.safe_dump(raw, sort_keys=True)
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    text = _texts.pop(digest, None) or yaml.safe_dump(raw, sort_keys=True)
+    _texts[digest] = text
+    while len(_texts) > _KEPT:
+        _texts.popitem(last=False)
+    return text
 
 
 def config_map(job: Job, trainers: int | None = None) -> Object:

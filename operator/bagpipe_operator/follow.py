@@ -32,10 +32,11 @@ class ProgressReader:
         reading: set[JobKey] = set()
         free = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(key: JobKey, raw: Raw) -> None:
+        async def one(key: JobKey) -> None:
             try:
                 async with free:
-                    await self.read(raw)
+                    if (raw := self._store.job(key)) is not None:
+                        await self.read(raw)
             finally:
                 reading.discard(key)
 
@@ -46,7 +47,7 @@ class ProgressReader:
                     key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
                     if key not in reading and _runs(raw):
                         reading.add(key)
-                        tasks.create_task(one(key, raw))
+                        tasks.create_task(one(key))
 
     async def read(self, raw: Raw) -> None:
         """Read the progress of one job, if it runs."""

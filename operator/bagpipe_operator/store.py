@@ -3,8 +3,13 @@
 Our own writes are put here too, as soon as they are answered, so that a decision never rests on what
 we ourselves changed a moment ago. Versions only rise; a tombstone keeps an answer that comes after
 the deletion from bringing the dead back.
+
+A job may be as large as the API server takes, 1.5 MB, of which Python makes some five times that much. So large jobs,
+and the ConfigMaps that hold them for their roles, are kept compressed while nobody looks at them.
 """
 
+import json
+import zlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +24,10 @@ _Key = tuple[str, str, str]
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """A whole document in an annotation: nothing asks for it, and it would take more memory than all the rest."""
 _TOMBSTONES = 10_000
+_LARGE = 32 * 1024
+"""Characters of JSON beyond which an object is kept compressed."""
+_BODIES = ("spec", "data")
+_PACKED = "packed"
 
 
 class Store:
@@ -40,7 +49,7 @@ class Store:
         meta = {k: v for k, v in raw["metadata"].items() if k != "managedFields"}
         if annotations := meta.get("annotations"):
             meta["annotations"] = {k: v for k, v in annotations.items() if k != _LAST_APPLIED}
-        self._objects[key] = {**raw, "metadata": meta}
+        self._objects[key] = _packed({**raw, "metadata": meta})
         if job is not None and key[0] != names.KIND:
             self._by_job[job].add(key)
         return job
@@ -79,19 +88,20 @@ class Store:
 
     def job(self, key: JobKey) -> Raw | None:
         """A job as last seen; none: there is none, or it is another operator's."""
-        return self._objects.get((names.KIND, *key))
+        return self.get(names.KIND, *key)
 
     def get(self, kind: str, namespace: str, name: str) -> Raw | None:
         """An object as last seen; `namespace` is empty for one that belongs to no namespace."""
-        return self._objects.get((kind, namespace, name))
+        found = self._objects.get((kind, namespace, name))
+        return None if found is None else _unpacked(found)
 
     def jobs(self) -> Iterator[Raw]:
-        """All jobs of this operator."""
+        """All jobs of this operator, with metadata and status; a large one's spec is only in what `job` returns."""
         return (raw for (kind, _, _), raw in self._objects.items() if kind == names.KIND)
 
     def children(self, key: JobKey) -> tuple[list[Raw], list[Raw]]:
         """The children and the pods that bear this job's name as a label, whatever job owns them."""
-        mine = [self._objects[k] for k in sorted(self._by_job.get(key, ()))]
+        mine = [_unpacked(self._objects[k]) for k in sorted(self._by_job.get(key, ()))]
         return [r for r in mine if r["kind"] != "Pod"], [r for r in mine if r["kind"] == "Pod"]
 
     def cluster_scoped(self, kind: str) -> dict[str, Raw]:
@@ -100,6 +110,24 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Store of {len(self._objects)} objects, {len(self._by_job)} jobs with children>"
+
+
+def _packed(raw: Raw) -> Raw:
+    """The object as it is kept: a job or a ConfigMap with a large body has it as compressed JSON."""
+    if raw["kind"] not in (names.KIND, "ConfigMap"):
+        return raw
+    bodies = {key: raw[key] for key in _BODIES if key in raw}
+    text = json.dumps(bodies)
+    if len(text) < _LARGE:
+        return raw
+    return {**{k: v for k, v in raw.items() if k not in bodies}, _PACKED: zlib.compress(text.encode(), 1)}
+
+
+def _unpacked(kept: Raw) -> Raw:
+    """The object as it was read."""
+    if _PACKED not in kept:
+        return kept
+    return {**{k: v for k, v in kept.items() if k != _PACKED}, **json.loads(zlib.decompress(kept[_PACKED]))}
 
 
 def _key(raw: Raw) -> _Key:

@@ -45,6 +45,12 @@ _STATUS_PATIENCE, _TOLD_AGAIN = 20.0, 1800.0
 _TERMINATING = "because it is being terminated"
 """How the API server refuses a new object in a namespace that is being deleted."""
 
+_LEFT = (
+    "rename the job, or delete what was left: kubectl delete --namespace {job.namespace} jobs.batch,statefulsets,"
+    "services,configmaps,secrets,networkpolicies,poddisruptionbudgets -l bagpipe.dev/job={job.name}"
+)
+"""What to do about the objects of a job that somebody deleted without them."""
+
 _BASE = gangs.KINDS | {
     "ConfigMap",
     "Service",
@@ -357,6 +363,11 @@ def _whose(job: Job, found: Raw) -> Obstacle | None:
         return Obstacle(reason=Reason.OLDER_JOB, message=f"{what} of an older job of this name is still there")
     if is_deleting(found):
         return Obstacle(reason=Reason.OLDER_JOB, message=f"{what} exists and is being deleted")
+    labels = found["metadata"].get("labels") or {}
+    if not owner and (labels.get(names.LABEL_MANAGED_BY), labels.get(names.LABEL_JOB)) == (names.MANAGER, job.name):
+        left = "was left by a job of this name that was deleted without it (--cascade=orphan)"
+        message = f"{what} {left}; {_LEFT.format(job=job)}"
+        return Obstacle(reason=Reason.NAME_TAKEN, message=message, final=True)
     whose = f"belongs to {owner.get('kind')}/{owner.get('name')}" if owner else "was made by somebody else"
     message = f"{what} exists and {whose}; it was left as it is. Rename the job, or that object"
     return Obstacle(reason=Reason.NAME_TAKEN, message=message, final=True)

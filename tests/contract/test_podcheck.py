@@ -85,6 +85,17 @@ def test_an_installations_volumes_may_be_mounted():
     assert operator_says(document(mount), volume).startswith("jobDefaults.allRoles.volumes[0].nfs.path: expected an ab")
 
 
+def test_a_document_that_no_config_map_holds_is_refused(monkeypatch):
+    """The API server takes a job that is larger; its roles would never be told of it."""
+    for one in (podcheck, operators):
+        monkeypatch.setattr(one.job_rules, "MOST_BYTES", 5000)
+    fits = {"model": {"notes": ["x" * 10] * 250}}
+    large = {"model": {"notes": ["x" * 10] * 400}}
+    says = podcheck.job_fault(document(large))
+    assert says == operator_says(document(large)) and says.startswith("spec: ") and "holds 5,000" in says
+    assert (podcheck.job_fault(document(fits)), operator_says(document(fits))) == (None, None)
+
+
 WORDS = st.sampled_from(
     ["", "a", "bagpipe", "bagpipe-tmp", "Always", "Exists", "In", "Localhost", "10Gi", "-1", "a b", "/x"]
 )

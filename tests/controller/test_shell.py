@@ -116,6 +116,26 @@ def test_what_is_not_ours_is_never_touched(rig, kind, name, labelled):
     assert rig.api.objects[kind, "ns", name] == before
 
 
+def test_what_an_orphaning_deletion_left_is_named(rig):
+    """It runs on, as whoever deleted the job asked; the next job of its name says what to do, and touches nothing."""
+    uid = rig.submit(job())["metadata"]["uid"]
+    rig.settle()
+    for (kind, _, _), child in list(rig.api.objects.items()):
+        if [owner["uid"] for owner in child["metadata"].get("ownerReferences", ())] == [uid]:
+            child["metadata"].pop("ownerReferences")
+            rig.api.put(kind, child)
+    rig.api.remove((names.KIND, "ns", "j"))
+    rig.settle()
+    before = {key: raw for key, raw in rig.api.objects.items() if key[0] != "Event"}
+    assert ("Job", "ns", "j-trainers-0") in before
+    rig.submit(job())
+    rig.settle()
+    failed = rig.condition("Failed")
+    assert failed["reason"] == "NameTaken" and "deleted without it (--cascade=orphan)" in failed["message"]
+    assert "-l bagpipe.dev/job=j" in failed["message"] and "jobs.batch,statefulsets" in failed["message"]
+    assert {key: raw for key, raw in rig.api.objects.items() if key in before} == before
+
+
 CLAIM = "bagpipe-run-j-servers-1"
 
 

@@ -1,10 +1,15 @@
 """The shell's parts that decide by themselves: the store, the queue, the lease, drift, overlays, keys, progress."""
 
 import asyncio
+import copy
+import json
+import pickle
 
 import pytest
+import yaml
 
-from bagpipe_operator import curve, drift
+from bagpipe_operator import children, curve, drift
+from bagpipe_operator.api import Job
 from bagpipe_operator.leader import Sighting
 from bagpipe_operator.podcheck.overlay import overlay
 from bagpipe_operator.progress import newest
@@ -26,6 +31,38 @@ def test_store_keeps_the_newest():
     assert store.put(pod(5)) == ("ns", "j")
     store.put(pod(3))
     assert store.children(("ns", "j"))[1][0]["metadata"]["resourceVersion"] == "5"
+
+
+def test_store_keeps_large_jobs_small():
+    """Tenants whose documents are as large as the API server takes cost a tenth of it while nobody looks at them."""
+    columns = [{"name": f"column{n}", "rows": n} for n in range(5000)]
+    spec = {"data": {"columns": {"sparse": columns}}}
+    meta = {"name": "j", "namespace": "ns", "uid": "u", "resourceVersion": "1", "labels": {"bagpipe.dev/job": "j"}}
+    raw = {"kind": "BagpipeJob", "metadata": meta, "spec": spec, "status": {"phase": "Running"}}
+    config = {"kind": "ConfigMap", "metadata": {**meta, "name": "j-config"}, "data": {"job.yaml": json.dumps(spec)}}
+    small = {**raw, "metadata": {**meta, "name": "k"}, "spec": {"seed": 1}}
+    store = Store()
+    for one in (raw, config, small):
+        store.put(copy.deepcopy(one))
+    assert (
+        store.job(("ns", "j")) == raw and store.children(("ns", "j"))[0] == [config] and store.job(("ns", "k")) == small
+    )
+    assert [job["status"] for job in store.jobs()] == [raw["status"]] * 2
+    assert len(pickle.dumps(store._objects)) < len(json.dumps(raw)) / 3
+    store.remove(raw)
+    assert store.job(("ns", "j")) is None
+
+
+def test_a_large_documents_text_is_made_once(monkeypatch):
+    """It takes a second for each megabyte, in which no other job is looked at; what is small is not kept."""
+    made, dump = [], yaml.safe_dump
+    monkeypatch.setattr(yaml, "safe_dump", lambda raw, **options: made.append(1) or dump(raw, **options))
+    meta = {"name": "j", "namespace": "ns", "uid": "u"}
+    for seed in (1, 1, 2):
+        spec = {"data": {"path": "/x"}, "model": {"notes": "x" * 70_000}, "seed": seed}
+        job = Job.of({"metadata": meta, "spec": spec})
+        assert yaml.safe_load(children.document(job))["spec"] == spec
+    assert len(made) == 2 and len(children._texts) <= children._KEPT
 
 
 def test_store_does_not_raise_the_dead():

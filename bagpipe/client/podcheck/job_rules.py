@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from .quantity import parse
 from .reserved import CONTAINER
 from .shapes import describe
 from .values import is_subdomain
 
 Raw = Mapping[str, Any]
+MOST_BYTES = 1024 * 1024
 _NAMES = ("runPolicy.queueName", "runPolicy.workloadPriorityClass")
 _CLAIMS = ("checkpoint.volumeClaim", "servers.volumeClaim")
 
@@ -20,6 +23,7 @@ def faults(spec: Raw, oracles: Sequence[Raw]) -> Iterator[str]:
         oracles: settings of the oracle's pod, which alone reads the data, in layers.
     """
     yield from _paths(spec, oracles)
+    yield from _size(spec)
     for path in _CLAIMS:
         claim = _at(spec, path)
         if not isinstance(claim, Mapping):
@@ -32,6 +36,18 @@ def faults(spec: Raw, oracles: Sequence[Raw]) -> Iterator[str]:
         name = _at(spec, path)
         if name and not is_subdomain(name):
             yield _odd_name(path, name)
+
+
+def _size(spec: Raw) -> Iterator[str]:
+    """The roles read the job in a ConfigMap; the API server may take a job that is larger than one may be."""
+    if len(str(spec)) < MOST_BYTES // 4:
+        return
+    text = yaml.safe_dump({"spec": {key: value for key, value in spec.items() if key != "runPolicy"}})
+    if (size := len(text.encode())) > MOST_BYTES:
+        yield (
+            f"spec: {size:,} bytes of YAML, and the ConfigMap in which the job's processes read it holds {MOST_BYTES:,}"
+            "; leave out what has its default, or read fewer columns"
+        )
 
 
 def _odd_name(path: str, name: str) -> str:
