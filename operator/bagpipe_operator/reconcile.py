@@ -169,6 +169,8 @@ def _hold(
         new = new.put(conditions.true(Condition.SUSPENDED, reason, message, now))
         if admission is not None and admission.evicted and observed.workload is not None:
             report = kueue.released(observed.workload, now)
+    else:  # Why it stops is said also where a lost status has said nothing before.
+        new = new.put(conditions.false(Condition.RUNNING, reason, message, now))
     if admission is not None and not admission.reserved:
         new = new.put_if_known(conditions.false(Condition.QUOTA_RESERVED, reason, message, now))
     leaving = gone and reason in (Reason.QUOTA_CHANGES, Reason.SUSPENDED)  # What it needs next, another Workload asks.

@@ -135,7 +135,10 @@ def decided(spec, status):
 
 @pytest.mark.parametrize("documents", [ADMITTED, beside()], ids=["admitted", "beside the schema"])
 def test_every_document_is_decided(documents):
-    """Nothing that a document contains raises: the job is run, or Failed as InvalidSpec; all of it can be written."""
+    """Nothing that a document contains raises: the job is run, or Failed as InvalidSpec; all of it can be written.
+
+    A job that has not ended says why it is in its phase.
+    """
 
     @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
     @given(documents, st.sampled_from(STATUSES))
@@ -143,8 +146,15 @@ def test_every_document_is_decided(documents):
         decision = decided(spec, status)
         if decision is not None:
             json.dumps([decision.status.to_dict(), decision.apply], allow_nan=False)
+            assert decision.status.finished or decision.status.reason
 
     check()
+
+
+def test_a_job_that_stops_says_why_although_its_status_was_lost():
+    """Held while pods of it are there, and nothing was said of it before."""
+    held = decided({"runPolicy": {"queueName": "q"}}, {}).status
+    assert (held.phase, held.reason) == ("Suspending", "WaitingForQuota")
 
 
 @pytest.mark.parametrize("role", list(Role))
