@@ -65,7 +65,7 @@ def _paths(spec: Raw, oracles: Sequence[Raw]) -> Iterator[str]:
     checkpoint = _at(spec, "checkpoint.path")
     if isinstance(checkpoint, str) and checkpoint and _is_relative(checkpoint):
         yield f"spec.checkpoint.path: {_words(checkpoint, '/checkpoints')}"
-    if any(_has_folder(layer) for layer in oracles):
+    if _at(spec, "data.format") == "synthetic" or any(_has_folder(layer) for layer in oracles):
         return
     for name in ("path", "train", "validation", "test"):
         named = _at(spec, f"data.{name}")

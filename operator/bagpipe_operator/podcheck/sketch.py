@@ -69,6 +69,9 @@ def _container(section: Raw, mounts: Mapping[str, str]) -> dict[str, Any]:
         "envFrom": list(section.get("envFrom") or ()),
         "volumeMounts": [*ours, *(section.get("volumeMounts") or ())],
     }
-    if section.get("resources"):
-        container["resources"] = section["resources"]
+    if resources := section.get("resources"):
+        if section.get("gpuProfile"):  # It brings the limit: how many GPUs that are, the installation knows.
+            asked = {k: v for k, v in (resources.get("requests") or {}).items() if k == "nvidia.com/gpu"}
+            resources = overlay({"limits": asked}, resources)
+        container["resources"] = resources
     return container
