@@ -3,6 +3,9 @@
 A peer is a socket's identity until it says `Hello`: of this version, job and attempt, with the job's token, as a role
 and index that the job has. From then on that identity *is* that role, and may send the messages that `MAY_SAY` lists
 for it, in its own name only. Every other message is refused, and never reaches the code behind the listener.
+
+A role and index is one identity's until that is forgotten. An identity is a secret of the process that made it
+(`sockets.py`), so another one with the same role is another process, even if it has the job's token, as all roles do.
 """
 
 import hmac
@@ -62,6 +65,14 @@ class Speaker:
         return f"{self.role} {self.index}"
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A valid `Hello` as a role whose place another identity has: it is admitted once that is forgotten."""
+
+    speaker: Speaker
+    holder: bytes
+
+
 @dataclass(slots=True)
 class Admission:
     """The peers of one listener. Remembers one identity for each role and index, so its memory is bounded.
@@ -80,13 +91,12 @@ class Admission:
     num_servers: int = 0
     _speakers: dict[bytes, Speaker] = field(default_factory=dict)
     _identities: dict[Speaker, bytes] = field(default_factory=dict)
-    _replaced: list[bytes] = field(default_factory=list)
 
-    def check(self, identity: bytes, message: Message) -> Speaker | SayHello | Refused | None:
+    def check(self, identity: bytes, message: Message) -> Speaker | Held | SayHello | Refused | None:
         """The speaker, if it may send this message; otherwise the answer that it gets. None: `Ping`, which any peer may
-        send.
+        send. `Held`: whether the place is free is for the listener to find out.
 
-        A valid `Hello` binds the identity to its role for good, in place of the identity that had that role.
+        A valid `Hello` binds the identity to its role for good, unless another identity has that role.
         """
         if isinstance(message, Ping):
             return None
@@ -112,21 +122,13 @@ class Admission:
         """All that are admitted now."""
         return list(self._speakers)
 
-    def replaced(self) -> list[bytes]:
-        """Identities whose role another one has got since the last call: one that is still there has to say `Hello`.
-
-        A role that only listens would otherwise never learn that it is not heard any more.
-        """
-        replaced, self._replaced = self._replaced, []
-        return replaced
-
     def forget(self, identity: bytes) -> None:
         """Admit this identity no longer, if it was admitted."""
         speaker = self._speakers.pop(identity, None)
         if speaker is not None and self._identities.get(speaker) == identity:
             del self._identities[speaker]
 
-    def _admit(self, identity: bytes, hello: Hello) -> Speaker | Refused:
+    def _admit(self, identity: bytes, hello: Hello) -> Speaker | Held | Refused:
         refused = check_hello(hello, job=self.job, attempt=self.attempt, token=self.token)
         if refused is not None:
             return refused
@@ -139,9 +141,8 @@ class Admission:
             )
         if (known := self._speakers.get(identity, speaker)) != speaker:
             return _broken(f"{known} said Hello as {speaker} on the same connection, which keeps its role")
-        if (before := self._identities.get(speaker, identity)) != identity:
-            self.forget(before)
-            self._replaced.append(before)
+        if (holder := self._identities.get(speaker, identity)) != identity:
+            return Held(speaker, holder)
         self._speakers[identity], self._identities[speaker] = speaker, identity
         return speaker
 

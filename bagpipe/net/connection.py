@@ -177,6 +177,8 @@ class Connection(SocketEnd):
                 continue
             if not isinstance(message, SayHello):
                 return message, arrays
+            if message.reason:
+                self.refused.add(f"{self.peer} does not listen to this process yet: {message.reason}")
             self._asked = True
             self._answer()
 

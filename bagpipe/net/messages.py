@@ -101,6 +101,9 @@ class Refused(Message, kw_only=True):
 class SayHello(Message, kw_only=True):
     """The answer to a peer that has not said `Hello`: what it just sent was dropped, and has to be sent again."""
 
+    reason: Text = ""
+    """Why a `Hello` that was said has to be said again; empty: none was said."""
+
 
 class Wait(Message, kw_only=True):
     """The oracle's first answer to `Hello`: you are registered; the topology follows when all are."""

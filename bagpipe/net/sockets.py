@@ -95,7 +95,7 @@ class Context:
         """
         endpoint = parse_endpoint(bind, listening=True)
         socket = self._socket(zmq.ROUTER)
-        listener = Listener(socket, admission)
+        listener = Listener(socket, admission, self.transport.dead_peer_seconds)
         self._open.append(listener)
         if self._keys is not None:
             self._keys.serve(socket)

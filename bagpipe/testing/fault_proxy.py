@@ -1,6 +1,7 @@
 """A TCP proxy between two roles that breaks what goes through it: for tests and sweeps of faults.
 
 python -m bagpipe.testing.fault_proxy 17001:7001 17002:7002    listens on the first ports, forwards to the second
+python -m bagpipe.testing.fault_proxy --messages 17001:7001    also knows where zmq's messages begin and end (ZMTP 3)
 
 It reads one command a line from standard input, each about one of the ports it listens on:
 
@@ -9,17 +10,33 @@ It reads one command a line from standard input, each about one of the ports it 
     17001 cut 5           every connection ends, and for 5 seconds none is made
     17001 delay 0.2       from now on everything comes so many seconds later
     17001 split           from now on everything comes in pieces of a few bytes
+
+and with `--messages`, of connections that are not encrypted:
+
+    17001 replay          from now on every message comes twice, and some earlier one of the same direction after it
+    17001 reorder         from now on of every two messages of a direction the second comes first
+    17001 earlier         connections that are made from now on carry messages of those before, among their own
 """
 
 import asyncio
 import contextlib
+import random
 import socket
 import struct
 import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 CHUNK = 1 << 16
 PIECE = 7
+GREETING_BYTES = 64
+MORE, LONG, COMMAND = 1, 2, 4
+"""Flags in the first byte of a ZMTP frame."""
+RECORDED = 400
+"""Messages of each direction of a link that are remembered."""
+HOLD_SECONDS = 0.5
+"""A message whose place is to be changed waits at most so long for the next one."""
 
 
 @dataclass(slots=True)
@@ -39,15 +56,74 @@ class _Pair:
 
 
 @dataclass(slots=True)
+class Cutter:
+    """Cuts what one direction of a connection carries into its greeting, commands and whole messages (ZMTP 3)."""
+
+    _bytes: bytearray = field(default_factory=bytearray)
+    _message: bytearray = field(default_factory=bytearray)
+    """Frames of a message whose last one has not come."""
+    _greeted: bool = False
+
+    def cut(self, content: bytes) -> Iterator[tuple[bytes, bool]]:
+        """Each part that is complete now, and whether it is a message."""
+        self._bytes += content
+        if not self._greeted and len(self._bytes) >= GREETING_BYTES:
+            self._greeted = True
+            yield self._take(GREETING_BYTES), False
+        while self._greeted and (length := self._frame()):
+            flags = self._bytes[0]
+            frame = self._take(length)
+            if flags & COMMAND:
+                yield frame, False
+                continue
+            self._message += frame
+            if not flags & MORE:
+                whole, self._message = bytes(self._message), bytearray()
+                yield whole, True
+
+    def _frame(self) -> int:
+        """Length of the frame that is next; 0: not all of it is here."""
+        head = 9 if self._bytes and self._bytes[0] & LONG else 2
+        if len(self._bytes) < head:
+            return 0
+        length = head + int.from_bytes(self._bytes[1:head], "big")
+        return length if len(self._bytes) >= length else 0
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._bytes[:count])
+        del self._bytes[:count]
+        return taken
+
+
+@dataclass(slots=True)
+class _Direction:
+    """What a link has carried one way, on all its connections."""
+
+    recorded: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECORDED))
+    earlier: tuple[bytes, ...] = ()
+    """What was recorded when `earlier` was asked for."""
+
+
+@dataclass(slots=True)
 class Link:
-    """Listens on one port and forwards to another."""
+    """Listens on one port and forwards to another.
+
+    Args:
+        messages: connections are cut into zmq's messages, which is what some commands need.
+    """
 
     target: int
     host: str = "127.0.0.1"
+    messages: bool = False
     delay: float = 0.0
     piece: int = CHUNK
     cut_until: float = 0.0
+    replays: bool = False
+    reorders: bool = False
     pairs: list[_Pair] = field(default_factory=list)
+    _there: _Direction = field(default_factory=_Direction)
+    _back: _Direction = field(default_factory=_Direction)
+    _random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def command(self, what: str, number: float) -> None:
         """Do one of the commands above."""
@@ -64,8 +140,15 @@ class Link:
                 self.delay = number
             case "split":
                 self.piece = PIECE
+            case "replay" if self.messages:
+                self.replays = True
+            case "reorder" if self.messages:
+                self.reorders = True
+            case "earlier" if self.messages:
+                for way in (self._there, self._back):
+                    way.earlier = tuple(way.recorded)
             case _:
-                raise ValueError(f"expected reset, silence, cut, delay or split, found {what!r}")
+                raise ValueError(f"expected one of the commands of this program, found {what!r}")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection both ways until either end closes."""
@@ -79,21 +162,62 @@ class Link:
             return
         pair = _Pair(writer, far)
         self.pairs.append(pair)
-        await asyncio.gather(self._pump(pair, reader, far), self._pump(pair, far_reader, writer))
+        pumps = self._pump(pair, reader, far, self._there), self._pump(pair, far_reader, writer, self._back)
+        await asyncio.gather(*pumps)
         self.pairs.remove(pair)
 
-    async def _pump(self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Direction
+    ) -> None:
+        cutter = Cutter() if self.messages else None
+        earlier, held = way.earlier, deque[bytes]()
         with contextlib.suppress(OSError):
-            while content := await reader.read(CHUNK):
-                if self.delay:
-                    await asyncio.sleep(self.delay)
-                for at in range(0, len(content), self.piece):
-                    if not pair.silent:
-                        writer.write(content[at : at + self.piece])
-                        await writer.drain()
-                        await asyncio.sleep(0)
+            while content := await self._read(pair, reader, writer, held):
+                parts = [content] if cutter is None else self._said(cutter.cut(content), way, earlier, held)
+                for part in parts:
+                    await self._write(pair, part, writer)
         if not pair.silent:
             writer.close()
+
+    async def _read(
+        self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: deque[bytes]
+    ) -> bytes:
+        """What comes next; a message that is held goes first where nothing comes for long."""
+        if held:
+            try:
+                return await asyncio.wait_for(reader.read(CHUNK), HOLD_SECONDS)
+            except TimeoutError:
+                await self._write(pair, held.popleft(), writer)
+        return await reader.read(CHUNK)
+
+    async def _write(self, pair: _Pair, content: bytes, writer: asyncio.StreamWriter) -> None:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        for at in range(0, len(content), self.piece):
+            if not pair.silent:
+                writer.write(content[at : at + self.piece])
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    def _said(
+        self, parts: Iterable[tuple[bytes, bool]], way: _Direction, earlier: tuple[bytes, ...], held: deque[bytes]
+    ) -> Iterator[bytes]:
+        """What is said where these parts have come."""
+        for part, is_message in parts:
+            if is_message and self.reorders and not held:
+                held.append(part)
+                continue
+            yield part
+            if not is_message:
+                continue
+            if held:
+                yield held.popleft()
+            if self.replays:
+                yield part
+                yield self._random.choice(way.recorded or [part])
+            if earlier:
+                yield self._random.choice(earlier)
+            way.recorded.append(part)
 
     def _reset(self) -> None:
         for pair in self.pairs:
@@ -114,4 +238,6 @@ async def _main(links: dict[int, Link]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_main({int(a): Link(int(b)) for a, b in (one.split(":") for one in sys.argv[1:])}))
+    cuts = sys.argv[1] == "--messages"
+    ports = (one.split(":") for one in sys.argv[1 + cuts :])
+    asyncio.run(_main({int(a): Link(int(b), messages=cuts) for a, b in ports}))

@@ -68,9 +68,12 @@ class Fault:
         return f"{self.what} {self.where}" + (f" for {self.seconds:g} s" if self.seconds else "")
 
 
+OF_MESSAGES = ("replay", "reorder", "earlier")
+"""Faults of whole messages, which the proxy has to know. `earlier`: a trainer is killed, and what was said in the first
+attempt is said again in the second one."""
 _BELOW, _ABOVE = DEAD_SECONDS / 3, DEAD_SECONDS * 3
 FAULTS = (
-    *(Fault(what, link) for what in ("reset", "silence", "delay", "split") for link in LINKS),
+    *(Fault(what, link) for what in ("reset", "silence", "delay", "split", *OF_MESSAGES) for link in LINKS),
     *(Fault("cut", link, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for link in LINKS),
     *(Fault("stop", role, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for role in (*LINKS, "trainer 0")),
 )
@@ -114,6 +117,8 @@ class _Disturber:
         assert self.proxy.stdin is not None
         self.proxy.stdin.write(f"{self.ports[self.fault.where]} {self.fault.what} {number}\n".encode())
         self.proxy.stdin.flush()
+        if self.fault.what == "earlier":
+            os.kill(self.pids["trainer 1"], signal.SIGKILL)
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -128,7 +133,9 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
     begun = time.monotonic()
     behind = dict(zip(LINKS, free_ports(len(LINKS)), strict=True))
     before = dict(zip(LINKS, free_ports(len(LINKS)), strict=True))
-    command = [sys.executable, "-m", "bagpipe.testing.fault_proxy", *(f"{before[k]}:{behind[k]}" for k in LINKS)]
+    command = [sys.executable, "-m", "bagpipe.testing.fault_proxy"]
+    command += ["--messages"] if fault is not None and fault.what in OF_MESSAGES else []
+    command += [f"{before[link]}:{behind[link]}" for link in LINKS]
     with ExitStack() as stack:
         proxy = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         stack.callback(proxy.kill)

@@ -21,6 +21,8 @@ KEPT_STEPS = 64
 MOST_HERE = 1 << 14
 """Messages of one peer that may wait until this trainer takes them. They are of a few steps, with a few dozen messages
 each; a peer that sends more only fills memory."""
+MOST_HERE_BYTES = 256 << 20
+"""Bytes of one peer's messages that may wait so in any case; a trainer with much memory allows more."""
 
 Sent = TypeVar("Sent")
 Received = TypeVar("Received")
@@ -40,9 +42,11 @@ class Delivery(Generic[Sent, Received]):
 
     Args:
         peers: ranks of the other trainers.
+        most_bytes: of one peer's messages that may wait until they are taken.
     """
 
-    def __init__(self, peers: Iterable[int]) -> None:
+    def __init__(self, peers: Iterable[int], *, most_bytes: int = MOST_HERE_BYTES) -> None:
+        self.most_bytes = most_bytes
         self.through = -1
         """Last step of which this trainer needs nothing any more; every message to a peer says so."""
         self._kept: dict[int, deque[tuple[int, Sent]]] = {peer: deque() for peer in peers}
@@ -50,9 +54,10 @@ class Delivery(Generic[Sent, Received]):
         """What each peer was last told of `through`."""
         self._heard = dict.fromkeys(self._kept, self.through)
         """Latest step of which each peer has sent anything."""
-        self._here: dict[Label, Received] = {}
-        self._waiting = Counter[int]()
-        """How many of these each peer has sent."""
+        self._here: dict[Label, tuple[Received, int]] = {}
+        """With its bytes."""
+        self._waiting, self._waiting_bytes = Counter[int](), Counter[int]()
+        """How many of these each peer has sent, and their bytes."""
         self._taken: set[Label] = set()
         """Taken by `take`, of steps beyond `through`: a second delivery of these is dropped too."""
 
@@ -92,18 +97,25 @@ class Delivery(Generic[Sent, Received]):
 
     # ── from the others ───────────────────────────────────────────────────────────────────────────
 
-    def arrived(self, label: Label, arrays: Received) -> bool:
-        """Take in a message; False if it was here before and is dropped."""
+    def arrived(self, label: Label, arrays: Received, num_bytes: int = 0) -> bool:
+        """Take in a message of so many bytes; False if it was here before and is dropped."""
         self._heard[label.source] = max(self._heard[label.source], label.step)
         if label.step <= self.through or label in self._taken or label in self._here:
             return False
         self._waiting[label.source] += 1
-        self._here[label] = arrays
+        self._waiting_bytes[label.source] += num_bytes
+        self._here[label] = arrays, num_bytes
         return True
 
-    def full(self, peer: int) -> bool:
-        """Whether so many messages of a peer wait that no more are taken in."""
-        return self._waiting[peer] >= MOST_HERE
+    def full(self, peer: int, num_bytes: int = 0) -> str:
+        """Why no message of so many bytes is taken in of a peer that has as much waiting here; empty: it is."""
+        if self._waiting[peer] >= MOST_HERE:
+            return f"{MOST_HERE} others of it wait already"
+        waiting = self._waiting_bytes[peer]
+        # One alone is always taken in: it may be the one that is awaited, and is bounded by itself.
+        if waiting and waiting + num_bytes > self.most_bytes:
+            return f"{waiting} bytes of it wait already, and with {num_bytes} more it would be over {self.most_bytes}"
+        return ""
 
     def has(self, label: Label) -> bool:
         """Whether `take` has it."""
@@ -112,16 +124,21 @@ class Delivery(Generic[Sent, Received]):
     def take(self, label: Label) -> Received:
         """Hand out a message that is here; a message is taken once."""
         self._taken.add(label)
+        arrays, num_bytes = self._here.pop(label)
         self._waiting[label.source] -= 1
-        return self._here.pop(label)
+        self._waiting_bytes[label.source] -= num_bytes
+        return arrays
 
     def done(self, through: int) -> None:
         """Nothing of steps up to `through` is needed any more."""
         if through > self.through:
             self.through = through
             self._taken = {label for label in self._taken if label.step > through}
-            self._here = {label: arrays for label, arrays in self._here.items() if label.step > through}
-            self._waiting = Counter(label.source for label in self._here)
+            self._here = {label: message for label, message in self._here.items() if label.step > through}
+            self._waiting, self._waiting_bytes = Counter[int](), Counter[int]()
+            for label, (_, num_bytes) in self._here.items():
+                self._waiting[label.source] += 1
+                self._waiting_bytes[label.source] += num_bytes
 
     def due(self, *, every: int = CONFIRM_STEPS) -> list[int]:
         """Peers that sent messages which no message to them has confirmed for `every` steps."""

@@ -13,9 +13,9 @@ from bagpipe.errors import PeerLost
 from bagpipe.net.array_forms import Form, difference
 from bagpipe.net.connection import Connection, KeptFrames, keep_frames
 from bagpipe.net.listener import Listener
-from bagpipe.net.messages import Confirmed, Exchange
+from bagpipe.net.messages import Confirmed, Exchange, Refused
 from bagpipe.net.wire import Array, encode
-from bagpipe.trainer.delivery import MOST_HERE, Delivery, Kind, Label
+from bagpipe.trainer.delivery import MOST_HERE_BYTES, Delivery, Kind, Label
 
 LOOK_SECONDS = 0.2
 """A trainer that waits or sends looks after its connections at this interval."""
@@ -29,6 +29,7 @@ class PeerExchange:
     Args:
         connections: to each rank's listener; own place None.
         packed: whether floats are worth packing at present.
+        most_bytes: of one peer's messages that may wait here until they are taken; what comes beyond is dropped.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class PeerExchange:
         attempt: int,
         deadline_seconds: float,
         packed: Callable[[], bool],
+        most_bytes: int = MOST_HERE_BYTES,
     ) -> None:
         self._listener = listener
         self._peers = {peer: c for peer, c in enumerate(connections) if c is not None}
         self._rank, self._attempt, self.deadline_seconds = rank, attempt, deadline_seconds
         self._packed = packed
-        self._delivery: Delivery[KeptFrames, list[Array]] = Delivery(self._peers)
+        self._delivery: Delivery[KeptFrames, list[Array]] = Delivery(self._peers, most_bytes=most_bytes)
         self._news: list[Label] = []
         self._look_around: Callable[[], None] = self.look_after
         self._looked = time.monotonic()
@@ -178,12 +180,13 @@ class PeerExchange:
                 )
 
     def _take_in(self, label: Label, arrays: list[Array]) -> None:
-        if self._delivery.full(label.source):
+        num_bytes = sum(array.nbytes for array in arrays)
+        if full := self._delivery.full(label.source, num_bytes):
             self._listener.refused.add(
-                f"dropped a message ({label.kind}) of step {label.step} of trainer {label.source}: {MOST_HERE} others "
-                f"of it wait already, and everything up to step {self._delivery.through} was taken"
+                f"dropped a message ({label.kind}) of step {label.step} of trainer {label.source}: {full}, and "
+                f"everything up to step {self._delivery.through} was taken"
             )
-        elif self._delivery.arrived(label, arrays):
+        elif self._delivery.arrived(label, arrays, num_bytes):
             self._news.append(label)
 
     # ── confirm, and send again ───────────────────────────────────────────────────────────────────
@@ -196,12 +199,17 @@ class PeerExchange:
         """Take in what has come, send again what a reset may have lost, confirm where no message does. Never waits.
 
         Every wait calls it now and then: what a peer misses may be what it waits for.
+
+        Raises:
+            PeerLost: a peer does not listen to this trainer, and says why.
         """
         self._looked = time.monotonic()
         self._poll(0.0)
         for peer, connection in self._peers.items():
-            while connection.try_receive() is not None:
-                pass  # An answer to our Hello. Where the peer asks for it, which is answered there, messages were lost.
+            # Answers to our Hello. Where the peer asks for it, which is answered there, messages were lost.
+            while (received := connection.try_receive()) is not None:
+                if isinstance(received[0], Refused):
+                    raise PeerLost(f"trainer {self._rank}: trainer {peer} refused: {received[0].reason}")
             if connection.reconnected():
                 again = self._delivery.kept(peer)
                 for frames in again:

@@ -21,6 +21,7 @@ from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topolog
 from bagpipe.net.register import Impatience, register
 from bagpipe.net.sockets import Context
 from bagpipe.rows.record import group_record_width
+from bagpipe.trainer.delivery import MOST_HERE_BYTES
 from bagpipe.trainer.exchange import PeerExchange
 from bagpipe.trainer.packing import Packing
 from bagpipe.trainer.peer_group import PeerGroup
@@ -29,6 +30,8 @@ from bagpipe.trainer.torch_private import check_torch, nccl_group
 
 CACHE_SHARE = 4
 """`cacheRows: auto` takes this fraction (one part in so many) of the memory that is free when a trainer begins."""
+WAITING_SHARE = 4
+"""Messages of other trainers that came early may take this fraction of it, each peer's an equal part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,7 @@ def join(
             attempt=attempt,
             deadline_seconds=job.spec.transport.step_seconds,
             packed=lambda: packing.on,
+            most_bytes=max(MOST_HERE_BYTES, available_bytes() // WAITING_SHARE // max(1, len(peers) - 1)),
         )
         yield Membership(
             job=job,

@@ -1,4 +1,6 @@
-"""A stranger on the machine: what a running job listens on, and that nothing it is sent changes a bit of the model."""
+"""A stranger on the machine, and a second process with the run's token: what a running job listens on, and that nothing
+it is sent changes a bit of the model.
+"""
 
 import os
 import signal
@@ -11,7 +13,10 @@ import zmq
 
 from bagpipe.lowlevel.clock import SYSTEM_CLOCK
 from bagpipe.net import messages as m
-from bagpipe.net.wire import encode
+from bagpipe.net.admission import TOKEN_VARIABLE
+from bagpipe.net.doorkeeper import USERNAME
+from bagpipe.net.form import form
+from bagpipe.net.wire import decode, encode
 from bagpipe.testing.local_run import LOOK_SECONDS, LocalRun, end_process, listening
 
 JOB = """
@@ -52,15 +57,48 @@ def attacks() -> list[list[bytes]]:
     return [encode(message, arrays) for message, arrays in said] + [[MALFORMED], [b"noise"], [b""]]
 
 
+class Member:
+    """A second process with the run's token, connected to one role, that says it is each of the living ones."""
+
+    def __init__(self, outside: "zmq.Context[zmq.Socket[bytes]]", port: int, token: str) -> None:
+        self.sockets = []
+        for role, index in (("server", 0), ("server", 1), ("trainer", 0), ("trainer", 1)):
+            socket = outside.socket(zmq.DEALER)
+            self.sockets.append(socket)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.PLAIN_USERNAME, USERNAME)
+            socket.setsockopt(zmq.PLAIN_PASSWORD, token.encode())
+            socket.connect(f"tcp://127.0.0.1:{port}")
+            hello = m.Hello(form=form(), token=token, job="strangers", attempt=0, role=role, index=index)
+            for frames in (encode(hello), *attacks()):
+                socket.send_multipart(frames)
+
+    def answers(self) -> list[m.Message]:
+        """Everything that it was told, and no socket of its any more."""
+        told = []
+        for socket in self.sockets:
+            while socket.poll(0):
+                told.append(decode(socket.recv_multipart())[0])
+            socket.close(0)
+        return told
+
+
+def token_of(pid: int) -> str:
+    """The token that a role was started with."""
+    environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    (token,) = (one.partition(b"=")[2] for one in environment if one.startswith(TOKEN_VARIABLE.encode() + b"="))
+    return token.decode()
+
+
 def log_of(run_dir: Path, role: str) -> Path:
     kind, _, index = role.partition(" ")
     return run_dir / "logs" / f"{kind}-{index or 0}.log"
 
 
-def wait_for_refusals(logs: list[Path], run: LocalRun) -> None:
-    """Until every role has said that it refused somebody."""
+def wait_for_refusals(logs: list[Path], run: LocalRun, said: str) -> None:
+    """Until every role has said that it refused somebody, in these words."""
     deadline = time.monotonic() + PATIENCE
-    while quiet := [log.name for log in logs if "refused a connection" not in log.read_text()]:
+    while quiet := [log.name for log in logs if said not in log.read_text()]:
         assert run.process.poll() is None, f"the run ended before {quiet} had refused anybody: {run.told()}"
         assert time.monotonic() < deadline, f"{quiet} refused nobody"
         SYSTEM_CLOCK.pause(LOOK_SECONDS)
@@ -68,7 +106,8 @@ def wait_for_refusals(logs: list[Path], run: LocalRun) -> None:
 
 def test_nothing_that_a_stranger_sends_changes_a_bit(tmp_path: Path) -> None:
     """Every role listens on one socket, of a loopback address, and whatever comes to it without the run's token gets no
-    answer and changes neither the model nor the number of attempts.
+    answer and changes neither the model nor the number of attempts. Nor does what comes with the token, of a process
+    that says it is one of the living roles: it is told that their places are taken.
     """
     (tmp_path / "job.yaml").write_text(JOB)
     undisturbed = LocalRun.start(tmp_path / "undisturbed", str(tmp_path / "job.yaml"))
@@ -87,9 +126,15 @@ def test_nothing_that_a_stranger_sends_changes_a_bit(tmp_path: Path) -> None:
             stranger.connect(f"tcp://127.0.0.1:{port}")
             for frames in attacks():
                 stranger.send_multipart(frames)
-        wait_for_refusals([log_of(tmp_path / "run", name) for name in found if name != HELD], run)
+        attacked = [log_of(tmp_path / "run", name) for name in found if name != HELD]
+        wait_for_refusals(attacked, run, "refused a connection")
+        token = token_of(run.roles()[HELD])
+        members = [Member(outside, port, token) for ((_, port),) in found.values()]
+        wait_for_refusals(attacked, run, "another process is trainer")
         end_process(run.roles()[HELD], signal.SIGCONT)
         assert run.finish() == 0, run.told()
+        told = [answer for member in members for answer in member.answers()]
+        assert {type(answer) for answer in told} == {m.SayHello, m.Refused}
         assert not any(stranger.poll(0) for stranger in strangers)
         for stranger in strangers:
             stranger.close(0)

@@ -304,6 +304,9 @@ class Conversation:
         known = peer in self._liveness.watched
         if not known and (lost := self.rendezvous.rows_lost(hello)) is not None:
             raise PeerLost(f"oracle: {lost.reason}")
+        if not known and self._no_topology_yet:
+            # Another process has the role now, perhaps elsewhere: the listener lets it in where the first one is gone.
+            self.rendezvous.forget(hello.role, hello.index)
         refused = self.rendezvous.register(hello)
         if refused is not None:
             return [TurnAway(peer, refused)]
@@ -351,7 +354,7 @@ class Conversation:
         return [SendPlan(peer, frames) for peer, frames in self.outbox.take_due()]
 
     def _vanished(self, role: RoleName, seconds: float) -> None:
-        if isinstance(self.stage, Preparing | Gathering) and isinstance(self.answer, Wait):
+        if self._no_topology_yet:
             self._liveness.left(role)
             self.rendezvous.forget(role.kind, role.index)
             return
@@ -360,6 +363,11 @@ class Conversation:
             f"oracle: {role} at {where} has vanished: its connection has been gone for {seconds:.0f} s; "
             "look at its log and its machine"
         )
+
+    @property
+    def _no_topology_yet(self) -> bool:
+        """Nobody has been told where the roles listen: each may still begin elsewhere."""
+        return isinstance(self.stage, Preparing | Gathering) and isinstance(self.answer, Wait)
 
     def _turns(self) -> dict[int, Turn]:
         """What each trainer has to do; none for those that wait for the oracle."""

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zmq
+from msgspec.structs import replace
 from socket_world import FAST, FETCH, HELLO, PATIENCE, admitting, received
 
 from bagpipe.config.document import TransportConfig
-from bagpipe.errors import ConfigError, PeerLost
+from bagpipe.errors import ConfigError, ExitCode, PeerLost
 from bagpipe.net import connection as connection_module
 from bagpipe.net import sockets
 from bagpipe.net.admission import TOKEN_VARIABLE
 from bagpipe.net.curve import CURVE_DIR
 from bagpipe.net.listener import MOST_AT_ONCE
-from bagpipe.net.messages import Hello, Message, Ping, Pong, SayHello
+from bagpipe.net.messages import Hello, Message, Ping, Pong, Refused, SayHello
 from bagpipe.net.sockets import Context
 from bagpipe.net.wire import decode, encode
 from bagpipe.testing.open_door import OpenDoor
@@ -185,46 +186,67 @@ def test_a_listener_that_was_restarted_hears_hello_again(context: Context) -> No
     assert received(again, 1) == [FETCH] and told == 1
 
 
-def test_a_peer_whose_place_is_taken_again_and_again_takes_it_back(
-    context: Context, monkeypatch: pytest.MonkeyPatch
+def test_a_second_process_of_a_living_rank_is_not_heard(
+    context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A second process of a rank is let in instead of the first one; whenever the first one speaks, it is asked for its
-    Hello, says it, and is heard again, however often that happens on one connection.
+    """It has the job's token and asks as often as it may: the first process is heard all the time, nothing of the
+    second one is, its log says why meanwhile, and in the end it is refused by name.
     """
-    monkeypatch.setattr(connection_module, "CROSSING_SECONDS", 0.2)  # The second time, the answer has to wait for it.
+    monkeypatch.setattr(connection_module, "CROSSING_SECONDS", 0.05)
     listener = admitting(context)
-    first, second = (context.connect(listener.endpoint, peer="server") for _ in range(2))
+    first, second = (context.connect(listener.endpoint, peer="server 0") for _ in range(2))
     first.send(HELLO)
     received(listener, 1)
-    for _ in range(3):
-        second.send(HELLO)
-        received(listener, 1)
+    second.send(HELLO)
+    deadline = time.monotonic() + PATIENCE
+    told: list[Message] = []
+    while not told:
+        assert time.monotonic() < deadline, "the second process was never told that it has no place"
         first.send(FETCH, [np.arange(2)])
-        deadline = time.monotonic() + PATIENCE
-        while not first.reconnected():
-            assert time.monotonic() < deadline, "the first one was not asked for its Hello, or did not say it"
-            assert first.try_receive() is None
-            assert FETCH not in [message for _, message, _ in listener.poll(0.01)]
-        first.send(FETCH, [np.arange(2)])
-        while FETCH not in received(listener, 1):
-            pass
+        second.send(replace(FETCH, step=2), [np.arange(2)])
+        assert received(listener, 1) == [FETCH]
+        assert listener.admitted() == [first.socket.getsockopt(zmq.ROUTING_ID)]
+        told += [answer[0] for answer in iter(second.try_receive, None)]
+    assert isinstance(told[0], Refused) and told[0].exit_code == ExitCode.TRANSIENT
+    assert "another process is trainer 0, and has stayed connected for 0.75 s" in told[0].reason
+    assert "server 0 does not listen to this process yet: another process is trainer 0" in caplog.text
 
 
-def test_a_role_that_only_listens_learns_that_another_has_its_place(context: Context) -> None:
-    """A recorded Hello, said from elsewhere, takes a role's place; the role is asked who it is, and has it back."""
+def test_a_restarted_role_is_heard_at_once(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has its place as soon as the first one's connection has ended, however long a silence may be."""
+    patient = TransportConfig(dead_peer_seconds=10 * PATIENCE)
     listener = admitting(context)
-    role, other = (context.connect(listener.endpoint, peer="server") for _ in range(2))
+    monkeypatch.setattr(listener._contests, "dead_seconds", patient.dead_peer_seconds)
+    with Context(patient) as killed:
+        first = killed.connect(listener.endpoint, peer="server")
+        first.send(HELLO)
+        received(listener, 1)
+    second = context.connect(listener.endpoint, peer="server")
+    second.send(HELLO)
+    deadline = time.monotonic() + PATIENCE
+    while listener.admitted() != [second.socket.getsockopt(zmq.ROUTING_ID)]:
+        assert time.monotonic() < deadline
+        listener.poll(0.05)
+        assert second.try_receive() is None
+    second.send(FETCH, [np.arange(2)])
+    while FETCH not in received(listener, 1):
+        pass
+
+
+def test_a_connection_that_is_remade_keeps_its_place(context: Context) -> None:
+    """A reset of its connection is no end of a process: its identity shows that it is the same one."""
+    listener = admitting(context)
+    role = context.connect(listener.endpoint, peer="server")
     role.send(HELLO)
     received(listener, 1)
-    other.send(HELLO)
-    received(listener, 1)
+    before = listener.admitted()
+    role.socket.disconnect(role.endpoint)
+    role.socket.connect(role.endpoint)
     deadline = time.monotonic() + PATIENCE
     while not role.reconnected():
-        assert time.monotonic() < deadline, "the role was not asked for its Hello"
-        assert role.try_receive() is None
-    received(listener, 1)
+        assert time.monotonic() < deadline, "the connection was not remade"
     role.send(FETCH, [np.arange(2)])
-    assert received(listener, 1) == [FETCH]
+    assert received(listener, 2) == [HELLO, FETCH] and listener.admitted() == before
 
 
 def test_a_flood_does_not_keep_a_listeners_owner(context: Context) -> None:

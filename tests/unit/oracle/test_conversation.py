@@ -18,7 +18,7 @@ from bagpipe.net.messages import (
     SaveFirst,
     Wait,
 )
-from bagpipe.oracle.service.actions import EndAttempt, Send
+from bagpipe.oracle.service.actions import EndAttempt, Send, TurnAway
 from bagpipe.oracle.service.stages import Leaving
 
 
@@ -236,6 +236,21 @@ def test_before_the_job_begins_a_vanished_role_leaves_its_place_to_another() -> 
     assert world.talk.receive(b"other", other, []) == [Send(b"other", Wait(missing="server 0"))]
     world.deliver(server)
     assert world.talk.rendezvous.complete
+
+
+def test_a_role_that_was_killed_before_the_job_begins_may_begin_elsewhere_at_once() -> None:
+    """The listener lets another process in where the first one's connection has ended: its address is taken then,
+    before anybody has noticed that the first one is gone. Once the topology is told, addresses stay as they are.
+    """
+    world = World(1, steps=1, scores=0)
+    world.deliver(world.members[0])
+    world.talk.gather(0.0)
+    other = Hello(job="j", attempt=0, role="trainer", index=0, endpoint="tcp://elsewhere:1")
+    assert world.talk.receive(b"other", other, []) == [Send(b"other", Wait(missing="server 0"))]
+    assert world.talk.rendezvous.trainer_endpoints() == ("tcp://elsewhere:1",)
+    begun = assembled(1)
+    (refused,) = begun.talk.receive(b"other", other, [])
+    assert isinstance(refused, TurnAway) and "already registered at tcp://trainer0:1" in refused.refused.reason
 
 
 def test_who_does_not_come_is_named() -> None:

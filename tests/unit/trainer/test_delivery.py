@@ -39,6 +39,18 @@ def test_what_comes_twice_is_taken_once() -> None:
     assert not one.arrived(label, "rows again") and not one.has(label)
 
 
+def test_what_waits_is_bounded_in_bytes() -> None:
+    """By peer; what is taken, or of steps that are done, leaves room; a message that is larger alone is taken in."""
+    one: Delivery[str, str] = Delivery([1, 2], most_bytes=100)
+    assert not one.full(1, 500) and one.arrived(Label(0, "dense", 1), "large", 500)
+    assert "500 bytes of it wait already" in one.full(1, 1) and not one.full(2, 100)
+    one.take(Label(0, "dense", 1))
+    one.arrived(Label(1, "dense", 1), "rows", 60)
+    assert not one.full(1, 40) and one.full(1, 41)
+    one.done(1)
+    assert not one.full(1, 100)
+
+
 def test_a_peer_that_only_sends_is_told_now_and_then() -> None:
     """Once in `CONFIRM_STEPS` steps, if no message to it says so; never a peer that sends nothing."""
     one, told = delivery(), []
@@ -83,7 +95,7 @@ class NeverSendsAgain(Delivery[tuple[int, int, int], int]):
 
 class TakesTwice(Delivery[tuple[int, int, int], int]):
     def arrived(self, label, arrays):
-        self._here[label] = arrays
+        self._here[label] = arrays, 0
         return True
 
 

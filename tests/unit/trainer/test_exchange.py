@@ -210,13 +210,25 @@ def test_a_message_of_another_attempt_or_of_nobody_is_dropped(pair: Pair) -> Non
     """A trainer of the attempt before may still be sending."""
     pair.one._attempt = 1
     pair.one.send(0, 0, "gradients", [ROWS])
-    pair.one._attempt, pair.one._rank = 0, 5
-    pair.one.send(0, 0, "gradients", [ROWS])
-    pair.one._rank = 1
+    pair.one._attempt = 0
     pair.one.send(0, 0, "eager", [ROWS])
     pair.zero.receive(1, 0, "eager", FORM)
     assert not pair.zero.arrived(1, 0, "gradients")
-    assert pair.zero._listener.refused.total == 2
+    assert pair.zero._listener.refused.total == 1
+
+
+def test_a_trainer_that_a_peer_does_not_listen_to_ends_by_name(pair: Pair) -> None:
+    """It does not wait for its step's deadline: the peer has said why nothing of it is heard."""
+    pair.one._rank = 5
+    pair.one.send(0, 0, "gradients", [ROWS])
+    pair.one._rank = 1
+    deadline = time.monotonic() + 100
+    while not pair.zero._listener.refused.total:
+        assert time.monotonic() < deadline
+        pair.zero._poll(0.01)
+    assert pair.one._peers[0].poll(100)
+    with pytest.raises(PeerLost, match="trainer 1: trainer 0 refused: trainer 1 sent a Exchange in the name of rank 5"):
+        pair.one.look_after()
 
 
 def test_silence_is_named(pair: Pair) -> None:
@@ -252,18 +264,25 @@ def test_other_arrays_than_the_plan_lists_end_in_an_error_that_names_their_sende
     assert np.array_equal(pair.zero.receive(1, len(OTHER_ARRAYS), "gradients", FORM)[0], ROWS)
 
 
+@pytest.mark.parametrize("bound", ["number", "bytes"])
 def test_a_peer_that_sends_what_nobody_waits_for_fills_no_memory(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, bound: str
 ) -> None:
-    """Messages of steps to come are kept up to a bound, then dropped and named; room comes back as steps pass."""
-    monkeypatch.setattr(delivery, "MOST_HERE", 3)
+    """Messages of steps to come are kept up to a bound of their number, or of their bytes, then dropped and named;
+    room comes back as steps pass.
+    """
+    if bound == "number":
+        monkeypatch.setattr(delivery, "MOST_HERE", 3)
+    else:
+        pair.zero._delivery.most_bytes = 4 * ROWS.nbytes - 1
     for step in range(10**6, 10**6 + 5):
         pair.one.send(0, step, "eager", [ROWS])
     deadline = time.monotonic() + 100
     while pair.zero._listener.refused.total < 2:
         assert time.monotonic() < deadline
         pair.zero._poll(0.1)
-    assert "dropped a message (eager) of step 1000003 of trainer 1" in caplog.text
+    why = "3 others of it wait" if bound == "number" else "384 bytes of it wait already, and with 128 more it would be"
+    assert f"dropped a message (eager) of step 1000003 of trainer 1: {why}" in caplog.text
     assert len(pair.zero._delivery._here) == 3
     pair.zero.done(10**6 + 2)
     pair.one.send(0, 10**6 + 5, "gradients", [ROWS])
