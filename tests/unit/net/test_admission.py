@@ -3,7 +3,7 @@
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -140,6 +140,7 @@ def test_servers_by_worker_id_have_any_number_but_no_more_places() -> None:
     assert isinstance(admission.check(b"d", hello("server", 5, by_worker_id=True)), Refused)
 
 
+@settings(deadline=None)
 @given(
     said=st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["server", "trainer"]), st.integers(0, 4)), max_size=30),
     gone=st.frozensets(st.integers(0, 30)),
