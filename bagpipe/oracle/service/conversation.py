@@ -304,7 +304,7 @@ class Conversation:
         known = peer in self._liveness.watched
         if not known and (lost := self.rendezvous.rows_lost(hello)) is not None:
             raise PeerLost(f"oracle: {lost.reason}")
-        if not known and self._no_topology_yet:
+        if not known and self._no_topology_yet and hello.role != "oracle":
             # Another process has the role now, perhaps elsewhere: the listener lets it in where the first one is gone.
             self.rendezvous.forget(hello.role, hello.index)
         refused = self.rendezvous.register(hello)
