@@ -1,10 +1,9 @@
 """Every message that crosses a socket. The protocol is this file.
 
-A message is a msgpack-encoded tagged struct (the *header*) followed by raw array frames; the header
-of a message with arrays carries their dtypes and shapes (`wire.py`). Requests are idempotent and
-tagged (attempt, step, rank), so that one sent again after a reconnect is harmless. `admission.py` lists
-who may send which message to whom. Decoding enforces the bounds of the types below, so a number that
-passed it fits into an int64.
+A message is a msgpack-encoded tagged struct (the *header*) followed by raw array frames; the header of a message with
+arrays carries their dtypes and shapes (`wire.py`). Requests are idempotent and tagged (attempt, step, rank), so that
+one sent again after a reconnect is harmless. `admission.py` lists who may send which message to whom. Decoding enforces
+the bounds of the types below, so a number that passed it fits into an int64.
 """
 
 from typing import Annotated, Literal
@@ -228,9 +227,7 @@ class NeedValidation(Message, kw_only=True):
 
 
 class ValidationBatch(Message, kw_only=True):
-    """One trainer's slice of a batch of the validation part, to be evaluated after step `after`; `plan.step` is the
-    number of the batch. The arrays of the plan follow.
-    """
+    """A trainer's slice of a validation batch, evaluated after step `after`, with arrays; `plan.step` is its number."""
 
     after: Step
     plan: Plan

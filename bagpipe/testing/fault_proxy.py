@@ -62,15 +62,17 @@ class Cutter:
     _bytes: bytearray = field(default_factory=bytearray)
     _message: bytearray = field(default_factory=bytearray)
     """Frames of a message whose last one has not come."""
-    _greeted: bool = False
+    _greeting: int = GREETING_BYTES
+    """Bytes of the greeting that have not come. Its first ones are not kept back: the other end waits for them."""
 
     def cut(self, content: bytes) -> Iterator[tuple[bytes, bool]]:
         """Each part that is complete now, and whether it is a message."""
         self._bytes += content
-        if not self._greeted and len(self._bytes) >= GREETING_BYTES:
-            self._greeted = True
-            yield self._take(GREETING_BYTES), False
-        while self._greeted and (length := self._frame()):
+        if self._greeting:
+            greeting = self._take(self._greeting)
+            self._greeting -= len(greeting)
+            yield greeting, False
+        while not self._greeting and (length := self._frame()):
             flags = self._bytes[0]
             frame = self._take(length)
             if flags & COMMAND:

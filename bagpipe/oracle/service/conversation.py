@@ -307,8 +307,7 @@ class Conversation:
         if not known and self._no_topology_yet and hello.role != "oracle":
             # Another process has the role now, perhaps elsewhere: the listener lets it in where the first one is gone.
             self.rendezvous.forget(hello.role, hello.index)
-        refused = self.rendezvous.register(hello)
-        if refused is not None:
+        if (refused := self.rendezvous.register(hello)) is not None:
             return [TurnAway(peer, refused)]
         self._liveness.hello(_name(hello), peer)
         if isinstance(self.stage, Gathering) and isinstance(self.answer, Wait):
@@ -358,10 +357,9 @@ class Conversation:
             self._liveness.left(role)
             self.rendezvous.forget(role.kind, role.index)
             return
-        where = self.rendezvous.endpoint(role.kind, role.index)
         raise PeerLost(
-            f"oracle: {role} at {where} has vanished: its connection has been gone for {seconds:.0f} s; "
-            "look at its log and its machine"
+            f"oracle: {role} at {self.rendezvous.endpoint(role.kind, role.index)} has vanished: its connection has "
+            f"been gone for {seconds:.0f} s; look at its log and its machine"
         )
 
     @property
