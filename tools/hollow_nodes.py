@@ -1,5 +1,7 @@
 """Nodes of a cluster without machines: their pods are reported as running, and log a step a second.
 
+Where a time is given, the oracle and the trainers of a job are reported as ended, without a fault, so long after that.
+
 The load on the control plane is measured with hundreds of jobs, whose processes no single machine could hold. All else
 is real: the API server, the controllers, the scheduler and the operator. Nodes bear the label and the taint `hollow`.
 The API server reads a pod's log from its node, so `serve` needs an address that the API server reaches.
@@ -19,11 +21,15 @@ from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 
+from bagpipe_operator import names
 from bagpipe_operator.connection import Connection
+from bagpipe_operator.names import Role
 
 Raw = dict[str, Any]
 LABEL = "hollow"
 STEPS = 1_000_000
+_ENDING = frozenset({Role.ORACLE.value, Role.TRAINER.value})
+"""Roles whose processes end by themselves; servers are told to."""
 _JSON = "application/strategic-merge-patch+json"
 _PODS_OF_A_NODE = 250
 _SIGNER = "kubernetes.io/kubelet-serving"
@@ -71,10 +77,11 @@ class Hollow:
     Args:
         address: IP of this machine, for the API server.
         count: of nodes.
+        lives: Seconds after which an oracle or a trainer ends; none: they never do.
     """
 
-    def __init__(self, api: Api, address: str, count: int) -> None:
-        self._api, self._address = api, address
+    def __init__(self, api: Api, address: str, count: int, lives: float | None = None) -> None:
+        self._api, self._address, self._lives = api, address, lives
         self._names = [f"hollow-{number}" for number in range(count)]
         self._port = 0
         self._known: dict[str, str] = {}
@@ -149,7 +156,12 @@ class Hollow:
     async def _start(self, pod: Raw) -> None:
         meta = pod["metadata"]
         path = f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}/status"
-        await self._api.surely("PATCH", path, {"metadata": {"uid": meta["uid"]}, "status": running(pod)}, _JSON)
+        status = running(pod)
+        await self._api.surely("PATCH", path, {"metadata": {"uid": meta["uid"]}, "status": status}, _JSON)
+        if self._lives is not None and (meta.get("labels") or {}).get(names.LABEL_ROLE) in _ENDING:
+            await asyncio.sleep(self._lives)
+            body = {"metadata": {"uid": meta["uid"]}, "status": ended(status)}
+            await self._api.surely("PATCH", path, body, _JSON)
 
     async def _remove(self, pod: Raw) -> None:
         meta = pod["metadata"]
@@ -230,6 +242,27 @@ def running(pod: Mapping[str, Any]) -> Raw:
         "conditions": conditions,
         "containerStatuses": containers,
     }
+
+
+def ended(status: Raw) -> Raw:
+    """What `running` became of a pod whose processes ended well, with the result that an oracle leaves."""
+    done = {"exitCode": 0, "reason": "Completed", "finishedAt": _now(), "message": json.dumps({"steps": STEPS})}
+    containers = [
+        {
+            **container,
+            "ready": False,
+            "started": False,
+            "state": {"terminated": {**container["state"]["running"], **done}},
+        }
+        for container in status["containerStatuses"]
+    ]
+    conditions = [
+        {**condition, "status": "False", "reason": "PodCompleted"}
+        if condition["type"] in ("ContainersReady", "Ready")
+        else condition
+        for condition in status["conditions"]
+    ]
+    return {**status, "phase": "Succeeded", "conditions": conditions, "containerStatuses": containers}
 
 
 def _now() -> str:

@@ -2,12 +2,13 @@
 
 python tools/operator_load.py suspended                      1,000 jobs that are held: time to settle, memory, writes
 python tools/operator_load.py running --address 10.10.0.1    200 jobs with progress, on hollow nodes
+python tools/operator_load.py queued --address 10.10.0.1     5,000 jobs, 100 at once as Kueue lets them through
 ... --write                                                  and its row of the table in docs/operator.md
 
     helm install bagpipe charts/bagpipe --namespace bagpipe-system --create-namespace --set replicas=0
 
 The operator runs here as a process of its own, as its image would. All but the nodes is real: the API server, the
-controllers and the scheduler. `--address` is an IP of this machine that the API server reaches.
+controllers, the scheduler and Kueue. `--address` is an IP of this machine that the API server reaches.
 """
 
 import argparse
@@ -41,8 +42,13 @@ HEAD = [
     "| jobs | until all are so | on a processor | writes | then: writes a second | CPU | memory, at most |",
     "|---|---|---|---|---|---|---|",
 ]
-JOBS = {"suspended": 1000, "running": 200}
+JOBS = {"suspended": 1000, "running": 200, "queued": 5000}
+PHASES = {"suspended": "Suspended", "running": "Running", "queued": "Complete"}
+"""The phase in which every job of a kind comes to rest."""
 NAMESPACES = 10
+PODS_OF_A_JOB = 3
+KUEUE = "kueue.x-k8s.io/v1beta1"
+QUEUE = "load"
 PORT = 18080
 _PATIENT = {"leaseSeconds": 120, "renewSeconds": 10}
 """An API server that answers late on a small machine ends no measurement; in a cluster a stand-by would take over."""
@@ -68,9 +74,10 @@ class Sample:
 class Operator:
     """The operator as a process, and what it says of itself."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kueue: bool) -> None:
         file = folder / "operator.yaml"
-        file.write_text(json.dumps({"listenPort": PORT, "leaseNamespace": "kube-system", **_PATIENT}))
+        settings = {"listenPort": PORT, "leaseNamespace": "kube-system", "kueue": kueue, **_PATIENT}
+        file.write_text(json.dumps(settings))
         command = [sys.executable, "-m", "bagpipe_operator.main", "--config", str(file), "--log-level", "warning"]
         env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'operator'}", "MALLOC_ARENA_MAX": "2"}
         self.began = time.monotonic()
@@ -134,7 +141,7 @@ def job(kind: str, number: int) -> Raw:
         "checkpoint": {"path": "s3://nowhere/checkpoints"},
         "servers": {"replicas": 1},
         "trainers": {"replicas": 1},
-        "runPolicy": {"suspend": kind == "suspended"},
+        "runPolicy": {"queueName": QUEUE} if kind == "queued" else {"suspend": kind == "suspended"},
     }
     meta = {"name": f"{kind}-{number}", "namespace": f"load-{number % NAMESPACES}"}
     return {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": meta, "spec": spec}
@@ -146,10 +153,27 @@ async def made(api: Api, path: str, body: Raw) -> None:
         raise RuntimeError(f"{path}: {status} {answer.get('message')}")
 
 
-async def submit(api: Api, kind: str, count: int) -> None:
+async def open_queue(api: Api, at_once: int) -> None:
+    """A queue in each namespace, all of them with one quota, of so many jobs."""
+    root = f"/apis/{KUEUE}"
+    group = {"apiVersion": KUEUE, "metadata": {"name": QUEUE}}
+    await made(api, f"{root}/resourceflavors", {**group, "kind": "ResourceFlavor"})
+    quota = [{"name": "cpu", "nominalQuota": str(at_once * PODS_OF_A_JOB)}]
+    quota += [{"name": "memory", "nominalQuota": f"{at_once * PODS_OF_A_JOB}Gi"}]
+    resources = [{"coveredResources": ["cpu", "memory"], "flavors": [{"name": QUEUE, "resources": quota}]}]
+    spec = {"namespaceSelector": {}, "resourceGroups": resources}
+    await made(api, f"{root}/clusterqueues", {**group, "kind": "ClusterQueue", "spec": spec})
+    for number in range(NAMESPACES):
+        local = {**group, "kind": "LocalQueue", "spec": {"clusterQueue": QUEUE}}
+        await made(api, f"{root}/namespaces/load-{number}/localqueues", local)
+
+
+async def submit(api: Api, kind: str, count: int, at_once: int) -> None:
     """All jobs, twenty at a time."""
     for number in range(NAMESPACES):
         await made(api, "/api/v1/namespaces", {"metadata": {"name": f"load-{number}"}})
+    if kind == "queued":
+        await open_queue(api, at_once)
     free = asyncio.Semaphore(20)
 
     async def one(number: int) -> None:
@@ -165,13 +189,14 @@ async def submit(api: Api, kind: str, count: int) -> None:
 async def measure(options: argparse.Namespace, folder: Path) -> str:
     """One row of the table."""
     api, kind, count = Api(connect()), options.kind, options.jobs or JOBS[options.kind]
-    phase = kind.capitalize()
+    phase = PHASES[kind]
     with ExitStack() as stack:
         nodes: asyncio.Future[None] | None = None
         if kind != "suspended":
-            nodes = asyncio.ensure_future(Hollow(api, options.address, options.nodes).run())
-        await submit(api, kind, count)
-        operator = stack.enter_context(Operator(folder))
+            lives = options.lives if kind == "queued" else None
+            nodes = asyncio.ensure_future(Hollow(api, options.address, options.nodes, lives).run())
+        await submit(api, kind, count, options.at_once)
+        operator = stack.enter_context(Operator(folder, kueue=kind == "queued"))
 
         def settled(sample: Sample) -> bool:
             print(f"{sample.at - operator.began:.0f} s: {sample.phases}, {sample.peak} MiB", file=sys.stderr)
@@ -200,9 +225,13 @@ def main(arguments: Sequence[str]) -> int:
     """Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=sorted(JOBS))
-    parser.add_argument("--jobs", type=int, help="how many (default: 1,000 and 200)")
+    parser.add_argument("--jobs", type=int, help="how many (default: 1,000, 200 and 5,000)")
     parser.add_argument("--address", default="127.0.0.1", help="IP of this machine, for the API server")
     parser.add_argument("--nodes", type=int, default=4, help="hollow nodes, of 250 pods each")
+    parser.add_argument("--at-once", type=int, default=100, help="queued jobs for which there is quota")
+    parser.add_argument(
+        "--lives", type=float, default=10.0, help="seconds after which a queued job's trainer has trained"
+    )
     parser.add_argument("--write", action="store_true", help="write the row into docs/operator.md")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
