@@ -12,10 +12,11 @@ from bagpipe_operator import defaults, names, progress, warned
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError
 from bagpipe_operator.cluster import Cluster, path
+from bagpipe_operator.heads import Head, JobKey
 from bagpipe_operator.memory import Memories
 from bagpipe_operator.names import Condition, Role
 from bagpipe_operator.podstate import Raw
-from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.store import Store
 from bagpipe_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -43,11 +44,10 @@ class ProgressReader:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 await asyncio.sleep(seconds)
-                for raw in list(self._store.jobs()):
-                    key = (raw["metadata"]["namespace"], raw["metadata"]["name"])
-                    if key not in reading and _runs(raw):
-                        reading.add(key)
-                        tasks.create_task(one(key))
+                for head in self._store.heads():
+                    if head.key not in reading and head.phase == "Running":
+                        reading.add(head.key)
+                        tasks.create_task(one(head.key))
 
     async def read(self, raw: Raw) -> None:
         """Read the progress of one job, if it runs."""
@@ -90,10 +90,10 @@ class WarningReader:
 
     async def read_all(self) -> None:
         """Read the warnings of all waiting jobs, with one list for each namespace that has some."""
-        waiting: dict[str, list[Raw]] = {}
-        for raw in self._store.jobs():
-            if (raw.get("status") or {}).get("phase") in _WAITING:
-                waiting.setdefault(raw["metadata"]["namespace"], []).append(raw["metadata"])
+        waiting: dict[str, list[Head]] = {}
+        for head in self._store.heads():
+            if head.phase in _WAITING:
+                waiting.setdefault(head.namespace, []).append(head)
         for namespace, jobs in waiting.items():
             try:
                 await self._read(namespace, jobs)
@@ -102,17 +102,14 @@ class WarningReader:
             except Exception:
                 log.exception("warnings not read", extra={"namespace": namespace})
 
-    async def _read(self, namespace: str, jobs: list[Raw]) -> None:
+    async def _read(self, namespace: str, jobs: list[Head]) -> None:
         found = warned.newest(await self._events(namespace))
-        for meta in jobs:
-            key = (namespace, meta["name"])
-            memory = self._memories.known(key, meta["uid"])
-            children, pods = self._store.children(key)
-            uids = {raw["metadata"]["uid"] for raw in (*children, *pods)}
-            mine = {uid: obstacle for uid, obstacle in found.items() if uid in uids}
+        for head in jobs:
+            memory = self._memories.known(head.key, head.uid)
+            mine = {uid: found[uid] for uid in self._store.child_uids(head.key) if uid in found}
             if memory is not None and mine != memory.warnings:
                 memory.warnings = mine
-                self._queue.add(key)
+                self._queue.add(head.key)
 
     async def _events(self, namespace: str) -> list[Raw]:
         """All warnings of a namespace, in pages: a busy one holds an hour's worth of them."""
@@ -125,10 +122,6 @@ class WarningReader:
             if not more["continue"]:
                 break
         return events
-
-
-def _runs(raw: Raw) -> bool:
-    return (raw.get("status") or {}).get("phase") == "Running"
 
 
 _AT_ONCE = 20

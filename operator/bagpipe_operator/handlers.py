@@ -11,8 +11,9 @@ import kopf
 
 from bagpipe_operator import gangs, names
 from bagpipe_operator.api import RunPolicy
+from bagpipe_operator.heads import JobKey
 from bagpipe_operator.settings import Settings
-from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.store import Store
 from bagpipe_operator.unclaimed import Unclaimed
 from bagpipe_operator.workqueue import WorkQueue
 

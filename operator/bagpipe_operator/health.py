@@ -80,6 +80,6 @@ class Health:
         return web.Response(text=trouble or "ok", status=503 if trouble else 200)
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
-        self._metrics.count(self._store.jobs(), times.now())
+        self._metrics.count(self._store.heads(), times.now())
         self._metrics.queue.set(self._queue.depth)
         return web.Response(body=self._metrics.render(), content_type="text/plain")

@@ -113,6 +113,39 @@ _COUNTED = ("resources", "nodeSelector", "affinity", "runtimeClassName", "initCo
 """Settings of pods by which Kueue counts, and chooses flavors and places."""
 
 
+_PLACING = frozenset(
+    {
+        "affinity",
+        "hostNetwork",
+        "nodeSelector",
+        "overhead",
+        "priorityClassName",
+        "resourceClaims",
+        "resources",
+        "runtimeClassName",
+        "schedulerName",
+        "tolerations",
+        "topologySpreadConstraints",
+    }
+)
+"""Fields of a pod by which quota is counted and nodes are found."""
+_SIZE = frozenset({"name", "image", "resources", "restartPolicy", "ports"})
+"""The same of a container; without an image it would be none."""
+
+
+def _counted(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a pod set says of its pods: all that Kueue, or an autoscaler that it asks, counts and places them by.
+
+    The rest of a pod (variables, mounts, probes, ...) is nine tenths of it, and a queue may hold thousands of jobs.
+    """
+    kept = {key: value for key, value in spec.items() if key in _PLACING}
+    for key in ("initContainers", "containers"):
+        if listed := spec.get(key):
+            kept[key] = [{k: v for k, v in one.items() if k in _SIZE} for one in listed]
+    claims = [v for v in spec.get("volumes") or () if "persistentVolumeClaim" in v or "ephemeral" in v]
+    return {**kept, "volumes": claims} if claims else kept
+
+
 def workload(
     job: Job, settings: Settings, priorities: Mapping[str, Mapping[str, Any]], live: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -124,7 +157,7 @@ def workload(
     pod_sets = []
     for role in Role:
         template = pod_template(job, role, 0, settings)
-        body = {"name": role.value, "count": job.replicas(role), "template": {"spec": template["spec"]}}
+        body = {"name": role.value, "count": job.replicas(role), "template": {"spec": _counted(template["spec"])}}
         request = _topology_request(template["metadata"].get("annotations") or {}, role)
         pod_sets.append({**body, "topologyRequest": request} if request else body)
     spec: dict[str, Any] = {"queueName": job.queue, "podSets": pod_sets}  # `active` is Kueue's and its administrators'.

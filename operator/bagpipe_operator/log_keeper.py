@@ -14,9 +14,9 @@ from bagpipe_operator import children, names
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, path
+from bagpipe_operator.heads import JobKey
 from bagpipe_operator.memory import Memories
 from bagpipe_operator.podstate import Pod
-from bagpipe_operator.store import JobKey
 from bagpipe_operator.workqueue import WorkQueue
 from bagpipe_operator.writer import NameTaken, Writer
 

@@ -24,12 +24,13 @@ from bagpipe_operator.cluster import Cluster, path
 from bagpipe_operator.connection import connect
 from bagpipe_operator.follow import ProgressReader, WarningReader
 from bagpipe_operator.handlers import kopf_settings, registry
+from bagpipe_operator.heads import JobKey
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.shell import Shell
-from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.store import Store
 from bagpipe_operator.unclaimed import Unclaimed
 from bagpipe_operator.workqueue import WorkQueue
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bagpipe_operator.api import Job
+from bagpipe_operator.heads import JobKey
 from bagpipe_operator.observe import Contested, Key, Known, Observed, Obstacle, Written, observe
-from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.store import Store
 
 
 @dataclass

@@ -1,12 +1,12 @@
 """What the operator measures of itself. No label names a job: their number has no bound."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from bagpipe_operator import __version__, times
+from bagpipe_operator.heads import Head
 
 
 class Metrics:
@@ -66,16 +66,15 @@ class Metrics:
             "bagpipe_operator_loop_lag_seconds", "How late the event loop's last tick was.", registry=to
         )
 
-    def count(self, jobs: Iterable[Mapping[str, Any]], now: dt.datetime) -> None:
+    def count(self, jobs: Iterable[Head], now: dt.datetime) -> None:
         """Set the gauges of all jobs: how many there are in each phase, and for how long the oldest has been in it."""
         self.jobs.clear()
         self.oldest.clear()
         ages: dict[tuple[str, str], float] = {}
-        for raw in jobs:
-            status = raw.get("status") or {}
-            key = (raw["metadata"]["namespace"], status.get("phase", "Pending"))
+        for head in jobs:
+            key = (head.namespace, head.phase)
             self.jobs.labels(*key).inc()
-            since = times.parse(status.get("phaseTime") or raw["metadata"].get("creationTimestamp"))
+            since = times.parse(head.since)
             if since is not None and key[1] not in ("Complete", "Failed"):
                 ages[key] = max(ages.get(key, 0.0), (now - since).total_seconds())
         for key, seconds in ages.items():

@@ -17,6 +17,7 @@ from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
 from bagpipe_operator.decision import Decision
+from bagpipe_operator.heads import JobKey
 from bagpipe_operator.log_keeper import LogKeeper
 from bagpipe_operator.memory import Memories, Memory
 from bagpipe_operator.metrics import Metrics
@@ -25,7 +26,7 @@ from bagpipe_operator.observe import is_deleting
 from bagpipe_operator.podstate import Raw
 from bagpipe_operator.reconcile import desired
 from bagpipe_operator.settings import Settings
-from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.store import Store
 from bagpipe_operator.workqueue import WorkQueue
 from bagpipe_operator.writer import Writer
 

@@ -4,37 +4,50 @@ Our own writes are put here too, as soon as they are answered, so that a decisio
 we ourselves changed a moment ago. Versions only rise; a tombstone keeps an answer that comes after
 the deletion from bringing the dead back.
 
-A job may be as large as the API server takes, 1.5 MB, of which Python makes some five times that much. So large jobs,
-and the ConfigMaps that hold them for their roles, are kept compressed while nobody looks at them.
+Objects are kept as compressed JSON, which takes a tenth of the memory of dicts, and each caller gets a dict of its own:
+thousands of jobs may wait, and most of them are not looked at for minutes. What is asked of all jobs at once is kept
+beside them.
 """
 
 import json
 import zlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, ValuesView
+from dataclasses import dataclass
 from typing import Any
 
 from bagpipe_operator import names
+from bagpipe_operator.heads import Head, JobKey
 from bagpipe_operator.podstate import Raw
 
-JobKey = tuple[str, str]
-"""Namespace and name."""
 _Key = tuple[str, str, str]
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 """A whole document in an annotation: nothing asks for it, and it would take more memory than all the rest."""
 _TOMBSTONES = 10_000
-_LARGE = 32 * 1024
-"""Characters of JSON beyond which an object is kept compressed."""
-_BODIES = ("spec", "data")
-_PACKED = "packed"
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    version: int
+    uid: str
+    packed: bytes
+    """The object as JSON, compressed."""
+
+    @property
+    def raw(self) -> Raw:
+        found: Raw = json.loads(zlib.decompress(self.packed))
+        return found
 
 
 class Store:
     """An index of objects by kind and name, and of children by job."""
 
     def __init__(self) -> None:
-        self._objects: dict[_Key, Raw] = {}
+        self._objects: dict[_Key, _Kept] = {}
+        self._heads: dict[JobKey, Head] = {}
+        self._shared: defaultdict[str, dict[str, Raw]] = defaultdict(dict)
+        """Objects that belong to no namespace, by kind and name: few, and asked for at every look at a queued job."""
         self._by_job: defaultdict[JobKey, set[_Key]] = defaultdict(set)
         self._dead: OrderedDict[_Key, int] = OrderedDict()
 
@@ -44,13 +57,18 @@ class Store:
         version = _version(raw)
         known = self._objects.get(key)
         stray = job is None and "namespace" in raw["metadata"]
-        if stray or version <= self._dead.get(key, 0) or (known is not None and version < _version(known)):
+        if stray or version <= self._dead.get(key, 0) or (known is not None and version < known.version):
             return job
         meta = {k: v for k, v in raw["metadata"].items() if k != "managedFields"}
         if annotations := meta.get("annotations"):
             meta["annotations"] = {k: v for k, v in annotations.items() if k != _LAST_APPLIED}
-        self._objects[key] = _packed({**raw, "metadata": meta})
-        if job is not None and key[0] != names.KIND:
+        lean = {**raw, "metadata": meta}
+        self._objects[key] = _Kept(version, meta.get("uid", ""), _packed(lean))
+        if job is None:
+            self._shared[key[0]][key[2]] = lean
+        elif key[0] == names.KIND:
+            self._heads[job] = Head.of(lean)
+        else:
             self._by_job[job].add(key)
         return job
 
@@ -62,13 +80,20 @@ class Store:
         while len(self._dead) > _TOMBSTONES:
             self._dead.popitem(last=False)
         known = self._objects.get(key)
-        if known is not None and _version(known) <= _version(raw):
-            del self._objects[key]
-            if job is not None and key in self._by_job.get(job, ()):
-                self._by_job[job].discard(key)
-                if not self._by_job[job]:
-                    del self._by_job[job]
+        if known is not None and known.version <= _version(raw):
+            self._drop(key, job)
         return job
+
+    def _drop(self, key: _Key, job: JobKey | None) -> None:
+        del self._objects[key]
+        if job is None:
+            self._shared[key[0]].pop(key[2], None)
+        elif key[0] == names.KIND:
+            self._heads.pop(job, None)
+        elif key in self._by_job.get(job, ()):
+            self._by_job[job].discard(key)
+            if not self._by_job[job]:
+                del self._by_job[job]
 
     def restore(self, raw: Raw) -> None:
         """Keep what was read a moment ago, whatever a watch has said.
@@ -93,41 +118,32 @@ class Store:
     def get(self, kind: str, namespace: str, name: str) -> Raw | None:
         """An object as last seen; `namespace` is empty for one that belongs to no namespace."""
         found = self._objects.get((kind, namespace, name))
-        return None if found is None else _unpacked(found)
+        return None if found is None else found.raw
 
-    def jobs(self) -> Iterator[Raw]:
-        """All jobs of this operator, with metadata and status; a large one's spec is only in what `job` returns."""
-        return (raw for (kind, _, _), raw in self._objects.items() if kind == names.KIND)
+    def heads(self) -> ValuesView[Head]:
+        """The heads of all jobs of this operator."""
+        return self._heads.values()
 
     def children(self, key: JobKey) -> tuple[list[Raw], list[Raw]]:
         """The children and the pods that bear this job's name as a label, whatever job owns them."""
-        mine = [_unpacked(self._objects[k]) for k in sorted(self._by_job.get(key, ()))]
+        mine = [self._objects[k].raw for k in sorted(self._by_job.get(key, ()))]
         return [r for r in mine if r["kind"] != "Pod"], [r for r in mine if r["kind"] == "Pod"]
+
+    def child_uids(self, key: JobKey) -> Iterator[str]:
+        """UIDs of what `children` returns."""
+        return (self._objects[k].uid for k in self._by_job.get(key, ()))
 
     def cluster_scoped(self, kind: str) -> dict[str, Raw]:
         """All objects of a kind that belongs to no namespace, by name."""
-        return {name: raw for (k, _, name), raw in self._objects.items() if k == kind}
+        return dict(self._shared.get(kind, {}))
 
     def __repr__(self) -> str:
         return f"<Store of {len(self._objects)} objects, {len(self._by_job)} jobs with children>"
 
 
-def _packed(raw: Raw) -> Raw:
-    """The object as it is kept: a job or a ConfigMap with a large body has it as compressed JSON."""
-    if raw["kind"] not in (names.KIND, "ConfigMap"):
-        return raw
-    bodies = {key: raw[key] for key in _BODIES if key in raw}
-    text = json.dumps(bodies)
-    if len(text) < _LARGE:
-        return raw
-    return {**{k: v for k, v in raw.items() if k not in bodies}, _PACKED: zlib.compress(text.encode(), 1)}
-
-
-def _unpacked(kept: Raw) -> Raw:
-    """The object as it was read."""
-    if _PACKED not in kept:
-        return kept
-    return {**{k: v for k, v in kept.items() if k != _PACKED}, **json.loads(zlib.decompress(kept[_PACKED]))}
+def _packed(raw: Raw) -> bytes:
+    # Level 1: an object changes more often than it is read, and a higher level saves little of such small texts.
+    return zlib.compress(json.dumps(raw, separators=(",", ":")).encode(), 1)
 
 
 def _key(raw: Raw) -> _Key:

@@ -17,10 +17,10 @@ from bagpipe_operator import event_body, times
 from bagpipe_operator.api import RunPolicy
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
+from bagpipe_operator.heads import JobKey
 from bagpipe_operator.names import Reason
 from bagpipe_operator.observe import is_deleting
 from bagpipe_operator.podstate import Raw
-from bagpipe_operator.store import JobKey
 
 log = logging.getLogger(__name__)
 

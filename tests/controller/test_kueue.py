@@ -1,5 +1,7 @@
 """A job with a queue: held until admitted, stopped when evicted, and its reservation given back by us."""
 
+import json
+
 import pytest
 
 from bagpipe_operator.observe import Obstacle
@@ -208,6 +210,28 @@ def test_what_changed_while_suspended_is_asked_anew(queued, change):
     requests = [s["template"]["spec"]["containers"][0].get("resources") for s in spec["podSets"]]
     assert spec["queueName"] == ("q" if change == "requests" else "other") and queued.pods() == []
     assert requests[1] == ({"requests": {"cpu": "3"}} if change == "requests" else None)
+
+
+def test_a_queue_holds_what_pods_are_counted_by(world):
+    """A pod set has the sizes and the places of its pods and nothing else: thousands of jobs may wait in a queue."""
+    place = {"tolerations": [{"key": "gpu", "operator": "Exists"}], "nodeSelector": {"zone": "a"}}
+    sidecar = {"name": "proxy", "image": "p:1", "restartPolicy": "Always", "resources": {"requests": {"cpu": "1"}}}
+    claim = {"name": "data", "persistentVolumeClaim": {"claimName": "logs"}}
+    volumes = {"volumes": [claim], "volumeMounts": [{"name": "data", "mountPath": "/data"}]}
+    role = {"env": [{"name": "A", "value": "b"}], "resources": {"requests": {"cpu": "2"}}, **place, **volumes}
+    more = {"allRoles": role, "runPolicy": {"queueName": "q"}, "trainers": {"initContainers": [sidecar]}}
+    spec = world(more, settings={"kueue": True}).settle().objects[WORKLOAD]["spec"]
+    found = {s["name"]: s["template"]["spec"] for s in spec["podSets"]}
+    main = found["trainer"]["containers"][0]
+    assert (
+        main["resources"] == role["resources"]
+        and main["image"]
+        and not main.keys() & {"env", "command", "volumeMounts"}
+    )
+    assert found["trainer"]["initContainers"] == [sidecar] and found["oracle"]["volumes"] == [claim]
+    assert all(pods["nodeSelector"]["zone"] == "a" for pods in found.values())
+    assert all(place["tolerations"][0] in pods["tolerations"] for pods in found.values())
+    assert len(json.dumps(spec)) < 2500
 
 
 def test_an_edit_faster_than_the_end_of_the_pods_is_seen(queued):

@@ -5,6 +5,7 @@ import datetime as dt
 from rig import Rig, job
 
 from bagpipe_operator import __version__
+from bagpipe_operator.heads import Head
 from bagpipe_operator.metrics import Metrics
 
 NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
@@ -12,7 +13,8 @@ NOW = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
 
 def made(phase, minutes, namespace="ml"):
     since = (NOW - dt.timedelta(minutes=minutes)).isoformat()
-    return {"metadata": {"namespace": namespace, "name": "j"}, "status": {"phase": phase, "phaseTime": since}}
+    status = {"phase": phase, "phaseTime": since}
+    return Head.of({"metadata": {"namespace": namespace, "name": "j"}, "status": status})
 
 
 def values(metrics):
@@ -37,7 +39,7 @@ def test_a_job_that_nobody_has_looked_at_counts_from_its_creation():
     """Without a status a job is Pending since it was made."""
     metrics = Metrics()
     meta = {"namespace": "ml", "name": "j", "creationTimestamp": "2026-01-01T11:59:00Z"}
-    metrics.count([{"metadata": meta}], NOW)
+    metrics.count([Head.of({"metadata": meta})], NOW)
     assert values(metrics)['bagpipe_oldest_job_seconds{namespace="ml",phase="Pending"}'] == 60
 
 

@@ -21,7 +21,7 @@ def pod(version: int, name: str = "p", job: str | None = "j") -> dict:
     labels = {"bagpipe.dev/job": job} if job else {}
     return {
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "ns", "labels": labels, "resourceVersion": str(version)},
+        "metadata": {"name": name, "namespace": "ns", "uid": name, "labels": labels, "resourceVersion": str(version)},
     }
 
 
@@ -47,10 +47,26 @@ def test_store_keeps_large_jobs_small():
     assert (
         store.job(("ns", "j")) == raw and store.children(("ns", "j"))[0] == [config] and store.job(("ns", "k")) == small
     )
-    assert [job["status"] for job in store.jobs()] == [raw["status"]] * 2
+    assert [head.phase for head in store.heads()] == ["Running"] * 2
     assert len(pickle.dumps(store._objects)) < len(json.dumps(raw)) / 3
     store.remove(raw)
-    assert store.job(("ns", "j")) is None
+    assert store.job(("ns", "j")) is None and [head.name for head in store.heads()] == ["k"]
+
+
+def test_what_the_store_returns_is_the_callers_own():
+    """Who changes an object changes no other's picture of it."""
+    store = Store()
+    store.put(pod(5))
+    store.children(("ns", "j"))[1][0]["metadata"].clear()
+    assert store.children(("ns", "j"))[1][0]["metadata"]["resourceVersion"] == "5"
+
+
+def test_store_knows_the_uids_of_children():
+    """They are asked for every few seconds, for each job that waits."""
+    store = Store()
+    store.put(pod(5))
+    assert list(store.child_uids(("ns", "j"))) == ["p"]
+    assert list(store.child_uids(("ns", "other"))) == []
 
 
 def test_a_large_documents_text_is_made_once(monkeypatch):

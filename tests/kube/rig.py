@@ -9,10 +9,11 @@ from fake_api import FakeApi, FakeCluster
 
 from bagpipe_operator import names
 from bagpipe_operator.follow import ProgressReader, WarningReader
+from bagpipe_operator.heads import JobKey
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.shell import Shell
-from bagpipe_operator.store import JobKey, Store
+from bagpipe_operator.store import Store
 from bagpipe_operator.workqueue import WorkQueue
 
 Raw = dict[str, Any]
