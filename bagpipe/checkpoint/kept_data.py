@@ -18,7 +18,7 @@ from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.files import find_files
 from bagpipe.data.fingerprint import Fingerprint, difference, take_fingerprint
 from bagpipe.data.transform import Transform, load_transform
-from bagpipe.errors import CheckpointError, DataError
+from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, write_whole
 
 ACCEPTED_FILE = "accepted-data.json"
@@ -64,7 +64,7 @@ def open_job_data(spec: JobSpec, *, checkpoint: Path | None, run_dir: Path, root
         now = fingerprint_of(spec)
         if kept is not None and difference(kept.fingerprint, now) is not None:
             check_accepted(kept.fingerprint, now, run_dir)
-            cursor = Cursor(cursor.epoch + 1, 0) if cursor.position else cursor
+            cursor = _next_epoch(cursor)
     dataset = open_dataset(
         spec.data,
         spec.embedding,
@@ -95,18 +95,57 @@ def check_accepted(before: Fingerprint, now: Fingerprint, run_dir: Path) -> None
         accepted = before
     if difference(accepted, now) is not None:
         raise DataError(
-            f"data.path: {difference(before, now)}; put the data back, or resume with --new-data to train on it from "
-            "the beginning of a new epoch"
+            f"data.path: {difference(before, now)}; put the data back, or resume with --new-data (in Python: "
+            "resume(data=...)) to train on it from the beginning of a new epoch"
         )
 
 
-def accept_data(spec: JobSpec, run_dir: Path) -> None:
+def accept_data(spec: JobSpec, run_dir: Path, checkpoint: Path | None) -> bool:
     """Note that the user accepts the data as it is now, whatever the run was trained on before.
 
+    Args:
+        checkpoint: from which the run goes on.
+
+    Returns:
+        whether it is other data than the checkpoint's.
+
     Raises:
+        ConfigError: the job ends before it would train on other data.
+        CheckpointError: what the checkpoint keeps of its data is damaged.
         DataError, StorageError: it cannot be read, or the note cannot be written.
     """
-    write_whole(run_dir / ACCEPTED_FILE, msgspec.json.encode(fingerprint_of(spec)))
+    now = fingerprint_of(spec)
+    found = None if checkpoint is None else open_checkpoint(checkpoint)
+    before = None if found is None else _load_fingerprint(found)
+    changed = before is not None and difference(before, now) is not None
+    if found is not None and changed:
+        _check_steps_left(spec, found.manifest.step, _next_epoch(found.manifest.cursor).epoch)
+    write_whole(run_dir / ACCEPTED_FILE, msgspec.json.encode(now))
+    return changed
+
+
+def _check_steps_left(spec: JobSpec, trained: int, epoch: int) -> None:
+    """Refuse a job whose last step comes before the first one of `epoch`, at which other data begins.
+
+    Raises:
+        ConfigError: names the setting that ends it.
+    """
+    if spec.steps is None and epoch >= (spec.epochs or 1):
+        raise ConfigError(
+            f"spec.epochs: {spec.epochs or 1}, and the new data would begin epoch {epoch + 1}, so nothing is left to "
+            f"train; give spec.epochs={epoch + 1} or more, with the epochs that are done (on the command line after "
+            "--set)"
+        )
+    if spec.steps is not None and spec.steps <= trained:
+        raise ConfigError(
+            f"spec.steps: {spec.steps}, and {trained} are trained, so nothing is left to train on the new data; give "
+            "more, with those that are done (on the command line after --set)"
+        )
+
+
+def _next_epoch(cursor: Cursor) -> Cursor:
+    """Where other data begins: what is left of an epoch that has begun is passed over."""
+    return Cursor(cursor.epoch + 1, 0) if cursor.position else cursor
 
 
 # ── in the folder of checkpoints ──────────────────────────────────────────────────────────────────
@@ -145,10 +184,16 @@ def load_kept(checkpoint: Checkpoint) -> KeptData | None:
         return None
     for file in checkpoint.manifest.data:
         checkpoint.check(file)
-    folder = checkpoint.directory / FOLDER
-    path = folder / FINGERPRINT_FILE
+    fingerprint = _load_fingerprint(checkpoint)
+    assert fingerprint is not None
+    return KeptData(load_transform(checkpoint.directory / FOLDER), fingerprint)
+
+
+def _load_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
+    if not checkpoint.manifest.data:
+        return None
+    path = checkpoint.directory / FOLDER / FINGERPRINT_FILE
     try:
-        fingerprint = msgspec.json.decode(path.read_bytes(), type=Fingerprint)
+        return msgspec.json.decode(path.read_bytes(), type=Fingerprint)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
-    return KeptData(load_transform(folder), fingerprint)

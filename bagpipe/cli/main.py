@@ -13,6 +13,7 @@ import typer
 
 from bagpipe.cli import (
     checkpoint,
+    compare,
     data,
     evaluate,
     experiment,
@@ -54,6 +55,7 @@ app.command("plan")(plan.plan)
 app.command("init")(init.init)
 app.command("predict")(predict.predict)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("export")(export.export)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(data.app, name="data")

@@ -128,6 +128,8 @@ def closing_lines(summary: dict[str, Any], run_dir: Path, bagpipe: str = "bagpip
     ended = "stopped at" if summary.get("stopped") else "stopped early at" if early else "trained"
     speed = f"{summary['examplesPerSecond']:,.0f} examples/s, cache hit rate {summary['cacheHitRate']:.1%}"
     lines = [f"{ended} step {summary['steps']} in {summary['seconds']:.1f} s: {loss}{speed}"]
+    if not summary["examplesPerSecond"] and not summary.get("stopped"):
+        lines = [f"nothing was left to train: {ended} step {summary['steps']} by an earlier call"]
     if summary.get("attempts") == 0:
         lines = [f"trained to step {summary['steps']} by an earlier call, whose figures summary.json keeps"]
     if skipped := summary.get("skippedSteps"):

@@ -7,6 +7,7 @@ data may be moved.
 
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -62,6 +63,9 @@ def difference(before: Fingerprint, now: Fingerprint) -> str | None:
     for a, b in zip(before.files, now.files, strict=False):
         if a.size != b.size:
             how = "shorter" if b.size < a.size else "longer"
+            if Path(a.name).name != Path(b.name).name:
+                than = f"{a.name}, on which the model was trained: {b.size:,} bytes, and {a.size:,} there"
+                return f"{b.name} is {how} than {than}"
             return f"{b.name} is {how} than it was: {b.size:,} bytes, and {a.size:,} when the model was trained"
         if a.content != b.content:
             return f"{b.name} holds other rows than {a.name} did when the model was trained"

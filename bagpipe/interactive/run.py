@@ -1,7 +1,9 @@
 """`Run`: a run as a Python object, with its figures, and methods to evaluate, predict with, export and resume it."""
 
+import itertools
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,11 +14,12 @@ from typing import Any
 
 from bagpipe.checkpoint.best import chosen_best
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode, error_of
+from bagpipe.interactive.document import INPUT
 from bagpipe.interactive.frames import is_path, naming_frames, write_frame
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.progress import choose_view
-from bagpipe.interactive.settings import names_of, path_of, spec_of
+from bagpipe.interactive.settings import names_of, over, path_of, spec_of
 from bagpipe.interactive.user_model import importable
 from bagpipe.local.evaluate import evaluate_checkpoint
 from bagpipe.local.progress import Record
@@ -205,23 +208,47 @@ class Run:
             export_model(self._chosen(best=best), path_of(folder, "export"))
         return Path(folder)
 
-    def resume(self, *, progress: bool = True, **settings: Any) -> "Run":
+    def resume(self, *, data: Any = None, progress: bool = True, **settings: Any) -> "Run":
         """Go on from the newest checkpoint. The result is that of an uninterrupted run, bit for bit.
 
         Args:
+            data: other rows to train on from here: a path, or rows as `fit` takes them, of the same columns. An epoch
+                of them begins, with the vocabulary that the run has; `--resume --new-data` does the same. None: those
+                that the run was trained on.
             **settings: how long: `epochs` or `steps` **in all**, as the settings mean it; others may not change what is
                 trained. None: as the job says, for a run that was stopped.
 
         Raises:
-            ConfigError: a setting changes the result, or asks for fewer steps than are trained.
+            ConfigError: a setting changes the result, asks for fewer steps than are trained, or leaves no epoch for
+                other data.
+            DataError: the data is not of the form that the model was trained on.
         """
+        if isinstance(data, Mapping):  # As any other section of the job.
+            data, settings = None, {**settings, "data": data}
         view = choose_view(progress=progress)
         try:
-            with importable(self.path):
-                result = resume_run(None, overrides_of(spec_of(settings)), self.path, view)
+            with importable(self.path), self._given_rows(data) as path:
+                spec = over(spec_of(settings), spec_of({"path": path}))
+                result = resume_run(None, overrides_of(spec), self.path, view, new_data=path is not None)
         finally:
             view.close()
         return ended(result, progress=progress)
+
+    @contextmanager
+    def _given_rows(self, data: Any) -> Iterator[Any]:
+        """The data as a path. Rows are written into the run directory, and removed again if the run is refused."""
+        if data is None or is_path(data):
+            yield data
+            return
+        taken = (self.path / f"{INPUT}-{number}" for number in itertools.count(2))
+        folder = next(path for path in taken if not path.exists())
+        try:
+            written = write_frame(data, folder).folder
+            with naming_frames({written: "the frame"}):
+                yield str(written)
+        except BagpipeError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _chosen(self, *, best: bool) -> Path:
         return self.best_checkpoint if best else self.checkpoint

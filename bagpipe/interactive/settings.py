@@ -7,6 +7,7 @@ Whole sections are dicts, whose keys may be written either way; `trainers=2` and
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -21,6 +22,8 @@ from bagpipe.errors import ConfigError
 
 Section = type[msgspec.Struct]
 _COUNTS = ("trainers", "servers")
+_IMPORTED = re.compile(r"metrics|lr_?lambda|entrypoint|model_args", re.IGNORECASE)
+"""Settings that take the import path of a function or class."""
 
 
 def columns_section(columns: Any) -> dict[str, Any]:
@@ -108,16 +111,21 @@ def plain(value: Any, place: str) -> Any:
         return os.fspath(value)
     if isinstance(value, Enum | str):
         return plain(value.value, place) if isinstance(value, Enum) else str(value)
-    raise ConfigError(f"{place}: expected a number, a text, a list or a dict, found {_described(value)}")
+    raise ConfigError(f"{place}: expected a number, a text, a list or a dict, found {_described(value, place)}")
 
 
-def _described(value: Any) -> str:
+def _described(value: Any, place: str) -> str:
     name = getattr(value, "__qualname__", "")
-    if callable(value) and name:
-        own = value.__module__ == "__main__" or "<" in name
-        path = "its import path" if own else f"'{value.__module__}:{name}'"
-        return f"{name}, of which other processes need the import path; give {path}{', from a module' if own else ''}"
-    return f"a {type(value).__name__}"
+    if not callable(value) or not name:
+        return f"a {type(value).__name__}"
+    if not _IMPORTED.search(place):
+        return (
+            f"{name}; a job names what it uses (docs/settings.md), and any other optimizer or loss is for a loop of "
+            "your own (bagpipe.local)"
+        )
+    own = value.__module__ == "__main__" or "<" in name
+    path = "its import path" if own else f"'{value.__module__}:{name}'"
+    return f"{name}, of which other processes need the import path; give {path}{', from a module' if own else ''}"
 
 
 def in_document(value: Any, section: Any) -> Any:

@@ -79,27 +79,27 @@ def resume_run(
 
     Args:
         job_file: None takes the job that the directory remembers.
-        new_data: train on the data as it is now, whatever the run was trained on before.
+        new_data: train on the data as it is now, whatever the run was trained on before. Other data begins an epoch.
         chosen: the checkpoint to go on from; None: the newest undamaged one.
 
     Raises:
-        ConfigError: there is nothing to resume, the job changed in a way that changes results, or asks for fewer steps
-            than are trained.
+        ConfigError: there is nothing to resume, the job changed in a way that changes results, asks for fewer steps
+            than are trained, or ends before it would train on new data.
     """
     if run_dir is None:
         raise ConfigError("--resume: which run? name its directory with --run-dir")
     with RunDir.reopen(run_dir) as directory:
         job = load_local_job(job_file or run_dir / JOB_FILE, overrides)
         directory.check_same_job(job)
-        if new_data:
-            from bagpipe.checkpoint.kept_data import accept_data  # reading data is heavy to import
-
-            accept_data(job.spec, directory.path)
         directory.own_checkpoints(job)
         if chosen is not None:
             checkpoint: Path | None = chosen_checkpoint(chosen, directory.checkpoints(job), note=view.note)
         else:
             checkpoint = directory.starting_checkpoint(job, view.note)
+        if new_data:
+            from bagpipe.checkpoint.kept_data import accept_data  # reading data is heavy to import
+
+            new_data = accept_data(job.spec, directory.path, checkpoint)
         summary = _finished(job, directory, checkpoint)
         if summary is not None and not new_data:
             view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")

@@ -28,7 +28,7 @@ from bagpipe.config.load import dump_job, load_job
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError
 from bagpipe.local.lengths import check_length, with_settled
 from bagpipe.local.process import TRACEBACK
-from bagpipe.local.user_modules import NOTED, note_folders
+from bagpipe.local.user_modules import NOTED, names_modules, note_folders
 from bagpipe.lowlevel.atomic_files import DRAFTS, NOT_ALLOWED, cannot_write, write_whole
 from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
@@ -220,7 +220,7 @@ class RunDir:
                 (self.path / stale).unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(Path(error.filename), error) from None
-        if job.spec.model.entrypoint is not None and not (self.path / NOTED).exists():
+        if names_modules(job.spec) and not (self.path / NOTED).exists():
             note_folders(self.path)
         self.write(JOB_FILE, dump_job(job))
 

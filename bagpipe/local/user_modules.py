@@ -1,7 +1,7 @@
-"""Finds models of the user's own: in the folder of the job file and in the current one, after all installed modules.
+"""Finds the user's own models, figures and rates: beside the job file and in the current folder, after all others.
 
 The job file of a role lies in its run directory, so modules beside it are found too. A run directory notes the folders
-of the command that began it, so that a later command finds the run's model from any current folder.
+of the command that began it, so that a later command finds the run's modules from any current folder.
 
 Python puts the current folder before its own modules when it runs `-m bagpipe`; a `queue.py` that happens to lie there
 would then replace the standard one in every role. So the roles start without it (`-P`), and these folders come last.
@@ -12,6 +12,8 @@ import os
 import sys
 from pathlib import Path
 
+from bagpipe.config.document import JobSpec
+from bagpipe.config.metrics import parse_metric
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.lowlevel.process_life import current_folder
 from bagpipe.lowlevel.strict_json import encode
@@ -20,6 +22,8 @@ FOLDERS = "BAGPIPE_MODULE_FOLDERS"
 """Environment variable by which `bagpipe run` tells its roles where the job file lies."""
 NOTED = "module-folders.json"
 """In a run directory: where the command that began the run found modules of the user's."""
+OWN_FACTOR = "lr_lambda"
+"""The argument of a schedule, also of one among several, that names a function of the user's."""
 
 
 def offer_beside(job_file: Path) -> None:
@@ -39,6 +43,17 @@ def offer_user_modules(*more: Path) -> None:
 def told_folders() -> list[str]:
     """The folders that the process which started this one has named."""
     return [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+
+
+def names_modules(spec: JobSpec) -> bool:
+    """Whether the job names a module: of a model, a figure or a schedule of the user's own."""
+    rows, dense = spec.embedding, spec.optimizer
+    schedules = [dense.schedule, rows.optimizer.schedule, *(one.optimizer.schedule for one in rows.overrides)]
+    return (
+        spec.model.entrypoint is not None
+        or any(parse_metric(name).own for name in spec.evaluation.metrics)
+        or any(schedule is not None and OWN_FACTOR in encode(schedule.args) for schedule in schedules)
+    )
 
 
 def note_folders(run_dir: Path) -> None:

@@ -127,6 +127,11 @@ def test_export_and_a_second_epoch(run: Run, tmp_path: Path) -> None:
     assert second.summary["modelDigest"] == both.summary["modelDigest"]
     with pytest.raises(ConfigError, match="batchSize: differs from the run"):
         second.resume(batch_size=50, progress=False)
+    third = second.resume(data=rows(700), epochs=3, progress=False)  # An epoch of 560 rows for training: 6 steps more.
+    assert (third.summary["steps"], third.summary["evaluation"]["examples"]) == (38, 140)
+    with pytest.raises(ConfigError, match="the new data would begin epoch 4, so nothing is left to train"):
+        third.resume(data=rows(900), progress=False)
+    assert sorted(path.name for path in third.path.glob("input*")) == ["input", "input-2"]
 
 
 def test_without_columns_the_data_is_looked_at(tmp_path: Path) -> None:

@@ -219,6 +219,20 @@ def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:
     write(place / "train.txt", lines(1000, seed=1)[:900][::-1])
     code, _, err = run_warm(place, *more[:-1], "steps=40")
     assert (code, "train.txt holds other rows" in err) == (65, True)
+    epochs = [*more[:-1], "steps=null", "--new-data", "--set"]
+    code, _, err = run_warm(place, *epochs, "epochs=3")
+    assert (code, "would begin epoch 4, so nothing is left to train; give spec.epochs=4" in err) == (78, True)
+    code, _, err = run_warm(place, *more, "--new-data")
+    assert (code, "spec.steps: 32, and 32 are trained, so nothing is left to train on the new data" in err) == (
+        78,
+        True,
+    )
+    write(place / "train.txt", lines(1000, seed=1)[:300])
+    code, _, err = run_warm(place, *epochs, "epochs=4")
+    assert code == 0, err
+    # One whole epoch of 225 examples, 5 steps, although the epochs before had more: 4 such epochs were 20 steps.
+    last = json.loads((place / "run" / "checkpoints" / "step-00000037" / "manifest.json").read_text())
+    assert last["cursor"] == {"epoch": 4, "position": 0}
 
 
 def test_new_data_needs_a_run_to_resume(place: Path) -> None:

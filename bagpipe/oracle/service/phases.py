@@ -34,7 +34,8 @@ class OpenedData:
     """The data, ready to be read from the start on."""
 
     dataset: Dataset
-    total_steps: int | None
+    cursor: Cursor
+    """Where the first batch begins: at the start's cursor, or, in data that is new to the run, at a new epoch."""
     batches: Iterator[Batch]
     """Training batches from the start on; they can be read once."""
     first_values: Path | None

@@ -85,7 +85,7 @@ def open_data(
     if dataset.num_train_examples is not None:
         check_trainers(spec, dataset.num_train_examples)
     check_validation(spec, dataset)
-    total = steps_to_train(spec, dataset.num_train_examples, start)
+    total = steps_to_train(spec, dataset.num_train_examples, start, cursor)
     left = None if total is None else max(0, total - start.step)
     batches: Iterator[Batch] = iter(())
     if left != 0:
@@ -104,14 +104,14 @@ def open_data(
         first_values = prepare_first_values(
             spec, dataset.layout, dataset.transform, root=checkpoint_dir, run_dir=run_dir
         )
-    return OpenedData(dataset, total, batches, first_values, auto_lookahead)
+    return OpenedData(dataset, cursor, batches, first_values, auto_lookahead)
 
 
-def steps_to_train(spec: JobSpec, num_train_examples: int | None, start: Start) -> int | None:
+def steps_to_train(spec: JobSpec, num_train_examples: int | None, start: Start, cursor: Cursor) -> int | None:
     """The step at which training ends, if that is known; of a run that has stopped early, the one where it starts."""
     if stops_at(start.validations, spec.evaluation) is not None:
         return start.step
-    return total_steps(spec, num_train_examples)
+    return total_steps(spec, num_train_examples, trained=start.step, cursor=cursor)
 
 
 def check_validation(spec: JobSpec, dataset: Dataset) -> None:
@@ -172,7 +172,8 @@ def assemble(
             "spec.notFinite: skip: a loop of your own has stepped its optimizer before anybody could pass over the "
             "step; set stop or continue, or let `bagpipe run` or `bagpipe.fit` train"
         )
-    spec = settle_schedules(spec, total_steps(spec, dataset.num_train_examples))
+    examples, cursor = dataset.num_train_examples, data.cursor
+    spec = settle_schedules(spec, total_steps(spec, examples, trained=start.step, cursor=cursor))
     settings = resolve_auto(spec, layout, [t.cache for t in trainers if t.cache], data.auto_lookahead)
     topology = Topology(
         servers=roles.server_endpoints(),
@@ -190,7 +191,7 @@ def assemble(
         checkpoint_dir=checkpoint_dir,
         first_step=start.step,
         start=secrets.token_hex(START_BYTES),
-        total_steps=steps_to_train(spec, dataset.num_train_examples, start),
+        total_steps=steps_to_train(spec, examples, start, cursor),
         with_keys=bool(calls),
     )
     return Assembled(topology, settings, restarted=False)

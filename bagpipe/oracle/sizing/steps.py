@@ -4,10 +4,13 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
-from bagpipe.batch import Batch
+from bagpipe.batch import Batch, Cursor
 from bagpipe.config.document import JobSpec
 from bagpipe.config.recipe import OWN_SCHEDULES, Schedule
 from bagpipe.errors import ConfigError
+
+FIRST = Cursor()
+"""Where the first step of a run begins."""
 
 
 def check_trainers(spec: JobSpec, examples: int) -> None:
@@ -37,14 +40,30 @@ def check_first(spec: JobSpec, batches: Iterator[Batch]) -> Iterator[Batch]:
     yield from batches
 
 
-def total_steps(spec: JobSpec, num_train_examples: int | None) -> int | None:
-    """Steps of the whole run where that can be known beforehand."""
+def total_steps(
+    spec: JobSpec, num_train_examples: int | None, *, trained: int = 0, cursor: Cursor = FIRST
+) -> int | None:
+    """Steps of the whole run where that can be known beforehand.
+
+    Args:
+        num_train_examples: of an epoch of the data as it is now; earlier epochs may have had others (`--new-data`).
+        trained: steps that are done.
+        cursor: where the next step begins.
+    """
     if spec.steps is not None:
         return spec.steps
     if num_train_examples is None:
         return None
-    full, rest = divmod(num_train_examples, spec.batch_size)
-    return (full + (rest > 0 and not spec.data.drop_last)) * (spec.epochs or 1)
+    left = (spec.epochs or 1) - cursor.epoch
+    if left <= 0:
+        return trained
+    of_this = _steps_of(spec, max(0, num_train_examples - cursor.position))
+    return trained + of_this + (left - 1) * _steps_of(spec, num_train_examples)
+
+
+def _steps_of(spec: JobSpec, examples: int) -> int:
+    full, rest = divmod(examples, spec.batch_size)
+    return full + (rest > 0 and not spec.data.drop_last)
 
 
 def settle_schedules(spec: JobSpec, steps: int | None) -> JobSpec:

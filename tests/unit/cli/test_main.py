@@ -13,7 +13,7 @@ from bagpipe.config.load import load_job
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, PeerLost, StorageError
 
 COMMANDS = [
-    "run", "plan", "evaluate", "export", "checkpoint ls", "checkpoint show", "checkpoint verify",
+    "run", "plan", "evaluate", "compare", "export", "checkpoint ls", "checkpoint show", "checkpoint verify",
     "data prepare", "data describe", "oracle", "server", "trainer", "version",
 ]  # fmt: skip
 
@@ -135,6 +135,14 @@ def test_closing_lines_of_a_run_that_was_finished_before() -> None:
     assert "trained to step 176 by an earlier call" in text
     assert "57.0 s" not in text
     assert "examples/s" not in text
+
+
+def test_closing_lines_of_a_run_that_trained_nothing() -> None:
+    """No speed of no examples is shown as if it had been trained; a run that was stopped at once is not finished."""
+    (line, *_) = closing_lines({**SUMMARY, "examplesPerSecond": 0.0}, Path("runs/demo"))
+    assert line == "nothing was left to train: trained step 176 by an earlier call"
+    (line, *_) = closing_lines({**SUMMARY, "examplesPerSecond": 0.0, "stopped": True}, Path("runs/demo"))
+    assert line.startswith("stopped at step 176")
 
 
 def test_closing_lines_of_a_stopped_run() -> None:

@@ -55,6 +55,15 @@ CHANGES = {
 }
 
 
+def test_another_file_in_its_place_is_named(folder):
+    """A file that took another one's place is not said to have changed its size: both are named."""
+    before = taken(folder)
+    (folder / "part_3").unlink()
+    (folder / "part_9").write_bytes(b"9")
+    said = difference(before, taken(folder))
+    assert "part_9 is shorter than " in said and "part_3, on which the model was trained: 1 bytes, and 196,608" in said
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_other_data_is_told_by_its_first_file(name, folder):
     """Each change is seen, and the message names the file and what is other about it."""

@@ -13,8 +13,11 @@ from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, parse_job
 from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.local.rundir import RunDir, default_path
+from bagpipe.local.user_modules import NOTED
 from bagpipe.lowlevel.lease import FILE_NAME
 from bagpipe.oracle.service.kept_names import KEPT
+
+OWN_RATE = "{name: LambdaLR, args: {lr_lambda: 'mine:halve'}}"
 
 
 def job(*overrides: str) -> Job:
@@ -275,3 +278,20 @@ def test_nothing_is_cleared_away_in_a_folder_that_was_lost(tmp_path: Path) -> No
         mark.write_text(mark.read_text().replace('"name": "run ', '"name": "another run '))
         directory.sweep(job())
         assert draft.exists() and writing.exists() and "was taken by another run" in directory.lost
+
+
+@pytest.mark.parametrize(
+    ("setting", "noted"),
+    [
+        ("model={entrypoint: 'mine:Net'}", True),
+        ("evaluation.metrics=[auc, 'mine:brier']", True),
+        (f"optimizer.schedule={OWN_RATE}", True),
+        (f"embedding.optimizer.schedule={{name: ChainedScheduler, args: {{schedulers: [{OWN_RATE}]}}}}", True),
+        ("evaluation.metrics=[auc]", False),
+    ],
+)  # fmt: skip
+def test_where_modules_of_ones_own_were_found_is_noted(tmp_path: Path, setting: str, noted: bool) -> None:
+    """Whatever of the job is the user's own code, a model, a figure or a rate, a later command finds it again."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job(setting))
+    assert (tmp_path / "run" / NOTED).exists() == noted
