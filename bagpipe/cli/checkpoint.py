@@ -46,6 +46,10 @@ def _complete(where: Path) -> list[Path]:
         raise CheckpointError(
             f"{where}: no such folder; give a run directory, a folder of checkpoints, or one checkpoint"
         )
+    if (where / "score.py").is_file() and (where / "model.json").is_file():
+        raise CheckpointError(
+            f"{where}: an export, which only `bagpipe predict` and its own score.py read; give the run"
+        )
     return [open_checkpoint(where).directory]
 
 

@@ -6,6 +6,7 @@ import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
 from bagpipe.cli.options import Overrides
+from bagpipe.cli.values import need_current_folder
 
 
 def evaluate(
@@ -15,6 +16,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print AUC, log loss and calibration of a checkpoint on its test part, or all of other data (--set data.path)."""
+    need_current_folder()
     from bagpipe.local.evaluate import evaluate_checkpoint
     from bagpipe.lowlevel.strict_json import encode
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
-from bagpipe.cli.values import local_path
+from bagpipe.cli.values import local_path, need_current_folder
 
 if TYPE_CHECKING:
     from bagpipe.export.graph import GraphFormat
@@ -57,6 +57,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a model as a folder whose score.py turns raw rows into scores with torch, numpy and pyarrow alone."""
+    need_current_folder()
     from bagpipe.errors import ConfigError
 
     if (table is None) != (to is None):

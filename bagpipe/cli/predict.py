@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
-from bagpipe.cli.values import local_path
+from bagpipe.cli.values import local_path, need_current_folder
 
 OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
 """Endings of names under which nobody would look for Parquet."""
@@ -25,6 +25,7 @@ def predict(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
 ) -> None:
     """Score raw rows by a checkpoint or an export, with the transform that it keeps: Parquet, one score a label."""
+    need_current_folder()
     from bagpipe.config.paths import absolute
     from bagpipe.errors import ConfigError
     from bagpipe.export.predict import predict as write
@@ -36,12 +37,13 @@ def predict(
         raise ConfigError(f"{out}: exists already; choose another name, or allow --overwrite")
     if out.suffix.lower() in OTHER_FORMS:
         raise ConfigError(f"{out}: scores are written as Parquet; name it {out.with_suffix('.parquet')}")
+    kept = tuple(dict.fromkeys(keep or ()))
     done = write(
         where if is_export(where) else newest(where, best=best),
         absolute(data, "--data"),
         out,
-        keep=keep or (),
+        keep=kept,
         file_format=file_format,
     )
     skipped = f", {done.bad_lines:,} bad rows skipped" if done.bad_lines else ""
-    typer.echo(f"{out}: {done.rows:,} rows, columns file, row, {', '.join([*(keep or ()), *done.columns])}{skipped}")
+    typer.echo(f"{out}: {done.rows:,} rows, columns file, row, {', '.join([*kept, *done.columns])}{skipped}")

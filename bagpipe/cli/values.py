@@ -13,6 +13,7 @@ from typing import Any
 
 from bagpipe.config import paths
 from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.process_life import current_folder
 from bagpipe.net.endpoints import parse_endpoint
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
@@ -89,6 +90,16 @@ def scheduler_address(option: str) -> Callable[[str], str]:
         return read(given) if encrypted == given.strip() else read(encrypted).replace("tcp://", "tls://")
 
     return read_any
+
+
+def need_current_folder() -> None:
+    """Refuse to go on where the current folder has been removed: torch cannot compute there.
+
+    Raises:
+        ConfigError: it has been.
+    """
+    if current_folder() is None:
+        raise ConfigError("the current folder has been removed; change to one that exists")
 
 
 def local_path(given: str | Path) -> Path:

@@ -181,7 +181,7 @@ def _damage(name: str, explain: Callable[[], str | None] = lambda: None) -> Iter
     try:
         yield
     except (pa.ArrowException, KeyError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # The system's; Arrow's of a damaged file have none.
+        if getattr(error, "errno", None) is not None:  # The system's; Arrow's own error of a damaged file has none.
             raise
         if "UTF8" in str(error) and (told := explain()):
             raise DataError(told) from error

@@ -47,12 +47,41 @@ class InputFile:
 
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
-        """The raw bytes, still compressed."""
+        """The raw bytes, still compressed.
+
+        Raises:
+            DataError: there is no such file; or it is another than was found, also where it has become one by the end.
+        """
         with _reading(self.name), ExitStack() as stack:
             if "://" in self.name:
                 yield cast("IO[bytes]", stack.enter_context(_remote(self.name)[0].open(self.name, "rb")))
             else:
-                yield stack.enter_context(open(self.name, "rb"))
+                content = stack.enter_context(open(self.name, "rb"))
+                self.check(os.fstat(content.fileno()))
+                yield content
+                self.check(None if content.closed else os.fstat(content.fileno()))  # Some decompressors close it.
+
+    def check(self, status: os.stat_result | None = None) -> None:
+        """Compare with what was found, by size and time of change; a URL is taken as it is.
+
+        A job looks at a file more than once: to learn, to encode, at every epoch. Of two versions each look would find
+        something that fits nothing, in silence.
+
+        Args:
+            status: of the open file; None: of what has its name now.
+
+        Raises:
+            DataError: it was changed or replaced since.
+        """
+        if not self.stamp or "://" in self.name:
+            return
+        status = status or os.stat(self.name)
+        if (status.st_size, _stamp(status)) != (self.size, self.stamp):
+            sizes = f" ({self.size:,} bytes then, {status.st_size:,} now)" if status.st_size != self.size else ""
+            raise DataError(
+                f"{self.name}: was changed or replaced since it was first looked at{sizes}; start again, with data "
+                "that nobody writes to meanwhile"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +212,11 @@ def _local(name: str) -> InputFile:
     status = os.stat(name)
     if not stat.S_ISREG(status.st_mode):
         raise DataError(f"{name}: expected a file, found a pipe or a device; write its rows to a file")
-    return InputFile(name, status.st_size, str(status.st_mtime_ns))
+    return InputFile(name, status.st_size, _stamp(status))
+
+
+def _stamp(status: os.stat_result) -> str:
+    return str(status.st_mtime_ns)
 
 
 def _listed(path: str, what: str, names: list[str]) -> list[InputFile]:

@@ -51,10 +51,15 @@ def open_parquet(file: InputFile, metadata: Any = None, *, check: bool = False) 
     Args:
         metadata: saves reading the footer again.
         check: compare each page that is read with its checksum, where it has one; Arrow raises OSError if it differs.
+
+    Raises:
+        DataError: a local file was changed or replaced since it was found.
     """
     with ExitStack() as stack:
         local = "://" not in file.name
         source = file.name if local else stack.enter_context(file.open())
-        yield stack.enter_context(
+        opened = stack.enter_context(
             pq.ParquetFile(source, metadata=metadata, memory_map=local, page_checksum_verification=check)
         )
+        file.check()  # After it was opened: a footer of before says nothing of another file's pages.
+        yield opened

@@ -6,7 +6,7 @@ tables.safetensors    (and rows, scales) the embedding tables, see `bagpipe.expo
 dense.safetensors     dense weights by name
 transform/            what turns raw values into rows
 code/                 the scorer's modules and the model's class, as source
-manifest.json         size and SHA-256 of all these files; they are compared with it before anything is loaded
+files.json            size and SHA-256 of all these files; they are compared with it before anything is loaded
 """
 
 import importlib.util

@@ -17,4 +17,9 @@ if __name__ == "__main__":
     if os.getppid() != int(sys.argv[1]):
         # The supervisor died before the kernel knew whom to watch.
         sys.exit(int(signal.SIGKILL) + 128)
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        # It was removed since the run began. torch's mathematics library does not load then, and no role needs it.
+        os.chdir("/")
     os.execvp(sys.argv[2], sys.argv[2:])

@@ -12,6 +12,7 @@ logs/ servers/ checkpoints/ data/
 
 import itertools
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -25,7 +26,7 @@ from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, open_checkpoint, prune
 from bagpipe.config.document import CheckpointConfig, Job, JobSpec
 from bagpipe.config.load import dump_job, load_job
-from bagpipe.errors import BagpipeError, CheckpointError, ConfigError
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, StorageError
 from bagpipe.local.lengths import check_length, with_settled
 from bagpipe.local.process import TRACEBACK
 from bagpipe.local.user_modules import NOTED, names_modules, note_folders
@@ -177,10 +178,16 @@ class RunDir:
         """The checkpoint from which this run goes on, found by `bagpipe.checkpoint.start`; None: it has had none yet.
 
         Raises:
+            StorageError: the folder has become read-only, in which no attempt could save anything.
             CheckpointError: as there; also if the run has had one and there is none any more, as on a disk that is not
                 mounted. It would begin again and seem to have lost its steps.
         """
         root = self.checkpoints(job)
+        if root.is_dir() and not os.access(root, os.W_OK):
+            raise StorageError(
+                f"{root}: can no longer be written; mount it writable again, then `bagpipe run --resume` goes on from "
+                "the newest checkpoint in it"
+            )
         found = starting_checkpoint(root, strict=job.spec.checkpoint.strict, note=note)
         if found is None and (step := self._step_saved()):
             raise CheckpointError(

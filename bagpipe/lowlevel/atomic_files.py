@@ -8,8 +8,9 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -41,10 +42,15 @@ def write_whole(path: Path, content: bytes) -> None:
 def replacing_file(path: Path) -> Iterator[BinaryIO]:
     """A draft that the body fills and that takes the name `path` when the body ends without an error.
 
+    A link stays one: what it points to is replaced, or made.
+
     Raises:
-        StorageError: an OSError of the body or of the replacement; an older file of that name is as it was.
+        StorageError: an OSError of the body or of the replacement; an older file of that name is as it was. Or there is
+            a device or a pipe of that name, which is never replaced by a file.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
+        _check_is_no_device(path)
         crash_points.passed(f"draft of {path.suffix or path.name}")
         draft, file = _open_draft(path)
         with file:  # Its lock is held until the draft has become the file, or is gone.
@@ -61,6 +67,15 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
         _flush_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from None
+
+
+def _check_is_no_device(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            refused = StorageError(f"{path}: a device or a pipe, which no file ever replaces; choose another name")
+            refused.exit_code = ExitCode.BAD_CONFIG
+            raise refused
 
 
 def _open_draft(path: Path) -> tuple[Path, BinaryIO]:

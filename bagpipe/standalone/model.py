@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from bagpipe.data.files import InputFile
+from bagpipe.data.kept_columns import as_before
 from bagpipe.data.value_counts import ValueCounts
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.strict_json import encode
@@ -110,7 +111,7 @@ class ExportedModel:
             DataError: the data cannot be read, or a row is malformed.
             ConfigError: a kept column has the name of one that is written.
         """
-        keep = (keep,) if isinstance(keep, str) else tuple(keep)
+        keep = (keep,) if isinstance(keep, str) else tuple(dict.fromkeys(keep))
         written = ("file", "row", *(f"score_{name}" for name in self.labels))
         for name in set(keep).intersection(written):
             raise ConfigError(f"--keep: {name!r} is a column of the scores already; rename it in the data to keep it")
@@ -189,11 +190,15 @@ class ExportedModel:
         if keep and not isinstance(self.source, OwnColumns):
             raise ConfigError("--keep: this format has no columns of its own; rows are named by file and number")
         files = files_of(path)
+        kept_types: pa.Schema | None = None
         types = types_of(files[0], self.source.header) if isinstance(self.source, OwnColumns) else pa.schema([])
         for file in files:
             first = 1
             for block in self._pieces(file, types, keep):
                 stop = first + len(block)
+                if block.kept is not None:
+                    block = replace(block, kept=as_before(block.kept, kept_types, file.name))
+                    kept_types = block.kept.schema
                 yield replace(block, file=(file.name,) * len(block), rows_B=np.arange(first, stop, dtype=np.int64))
                 first = stop
 
@@ -211,7 +216,7 @@ class ExportedModel:
         for table in tables:
             block = source.block(table, file.name, first)
             first += table.num_rows
-            yield replace(block, kept=table.select(list(keep))) if keep else block
+            yield replace(block, kept=table.select(list(keep)).replace_schema_metadata(None)) if keep else block
 
 
 def _rectangle(cells: npt.NDArray[Any], values: Values, longest: int | None) -> npt.NDArray[Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-MANIFEST = "manifest.json"
+MANIFEST = "files.json"
 """Size and SHA-256 of every other file of the export."""
 OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
 """Endings of names under which nobody would look for Parquet."""
@@ -41,7 +41,7 @@ def load(folder: Path = HERE, *, threads: int | None = None, check: bool = True)
     Args:
         folder: the export; by default the one that this file lies in.
         threads: torch's; None: as many as in training, where the job said how many.
-        check: compare every file with `manifest.json` first, which reads all of them once (about 1.5 GB a second).
+        check: compare every file with `files.json` first, which reads all of them once (about 1.5 GB a second).
 
     Raises:
         Damaged: a file is missing, or is not as it was written.
@@ -112,6 +112,11 @@ def main() -> int:
     parser.add_argument("--threads", type=int, help="torch's; by default as in training")
     parser.add_argument("--no-check", action="store_true", help=f"do not compare the files with {MANIFEST} first")
     asked = parser.parse_args()
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # torch cannot compute there.
+        sys.stderr.write("error: the current folder has been removed; change to one that exists\n")
+        return 78
     if wrong := _unwritable(asked.data, asked.out):
         sys.stderr.write(f"error: {asked.out}: {wrong}\n")
         return 78
@@ -151,6 +156,8 @@ def _unwritable(data: str, out: str) -> str | None:
         return None
     if Path(out).suffix.lower() in OTHER_FORMS:
         return f"scores are written as Parquet; name it {Path(out).with_suffix('.parquet')}"
+    if Path(out).exists() and not (Path(out).is_file() or Path(out).is_dir()):
+        return "is a device or a pipe, and scores are written as a file; choose another name"
     source, target = Path(data).resolve(), Path(out).resolve()
     if target == source or (target.exists() and source in target.parents):
         return "holds rows that are to be scored; choose another name"
@@ -182,6 +189,7 @@ def _to_parquet(model: Any, data: str, out: Path, keep: list[str]) -> None:
     import pyarrow.parquet as pq
 
     # With the process in its name: two that write one file at once do not write into one draft.
+    out = out.resolve()  # A link stays one: what it points to is replaced.
     draft, writer = out.with_name(f".{out.name}.{os.getpid()}.tmp"), None
     try:
         for table in model.score_file(data, keep):

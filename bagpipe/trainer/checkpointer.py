@@ -39,6 +39,7 @@ from bagpipe.rows.record import record_widths
 from bagpipe.trainer.dense import check_savable, load_dense, save_dense, take_dense
 from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.membership import Membership
+from bagpipe.trainer.unsaved_state import UnsavedState
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +89,8 @@ class Checkpointer:
         self.members, self.model, self.optimizer, self.average = members, model, optimizer, average
         if model is not None:
             check_savable(model)
+        self.unsaved: UnsavedState | None = None
+        """What checkpoints do not hold of the model, once that is what training begins with."""
         self.root = Path(members.topology.checkpoint_dir)
         self._drafts: dict[int, _Draft] = {}
         """Checkpoints under way by step: on a slow disk the next one begins before the last one is whole."""
@@ -109,8 +112,12 @@ class Checkpointer:
             CheckpointError: it is corrupt, or of another model.
         """
         source = self.members.topology.checkpoint
-        if source is None:
-            return
+        if source is not None:
+            self._restore(source)
+        if self.model is not None:
+            self.unsaved = UnsavedState(self.model)
+
+    def _restore(self, source: str) -> None:
         checkpoint = open_checkpoint(Path(source))
         if checkpoint.manifest.first_values:
             self._take_dense(checkpoint)
@@ -143,7 +150,14 @@ class Checkpointer:
             write_whole(checkpoint.directory / DENSE_REPORT, lines.encode())
 
     def begin(self, plan: BatchPlan) -> None:
-        """After a checkpoint step: save what this trainer has to save."""
+        """After a checkpoint step: save what this trainer has to save.
+
+        Raises:
+            UserCodeError: the model has changed a buffer that no checkpoint holds.
+            StorageError: the disk is full or refuses.
+        """
+        if self.unsaved is not None:
+            self.unsaved.check(plan.step + 1)
         self.begun = plan.step + 1
         if self.members.rank != 0:
             return

@@ -186,8 +186,11 @@ class Trainer:
             skipped = self.skipping.reason(plan, self.pipeline.rows_here) if self.skipping else None
         step.watch.backward_returned()
         self.finite.gradients(plan, self.pipeline.rows_here)
-        if plan.checkpoint or plan.step == self.members.topology.first_step:
+        first = plan.step == self.members.topology.first_step
+        if plan.checkpoint or first:
             self.made.check(plan.step + 1)
+        if first and self.checkpointer.unsaved is not None:
+            self.checkpointer.unsaved.check(plan.step + 1)
         if skipped is not None:
             log.warning("%s; all trainers pass over this step", skipped)
             self.pipeline.hands.skipped[plan.step] = skipped

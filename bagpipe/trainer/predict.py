@@ -28,6 +28,7 @@ from bagpipe.data.encode import Encoder
 from bagpipe.data.examples import Examples, concatenate
 from bagpipe.data.files import find_files
 from bagpipe.data.formats import format_of, open_raw
+from bagpipe.data.kept_columns import as_before
 from bagpipe.data.raw import RawBlock, RawSource
 from bagpipe.data.transform import Transform
 from bagpipe.errors import CheckpointError, ConfigError, DataError
@@ -117,8 +118,10 @@ class CheckpointScores:
     _scorer: Scorer = field(init=False)
     _raw: RawSource = field(init=False)
     _encoder: Encoder = field(init=False)
+    _kept_types: pa.Schema | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
+        self.keep = tuple(dict.fromkeys(self.keep))
         checkpoint = open_checkpoint(self.directory)
         kept = load_kept(checkpoint)
         if kept is None:
@@ -158,7 +161,9 @@ class CheckpointScores:
         if self.keep:
             table = piece.load()
             chosen = pa.array(np.searchsorted(piece.row_numbers(table.num_rows), block.lines_B))
-            columns |= {name: table.column(name).take(chosen) for name in self.keep}
+            kept = as_before(table.select(self.keep).replace_schema_metadata(None), self._kept_types, block.file)
+            self._kept_types = kept.schema
+            columns |= {name: kept.column(name).take(chosen) for name in self.keep}
         return pa.table(columns)
 
 

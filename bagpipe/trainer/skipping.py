@@ -6,7 +6,7 @@ finite. A step that is passed over goes through the same messages as any other, 
 optimizer state, no average and no buffer changes. Learning rates depend on the number of the step, so they go on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -29,14 +29,17 @@ class Skipping:
     def __init__(
         self, model: nn.Module, finite: FiniteCheck, group: dist.ProcessGroup | None, device: torch.device
     ) -> None:
-        self._finite, self._group, self._device = finite, group, device
-        saved = model.state_dict().keys()
-        self._buffers = [buffer for name, buffer in model.named_buffers() if name in saved]
-        self._before: list[torch.Tensor] = []
+        self._model, self._finite, self._group, self._device = model, finite, group, device
+        self._saved = model.state_dict().keys()
+        self._before: dict[str, torch.Tensor] = {}
 
     def begin(self) -> None:
         """A step begins: keep what its forward pass changes."""
-        self._before = [buffer.clone() for buffer in self._buffers]
+        self._before = {name: buffer.clone() for name, buffer in self._buffers()}
+
+    def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """As they are now: a forward pass may put another tensor in a buffer's place."""
+        return ((name, buffer) for name, buffer in self._model.named_buffers() if name in self._saved)
 
     def reason(self, plan: BatchPlan, rows: Sequence[torch.Tensor]) -> str | None:
         """After backward: why all trainers pass over this step; None: none of them does.
@@ -44,11 +47,12 @@ class Skipping:
         Raises:
             Diverged: what the step began with is not finite here, so that no later step can be better.
         """
-        own = self._finite.reason_to_skip(plan, rows, dict(zip(map(id, self._buffers), self._before, strict=True)))
+        before = {id(buffer): self._before[name] for name, buffer in self._buffers()}
+        own = self._finite.reason_to_skip(plan, rows, before)
         if not self._anybody(bool(own)):
             return None
-        for buffer, before in zip(self._buffers, self._before, strict=True):
-            buffer.copy_(before)
+        for name, buffer in self._buffers():
+            buffer.data = self._before[name]  # Its shape may have been another.
         return own or ELSEWHERE
 
     def _anybody(self, mine: bool) -> bool:

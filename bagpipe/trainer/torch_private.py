@@ -67,6 +67,11 @@ def ignore_in_ddp(model: nn.Module, names: Iterable[str]) -> None:
     set_ignored(model, list(names))
 
 
+def version_of(tensor: torch.Tensor) -> int:
+    """How often a tensor has been written to in place; autograd counts it."""
+    return tensor._version  # noqa: SLF001  # its only name
+
+
 def compile_whole_models() -> None:
     """Let `torch.compile` compile a model under DDP as it would alone.
 

@@ -90,6 +90,49 @@ class Thawing(Plain):
         return self.first(super().features(dense, sparse))
 
 
+class Remembering(Plain):
+    """Keeps a running mean where no checkpoint looks."""
+
+    def __init__(self, layout: TableLayout, num_dense: int, num_labels: int) -> None:
+        super().__init__(layout, num_dense, num_labels)
+        self.register_buffer("mean", torch.zeros(self.width), persistent=False)
+        self.register_buffer("seen", torch.zeros(2))
+        self.register_buffer("mask", torch.tensor([float("nan"), -float("inf")]), persistent=False)
+        self.calls = 0
+
+    def features(self, dense: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
+        found = super().features(dense, sparse)
+        with torch.no_grad():
+            self.remember(found)
+        return found - self.mean
+
+    def remember(self, found: torch.Tensor) -> None:
+        self.mean.data.lerp_(found.mean(0), 0.1)
+
+
+class Growing(Remembering):
+    """Has a buffer that is longer after each step."""
+
+    def remember(self, found: torch.Tensor) -> None:
+        self.seen = torch.cat([self.seen, torch.ones(1)])
+
+
+class Registering(Remembering):
+    """Registers a buffer at its first call."""
+
+    def remember(self, found: torch.Tensor) -> None:
+        self.register_buffer("late", found.mean(0))
+
+
+class Caching(Remembering):
+    """Makes a constant at its first call and counts its calls: both are fine, and the count is told."""
+
+    def remember(self, found: torch.Tensor) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            self.register_buffer("angles", torch.arange(3.0), persistent=False)
+
+
 class Gradless(Plain):
     """A decorator that is left over from evaluation."""
 
@@ -200,6 +243,30 @@ def test_weights_that_the_optimizer_does_not_know_are_refused(
     Thawing.calls = 0
     with pytest.raises(BagpipeError, match=rf"test_odd_models.py:\d+ .*{words}"):
         run_in_threads(job_of(model, steps=6), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (Remembering, r"buffer mean, which no checkpoint holds \(persistent=False\), has changed by step 1"),
+        (Growing, r"buffer seen has become \[3\] from \[2\] by step 1"),
+        (Registering, r"buffer late was made by step 1"),
+    ],
+)
+def test_state_that_a_resumed_run_would_not_have_is_refused(model: type[nn.Module], words: str, tmp_path: Path) -> None:
+    """The run ended, and another model came of it when it was resumed, or none where the shapes had changed."""
+    with pytest.raises(
+        BagpipeError, match=rf"test_odd_models.py:\d+ .*{words}, so a resumed run would not end as this"
+    ):
+        run_in_threads(job_of(model, steps=2), tmp_path / "run")
+
+
+def test_an_attribute_that_changes_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Once: it may be for the user's own log. Constants are none of it, whatever they hold."""
+    run_in_threads(job_of(Caching, steps=6, checkpoint={"every": 2}), tmp_path / "run")
+    told = [record.getMessage() for record in caplog.records if "is in no checkpoint" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("Caching: attribute calls has changed by step 1 and is in no checkpoint: a resumed run ")
 
 
 @pytest.mark.parametrize("trainers", [1, 2])

@@ -8,7 +8,8 @@ import itertools
 import json
 import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -21,9 +22,12 @@ from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.data.dataset import open_dataset
 from bagpipe.errors import BagpipeError
+from bagpipe.plan import BatchPlan
 from bagpipe.testing.compare import checkpoint_differences
 from bagpipe.testing.reference import ReferenceRun, train_reference
 from bagpipe.testing.threads import ThreadedRun, run_in_threads
+from bagpipe.trainer.finite import FiniteCheck
+from bagpipe.trainer.skipping import Skipping
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 
@@ -153,6 +157,29 @@ def test_a_skipped_step_changes_nothing(way: str, trainers: int, more: dict[str,
     for step, told in reasons.items():
         assert len(told) == trainers
         assert any(f"step {step}: {WAYS[way]}" in reason for reason in told)
+
+
+def test_buffers_that_forward_replaces_are_put_back() -> None:
+    """By another tensor, and one of another shape: it is the old value that the next step and a checkpoint find."""
+    model = nn.BatchNorm1d(2)
+    asked: list[dict[int, torch.Tensor]] = []
+
+    def reason(plan: object, rows: object, before: dict[int, torch.Tensor]) -> str:
+        asked.append(before)
+        return "the loss is nan"
+
+    finite = cast("FiniteCheck", SimpleNamespace(reason_to_skip=reason))
+    skipping = Skipping(model, finite, None, torch.device("cpu"))
+    skipping.begin()
+    mean = model.running_mean = torch.full((2,), torch.nan)
+    model.running_var = torch.ones(3)
+    assert skipping.reason(cast("BatchPlan", None), []) == "the loss is nan"
+    assert asked[0][id(mean)].tolist() == [0.0, 0.0]
+    assert {name: buffer.tolist() for name, buffer in model.named_buffers()} == {
+        "running_mean": [0.0, 0.0],
+        "running_var": [1.0, 1.0],
+        "num_batches_tracked": 0,
+    }
 
 
 def test_a_run_that_ends_with_a_skipped_step_is_resumed(tmp_path: Path) -> None:

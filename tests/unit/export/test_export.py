@@ -16,12 +16,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from export_cases import ab_columns, ab_csv, ab_tables, cases, data_of
 from pyarrow.csv import read_csv
 
 from bagpipe.cache.lookup import SparseEmbeddings
+from bagpipe.cli.checkpoint import newest
 from bagpipe.config.columns import DenseColumn, SparseColumn
 from bagpipe.config.model import MODEL_SETTINGS
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, ExitCode, StorageError
@@ -96,9 +98,11 @@ def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path],
     """The same file as from the checkpoint, a score for each label; what the data lacks is said in the same way."""
     export_model(checkpoints["own"], tmp_path / "own")
     for where, out in ((checkpoints["own"], "a"), (tmp_path / "own", "b")):
-        done = predict_any(where, data_of(folder, "own"), tmp_path / out, keep=("user",))
+        done = predict_any(where, data_of(folder, "own"), tmp_path / out, keep=("user", "user"))  # Twice is once.
         assert (done.rows, done.columns) == (300, ("score_clicked", "score_bought"))
     assert scores_of(tmp_path / "a") == scores_of(tmp_path / "b")
+    with pytest.raises(CheckpointError, match=rf"^{tmp_path / 'own'}: an export, which only `bagpipe predict` and"):
+        newest(tmp_path / "own")
     one = next(load_export(tmp_path / "own").score_file(data_of(folder, "own"), keep="user"))
     assert one.column_names == ["file", "row", "user", "score_clicked", "score_bought"]
     lines = Path(data_of(folder, "own")).read_text().splitlines()
@@ -145,6 +149,27 @@ def test_score_py_tells_in_one_line_what_is_wrong(
     code, _, wrong = ended(data, str(tmp_path / "d"), "--keep", "row")
     assert (code, wrong.startswith("error: --keep: 'row' is a column of the scores already; rename it")) == (78, True)
     assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", "d")]
+
+
+def test_a_kept_column_has_one_type(folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """From a checkpoint and from an export: the first file's, or one line that names the file whose values are others;
+    it was a bug of the library, or depended on where a batch ended.
+    """
+    export_model(checkpoints["own"], tmp_path / "own")
+    rows = read_csv(data_of(folder, "own"))
+    kinds = {"a": pa.array(range(300)), "b": pa.array(map(float, range(300))), "c": pa.array(map(str, range(300)))}
+    (tmp_path / "data").mkdir()
+    for name, column in kinds.items():
+        pq.write_table(rows.append_column("key", column), tmp_path / "data" / f"{name}.parquet")
+    for where in (checkpoints["own"], tmp_path / "own"):
+        predict_any(where, str(tmp_path / "data"), tmp_path / "out", keep=["key"])
+        found = pq.read_table(tmp_path / "out").column("key")
+        assert (found.type, found.to_pylist()) == (pa.int64(), [*range(300)] * 3)
+    pq.write_table(rows.append_column("key", pa.array([f"r{n}" for n in range(300)])), tmp_path / "data" / "d.parquet")
+    for where in (checkpoints["own"], tmp_path / "own"):
+        with pytest.raises(DataError, match=r"/d.parquet: column key: expected int64 as in .* before, found string;"):
+            predict_any(where, str(tmp_path / "data"), tmp_path / "out2", keep=["key"])
+    assert not (tmp_path / "out2").exists()
 
 
 def test_an_export_is_given_no_url(tmp_path: Path) -> None:
@@ -301,7 +326,7 @@ def test_every_damaged_byte_of_an_export_is_noticed_before_it_scores(
             continue
         middle = len(whole) // 2
         (out / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-        refused(name, "not a manifest" if name == "manifest.json" else "its checksum differs from manifest.json's")
+        refused(name, "not a manifest" if name == "files.json" else "its checksum differs from files.json's")
         (out / name).write_bytes(whole)
     for name in ("rows.safetensors", "code/own_parts/sizes.py"):
         whole = (out / name).read_bytes()
@@ -329,9 +354,7 @@ def test_an_export_that_is_not_checked_still_tells_what_it_cannot_read(
     assert getattr(damaged.value, "exit_code", None) == ExitCode.BAD_DATA
     tables = (out / "tables.safetensors").read_bytes()
     (out / "tables.safetensors").write_bytes(tables[:-1] + bytes([tables[-1] ^ 1]))
-    with pytest.raises(
-        CheckpointError, match=r"tables.safetensors: its checksum differs from manifest.json's; copy or"
-    ):
+    with pytest.raises(CheckpointError, match=r"tables.safetensors: its checksum differs from files.json's; copy or"):
         load_tables(out)
 
 

@@ -11,7 +11,7 @@ from bagpipe.checkpoint.manifest import FILE_NAME as MANIFEST
 from bagpipe.checkpoint.store import ASIDE
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, parse_job
-from bagpipe.errors import CheckpointError, ConfigError, StorageError
+from bagpipe.errors import CheckpointError, ConfigError, ExitCode, StorageError
 from bagpipe.local.rundir import RunDir, default_path
 from bagpipe.local.user_modules import NOTED
 from bagpipe.lowlevel.lease import FILE_NAME
@@ -194,6 +194,17 @@ def test_checkpoints_that_are_gone_are_not_begun_again_in_silence(tmp_path: Path
         with pytest.raises(CheckpointError, match="had one of step 90"):
             directory.starting_checkpoint(job(), notes.append)
         assert notes == []
+
+
+def test_no_attempt_begins_where_none_could_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that was mounted read-only in the middle of a run: it was tried four times, for minutes."""
+    with RunDir.create(tmp_path / "run") as directory:
+        directory.begin(job())
+        root = directory.checkpoints(job())
+        monkeypatch.setattr("os.access", lambda path, mode: Path(path) != root)  # Whoever is root may write anywhere.
+        with pytest.raises(StorageError, match=rf"^{root}: can no longer be written; .* `bagpipe run --resume`") as no:
+            directory.starting_checkpoint(job(), print)
+        assert no.value.exit_code == ExitCode.TRANSIENT
 
 
 def test_a_file_in_the_place_of_a_folder_is_named_and_not_tried_again(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe.errors import StorageError
+from bagpipe.errors import ExitCode, StorageError
 from bagpipe.lowlevel.atomic_files import make_folder, replacing_file, write_whole
 
 LIMIT = 1 << 20
@@ -73,6 +73,23 @@ def test_two_that_write_one_file_at_once_do_not_mix(tmp_path: Path) -> None:
         assert target.read_bytes() == b"b" * 10
         first.write(b"a" * 100)
     assert target.read_bytes() == b"a" * 200 and list(tmp_path.iterdir()) == [target]
+
+
+def test_no_device_is_replaced_and_a_link_stays_one(tmp_path: Path) -> None:
+    """`--out /dev/null`, for whoever may write there, made a file of it; a link's target was left as it was."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link to it").symlink_to("pipe")
+    for name in ("pipe", "link to it"):
+        with pytest.raises(StorageError, match=rf"^{tmp_path / 'pipe'}: a device or a pipe, which no .*; choose") as no:
+            write_whole(tmp_path / name, b"new")
+        assert no.value.exit_code == ExitCode.BAD_CONFIG
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/file")
+    for content in (b"made", b"replaced"):
+        write_whole(tmp_path / "link", content)
+        assert (tmp_path / "folder" / "file").read_bytes() == content
+    assert (tmp_path / "link").is_symlink() and len(list((tmp_path / "folder").iterdir())) == 1
 
 
 def test_the_draft_of_a_killed_process_is_used_again(tmp_path: Path) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bagpipe.cli.main import run_command
+from bagpipe.local import child
 from bagpipe.lowlevel.process_life import current_folder, loading
+from bagpipe.standalone import score
 
 CODE = """
 import sys, threading, time
@@ -123,3 +126,22 @@ def test_a_current_folder_that_is_gone(tmp_path: Path, monkeypatch: pytest.Monke
     assert current_folder() == str(gone)
     gone.rmdir()
     assert current_folder() is None
+
+
+def test_where_torch_cannot_compute_nothing_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder that is gone its mathematics library ends the process by itself: commands that need it refuse in one
+    line, `score.py` too, and a role, which is given whole paths only, begins in another folder.
+    """
+    run, rows, out = (str(tmp_path / name) for name in ("run", "rows.csv", "scores.parquet"))
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    said = "error: the current folder has been removed; change to one that exists\n"
+    for command in (["evaluate", run], ["export", run, out], ["predict", "../run", "--data", rows, "--out", out]):
+        assert (run_command(command), capsys.readouterr().err) == (78, said), command
+    monkeypatch.setattr("sys.argv", ["score.py", rows, out])
+    assert (score.main(), capsys.readouterr().err) == (78, said)
+    started = [sys.executable, "-S", "-E", child.__file__, str(os.getpid()), "/bin/pwd"]
+    assert subprocess.run(started, capture_output=True, text=True, check=True).stdout == "/\n"
