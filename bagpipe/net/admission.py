@@ -128,7 +128,10 @@ class Admission:
         if speaker is not None and self._identities.get(speaker) == identity:
             del self._identities[speaker]
 
-    def _admit(self, identity: bytes, hello: Hello) -> Speaker | Held | Refused:
+    def _admit(self, identity: bytes, hello: Hello) -> Speaker | Held | SayHello | Refused:
+        if identity in self._speakers and hello.attempt != self.attempt:
+            # It is of this attempt; a link that says old messages again has said this one.
+            return SayHello(reason=f"a Hello of attempt {hello.attempt} came after one of attempt {self.attempt}")
         refused = check_hello(hello, job=self.job, attempt=self.attempt, token=self.token)
         if refused is not None:
             return refused

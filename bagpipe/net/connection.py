@@ -18,7 +18,7 @@ from bagpipe.net.form import form
 from bagpipe.net.messages import Hello, Message, SayHello
 from bagpipe.net.socket_end import SocketEnd
 from bagpipe.net.waits import milliseconds
-from bagpipe.net.wire import Array, Frame, decode, encode
+from bagpipe.net.wire import UNTOLD, Array, Frame, decode, encode
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +134,11 @@ class Connection(SocketEnd):
         if self._hello is not None:
             self.send(self._hello)
 
+    @property
+    def _attempt(self) -> int:
+        """The attempt that is said here, once it was told who we are."""
+        return UNTOLD if self._hello is None else self._hello.attempt
+
     def remember(self, hello: Hello) -> Hello:
         """From now on send this when the connection is remade; returned with our form and the job's token in it."""
         self._hello = structs.replace(hello, form=form(), token=self._token)
@@ -143,7 +148,7 @@ class Connection(SocketEnd):
         """`send_frames` of a message, its floats packed or not. A `Hello` is completed and remembered."""
         if isinstance(message, Hello):
             message = self.remember(message)
-        self.send_frames(encode(message, arrays, packed=packed))
+        self.send_frames(encode(message, arrays, packed=packed, attempt=self._attempt))
 
     def send_frames(self, frames: Sequence[Frame] | KeptFrames) -> None:
         """Queue an encoded message; returns at once. Its arrays must not change until they are on the wire.
@@ -171,7 +176,7 @@ class Connection(SocketEnd):
             except zmq.Again:
                 return None
             try:
-                message, arrays = decode([frame.buffer for frame in frames])
+                message, arrays = decode([frame.buffer for frame in frames], attempt=self._attempt)
             except WireError as error:
                 self.refused.add(f"dropped a message of {self.peer}: {error}")
                 continue

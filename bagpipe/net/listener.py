@@ -65,7 +65,7 @@ class Listener(SocketEnd):
             peer = identity.bytes
             num_bytes += sum(len(frame) for frame in frames)
             try:
-                message, arrays = decode([frame.buffer for frame in frames])
+                message, arrays = decode([frame.buffer for frame in frames], attempt=self.admission.attempt)
             except WireError as error:
                 self.refused.add(f"dropped a message of {self.name_of(peer)}: {error}")
                 continue
@@ -104,11 +104,15 @@ class Listener(SocketEnd):
 
     def _is_there(self, peer: bytes) -> bool:
         """Whether a peer's connection is; it is, too, where the peer reads nothing of what waits for it already."""
-        return self._sent([peer, *encode(Ping())]) != zmq.EHOSTUNREACH
+        return self._sent([peer, *self.encoded(Ping())]) != zmq.EHOSTUNREACH
 
     def send(self, peer: bytes, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> bool:
         """Send to a peer that has spoken before, floats packed or not; False if it is gone or reads nothing."""
-        return self.send_frames(peer, encode(message, arrays, packed=packed))
+        return self.send_frames(peer, self.encoded(message, arrays, packed=packed))
+
+    def encoded(self, message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> list[Frame]:
+        """For `send_frames`."""
+        return encode(message, arrays, packed=packed, attempt=self.admission.attempt)
 
     def send_frames(self, peer: bytes, frames: Sequence[Frame]) -> bool:
         self._delay()

@@ -1,9 +1,9 @@
 """Every message that crosses a socket. The protocol is this file.
 
 A message is a msgpack-encoded tagged struct (the *header*) followed by raw array frames; the header of a message with
-arrays carries their dtypes and shapes (`wire.py`). Requests are idempotent and tagged (attempt, step, rank), so that
-one sent again after a reconnect is harmless. `admission.py` lists who may send which message to whom. Decoding enforces
-the bounds of the types below, so a number that passed it fits into an int64.
+arrays carries their dtypes and shapes (`wire.py`), and the attempt. Requests are idempotent and tagged (step, rank), so
+that one sent again after a reconnect is harmless. `admission.py` lists who may send which message to whom. Decoding
+enforces the bounds of the types below, so a number that passed it fits into an int64.
 """
 
 from typing import Annotated, Literal
@@ -16,7 +16,7 @@ from bagpipe.config.model import ModelConfig
 from bagpipe.metrics.validations import Validation
 from bagpipe.tables import TableLayout
 
-PROTOCOL_VERSION = 10
+PROTOCOL_VERSION = 11
 
 Role = Literal["oracle", "server", "trainer"]
 Step = Annotated[int, msgspec.Meta(ge=-1, le=2**53)]

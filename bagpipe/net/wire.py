@@ -1,9 +1,9 @@
 """Encodes messages as frames and decodes them. Pure: no socket, no clock.
 
-A message is a list of frames: one msgpack header, then the raw bytes of its arrays. The header holds
-the message and, for each array, its element type and shape; an array longer than `FRAME_BYTES` lies
-in several frames, because large frames cost the transport two to three times as much per byte. Arrays of
-floats may be packed (`net/pack_floats.py`); the header says how long they are then.
+A message is a list of frames: one msgpack header, then the raw bytes of its arrays. The header holds the message, the
+attempt in which it was said and, for each array, its element type and shape; an array longer than `FRAME_BYTES` lies in
+several frames, because large frames cost the transport two to three times as much per byte. Arrays of floats may be
+packed (`net/pack_floats.py`); the header says how long they are then.
 
 Decoding raises `WireError` and nothing else, whatever the bytes are: only listed element types exist, every length is
 compared with a limit before memory is taken and with the frames before it is used, and an array lies in as few frames
@@ -42,6 +42,10 @@ MESSAGE_TYPES = tuple(
     for kind in vars(messages).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 )
+UNTOLD = -1
+"""In the place of an attempt: of none, or it is not known yet."""
+OF_ANY_ATTEMPT = (messages.Hello, messages.Refused, messages.SayHello, messages.Ping, messages.Pong)
+"""What roles of two attempts say to each other: a `Hello`, which names its own attempt, and what answers it."""
 _UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError, MemoryError, OverflowError)
 """What msgspec raises for bytes that are no message: beside its own error, those for text that is not UTF-8 and for
 nesting deeper than the interpreter's stack."""
@@ -49,11 +53,12 @@ nesting deeper than the interpreter's stack."""
 
 class _Envelope(msgspec.Struct, frozen=True, array_like=True):
     """The header frame: of each array the element type's code, the shape, and the bytes it is packed in (0: it is not
-    packed); and the message's own bytes.
+    packed); the message's own bytes; and its attempt.
     """
 
     arrays: tuple[tuple[int, tuple[int, ...], int], ...]
     message: msgspec.Raw
+    attempt: int = UNTOLD
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -61,27 +66,35 @@ _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
 _message_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(functools.reduce(operator.or_, MESSAGE_TYPES))
 
 
-def encode(message: Message, arrays: Sequence[Array] = (), *, packed: bool = False) -> list[Frame]:
+def encode(
+    message: Message, arrays: Sequence[Array] = (), *, packed: bool = False, attempt: int = UNTOLD
+) -> list[Frame]:
     """The frames of a message. Contiguous arrays are not copied, so they must not change until sent.
 
     Args:
         packed: pack arrays of float32 where that makes them shorter.
+        attempt: the one in which it is said.
     """
     tight = [np.ascontiguousarray(a) for a in arrays]
     small = [pack(a) if packed and a.dtype == np.float32 else None for a in tight]
     about = tuple((_CODE_OF[a.dtype], a.shape, 0 if s is None else s.size) for a, s in zip(tight, small, strict=True))
-    frames: list[Frame] = [_encoder.encode(_Envelope(about, msgspec.Raw(_encoder.encode(message))))]
+    frames: list[Frame] = [_encoder.encode(_Envelope(about, msgspec.Raw(_encoder.encode(message)), attempt))]
     for array, short in zip(tight, small, strict=True):
         whole = array.reshape(-1).view(np.uint8).data if short is None else short.data
         frames += [whole[at : at + FRAME_BYTES] for at in range(0, len(whole), FRAME_BYTES)]
     return frames
 
 
-def decode(frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES) -> tuple[Message, list[Array]]:
+def decode(
+    frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES, attempt: int = UNTOLD
+) -> tuple[Message, list[Array]]:
     """The message and its arrays (read-only views where an array lies in one frame and is not packed).
 
+    Args:
+        attempt: the one in which it is heard.
+
     Raises:
-        WireError: the frames are not one whole message of this protocol.
+        WireError: the frames are not one whole message of this protocol, or it was said in another attempt.
     """
     if not frames or len(frames[0]) > MAX_HEADER_BYTES:
         raise WireError(f"expected a header of at most {MAX_HEADER_BYTES} bytes, found {len(frames)} frames")
@@ -91,6 +104,9 @@ def decode(frames: Sequence[Frame], *, limit_bytes: int = MAX_MESSAGE_BYTES) -> 
     except _UNDECODABLE as error:
         raise WireError(f"a header is not one of this protocol's messages: {error}") from None
     name = type(message).__name__
+    told = envelope.attempt
+    if told != attempt and UNTOLD not in (told, attempt) and not isinstance(message, OF_ANY_ATTEMPT):
+        raise WireError(f"{name}: it was said in attempt {told}, this is attempt {attempt}")
     if len(envelope.arrays) > MAX_ARRAYS:
         raise WireError(f"{name}: expected at most {MAX_ARRAYS} arrays, found {len(envelope.arrays)}")
     room = limit_bytes

@@ -13,14 +13,15 @@ It reads one command a line from standard input, each about one of the ports it 
 
 and with `--messages`, of connections that are not encrypted:
 
-    17001 replay          from now on every message comes twice, and some earlier one of the same direction after it
-    17001 reorder         from now on of every two messages of a direction the second comes first
-    17001 earlier         connections that are made from now on carry messages of those before, among their own
+    17001 replay          from now on every message comes twice, and after it some earlier one of the same sender
+    17001 reorder         from now on of every two messages of a sender the second comes first
+    17001 earlier         on connections that are made from now on, what their senders said before them comes again
 """
 
 import asyncio
 import contextlib
 import random
+import re
 import socket
 import struct
 import sys
@@ -34,18 +35,22 @@ GREETING_BYTES = 64
 MORE, LONG, COMMAND = 1, 2, 4
 """Flags in the first byte of a ZMTP frame."""
 RECORDED = 400
-"""Messages of each direction of a link that are remembered."""
+"""Messages to and from each role that are remembered."""
+SPEAKER = re.compile(rb"\xa4role(\xa6server|\xa7trainer)\xa5index.", re.DOTALL)
+"""Of a `Hello`: who says it."""
 HOLD_SECONDS = 0.5
 """A message whose place is to be changed waits at most so long for the next one."""
 
 
 @dataclass(slots=True)
-class _Pair:
+class Pair:
     """A connection to the proxy, and the one that the proxy has made for it."""
 
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter
     silent: bool = False
+    speaker: bytes = b""
+    """Of a link that knows messages: the role that has made the connection; empty: it has not said `Hello`."""
 
     def reset(self) -> None:
         """End both with a reset, not with an orderly end."""
@@ -97,13 +102,8 @@ class Cutter:
         return taken
 
 
-@dataclass(slots=True)
-class _Direction:
-    """What a link has carried one way, on all its connections."""
-
-    recorded: deque[bytes] = field(default_factory=lambda: deque(maxlen=RECORDED))
-    earlier: tuple[bytes, ...] = ()
-    """What was recorded when `earlier` was asked for."""
+Way = tuple[bytes, bool]
+"""What is said by one role to another: the one that has made the connection, and whether that one speaks."""
 
 
 @dataclass(slots=True)
@@ -122,9 +122,10 @@ class Link:
     cut_until: float = 0.0
     replays: bool = False
     reorders: bool = False
-    pairs: list[_Pair] = field(default_factory=list)
-    _there: _Direction = field(default_factory=_Direction)
-    _back: _Direction = field(default_factory=_Direction)
+    pairs: list[Pair] = field(default_factory=list)
+    _recorded: dict[Way, deque[bytes]] = field(default_factory=dict)
+    _earlier: dict[Way, list[bytes]] = field(default_factory=dict)
+    """What was recorded when `earlier` was asked for."""
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
     def command(self, what: str, number: float) -> None:
@@ -147,8 +148,7 @@ class Link:
             case "reorder" if self.messages:
                 self.reorders = True
             case "earlier" if self.messages:
-                for way in (self._there, self._back):
-                    way.earlier = tuple(way.recorded)
+                self._earlier = {way: list(recorded) for way, recorded in self._recorded.items()}
             case _:
                 raise ValueError(f"expected one of the commands of this program, found {what!r}")
 
@@ -162,27 +162,24 @@ class Link:
         except OSError:
             writer.transport.abort()
             return
-        pair = _Pair(writer, far)
+        pair = Pair(writer, far)
         self.pairs.append(pair)
-        pumps = self._pump(pair, reader, far, self._there), self._pump(pair, far_reader, writer, self._back)
-        await asyncio.gather(*pumps)
+        await asyncio.gather(self._pump(pair, reader, far, True), self._pump(pair, far_reader, writer, False))
         self.pairs.remove(pair)
 
-    async def _pump(
-        self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: _Direction
-    ) -> None:
+    async def _pump(self, pair: Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, there: bool) -> None:
         cutter = Cutter() if self.messages else None
-        earlier, held = way.earlier, deque[bytes]()
+        earlier, held = self._earlier, deque[bytes]()
         with contextlib.suppress(OSError):
             while content := await self._read(pair, reader, writer, held):
-                parts = [content] if cutter is None else self._said(cutter.cut(content), way, earlier, held)
+                parts = [content] if cutter is None else self._said(cutter.cut(content), pair, there, earlier, held)
                 for part in parts:
                     await self._write(pair, part, writer)
         if not pair.silent:
             writer.close()
 
     async def _read(
-        self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: deque[bytes]
+        self, pair: Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, held: deque[bytes]
     ) -> bytes:
         """What comes next; a message that is held goes first where nothing comes for long."""
         if held:
@@ -192,7 +189,7 @@ class Link:
                 await self._write(pair, held.popleft(), writer)
         return await reader.read(CHUNK)
 
-    async def _write(self, pair: _Pair, content: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _write(self, pair: Pair, content: bytes, writer: asyncio.StreamWriter) -> None:
         if self.delay:
             await asyncio.sleep(self.delay)
         for at in range(0, len(content), self.piece):
@@ -202,7 +199,12 @@ class Link:
                 await asyncio.sleep(0)
 
     def _said(
-        self, parts: Iterable[tuple[bytes, bool]], way: _Direction, earlier: tuple[bytes, ...], held: deque[bytes]
+        self,
+        parts: Iterable[tuple[bytes, bool]],
+        pair: Pair,
+        there: bool,
+        earlier: dict[Way, list[bytes]],
+        held: deque[bytes],
     ) -> Iterator[bytes]:
         """What is said where these parts have come."""
         for part, is_message in parts:
@@ -214,12 +216,16 @@ class Link:
                 continue
             if held:
                 yield held.popleft()
+            if there and (hello := SPEAKER.search(part)):
+                pair.speaker = hello.group()
+            way = (pair.speaker, there)
+            recorded = self._recorded.setdefault(way, deque(maxlen=RECORDED))
             if self.replays:
                 yield part
-                yield self._random.choice(way.recorded or [part])
-            if earlier:
-                yield self._random.choice(earlier)
-            way.recorded.append(part)
+                yield self._random.choice(recorded or [part])
+            if way in earlier:
+                yield self._random.choice(earlier[way])
+            recorded.append(part)
 
     def _reset(self) -> None:
         for pair in self.pairs:

@@ -84,7 +84,8 @@ class PeerExchange:
             bucket=bucket,
             through=self._delivery.through,
         )
-        return keep_frames(encode(message, arrays, packed=self._packed()), copied=copied)
+        frames = encode(message, arrays, packed=self._packed(), attempt=self._attempt)
+        return keep_frames(frames, copied=copied)
 
     def _send(self, peers: Sequence[int], step: int, frames: KeptFrames) -> None:
         for peer in peers:

@@ -76,6 +76,8 @@ class StepHands:
         self._gradients: list[Floats] = []
         self._deferred: list[Parcel] = []
         self._leaving: list[tuple[Keys, Floats]] = []
+        self._asked_for = -1
+        """The last plan that was asked for because a later one came before it."""
         self._methods = self._method_of_each()
 
     def carry_out(self, do: Do, step: int) -> None:
@@ -117,6 +119,12 @@ class StepHands:
             Do.SAY_LEAVING: self._say_leaving,
             Do.SAY_STOP: lambda _: self.oracle.send(Stop(rank=self.rank)),
         }
+
+    def plan_came_early(self) -> None:
+        """A plan came before the one whose turn it is, so that one was lost, or comes late: ask for it, once."""
+        if self._asked_for < self.machine.next_plan:
+            self._asked_for = self.machine.next_plan
+            self._told.ask_for_plans(self._asked_for)
 
     def _ask_for_plans(self, _: int) -> None:
         self._told.ask_for_plans(self.machine.next_plan)

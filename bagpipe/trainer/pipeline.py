@@ -338,6 +338,8 @@ class StepPipeline:
                 plan = self.hands.plans[message.step] = unpack_plan(message, arrays)
                 check_plan(plan, rank=self.rank, world_size=self.hands.world_size, slots=self.slots)
                 self._carry_out(self.machine.plan_arrived(StepFacts.of(plan)))
+            case Plan() if message.step > self.machine.next_plan:
+                self.hands.plan_came_early()
             case ValidationBatch() | ValidationDone():
                 self.hear_validation(message, arrays)
             case SaveFirst():
@@ -373,13 +375,11 @@ class StepPipeline:
 def open_pipeline(members: Membership, device: torch.device) -> StepPipeline:
     """The row pipeline of a trainer that has joined a job, with empty caches on `device`."""
     topology, spec = members.topology, members.topology.spec
-    groups = topology.layout.groups
+    groups, widths = topology.layout.groups, record_widths(spec.embedding, topology.layout)
     kinds = [RowKinds(spec.embedding, group) for group in groups]
     caches = [
         create_cache(slots, group.embedding_dim, width, own.kinds, device)
-        for slots, group, width, own in zip(
-            topology.slots, groups, record_widths(spec.embedding, topology.layout), kinds, strict=True
-        )
+        for slots, group, width, own in zip(topology.slots, groups, widths, kinds, strict=True)
     ]
     return StepPipeline(
         rank=members.rank,

@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
+
+from bagpipe.testing.fault_proxy import Cutter, Link, Pair
 
 PROGRAM = """
 import json, sys
@@ -16,15 +19,18 @@ preload()
 folder = Path(sys.argv[1])
 faults = [None, *(Fault(*one) for one in json.loads(sys.argv[2]))]
 told = [run_with(fault, folder / f"run-{number}") for number, fault in enumerate(faults)]
-print(json.dumps([[one.digest, one.attempts, one.told] for one in told]))
+logs = ["".join(log.read_text() for log in folder.glob(f"run-{number}/logs/*")) for number in range(len(told))]
+refused = [text.count("was said in attempt 0") + text.count("a Hello of attempt 0 came after") for text in logs]
+print(json.dumps([[one.digest, one.attempts, one.told, count] for one, count in zip(told, refused)]))
 """
-CHOSEN = [("reset", "trainer 1"), ("split", "server 0")]
+CHOSEN = {("reset", "trainer 1"): 1, ("split", "server 0"): 1, ("replay", "oracle"): 1, ("earlier", "server 0"): 2}
+"""With the attempts that they take."""
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[list[str | int]]:
     """In a process of its own, which forks: this one has threads. The first run is undisturbed."""
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("faults")), json.dumps(CHOSEN)]
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path_factory.mktemp("faults")), json.dumps(list(CHOSEN))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[list[str | int]] = json.loads(done.stdout.splitlines()[-1])
@@ -33,10 +39,39 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[list[str | int]]:
 
 @pytest.mark.parametrize("number", range(len(CHOSEN)), ids=[" ".join(one) for one in CHOSEN])
 def test_a_link_that_breaks_changes_no_bit(told: list[list[str | int]], number: int) -> None:
-    """A connection that is reset, or carries everything in pieces of a few bytes: the same model, in one attempt."""
-    digest, attempts, reasons = told[number + 1]
+    """A connection that is reset, or carries everything in pieces of a few bytes, twice and once more, or with what an
+    attempt before has said: the same model, without an attempt more than its fault costs.
+    """
+    digest, attempts, reasons, refused = told[number + 1]
+    what = list(CHOSEN)[number]
     assert digest is not None and digest == told[0][0], reasons
-    assert attempts == 1, reasons
+    assert attempts == CHOSEN[what], reasons
+    assert (refused > 0) == (what[0] == "earlier")
+
+
+def test_the_proxy_repeats_and_swaps_whole_messages() -> None:
+    """A greeting and commands pass as they are, a message once its last frame is there, however the bytes come."""
+    greeting, ping = b"g" * 64, b"\x04\x05\x04PING"
+    hello, first, second = b"\x00\x13\xa4role\xa7trainer\xa5index\x01"[:21], b"\x01\x01a\x00\x01b", b"\x00\x01c"
+    stream = greeting + hello + ping + first + second
+    cutter = Cutter()
+    parts = [part for at in range(0, len(stream), 5) for part in cutter.cut(stream[at : at + 5])]
+    assert b"".join(part for part, _ in parts) == stream
+    assert [part for part, is_message in parts if is_message] == [hello, first, second]
+
+    def said(link: Link) -> list[bytes]:
+        held: deque[bytes] = deque()
+        pair = Pair(None, None)  # type: ignore[arg-type]
+        return list(link._said([(hello, True), (ping, False), (first, True), (second, True)], pair, True, {}, held))
+
+    link = Link(0, messages=True)
+    assert said(link) == [hello, ping, first, second]
+    link.command("replay", 0)
+    again = said(link)
+    assert again.count(second) >= 2 and again.count(ping) == 1 and len(again) == 10
+    link = Link(0, messages=True)
+    link.command("reorder", 0)
+    assert said(link) == [ping, first, hello]  # `second` waits for the next one.
 
 
 def test_the_proxy_does_what_it_is_told(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Kept:
     """The files of one attempt."""
 
     def __init__(self, run_dir: Path, attempt: int) -> None:
+        self.attempt = attempt
         self._topology, self._trained = run_dir / TOPOLOGY.format(attempt), run_dir / TRAINED.format(attempt)
         self.scores, self._leaving = run_dir / SCORES.format(attempt), run_dir / LEAVING.format(attempt)
         self._validations = run_dir / VALIDATIONS.format(attempt)

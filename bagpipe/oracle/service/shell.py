@@ -15,7 +15,6 @@ from bagpipe.net.listener import Listener
 from bagpipe.net.messages import Ping
 from bagpipe.net.plan_codec import pack_plan
 from bagpipe.net.register import refusal
-from bagpipe.net.wire import encode
 from bagpipe.oracle.service.actions import (
     Action,
     EndAttempt,
@@ -149,7 +148,7 @@ class Shell:
                 conversation.no_more_plans()
             else:
                 wanted = [plan for plan in step_plans if conversation.outbox.wants(plan.rank, plan.step)]
-                frames = {plan.rank: encode(*pack_plan(plan)) for plan in wanted}
+                frames = {plan.rank: self._listener.encoded(*pack_plan(plan)) for plan in wanted}
                 self.act(conversation.add_plan(frames, validates=step_plans[0].validates))
             self.listen(0.0)
 

@@ -56,7 +56,7 @@ class Validator:
         frames = {}
         for plan in plans:
             header, arrays = pack_plan(plan)
-            frames[plan.rank] = encode(ValidationBatch(after=step, plan=header), arrays)
+            frames[plan.rank] = encode(ValidationBatch(after=step, plan=header), arrays, attempt=self.kept.attempt)
         return frames
 
     def read_all(self, step: int) -> None:

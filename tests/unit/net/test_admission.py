@@ -179,6 +179,19 @@ def test_a_forgotten_peer_is_a_stranger() -> None:
     assert admission.check(b"a", Stop(rank=RANK)) == SayHello()
 
 
+def test_a_hello_of_an_earlier_attempt_ends_no_role_of_this_one() -> None:
+    """A link that says old messages again says this one on an admitted connection: the role is asked for its own and
+    keeps its place; a connection that has said nothing else is refused.
+    """
+    admission = Admission("server", "job", 1, "", num_trainers=3)
+    old, own = hello(attempt=0), hello(attempt=1)
+    assert isinstance(admission.check(b"a", old), Refused)
+    assert admission.check(b"a", own) == Speaker("trainer", RANK)
+    told = admission.check(b"a", old)
+    assert isinstance(told, SayHello) and "a Hello of attempt 0 came after one of attempt 1" in told.reason
+    assert admission.speaker(b"a") == Speaker("trainer", RANK)
+
+
 def test_a_connection_keeps_its_role() -> None:
     """Who was admitted as one rank and says Hello as another is refused by name, and takes nobody's place."""
     admission = door("server")

@@ -17,10 +17,10 @@ from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError, ExitCode, PeerLost
 from bagpipe.net import connection as connection_module
 from bagpipe.net import sockets
-from bagpipe.net.admission import TOKEN_VARIABLE
+from bagpipe.net.admission import TOKEN_VARIABLE, Admission
 from bagpipe.net.curve import CURVE_DIR
 from bagpipe.net.listener import MOST_AT_ONCE
-from bagpipe.net.messages import Hello, Message, Ping, Pong, Refused, SayHello
+from bagpipe.net.messages import Hello, Message, Ping, Pong, Refused, SayHello, Written
 from bagpipe.net.sockets import Context
 from bagpipe.net.wire import decode, encode
 from bagpipe.testing.open_door import OpenDoor
@@ -231,6 +231,25 @@ def test_a_restarted_role_is_heard_at_once(context: Context, monkeypatch: pytest
     second.send(FETCH, [np.arange(2)])
     while FETCH not in received(listener, 1):
         pass
+
+
+def test_what_was_said_in_another_attempt_is_not_heard(context: Context, caplog: pytest.LogCaptureFixture) -> None:
+    """Recorded messages that come again on a connection of this attempt are dropped and named, at either end."""
+    listener = context.listen("tcp://127.0.0.1:0", Admission("server", "job", 7, "", num_trainers=1))
+    connection = context.connect(listener.endpoint, peer="server")
+    hello = replace(HELLO, attempt=7)
+    connection.send(hello)
+    assert received(listener, 1) == [hello]
+    (peer,) = listener.admitted()
+    for attempt in (6, 7):
+        connection.send_frames(encode(FETCH, [np.arange(attempt)], attempt=attempt))
+        listener.send_frames(peer, encode(Written(step=attempt), attempt=attempt))
+    ((_, message, (keys,)),) = listener.poll(PATIENCE)
+    assert message == FETCH and len(keys) == 7
+    told, _ = connection.receive(PATIENCE, waiting_for="an answer", step=None)
+    assert told == Written(step=7) and connection.try_receive() is None
+    assert "dropped a message of trainer 0: Fetch: it was said in attempt 6, this is attempt 7" in caplog.text
+    assert "dropped a message of server: Written: it was said in attempt 6, this is attempt 7" in caplog.text
 
 
 def test_a_connection_that_is_remade_keeps_its_place(context: Context) -> None:

@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from bagpipe.batch import Cursor
 from bagpipe.cache.cache import HostCache, Reduction
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import EmbeddingConfig, RowOptimizer
 from bagpipe.errors import PeerLost
 from bagpipe.models.dlrm import DLRM
 from bagpipe.net.array_forms import difference
-from bagpipe.net.messages import Hello, Message, StepDone
+from bagpipe.net.messages import Hello, Message, NeedPlans, StepDone
+from bagpipe.net.plan_codec import pack_plan
 from bagpipe.plan import BatchPlan, GroupPlan, PeerLists, Transfer
 from bagpipe.tables import Table, TableLayout
 from bagpipe.trainer.coherence import Coherence
@@ -247,6 +249,17 @@ def test_a_finished_step_lets_its_rows_go(step: tuple[Step, Diary, StepPipeline]
         assert rows() is None
     finally:
         gc.enable()
+
+
+def test_a_plan_that_is_missing_is_asked_for_once(step: tuple[Step, Diary, StepPipeline]) -> None:
+    """Plans that come before their turn show that one was lost on the way, or is late."""
+    _, _, pipeline = step
+    header, arrays = pack_plan(dataclasses.replace(pipeline.hands.plans[0], step=3, end=Cursor()))
+    asked: list[Message] = []
+    pipeline.oracle.send = lambda message, arrays=(): asked.append(message)  # type: ignore[method-assign]
+    for _ in range(3):
+        pipeline._hear_oracle(header, arrays)
+    assert [(type(message), getattr(message, "step", None)) for message in asked] == [(NeedPlans, 1)]
 
 
 def test_rows_the_loss_does_not_reach_are_still_sent_once(step: tuple[Step, Diary, StepPipeline]) -> None:
