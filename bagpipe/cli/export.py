@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
-from bagpipe.cli.values import local_path, need_current_folder
+from bagpipe.cli.values import local_path, need_current_folder, new_file
 
 if TYPE_CHECKING:
     from bagpipe.export.graph import GraphFormat
@@ -53,7 +53,7 @@ def export(
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="FILE", help="With --table: Parquet file to write.", parser=local_path),
+        typer.Option("--to", metavar="FILE", help="With --table: Parquet file to write.", parser=new_file),
     ] = None,
 ) -> None:
     """Write a model as a folder whose score.py turns raw rows into scores with torch, numpy and pyarrow alone."""

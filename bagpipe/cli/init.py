@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from bagpipe.cli.values import local_path
+from bagpipe.cli.values import new_file
 
 
 def init(
     path: Annotated[
         str, typer.Argument(metavar="PATH", help="File, folder, glob or URL of the data.", show_default=False)
     ],
-    out: Annotated[Path, typer.Option("--out", help="Where the job is written.", parser=local_path)] = Path("job.yaml"),
+    out: Annotated[Path, typer.Option("--out", help="Where the job is written.", parser=new_file)] = Path("job.yaml"),
     label: Annotated[
         str | None, typer.Option("--label", help="The column to predict, if the guess is wrong.", show_default=False)
     ] = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
-from bagpipe.cli.values import local_path, need_current_folder
+from bagpipe.cli.values import need_current_folder, new_file
 
 OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
 """Endings of names under which nobody would look for Parquet."""
@@ -15,7 +15,7 @@ OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", 
 def predict(
     where: Where,
     data: Annotated[str, typer.Option("--data", help="Raw rows: file, folder, glob or URL.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", show_default=False, parser=local_path)],
+    out: Annotated[Path, typer.Option("--out", help="Parquet file to write.", show_default=False, parser=new_file)],
     keep: Annotated[
         list[str] | None,
         typer.Option("--keep", metavar="COLUMN", help="Write this column beside the scores; repeatable."),

@@ -102,6 +102,20 @@ def need_current_folder() -> None:
         raise ConfigError("the current folder has been removed; change to one that exists")
 
 
+def new_file(given: str | Path) -> Path:
+    """A file on this machine, in a folder that is there.
+
+    Raises:
+        ConfigError: there is no such folder, which is said before hours of work.
+    """
+    path = local_path(given)
+    if not path.is_absolute():
+        need_current_folder()
+    if not path.parent.is_dir():
+        raise ConfigError(f"{paths.shown(path)}: there is no folder {paths.shown(path.parent)}; make it first")
+    return path
+
+
 def local_path(given: str | Path) -> Path:
     """A path on this machine; `~` and `~/x` are expanded.
 

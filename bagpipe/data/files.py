@@ -52,7 +52,7 @@ class InputFile:
         Raises:
             DataError: there is no such file; or it is another than was found, also where it has become one by the end.
         """
-        with _reading(self.name), ExitStack() as stack:
+        with reading(self.name), ExitStack() as stack:
             if "://" in self.name:
                 yield cast("IO[bytes]", stack.enter_context(_remote(self.name)[0].open(self.name, "rb")))
             else:
@@ -104,7 +104,7 @@ def find_files(path: str | Sequence[str]) -> tuple[InputFile, ...]:
     if not paths or not all(paths):
         raise ConfigError("data.path is empty; name a file, list, folder, glob or URL, or set data.format: synthetic")
     files = tuple(file for one in paths for file in _find(one))
-    names = Counter(file.name for file in files)
+    names = Counter(file.name if "://" in file.name else os.path.realpath(file.name) for file in files)
     if twice := next((name for name, count in names.items() if count > 1), None):
         raise ConfigError(f"data.path: {twice} is named twice, so that its rows would count twice; name it once")
     return files
@@ -143,8 +143,14 @@ def _line_blocks(name: str, stream: IO[bytes], block_bytes: int) -> Iterator[Tex
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Translate what the file system says into our errors."""
+def reading(name: str) -> Iterator[None]:
+    """Translate what the file system says into our errors.
+
+    Raises:
+        DataError: there is no such file, or it may not be read.
+        StorageError: the disk or the network failed, which may pass.
+        OSError: Arrow's, of a local file that is damaged; the system's have a number.
+    """
     try:
         yield
     except FileNotFoundError as error:
@@ -154,18 +160,20 @@ def _reading(name: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{name}: permission denied; make the file readable for this user") from error
     except OSError as error:
+        if error.errno is None and "://" not in name:
+            raise
         raise StorageError(f"{name}: {error.strerror or error}") from error
 
 
 def _find(path: str) -> list[InputFile]:
     if "://" in path:
         return _find_remote(path)
-    with _reading(path):
+    with reading(path):
         if os.path.isdir(path):
             return _listed(path, "folder", _below(path))
         if glob.has_magic(path) and not os.path.exists(path):
             found = [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)]
-            return _listed(path, "glob", [n for n in found if is_data(os.path.basename(n))])
+            return _listed(path, "glob", _once([n for n in found if is_data(os.path.basename(n))]))
         return [_local(path)]
 
 
@@ -186,7 +194,14 @@ def _below(folder: str) -> list[str]:
         _check_logged(f"{place}/{name}" for name in [*(f"{name}/" for name in folders), *names])
         folders[:] = [name for name in sorted(folders) if not name.startswith((".", "_"))]
         found += [os.path.join(place, name) for name in names if is_data(name)]
-    return found
+    return _once(found)
+
+
+def _once(names: list[str]) -> list[str]:
+    """Without links to files that are there too (`latest.csv`): their rows would count twice."""
+    real = {os.path.realpath(name): name for name in reversed(names)}
+    real |= {os.path.realpath(name): name for name in names if not os.path.islink(name)}
+    return [name for name in names if real[os.path.realpath(name)] == name]
 
 
 def _check_logged(names: Iterable[str]) -> None:
@@ -224,7 +239,7 @@ def _listed(path: str, what: str, names: list[str]) -> list[InputFile]:
         raise DataError(f"{path}: {what} without files; check data.path")
     files = []
     for name in sorted(names, key=natural_order):
-        with _reading(name):
+        with reading(name):
             files.append(_local(name))
     return files
 
@@ -253,7 +268,7 @@ def _remote(url: str) -> tuple[Any, str]:
 
 def _find_remote(url: str) -> list[InputFile]:
     system, path = _remote(url)
-    with _reading(url):
+    with reading(url):
         if glob.has_magic(path):
             kept = [str(n) for n in system.glob(path) if is_data(os.path.basename(str(n)))]
         elif system.isdir(path):

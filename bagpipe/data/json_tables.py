@@ -70,9 +70,15 @@ def read_records(text: bytes, options: pajson.ParseOptions | None = None) -> pa.
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_list(kind):
-        return pa.list_(_without_times(kind.value_type))
-    return pa.string() if pa.types.is_timestamp(kind) else kind
+    inner, depth = kind, 0
+    while pa.types.is_list(inner):
+        inner, depth = inner.value_type, depth + 1
+    if not pa.types.is_timestamp(inner):
+        return kind
+    inner = pa.string()
+    for _ in range(depth):
+        inner = pa.list_(inner)
+    return inner
 
 
 def _with_large(found: pa.Table, text: bytes) -> pa.Schema:

@@ -117,6 +117,11 @@ def made_once(folder: Path, part: str) -> Iterator[Path | None]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
+def _place_of(out: Path) -> Path:
+    """Where a folder is made. A link stays one: what it points to is made or replaced."""
+    return Path(os.path.realpath(out) if out.is_symlink() else os.path.abspath(out))
+
+
 @contextmanager
 def replacing(out: Path, *, overwrite: bool, mark: bool = False) -> Iterator[Path]:
     """A temporary folder beside `out` that takes its name if the body succeeds, and vanishes if not.
@@ -124,7 +129,7 @@ def replacing(out: Path, *, overwrite: bool, mark: bool = False) -> Iterator[Pat
     `check_output` has allowed it. What `out` held before is there until the new folder is whole. `mark` leaves the list
     of what was written, for files that cannot bear a mark themselves.
     """
-    out = Path(os.path.abspath(out))
+    out = _place_of(out)
     made: list[Path] = []
     try:
         with _writing(out):
@@ -176,7 +181,7 @@ def going_on(out: Path, digest: str, *, overwrite: bool) -> Iterator[Path]:
     Raises:
         ConfigError: another process is writing this output; it is named.
     """
-    out = Path(os.path.abspath(out))
+    out = _place_of(out)
     folder = out.with_name(f".{out.name}.{digest}{DRAFT}")
     with _writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)

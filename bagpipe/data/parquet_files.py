@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from bagpipe.data.files import InputFile
+from bagpipe.data.files import InputFile, reading
 
 _PAGE_HEADER = 64
 """Bytes of a page's header that hold all that is looked at here."""
@@ -53,9 +53,10 @@ def open_parquet(file: InputFile, metadata: Any = None, *, check: bool = False) 
         check: compare each page that is read with its checksum, where it has one; Arrow raises OSError if it differs.
 
     Raises:
-        DataError: a local file was changed or replaced since it was found.
+        DataError: a local file was changed or replaced since it was found, or is gone.
+        StorageError: the disk or the network failed.
     """
-    with ExitStack() as stack:
+    with reading(file.name), ExitStack() as stack:
         local = "://" not in file.name
         source = file.name if local else stack.enter_context(file.open())
         opened = stack.enter_context(

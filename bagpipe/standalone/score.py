@@ -137,7 +137,7 @@ def main() -> int:
         sys.stderr.write(f"error: {error.filename or asked.out}: {error.strerror or error}\n")
         if "-" in (asked.data, asked.out):  # Standard output, which would fail once more at the end.
             _print_no_more()
-        return 75
+        return 78 if isinstance(error, FileNotFoundError) else 75
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise

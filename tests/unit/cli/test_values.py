@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from bagpipe.cli import main as cli
-from bagpipe.cli.values import Bounded, endpoint, local_path, number, whole
+from bagpipe.cli.values import Bounded, endpoint, local_path, new_file, number, whole
 from bagpipe.errors import ConfigError
 
 
@@ -54,7 +54,7 @@ def test_every_path_of_the_command_line_is_read_in_one_place() -> None:
     """No option takes a path by typer's own type, which keeps `~`."""
     found = [(name, told.parser) for name, kinds, told in ALL if Path in kinds]
     assert len(found) >= 17
-    assert [name for name, parser in found if parser is not local_path] == []
+    assert [name for name, parser in found if parser not in (local_path, new_file)] == []
 
 
 def test_whole_and_broken_numbers() -> None:
@@ -108,6 +108,13 @@ def test_nobody_connects_to_any_port_or_every_interface(given: str) -> None:
     """Port 0 and host `*`, which are for listening, are refused by name where others are to connect."""
     with pytest.raises(ConfigError, match=r"^--oracle: expected tcp://host:port, with a port from 1 to 65535 and "):
         endpoint("--oracle", listening=False)(given)
+
+
+def test_a_file_is_written_into_a_folder_that_is_there(tmp_path: Path) -> None:
+    """Its absence is told before the work, and by the code of a mistake."""
+    assert new_file(str(tmp_path / "scores")) == tmp_path / "scores"
+    with pytest.raises(ConfigError, match=rf"^{tmp_path}/no/scores: there is no folder {tmp_path}/no; make it"):
+        new_file(str(tmp_path / "no" / "scores"))
 
 
 def test_local_paths(monkeypatch) -> None:

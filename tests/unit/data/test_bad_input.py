@@ -148,7 +148,8 @@ def test_missing_paths_are_named(what, tmp_path, dataset):
 
 def test_a_file_that_is_named_twice_is_refused(tmp_path, criteo_file, dataset):
     """By itself and by a folder, for instance: its rows would count twice, and be trained on and tested."""
-    for path in [(str(criteo_file),) * 2, (str(criteo_file), str(criteo_file.parent))]:
+    (link := tmp_path / "link").symlink_to(criteo_file)
+    for path in [(str(criteo_file),) * 2, (str(criteo_file), str(criteo_file.parent)), (str(criteo_file), str(link))]:
         with pytest.raises(ConfigError, match=f"data.path: {criteo_file} is named twice"):
             dataset(path)
 

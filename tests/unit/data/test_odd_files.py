@@ -128,6 +128,15 @@ def links(folder: Path, found: list[Row]) -> Path:
     return folder / "linked"
 
 
+def link_to_the_latest(folder: Path, found: list[Row]) -> Path:
+    """As rotating logs have it: its rows are there once."""
+    (folder / "logs").mkdir()
+    (folder / "logs" / "2026-11.csv").write_text(text(found))
+    (folder / "logs" / "latest.csv").symlink_to("2026-11.csv")
+    (folder / "logs" / "0.csv").symlink_to(folder / "logs" / "latest.csv")
+    return folder / "logs"
+
+
 def cut(folder: Path, found: list[Row]) -> Path:
     """One file cut into three, of which the first has the line of names."""
     (folder / "logs").mkdir()
@@ -192,6 +201,7 @@ FILES: dict[str, tuple[Writer, list[str]]] = {
     "folders that are values": (hive, [*BASE, "city"]),
     "names in the first file only": (cut, BASE),
     "links": (links, BASE),
+    "a link to the latest": (link_to_the_latest, BASE),
     "an odd path": (odd_path, BASE),
     "gzip by its content": (named("log.csv", lambda r: halves(text(r).encode(), gzip.compress)), BASE),
     "xz with padding": (named("log.csv.xz", lambda r: halves(text(r).encode(), lzma.compress, b"\0" * 8)), BASE),

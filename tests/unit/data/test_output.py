@@ -31,6 +31,18 @@ def write(criteo_file):
 
 
 @pytest.mark.parametrize("way", [replacing, partial(going_on, digest="ab")])
+def test_a_link_stays_one(way, tmp_path):
+    """What it points to is made, and then replaced; it became a folder, and what it pointed to stayed as it was."""
+    (tmp_path / "link").symlink_to("real")
+    for content in ("made", "replaced"):
+        with way(tmp_path / "link", overwrite=content == "replaced") as folder:
+            (folder / "part").write_text(content)
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "real" / "part").read_text() == content
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.parametrize("way", [replacing, partial(going_on, digest="ab")])
 def test_what_another_process_has_made_meanwhile_stays(way, tmp_path):
     """It was not there when it was looked for, and nobody has allowed to replace it: one line, and nothing is left."""
     out = tmp_path / "out"

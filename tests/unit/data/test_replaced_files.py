@@ -1,8 +1,10 @@
 """A file that is changed or replaced while a job uses it is noticed, wherever it is looked at once more."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +18,7 @@ from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
 from bagpipe.data.dataset import Dataset
 from bagpipe.data.files import find_files, text_blocks
 from bagpipe.data.prepare import prepare
-from bagpipe.errors import DataError
+from bagpipe.errors import DataError, StorageError
 
 REFUSED = "was changed or replaced since it was first looked at.*; start again, with data "
 
@@ -38,6 +40,20 @@ def test_prepared_data_that_is_prepared_again_in_the_middle_of_a_run(
     criteo_file.write_text("\n".join(reversed(lines)) + "\n")
     prepare(data, tmp_path / "out", overwrite=True)
     with pytest.raises(DataError, match=f"part-00000.parquet: {REFUSED}"):
+        list(found.train_batches(50, epochs=1))
+    (tmp_path / "out" / "part-00000.parquet").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"part-00000.parquet: no such file; check data.path$"):
+        list(found.train_batches(50, epochs=1))
+
+
+def test_a_disk_that_fails_is_no_damage(criteo_file: Path, tmp_path: Path, dataset: Callable[..., Dataset]) -> None:
+    """It may pass, so the run is tried again; of damaged data it is not."""
+    found = dataset(str(prepare(DataConfig(path=str(criteo_file)), tmp_path / "out").folder))
+    failed = OSError(errno.EIO, os.strerror(errno.EIO), "part")
+    with (
+        patch("pyarrow.parquet.ParquetFile.read_row_group", side_effect=failed),
+        pytest.raises(StorageError, match=r"part-00000.parquet: Input/output error$"),
+    ):
         list(found.train_batches(50, epochs=1))
 
 

@@ -316,3 +316,11 @@ def test_a_column_without_a_value_in_the_first_file_has_the_type_of_a_later_one(
     (batch,) = dataset.train_batches(200, epochs=1)
     assert batch.num_examples == 180
     assert {t.name: t.num_embeddings for t in dataset.layout.tables}["city"] == 1 + 3 + 1  # shared row, values, missing
+
+
+def test_lists_in_lists_to_any_depth_are_left_out(tmp_path: Path) -> None:
+    """Two thousand deep: it was a bug of the library, as Python's stack is not that deep."""
+    lines = [json.dumps({"user": f"u{i % 9}", "clicked": i % 2}) for i in range(200)]
+    lines[3] = lines[3][:-1] + f', "deep": {"[" * 2000}{"]" * 2000}}}'
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert '- "deep"  # lists of lists' in suggest_job(str(tmp_path / "log.jsonl")).text

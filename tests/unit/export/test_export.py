@@ -142,7 +142,7 @@ def test_score_py_tells_in_one_line_what_is_wrong(
     code, said, wrong = ended("-", "-", stdin=f"{row}\n[1]\n")
     assert (code, said.count("\n"), wrong) == (65, 1, "error: stdin: line 3: expected a JSON object, found '[1]'\n")
     code, _, wrong = ended(data, str(tmp_path / "no" / "out.parquet"))
-    assert (code, wrong.count("\n"), "No such file" in wrong) == (75, 1, True)
+    assert (code, wrong.count("\n"), "No such file" in wrong) == (78, 1, True)
     for where in (out, checkpoints["own"]):
         with pytest.raises(ConfigError, match=r"--keep: '\w+' is "):
             predict_any(where, data, tmp_path / "c", keep=("row",))
