@@ -188,7 +188,7 @@ class Run:
         with self._in_reach(rows, "rows") as path, tempfile.TemporaryDirectory(prefix="bagpipe-predict-") as folder:
             offer_user_modules()
             out = Path(folder) / "scores.parquet"
-            predict(self._chosen(best=best), path, out, keep=names_of(keep), keep_option="keep")
+            predict(self._chosen(best=best), path, out, keep=names_of(keep, "keep"), keep_option="keep")
             return scores_of(out, path, None if is_path(rows) else rows)
 
     def export(self, folder: str | Path, *, best: bool = False) -> Path:

@@ -8,7 +8,7 @@ Whole sections are dicts, whose keys may be written either way; `trainers=2` and
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import UnionType
@@ -81,9 +81,17 @@ def path_of(path: Any, what: str) -> Path:
     return Path(path)
 
 
-def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
-    """Names as an argument takes them: a text is one name, not its letters."""
-    return (names,) if isinstance(names, str) else tuple(names)
+def names_of(names: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
+    """Names as an argument takes them: a text is one name, not its letters; None: none.
+
+    Raises:
+        ConfigError: these are no names.
+    """
+    given: Any = () if names is None else (names,) if isinstance(names, str) else names
+    listed = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(name, str) for name in listed):
+        raise ConfigError(f"{what}: expected a name or a list of names, found {names!r:.60}")
+    return listed
 
 
 def plain(value: Any, place: str) -> Any:

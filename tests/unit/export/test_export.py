@@ -187,6 +187,9 @@ def test_from_python_a_frame_is_called_so_and_one_column_is_no_list_of_letters(
     run, frame = Run(checkpoints["own"].parents[1]), read_csv(data_of(folder, "own"))
     kept = run.predict(frame, keep="user")
     assert kept.column("user").to_pylist() == frame.column("user").to_pylist()
+    assert run.predict(frame, keep=None).column_names == ["row", "score_clicked", "score_bought"]
+    with pytest.raises(ConfigError, match=r"^keep: expected a name or a list of names, found \[1\]$"):
+        run.predict(frame, keep=[1])
     with pytest.raises(ConfigError, match=r"^keep: 'usr' is no column of the frame; did you mean 'user'\?$"):
         run.predict(frame, keep="usr")
     with pytest.raises(DataError, match=r"^'price' is no column of the frame; it has "):

@@ -1,5 +1,6 @@
 """`bagpipe.Transform`: the transform of a run, by itself."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import bagpipe
 from bagpipe.config.document import EmbeddingConfig
 from bagpipe.config.load import job_from
 from bagpipe.data.dataset import open_dataset
-from bagpipe.errors import BagpipeError, CheckpointError, ConfigError
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, StorageError
 from bagpipe.interactive.settings import columns_section, spec_of
 
 COLUMNS: dict[str, Any] = {
@@ -96,6 +97,22 @@ def test_one_name_is_a_list_of_one_wherever_names_are_due() -> None:
     spec = spec_of({"model": {"name": "din", "target_features": "item", "history_features": ["history"]}})
     assert spec["model"] == {"name": "din", "targetFeatures": ["item"], "historyFeatures": ["history"]}
     assert spec_of({"data": {"path": "log.csv"}})["data"]["path"] == "log.csv"
+
+
+def test_a_damaged_digit_of_what_was_learned_is_noticed(tmp_path: Path) -> None:
+    """A mean, for instance: every value would be another, in silence. One that was saved before is taken."""
+    made = bagpipe.Transform.fit(rows(), COLUMNS)
+    path = made.save(tmp_path / "kept") / "transform.json"
+    whole = path.read_text()
+    place = whole.index('"mean": ') + len('"mean": ')
+    path.write_text(whole[:place] + str((int(whole[place]) + 1) % 10) + whole[place + 1 :])
+    with pytest.raises(CheckpointError, match=r"transform.json: not a transform \(its own checksum differs\); use"):
+        bagpipe.Transform.load(tmp_path / "kept")
+    before = {name: value for name, value in json.loads(whole).items() if name != "checksum"}
+    path.write_text(json.dumps(before))
+    assert bagpipe.Transform.load(tmp_path / "kept").digest == made.digest
+    with pytest.raises(StorageError, match=r"transform.json: cannot be written: File exists; check the folder"):
+        made.save(path)
 
 
 def test_rows_without_labels_and_other_rows(tmp_path: Path) -> None:
