@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from bagpipe.client.checked import check_pods
+from bagpipe.client.checked import check_pods, notes
 from bagpipe.config.document import DataConfig, Job
 from bagpipe.config.load import JobFile, load_local_job
 from bagpipe.config.paths import shown
@@ -51,6 +51,7 @@ def check_submission(file: JobFile) -> Iterator[str]:
     check_document(file.job.spec, elsewhere=True)
     check_pods(file)
     yield from _in_words(file.job, model.entrypoint or f"model.name {model.name}", "not looked at")
+    yield from (f"  note: {note}" for note in notes(file))
     yield "nothing was sent: this was a check"
 
 

@@ -1,5 +1,6 @@
 """`bagpipe job ...`: submit, follow and change BagpipeJobs on a cluster without kubectl."""
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -35,7 +36,7 @@ def submit(
     context: Context = None,
 ) -> None:
     """Create a job from a file, checked here first as `bagpipe job check` does."""
-    from bagpipe.client.checked import check_pods
+    from bagpipe.client.checked import check_pods, notes
     from bagpipe.config.load import read_job_file
     from bagpipe.local.beginning import check_document
 
@@ -43,6 +44,8 @@ def submit(
     file = read_job_file(job, overrides or ())
     check_document(file.job.spec, elsewhere=True)  # Also where no cluster can be reached.
     check_pods(file)
+    for note in notes(file):
+        print(f"note: {note}", file=sys.stderr)
     client = _client(namespace or file.job.metadata.namespace, context)
     made = client.create(file, name=name)
     print(made, flush=True)

@@ -35,8 +35,9 @@ get bpj NAME -o yaml` prints is a job file too.
 that `--set 'data.path=my data #2/*.tsv'` needs no quotes but the shell's. `null` takes the default back.
 
 **Paths.** A relative path is relative to the folder in which the command runs, not to the job file's. `~` and `~/x`
-are the home folder; `~name` and `$VARIABLES` are not expanded (a shell does that). Anything with `://` is a URL for
-fsspec; every other path is a local file whose name may hold `#`, `%`, spaces, and bytes that are not UTF-8.
+are the home folder; `~name` and `$VARIABLES` are not expanded (a shell does that). Data may be at a
+URL of fsspec, with `://`; every other path is a local file whose name may hold `#`, `%`, spaces, and bytes that are not
+UTF-8.
 """
 
 BOUNDS = """## Why these bounds

@@ -34,6 +34,7 @@ def server(
     from bagpipe.embedding.server import run_server
     from bagpipe.local.role_process import (
         check_index,
+        check_writable,
         load_role,
         log_to_stderr,
         stop_flag,
@@ -46,6 +47,7 @@ def server(
     loaded = load_role(job, run_dir)
     spec = loaded.spec
     check_index("shard", shard, spec.servers.replicas)
+    check_writable(spec.checkpoint.folder(run_dir))
     with stop_flag() as stop:
         run_server(
             oracle=oracle,

@@ -28,7 +28,7 @@ def trainer(
     advertise: Advertise = None,
 ) -> None:
     """Train one rank of one attempt of a job."""
-    from bagpipe.local.role_process import check_index, load_role, log_to_stderr, stop_flag
+    from bagpipe.local.role_process import check_index, check_writable, load_role, log_to_stderr, stop_flag
     from bagpipe.lowlevel import torch_compiler
     from bagpipe.lowlevel.process_life import loading
 
@@ -36,6 +36,8 @@ def trainer(
     crash_points.arm(f"trainer {rank}")
     loaded = load_role(job, run_dir)
     check_index("rank", rank, loaded.spec.trainers.replicas)
+    if rank == 0:  # It writes dense weights and the manifest.
+        check_writable(loaded.spec.checkpoint.folder(run_dir))
     stacks.watch_start(loaded.spec.transport.startup_seconds)
     # torch takes seconds to load, so a wrong job file has been refused before.
     torch_compiler.defer()

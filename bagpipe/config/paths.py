@@ -25,9 +25,11 @@ def local(path: str | os.PathLike[str]) -> Path:
     """A path on this machine, with `~` expanded.
 
     Raises:
-        ConfigError: `~` without a home folder, or a path that no system can have.
+        ConfigError: a URL, `~` without a home folder, or a path that no system can have.
     """
     text = os.fspath(path)
+    if is_url(text):  # Else a folder `s3:` would be made where the command runs.
+        raise ConfigError(f"{shown(text)}: a URL; expected the path of a file or folder on this machine")
     if "\0" in text:
         raise ConfigError(f"{shown(text)}: a path cannot hold a NUL character; correct it")
     if text != "~" and not text.startswith("~/"):

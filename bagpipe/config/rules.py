@@ -19,6 +19,7 @@ from bagpipe.config.given import Finding, given, without_effect
 from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
 from bagpipe.config.oov import oov_findings
 from bagpipe.config.parts import part_findings, paths_in
+from bagpipe.config.paths import is_url, shown
 from bagpipe.config.recipe_rules import dense_optimizer_findings, row_optimizer_findings, table_override_findings
 from bagpipe.errors import ConfigError
 
@@ -46,6 +47,7 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
     yield from column_findings(spec.data, spec.model)
     yield from oov_findings(spec.data, spec.embedding)
     yield from _embedding(spec.embedding)
+    yield from _folders(spec)
     yield from row_optimizer_findings("spec.embedding.optimizer", spec.embedding.optimizer)
     yield from table_override_findings("spec.embedding.overrides", spec.embedding.optimizer, spec.embedding.overrides)
     yield from dense_optimizer_findings("spec.optimizer", spec.optimizer)
@@ -57,6 +59,15 @@ def findings(spec: JobSpec) -> Iterator[Finding]:
         yield "spec.evaluation.earlyStopping", "has no effect without evaluation.every; set that, or remove it"
     yield from _ports("spec.servers", spec.servers)
     yield from _ports("spec.trainers", spec.trainers)
+
+
+def _folders(spec: JobSpec) -> Iterator[Finding]:
+    """Only data is read at a URL: what is written there would be in a folder of that name, in a pod that ends."""
+    run = spec.init_from.run if spec.init_from else None
+    for setting, path in (("spec.checkpoint.path", spec.checkpoint.path), ("spec.initFrom.run", run)):
+        if path and is_url(path):
+            shared = "a folder that trainers and servers share, on a cluster of a volume"
+            yield setting, f"{shown(path)} is a URL, at which only data can be; expected {shared}"
 
 
 def _ports(prefix: str, role: ServerConfig | TrainerConfig) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ import msgspec
 
 from bagpipe.config.columns import ColumnsConfig
 from bagpipe.config.document import DataConfig, JobSpec
+from bagpipe.config.paths import is_url
 from bagpipe.errors import ConfigError
 
 Section = type[msgspec.Struct]
@@ -74,10 +75,10 @@ def path_of(path: Any, what: str) -> Path:
     """A path that an argument gives.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: it is none, or a URL.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ConfigError(f"{what}: expected a path, found {path!r:.60}")
+    if not isinstance(path, str | os.PathLike) or is_url(os.fspath(path)):
+        raise ConfigError(f"{what}: expected a path on this machine, found {path!r:.60}")
     return Path(path)
 
 

@@ -13,6 +13,7 @@ from types import FrameType
 
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job
+from bagpipe.config.paths import shown
 from bagpipe.errors import ConfigError, StorageError
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel import stacks
@@ -110,6 +111,20 @@ def load_role(job_file: Path, run_dir: Path) -> Job:
     except OSError as error:
         raise StorageError(f"{run_dir}: cannot be made: {error.strerror}; choose another --run-dir") from None
     return job
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a checkpoints' folder that this process may not write to: else that shows at the first checkpoint.
+
+    Raises:
+        ConfigError: it, or the folder in which it would be made, cannot be written.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"spec.checkpoint.path: {shown(folder)}: user {os.getuid()}, as whom this process runs, cannot write in "
+            f"{shown(there)}; give the user the right, or choose another folder"
+        )
 
 
 def check_index(name: str, index: int, replicas: int) -> None:

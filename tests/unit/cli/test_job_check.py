@@ -93,6 +93,16 @@ def test_a_sound_job_is_checked_without_its_data(job: Path, capsys: pytest.Captu
     assert lines[-1].endswith("this was a check")
 
 
+def test_a_field_like_none_that_we_know_is_noted(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A newer cluster may know it; an older one drops it without a word. The job is sound all the same."""
+    odd = ["--set", "trainers.podTemplate={spec: {containers: [{name: bagpipe, fieldOfALaterRelease: 1}]}}"]
+    path = "spec.trainers.podTemplate.spec.containers[0].fieldOfALaterRelease"
+    assert run_command(["job", "check", str(job), *odd]) == 0
+    assert f"  note: {path}: Kubernetes 1.36 has no such field" in capsys.readouterr().out
+    assert run_command(["job", "submit", str(job), *odd]) == 78  # There is no cluster.
+    assert capsys.readouterr().err.startswith(f"note: {path}: ")
+
+
 def test_no_data_belongs_to_a_check(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run needs its data."""
     assert run_command(["run", str(job), "--no-data"]) == 78

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bagpipe.cli.main import run_command
 from bagpipe.config import paths
 from bagpipe.config.load import load_local_job, parse_job
 from bagpipe.errors import ConfigError
@@ -34,6 +35,23 @@ def test_what_is_expanded(here: Path) -> None:
 def test_names_are_names(here: Path, name: str) -> None:
     """Nothing in a name has a meaning for `--set`: not `#`, `%`, `*`, `:` or a tilde that is not a folder's."""
     assert local_data(here, name) == str(here / name)
+
+
+@pytest.mark.parametrize("setting", ["checkpoint.path", "initFrom.run"])
+def test_only_data_is_at_a_url(here: Path, setting: str) -> None:
+    """A checkpoint "at" `s3://` would be in a folder of that name, and gone with the pod that wrote it."""
+    job = "spec:\n  data: {format: synthetic}\n"
+    with pytest.raises(ConfigError, match=rf"spec\.{setting}: s3://b/x is a URL, at which only data can be; expected"):
+        parse_job(job, "job.yaml", [f"{setting}=s3://b/x"])
+
+
+def test_what_this_machine_reads_and_writes_is_at_no_url(here: Path) -> None:
+    """Run directories, outputs and job files: no folder `s3:` is made where the command runs."""
+    with pytest.raises(ConfigError, match="s3://b/runs: a URL; expected the path of a file or folder on this machine"):
+        paths.local("s3://b/runs")
+    assert run_command(["run", "job.yaml", "--run-dir", "s3://b/runs"]) == 78
+    assert run_command(["predict", "run", "--data", "s3://b/x.csv", "--out", "s3://b/scores.parquet"]) == 78
+    assert list(here.iterdir()) == []
 
 
 def test_variables_are_not_expanded_and_this_is_said(here: Path) -> None:

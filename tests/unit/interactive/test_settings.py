@@ -68,8 +68,9 @@ def test_what_no_other_process_could_read_is_refused_by_its_argument(settings: d
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: bagpipe.Run(5), "Run: expected a path, found 5"),  # type: ignore[arg-type]
-        (lambda: bagpipe.local(5), "job: expected a path, found 5"),  # type: ignore[arg-type]
+        (lambda: bagpipe.Run(5), "Run: expected a path on this machine, found 5"),  # type: ignore[arg-type]
+        (lambda: bagpipe.local(5), "job: expected a path on this machine, found 5"),  # type: ignore[arg-type]
+        (lambda: bagpipe.Run("s3://b/run"), "Run: expected a path on this machine, found 's3://b/run'"),
         (lambda: bagpipe.fit("dlrm", data="rows.csv", run_dir=5), "run_dir: expected a path"),  # type: ignore[arg-type]
         (lambda: bagpipe.fit("dlrm", data="rows.csv", model_args=[1]), "model_args: expected a dict"),  # type: ignore[arg-type]
         (lambda: compose("n", model_of(None, {}), None, None, None, None, {}), "data: missing; give rows, a path"),
