@@ -13,7 +13,7 @@ from bagpipe.data.files import find_files
 from bagpipe.errors import ConfigError
 from bagpipe.local.beginning import check_beginning, check_document
 from bagpipe.local.ports import loopback, try_port
-from bagpipe.local.rundir import default_path
+from bagpipe.local.rundir import default_path, holds_something
 from bagpipe.lowlevel.wording import counted
 
 
@@ -84,7 +84,7 @@ def _model(job: Job) -> str:
 def _check_place(place: Path) -> None:
     """Check the run directory as a fresh run would, without making it."""
     if place.is_dir():
-        if any(place.iterdir()):
+        if holds_something(place):
             raise ConfigError(
                 f"--run-dir {shown(place)}: not empty; continue that run with --resume, or choose another directory"
             )

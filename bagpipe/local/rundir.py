@@ -39,6 +39,7 @@ from bagpipe.oracle.service.kept_names import KEPT
 JOB_FILE = "job.yaml"
 REPORT = "report.json"
 SUMMARY = "summary.json"
+LOGS = "logs"
 
 
 def default_path(name: str, now: datetime) -> Path:
@@ -91,7 +92,7 @@ class RunDir:
             raise ConfigError(f"--run-dir {path}: cannot be used: {error.strerror}; choose another") from None
         # Locked first: of two runs that begin at once, the second must not look before the first has written.
         lease = _owned(path, "", made=made)
-        if any(found.name != FILE_NAME for found in path.iterdir()):
+        if holds_something(path):
             lease.close()
             raise ConfigError(
                 f"--run-dir {path}: not empty; continue that run with --resume, or choose another directory"
@@ -139,14 +140,14 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     def log(self, kind: str, index: int) -> Path:
-        return self.path / "logs" / f"{kind}-{index}.log"
+        return self.path / LOGS / f"{kind}-{index}.log"
 
     def has_traceback(self) -> bool:
         """Whether a log has the traceback of an error, and so more than its one line."""
         return any(TRACEBACK in log.read_text(encoding="utf-8", errors="replace") for log in self._logs())
 
     def _logs(self) -> list[Path]:
-        return sorted((self.path / "logs").glob("*.log"))
+        return sorted((self.path / LOGS).glob("*.log"))
 
     def checkpoints(self, job: Job) -> Path:
         """Where this job's checkpoints lie."""
@@ -222,7 +223,7 @@ class RunDir:
                 f"spec.checkpoint.path: {root} holds checkpoints of another run (newest: {found.name}); choose another"
             )
         try:
-            (self.path / "logs").mkdir(exist_ok=True)
+            (self.path / LOGS).mkdir(exist_ok=True)
             for stale in (REPORT, SUMMARY):
                 (self.path / stale).unlink(missing_ok=True)
         except OSError as error:
@@ -330,6 +331,22 @@ class RunDir:
         """Remove the directory of a run that could not begin, if this run made it."""
         if self._made:
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def holds_something(directory: Path) -> bool:
+    """Whether there is more in it than `RunDir.begin` makes before it writes the job down.
+
+    A run that was killed before that cannot be resumed, so another one may begin in its place.
+    """
+    for found in directory.iterdir():
+        if found.is_dir():
+            own = found in (directory / LOGS, CheckpointConfig().folder(directory))
+            made = own and all(inside.name == FILE_NAME for inside in found.iterdir())
+        else:
+            made = found.name in (FILE_NAME, NOTED) or found.match(DRAFTS)
+        if not made:
+            return True
+    return False
 
 
 def _owned(path: Path, name: str, *, made: bool = False) -> Lease:

@@ -128,8 +128,8 @@ class Connection(SocketEnd):
 
     def _introduce_again(self) -> None:
         """The connection was remade, or the listener was: say who we are, and let the owner know."""
-        down = time.monotonic() - self._down_since if self._down_since is not None else 0.0
-        log.info("connected to %s again after %.1f s", self.peer, down)
+        if self._down_since is not None:
+            log.info("connected to %s again after %.1f s", self.peer, time.monotonic() - self._down_since)
         self._remade = True
         if self._hello is not None:
             self.send(self._hello)

@@ -14,7 +14,7 @@ DELAY_SECONDS = "BAGPIPE_DELAY_SECONDS"
 
 def message_delay() -> Callable[[], None]:
     """What to call before a message is sent: nothing, or a wait of up to the set time."""
-    longest = float(os.environ.get(DELAY_SECONDS, "0"))
+    longest = float(os.environ.get(DELAY_SECONDS) or 0.0)
     if not longest:
         return lambda: None
     draw = random.Random()  # schedules should differ from run to run: results may not

@@ -1,5 +1,6 @@
 """Joins a job as a server or trainer: sends `Hello` to the oracle, and waits for the topology."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,10 @@ from bagpipe.net.messages import Hello, Refused, Topology, Wait
 
 HELLO_SECONDS = 5.0
 """`Hello` is repeated at this interval until the topology comes: the oracle may have been restarted."""
+TELL_SECONDS = 10.0
+"""A role that nobody has answered for so long says so in its log: it may have been started alone, or too late."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ def register(
             if isinstance(message, Wait):
                 signs.heard(message, time.monotonic())
         signs.check(time.monotonic())
+        signs.tell(time.monotonic(), startup_seconds)
     raise PeerLost(
         f"{name}: the oracle did not complete the job's start within {startup_seconds:g} s; "
         "is it running, and did every other role start?"
@@ -81,11 +87,24 @@ class _Signs:
     """When the present wait began: for the oracle's answer, or for the servers."""
     missing: str = "the oracle"
     """The roles that are awaited; empty: none."""
+    told: bool = False
 
     def heard(self, message: Wait, now: float) -> None:
         if message.missing != self.missing:
             self.since = now if self.missing == "the oracle" or not self.missing else self.since
             self.missing = message.missing
+
+    def tell(self, now: float, limit: float) -> None:
+        """Say once that the oracle does not answer, and how long it is waited for."""
+        if self.missing == "the oracle" and not self.told and now - self.since > TELL_SECONDS:
+            self.told = True
+            log.warning(
+                "no answer from the oracle at %s for %g s; waiting up to %g s (spec.transport.startupSeconds). Is it "
+                "running, and is its job not over?",
+                self.oracle.endpoint,
+                TELL_SECONDS,
+                limit,
+            )
 
     def check(self, now: float) -> None:
         """Compare the wait with `Impatience.seconds`.

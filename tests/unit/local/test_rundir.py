@@ -12,7 +12,7 @@ from bagpipe.checkpoint.store import ASIDE
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, parse_job
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode, StorageError
-from bagpipe.local.rundir import RunDir, default_path
+from bagpipe.local.rundir import RunDir, default_path, holds_something
 from bagpipe.local.user_modules import NOTED
 from bagpipe.lowlevel.lease import FILE_NAME
 from bagpipe.oracle.service.kept_names import KEPT
@@ -34,6 +34,32 @@ def test_a_used_directory_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ConfigError, match="not empty; continue that run with --resume, or choose another directory"):
         RunDir.create(tmp_path)
+
+
+def test_a_run_that_was_killed_before_its_job_was_written_down_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be resumed, so the same command begins again there; not where there is anything of a run."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        (tmp_path / "run" / ".job.yaml.tmp").write_text("spec:")
+        raise Killed
+
+    with monkeypatch.context() as patched, RunDir.create(tmp_path / "run") as run:
+        patched.setattr(RunDir, "write", killed)
+        with pytest.raises(Killed):
+            run.begin(job())
+    assert not (tmp_path / "run" / "job.yaml").exists() and holds_something(tmp_path)
+    with RunDir.create(tmp_path / "run") as run:
+        run.begin(job())
+        assert run.job_file.exists()
+    (tmp_path / "run" / "job.yaml").unlink()
+    (tmp_path / "run" / "logs" / "oracle-0.log").write_text("error: it ended")
+    with pytest.raises(ConfigError, match="not empty"):
+        RunDir.create(tmp_path / "run")
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:

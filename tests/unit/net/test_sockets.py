@@ -6,10 +6,11 @@ import socket
 import numpy as np
 import pytest
 import zmq
-from socket_world import FAST, FETCH, PATIENCE, received
+from socket_world import FAST, FETCH, HELLO, PATIENCE, received
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError, PeerLost
+from bagpipe.net import register as register_module
 from bagpipe.net import sockets
 from bagpipe.net.connection import COPIED_BYTES, keep_frames
 from bagpipe.net.messages import Ping, Pong
@@ -42,6 +43,18 @@ def test_what_is_copied_may_change_before_it_is_sent(context: Context, packed: b
     gradients[:] = 7
     ((_, _, arrays),) = context.listen(address, OpenDoor()).poll(PATIENCE)
     assert np.array_equal(arrays[0], before)
+
+
+def test_a_role_that_was_started_alone_says_whom_it_waits_for(
+    context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Long before it gives up, and once."""
+    monkeypatch.setattr(register_module, "TELL_SECONDS", 0.01)
+    oracle = context.connect("tcp://127.0.0.1:1", peer="oracle")
+    with pytest.raises(PeerLost, match=r"trainer 0: the oracle did not complete the job's start within 0.5 s"):
+        register_module.register(oracle, HELLO, startup_seconds=0.5, stop=lambda: False)
+    told = [record.getMessage() for record in caplog.records if "no answer from the oracle" in record.getMessage()]
+    assert len(told) == 1 and "tcp://127.0.0.1:1 for 0.01 s; waiting up to 0.5 s" in told[0]
 
 
 def test_silence_ends_in_an_error_that_says_what_was_awaited(context: Context) -> None:
