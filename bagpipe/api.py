@@ -4,6 +4,7 @@
                        training_worker_id=rank, trainer_world_size=world,
                        emb_optim=torch.optim.SGD, emb_optim_params={"lr": 0.01})
     with cache:
+        cache.attach(model, optimizer)
         for batch in cache:
             embeddings = cache.get_emb(batch["sparse_vector"])
             loss = model(batch["dense_x"], embeddings, batch["target"])
@@ -15,10 +16,12 @@ when the next batch is asked for, or on `close`, which the end of the interprete
 """
 
 import logging
+import operator
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
+import msgspec
 import torch
 
 from bagpipe.config.document import (
@@ -44,6 +47,8 @@ log = logging.getLogger(__name__)
 
 DEFAULT_PORT = 18000
 ANSWER_SECONDS = 8.0
+Section = TypeVar("Section", bound=msgspec.Struct)
+_EXAMPLES = {"model": '{"entrypoint": "package.module:Class"}', "dense_optimizer": '{"name": "adam", "lr": 0.001}'}
 
 
 def init_cache(
@@ -65,8 +70,8 @@ def init_cache(
     job: str = "bagpipe",
     attempt: int = 0,
     steps: int | None = None,
-    model: ModelConfig | None = None,
-    dense_optimizer: DenseOptimizer | None = None,
+    model: ModelConfig | Mapping[str, Any] | None = None,
+    dense_optimizer: DenseOptimizer | Mapping[str, Any] | None = None,
     evaluate: Evaluate | None = None,
     answer_seconds: float = ANSWER_SECONDS,
 ) -> BagCache:
@@ -91,8 +96,9 @@ def init_cache(
         job, attempt: name of the oracle's job, and the number of its attempt.
         steps: batches that this loop will take; the job ends after them, with a checkpoint. None: as the
             oracle's job says.
-        model, dense_optimizer: the dense model and its optimizer, for the checkpoint: with them `bagpipe evaluate`
-            can rebuild the model. None: not told.
+        model, dense_optimizer: what the dense model and its optimizer are, as dicts of `spec.model` and
+            `spec.optimizer`, for instance `{"entrypoint": "package.module:Class"}`: with them `bagpipe evaluate` can
+            rebuild the model. The model itself goes to `BagCache.attach`. None: as the job says.
         evaluate: scores a batch of the test part, after the last step. None: the job's test part is not evaluated.
         answer_seconds: seconds for the oracle to answer, and for its servers to register once its data is ready. Other
             trainers, and the data, may take as long as the job's `startupSeconds`.
@@ -107,14 +113,14 @@ def init_cache(
     if not 0 <= training_worker_id < trainers:
         raise ConfigError(f"init_cache: training_worker_id {training_worker_id} is not in 0..{trainers - 1}")
     arguments = InitCacheArguments(
-        table_sizes=tuple(ln_emb),
-        embedding_dim=emb_size,
-        cache_rows=cache_size,
-        lookahead=lookahead_value,
+        table_sizes=tuple(_whole("ln_emb", rows) for rows in ln_emb),
+        embedding_dim=None if emb_size is None else _whole("emb_size", emb_size),
+        cache_rows=None if cache_size is None else _whole("cache_size", cache_size),
+        lookahead=_whole("lookahead_value", lookahead_value),
         optimizer=row_optimizer(emb_optim, emb_optim_params or {}),
-        steps=steps,
-        model=model,
-        dense_optimizer=dense_optimizer,
+        steps=None if steps is None else _whole("steps", steps),
+        model=_section("model", model, ModelConfig),
+        dense_optimizer=_section("dense_optimizer", dense_optimizer, DenseOptimizer),
         evaluate=evaluate is not None,
     )
     described = Job(
@@ -133,3 +139,26 @@ def init_cache(
         evaluate=evaluate,
         answer_seconds=answer_seconds,
     )
+
+
+def _whole(name: str, value: Any) -> int:
+    """A whole number, also numpy's or torch's."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(f"init_cache: {name}: expected a whole number, found {value!r:.60}") from None
+
+
+def _section(name: str, value: Any, kind: type[Section]) -> Section | None:
+    """A section of the job that describes the caller's model or optimizer."""
+    if value is None or isinstance(value, kind):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"init_cache: {name}: expected a dict of settings that describe it, such as {_EXAMPLES[name]}, found a "
+            f"{type(value).__name__}; the model and its optimizer themselves go to cache.attach(model, optimizer)"
+        )
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"init_cache: {name}: {error}; see docs/settings.md") from None

@@ -204,10 +204,7 @@ def _facts(
 
 def _copy(checkpoint: Checkpoint, out: Path) -> Sequence[str]:
     """Dense weights, or their average where the job keeps one, and the transform."""
-    weights = weights_in_use(checkpoint)
-    if weights is None:
-        raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
-    write_whole(out / DENSE_WEIGHTS, checkpoint.read(weights))
+    write_whole(out / DENSE_WEIGHTS, checkpoint.read(weights_in_use(checkpoint)))
     names = [DENSE_WEIGHTS]
     for file in checkpoint.manifest.data:
         if file.name != f"{FOLDER}/{FINGERPRINT_FILE}":

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from bagpipe.checkpoint.dense_files import weights_in_use
 from bagpipe.checkpoint.manifest import check_transform
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, JobSpec, Metadata
@@ -33,7 +34,7 @@ def evaluate_checkpoint(
         warn: called with one line if rows are evaluated that were trained on.
 
     Raises:
-        CheckpointError: the checkpoint cannot be read.
+        CheckpointError: the checkpoint cannot be read, or holds no model.
         ConfigError: the job, as overridden, has no test part.
         DataError: the data cannot be read, or lacks a column that the model was trained on.
         UserCodeError: the model gave no outputs, or its file is no Python.
@@ -41,6 +42,7 @@ def evaluate_checkpoint(
         BagpipeError: a role failed; of the class that its exit code stands for.
     """
     job = _job_of(checkpoint, overrides)
+    weights_in_use(open_checkpoint(checkpoint))
     check_model_source(job.spec.model)
     check_header(job.spec.data, trained=True)
     if line := rows_trained_on(checkpoint, job.spec.data):

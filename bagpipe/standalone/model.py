@@ -29,7 +29,7 @@ from bagpipe.standalone.layout import Table, TableLayout
 from bagpipe.standalone.readers import fields_of, files_of, lines_of, tables_of, types_of
 from bagpipe.standalone.records import CaserRecords, PlainRecords, parsed
 from bagpipe.standalone.tables import StoredTable, row_finders, value_counts
-from bagpipe.standalone.tensors import read_arrays, read_tensors
+from bagpipe.standalone.tensors import check_weights, read_arrays, read_tensors
 
 VERSION = 1
 SCORES = npt.NDArray[np.float64]
@@ -344,7 +344,9 @@ def _module(folder: Path, layout: TableLayout, facts: Mapping[str, Any]) -> nn.M
     collections = sys.modules.get(f"{prefix}bagpipe.nn.tables")
     if collections is not None:  # The model's code has TorchRec's collections.
         collections.feed_collections(module, layout)
-    module.load_state_dict(read_tensors(folder / "dense.safetensors"))
+    weights = read_tensors(folder / "dense.safetensors")
+    check_weights("dense.safetensors", module.state_dict(), weights)
+    module.load_state_dict(weights)
     return module.eval()
 
 

@@ -1,6 +1,7 @@
 """Safetensors files read without the package of that name: a header of JSON, then the bytes of every tensor."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,23 @@ def _open(path: Path) -> tuple[dict[str, Any], int, npt.NDArray[np.uint8]]:
 
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: not a safetensors file ({error}); export the model again")
+
+
+def check_weights(where: str, own: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    """Refuse weights that are not a model's.
+
+    Args:
+        where: the weights were found, for the message.
+        own: the model's state.
+
+    Raises:
+        CheckpointError: names the first weight of another shape, or that only one of the two has.
+    """
+    for name in sorted(own.keys() | found.keys()):
+        here = list(own[name].shape) if name in own else "nothing"
+        there = list(found[name].shape) if name in found else "nothing"
+        if here != there:
+            raise CheckpointError(
+                f"{where}: weight {name}: expected {here}, found {there}; give the model that was trained: a loop of "
+                "your own names its class in spec.model.entrypoint of the job"
+            )

@@ -19,6 +19,7 @@ from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS
 from bagpipe.config.document import DenseOptimizer
 from bagpipe.errors import CheckpointError, ConfigError
 from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.standalone.tensors import check_weights
 
 OPTIMIZER_TENSORS = "dense_optimizer.safetensors"
 OPTIMIZER_SETTINGS = "dense_optimizer.json"
@@ -220,7 +221,7 @@ def read_weights(model: nn.Module, path: Path) -> dict[str, torch.Tensor]:
         CheckpointError: the file is missing or corrupt, or of another model.
     """
     weights = _read(path)
-    _check_weights(path, _unwrapped(model).state_dict(), weights)
+    check_weights(str(path), _unwrapped(model).state_dict(), weights)
     return weights
 
 
@@ -238,16 +239,6 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
-
-
-def _check_weights(path: Path, own: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
-    for name in sorted(own.keys() | found.keys()):
-        here = list(own[name].shape) if name in own else "nothing"
-        there = list(found[name].shape) if name in found else "nothing"
-        if here != there:
-            raise CheckpointError(
-                f"{path}: weight {name}: expected {here}, found {there}; resume with the model of the checkpoint"
-            )
 
 
 def _plain(value: Any) -> Any:

@@ -37,7 +37,8 @@ def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, A
         return None
     if kind not in _ROW_OPTIMIZERS:
         names = ", ".join(k.__name__ for k in _ROW_OPTIMIZERS)
-        raise ConfigError(f"init_cache: emb_optim {kind.__name__} has no sparse form here; use one of {names}")
+        found = getattr(kind, "__name__", repr(kind))
+        raise ConfigError(f"init_cache: emb_optim {found} has no sparse form here; use one of torch.optim's {names}")
     name, defaults, fields = _ROW_OPTIMIZERS[kind]
     values: dict[str, Any] = dict(defaults)
     for option, value in options.items():
@@ -50,7 +51,12 @@ def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, A
         else:
             known = [*sorted(fields), *(["betas"] if name == "adam" else []), "schedule"]
             raise ConfigError(f"init_cache: emb_optim_params: {kind.__name__} takes {known} here, not {option!r}")
-    made = RowOptimizer(name=name, **values)  # type: ignore[arg-type]  # the table holds the literal's values only
+    values = {field: value.item() if hasattr(value, "item") else value for field, value in values.items()}
+    try:
+        made = RowOptimizer(name=name, **values)  # type: ignore[arg-type]  # the table holds the literal's values only
+        made = msgspec.convert(msgspec.to_builtins(made), RowOptimizer)  # checks types and bounds
+    except (TypeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"init_cache: emb_optim_params: {error}") from None
     for where, problem in row_optimizer_findings("emb_optim_params", made):
         raise ConfigError(f"init_cache: {where}: {problem}")
     return made

@@ -16,9 +16,9 @@ from bagpipe.checkpoint.kept_rows import kept_rows
 from bagpipe.checkpoint.store import Checkpoint
 from bagpipe.data.examples import Examples
 from bagpipe.data.transform import Transform
-from bagpipe.errors import CheckpointError
 from bagpipe.models.base import build_model
 from bagpipe.models.precision import forward_of
+from bagpipe.standalone.tensors import check_weights
 from bagpipe.tables import WidthGroup
 from bagpipe.trainer.loop import num_threads
 from bagpipe.trainer.user_code import naming_user_code
@@ -42,7 +42,7 @@ class Scorer:
         rows: of each width group; None: the checkpoint's.
 
     Raises:
-        CheckpointError: a file is missing or damaged.
+        CheckpointError: a file is missing or damaged, or its weights are not those of the job's model.
         UserCodeError: the model's constructor raised.
     """
 
@@ -52,7 +52,9 @@ class Scorer:
         info = transform.info
         with naming_user_code([]):
             model = build_model(self.spec.model, self.layout, len(info.dense), info.num_labels, self.spec.seed)
-        model.load_state_dict(_dense_weights(checkpoint))
+        weights = _dense_weights(checkpoint)
+        check_weights(str(checkpoint.directory), model.state_dict(), weights)
+        model.load_state_dict(weights)
         self.model: nn.Module = model.eval()
         self.forward = forward_of(self.spec.model)
         self._rows = kept_rows(checkpoint) if rows is None else rows
@@ -80,8 +82,5 @@ class Scorer:
 
 
 def _dense_weights(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    file = weights_in_use(checkpoint)
-    if file is None:
-        raise CheckpointError(f"{checkpoint.directory}: holds no dense weights; its model cannot be rebuilt")
-    found: dict[str, torch.Tensor] = safetensors.torch.load(checkpoint.read(file))
+    found: dict[str, torch.Tensor] = safetensors.torch.load(checkpoint.read(weights_in_use(checkpoint)))
     return found
