@@ -189,17 +189,19 @@ def _to_parquet(model: Any, data: str, out: Path, keep: list[str]) -> None:
     import pyarrow.parquet as pq
 
     # With the process in its name: two that write one file at once do not write into one draft.
-    out = out.resolve()  # A link stays one: what it points to is replaced.
-    draft, writer = out.with_name(f".{out.name}.{os.getpid()}.tmp"), None
+    asked, out = out, out.resolve()  # A link stays one: what it points to is replaced.
+    draft, writer, rows = out.with_name(f".{out.name}.{os.getpid()}.tmp"), None, 0
     try:
         for table in model.score_file(data, keep):
             if writer is None:
                 writer = pq.ParquetWriter(draft, table.schema, compression="zstd", write_page_checksum=True)
             writer.write_table(table.cast(writer.schema))
+            rows += table.num_rows
         if writer is None:
             raise SystemExit("error: no row in the data; nothing was written")
         writer.close()
         os.replace(draft, out)
+        sys.stdout.write(f"{asked}: {rows:,} rows, columns {', '.join(writer.schema.names)}\n")
     finally:
         if writer is not None:
             writer.close()

@@ -94,6 +94,21 @@ def test_score_py_equals_predict_to_the_last_digit_without_bagpipe(
         assert len(set(ours[list(ours)[-1]])) > 20, f"{name}: scores that hardly differ prove little"
 
 
+def test_score_py_says_what_it_wrote(
+    folder: Path,
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One line with the file, the number of its rows and its columns, as `bagpipe predict` prints."""
+    export_model(checkpoints["own"], tmp_path / "own")
+    out = tmp_path / "scores.parquet"
+    monkeypatch.setattr("sys.argv", ["score.py", data_of(folder, "own"), str(out)])
+    assert not score_module(tmp_path / "own").main()
+    assert capsys.readouterr().out == f"{out}: 300 rows, columns file, row, score_clicked, score_bought\n"
+
+
 def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """The same file as from the checkpoint, a score for each label; what the data lacks is said in the same way."""
     export_model(checkpoints["own"], tmp_path / "own")
