@@ -38,7 +38,9 @@ def row_optimizer(kind: type[torch.optim.Optimizer] | None, options: dict[str, A
     if kind not in _ROW_OPTIMIZERS:
         names = ", ".join(k.__name__ for k in _ROW_OPTIMIZERS)
         found = getattr(kind, "__name__", repr(kind))
-        raise ConfigError(f"init_cache: emb_optim {found} has no sparse form here; use one of torch.optim's {names}")
+        raise ConfigError(
+            f"init_cache: emb_optim {found} has no sparse form here; use one of {names}, classes of torch.optim"
+        )
     name, defaults, fields = _ROW_OPTIMIZERS[kind]
     values: dict[str, Any] = dict(defaults)
     for option, value in options.items():
