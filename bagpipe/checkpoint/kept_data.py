@@ -14,6 +14,7 @@ from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
 from bagpipe.checkpoint.manifest import check_transform
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.config.document import JobSpec
+from bagpipe.config.paths import is_url
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.files import find_files
 from bagpipe.data.fingerprint import Fingerprint, difference, take_fingerprint
@@ -98,6 +99,27 @@ def check_accepted(before: Fingerprint, now: Fingerprint, run_dir: Path) -> None
             f"data.path: {difference(before, now)}; put the data back, or resume with --new-data (in Python: "
             "resume(data=...)) to train on it from the beginning of a new epoch"
         )
+
+
+def check_same_data(spec: JobSpec, run_dir: Path, checkpoint: Path) -> None:
+    """Refuse other data than the checkpoint's as the oracle would, before a run's summary and job make way.
+
+    Does nothing where no step is left to train, or where the data is behind a URL, which the oracle reads.
+
+    Raises:
+        CheckpointError: what the checkpoint keeps of its data is damaged.
+        DataError: names the first file that differs, or a path without data.
+        StorageError: the data cannot be read now.
+    """
+    found = open_checkpoint(checkpoint)
+    before = _load_fingerprint(found)
+    paths = (spec.data.path,) if isinstance(spec.data.path, str) else spec.data.path
+    only_evaluates = spec.steps is not None and spec.steps <= found.manifest.step
+    if before is None or only_evaluates or any(is_url(path) for path in paths):
+        return
+    now = fingerprint_of(spec)
+    if difference(before, now) is not None:
+        check_accepted(before, now, run_dir)
 
 
 def accept_data(spec: JobSpec, run_dir: Path, checkpoint: Path | None) -> bool:

@@ -85,6 +85,7 @@ def resume_run(
     Raises:
         ConfigError: there is nothing to resume, the job changed in a way that changes results, asks for fewer steps
             than are trained, or ends before it would train on new data.
+        DataError: the data is not what the run was trained on.
     """
     if run_dir is None:
         raise ConfigError("--resume: which run? name its directory with --run-dir")
@@ -105,6 +106,10 @@ def resume_run(
             view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")
             return RunResult(directory.path, Outcome(ExitCode.DONE, 0, 0.0), {**summary, "attempts": 0})
         check_model_source(job.spec.model)
+        if checkpoint is not None and not new_data:
+            from bagpipe.checkpoint.kept_data import check_same_data  # as above
+
+            check_same_data(job.spec, directory.path, checkpoint)
         directory.begin(job)
         return _supervise(job, directory, checkpoint, view, build)
 

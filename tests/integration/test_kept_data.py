@@ -206,8 +206,11 @@ def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:
     """A shorter file is refused by name; `--new-data` takes it, from a new epoch on, with the vocabulary of the run."""
     more = ["run", "--resume", "--run-dir", "run", "--set", "steps=32"]
     write(place / "train.txt", lines(1000, seed=1)[:900])
+    left = [(place / "run" / name).read_bytes() for name in ("job.yaml", "summary.json", "metrics.jsonl")]
     code, _, err = run_warm(place, *more)
     assert (code, "train.txt is shorter than it was" in err, "--new-data" in err) == (65, True, True)
+    # The run stays as it was: a resume that is refused costs it neither its job nor its figures.
+    assert [(place / "run" / name).read_bytes() for name in ("job.yaml", "summary.json", "metrics.jsonl")] == left
     code, _, err = run_warm(place, *more, "--new-data")
     assert code == 0, err
     newest = place / "run" / "checkpoints" / "step-00000032"
