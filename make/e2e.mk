@@ -17,7 +17,7 @@ manifests: crd  ## Render manifests/install.yaml from the chart
 images:  ## Build the images with BUILDER=, docker or a program that takes the same arguments
 	$(BUILDER) build -q -f Dockerfile.server -t bagpipe-server:$(VERSION) .
 	$(BUILDER) build -q -f Dockerfile.trainer -t bagpipe-trainer:$(VERSION) .
-	$(BUILDER) build -q -f images/operator/Dockerfile -t bagpipe-operator:$(VERSION) operator
+	$(BUILDER) build -q -f images/operator/Dockerfile -t bagpipe-operator:$(VERSION) .
 	$(BUILDER) build -q -f tests/e2e/standin/Dockerfile -t bagpipe-standin:4 tests/e2e/standin
 	$(BUILDER) build -q -f tests/e2e/store/Dockerfile -t bagpipe-store:1 tests/e2e/store
 

@@ -1,12 +1,11 @@
-"""Writes the fields of Kubernetes' pods, and the operator's copy of the check that both it and `bagpipe job check` use.
+"""Writes `bagpipe/client/podcheck/fields.py`: the fields of Kubernetes' pods, by type.
 
-    python tools/generate_podcheck.py            writes both
-    python tools/generate_podcheck.py --check    fails if one of them would change (as `tests/contract` does)
+    python tools/generate_podcheck.py            writes it
+    python tools/generate_podcheck.py --check    fails if it would change (as `tests/contract` does)
 
 The fields are those of the models in the installed `kubernetes` package. These tell names, types and what is required,
 but not the width of numbers, nor which texts are quantities, and not all that the API server asks for: these lists are
 from the API reference of pods, and from the API server's own validation.
-Library and operator never import each other, so the check lies in both: it is edited in `bagpipe/client/podcheck`.
 """
 
 import argparse
@@ -21,9 +20,7 @@ from typing import Any
 import kubernetes
 
 ROOT = Path(__file__).parent.parent
-SOURCE = ROOT / "bagpipe" / "client" / "podcheck"
-COPY = ROOT / "operator" / "bagpipe_operator" / "podcheck"
-TARGET = SOURCE / "fields.py"
+TARGET = ROOT / "bagpipe" / "client" / "podcheck" / "fields.py"
 
 LONG = frozenset(
     [
@@ -137,29 +134,16 @@ def table() -> str:
     return "\n".join([*lines, '"""', about, ""])
 
 
-def wanted() -> dict[Path, str]:
-    """Every generated file with its content."""
-    made = {TARGET: table()}
-    for file in sorted(SOURCE.glob("*.py")):
-        made[COPY / file.name] = made.get(file) or file.read_text(encoding="utf-8")
-    return {**made, COPY / TARGET.name: made[TARGET]}
-
-
 def main() -> int:
-    """Write the files, or tell which are not as they should be."""
-    parser = argparse.ArgumentParser(description="Write the fields of pods and the operator's copy of their check.")
-    parser.add_argument("--check", action="store_true", help="only fail if a file would change")
-    only_check = parser.parse_args().check
-    made = wanted()
-    stale = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
-    stale += [path for path in COPY.glob("*.py") if path not in made]
-    if only_check:
-        for path in stale:
-            print(f"{path.relative_to(ROOT)}: not as `python tools/generate_podcheck.py` writes it", file=sys.stderr)
-        return 1 if stale else 0
-    COPY.mkdir(exist_ok=True)
-    for path in stale:
-        path.write_text(made[path], encoding="utf-8") if path in made else path.unlink()
+    """Write the module, or tell that it is not as it should be."""
+    parser = argparse.ArgumentParser(description="Write the fields of Kubernetes' pods.")
+    parser.add_argument("--check", action="store_true", help="only fail if the file would change")
+    made = table()
+    if not parser.parse_args().check:
+        TARGET.write_text(made, encoding="utf-8")
+    elif TARGET.read_text(encoding="utf-8") != made:
+        print(f"{TARGET.relative_to(ROOT)}: not as `python tools/generate_podcheck.py` writes it", file=sys.stderr)
+        return 1
     return 0
 
 

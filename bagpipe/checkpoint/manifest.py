@@ -1,6 +1,5 @@
 """The manifest, which makes a checkpoint exist: the job, the step, and every file with its size and checksum."""
 
-import hashlib
 from typing import Any
 
 import msgspec
@@ -9,14 +8,13 @@ from bagpipe.batch import Cursor
 from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.config.parts import shares_of
 from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.lowlevel.checksummed import with_checksum, without_checksum
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.tables import Table, TableLayout
 
 VERSION = 1
 FILE_NAME = "manifest.json"
-CHECKSUM = "checksum"
-"""The last key of the file; no field of `Manifest`."""
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -129,7 +127,7 @@ def decode_manifest(content: bytes, where: str) -> Manifest:
         CheckpointError: it is not one, or of a version this code does not read.
     """
     try:
-        manifest = msgspec.json.decode(_checked(content), type=Manifest)
+        manifest = msgspec.convert(without_checksum(content), type=Manifest, str_keys=True)
     except ValueError as error:
         raise CheckpointError(f"{where}: not a manifest ({error}); the checkpoint is corrupt, use another") from None
     if manifest.version != VERSION:
@@ -140,25 +138,7 @@ def decode_manifest(content: bytes, where: str) -> Manifest:
 def encode_manifest(manifest: Manifest) -> bytes:
     """The manifest as JSON, with a checksum of its own: a damaged byte in a number would not be seen otherwise."""
     found = msgspec.json.decode(msgspec.json.encode(manifest))
-    return msgspec.json.format(msgspec.json.encode(found | {CHECKSUM: _checksum(found)}), indent=2)
-
-
-def _checksum(found: dict[str, Any]) -> str:
-    return hashlib.sha256(msgspec.json.encode(found)).hexdigest()
-
-
-def _checked(content: bytes) -> bytes:
-    """A manifest without its own checksum. Those that were written before they had one are taken as they are.
-
-    Raises:
-        ValueError: it is not JSON, or not as it was written.
-    """
-    found = msgspec.json.decode(content)
-    if not isinstance(found, dict) or CHECKSUM not in found:
-        return content
-    if found.pop(CHECKSUM) != _checksum(found):
-        raise ValueError("its own checksum differs")
-    return msgspec.json.encode(found)
+    return msgspec.json.format(msgspec.json.encode(with_checksum(found)), indent=2)
 
 
 def check_same_job(manifest: Manifest, layout: TableLayout, record_widths: tuple[int, ...], where: str) -> None:

@@ -50,7 +50,7 @@ def name_stdout() -> None:
     """From now on an error of standard output says that it is one. Called before anything is printed."""
     stream = sys.stdout
     if stream is sys.__stdout__ and isinstance(stream, io.TextIOWrapper):
-        sys.stdout = sys.__stdout__ = io.TextIOWrapper(  # type: ignore[misc]
+        sys.stdout = sys.__stdout__ = io.TextIOWrapper(  # type: ignore[misc]  # the buffer's own stream is a subclass
             io.BufferedWriter(_Named(stream.fileno(), "w", closefd=False)),
             encoding=stream.encoding,
             errors=stream.errors,

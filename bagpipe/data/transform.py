@@ -24,6 +24,7 @@ from bagpipe.data.value_counts import ValueCounts
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import CheckpointError, DataError
 from bagpipe.lowlevel.atomic_files import make_folder, replacing_file, write_whole
+from bagpipe.lowlevel.checksummed import with_checksum, without_checksum
 from bagpipe.tables import TableLayout
 
 VERSION = 1
@@ -64,10 +65,6 @@ class DenseStatistics(msgspec.Struct, frozen=True):
     name: str
     mean: float
     deviation: float
-
-
-CHECKSUM = "checksum"
-"""The last key of `transform.json`; no field of `TransformInfo`. A damaged digit would be another mean, in silence."""
 
 
 class TransformInfo(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
@@ -177,7 +174,7 @@ class Transform:
                 self.write_vocabulary(draft)
             names.append(VOCABULARY_FILE)
         found = msgspec.json.decode(msgspec.json.encode(self.info))
-        whole = msgspec.json.encode(found | {CHECKSUM: _checksum(found)})
+        whole = msgspec.json.encode(with_checksum(found))
         write_whole(folder / INFO_FILE, msgspec.json.format(whole, indent=2) + b"\n")
         return [*names, INFO_FILE]
 
@@ -211,22 +208,6 @@ def _batch(names: Sequence[str], number: int, values: Vocabulary | ValueCounts, 
     return pa.record_batch([which, pa.array(codes), texts, rows, pa.array(counts)], schema=_SCHEMA)
 
 
-def _checksum(found: dict[str, Any]) -> str:
-    return hashlib.sha256(msgspec.json.encode(found)).hexdigest()
-
-
-def _info_in(content: bytes) -> TransformInfo:
-    """What a file says. Those that were written before they had a checksum are taken as they are.
-
-    Raises:
-        ValueError: it is no transform, or not as it was written.
-    """
-    found = msgspec.json.decode(content)
-    if isinstance(found, dict) and CHECKSUM in found and found.pop(CHECKSUM) != _checksum(found):
-        raise ValueError("its own checksum differs")
-    return msgspec.convert(found, type=TransformInfo)
-
-
 def load_transform(folder: Path) -> Transform:
     """The transform in `folder`.
 
@@ -235,7 +216,7 @@ def load_transform(folder: Path) -> Transform:
     """
     path = folder / INFO_FILE
     try:
-        info = _info_in(path.read_bytes())
+        info = msgspec.convert(without_checksum(path.read_bytes()), type=TransformInfo)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}; the transform of the data is missing") from None
     except ValueError as error:

@@ -13,19 +13,11 @@ from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.names import Role
 from bagpipe_operator.podcheck import reserved
 from bagpipe_operator.podcheck.overlay import overlay
+from bagpipe_operator.podcheck.sketch import COPIED
 from bagpipe_operator.settings import Profile, Settings
 
 Raw = Mapping[str, Any]
 
-_COPIED = (
-    "affinity",
-    "topologySpreadConstraints",
-    "priorityClassName",
-    "schedulerName",
-    "serviceAccountName",
-    "hostAliases",
-    "dnsConfig",
-)
 _RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -117,7 +109,7 @@ def _pod_spec(job: Job, role: Role, attempt: int, section: Raw, profile: Profile
         # Of a container that fails, the API server keeps the end of its log, as nobody else may read it in time.
         ours = {"securityContext": _RESTRICTED, "terminationMessagePolicy": "FallbackToLogsOnError"}
         spec["initContainers"] = [overlay(ours, c) for c in prior]
-    spec |= {key: section[key] for key in _COPIED if section.get(key)}
+    spec |= {key: section[key] for key in COPIED if section.get(key)}
     return spec
 
 

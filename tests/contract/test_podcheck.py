@@ -40,7 +40,12 @@ def document(spec):
     return {"data": {"format": "synthetic"}, **spec}
 
 
-def test_the_operators_copy_and_the_fields_are_as_they_are_generated():
+def test_the_operators_check_is_the_librarys():
+    """There is one folder of rules; the operator's is a link to it."""
+    assert Path(operators.__file__).resolve() == Path(podcheck.__file__).resolve()
+
+
+def test_the_fields_are_as_they_are_generated():
     """`python tools/generate_podcheck.py` would change nothing."""
     program = ROOT / "tools" / "generate_podcheck.py"
     done = subprocess.run([sys.executable, program, "--check"], capture_output=True, text=True, check=False)

@@ -2,8 +2,9 @@
 
 `bagpipe job check` and `submit` look at a document with `job_fault`; the operator looks at each finished pod template
 with `pod_fault` before it begins an attempt. What an API server admits and runs is not refused: where its releases
-differ, it is asked. This folder lies in the library and in the operator, the same in both
-(`tools/generate_podcheck.py`), as neither imports the other.
+differ, it is asked. Library and operator never import each other, so the operator has this folder under a name of its
+own, by a link (`operator/bagpipe_operator/podcheck`); modules in here import each other by relative names for this
+reason, and nothing else but the standard library.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

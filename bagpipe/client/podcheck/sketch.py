@@ -10,7 +10,7 @@ from .overlay import overlay
 from .reserved import CONTAINER
 
 Raw = Mapping[str, Any]
-_COPIED = (
+COPIED = (
     "affinity",
     "topologySpreadConstraints",
     "priorityClassName",
@@ -18,13 +18,17 @@ _COPIED = (
     "serviceAccountName",
     "hostAliases",
     "dnsConfig",
+)
+"""Settings of a role that go into its pods as they are."""
+_SIMPLIFIED = (
     "volumes",
     "tolerations",
     "nodeSelector",
     "runtimeClassName",
     "imagePullSecrets",
 )
-_MOUNTS = {"bagpipe-config": "/etc/bagpipe", "bagpipe-run": "/var/lib/bagpipe", "bagpipe-tmp": "/tmp"}  # noqa: S108
+"""Settings to which an installation may add."""
+_MOUNTS = {"bagpipe-config": "/etc/bagpipe", "bagpipe-run": "/var/lib/bagpipe", "bagpipe-tmp": "/tmp"}  # noqa: S108  # in a pod
 
 
 def template(spec: Raw, name: str, section: Raw) -> dict[str, Any]:
@@ -35,7 +39,7 @@ def template(spec: Raw, name: str, section: Raw) -> dict[str, Any]:
     """
     mounts = _mounts(spec, name, section)
     theirs = {**section, "volumes": [*({"name": v} for v in mounts), *(section.get("volumes") or ())]}
-    pod = {key: theirs[key] for key in _COPIED if theirs.get(key)}
+    pod = {key: theirs[key] for key in (*COPIED, *_SIMPLIFIED) if theirs.get(key)}
     root = {"runAsNonRoot": True, "runAsUser": 10001}
     pod["securityContext"] = overlay(root, section.get("securityContext") or {})
     restricted = {"securityContext": {"allowPrivilegeEscalation": False}}
@@ -51,7 +55,7 @@ def _mounts(spec: Raw, name: str, section: Raw) -> dict[str, str]:
     """Where the operator's own volumes are mounted, by name."""
     mounts = dict(_MOUNTS)
     if section.get("shmSize") or name == "trainers":
-        mounts["bagpipe-shm"] = "/dev/shm"  # noqa: S108
+        mounts["bagpipe-shm"] = "/dev/shm"  # noqa: S108  # in a pod
     checkpoint = spec.get("checkpoint") or {}
     if checkpoint.get("volumeClaim") is not None:
         mounts["bagpipe-checkpoints"] = checkpoint.get("path") or "/checkpoints"

@@ -1,8 +1,6 @@
 """An export scores raw rows without Bagpipe, to the last digit as Bagpipe does: every shipped model, and others."""
 
 import csv
-import importlib.util
-import io
 import json
 import os
 import random
@@ -27,7 +25,6 @@ from bagpipe.cli.checkpoint import newest
 from bagpipe.config.columns import DenseColumn, SparseColumn
 from bagpipe.config.model import MODEL_SETTINGS
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, ExitCode, StorageError
-from bagpipe.export.manifest import write_manifest
 from bagpipe.export.predict import predict as predict_any
 from bagpipe.export.tables import load_tables
 from bagpipe.export.write import _all_or_nothing, export_model, load_export
@@ -94,21 +91,6 @@ def test_score_py_equals_predict_to_the_last_digit_without_bagpipe(
         assert len(set(ours[list(ours)[-1]])) > 20, f"{name}: scores that hardly differ prove little"
 
 
-def test_score_py_says_what_it_wrote(
-    folder: Path,
-    checkpoints: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """One line with the file, the number of its rows and its columns, as `bagpipe predict` prints."""
-    export_model(checkpoints["own"], tmp_path / "own")
-    out = tmp_path / "scores.parquet"
-    monkeypatch.setattr("sys.argv", ["score.py", data_of(folder, "own"), str(out)])
-    assert not score_module(tmp_path / "own").main()
-    assert capsys.readouterr().out == f"{out}: 300 rows, columns file, row, score_clicked, score_bought\n"
-
-
 def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     """The same file as from the checkpoint, a score for each label; what the data lacks is said in the same way."""
     export_model(checkpoints["own"], tmp_path / "own")
@@ -132,38 +114,6 @@ def test_predict_takes_an_export_too(folder: Path, checkpoints: dict[str, Path],
     with pytest.raises(ConfigError, match=r"--keep: 'usr' is no column of .*own.csv; did you mean 'user'\?"):
         predict_any(checkpoints["own"], data_of(folder, "own"), tmp_path / "c", keep=("usr",))
     assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", ".c.tmp")]
-
-
-def test_score_py_tells_in_one_line_what_is_wrong(
-    folder: Path,
-    checkpoints: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """A line of stdin that is no record, a folder that is not there, a kept column whose name is taken."""
-    out, data = tmp_path / "own", data_of(folder, "own")
-    export_model(checkpoints["own"], out)
-    score = score_module(out)
-
-    def ended(*words: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["score.py", *words])
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-        return score.main(), *capsys.readouterr()
-
-    row = '{"user": "u1"}\n'
-    wrong = "expected a JSON object, found"
-    assert ended("-", "-", stdin="clicks\n") == (65, "", f"error: stdin: line 1: {wrong} 'clicks'\n")
-    code, said, wrong = ended("-", "-", stdin=f"{row}\n[1]\n")
-    assert (code, said.count("\n"), wrong) == (65, 1, "error: stdin: line 3: expected a JSON object, found '[1]'\n")
-    code, _, wrong = ended(data, str(tmp_path / "no" / "out.parquet"))
-    assert (code, wrong.count("\n"), "No such file" in wrong) == (78, 1, True)
-    for where in (out, checkpoints["own"]):
-        with pytest.raises(ConfigError, match=r"--keep: '\w+' is "):
-            predict_any(where, data, tmp_path / "c", keep=("row",))
-    code, _, wrong = ended(data, str(tmp_path / "d"), "--keep", "row")
-    assert (code, wrong.startswith("error: --keep: 'row' is a column of the scores already; rename it")) == (78, True)
-    assert not [path.name for path in tmp_path.iterdir() if path.name in ("c", "d")]
 
 
 def test_a_kept_column_has_one_type(folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -305,75 +255,6 @@ def test_an_export_that_was_killed_blocks_nothing_and_a_second_one_at_once_is_re
         export_model(checkpoints["dlrm"], out)
     assert seen == [[".draft"]] and not (out / ".draft").exists()
     assert load_export(out).facts["model"]["class"] == "DLRM"
-
-
-def score_module(export: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("score_of_an_export", export / "score.py")
-    assert spec is not None and spec.loader is not None
-    score = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(score)
-    return score
-
-
-def test_every_damaged_byte_of_an_export_is_noticed_before_it_scores(
-    folder: Path,
-    checkpoints: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """One bit in the middle of any file, a file cut short or gone: one line names it, whichever way it is loaded."""
-    out, data = tmp_path / "own", data_of(folder, "own")
-    export_model(checkpoints["own"], out)
-    (out / "model.onnx.data").write_bytes(b"side file")
-    write_manifest(out)
-    files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
-    score = score_module(out)
-
-    def refused(name: str, why: str) -> None:
-        with pytest.raises(CheckpointError, match=f"^{out / name}: {why}.*copy or export the model again$") as damaged:
-            predict_any(out, data, tmp_path / "scores")
-        assert damaged.value.exit_code == ExitCode.BAD_DATA
-        monkeypatch.setattr("sys.argv", ["score.py", data, str(tmp_path / "scores")])
-        assert (score.main(), capsys.readouterr().err) == (65, f"error: {damaged.value}\n")
-
-    assert {"tables.safetensors", "dense.safetensors", "transform/vocabulary.arrow", "score.py"} <= set(files)
-    for name in files:
-        whole = (out / name).read_bytes()
-        if not whole:
-            continue
-        middle = len(whole) // 2
-        (out / name).write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-        refused(name, "not a manifest" if name == "files.json" else "its checksum differs from files.json's")
-        (out / name).write_bytes(whole)
-    for name in ("rows.safetensors", "code/own_parts/sizes.py"):
-        whole = (out / name).read_bytes()
-        (out / name).write_bytes(whole[:-1])
-        refused(name, f"expected {len(whole)} bytes, found {len(whole) - 1};")
-        (out / name).unlink()
-        refused(name, "no such file;")
-        (out / name).write_bytes(whole)
-    assert load_export(out).labels == ("clicked", "bought")
-    assert not (tmp_path / "scores").exists()
-
-
-def test_an_export_that_is_not_checked_still_tells_what_it_cannot_read(
-    checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    """`check=False` spares reading large tables; facts that are missing are one line all the same."""
-    out = tmp_path / "out"
-    export_model(checkpoints["dlrm"], out, all_rows=True)
-    whole = (out / "model.json").read_text()
-    (out / "model.json").write_text(whole.replace('"threads"', '"thread_s"'))
-    with pytest.raises(CheckpointError, match=rf"^{out / 'model.json'}: expected \d+ bytes, found \d+; copy or export"):
-        load_export(out)
-    with pytest.raises(Exception, match=rf"^{out}: damaged \(KeyError: 'threads'\); export the model again") as damaged:
-        score_module(out).load(out, check=False)
-    assert getattr(damaged.value, "exit_code", None) == ExitCode.BAD_DATA
-    tables = (out / "tables.safetensors").read_bytes()
-    (out / "tables.safetensors").write_bytes(tables[:-1] + bytes([tables[-1] ^ 1]))
-    with pytest.raises(CheckpointError, match=r"tables.safetensors: its checksum differs from files.json's; copy or"):
-        load_tables(out)
 
 
 def test_an_export_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
