@@ -14,7 +14,7 @@ from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
 from bagpipe.checkpoint.manifest import check_transform
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.config.document import JobSpec
-from bagpipe.config.paths import is_url
+from bagpipe.config.paths import any_url
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.files import find_files
 from bagpipe.data.fingerprint import Fingerprint, difference, take_fingerprint
@@ -113,9 +113,8 @@ def check_same_data(spec: JobSpec, run_dir: Path, checkpoint: Path) -> None:
     """
     found = open_checkpoint(checkpoint)
     before = _load_fingerprint(found)
-    paths = (spec.data.path,) if isinstance(spec.data.path, str) else spec.data.path
     only_evaluates = spec.steps is not None and spec.steps <= found.manifest.step
-    if before is None or only_evaluates or any(is_url(path) for path in paths):
+    if before is None or only_evaluates or any_url(spec.data.path):
         return
     now = fingerprint_of(spec)
     if difference(before, now) is not None:

@@ -9,6 +9,7 @@ messages. A path that becomes part of a job is refused if it has such bytes, bec
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from bagpipe.errors import ConfigError
@@ -19,6 +20,11 @@ _VARIABLE = re.compile(r"\$(\w+|\{\w+\})")
 def is_url(path: str) -> bool:
     """Whether fsspec, not the operating system, opens this path."""
     return "://" in path
+
+
+def any_url(paths: str | Sequence[str]) -> bool:
+    """Whether one of a setting's paths, which may be one or several, is a URL."""
+    return any(is_url(path) for path in ((paths,) if isinstance(paths, str) else paths))
 
 
 def local(path: str | os.PathLike[str]) -> Path:

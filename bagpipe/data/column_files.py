@@ -379,7 +379,7 @@ def _parquet_pieces(file: InputFile, names: Sequence[str]) -> Iterator[TablePiec
 def _arrow(file: InputFile) -> Iterator[tuple[pa.Schema, Iterator[Any]]]:
     """The schema and the batches of an Arrow file or stream."""
     with ExitStack() as stack:
-        if "://" in file.name:
+        if file.remote:
             source = pa.PythonFile(stack.enter_context(file.open()), mode="r")
         else:
             source = stack.enter_context(pa.memory_map(file.name))

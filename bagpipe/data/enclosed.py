@@ -15,6 +15,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bagpipe.config.paths import is_url
 from bagpipe.data.files import InputFile
 from bagpipe.data.prepared import FIRST_PART, OLD_TRANSFORM_FOLDER, PreparedInfo
 from bagpipe.data.transform import Transform, TransformInfo, load_transform, with_vocabulary
@@ -114,7 +115,7 @@ def _with_enclosed(info: TransformInfo, name: str) -> Transform | None:
     """
     with ExitStack() as stack:
         try:
-            if "://" in name:
+            if is_url(name):
                 part: Any = stack.enter_context(InputFile(name, 0, "").open())
             else:
                 part = stack.enter_context(pa.memory_map(name))

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
+from bagpipe.config.paths import is_url
 from bagpipe.data.compressed import decompressed
 from bagpipe.errors import ConfigError, DataError, StorageError
 
@@ -45,6 +46,11 @@ class InputFile:
     size: int
     stamp: str
 
+    @property
+    def remote(self) -> bool:
+        """Whether it is behind a URL."""
+        return is_url(self.name)
+
     @contextmanager
     def open(self) -> Iterator[IO[bytes]]:
         """The raw bytes, still compressed.
@@ -53,7 +59,7 @@ class InputFile:
             DataError: there is no such file; or it is another than was found, also where it has become one by the end.
         """
         with reading(self.name), ExitStack() as stack:
-            if "://" in self.name:
+            if self.remote:
                 yield cast("IO[bytes]", stack.enter_context(_remote(self.name)[0].open(self.name, "rb")))
             else:
                 content = stack.enter_context(open(self.name, "rb"))
@@ -73,7 +79,7 @@ class InputFile:
         Raises:
             DataError: it was changed or replaced since.
         """
-        if not self.stamp or "://" in self.name:
+        if not self.stamp or self.remote:
             return
         status = status or os.stat(self.name)
         if (status.st_size, _stamp(status)) != (self.size, self.stamp):
@@ -104,7 +110,7 @@ def find_files(path: str | Sequence[str]) -> tuple[InputFile, ...]:
     if not paths or not all(paths):
         raise ConfigError("data.path is empty; name a file, list, folder, glob or URL, or set data.format: synthetic")
     files = tuple(file for one in paths for file in _find(one))
-    names = Counter(file.name if "://" in file.name else os.path.realpath(file.name) for file in files)
+    names = Counter(file.name if file.remote else os.path.realpath(file.name) for file in files)
     if twice := next((name for name, count in names.items() if count > 1), None):
         raise ConfigError(f"data.path: {twice} is named twice, so that its rows would count twice; name it once")
     return files
@@ -160,13 +166,13 @@ def reading(name: str) -> Iterator[None]:
     except PermissionError as error:
         raise DataError(f"{name}: permission denied; make the file readable for this user") from error
     except OSError as error:
-        if error.errno is None and "://" not in name:
+        if error.errno is None and not is_url(name):
             raise
         raise StorageError(f"{name}: {error.strerror or error}") from error
 
 
 def _find(path: str) -> list[InputFile]:
-    if "://" in path:
+    if is_url(path):
         return _find_remote(path)
     with reading(path):
         if os.path.isdir(path):

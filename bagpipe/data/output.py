@@ -19,6 +19,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bagpipe.config.paths import is_url
 from bagpipe.data.prepared import FIRST_PART, METADATA_KEY, OLD_TABLES_FILE, OLD_TRANSFORM_FOLDER
 from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE
 from bagpipe.errors import ConfigError, StorageError
@@ -48,7 +49,7 @@ def check_output(out: Path, sources: Sequence[str], *, overwrite: bool) -> None:
         raise ConfigError(f"{out}: is a file; choose a folder that does not exist yet")
     if not overwrite:
         raise ConfigError(f"{out}: exists already; choose another folder or allow overwriting")
-    inside = next((s for s in sources if "://" not in s and Path(s).resolve().is_relative_to(out.resolve())), None)
+    inside = next((s for s in sources if not is_url(s) and Path(s).resolve().is_relative_to(out.resolve())), None)
     if inside is not None:
         raise ConfigError(f"{out}: holds {inside}, which is being read; choose another folder. Nothing was changed")
     strange = _not_ours(out)

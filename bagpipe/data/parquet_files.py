@@ -57,7 +57,7 @@ def open_parquet(file: InputFile, metadata: Any = None, *, check: bool = False) 
         StorageError: the disk or the network failed.
     """
     with reading(file.name), ExitStack() as stack:
-        local = "://" not in file.name
+        local = not file.remote
         source = file.name if local else stack.enter_context(file.open())
         opened = stack.enter_context(
             pq.ParquetFile(source, metadata=metadata, memory_map=local, page_checksum_verification=check)

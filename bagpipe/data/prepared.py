@@ -303,7 +303,7 @@ def read_info(file: InputFile) -> PreparedInfo:
 
 
 def _listed_beside(file: InputFile) -> Path | None:
-    if "://" in file.name:
+    if file.remote:
         return None
     path = Path(file.name).parent / OLD_TABLES_FILE
     return path if path.is_file() else None

@@ -5,6 +5,7 @@ from collections.abc import Container, Iterable
 from pathlib import Path
 
 from bagpipe.config.load import dump_job
+from bagpipe.config.paths import is_url
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 from bagpipe.experiment.session import Interrupted
 from bagpipe.experiment.suite import Case
@@ -73,7 +74,7 @@ def check_here(planned: Iterable[Case], generated: Container[str]) -> None:
             if (
                 one
                 and one not in generated
-                and "://" not in one
+                and not is_url(one)
                 and not any(c in one for c in "*?[")
                 and not Path(one).expanduser().exists()
             ):

@@ -6,8 +6,9 @@ the beginning of the first file of each part, and nothing reads data behind a UR
 
 from collections.abc import Iterator
 
-from bagpipe.config.document import DataConfig, JobSpec, Paths
+from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.config.parts import paths_in
+from bagpipe.config.paths import any_url
 from bagpipe.config.recipe import Schedule
 from bagpipe.data.column_cells import label_source
 from bagpipe.data.column_files import table_format, table_schema
@@ -89,7 +90,7 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
     if data.format == "synthetic" or data.columns is None:
         return
     for paths in (data.path, paths_in(data.validation), paths_in(data.test)):
-        if not paths or _remote(paths):
+        if not paths or any_url(paths):
             continue
         first = next((file for file in find_files(paths) if file.size), None)
         if first is None or is_prepared(first):
@@ -101,7 +102,3 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
         check_columns(first.name, schema, names, all_columns(data.columns), trained=trained, labels=labels)
         if not trained:
             kinds_in(first.name, data.columns, schema, ids=data.encoding == "ids")
-
-
-def _remote(paths: Paths) -> bool:
-    return any("://" in path for path in ((paths,) if isinstance(paths, str) else paths))

@@ -11,6 +11,7 @@ import msgspec
 
 from bagpipe.config.document import DataConfig, EmbeddingConfig, Job, JobSpec, ServerConfig, TrainerConfig
 from bagpipe.config.load import dump_job
+from bagpipe.config.paths import is_url
 from bagpipe.config.rules import check_rules
 from bagpipe.data.caserlines import FEATURES as CASER_FEATURES
 from bagpipe.data.caserlines import looks_like_caser
@@ -174,7 +175,7 @@ def job_of(arguments: argparse.Namespace) -> Job:
 def data_path(arguments: argparse.Namespace) -> str | tuple[str, ...]:
     """The file, or the folder's part files: the first so many, or all; a folder without any is read whole."""
     path: str = arguments.processed_csv
-    if "://" not in path:
+    if not is_url(path):
         # The checkpoint names its data, and is evaluated from another folder.
         path = os.path.abspath(path)
     if not os.path.isdir(path):
