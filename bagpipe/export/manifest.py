@@ -12,17 +12,18 @@ from bagpipe.standalone import score
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the manifest of what an export's folder holds.
+    """Write the manifest of what an export's folder holds, without what Python caches there and may write anew.
 
     Raises:
         StorageError: the disk is full or refuses.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name not in (score.MANIFEST, FILE_NAME):
+        name = path.relative_to(folder)
+        if path.is_file() and path.name not in (score.MANIFEST, FILE_NAME) and "__pycache__" not in name.parts:
             with path.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
-            files[path.relative_to(folder).as_posix()] = (path.stat().st_size, digest)
+            files[name.as_posix()] = (path.stat().st_size, digest)
     listed = msgspec.json.encode({"files": files, "checksum": score.checksum_of(files)})
     write_whole(folder / score.MANIFEST, msgspec.json.format(listed, indent=1) + b"\n")
 

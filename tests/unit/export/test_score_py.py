@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,8 +83,12 @@ def test_every_damaged_byte_of_an_export_is_noticed_before_it_scores(own: Own, t
     """One bit in the middle of any file, a file cut short or gone: one line names it, whichever way it is loaded."""
     out, data = own.out, own.data
     (out / "model.onnx.data").write_bytes(b"side file")
+    cached = out / "__pycache__" / "cached.pyc"
+    cached.parent.mkdir(exist_ok=True)
+    cached.write_bytes(b"Python writes these anew when it likes")
     write_manifest(out)
-    files = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    files = [*json.loads((out / "files.json").read_text())["files"], "files.json"]
+    assert cached.relative_to(out).as_posix() not in files
 
     def refused(name: str, why: str) -> None:
         with pytest.raises(CheckpointError, match=f"^{out / name}: {why}.*copy or export the model again$") as damaged:
