@@ -14,6 +14,7 @@ Raw = Mapping[str, Any]
 MOST_BYTES = 1024 * 1024
 _NAMES = ("runPolicy.queueName", "runPolicy.workloadPriorityClass")
 _CLAIMS = ("checkpoint.volumeClaim", "servers.volumeClaim")
+_ON_A_VOLUME = "write a folder on a volume of all pods"
 
 
 def faults(spec: Raw, oracles: Sequence[Raw]) -> Iterator[str]:
@@ -62,6 +63,9 @@ def _at(value: Any, path: str) -> Any:
 
 def _paths(spec: Raw, oracles: Sequence[Raw]) -> Iterator[str]:
     """A pod works in a folder of its own, which is empty, unless its settings say otherwise."""
+    for name in ("checkpoint.path", "initFrom.run"):
+        if isinstance(path := _at(spec, name), str) and _is_url(path):
+            yield f"spec.{name}: {path[:60]!r} is a URL, at which only data can be; {_ON_A_VOLUME}"
     checkpoint = _at(spec, "checkpoint.path")
     if isinstance(checkpoint, str) and checkpoint and _is_relative(checkpoint):
         yield f"spec.checkpoint.path: {_words(checkpoint, '/checkpoints')}"
@@ -71,7 +75,7 @@ def _paths(spec: Raw, oracles: Sequence[Raw]) -> Iterator[str]:
         named = _at(spec, f"data.{name}")
         for path in named if isinstance(named, list | tuple) else (named,):
             if isinstance(path, str) and path and _is_relative(path):
-                yield f"spec.data.{name}: {_words(path, '/data/train.csv')}"
+                yield f"spec.data.{name}: {_words(path, '/data/train.csv')}, or a URL"
     run = _at(spec, "initFrom.run")
     if isinstance(run, str) and run and _is_relative(run):
         yield f"spec.initFrom.run: {_words(run, '/checkpoints')}"
@@ -79,13 +83,16 @@ def _paths(spec: Raw, oracles: Sequence[Raw]) -> Iterator[str]:
 
 def _words(path: str, example: str) -> str:
     return (
-        f"{path[:60]!r} is relative, and a pod works in an empty folder; "
-        f"write the path on a volume, such as {example}, or a URL"
+        f"{path[:60]!r} is relative, and a pod works in an empty folder; write the path on a volume, such as {example}"
     )
 
 
 def _is_relative(path: str) -> bool:
-    return not path.startswith("/") and "://" not in path
+    return not path.startswith("/") and not _is_url(path)
+
+
+def _is_url(path: str) -> bool:
+    return "://" in path
 
 
 def _has_folder(section: Raw) -> bool:

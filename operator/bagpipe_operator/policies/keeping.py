@@ -18,10 +18,8 @@ def loss(job: Job, settings: Settings) -> str:
     path = checkpoint_path(job)
     if path is None:
         return f"checkpoints and the model are gone with the pods: {_CURE}"
-    if (
-        job.checkpoint_claim is not None
-        or "://" in path
-        or all(_mounted(job, role, path, settings) for role in (Role.SERVER, Role.TRAINER))
+    if job.checkpoint_claim is not None or all(
+        _mounted(job, role, path, settings) for role in (Role.SERVER, Role.TRAINER)
     ):
         return ""
     return f"checkpoint.path {path} is in no volume that outlives the pods: {_CURE}"
