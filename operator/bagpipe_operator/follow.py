@@ -104,9 +104,10 @@ class WarningReader:
 
     async def _read(self, namespace: str, jobs: list[Head]) -> None:
         found = warned.newest(await self._events(namespace))
+        claims = warned.about_claims(found)
         for head in jobs:
             memory = self._memories.known(head.key, head.uid)
-            mine = {uid: found[uid] for uid in self._store.child_uids(head.key) if uid in found}
+            mine = claims | {uid: found[uid] for uid in self._store.child_uids(head.key) if uid in found}
             if memory is not None and mine != memory.warnings:
                 memory.warnings = mine
                 self._queue.add(head.key)

@@ -79,7 +79,8 @@ class Known:
     refused: Mapping[Key, Obstacle] = field(default_factory=dict)
     """Children that the API server did not accept when we last wrote them."""
     warnings: Mapping[str, Obstacle] = field(default_factory=dict)
-    """Newest warning about an object, by its UID: what controllers below us and kubelets could not do."""
+    """Newest warning about an object, by its UID: what controllers below us and kubelets could not do. Those about
+    the namespace's claims are also here by their names (`warned.of_claim`)."""
     logs: Mapping[str, str] = field(default_factory=dict)
     """What came of keeping the logs of a job that failed, as its status shows it; empty: nothing yet."""
     written: Mapping[Key, Written] = field(default_factory=dict)

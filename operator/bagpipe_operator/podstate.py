@@ -8,7 +8,7 @@ there are such.
 import datetime as dt
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,12 @@ class Pod:
     stuck: str = ""
     """Why it cannot start, as Kubernetes names it; empty: nothing is known to be wrong."""
     stuck_message: str = ""
+    begun: bool = False
+    """A container of it, perhaps one that only prepares it, has run: its node has all that was to be mounted."""
+    beside: str = ""
+    """Why it is not ready though the main container does not keep it: Kubernetes' words; empty: there are none."""
+    claims: frozenset[str] = frozenset()
+    """Names of the claims that it mounts, whoever made them."""
     scheduler: str = ""
     """Who should find a node for it, where nobody has said a word about it yet."""
 
@@ -147,6 +153,9 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
         restarts=restarts,
         stuck=stuck,
         stuck_message=stuck_message,
+        begun=any(_has_run(container) for container in _containers(status)),
+        beside=_beside(status),
+        claims=frozenset(_claims(meta["name"], spec)),
         scheduler=_silent_scheduler(spec, status),
     )
 
@@ -193,9 +202,14 @@ def _phase(role: Role, status: Raw, state: Raw) -> tuple[str, bool]:
     return "Failed" if ended.get("exitCode") else "Succeeded", True
 
 
+def _containers(status: Raw) -> tuple[Raw, ...]:
+    """What is said of each, in the order in which they begin."""
+    return (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+
+
 def _kept_by_another(status: Raw) -> bool:
     """Whether a container beside the main one has not ended, a sidecar among the init containers included."""
-    listed = (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ()))
+    listed = _containers(status)
     others = (container.get("state") or {} for container in listed if container.get("name") != names.CONTAINER)
     return any("terminated" not in state for state in others)
 
@@ -251,14 +265,45 @@ def _disruption(status: Raw, ended: Raw, phase: str) -> str:
 
 
 def _why_stuck(status: Raw) -> tuple[str, str]:
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+    for container in _containers(status):
         waiting = (container.get("state") or {}).get("waiting") or {}
         if (waiting.get("reason") or "") not in _ON_ITS_WAY:
-            return waiting["reason"], waiting.get("message") or ""
+            return waiting["reason"], (waiting.get("message") or "") + _last_end(container)
     scheduled = _condition(status, "PodScheduled")
     if scheduled.get("status") == "False":
         return scheduled.get("reason") or Reason.UNSCHEDULABLE, scheduled.get("message") or ""
     return "", ""
+
+
+def _last_end(container: Raw) -> str:
+    """How its process ended before it waits to be started again."""
+    ended = (container.get("lastState") or {}).get("terminated") or {}
+    if not ended.get("exitCode"):
+        return ""
+    words = str(ended.get("message") or "").strip().splitlines()
+    return f"; it exited with {ended['exitCode']}" + (f": {words[-1][:300]}" if words else "")
+
+
+def _has_run(container: Raw) -> bool:
+    return bool((container.get("state") or {}).keys() & {"running", "terminated"} or container.get("lastState"))
+
+
+def _beside(status: Raw) -> str:
+    """What a pod waits for beside the main container: one that prepares it or stands beside it, a readiness gate."""
+    initialized, ready = _condition(status, "Initialized"), _condition(status, "Ready")
+    if initialized.get("status") == "False":
+        return str(initialized.get("message") or "")
+    gates = ready.get("status") == "False" and ready.get("reason") == "ReadinessGatesNotReady"
+    main_is_ready = any(c.get("ready") for c in _containers(status) if c.get("name") == names.CONTAINER)
+    return str(ready.get("message") or "") if gates or (main_is_ready and ready.get("status") == "False") else ""
+
+
+def _claims(pod: str, spec: Raw) -> Iterator[str]:
+    for volume in spec.get("volumes") or ():
+        if claim := volume.get("persistentVolumeClaim"):
+            yield str(claim.get("claimName"))
+        elif volume.get("ephemeral"):  # Kubernetes makes a claim of this name for this pod alone.
+            yield f"{pod}-{volume.get('name')}"
 
 
 def _silent_scheduler(spec: Raw, status: Raw) -> str:

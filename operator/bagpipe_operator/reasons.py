@@ -52,7 +52,10 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "an event, never a condition: for half a minute no operator of the job's `operatorClass` has given it a status",
         "install an operator of that class, or make the job anew with the class of one that is there",
     ),
-    Reason.STARTING: ("pods are being made and started; the message counts them", "nothing, unless it lasts"),
+    Reason.STARTING: (
+        "pods are being made and started; the message counts them, and names one that another container keeps",
+        "nothing, unless it lasts",
+    ),
     Reason.PODS_READY: ("all pods run", NOTHING),
     Reason.PODS_NOT_READY: ("some servers are not ready", NOTHING),
     Reason.SERVERS_READY: ("all servers are ready", NOTHING),

@@ -11,6 +11,7 @@ from bagpipe_operator import times
 from bagpipe_operator.observe import Obstacle
 
 SELECTOR = "type=Warning"
+_CLAIM = "PersistentVolumeClaim"
 _MEANINGFUL = frozenset(
     {
         "FailedCreate",
@@ -28,16 +29,31 @@ _MEANINGFUL = frozenset(
 
 
 def newest(events: Iterable[Mapping[str, Any]]) -> dict[str, Obstacle]:
-    """The newest warning by the UID of the object that it is about."""
+    """The newest warning by the UID of the object that it is about; a claim's also by its name (`of_claim`).
+
+    A claim that a StatefulSet makes, or a user, is no object of the job's, and a pod knows it by its name.
+    """
     found: dict[str, tuple[Any, Obstacle]] = {}
     for raw in events:
-        uid = (raw.get("involvedObject") or {}).get("uid")
-        if not uid or raw.get("type") != "Warning" or raw.get("reason") not in _MEANINGFUL:
+        about = raw.get("involvedObject") or {}
+        if not about.get("uid") or raw.get("type") != "Warning" or raw.get("reason") not in _MEANINGFUL:
             continue
         when = _when(raw)
-        if uid not in found or when >= found[uid][0]:
-            found[uid] = (when, Obstacle(reason=raw["reason"], message=str(raw.get("message") or "")))
-    return {uid: obstacle for uid, (_, obstacle) in found.items()}
+        names = (about["uid"], of_claim(about.get("name"))) if about.get("kind") == _CLAIM else (about["uid"],)
+        for name in names:
+            if name not in found or when >= found[name][0]:
+                found[name] = (when, Obstacle(reason=raw["reason"], message=str(raw.get("message") or "")))
+    return {name: obstacle for name, (_, obstacle) in found.items()}
+
+
+def of_claim(name: object) -> str:
+    """By which a warning about a claim of this name is found."""
+    return f"{_CLAIM}/{name}"
+
+
+def about_claims(warnings: Mapping[str, Obstacle]) -> dict[str, Obstacle]:
+    """Those that are found by a claim's name."""
+    return {key: obstacle for key, obstacle in warnings.items() if key.startswith(of_claim(""))}
 
 
 def _when(raw: Mapping[str, Any]) -> Any:

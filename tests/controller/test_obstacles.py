@@ -7,6 +7,9 @@ import pytest
 from bagpipe_operator import warned
 from bagpipe_operator.observe import Obstacle
 
+EPHEMERAL = {
+    "volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}
+}
 TOLD = Obstacle(reason="FailedCreate", message="pods is forbidden: exceeded quota: small")
 
 
@@ -70,6 +73,105 @@ def test_a_volume_that_cannot_be_mounted(world):
     w.start_pods()
     w.settle()
     assert w.is_true("Running")
+
+
+def without_volume(w, pod):
+    """The scheduler's words about a pod whose claim has no volume."""
+    message = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+    placed = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    pod["status"]["conditions"] = [placed]
+    return w
+
+
+@pytest.mark.parametrize(
+    ("spec", "claim"),
+    [
+        ({"checkpoint": {"volumeClaim": {"storageClassName": "nope"}}}, "j-checkpoints"),
+        ({"allRoles": {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "mine"}}]}}, "mine"),
+        ({"allRoles": {"volumes": [{"name": "v", "ephemeral": EPHEMERAL}]}}, "{pod}-v"),
+    ],
+)
+def test_a_claim_without_a_volume_says_why(world, spec, claim):
+    """Whoever made it: the scheduler knows only that there is none, its provisioner knows why."""
+    w = world(spec).settle()
+    pod = w.pod("trainer", 0)
+    claim = claim.format(pod=pod["metadata"]["name"])
+    words = 'storageclass.storage.k8s.io "nope" not found'
+    about = event("claim", "ProvisioningFailed", words)
+    about["involvedObject"] |= {"kind": "PersistentVolumeClaim", "name": claim}
+    other = event("other", "ProvisioningFailed", "of somebody else")
+    other["involvedObject"] |= {"kind": "PersistentVolumeClaim", "name": "other"}
+    without_volume(w, pod).warnings = warned.about_claims(warned.newest([about, other]))
+    w.settle()
+    running = w.condition("Running")
+    assert running["reason"] == "ProvisioningFailed"
+    assert running["message"] == f"trainer 0 ({pod['metadata']['name']}): PersistentVolumeClaim {claim}: {words}"
+    pod["status"]["conditions"][0]["message"] = "0/2 nodes are available: 2 Insufficient cpu."
+    w.settle()
+    assert w.condition("Running")["reason"] == "Unschedulable"
+
+
+PREPARING = {"name": "fetch", "restartCount": 0, "state": {"running": {}}}
+STANDING = {"name": "bagpipe", "restartCount": 0, "ready": True, "state": {"running": {}}}
+BESIDE = {"name": "side", "restartCount": 0, "ready": False, "state": {"running": {}}}
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "counts"),
+    [
+        ("FailedScheduling", {}, True),
+        ("FailedScheduling", {"nodeName": "n1"}, False),
+        ("FailedMount", {"nodeName": "n1"}, True),
+        ("FailedMount", {"nodeName": "n1", "initContainerStatuses": [PREPARING]}, False),
+        ("FailedMount", {"nodeName": "n1", "containerStatuses": [STANDING]}, False),
+    ],
+)
+def test_a_warning_is_history_once_the_pod_has_got_past_it(world, reason, state, counts):
+    """A pod that is placed lacks no node, and one whose containers run lacks no volume, though it is not ready yet."""
+    w = world().settle()
+    pod = w.pod("trainer", 1)
+    pod["spec"] |= {key: value for key, value in state.items() if key == "nodeName"}
+    pod["status"] |= {key: value for key, value in state.items() if key != "nodeName"}
+    w.warnings = {pod["metadata"]["uid"]: Obstacle(reason=reason, message="as it was")}
+    w.settle()
+    assert w.condition("Running")["reason"] == (reason if counts else "Starting")
+
+
+@pytest.mark.parametrize(
+    ("kind", "why", "statuses"),
+    [
+        ("Initialized", "ContainersNotInitialized", {"initContainerStatuses": [PREPARING]}),
+        ("Ready", "ReadinessGatesNotReady", {"containerStatuses": [STANDING]}),
+        ("Ready", "ContainersNotReady", {"containerStatuses": [STANDING, BESIDE]}),
+    ],
+)
+def test_what_a_pod_waits_for_beside_its_main_container_is_said(world, kind, why, statuses):
+    """A container that prepares the pod and does not end, a gate, a container beside: in Kubernetes' words."""
+    w = world().settle()
+    w.start_pods()
+    pod = w.pod("server", 0)
+    pod["status"] = {"phase": "Pending", "conditions": [{"type": kind, "status": "False", "reason": why}], **statuses}
+    pod["status"]["conditions"][0]["message"] = "what it waits for"
+    w.settle()
+    running = w.condition("Running")
+    who = f"server 0 ({pod['metadata']['name']})"
+    assert (running["reason"], running["message"]) == (
+        "Starting",
+        f"4 of 5 pods run, 5 exist; {who}: what it waits for",
+    )
+
+
+def test_what_is_started_again_and_again_says_how_it_ended(world):
+    """An init container of a server too, which no new attempt follows: the kubelet says only how long it waits."""
+    w = world().settle()
+    ended = {"terminated": {"exitCode": 1, "message": "connecting\nno such bucket"}}
+    state = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s restarting failed container=fetch"}}
+    pod = w.pod("server", 0)
+    pod["status"]["initContainerStatuses"] = [{**PREPARING, "restartCount": 3, "state": state, "lastState": ended}]
+    w.settle()
+    running = w.condition("Running")
+    assert running["reason"] == "CrashLoopBackOff"
+    assert running["message"].endswith("failed container=fetch; it exited with 1: no such bucket")
 
 
 def test_the_reason_becomes_the_end(world):

@@ -14,6 +14,7 @@ from bagpipe_operator.decision import Fail
 from bagpipe_operator.names import Reason, Role
 from bagpipe_operator.observe import Observed, Obstacle, attempt_of, role_of
 from bagpipe_operator.podstate import Pod, Raw
+from bagpipe_operator.warned import of_claim
 
 SCHEDULER_SECONDS = 8
 """A pod that no scheduler has said a word about for so long has none."""
@@ -88,6 +89,7 @@ def why_not_running(job: Job, status: Status, observed: Observed, now: dt.dateti
         refusal(observed)
         or held_back(observed, now)
         or _older_job(observed)
+        or _without_volume(pods, observed)
         or _stuck(pods)
         or _warned(job, status, observed, pods)
         or _unscheduled(pods, now)
@@ -109,6 +111,18 @@ def _stuck(pods: list[Pod]) -> Obstacle | None:
     # A process that ends again and again may only miss another one, which cannot start.
     pod = min(stuck, key=lambda p: p.stuck == "CrashLoopBackOff", default=None)
     return Obstacle(reason=pod.stuck, message=f"{_who(pod)}: {pod.stuck_message}") if pod else None
+
+
+def _without_volume(pods: list[Pod], observed: Observed) -> Obstacle | None:
+    """Why a claim has no volume, where the scheduler says only that a pod waits for one."""
+    for pod in pods:
+        if pod.stuck != Reason.UNSCHEDULABLE or "persistentvolumeclaim" not in pod.stuck_message.lower():
+            continue
+        for claim in sorted(pod.claims):
+            if found := observed.warnings.get(of_claim(claim)):
+                message = f"{_who(pod)}: PersistentVolumeClaim {claim}: {found.message}"
+                return Obstacle(reason=found.reason, message=message)
+    return None
 
 
 def of_servers(observed: Observed, attempt: int) -> str:
@@ -155,9 +169,14 @@ def _warned(job: Job, status: Status, observed: Observed, pods: list[Pod]) -> Ob
         if found and _lacks_something(raw, job, status, have):
             return Obstacle(reason=found.reason, message=f"{kind} {name}: {found.message}")
     for pod in pods:
-        if not pod.ready and not pod.ended and (found := observed.warnings.get(pod.uid)):
+        if not pod.ready and not pod.ended and (found := observed.warnings.get(pod.uid)) and not _over(pod, found):
             return Obstacle(reason=found.reason, message=f"{_who(pod)}: {found.message}")
     return None
+
+
+def _over(pod: Pod, warning: Obstacle) -> bool:
+    """Whether a pod has got past what a warning about it says: all that is meant is told before its containers run."""
+    return pod.begun or (warning.reason == "FailedScheduling" and bool(pod.node))
 
 
 def _lacks_something(raw: Raw, job: Job, status: Status, have: dict[Role, int]) -> bool:
@@ -171,4 +190,6 @@ def _lacks_something(raw: Raw, job: Job, status: Status, have: dict[Role, int]) 
 
 def _count(job: Job, pods: list[Pod]) -> Obstacle:
     ready = sum(p.ready or p.phase == "Succeeded" for p in pods)
-    return Obstacle(reason=Reason.STARTING, message=f"{ready} of {job.pods_wanted} pods run, {len(pods)} exist")
+    waiting = next((f"; {_who(p)}: {p.beside}" for p in pods if p.beside and p.begun and not p.ended), "")
+    message = f"{ready} of {job.pods_wanted} pods run, {len(pods)} exist{waiting}"
+    return Obstacle(reason=Reason.STARTING, message=message)
