@@ -8,6 +8,8 @@ from typing import Any
 Schema = dict[str, Any]
 
 TIME: Schema = {"type": "string", "format": "date-time"}
+COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 99_999_999}
+"""A number that only grows. Names of objects hold the attempt's, with at most nine digits (`observe.py`)."""
 COUNTS: Schema = {
     "type": "object",
     "properties": {
@@ -73,13 +75,13 @@ PROPERTIES: Schema = {
         "description": "Pods that are ready, of those wanted, by role.",
     },
     "attempt": {
-        "type": "integer",
+        **COUNT,
         "description": "Number of the present attempt; every child bears it as a label.",
     },
-    "restarts": {"type": "integer", "description": "Failures so far; `backoffLimit` bounds them."},
-    "disruptions": {"type": "integer", "description": "Preemptions, drains, lost nodes and deletions so far."},
+    "restarts": {**COUNT, "description": "Failures so far; `backoffLimit` bounds them."},
+    "disruptions": {**COUNT, "description": "Preemptions, drains, lost nodes and deletions so far."},
     "shortAttempts": {
-        "type": "integer",
+        **COUNT,
         "description": "Attempts in a row that ended early; the back-off grows with them.",
     },
     "startTime": {**TIME, "description": "When all pods ran for the first time."},

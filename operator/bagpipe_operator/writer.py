@@ -207,7 +207,7 @@ class Writer:
         live = self._store.get(key[0], job.namespace, key[1])
         if live is not None and _whose(job, live) is not None:
             live = None  # It bears our label and is not ours: the create finds out whose it is.
-        await self._claims_are_free(job, wanted, live)
+        await self._names_are_free(job, wanted, live)
         result = await (self._create(job, memory, wanted) if live is None else self._update(memory, wanted, live))
         self._store.put(result)
         self._remember(memory, key, drift.written(wanted, result))
@@ -248,13 +248,17 @@ class Writer:
                 self._store.forget(wanted["kind"], meta["namespace"], meta["name"], meta["uid"])
             raise
 
-    async def _claims_are_free(self, job: Job, wanted: Raw, live: Raw | None) -> None:
-        """Before a StatefulSet makes pods: it would take any claim that bears the name of one of its own."""
-        taken = claims.wanted(wanted)
-        if not taken or (live is not None and wanted["spec"]["replicas"] <= live["spec"].get("replicas", 0)):
+    async def _names_are_free(self, job: Job, wanted: Raw, live: Raw | None) -> None:
+        """Before a StatefulSet makes pods, whose names, and those of their claims, follow from its own."""
+        if wanted["kind"] != "StatefulSet":
             return
-        there = await self._cluster.get(path("PersistentVolumeClaim", job.namespace))
-        obstacle = claims.in_the_way(taken, there.get("items") or (), live)
+        if live is not None and wanted["spec"]["replicas"] <= live["spec"].get("replicas", 0):
+            return
+        found = await asyncio.gather(*(self._cluster.find("Pod", job.namespace, name) for name in claims.pods(wanted)))
+        obstacle = next(filter(None, (claims.pod_in_the_way(pod, live) for pod in found)), None)
+        if obstacle is None and (taken := claims.wanted(wanted)):
+            there = await self._cluster.get(path("PersistentVolumeClaim", job.namespace))
+            obstacle = claims.in_the_way(taken, there.get("items") or (), live)
         if obstacle is not None:
             raise NameTaken(obstacle)
 

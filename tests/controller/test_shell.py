@@ -150,6 +150,30 @@ def test_a_claim_of_somebody_else_is_not_given_to_a_server(rig):
     assert rig.api.objects["PersistentVolumeClaim", "ns", CLAIM] == before
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["pod", "pod that a deletion with --cascade=orphan left"])
+def test_a_pod_of_somebody_else_with_a_servers_name_is_told(rig, kept):
+    """Kubernetes' StatefulSet controller waits for it to go, and posts no event about that."""
+    labels = names.labels("j", Role.SERVER, 0) if kept else {"app": "shop"}
+    before = rig.api.put("Pod", {"metadata": {"name": "j-servers-1", "labels": labels}, "spec": {}})
+    rig.submit(job(servers={"replicas": 2}))
+    rig.settle()
+    failed = rig.condition("Failed")
+    assert (failed["status"], failed["reason"]) == ("True", "NameTaken") and "Pod/j-servers-1" in failed["message"]
+    assert "StatefulSet/j-servers" not in rig.kinds() and rig.api.objects["Pod", "ns", "j-servers-1"] == before
+
+
+def test_a_pod_of_an_older_set_is_waited_for(rig):
+    """Garbage collection comes to it, sooner or later."""
+    owner = {"kind": "StatefulSet", "name": "j-servers", "uid": "older", "controller": True}
+    rig.api.put("Pod", {"metadata": {"name": "j-servers-1", "ownerReferences": [owner]}, "spec": {}})
+    rig.submit(job(servers={"replicas": 2}))
+    rig.settle()
+    assert rig.condition("Running")["reason"] == "OlderJobEnding" and rig.condition("Failed") == {}
+    rig.api.remove(("Pod", "ns", "j-servers-1"))
+    rig.again()
+    assert "StatefulSet/j-servers" in rig.kinds() and rig.condition("Running")["reason"] == "Starting"
+
+
 def test_a_claim_of_an_older_set_is_waited_for(rig):
     """A server's claim that goes with an older StatefulSet delays the job until it is gone."""
     owner = {"kind": "StatefulSet", "name": "j-servers", "uid": "older"}
