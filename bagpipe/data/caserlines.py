@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 
 from bagpipe.data.files import InputFile, TextBlock, read_head, text_blocks
+from bagpipe.data.jsonlines import NO_RECORD
 from bagpipe.data.raw import RawBlock, RawFeature, RawSchema
 from bagpipe.data.separated import REMEDY
 from bagpipe.errors import DataError
@@ -50,7 +51,7 @@ class CaserLines:
         first = next((f for f in files if f.size), files[0])
         try:
             record = _DECODER.decode(_first_line(first))
-        except msgspec.DecodeError as error:
+        except NO_RECORD as error:
             raise DataError(
                 f'{first.name}:1: expected {{"label": [items], "dense": [items], "sparse": [[user], [items]]}}: {error}'
             ) from error
@@ -78,7 +79,7 @@ class CaserLines:
             try:
                 record = _DECODER.decode(text)
                 problem = self._misshapen(record)
-            except msgspec.DecodeError as error:
+            except NO_RECORD as error:
                 problem = str(error)
             if problem is None:
                 records.append(record)
@@ -112,7 +113,7 @@ def looks_like_caser(file: InputFile) -> bool:
     """Whether the first line is a record of next items, negatives, a user and a history."""
     try:
         record = _DECODER.decode(_first_line(file))
-    except msgspec.DecodeError:
+    except NO_RECORD:
         return False
     return bool(record.label and record.dense)
 

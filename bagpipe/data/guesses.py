@@ -178,8 +178,19 @@ def gaps_in_times(name: str) -> Doubt:
     return Doubt("times, of which some are missing", _split_by(name))
 
 
-def _split_by(name: str) -> str:
-    return f"to split by them, write time: {encode(name)}, splitBy: time and onBadLine: skip"
+def times_of_units(name: str, units: Sequence[str]) -> Doubt:
+    """Numbers that have no order as they are: any of the one unit is greater than all of the other."""
+    return Doubt(f"times in {' and in '.join(units)}", f"write all in one unit; {_split_by(name, gaps=False)}")
+
+
+def sentinel_in_times(name: str, odd: str) -> Doubt:
+    """A number for no time, which would be the first of all."""
+    return Doubt(f"most values are times, but {odd} is none", f"write nothing there; {_split_by(name)}")
+
+
+def _split_by(name: str, *, gaps: bool = True) -> str:
+    rest = ", splitBy: time and onBadLine: skip" if gaps else " and splitBy: time"
+    return f"to split by them, write time: {encode(name)}{rest}"
 
 
 # ── lists ─────────────────────────────────────────────────────────────────────────────────────────
@@ -232,7 +243,7 @@ def are_records(values: Any) -> bool:
 def _is_record(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

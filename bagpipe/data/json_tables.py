@@ -10,6 +10,7 @@ from collections.abc import Container, Sequence
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json as pajson
@@ -21,6 +22,9 @@ from bagpipe.errors import DataError
 _KINDS = ((bool, "true or false"), (str, "text"), ((int, float), "a number"), (list, "a list"), (dict, "a record"))
 _ARROWS_WORDS = re.compile(r"^JSON parse error: | in row \d+$|\.$")
 """What Arrow says around its reason; its rows are counted from where it began to read."""
+DEEPEST = 4000
+"""Lists and records within each other. Arrow's reader calls itself for each; some ten thousand end the process."""
+_TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 MALFORMED = (pa.ArrowInvalid, UnicodeDecodeError)
 """What `read_records` raises."""
 
@@ -59,6 +63,8 @@ def read_records(text: bytes, options: pajson.ParseOptions | None = None) -> pa.
     """
     if not text.isascii():
         text.decode()  # Arrow takes any bytes for text.
+    if any(_depth_of(line) > DEEPEST for line in text.split(b"\n")):
+        raise pa.ArrowInvalid(f"lists or records are nested more than {DEEPEST:,} deep")
     try:
         return pajson.read_json(pa.BufferReader(text), parse_options=options)
     except pa.ArrowInvalid as error:
@@ -67,6 +73,15 @@ def read_records(text: bytes, options: pajson.ParseOptions | None = None) -> pa.
         # A record is longer than the stretches that Arrow reads.
         whole = pajson.ReadOptions(block_size=len(text) + 1)
         return pajson.read_json(pa.BufferReader(text), read_options=whole, parse_options=options)
+
+
+def _depth_of(line: bytes) -> int:
+    """How deep lists and records are nested in a line; 0 where it is too short, or has too few, to be too deep."""
+    if len(line) <= DEEPEST or line.count(b"[") + line.count(b"{") <= DEEPEST:
+        return 0
+    signs = np.frombuffer(_TEXTS.sub(b"", line), np.uint8)
+    opened, closed = (np.isin(signs, np.frombuffer(pair, np.uint8)).astype(np.int64) for pair in (b"[{", b"]}"))
+    return int(np.cumsum(opened - closed).max(initial=0))
 
 
 def _without_times(kind: pa.DataType) -> pa.DataType:
@@ -160,7 +175,9 @@ def _no_record(line: bytes) -> str | None:
         )
     except json.JSONDecodeError as error:
         return f"expected a JSON record ({error.msg} at place {error.pos + 1} of its line)"
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        return "expected a JSON record (lists or records are nested too deep)"
+    except ValueError as error:
         return f"expected a JSON record ({error})"
     return None if isinstance(found, dict) else f"expected a JSON record, found {line.strip()[:40].decode()!r}"
 

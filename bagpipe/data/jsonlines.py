@@ -29,6 +29,8 @@ class _Record(msgspec.Struct):
 
 LARGEST = float(np.finfo(np.float32).max)
 _DECODER = msgspec.json.Decoder(_Record)
+NO_RECORD = (msgspec.DecodeError, RecursionError)
+"""What decoding a malformed record raises, the latter where a key that nobody asks for is nested too deep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class JsonLines:
         line = read_head(first, 4 << 20).lstrip().split(b"\n", 1)[0]
         try:
             record = _DECODER.decode(line)
-        except msgspec.DecodeError as error:
+        except NO_RECORD as error:
             raise DataError(
                 f'{first.name}:1: expected {{"label": ..., "dense": [...], "sparse": [...]}}: {error}'
             ) from error
@@ -82,7 +84,7 @@ class JsonLines:
             try:
                 record = _DECODER.decode(text)
                 problem = self._misshapen(record) or (self._out_of_range(record) if careful else None)
-            except msgspec.DecodeError as error:
+            except NO_RECORD as error:
                 problem = str(error)
             if problem is None:
                 records.append(record)

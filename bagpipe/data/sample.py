@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.data.column_files import TableFormat, table_pieces, table_schema
-from bagpipe.data.column_values import is_list, is_moment, is_text, moments_of, numbers_of, plain
+from bagpipe.data.column_values import Floats64, is_list, is_moment, is_text, moments_of, numbers_of, plain
 from bagpipe.data.files import InputFile
 from bagpipe.data.guesses import (
     FEW,
@@ -26,8 +26,11 @@ from bagpipe.data.guesses import (
     lists_in,
     numbers_in,
     odd_one,
+    sentinel_in_times,
+    times_of_units,
     units_in,
 )
+from bagpipe.data.split import OUR_DAYS, UNITS
 from bagpipe.data.written_numbers import MARKS
 from bagpipe.errors import DataError
 
@@ -35,8 +38,6 @@ SAMPLE_ROWS = 200_000
 PIECES = 50
 FILES = 8
 """That are looked at, spread over all."""
-SECONDS = (5e8, 2.5e9)
-"""Unix times between 1985 and 2049."""
 _YES = (
     *("yes", "y", "true", "t", "click", "clicked", "buy", "bought", "purchase", "purchased", "converted", "liked"),
     *("ja", "wahr", "oui", "vrai", "sí", "si", "verdadero", "sim", "verdadeiro", "да"),
@@ -44,8 +45,18 @@ _YES = (
 MOST_WORDS = 10
 """Different texts of a column that are kept: an answer, in as many spellings as people find."""
 _TIME_NAME = re.compile(
-    r"(.*_)?(time|timestamp|datetime|date|ts|when|created|created_at|hour|day)(_.*)?", re.IGNORECASE
+    r"(.*_)?(time|timestamp|datetime|date|ts|when|created|created_at|hour|day)(_.*)?"
+    r"|(?-i:.*[a-z](Time|Timestamp|DateTime|Date|At)(Ms)?)",
+    re.IGNORECASE,
 )
+_IDS = re.compile(
+    r"(.*_)?(id|key|hash|code|no|type|category|cat|class|zip|brand|device|region|city)(_.*)?"
+    r"|(?-i:.*[a-z](Id|ID|Key|Code|No))",
+    re.IGNORECASE,
+)
+GROUPS = re.compile(r"(user|member|customer|visitor|session|account)s?(_?(id|no|key|hash))?|uid", re.IGNORECASE)
+MOST_SENTINELS = 0.2
+"""Share of the numbers in a column of times that stand for no time, such as 0 and -1."""
 _DAYS = (
     "%Y-%m-%d",
     "%Y/%m/%d",
@@ -119,6 +130,11 @@ class Column:
         return _TIME_NAME.fullmatch(self.name.strip()) is not None
 
     @property
+    def named_like_id(self) -> bool:
+        name = self.name.strip()
+        return (_IDS.fullmatch(name) or GROUPS.fullmatch(name)) is not None
+
+    @property
     def about(self) -> str:
         """For a comment."""
         gaps = f", {self.missing / self.rows:.0%} missing" if self.missing else ""
@@ -126,8 +142,10 @@ class Column:
         return f"{self.distinct:,} different values{lists}{gaps}"
 
 
-def look_at(files: Sequence[InputFile], kind: TableFormat, header: Sequence[str] = ()) -> list[Column]:
-    """The columns of the first rows of some of the files.
+def look_at(
+    files: Sequence[InputFile], kind: TableFormat, header: Sequence[str] = ()
+) -> tuple[list[Column], str | None]:
+    """The columns of the first rows of some of the files, and the first malformed one of these rows in words.
 
     Args:
         files: of one kind, in their order.
@@ -151,7 +169,7 @@ def look_at(files: Sequence[InputFile], kind: TableFormat, header: Sequence[str]
         raise DataError(told or f"{files[0].name}: no rows; expected at least one example")
     table = _together(parts)
     try:
-        return [_column(name, table.column(name)) for name in table.column_names]
+        return [_column(name, table.column(name)) for name in table.column_names], first_bad
     except pa.ArrowException as error:
         raise DataError(f"{files[0].name}: cannot be looked at ({' '.join(str(error).split())})") from error
 
@@ -194,6 +212,8 @@ def _column(name: str, cells: Any) -> Column:
     if lists is not None:
         column.several, column.separator, column.brackets = True, lists.separator, lists.brackets
     if column.several:
+        lengths = pc.count_distinct(pc.list_value_length(cells)).as_py() if several else 0
+        column.distinct = max(column.distinct, min(2, lengths))  # One value, but not in every row, tells something.
         return column
     _add_numbers(column, values)
     if column.numbers is None and column.distinct <= MOST_WORDS:
@@ -204,8 +224,10 @@ def _column(name: str, cells: Any) -> Column:
         column.doubt = None
     elif column.numbers is None or is_moment(values.type):
         column.doubt = doubt_about_times(name, values) or column.doubt
-    elif column.missing and not column.written and column.whole and _numbers_are_times(column):
+    elif column.missing and not column.written and _numbers_are_times(column):
         column.doubt = gaps_in_times(name)
+    elif (doubt := _doubtful_times(column)) is not None:
+        column.doubt, column.unusable = doubt, doubt.found
     column.sorted_tail = _one_value_at_the_end(values)
     return column
 
@@ -273,7 +295,7 @@ def _time_forms(column: Column, values: Any) -> tuple[str, ...]:
     if column.type.startswith(("timestamp", "date")):
         return ("",)
     if column.numbers is not None:
-        return ("",) if not column.written and column.whole and _numbers_are_times(column) else ()
+        return ("",) if not column.written and _numbers_are_times(column) else ()
     if not is_text(values.type):
         return ()
     different = pc.unique(values)
@@ -285,13 +307,36 @@ def _time_forms(column: Column, values: Any) -> tuple[str, ...]:
 
 
 def _numbers_are_times(column: Column) -> bool:
-    low, high = float(column.numbers.min()), float(column.numbers.max())
-    if any(SECONDS[0] * k <= low and high <= SECONDS[1] * k for k in (1, 1e3, 1e6, 1e9)):
-        return True
+    if column.named_like_id and not column.named_like_time:
+        return False
+    if any(there.all() for there in _in_units(column.numbers).values()):
+        return column.whole or column.named_like_time
+    if not column.whole:
+        return False
     texts = [f"{value:.0f}" for value in column.values[:FEW]]
     return column.named_like_time and any(
         all(len(text) == digits and _is_form(text, form) for text in texts) for form, digits in _PACKED.items()
     )
+
+
+def _in_units(numbers: Floats64) -> dict[str, Any]:
+    """Which of the numbers are Unix times of our days, by unit."""
+    return {unit: (numbers >= OUR_DAYS[0] * by) & (numbers <= OUR_DAYS[1] * by) for unit, by in UNITS.items()}
+
+
+def _doubtful_times(column: Column) -> Doubt | None:
+    """Numbers that are Unix times in several units, or with a number for no time among them; None: they are others."""
+    if column.numbers is None or column.written or not column.named_like_time:
+        return None
+    found = _in_units(column.numbers)
+    units = [unit for unit, there in found.items() if there.any()]
+    none = ~np.logical_or.reduce(list(found.values()))
+    if not units or none.mean() > MOST_SENTINELS:
+        return None
+    if len(units) > 1:
+        return times_of_units(column.name, units)
+    odd = float(column.numbers[int(np.argmax(none))])
+    return sentinel_in_times(column.name, f"{odd:.15g}")
 
 
 def _is_form(text: str, form: str) -> bool:

@@ -15,7 +15,7 @@ from bagpipe.config.paths import typed
 from bagpipe.data.column_files import TableFormat
 from bagpipe.data.file_kinds import choose_files
 from bagpipe.data.presets import Preset, columns_as_yaml, preset_columns
-from bagpipe.data.sample import Column, look_at
+from bagpipe.data.sample import GROUPS, Column, look_at
 from bagpipe.errors import ConfigError
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.lowlevel.wording import counted, listed, no_column
@@ -24,10 +24,6 @@ _LABELS = ("label", "target", "y", "click", "clicked", "is_click", "is_clicked",
            "purchased", "bought", "liked", "outcome", "response", "rating", "stars", "score")  # fmt: skip
 _NO_EVENT = re.compile(r".*(birth|dob|expir|valid|release|founded|signup|sign_up|registered).*", re.IGNORECASE)
 """Times that do not say when the example happened."""
-_GROUPS = re.compile(r"(user|member|customer|visitor|session|account)s?(_?(id|no|key|hash))?|uid", re.IGNORECASE)
-_IDS = re.compile(
-    r"(.*_)?(id|key|hash|code|no|type|category|cat|class|zip|brand|device|region|city)(_.*)?", re.IGNORECASE
-)
 _LENGTHS = ("duration", "time32", "time64")
 """Types of Arrow for lengths of time and times of day."""
 LONGEST_NAME = 200
@@ -75,9 +71,9 @@ def suggest_job(path: str, *, label: str | None = None, name: str = "job", pytho
         found = chosen.kind.format
         notes = [f"{found}: one of the formats that need no description"]
         return Suggestion(_job(name, chosen.path, found, []), [*notes, *chosen.notes])
-    columns = look_at(chosen.files, cast("TableFormat", chosen.kind.format), chosen.header)
+    columns, first_bad = look_at(chosen.files, cast("TableFormat", chosen.kind.format), chosen.header)
     target = _label(columns, label, path, python=python)
-    suggestion = _described(name, path, chosen.path, columns, target, guessed=label is None, python=python)
+    suggestion = _described(name, path, chosen.path, columns, target, first_bad, guessed=label is None, python=python)
     if chosen.header:
         known = f"    columns:\n      header: {_quoted(list(chosen.header))}\n"
         suggestion.text = suggestion.text.replace("    columns:\n", known, 1)
@@ -94,6 +90,7 @@ def _described(
     chosen: str | list[str],
     columns: Sequence[Column],
     target: Column,
+    first_bad: str | None,
     *,
     guessed: bool,
     python: bool,
@@ -101,7 +98,7 @@ def _described(
     notes, others = _label_notes(columns, target, guessed=guessed, python=python)
     time = _time(columns, target)
     whole = (c for c in columns if c is not target and not c.several and not c.unusable)
-    group = next((c for c in whole if _GROUPS.fullmatch(c.name.strip())), None)
+    group = next((c for c in whole if GROUPS.fullmatch(c.name.strip())), None)
     lines: dict[str, list[str]] = {"dense": [], "sparse": [], "ignore": []}
     ignored: list[str] = []
     for column in columns:
@@ -120,7 +117,9 @@ def _described(
     told += ["      dense:", *lines["dense"]] if lines["dense"] else []
     told += ["      sparse:", *lines["sparse"]]
     if time is not None:
-        told.append(f"      time: {_quoted(time.name)}")
+        guess = "" if time.numbers is None or time.named_like_time else "its numbers may be Unix times"
+        told.append(f"      time: {_quoted(time.name)}" + (f"  # {guess}" if guess else ""))
+        notes += [f"time: {time.name}, which is a guess ({guess}); if they are ids, list it under sparse"] * bool(guess)
         told += [f"      timeFormat: {_quoted(time.time_forms[0])}"] if time.time_forms[0] else []
     if group is not None:
         told.append(f"      group: {_quoted(group.name)}  # splitBy: group keeps each of them on one side")
@@ -133,13 +132,22 @@ def _described(
     head = _split_lines(target, time, group, split_notes)
     notes += split_notes
     head.append("    encoding: vocabulary  # hash: no pass over the data first, and unknown values share rows")
+    head += _skipped(target, first_bad, notes)
+    return Suggestion(_job(name, chosen, None, [*head, *told]), notes, split_notes)
+
+
+def _skipped(target: Column, first_bad: str | None, notes: list[str]) -> list[str]:
+    """The line by which rows that cannot be trained on are skipped and counted, if there are some."""
+    reasons = []
     if target.missing or target.marked:
         share = f"{target.missing + target.marked:,} of {target.rows:,} rows"
-        head.append(
-            f"    onBadLine: skip  # {share} have no label; all rows that cannot be read are skipped and counted"
-        )
+        reasons.append(f"{share} have no label")
         notes.append(f"label: {share} have none and are skipped, as all rows that cannot be read (onBadLine)")
-    return Suggestion(_job(name, chosen, None, [*head, *told]), notes, split_notes)
+    if first_bad is not None:
+        reasons.append("some rows are malformed")
+        notes.append(f"{first_bad}; such rows are skipped and counted (onBadLine)")
+    about = f"{' and '.join(reasons)}; all rows that cannot be read are skipped and counted"
+    return [f"    onBadLine: skip  # {about}"] if reasons else []
 
 
 def _found(columns: Sequence[Column]) -> str:
@@ -261,7 +269,7 @@ def _use(column: Column) -> tuple[str, str]:
         return "ignore", "times, which never come again"
     if column.step and column.rows > 2:
         return "ignore", "counts the rows"
-    return _by_values(column, named=_IDS.fullmatch(column.name.strip()) is not None)
+    return _by_values(column, named=column.named_like_id)
 
 
 def _by_values(column: Column, *, named: bool) -> tuple[str, str]:

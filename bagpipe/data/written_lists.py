@@ -59,6 +59,8 @@ def values_in(cell: str) -> Values | None:
     if text[0] == "[":
         try:
             values = json.loads(text, parse_int=str, parse_float=str, parse_constant=str)
+        except RecursionError:
+            return None
         except ValueError:
             pass
         else:

@@ -8,7 +8,7 @@ from bagpipe.config import yaml_lines
 from bagpipe.config.load import JobFile, job_file_from
 from bagpipe.data.suggest import suggest_job
 from bagpipe.errors import ConfigError
-from bagpipe.interactive.frames import is_path, write_frame
+from bagpipe.interactive.frames import is_path, warn_of_index, write_frame
 from bagpipe.interactive.settings import columns_section, over, plain, spec_of
 from bagpipe.interactive.user_model import NamedModel, name_model
 from bagpipe.local.rundir import RunDir
@@ -46,6 +46,7 @@ def as_path(rows: Any, directory: RunDir, what: str) -> Any:
     """
     if rows is None or isinstance(rows, Mapping) or is_path(rows):
         return rows
+    warn_of_index(rows, what)
     folder = directory.path / (INPUT if what == "data" else f"{INPUT}-{what}")
     return write_frame(rows, folder, what).folder
 

@@ -2,7 +2,7 @@
 
 | what | how it is read |
 |---|---|
-| pandas `DataFrame` | slices of 65,536 rows; the index is left out |
+| pandas `DataFrame` | slices of 65,536 rows; the index is left out (`warn_of_index`) |
 | polars `DataFrame`, `LazyFrame` | slices; a lazy frame is streamed by polars itself |
 | pyarrow `Table`, `RecordBatch`, `RecordBatchReader`, dataset, scanner | batch by batch |
 | a HuggingFace `Dataset` or `IterableDataset` | batches in its Arrow format |
@@ -15,6 +15,7 @@ one slice.
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ import pyarrow.parquet as pq
 
 from bagpipe.errors import BagpipeError, ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write, make_folder
+from bagpipe.lowlevel.wording import listed
 
 SLICE_ROWS = 1 << 16
 """Rows in memory at a time, and in a row group of what is written."""
@@ -81,6 +83,15 @@ def write_frame(frame: Any, folder: Path, what: str = "data") -> WrittenFrame:
         raise cannot_write(folder, error) from None
 
 
+def warn_of_index(frame: Any, what: str) -> None:
+    """Warn that the named index of a pandas frame is no column; for rows to learn from: scores come with the index."""
+    if _is(frame, "pandas", "DataFrame"):
+        names = [str(name) for name in frame.index.names if name is not None]
+        if names:
+            told = f"{what}: the index {listed(names)} is no column and is left out; frame.reset_index() makes it one"
+            warnings.warn(told, stacklevel=3)
+
+
 def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
     """The rows of a frame as Arrow tables of at most 65,536 rows.
 
@@ -98,7 +109,7 @@ def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
     elif _is(frame, "datasets", "DatasetDict") or _is(frame, "datasets", "IterableDatasetDict"):
         raise ConfigError(f"{what}: a {type(frame).__name__} has several parts; give one of them: {', '.join(frame)}")
     elif _is(frame, "datasets", "Dataset") or _is(frame, "datasets", "IterableDataset"):
-        yield from frame.with_format("arrow").iter(batch_size=SLICE_ROWS)
+        yield from _of_huggingface(frame, what)
     elif isinstance(frame, pa.Table):
         yield from (frame.slice(at, SLICE_ROWS) for at in range(0, max(frame.num_rows, 1), SLICE_ROWS))
     elif isinstance(frame, pads.Dataset):
@@ -114,6 +125,23 @@ def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
         yield from _of_batches(reader, reader.schema)
     else:
         yield from _of_rows(_rows(frame, what), what)
+
+
+def _of_huggingface(frame: Any, what: str) -> Iterator[pa.Table]:
+    """A data set as a program would see it: only the columns that it was reduced to, and transformed if it is to be.
+
+    Where no types are declared, as behind `IterableDataset.map` and `from_generator`, the library would take those of
+    the first row for all others, so such rows are read one by one.
+    """
+    view: Mapping[str, Any] = getattr(frame, "format", None) or {}
+    if frame.features is None:
+        yield from _of_rows(iter(frame.with_format(None)), what)
+    elif view.get("type") == "custom":  # with_transform and set_transform
+        yield from _of_rows(iter(frame), what)
+    else:
+        names = None if view.get("output_all_columns") else view.get("columns")
+        shown = {} if names is None else {"columns": names}
+        yield from frame.with_format("arrow", **shown).iter(batch_size=SLICE_ROWS)
 
 
 def _is(frame: Any, library: str, name: str) -> bool:

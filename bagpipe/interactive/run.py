@@ -16,7 +16,7 @@ from bagpipe.checkpoint.best import chosen_best
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode, error_of
 from bagpipe.interactive.document import INPUT
-from bagpipe.interactive.frames import is_path, naming_frames, write_frame
+from bagpipe.interactive.frames import is_path, naming_frames, warn_of_index, write_frame
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.settings import names_of, over, path_of, spec_of
@@ -240,6 +240,7 @@ class Run:
         if data is None or is_path(data):
             yield data
             return
+        warn_of_index(data, "data")
         taken = (self.path / f"{INPUT}-{number}" for number in itertools.count(2))
         folder = next(path for path in taken if not path.exists())
         try:

@@ -29,7 +29,7 @@ from bagpipe.data.transform import Transform as Kept
 from bagpipe.data.transform import load_transform
 from bagpipe.errors import DataError
 from bagpipe.interactive.document import compose
-from bagpipe.interactive.frames import is_path, naming_frames, write_frame
+from bagpipe.interactive.frames import is_path, naming_frames, warn_of_index, write_frame
 from bagpipe.interactive.progress import teller
 from bagpipe.interactive.user_model import NamedModel
 from bagpipe.lowlevel.wording import listed
@@ -84,6 +84,7 @@ class Transform:
         Raises:
             ConfigError, DataError: as `bagpipe.fit`.
         """
+        warn_of_index(rows, "rows")
         with _as_path(rows) as path:
             tell = teller(progress=progress)
             spec = compose("transform", NamedModel({}), path, None, columns, label, settings, tell).job.spec

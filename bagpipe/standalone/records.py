@@ -73,7 +73,7 @@ def parsed(lines: Sequence[bytes], where: str, first_row: int) -> list[Mapping[s
     for number, line in enumerate(lines):
         try:
             record = json.loads(line.decode("utf-8-sig"))  # json may take bytes for UTF-16
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter of lists within each other, some hundreds deep
             raise DataError(f"{where}: row {first_row + number}: expected a JSON record ({error})") from None
         if not isinstance(record, dict):
             raise DataError(f"{where}: row {first_row + number}: expected a JSON record, found {line[:40]!r}")

@@ -170,7 +170,7 @@ def _from_stdin(model: Any) -> None:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise model.bad_data(f"stdin: line {number}: expected a JSON object, found {line.strip()[:40]!r}")

@@ -199,7 +199,7 @@ async def metrics() -> Response:
 async def _rows(request: Request) -> list[dict[str, Any]]:
     try:
         body = await request.json()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HTTPException(400, f"expected JSON: {error}") from None
     rows = body.get("rows") if isinstance(body, dict) else None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):

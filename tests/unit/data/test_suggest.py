@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -324,3 +325,60 @@ def test_lists_in_lists_to_any_depth_are_left_out(tmp_path: Path) -> None:
     lines[3] = lines[3][:-1] + f', "deep": {"[" * 2000}{"]" * 2000}}}'
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     assert '- "deep"  # lists of lists' in suggest_job(str(tmp_path / "log.jsonl")).text
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "use"),
+    [
+        ("user_id", lambda i: 600_000_000 + i % 90 * 4_000_000, 'name: "user_id"}'),
+        ("itemId", lambda i: 600_000_000 + i % 90 * 4_000_000, 'name: "itemId"}'),
+        ("session", lambda i: 1_200_000_000 + i % 90, 'name: "session"}'),
+        ("created_at", lambda i: 1_700_000_000 + i * 7919 % 1000, 'time: "created_at"\n'),
+        ("eventTime", lambda i: 1_700_000_000_000 + i * 7919 % 1000, 'time: "eventTime"\n'),
+        ("ts", lambda i: f"{1_700_000_000 + i * 7919 % 1000 + 0.25:.2f}", 'time: "ts"\n'),
+        ("f3", lambda i: 1_700_000_000 + i * 7919 % 1000, 'time: "f3"  # its numbers may be Unix times\n'),
+    ],
+)
+def test_numbers_of_ids_are_no_times(name: str, values: Any, use: str, tmp_path: Path) -> None:
+    """Nine digits are a Unix time as well: a name says which they are, also in camel case."""
+    lines = [f"{values(i)},i{i % 7},{i % 2}" for i in range(300)]
+    (tmp_path / "log.csv").write_text("\n".join([f"{name},item,click", *lines]))
+    suggestion = suggest_job(str(tmp_path / "log.csv"))
+    assert use in suggestion.text
+    assert any("f3, which is a guess" in note for note in suggestion.notes) == (name == "f3")
+
+
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (1_700_000_000_000, "times in seconds and in milliseconds; write all in one unit"),
+        (0, "most values are times, but 0 is none; write nothing there"),
+        (-1, "most values are times, but -1 is none; write nothing there"),
+    ],
+)
+def test_times_without_an_order_are_told(odd: int, told: str, tmp_path: Path) -> None:
+    """Of several units, or with a number for no time: they were a feature, standardised."""
+    lines = [f"{odd + i if odd > 0 and i % 9 == 0 else odd if i % 9 == 0 else 1_700_000_000 + i},i{i % 7},{i % 2}"
+             for i in range(300)]  # fmt: skip
+    (tmp_path / "log.csv").write_text("\n".join(["ts,item,click", *lines]))
+    suggestion = suggest_job(str(tmp_path / "log.csv"))
+    assert any(f"ts: {told}" in note for note in suggestion.notes)
+    assert "ignore:\n        # ts: " in suggestion.text
+    assert '"ts", standardise' not in suggestion.text
+
+
+def test_malformed_rows_are_told_and_skipped(tmp_path: Path) -> None:
+    """The job runs as it is, so it skips what cannot be read, and init says that there is something."""
+    lines = [f"i{i % 7},{i % 2}" if i != 40 else "i1,1,1" for i in range(300)]
+    (tmp_path / "log.csv").write_text("\n".join(["item,click", *lines]))
+    suggestion = suggest_job(str(tmp_path / "log.csv"))
+    assert "    onBadLine: skip  # some rows are malformed" in suggestion.text
+    assert any("row 41 (line 42): expected 2 fields, found 3; such rows" in note for note in suggestion.notes)
+    assert opened(suggestion.text, tmp_path)[0].data.on_bad_line == "skip"
+
+
+def test_a_list_of_one_value_that_is_not_in_every_row_is_a_feature(tmp_path: Path) -> None:
+    """Whether a row has it says something."""
+    rows = [{"item": f"i{i % 7}", "tags": ["a"] * (i % 2), "click": i % 2} for i in range(300)]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert '{name: "tags"' in suggest_job(str(tmp_path / "log.jsonl")).text

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.interactive import frames
-from bagpipe.interactive.frames import is_path, write_frame
+from bagpipe.interactive.frames import is_path, warn_of_index, write_frame
 
 ROWS = [
     {"user": 2**62 + number, "item": f"i{number % 7}", "tags": ["a"] * (number % 3), "price": number / 3, "gap": None}
@@ -182,3 +182,13 @@ def test_keys_that_are_no_names_are_refused(key: Any, tmp_path: Path) -> None:
     rows = [{"user": 1}, {"user": 2, key: 3}]
     with pytest.raises(ConfigError, match=r"rows: row 1: expected names of columns as keys, found .* of \w+"):
         write_frame(rows, tmp_path / "rows", "rows")
+
+
+def test_a_named_index_of_a_frame_to_learn_from_is_told() -> None:
+    """A pandas frame's index is no column: one with a name was one, most likely; of row numbers nothing is said."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"user": ["a", "b"], "click": [0, 1]})
+    with pytest.warns(UserWarning, match=r"data: the index user is no column and is left out; frame.reset_index\(\)"):
+        warn_of_index(frame.set_index("user"), "data")
+    for plain in (frame, frame[frame.click == 1], ROWS, as_table()):
+        warn_of_index(plain, "data")  # pytest makes an error of a warning
