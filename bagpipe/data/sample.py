@@ -212,8 +212,6 @@ def _column(name: str, cells: Any) -> Column:
     if lists is not None:
         column.several, column.separator, column.brackets = True, lists.separator, lists.brackets
     if column.several:
-        lengths = pc.count_distinct(pc.list_value_length(cells)).as_py() if several else 0
-        column.distinct = max(column.distinct, min(2, lengths))  # One value, but not in every row, tells something.
         return column
     _add_numbers(column, values)
     if column.numbers is None and column.distinct <= MOST_WORDS:

@@ -375,10 +375,3 @@ def test_malformed_rows_are_told_and_skipped(tmp_path: Path) -> None:
     assert "    onBadLine: skip  # some rows are malformed" in suggestion.text
     assert any("row 41 (line 42): expected 2 fields, found 3; such rows" in note for note in suggestion.notes)
     assert opened(suggestion.text, tmp_path)[0].data.on_bad_line == "skip"
-
-
-def test_a_list_of_one_value_that_is_not_in_every_row_is_a_feature(tmp_path: Path) -> None:
-    """Whether a row has it says something."""
-    rows = [{"item": f"i{i % 7}", "tags": ["a"] * (i % 2), "click": i % 2} for i in range(300)]
-    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert '{name: "tags"' in suggest_job(str(tmp_path / "log.jsonl")).text
