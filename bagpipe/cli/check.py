@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from bagpipe.client.checked import check_pods, notes
+from bagpipe.client.checked import check_pods, notes, read_defaults
 from bagpipe.config.document import DataConfig, Job
 from bagpipe.config.load import JobFile, load_local_job
 from bagpipe.config.paths import shown
@@ -40,8 +40,11 @@ def check_run(
     yield "nothing was started: this was a check"
 
 
-def check_submission(file: JobFile) -> Iterator[str]:
+def check_submission(file: JobFile, values: Path | None = None) -> Iterator[str]:
     """What a cluster would run, line by line; nothing is sent, and no data is looked at.
+
+    Args:
+        values: values file of the installation that would run it, where that is known.
 
     Raises:
         ConfigError: the job is wrong, or Kubernetes would refuse its pods or never start them.
@@ -49,7 +52,7 @@ def check_submission(file: JobFile) -> Iterator[str]:
     """
     model = file.job.spec.model
     check_document(file.job.spec, elsewhere=True)
-    check_pods(file)
+    check_pods(file, read_defaults(values))
     yield from _in_words(file.job, model.entrypoint or f"model.name {model.name}", "not looked at")
     yield from (f"  note: {note}" for note in notes(file))
     yield "nothing was sent: this was a check"

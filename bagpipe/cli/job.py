@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bagpipe.cli.options import Context, JobFile, Namespace, Overrides
-from bagpipe.cli.values import number, whole
+from bagpipe.cli.values import local_path, number, whole
 from bagpipe.local.user_modules import offer_beside
 
 if TYPE_CHECKING:
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Submit and follow jobs on a Kubernetes cluster.", no_args_is_help=True)
 
+Values = Annotated[
+    Path | None,
+    typer.Option(
+        "--values",
+        metavar="FILE",
+        help="Values file of the operator's chart, whose jobs.defaults lie under the job's settings.",
+        show_default=False,
+        parser=local_path,
+    ),
+]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the job.", show_default=False)]
 
 
@@ -32,35 +43,37 @@ def submit(
         str | None, typer.Option("--name", help="Another name than the file's.", show_default=False)
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Stay until it has ended, showing progress.")] = False,
+    values: Values = None,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
     """Create a job from a file, checked here first as `bagpipe job check` does."""
-    from bagpipe.client.checked import check_pods, notes
+    from bagpipe.client.checked import check_pods, notes, read_defaults
     from bagpipe.config.load import read_job_file
     from bagpipe.local.beginning import check_document
 
     offer_beside(job)
     file = read_job_file(job, overrides or ())
     check_document(file.job.spec, elsewhere=True)  # Also where no cluster can be reached.
-    check_pods(file)
+    installed = read_defaults(values)
+    check_pods(file, installed)
     for note in notes(file):
         print(f"note: {note}", file=sys.stderr)
     client = _client(namespace or file.job.metadata.namespace, context)
-    made = client.create(file, name=name)
+    made = client.create(file, name=name, installed=installed)
     print(made, flush=True)
     if wait:
         _finish(client.wait(made, on_change=progress_printer()))
 
 
 @app.command("check")
-def check(job: JobFile, overrides: Overrides = None) -> None:
+def check(job: JobFile, overrides: Overrides = None, values: Values = None) -> None:
     """Check a job file as `submit` does, and send nothing: settings, model, schedules, pods, but not its data."""
     from bagpipe.cli.check import check_submission
     from bagpipe.config.load import read_job_file
 
     offer_beside(job)
-    for line in check_submission(read_job_file(job, overrides or ())):
+    for line in check_submission(read_job_file(job, overrides or ()), values):
         print(line)
 
 

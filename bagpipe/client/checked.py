@@ -1,6 +1,7 @@
 """Checks what a job says about its pods, which only a cluster reads."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,17 +10,43 @@ from bagpipe.client import podcheck
 from bagpipe.client.podcheck.fields import KUBERNETES
 from bagpipe.client.podcheck.typed import types
 from bagpipe.config.load import JobFile
+from bagpipe.config.paths import shown
+from bagpipe.config.yaml_lines import parse, read_text
 from bagpipe.errors import ConfigError
 
 
-def check_pods(file: JobFile) -> None:
+def read_defaults(values: Path | None) -> Mapping[str, Any]:
+    """What an installation lays under its jobs' pods: `jobs.defaults` of a values file of the operator's chart.
+
+    Args:
+        values: the file; None: nothing is known of the installation.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no map where one belongs.
+    """
+    if values is None:
+        return {}
+    found: Any = parse(read_text(values), shown(values)).value or {}
+    for key in ("jobs", "defaults"):
+        found = (found.get(key) or {}) if isinstance(found, Mapping) else found
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"{shown(values)}: jobs.defaults: expected a map, as in a values file of the operator's chart"
+        )
+    return found
+
+
+def check_pods(file: JobFile, installed: Mapping[str, Any] | None = None) -> None:
     """Refuse a job whose pods Kubernetes would refuse or never start, with the words that the operator would use.
+
+    Args:
+        installed: what `read_defaults` returns of the installation that will run the job.
 
     Raises:
         ConfigError: one line that names the setting, what is wrong with it, and what to do.
     """
     spec = msgspec.to_builtins(file.document).get("spec") or {}
-    if fault := podcheck.job_fault(spec):
+    if fault := podcheck.job_fault(spec, installed):
         raise ConfigError(fault)
 
 

@@ -129,8 +129,11 @@ class BagpipeClient:
         """Check the file as `bagpipe run` does, then create the job; returns its name."""
         return self.create(read_job_file(Path(job_file), overrides), name=name)
 
-    def create(self, file: JobFile, *, name: str | None = None) -> str:
+    def create(self, file: JobFile, *, name: str | None = None, installed: Mapping[str, Any] | None = None) -> str:
         """Create a job that has been read; returns its name.
+
+        Args:
+            installed: what the installation lays under its jobs' pods, where that is known (`read_defaults`).
 
         Raises:
             ConfigError: the file names another namespace than this client's, the job's run is known to fail
@@ -139,7 +142,7 @@ class BagpipeClient:
             UserCodeError: the model's file is here, and is no Python.
         """
         check_document(file.job.spec, elsewhere=True)
-        check_pods(file)
+        check_pods(file, installed)
         wanted = file.job.metadata.namespace
         if wanted not in (None, self.namespace):
             raise ConfigError(

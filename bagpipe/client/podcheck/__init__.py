@@ -19,22 +19,23 @@ ROLES = ("oracle", "servers", "trainers")
 _ONCE = {"volumes": "name", "containers": "name", "initContainers": "name", "volumeMounts": "mountPath"}
 
 
-def job_fault(spec: Mapping[str, Any]) -> str | None:
+def job_fault(spec: Mapping[str, Any], installed: Mapping[str, Any] | None = None) -> str | None:
     """The first thing that no cluster would take or run of a document, in one line; None: nothing is known.
 
-    What an installation adds to its jobs' pods is not known here.
+    Args:
+        installed: what an installation lays under the settings of all jobs, where that is known.
     """
-    if shape := spec_shape.fault(spec):
+    if shape := spec_shape.fault(spec) or (installed and spec_shape.defaults_fault(installed)):
         return str(shape)
     for role in ROLES:
-        layers = layers_of(spec, role)
+        layers = layers_of(spec, role, installed)
         section: dict[str, Any] = {}
         for _, layer in reversed(layers):
             section = overlay(section, layer)
         taken = reserved.fault(section, f"spec.{role}")
         if found := taken or pod_fault(sketch.template(spec, role, section), role, layers):
             return found
-    return settings_fault(spec)
+    return settings_fault(spec, installed)
 
 
 def settings_fault(spec: Mapping[str, Any], installed: Mapping[str, Any] | None = None) -> str | None:

@@ -83,6 +83,29 @@ def test_what_kubernetes_would_refuse_is_refused_here(
     assert told.err.startswith(f"error: {problem}") and told.err.count("\n") == 1 and told.out == ""
 
 
+@pytest.mark.parametrize("command", ["check", "submit"])
+def test_what_an_installation_adds_to_pods_is_known_by_its_values(
+    job: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    """A job may mount a volume that the chart's `jobs.defaults` declares, and is told of mistakes in there."""
+    values, mounts = job.with_name("values.yaml"), ["--set", "trainers.volumeMounts=[{name: d, mountPath: /d}]"]
+    command_line = [*COMMANDS[command], str(job), *mounts]
+    values.write_text("registry: r\njobs: {defaults: {trainers: {volumes: [{name: d, hostPath: {path: /d}}]}}}\n")
+    assert run_command(command_line) == 78 and "these pods have no volume 'd'" in capsys.readouterr().err
+    assert run_command([*command_line, "--values", str(values)]) == (78 if command == "submit" else 0)
+    assert "volume" not in capsys.readouterr().err  # To submit, it lacks a cluster only.
+    for text, words in (
+        ("jobs: {defaults: {trainers: {volumes: [{name: d, hostPath: {}}]}}}", "jobDefaults.trainers.volumes[0]"),
+        ("jobs: {defaults: {trainer: {}}}", "jobDefaults: expected allRoles or"),
+        ("jobs: [a]", "values.yaml: jobs.defaults: expected a map"),
+        ("- a", "values.yaml: jobs.defaults: expected a map"),
+    ):
+        values.write_text(text)
+        assert run_command([*command_line, "--values", str(values)]) == 78
+        told = capsys.readouterr()
+        assert words in told.err and told.err.count("\n") == 1 and told.out == ""
+
+
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_sound_job_is_checked_without_its_data(job: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     """The data lies where this machine cannot look, and is said not to have been looked at."""
