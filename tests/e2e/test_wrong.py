@@ -47,7 +47,8 @@ def test_permanent_exit(kube, job, code, reason):
 def test_crash_loop(kube, job):
     """A command that crashes again and again: back-off, then Failed, with its termination message."""
     crashes = ",".join(f"trainer:1:{attempt}:1:2" for attempt in range(9))
-    kube.apply(job("j", env={"STANDIN_EXIT": crashes}, runPolicy={"backoffLimit": 2}))
+    # More steps than trainer 0 can take alone before it is stopped: an attempt that begins at the last one is no crash.
+    kube.apply(job("j", steps=1000, env={"STANDIN_EXIT": crashes}, runPolicy={"backoffLimit": 2}))
     status = failed(kube, "BackoffLimitExceeded", 150)
     assert status["attempt"] == 2 and "ends with 1" in status["lastFailure"]["lastWords"]
 
