@@ -38,7 +38,7 @@ def compare(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print runs side by side: settings that differ, final figures, ms per step, and which models are the same."""
+    """Print runs side by side: settings and versions that differ, figures, speed, and which models are the same."""
     from bagpipe.local import comparison
     from bagpipe.lowlevel.strict_json import encode
 
@@ -49,6 +49,7 @@ def compare(
                 {
                     "runs": [str(run) for run in runs],
                     "settings": found.settings,
+                    "versions": found.versions,
                     "figures": found.figures,
                     "sameModels": found.same_models,
                 }
@@ -64,6 +65,9 @@ def comparison_lines(found: "Comparison") -> Iterator[str]:
     rows: list[tuple[str, Sequence[str] | None]] = []
     rows.append(("settings that differ" if found.settings else "all settings are equal", None))
     rows += [(f"  {name}", [_setting(v) for v in values]) for name, values in found.settings.items()]
+    if found.versions:
+        rows.append(("versions that differ", None))
+        rows += [(f"  {name}", [_setting(v) for v in values]) for name, values in found.versions.items()]
     rows.append(("figures", None))
     rows += [(f"  {_title(name)}", [_figure(name, v) for v in values]) for name, values in found.figures.items()]
     yield from _table(("", found.names), rows)
@@ -72,6 +76,8 @@ def comparison_lines(found: "Comparison") -> Iterator[str]:
         yield f"the same model, to the bit: {', '.join(group)}"
     if not found.same_models and not found.unfinished:
         yield "the models differ"
+        if found.versions:
+            yield "versions differ, which alone can make models differ"
     for name in found.unfinished:
         yield f"{name}: no summary.json: this run goes on, failed, or was stopped before its first step"
     if found.other_data:

@@ -36,6 +36,8 @@ class Comparison:
     """Settings that are not the same in all runs, by their dotted names, in the order of the job document."""
     figures: Mapping[str, Sequence[Any]]
     """All figures that a run has, also where they are equal (docs/figures.md)."""
+    versions: Mapping[str, Sequence[Any]]
+    """Versions of bagpipe, Python and libraries that are not the same in all runs that tell theirs, by name."""
 
     @property
     def unfinished(self) -> list[str]:
@@ -72,12 +74,15 @@ def compare(runs: Sequence[Path]) -> Comparison:
         raise ConfigError(f"compare: expected at least two run directories, found {len(runs)}; name another one")
     specs = [_spec_of(run) for run in runs]
     settings = _side_by_side([dict(_flat(spec, "")) for spec in specs])
-    figures = _side_by_side([_figures_of(run, spec) for run, spec in zip(runs, specs, strict=True)])
+    summaries = [_summary_of(run) for run in runs]
+    figures = _side_by_side([_figures_of(*one) for one in zip(runs, specs, summaries, strict=True)])
+    versions = _side_by_side([one.get("versions") or {} for one in summaries])
     names = [run.name for run in runs]
     return Comparison(
         tuple(names if len(set(names)) == len(names) else map(str, runs)),
         {name: values for name, values in settings.items() if any(one != values[0] for one in values)},
         figures,
+        {name: values for name, values in versions.items() if len({one for one in values if one is not None}) > 1},
     )
 
 
@@ -111,10 +116,9 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, msgspec.to_builtins(value)
 
 
-def _figures_of(run: Path, spec: JobSpec) -> dict[str, Any]:
+def _figures_of(run: Path, spec: JobSpec, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The figures of one run; of one that has no summary, only which data it reads."""
     found: dict[str, Any] = {}
-    summary = _summary_of(run)
     found |= {name: summary[name] for name in ("steps", "skippedSteps") if summary.get(name)}
     if "loss" in summary:
         found["loss"] = number(summary, "loss")

@@ -1,6 +1,7 @@
 """Runs side by side: what `bagpipe compare` finds in run directories, and what it says."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,13 +111,29 @@ def test_figures_of_other_examples_are_named(
     assert "data or test parts differ, so the figures may be of other examples" in capsys.readouterr().out
 
 
+def test_versions_that_differ(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two models of equal settings that differ may have been trained by different builds, and the table says so.
+
+    A library that is equal is left out, and a run from before versions were kept differs from none.
+    """
+    ours = {"bagpipe": "0.1.0", "python": "3.11.2", "torch": "2.8.0"}
+    newer = {**SUMMARY, "modelDigest": "b" * 64, "versions": {**ours, "torch": "2.9.0"}}
+    runs = [make_run("one", summary={**SUMMARY, "versions": ours}), make_run("two", summary=newer)]
+    assert compare(runs).versions == {"torch": ["2.8.0", "2.9.0"]}
+    assert cli.run_command(["compare", *map(str, runs)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"all settings are equal\nversions that differ\n  torch +2\.8\.0 +2\.9\.0\n", shown)
+    assert shown.endswith("the models differ\nversions differ, which alone can make models differ\n")
+    assert compare([runs[0], make_run("old")]).versions == {}
+
+
 def test_json_has_everything(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
     """`--json` is one object, with whole digests and the runs as they were named."""
     runs = [str(make_run("one")), str(make_run("two"))]
     assert cli.run_command(["compare", *runs, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["runs"] == runs
-    assert found["settings"] == {}
+    assert found["settings"] == found["versions"] == {}
     assert found["figures"]["modelDigest"] == ["a" * 64] * 2
     assert found["sameModels"] == [["one", "two"]]
 
