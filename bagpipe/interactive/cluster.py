@@ -30,7 +30,7 @@ def submit(
 
 
 def check_reachable(data: Any, test: Any, named: NamedModel) -> None:
-    """Refuse rows and models that exist only in this process.
+    """Refuse rows, models and functions that exist only in this process.
 
     Raises:
         ConfigError: says what to give instead.
@@ -41,10 +41,12 @@ def check_reachable(data: Any, test: Any, named: NamedModel) -> None:
                 f"{what}: these rows are in this process, where the cluster's pods cannot read them; write them where "
                 "they can, and give the path or URL"
             )
-    if named.module:
+    if named.modules:
+        own = str(named.section.get("entrypoint", "")).partition(":")[0] in named.modules
+        what = "model: this class" if own else "evaluation.metrics or lr_lambda: a function of them"
         raise ConfigError(
-            "model: this class is defined in this program, which the cluster's pods do not have; put it into a package "
-            "of their image, and give 'package.module:Class'"
+            f"{what} is defined in this program, which the cluster's pods do not have; put it into a package of their "
+            f"image, and give 'package.module:{'Class' if own else 'function'}'"
         )
 
 

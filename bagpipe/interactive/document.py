@@ -1,14 +1,17 @@
 """Makes a job from Python arguments: the rows become a path, the columns and settings a document."""
 
-from collections.abc import Callable, Mapping
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bagpipe.config import yaml_lines
 from bagpipe.config.load import JobFile, job_file_from
 from bagpipe.data.suggest import suggest_job
-from bagpipe.errors import ConfigError
-from bagpipe.interactive.frames import is_path, warn_of_index, write_frame
+from bagpipe.errors import BagpipeError, ConfigError
+from bagpipe.interactive.frames import is_path, naming_frames, warn_of_index, write_frame
 from bagpipe.interactive.settings import columns_section, over, plain, spec_of
 from bagpipe.interactive.user_model import NamedModel, name_model
 from bagpipe.local.rundir import RunDir
@@ -33,8 +36,10 @@ def model_of(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
         raise ConfigError(f"model_args: expected a dict of the constructor's arguments, found {arguments!r:.60}")
     given = plain(arguments, "model_args")
     if isinstance(model, Mapping):
-        section = spec_of({"model": model})["model"]
-        return NamedModel({**section, **({"args": given} if given else {})})
+        own = model.get("entrypoint")
+        named = name_model(own, {}) if callable(own) else NamedModel({})
+        section = spec_of({"model": {**model, **named.section}})["model"]
+        return NamedModel({**section, **({"args": given} if given else {})}, named.modules)
     return name_model(model, given)
 
 
@@ -49,6 +54,28 @@ def as_path(rows: Any, directory: RunDir, what: str) -> Any:
     warn_of_index(rows, what)
     folder = directory.path / (INPUT if what == "data" else f"{INPUT}-{what}")
     return write_frame(rows, folder, what).folder
+
+
+@contextmanager
+def later_rows(directory: Path, rows: Any) -> Iterator[Any]:
+    """Rows for a run that goes on, as a path: written into its directory, and removed again if the body refuses them.
+
+    Raises:
+        DataError, StorageError: as `write_frame`.
+    """
+    if rows is None or is_path(rows):
+        yield rows
+        return
+    warn_of_index(rows, "data")
+    taken = (directory / f"{INPUT}-{number}" for number in itertools.count(2))
+    folder = next(path for path in taken if not path.exists())
+    try:
+        written = write_frame(rows, folder).folder
+        with naming_frames({written: "the frame"}):
+            yield str(written)
+    except BagpipeError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def frames_in(directory: Path) -> dict[Path, str]:

@@ -17,7 +17,7 @@ from bagpipe.interactive.document import as_path, compose, frames_in, model_of
 from bagpipe.interactive.frames import naming_frames
 from bagpipe.interactive.progress import choose_view, teller
 from bagpipe.interactive.run import Run, ended
-from bagpipe.interactive.settings import path_of
+from bagpipe.interactive.settings import functions_named, path_of
 from bagpipe.interactive.user_model import importable
 from bagpipe.local.progress import View
 from bagpipe.local.run import run_job
@@ -68,14 +68,16 @@ def fit(
         namespace, context: on a cluster, as `kubectl` takes them.
         progress: show how the run goes.
         **settings: any setting of a job by its Python name, such as `batch_size=512`, `embedding={"dim": 16}` or
-            `test_fraction=0.1`; see docs/settings.md.
+            `test_fraction=0.1`; see docs/settings.md. Where a setting takes a function's import path
+            (`evaluation={"metrics": [...]}`, `lr_lambda`), the function itself may be given.
 
     Raises:
         ConfigError: a setting, the model or the columns are wrong.
         DataError: the data cannot be read, or does not have the columns.
         PeerLost, StorageError: the run failed for a reason that may pass; `Run(run_dir).resume()` goes on with it.
     """
-    named = model_of(model, model_args or {})
+    settings, functions = functions_named(settings)
+    named = model_of(model, model_args or {}).beside(functions)
     asked = {**settings, "epochs": epochs, "trainers": trainers}
     if on == "cluster":
         from bagpipe.interactive.cluster import submit

@@ -1,9 +1,7 @@
 """`Run`: a run as a Python object, with its figures, and methods to evaluate, predict with, export and resume it."""
 
-import itertools
 import json
 import os
-import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,13 +12,13 @@ from typing import Any
 
 from bagpipe.checkpoint.best import chosen_best
 from bagpipe.checkpoint.store import newest_complete
-from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode, error_of
-from bagpipe.interactive.document import INPUT
-from bagpipe.interactive.frames import is_path, naming_frames, warn_of_index, write_frame
+from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
+from bagpipe.interactive.document import later_rows
+from bagpipe.interactive.frames import is_path, naming_frames, write_frame
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.progress import choose_view
-from bagpipe.interactive.settings import names_of, over, path_of, spec_of
-from bagpipe.interactive.user_model import importable
+from bagpipe.interactive.settings import functions_named, names_of, over, path_of, spec_of
+from bagpipe.interactive.user_model import importable, place_modules
 from bagpipe.local.evaluate import evaluate_checkpoint
 from bagpipe.local.progress import Record
 from bagpipe.local.run import RunResult, resume_run
@@ -147,7 +145,7 @@ class Run:
         Args:
             test: labelled data, all of which is evaluated: a path, or rows; None: the run's own test part.
             best: evaluate the best checkpoint instead.
-            **settings: as `fit` takes them, such as `test_fraction=0.2`.
+            **settings: as `fit` takes them, such as `test_fraction=0.2` or `evaluation={"metrics": ["rmse", mine]}`.
 
         Returns:
             `examples`, `auc`, `logLoss`, `calibration`, ... (docs/figures.md).
@@ -157,7 +155,8 @@ class Run:
             Stopped: it was interrupted.
             DataError: the data is not of the form that the model was trained on.
         """
-        with self._in_reach(test, "test") as path:
+        settings, functions = functions_named(settings)
+        with self._in_reach(test, "test", functions) as path:
             data = {} if path is None else {"data": {"path": path, "format": "auto"}}
             overrides = overrides_of({**data, **spec_of(settings)})
             return evaluate_checkpoint(
@@ -225,39 +224,28 @@ class Run:
         """
         if isinstance(data, Mapping):  # As any other section of the job.
             data, settings = None, {**settings, "data": data}
+        settings, functions = functions_named(settings)
         view = choose_view(progress=progress)
         try:
-            with importable(self.path), self._given_rows(data) as path:
+            with importable(self.path), later_rows(self.path, data) as path:
+                place_modules(functions, self.path)
                 spec = over(spec_of(settings), spec_of({"path": path}))
                 result = resume_run(None, overrides_of(spec), self.path, view, new_data=path is not None)
         finally:
             view.close()
         return ended(result, progress=progress)
 
-    @contextmanager
-    def _given_rows(self, data: Any) -> Iterator[Any]:
-        """The data as a path. Rows are written into the run directory, and removed again if the run is refused."""
-        if data is None or is_path(data):
-            yield data
-            return
-        warn_of_index(data, "data")
-        taken = (self.path / f"{INPUT}-{number}" for number in itertools.count(2))
-        folder = next(path for path in taken if not path.exists())
-        try:
-            written = write_frame(data, folder).folder
-            with naming_frames({written: "the frame"}):
-                yield str(written)
-        except BagpipeError:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-
     def _chosen(self, *, best: bool) -> Path:
         return self.best_checkpoint if best else self.checkpoint
 
     @contextmanager
-    def _in_reach(self, rows: Any, what: str) -> Iterator[Any]:
-        """The rows as a path, and the run's own modules importable, here and in children."""
-        with importable(self.path), tempfile.TemporaryDirectory(prefix="bagpipe-rows-") as folder:
+    def _in_reach(self, rows: Any, what: str, modules: Mapping[str, str] | None = None) -> Iterator[Any]:
+        """The rows as a path; the run's own modules and these are importable, here and in children."""
+        with (
+            tempfile.TemporaryDirectory(prefix="bagpipe-rows-") as folder,
+            importable(self.path, *([Path(folder)] if modules else [])),
+        ):
+            place_modules(modules or {}, Path(folder))
             if rows is None or is_path(rows):
                 yield rows if rows is None or isinstance(rows, list | tuple) else os.fspath(rows)
             else:

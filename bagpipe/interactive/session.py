@@ -21,23 +21,21 @@ import torch
 from torch import nn
 
 from bagpipe.api import BagCache, BatchDict, Evaluate
-from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_local_job
-from bagpipe.errors import BagpipeError, ConfigError, ExitCode, PeerLost, Stopped, error_of
+from bagpipe.errors import BagpipeError, ConfigError, PeerLost, Stopped, error_of
 from bagpipe.interactive.document import model_of
-from bagpipe.interactive.opening import composed, opened, reopened
+from bagpipe.interactive.opening import composed, going_on, later_data, opened, reopened
 from bagpipe.interactive.progress import choose_view, teller
 from bagpipe.interactive.run import Run, overrides_of
-from bagpipe.interactive.settings import path_of, spec_of
+from bagpipe.interactive.settings import functions_named, path_of, spec_of
 from bagpipe.interactive.surroundings import limited_threads, with_environment
 from bagpipe.interactive.user_model import importable
 from bagpipe.local.children import Children
 from bagpipe.local.ports import loopback
 from bagpipe.local.progress import MetricsTail
-from bagpipe.local.run import summarise
+from bagpipe.local.run import sum_up_loop
 from bagpipe.local.rundir import RunDir
-from bagpipe.local.supervisor import Outcome
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.wording import counted
 from bagpipe.models.base import build_model
@@ -74,7 +72,8 @@ def local(
     Args:
         job: a job file, whose `trainers` is taken as one; None: the other arguments say what the job is, as for `fit`.
         run_dir: where the run keeps everything; None: `runs/<name>-<time>`.
-        resume: go on with the run in `run_dir`, from its newest checkpoint.
+        resume: go on with the run in `run_dir`, from its newest checkpoint. `data` are then other rows to train on from
+            here, as `Run.resume` takes them: an epoch of them begins, so give `epochs` too, with those that are done.
         progress: show how the run goes.
         **settings: as `fit` takes them; over those of the job file.
 
@@ -82,20 +81,21 @@ def local(
 
     Raises:
         ConfigError: a setting or the model is wrong. Mistakes of columns, data or the run directory are raised when the
-            `with` begins.
+            `with` begins; so it is where a run to resume is finished.
     """
     if "trainers" in settings:
         raise ConfigError("local: trainers: the loop of a session is the only trainer; `init_cache` is for several")
-    named = model_of(model, model_args or {})
+    settings, functions = functions_named(settings)
+    named = model_of(model, model_args or {}).beside(functions)
     given = {"data": data, "test": test, "columns": columns, "label": label}
-    if (job is not None or resume) and any(value is not None for value in given.values()):
-        raise ConfigError("local: the job says what the data is; leave out data, test, columns and label")
+    rows = later_data(given, job=job is not None, resume=resume)
     where = None if run_dir is None else path_of(run_dir, "run_dir")
     spec = spec_of({**settings, "trainers": 1}) | ({"model": dict(named.section)} if named.section else {})
     if resume:
         if where is None:
             raise ConfigError("local: resume: which run? give its directory as run_dir")
-        return Session(lambda: reopened(where, overrides_of(spec)), progress=progress)
+        job_file = None if job is None else path_of(job, "job")
+        return Session(lambda: reopened(where, overrides_of(spec), named, job_file), progress=progress, rows=rows)
     if job is not None:
         loaded = load_local_job(path_of(job, "job"), overrides_of(spec))
         return Session(lambda: opened(where, loaded.metadata.name, named, lambda _: loaded), progress=progress)
@@ -107,8 +107,10 @@ def local(
 class Session:
     """A run whose trainer is a loop of this program. Made by `bagpipe.local`."""
 
-    def __init__(self, open_run: Callable[[], tuple[RunDir, Job]], *, progress: bool) -> None:
+    def __init__(self, open_run: Callable[[], tuple[RunDir, Job]], *, progress: bool, rows: Any = None) -> None:
         self._open, self._progress = open_run, progress
+        self._rows = rows
+        """Other rows for a run that goes on; None: those that it was trained on."""
         self._begun_with: tuple[RunDir, Job] | None = None
         self._stack = ExitStack()
         self._cache: BagCache | None = None
@@ -136,6 +138,8 @@ class Session:
             self._view = choose_view(progress=self._progress)
             self._stack.callback(self._view.close)
             checkpoint = self._checkpoint()
+            job = going_on(directory, job, checkpoint, self._rows)
+            self._begun_with = directory, job
             directory.begin(job)
             self._stack.callback(self._sweep)
             self._sweep()
@@ -320,6 +324,8 @@ class Session:
         return score
 
     def _score(self, batch: BatchDict) -> torch.Tensor:
+        if self._model is None:
+            _ = self.model  # A loop that had no batch left has asked for none.
         if self._evaluate is None:
             raise ConfigError("session: no model was registered that could score the test part")
         return self._evaluate(batch)
@@ -381,14 +387,7 @@ class Session:
         assert self._children is not None
         self._children.wait(LEAVE_SECONDS)
         self._show(always=True)
-        report = self._directory.report()
-        if report is None:
-            raise PeerLost(f"{self.path}: the oracle left no report; look at its log")
-        outcome = Outcome(ExitCode.DONE, 1, monotonic() - self._started)
-        summary = summarise(self._job, self._directory, report, outcome)
-        # A loop that left early has passed over planned steps: the checkpoint knows how many were trained.
-        summary["steps"] = open_checkpoint(self.run.checkpoint).manifest.step
-        self._directory.write_summary(summary)
+        sum_up_loop(self._job, self._directory, monotonic() - self._started)
         self._view.note(str(self.run))
 
     def _why(self, error: BagpipeError) -> BagpipeError:

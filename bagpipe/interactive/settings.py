@@ -20,11 +20,17 @@ from bagpipe.config.columns import ColumnsConfig
 from bagpipe.config.document import DataConfig, JobSpec
 from bagpipe.config.paths import is_url
 from bagpipe.errors import ConfigError
+from bagpipe.interactive.user_model import name_function
+from bagpipe.metrics.functions import check_takes
 
 Section = type[msgspec.Struct]
 _COUNTS = ("trainers", "servers")
-_IMPORTED = re.compile(r"metrics|lr_?lambda|entrypoint|model_args", re.IGNORECASE)
-"""Settings that take the import path of a function or class."""
+_IMPORTED = re.compile(r"entrypoint|model_args", re.IGNORECASE)
+"""Settings that take the import path of a class."""
+_FUNCTIONS = re.compile(r"(^|\.)(metrics|lr_?lambda)(\[\d+\])*$", re.IGNORECASE)
+"""Settings that take functions, or lists of them, by their import paths."""
+_FIGURES = re.compile(r"(^|\.)(metric|best)$")
+"""Settings that take the name of a figure, which a function of the user's has from itself."""
 
 
 def columns_section(columns: Any) -> dict[str, Any]:
@@ -62,6 +68,38 @@ def spec_of(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             spec[ours.get(name, name)] = in_document(value, _field_type(JobSpec, name))
     return spec | ({"data": data | spec.get("data", {})} if data else {})
+
+
+def functions_named(settings: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """Settings with the import paths of functions in the place of these, and the modules that this needs.
+
+    Returns:
+        the settings, and texts by name of the modules that hold functions of this program itself.
+
+    Raises:
+        ConfigError: a function has no name by which another process could import it, or a figure's takes other
+            arguments than figures are made of.
+    """
+    modules: dict[str, str] = {}
+
+    def named(value: Any, place: str) -> Any:
+        if isinstance(value, Mapping):
+            return {key: named(one, f"{place}.{key}".removeprefix(".")) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [named(one, f"{place}[{number}]") for number, one in enumerate(value)]
+        if not callable(value):
+            return value
+        if _FIGURES.search(place) and hasattr(value, "__name__"):
+            return value.__name__
+        if not _FUNCTIONS.search(place):
+            return value
+        if "metrics" in place:
+            check_takes(value, place)
+        path, needed = name_function(value, place)
+        modules.update(needed)
+        return path
+
+    return named(settings, ""), modules
 
 
 def over(below: Any, above: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Hands a model of a Python program to the trainers by its import path, never by a pickle.
+"""Hands models and functions of a Python program to the roles by their import paths, never by a pickle.
 
-A class of an importable module is named as `package.module:Class`. A class defined in the program itself (a notebook's
-cell, the script that calls `fit`) has no module that trainers could import without running the program once more. So
-its source is written into the run directory as a module of its own, with the imports, constants, functions and classes
-that it uses. A model that cannot be written like this is refused, with the name of the object that prevents it, before
+A class or function of an importable module is named as `package.module:Class`. One defined in the program itself (a
+notebook's cell, the script that calls `fit`) has no module that roles could import without running the program once
+more. So its source is written into the run directory as a module of its own, with the imports, constants, functions and
+classes that it uses. What cannot be written like this is refused, with the name of the object that prevents it, before
 anything starts.
 """
 
@@ -39,18 +39,30 @@ class NamedModel:
 
     section: Mapping[str, Any]
     """`spec.model`, in the document's own names."""
-    module: str = ""
-    """Text of a module of its own; empty: none is needed."""
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """Texts by name of the modules that were made of this program's own classes and functions."""
 
     def place(self, run_dir: Path) -> None:
-        """Write the module of its own, if there is one, into the run directory.
+        """Write the modules into the run directory.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: one cannot be written.
         """
-        if self.module:
-            name = str(self.section["entrypoint"]).partition(":")[0]
-            write_whole(run_dir / f"{name}.py", self.module.encode())
+        place_modules(self.modules, run_dir)
+
+    def beside(self, modules: Mapping[str, str]) -> "NamedModel":
+        """The same model, with modules of functions that other settings name."""
+        return NamedModel(self.section, {**self.modules, **modules})
+
+
+def place_modules(modules: Mapping[str, str], folder: Path) -> None:
+    """Write modules into a folder from which roles import them.
+
+    Raises:
+        StorageError: one cannot be written.
+    """
+    for name, text in modules.items():
+        write_whole(folder / f"{name}.py", text.encode())
 
 
 @contextmanager
@@ -84,18 +96,59 @@ def name_model(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
         return NamedModel({("entrypoint" if ":" in model else "name"): model, **given})
     if not callable(model) or not hasattr(model, "__qualname__"):
         raise ConfigError(_what_instead(model))
-    name, module = model.__qualname__, model.__module__
+    path, modules = _import_path(model, _Wanted("model", "class"))
+    return NamedModel({"entrypoint": path, **given}, modules)
+
+
+def name_function(function: Any, place: str) -> tuple[str, Mapping[str, str]]:
+    """The import path of a function that a setting takes, and texts by name of the modules that this needs.
+
+    Args:
+        place: the setting, for messages.
+
+    Raises:
+        ConfigError: it has no name by which another process could import it; says what to give instead.
+    """
+    if not hasattr(function, "__qualname__"):
+        raise ConfigError(
+            f"{place}: a {type(function).__name__} has no name that other processes could import; write a function "
+            "with def, and give that"
+        )
+    return _import_path(function, _Wanted(place, "function"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a setting takes from the program."""
+
+    place: str
+    kind: str
+    """`class` or `function`."""
+
+    def __str__(self) -> str:
+        return self.place
+
+
+def _import_path(value: Any, wanted: _Wanted) -> tuple[str, Mapping[str, str]]:
+    name, module = value.__qualname__, value.__module__
     if "<lambda>" in name:
-        raise ConfigError("model: a lambda has no name that trainers could import; give a class or a function")
+        raise ConfigError(
+            f"{wanted}: a lambda has no name that other processes could import; write a {wanted.kind} with "
+            f"{'class' if wanted.kind == 'class' else 'def'}, and give that"
+        )
     if "." in name:
-        raise ConfigError(f"model: {name} is defined inside {name.rpartition('.')[0]}; move it to the top of its file")
+        raise ConfigError(
+            f"{wanted}: {name} is defined inside {name.rpartition('.')[0]}; move it to the top of its file"
+        )
     if module in OF_PROGRAM:
-        text = own_module(model)
-        own = f"model_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
-        return NamedModel({"entrypoint": f"{own}:{name}", **given}, module=text)
+        text = own_module(value, wanted)
+        own = f"{'model' if wanted.kind == 'class' else 'function'}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return f"{own}:{name}", {own: text}
     if getattr(sys.modules.get(module), "__file__", None) is None:
-        raise ConfigError(f"model: {name} belongs to {module}, which has no file; put the class into a file of its own")
-    return NamedModel({"entrypoint": f"{module}:{name}", **given})
+        raise ConfigError(
+            f"{wanted}: {name} belongs to {module}, which has no file; put the {wanted.kind} into a file of its own"
+        )
+    return f"{module}:{name}", {}
 
 
 def _what_instead(model: Any) -> str:
@@ -108,19 +161,20 @@ def _what_instead(model: Any) -> str:
     return f"model: expected a name, 'package.module:Class', or a class, found {kind.__name__}"
 
 
-# ── a class of the program itself ─────────────────────────────────
+# ── a class or function of the program itself ─────────────────────
 
 
-def own_module(model: Callable[..., Any]) -> str:
-    """Source of a module that defines `model` as it is in this program now, with everything that it uses.
+def own_module(value: Callable[..., Any], wanted: _Wanted) -> str:
+    """Source of a module that defines `value` as it is in this program now, with everything that it uses.
 
     Raises:
         ConfigError: a part of it has no source, or a value that cannot be written down.
     """
-    found = _Collected(vars(sys.modules[MAIN]))
-    found.add(model.__name__, model, "the model")
+    found = _Collected(vars(sys.modules[MAIN]), wanted)
+    found.add(value.__name__, value, f"the {'model' if wanted.kind == 'class' else 'function'}")
     parts = [*found.imports, "", *found.values, "", *(f"\n{text}" for text in found.definitions)]
-    heading = '"""Written by `bagpipe.fit`: a model that was defined in the program that called it."""\n'
+    what = "model" if wanted.kind == "class" else "function"
+    heading = f'"""Written by `bagpipe.fit`: a {what} that was defined in the program that called it."""\n'
     return heading + "\n".join(parts).strip("\n") + "\n"
 
 
@@ -129,6 +183,7 @@ class _Collected:
     """The parts of the module that is written; each name once, and before the definitions that use it."""
 
     names: Mapping[str, Any]
+    wanted: _Wanted
     imports: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
     definitions: list[str] = field(default_factory=list)
@@ -152,9 +207,11 @@ class _Collected:
         elif (text := _written(value)) is not None:
             self.values.append(f"{name} = {text}")
         else:
+            model = self.wanted.kind == "class"
+            instead = "pass what it needs as model_args={...}, or put the model into" if model else "put it into"
             raise ConfigError(
-                f"model: {user} uses {name}, an object of this program (of type {type(value).__name__}), which no "
-                "trainer has; pass what it needs as model_args={...}, or put the model into a file of its own"
+                f"{self.wanted}: {user} uses {name}, an object of this program (of type {type(value).__name__}), which "
+                f"no {'trainer' if model else 'role'} has; {instead} a file of its own"
             )
 
     def _define(self, name: str, value: Any, user: str) -> None:
@@ -163,15 +220,15 @@ class _Collected:
             return
         if value.__name__ != name or "." in value.__qualname__ or getattr(value, "__closure__", None):
             raise ConfigError(
-                f"model: {user} uses {name}, which is {value.__qualname__} under another name or inside a function; "
-                "define it at the top, under this name"
+                f"{self.wanted}: {user} uses {name}, which is {value.__qualname__} under another name or inside a "
+                "function; define it at the top, under this name"
             )
-        source = source_of(value)
+        source = source_of(value, self.wanted)
         for used in sorted(_globals_of(source)):
             if used in self.names:
                 self.add(used, self.names[used], name)
             elif used not in _BUILTINS and used != "__class__":
-                raise ConfigError(f"model: {name} uses {used}, which this program does not define")
+                raise ConfigError(f"{self.wanted}: {name} uses {used}, which this program does not define")
         self.definitions.append(source)
 
 
@@ -215,7 +272,7 @@ def _globals_of(source: str) -> set[str]:
     return found - {node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
-def source_of(value: Any) -> str:
+def source_of(value: Any, wanted: _Wanted) -> str:
     """The text of a class or function of this program: of a script from its file, of a notebook from its cells.
 
     Raises:
@@ -230,8 +287,8 @@ def source_of(value: Any) -> str:
         return textwrap.dedent(inspect.getsource(value))
     except (OSError, TypeError):
         raise ConfigError(
-            f"model: the source of {value.__name__} cannot be found, so trainers cannot have it; put it into a file, "
-            "and give the class of that file's module"
+            f"{wanted}: the source of {value.__name__} cannot be found, so other processes cannot have it; put it into "
+            f"a file, and give the {wanted.kind} of that file's module"
         ) from None
 
 

@@ -12,7 +12,7 @@ from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_job, load_local_job
 from bagpipe.config.paths import shown
-from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode, PeerLost
 from bagpipe.local.beginning import check_beginning
 from bagpipe.local.commands import CommandBuilder
 from bagpipe.local.model_source import check_model_source
@@ -20,6 +20,7 @@ from bagpipe.local.policy import HOPELESS
 from bagpipe.local.progress import View
 from bagpipe.local.rundir import JOB_FILE, RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
+from bagpipe.lowlevel.versions import versions
 from bagpipe.lowlevel.wording import counted
 
 
@@ -101,7 +102,7 @@ def resume_run(
             from bagpipe.checkpoint.kept_data import accept_data  # reading data is heavy to import
 
             new_data = accept_data(job.spec, directory.path, checkpoint)
-        summary = _finished(job, directory, checkpoint)
+        summary = finished(job, directory, checkpoint)
         if summary is not None and not new_data:
             view.note(f"nothing left to train: the run in {run_dir} is finished at step {summary['steps']}")
             return RunResult(directory.path, Outcome(ExitCode.DONE, 0, 0.0), {**summary, "attempts": 0})
@@ -114,7 +115,7 @@ def resume_run(
         return _supervise(job, directory, checkpoint, view, build)
 
 
-def _finished(job: Job, directory: RunDir, checkpoint: Path | None) -> dict[str, Any] | None:
+def finished(job: Job, directory: RunDir, checkpoint: Path | None) -> dict[str, Any] | None:
     """The summary of a run that has nothing left to do; None where there is something.
 
     Raises:
@@ -150,8 +151,24 @@ def _supervise(
     return RunResult(directory.path, outcome, summary)
 
 
+def sum_up_loop(job: Job, directory: RunDir, seconds: float) -> None:
+    """Write the summary of a run whose trainer was a loop of the user's own.
+
+    Raises:
+        PeerLost: the oracle did not report.
+        CheckpointError: the run ended without the checkpoint that it should have.
+    """
+    report = directory.report()
+    if report is None:
+        raise PeerLost(f"{directory.path}: the oracle left no report; look at its log")
+    summary = summarise(job, directory, report, Outcome(ExitCode.DONE, 1, seconds))
+    # A loop that left early has passed over planned steps: the checkpoint knows how many were trained.
+    summary["steps"] = open_checkpoint(Path(summary["checkpoint"])).manifest.step
+    directory.write_summary(summary)
+
+
 def summarise(job: Job, directory: RunDir, report: dict[str, Any], outcome: Outcome) -> dict[str, Any]:
-    """The oracle's report with the name, digest and checkpoint of the run, its attempts and its duration.
+    """The oracle's report with the name, digest and checkpoint of the run, its attempts, duration and versions.
 
     Raises:
         CheckpointError: the run ended without the checkpoint that it should have.
@@ -166,6 +183,7 @@ def summarise(job: Job, directory: RunDir, report: dict[str, Any], outcome: Outc
         "checkpoint": str(checkpoint),
         "attempts": outcome.attempts,
         "seconds": round(outcome.seconds, 3),
+        "versions": versions(),
     }
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Protocol
+from inspect import Signature, signature
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +31,31 @@ def load_functions(metrics: Iterable[Metric]) -> dict[str, Function]:
     """The functions among these figures, by `Metric.name`.
 
     Raises:
-        ConfigError: one cannot be imported, or is no function.
+        ConfigError: one cannot be imported, is no function, or takes other arguments.
     """
     return {metric.name: _load(metric.name) for metric in metrics if metric.own}
+
+
+def check_takes(function: Any, place: str) -> None:
+    """Refuse a function that cannot be called with what a figure is made of.
+
+    Args:
+        place: the setting, or the function's name in it, for the message.
+
+    Raises:
+        ConfigError: it does not take four arguments by position.
+    """
+    try:
+        takes: Signature = signature(function)
+    except (TypeError, ValueError):  # Compiled functions may not tell.
+        return
+    try:
+        takes.bind("labels", "scores", "weights", "groups")
+    except TypeError:
+        raise ConfigError(
+            f"{place}: expected a function of (labels, scores, weights, groups), found one of {takes}; write one "
+            "that takes these four and calls it"
+        ) from None
 
 
 def _load(name: str) -> Function:
@@ -47,5 +70,6 @@ def _load(name: str) -> Function:
         ) from error
     if not callable(found):
         raise ConfigError(f"{SETTING}: {name}: {module!r} has no function {attribute!r}")
+    check_takes(found, f"{SETTING}: {name}")
     function: Function = found
     return function

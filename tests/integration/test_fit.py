@@ -150,6 +150,10 @@ from torch import nn
 import bagpipe
 
 HIDDEN = 8
+HALF = 0.5
+
+def share(labels, scores, weights, groups):
+    return float((scores > HALF).mean())
 
 class Net(nn.Module):
     def __init__(self, layout, num_dense, hidden=HIDDEN):
@@ -162,7 +166,8 @@ class Net(nn.Module):
         return self.layers(torch.cat([dense, sparse.concatenated()], 1))
 
 rows = pq.read_table(sys.argv[1])
-run = bagpipe.fit(Net, data=rows, model_args={{"hidden": 5}}, run_dir=sys.argv[2], label="click", {more})
+run = bagpipe.fit(Net, data=rows, model_args={{"hidden": 5}}, run_dir=sys.argv[2], label="click",
+                  evaluation={{"metrics": ["auc", share]}}, {more})
 print(run)
 """
 
@@ -175,7 +180,10 @@ def script(tmp_path: Path, body: str = "", more: str = "steps=6, trainers=2") ->
 
 
 def test_a_model_of_the_script_itself(tmp_path: Path) -> None:
-    """A class that the program defines trains on two trainers, and the command line scores its run from anywhere."""
+    """A class that the program defines trains on two trainers, and the command line scores its run from anywhere.
+
+    So does a figure that it defines, which is given as the function.
+    """
     done = subprocess.run(script(tmp_path), capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"Run('{tmp_path / 'run'}'): trained step 6, loss 0.")
@@ -185,6 +193,7 @@ def test_a_model_of_the_script_itself(tmp_path: Path) -> None:
     scored = subprocess.run(command, capture_output=True, text=True, check=False, cwd=elsewhere)
     assert scored.returncode == 0, scored.stderr
     assert json.loads(scored.stdout) == Run(tmp_path / "run").summary["evaluation"]
+    assert 0.0 <= json.loads(scored.stdout)["share"] <= 1.0
 
 
 def children_of(pid: int) -> set[int]:

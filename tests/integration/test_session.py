@@ -101,6 +101,23 @@ def test_a_loop_that_breaks_out_loses_nothing(job: Path, tmp_path: Path) -> None
     for figure in ("modelDigest", "evaluation"):
         ends = [bagpipe.Run(tmp_path / name).summary[figure] for name in ("whole", "left")]
         assert ends[0] == ends[1], figure
+    finished = (tmp_path / "left/summary.json").read_bytes()
+    with pytest.raises(ConfigError, match=r"left: the run is finished at step 16, so nothing is left to train; give"):
+        bagpipe.local(run_dir=tmp_path / "left", resume=True, progress=False).__enter__()
+    assert (tmp_path / "left/summary.json").read_bytes() == finished
+    (tmp_path / "left/summary.json").unlink()  # As of a run that was killed before it could write one.
+    with bagpipe.local(run_dir=tmp_path / "left", resume=True, progress=False) as last:
+        assert train_only_in_the_loop(last) == 0
+    assert last.run.summary["evaluation"] == ends[1]
+
+
+def train_only_in_the_loop(session: Session) -> int:
+    """A loop that asks for the model only when it has a batch; returns how many there were."""
+    count = 0
+    for batch in session:
+        session.train(session.loss(session.model(batch["dense_x"], batch["embeddings"]), batch["target"]))
+        count += 1
+    return count
 
 
 class Two(nn.Module):
@@ -157,6 +174,13 @@ def test_widths_bags_and_a_scheduler(tmp_path: Path) -> None:
     assert [rate for rate, _ in whole] == [0.5] * 3 + [0.25] * 3 + [0.125] * 3 + [0.0625]
     assert first + rest == whole
     assert (session.run.checkpoint / "dense.safetensors").is_file()
+    with pytest.raises(ConfigError, match="the new data would begin epoch 2, so nothing is left"):
+        bagpipe.local(run_dir=tmp_path / "b", resume=True, data=rows()[:100], progress=False).__enter__()
+    assert session.run.summary["steps"] == 10 and not (tmp_path / "b/input-2").exists()
+    with bagpipe.local(run_dir=tmp_path / "b", resume=True, data=rows()[:100], epochs=2, progress=False) as session:
+        later = loop(session)  # Another five batches, at the rates of the steps that they are.
+    assert [rate for rate, _ in later] == [0.0625] * 2 + [0.03125] * 3
+    assert session.run.summary["steps"] == 15 and (tmp_path / "b/input-2").is_dir()
 
 
 def test_an_exception_saves_nothing_and_leaves_nobody(job: Path, tmp_path: Path, others: set[str]) -> None:

@@ -94,7 +94,7 @@ REFUSED = [
      "model: Lost uses missing, which this program does not define"),
     ("inner()", "def inner():\n    class In(Net): pass\n    return In\n",
      "model: inner.<locals>.In is defined inside inner.<locals>; move it to the top of its file"),
-    ("lambda: Net(3)", "", "model: a lambda has no name that trainers could import"),
+    ("lambda: Net(3)", "", "model: a lambda has no name that other processes could import; write a class with class"),
     ("Net(3)", "", "model: an instance of Net was given, but every trainer builds its own: give the class, model="),
     ("5", "", "model: expected a name, 'package.module:Class', or a class, found int"),
 ]  # fmt: skip
