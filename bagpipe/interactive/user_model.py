@@ -23,6 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from bagpipe.errors import ConfigError
 from bagpipe.local.user_modules import FOLDERS, noted_folders
 from bagpipe.lowlevel.atomic_files import write_whole
@@ -30,7 +32,8 @@ from bagpipe.lowlevel.atomic_files import write_whole
 MAIN = "__main__"
 OF_PROGRAM = (MAIN, "__mp_main__")
 """What modules of the program itself are called; the latter in a process that multiprocessing has spawned."""
-_BUILTINS = frozenset(dir(builtins))
+_OF_EVERY_MODULE = frozenset({*dir(builtins), "__class__", "__name__"})
+"""Names that mean something in each module without being defined there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def name_model(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
         return NamedModel({("entrypoint" if ":" in model else "name"): model, **given})
     if not callable(model) or not hasattr(model, "__qualname__"):
         raise ConfigError(_what_instead(model))
-    path, modules = _import_path(model, _Wanted("model", "class"))
+    path, modules = _import_path(model, Wanted("model", "class"))
     return NamedModel({"entrypoint": path, **given}, modules)
 
 
@@ -114,11 +117,11 @@ def name_function(function: Any, place: str) -> tuple[str, Mapping[str, str]]:
             f"{place}: a {type(function).__name__} has no name that other processes could import; write a function "
             "with def, and give that"
         )
-    return _import_path(function, _Wanted(place, "function"))
+    return _import_path(function, Wanted(place, "function"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
     """What a setting takes from the program."""
 
     place: str
@@ -129,7 +132,7 @@ class _Wanted:
         return self.place
 
 
-def _import_path(value: Any, wanted: _Wanted) -> tuple[str, Mapping[str, str]]:
+def _import_path(value: Any, wanted: Wanted) -> tuple[str, Mapping[str, str]]:
     name, module = value.__qualname__, value.__module__
     if "<lambda>" in name:
         raise ConfigError(
@@ -164,7 +167,7 @@ def _what_instead(model: Any) -> str:
 # ── a class or function of the program itself ─────────────────────
 
 
-def own_module(value: Callable[..., Any], wanted: _Wanted) -> str:
+def own_module(value: Callable[..., Any], wanted: Wanted) -> str:
     """Source of a module that defines `value` as it is in this program now, with everything that it uses.
 
     Raises:
@@ -183,7 +186,7 @@ class _Collected:
     """The parts of the module that is written; each name once, and before the definitions that use it."""
 
     names: Mapping[str, Any]
-    wanted: _Wanted
+    wanted: Wanted
     imports: list[str] = field(default_factory=list)
     values: list[str] = field(default_factory=list)
     definitions: list[str] = field(default_factory=list)
@@ -225,9 +228,9 @@ class _Collected:
             )
         source = source_of(value, self.wanted)
         for used in sorted(_globals_of(source)):
-            if used in self.names:
+            if used in self.names and used != "__name__":
                 self.add(used, self.names[used], name)
-            elif used not in _BUILTINS and used != "__class__":
+            elif used not in _OF_EVERY_MODULE:
                 raise ConfigError(f"{self.wanted}: {name} uses {used}, which this program does not define")
         self.definitions.append(source)
 
@@ -252,6 +255,12 @@ def _written(value: Any) -> str | None:
             return None
         inside = ", ".join(str(part) for part in parts)
         return f"{type(value).__name__}([{inside}])"
+    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
+        return f"__import__('torch').{repr(value).removeprefix('torch.')}"
+    if isinstance(value, np.bool_ | np.number) and (plain := _written(value.item())) is not None:
+        return f"__import__('numpy').{type(value).__name__}({plain})"
+    if isinstance(value, Path):
+        return f"__import__('pathlib').Path({str(value)!r})"
     if type(value) is dict:
         pairs = [(_written(key), _written(one)) for key, one in value.items()]
         return None if any(None in pair for pair in pairs) else f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
@@ -272,7 +281,7 @@ def _globals_of(source: str) -> set[str]:
     return found - {node.name for node in ast.parse(source).body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
-def source_of(value: Any, wanted: _Wanted) -> str:
+def source_of(value: Any, wanted: Wanted) -> str:
     """The text of a class or function of this program: of a script from its file, of a notebook from its cells.
 
     Raises:
@@ -298,7 +307,18 @@ def _cells() -> list[str] | None:
     shell = get()
     if shell is None:
         return None
-    return [shell.transform_cell(cell) for cell in shell.user_ns.get("In", ())]
+    return [shell.transform_cell(_under_magic(cell)) for cell in shell.user_ns.get("In", ())]
+
+
+def _under_magic(cell: str) -> str:
+    """What stands below a magic such as `%%time`, which IPython keeps as a text in a call; else the cell itself."""
+    try:
+        match ast.parse(cell).body:
+            case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [_, _, ast.Constant(str() as body)]))]:
+                return body
+    except SyntaxError:
+        pass
+    return cell
 
 
 def _defined_in(cell: str, name: str) -> str | None:

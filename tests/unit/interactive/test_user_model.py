@@ -3,17 +3,19 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from torch import nn
 
 from bagpipe.errors import ConfigError
-from bagpipe.interactive.user_model import name_model
+from bagpipe.interactive.user_model import Wanted, name_model, source_of
 from bagpipe.models.dlrm import DLRM
 
 PROGRAM = """
-import math, sys
+import logging, math, sys
 from pathlib import Path
+import numpy as np
 import torch
 import torch.nn.functional as F
 from collections import OrderedDict as Ordered
@@ -23,6 +25,7 @@ from bagpipe.interactive.user_model import name_model
 
 WIDTH = 4
 LIMITS = {{"low": -1.5, "high": math.inf, "names": ("a", None)}}
+FOUND = [np.int64(3), np.float32(0.25), torch.bfloat16, torch.device("cuda", 1), Path("weights") / "a.pt"]
 frame = object()
 
 def scale(x):
@@ -45,6 +48,8 @@ class Net(Base):
         super().__init__()
         self.layer = nn.Linear(num_dense, hidden)
         self.kept = Ordered(a=len([1]))
+        self.found = FOUND
+        self.log = logging.getLogger(__name__)
 
 {more}
 
@@ -58,12 +63,15 @@ if __name__ == "__main__":
             named.place(Path(sys.argv[1]))
             print(named.section["entrypoint"])
 """
+FOUND = "[np.int64(3), np.float32(0.25), torch.bfloat16, device(type='cuda', index=1), PosixPath('weights/a.pt')] int64"
 USE = """
 import sys, importlib, torch
 sys.path.insert(0, sys.argv[1])
 module, name = sys.argv[2].split(":")
 net = getattr(importlib.import_module(module), name)(num_dense=3, hidden=2)
 print(net.mark, tuple(net(torch.ones(5, 3), None).shape), "frame" in vars(importlib.import_module(module)))
+print(net.found, type(net.found[0]).__name__)
+print(net.log.name == type(net).__module__ == module)
 """
 
 
@@ -82,7 +90,7 @@ def test_a_class_of_the_program_is_a_module_of_its_own(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", USE, str(tmp_path), entrypoint], capture_output=True, text=True, check=True
     )
-    assert done.stdout.split("\n")[0] == "True (5, 2) False"
+    assert done.stdout.splitlines() == ["True (5, 2) False", FOUND, "True"]
     assert again == entrypoint
     assert run(tmp_path, "Net", "WIDTH = 5") != [entrypoint]
 
@@ -121,6 +129,14 @@ def test_without_a_source_there_is_no_model() -> None:
     code += "try: name_model(Net, {})\nexcept Exception as error: print(error)"
     done = subprocess.run([sys.executable, "-"], input=code, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("model: the source of Net cannot be found")
+
+
+def test_a_cell_below_a_magic_defines_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """IPython keeps such a cell as a call with a text; a class in it was one whose source could not be found."""
+    kept = ["get_ipython().run_cell_magic('time', '', 'import torch\\n\\nclass Net:\\n    pass\\n')\n"]
+    shell = SimpleNamespace(user_ns={"In": kept}, transform_cell=lambda cell: cell)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert source_of(type("Net", (), {}), Wanted("model", "class")) == "class Net:\n    pass\n"
 
 
 def test_importable_models_are_named() -> None:
