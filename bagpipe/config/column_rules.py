@@ -10,7 +10,7 @@ from typing import Literal, cast
 from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig
 from bagpipe.config.given import without_effect
-from bagpipe.config.losses import LABEL_KINDS, loss_kind
+from bagpipe.config.losses import LABEL_KINDS, label_findings, loss_kind
 from bagpipe.config.model import ModelConfig
 
 Comparison = Literal[">=", "<=", "==", "!=", ">", "<"]
@@ -97,6 +97,8 @@ def _labels(columns: ColumnsConfig, model: ModelConfig) -> Iterator[tuple[str, s
     if not columns.labels:
         yield "spec.data.columns.labels", "empty; name the column to predict"
     loss = loss_kind(model)
+    if columns.labels:
+        yield from label_findings(model, len(columns.labels))
     for index, label in enumerate(columns.labels):
         where = f"spec.data.columns.labels[{index}]"
         try:

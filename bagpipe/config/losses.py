@@ -3,18 +3,20 @@
 The formulas are in `bagpipe.models.loss`. A model's own loss may take any label, and is in no table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from bagpipe.config.model import OWN_LOSS, ModelConfig
 from bagpipe.errors import ConfigError
 
-Figures = Literal["clicks", "values", "counts"]
+Figures = Literal["clicks", "values", "counts", "choices"]
 """What the model's output is. clicks: the log-odds of a probability; values: the value itself; counts: the logarithm of
-an expected count."""
+an expected count; choices: a score that orders the candidates of one example and says nothing of other examples'."""
 
 
+CHOICE = "softmax"
+"""The loss whose labels are candidates of one example."""
 LARGEST = 3.4028234663852886e38
 """The largest finite float32, the type of labels."""
 
@@ -38,6 +40,7 @@ LOSSES = {
         LossKind("mse", "clicks"),
         LossKind("pairwise", "clicks"),
         LossKind("in-batch-softmax", "clicks"),
+        LossKind(CHOICE, "choices", instead="give 1 to the candidate that was chosen and 0 to the others"),
         LossKind("squared-error", "values", -LARGEST, LARGEST, "remove the example"),
         LossKind("poisson", "counts", 0.0, LARGEST, "use the loss squared-error for values of any sign"),
     )
@@ -48,6 +51,7 @@ LABEL_KINDS: dict[Figures, tuple[str, ...]] = {
     "clicks": ("binary",),
     "values": ("binary", "count", "real"),
     "counts": ("binary", "count"),
+    "choices": ("binary",),
 }
 """Kinds of label columns (`data.columns.labels[].kind`) that a loss with such figures takes."""
 
@@ -61,17 +65,29 @@ def loss_kind(model: ModelConfig) -> LossKind | None:
     return LOSSES["bce"]
 
 
-def check_task_weights(model: ModelConfig, num_labels: int) -> None:
-    """Refuse `taskWeights` that are not one for each label.
-
-    Raises:
-        ConfigError: says how many labels there are.
-    """
+def label_findings(model: ModelConfig, num_labels: int) -> Iterator[tuple[str, str]]:
+    """Candidates of which there is only one, and `taskWeights` that are not one for each label: setting and problem."""
+    if model.loss == CHOICE and num_labels < 2:
+        yield (
+            "spec.model.loss",
+            f"softmax: the labels are candidates, one of which was chosen, but the data has {num_labels}; name more",
+        )
     given = len(model.task_weights)
     if given and given != num_labels:
-        raise ConfigError(
-            f"spec.model.taskWeights: {given} factors, but the data has {num_labels} labels; give one for each label"
+        yield (
+            "spec.model.taskWeights",
+            f"{given} factors, but the data has {num_labels} labels; give one for each label",
         )
+
+
+def check_labels(model: ModelConfig, num_labels: int) -> None:
+    """Refuse a job whose loss does not fit the number of its labels.
+
+    Raises:
+        ConfigError: the first of `label_findings`.
+    """
+    for setting, problem in label_findings(model, num_labels):
+        raise ConfigError(f"{setting}: {problem}")
 
 
 def task_names(model: ModelConfig, label_names: Sequence[str]) -> Sequence[str]:
@@ -81,4 +97,5 @@ def task_names(model: ModelConfig, label_names: Sequence[str]) -> Sequence[str]:
 
 def labels_are_candidates(model: ModelConfig, num_labels: int) -> bool:
     """Whether the labels of an example belong to candidates of one task, and not to a task each."""
-    return num_labels > 1 and model.entrypoint is None and model.name in OWN_LOSS
+    of_model = model.entrypoint is None and model.name in OWN_LOSS
+    return num_labels > 1 and (of_model or model.loss == CHOICE)

@@ -18,6 +18,7 @@ DEFAULT: dict[Figures, tuple[str, ...]] = {
     "clicks": ("auc", "logLoss", "calibration"),
     "values": ("rmse", "mae", "bias"),
     "counts": ("rmse", "mae", "bias"),
+    "choices": ("groupedAuc", "recall@1", "ndcg@10"),
 }
 
 
@@ -78,7 +79,12 @@ def metrics_of(names: Sequence[str], kind: Figures | None) -> tuple[Metric, ...]
     for metric in map(parse_metric, names):
         if metric.key in found:
             raise ConfigError(f"{SETTING}: two figures are called {metric.key!r}; remove one, or rename the function")
-        if metric.name in OF_CLICKS and kind not in (None, "clicks"):
+        if kind == "choices" and not (metric.own or metric.needs_groups):
+            raise ConfigError(
+                f"{SETTING}: {metric.key}: the loss softmax trains nothing but the order of an example's candidates; "
+                "name groupedAuc, or rankings such as recall@1, ndcg@10 and map@10"
+            )
+        if metric.name in OF_CLICKS and kind not in (None, "clicks", "choices"):
             raise ConfigError(f"{SETTING}: {metric.key} is a figure of probabilities, but the loss predicts {kind}")
         found[metric.key] = metric
     return tuple(found.values())

@@ -168,10 +168,10 @@ class ModelConfig(Section):
         ),
     ] = "float32"
     loss: Annotated[
-        Literal["bce", "mse", "squared-error", "poisson", "pairwise", "in-batch-softmax"] | None,
+        Literal["bce", "mse", "squared-error", "poisson", "softmax", "pairwise", "in-batch-softmax"] | None,
         Meta(
             description="bce: binary cross-entropy of the logits (the default); mse: squared error of the probability; squared-error: of the output itself, "
-            "for any value; poisson: for counts, the output is the logarithm of the expected one; pairwise: each pair of examples of a trainer's slice with other labels, in one group of `data.columns.group` where there is one; "
+            "for any value; poisson: for counts, the output is the logarithm of the expected one; softmax: the labels of an example are candidates, one of which was chosen (the item and sampled negatives); pairwise: each pair of examples of a trainer's slice with other labels, in one group of `data.columns.group` where there is one; "
             "in-batch-softmax: each example's user against the items of all examples of the slice, for a model that gives [B, B] in training. The last two depend on the number of trainers. caser has its own."
         ),
     ] = None

@@ -16,6 +16,7 @@ from bagpipe.config.document import (
     TrainerConfig,
 )
 from bagpipe.config.given import Finding, given, without_effect
+from bagpipe.config.losses import CHOICE
 from bagpipe.config.model import MODEL_SETTINGS, OWN_LOSS, ModelConfig
 from bagpipe.config.oov import oov_findings
 from bagpipe.config.parts import part_findings, paths_in
@@ -83,6 +84,10 @@ def _ports(prefix: str, role: ServerConfig | TrainerConfig) -> Iterator[Finding]
 
 def _model(model: ModelConfig) -> Iterator[Finding]:
     every = dict.fromkeys(name for names in MODEL_SETTINGS.values() for name in names)
+    if model.loss == CHOICE:
+        yield from without_effect("spec.model", model, ("taskWeights",), "with the loss softmax, which has one task")
+        if model.name == "sasrec" and (model.positions or 1) > 1 and model.entrypoint is None:
+            yield "spec.model.loss", "softmax: sasrec's candidates belong to several places; set positions: 1"
     if model.entrypoint is None:
         if model.name in MODEL_SETTINGS:
             own = MODEL_SETTINGS[model.name]

@@ -56,7 +56,7 @@ class Task:
 
     @property
     def predictions(self) -> Floats64:
-        """Probabilities, expected counts or values."""
+        """Probabilities, expected counts or values; of candidates the outputs themselves."""
         if self.kind == "clicks":
             return sigmoid(self.outputs)
         with np.errstate(over="ignore"):

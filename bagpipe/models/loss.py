@@ -7,6 +7,10 @@ The job's losses are means over examples and labels of the terms below, x the ou
     squared-error   (x - y)^2, any y: squared error of the output itself
     poisson         e^x - y x, y >= 0: the negative log-likelihood of a count with mean e^x, without its constant
 
+One takes the labels of an example as candidates, of which one was chosen:
+
+    softmax         -sum over the candidates of y log softmax(x): a term for each example
+
 Two more compare examples with each other: pairwise and in-batch-softmax (`comparing.py`).
 """
 
@@ -18,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bagpipe.config.losses import CHOICE
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
 from bagpipe.models.comparing import check_products, in_batch_softmax, pairwise
@@ -66,6 +71,8 @@ def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
         return _OwnLoss(model)
     if config.loss in ("pairwise", "in-batch-softmax"):
         return _ComparingLoss(model, config.loss, config.task_weights)
+    if config.loss == CHOICE:
+        return _ChoiceLoss(model)
     return _ChosenLoss(model, _TERMS[config.loss or "bce"], config.task_weights)
 
 
@@ -142,6 +149,26 @@ class _ChosenLoss:
         if weights_B is None:
             return terms_BL.mean()
         return (terms_BL.mean(dim=1) * weights_B).sum() / weights_B.sum()
+
+
+class _ChoiceLoss:
+    """The softmax over the candidates of each example, a mean over examples."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._name = type(model).__name__
+
+    def __call__(
+        self,
+        logits_BL: torch.Tensor,
+        labels_BL: torch.Tensor,
+        weights_B: torch.Tensor | None = None,
+        groups_B: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        _check_shape(logits_BL, labels_BL, self._name)
+        if _nothing_counts(labels_BL, weights_B):
+            return logits_BL.sum() * 0.0
+        losses_B = -(labels_BL * functional.log_softmax(logits_BL, dim=1)).sum(dim=1)
+        return losses_B.mean() if weights_B is None else (losses_B * weights_B).sum() / weights_B.sum()
 
 
 class _ComparingLoss:

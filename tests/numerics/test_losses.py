@@ -19,7 +19,11 @@ from torch import nn
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
+from bagpipe.config.evaluation import EvaluationConfig
+from bagpipe.config.rules import check_rules
 from bagpipe.data.dataset import open_dataset
+from bagpipe.errors import ConfigError
+from bagpipe.local.beginning import check_document
 from bagpipe.metrics.clicks import evaluate
 from bagpipe.testing.compare import checkpoint_differences
 from bagpipe.testing.reference import train_reference
@@ -151,6 +155,44 @@ def test_a_loss_between_examples_trains_exactly(
     assert run.report["evaluation"]["examples"] == ROWS * TEST
     assert 0 < run.report["evaluation"]["auc"] < 1
     assert max(run.losses) > 0
+
+
+CANDIDATES = [{"name": "clicked"}, {"name": "other", "rule": "visits >= 2"}, {"name": "third", "rule": "visits < 1"}]
+
+
+@pytest.mark.parametrize("trainers", [1, 3])
+def test_candidates_of_an_example_train_exactly(trainers: int, table: Path, tmp_path: Path) -> None:
+    """Three labels are the candidates of one task, whose figures are rankings within each example."""
+    job = job_of(table, trainers, CANDIDATES, "weight", loss="softmax", name="mmoe", bottomMlp=None, overMlp=None)
+    evaluation = trained_exactly(job, tmp_path / "run").report["evaluation"]
+    assert evaluation["examples"] == ROWS * TEST
+    assert list(evaluation) == ["examples", "groupedAuc", "recall@1", "ndcg@10"]
+    assert all(0 < evaluation[name] < 1 for name in ("groupedAuc", "recall@1", "ndcg@10"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "said"),
+    [
+        (LABELS[:1], {}, "softmax: the labels are candidates, .* but the data has 1; name more"),
+        (CANDIDATES, {"taskWeights": [1, 1, 1]}, "taskWeights: .* with the loss softmax"),
+        (CANDIDATES, {"metrics": ["auc"]}, "auc: the loss softmax trains nothing but the order"),
+    ],
+)
+def test_what_has_no_meaning_for_candidates_is_refused(
+    labels: list[dict[str, str]], more: dict[str, Any], said: str, table: Path
+) -> None:
+    """Before training, in one line that names the setting."""
+    metrics = more.get("metrics", ())
+    model = {name: value for name, value in more.items() if name != "metrics"}
+    spec = job_of(table, 1, labels, "", loss="softmax", **model).spec
+    job = Job(spec=msgspec.structs.replace(spec, evaluation=EvaluationConfig(metrics=tuple(metrics))))
+
+    def check() -> None:
+        check_rules(job)
+        check_document(job.spec)
+
+    with pytest.raises(ConfigError, match=said):
+        check()
 
 
 def test_pairs_are_those_of_the_groups(table: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from bagpipe.checkpoint.kept_data import open_job_data
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.checkpoint.warm_start import check_sources, prepare_first_values
 from bagpipe.config.document import JobSpec
-from bagpipe.config.losses import check_task_weights, labels_are_candidates, loss_kind
+from bagpipe.config.losses import check_labels, labels_are_candidates, loss_kind
 from bagpipe.config.metrics import SETTING, metrics_of
 from bagpipe.config.rules import fixed_lookahead
 from bagpipe.data.dataset import Dataset
@@ -80,7 +80,7 @@ def open_data(
             "data.path: the data has no categorical feature, so there is no embedding table to train; "
             "expected at least one, for example `sparse` of a JSON line"
         )
-    check_task_weights(spec.model, dataset.num_labels)
+    check_labels(spec.model, dataset.num_labels)
     check_overrides(spec.embedding, [table.name for table in dataset.layout.tables])
     if dataset.num_train_examples is not None:
         check_trainers(spec, dataset.num_train_examples)

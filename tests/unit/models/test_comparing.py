@@ -17,6 +17,32 @@ LOSS = loss_of(nn.Identity(), ModelConfig(loss="pairwise"))
 SOFTMAX = loss_of(nn.Identity(), ModelConfig(loss="in-batch-softmax"))
 
 
+CHOICE = loss_of(nn.Identity(), ModelConfig(loss="softmax"))
+
+
+@settings(deadline=None)
+@given(
+    rows=st.lists(st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3), max_size=5),
+    chosen=st.lists(st.sampled_from([0, 1, 2, None]), min_size=5, max_size=5),
+    weighted=st.booleans(),
+)
+def test_softmax_is_a_loop_over_candidates(rows: list[list[float]], chosen: list[int | None], weighted: bool) -> None:
+    """One of three candidates, or none, which is a term of 0; with weights of 0 and without examples."""
+    outputs = torch.tensor(rows, dtype=torch.float32).reshape(-1, 3).requires_grad_()
+    labels, weights = torch.zeros(len(rows), 3), torch.tensor([0.0, 2.0, 1.0, 0.0, 0.5])[: len(rows)]
+    terms = []
+    for number, (scores, one) in enumerate(zip(rows, chosen, strict=False)):
+        if one is not None:
+            labels[number, one] = 1.0
+        terms.append(0.0 if one is None else math.log(sum(map(math.exp, scores))) - scores[one])
+    counts = weights.tolist() if weighted else [1.0] * len(rows)
+    expected = sum(t * c for t, c in zip(terms, counts, strict=True)) / sum(counts) if sum(counts) else 0.0
+    loss = CHOICE(outputs, labels, weights if weighted else None)
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+    loss.backward()
+    assert outputs.grad is not None and bool(torch.isfinite(outputs.grad).all())
+
+
 def slow_pairwise(
     outputs: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, groups: torch.Tensor | None
 ) -> torch.Tensor:
