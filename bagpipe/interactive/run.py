@@ -172,7 +172,7 @@ class Run:
             best: score by the best checkpoint instead.
 
         Returns:
-            `score_<label>` for each label, float64: a probability in [0, 1]; of the losses `squared-error` and `poisson`
+            `score_<label>` for each label, float64: a probability in [0, 1]; of `squared-error` and `poisson`
             the expected value; of `softmax` the model's output, which orders an example's candidates. For a pandas
             frame a `DataFrame` with its index; for a polars one a `DataFrame`, for other rows a pyarrow `Table`, both
             with `row`, the number of the row from 0; for a path a `Table` with `file` and `row`, which counts from 1 in

@@ -224,8 +224,8 @@ def _check_kept(keep: Sequence[str], file: str, names: Sequence[str], option: st
 
 
 def predictions(outputs_BL: Floats, loss: LossKind | None) -> Floats64:
-    """Predicted labels from the model's outputs, as in evaluation: probabilities, values, expected counts; of candidates
-    the outputs themselves.
+    """Predicted labels from the model's outputs, as in evaluation: probabilities, values, expected counts; of
+    candidates the outputs themselves.
     """
     wide = outputs_BL.astype(np.float64)
     if loss is None or loss.figures == "clicks":
