@@ -7,7 +7,6 @@ that carries the gate's actions out. Snapshots are written on other threads. Not
 
 import logging
 import math
-import secrets
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -51,14 +50,12 @@ from bagpipe.net.messages import (
     WriteBack,
     Written,
 )
-from bagpipe.net.register import refusal, register
+from bagpipe.net.register import process_name, refusal, register
 from bagpipe.net.sockets import Context, wait
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.2
-PROCESS_BYTES = 8
-"""Length of a process's random name: enough that no two of a job are ever the same."""
 LEAVE_SECONDS = 60.0
 """How long a server whose job is over may still write a snapshot that nobody waits for any more."""
 
@@ -106,7 +103,7 @@ def run_server(
             by_worker_id=by_worker_id,
             endpoint=endpoint,
             fresh=kept is None or not _nothing_lost(kept, job, attempt),
-            process=secrets.token_hex(PROCESS_BYTES),
+            process=process_name(),
         )
         topology = register(to_oracle, hello, startup_seconds=transport.startup_seconds, stop=stop)
         try:
@@ -115,7 +112,9 @@ def run_server(
             # The oracle tells every role, so that none waits for a server that will not come.
             to_oracle.send(Refused(reason=str(error), exit_code=error.exit_code))
             raise
-        listener.admit(Admission("server", job, attempt, context.token, len(topology.trainers)))
+        admission = Admission("server", job, attempt, context.token, len(topology.trainers))
+        admission.begin(topology.trainer_processes)
+        listener.admit(admission)
         held = Shard.open(
             topology,
             job=job,

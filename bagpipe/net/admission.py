@@ -6,10 +6,13 @@ for it, in its own name only. Every other message is refused, and never reaches 
 
 A role and index is one identity's until that is forgotten. An identity is a secret of the process that made it
 (`sockets.py`), so another one with the same role is another process, even if it has the job's token, as all roles do.
+Once the attempt has begun, its trainers are known by `Hello.process`, and another process is refused even where the
+trainer's connection is gone or this listener was restarted: a trainer that died ends the attempt.
 """
 
+import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bagpipe.errors import ExitCode
@@ -89,6 +92,8 @@ class Admission:
     token: str
     num_trainers: int
     num_servers: int = 0
+    _trainers: Sequence[str] = ()
+    """`Topology.trainer_processes`; empty before the attempt has begun."""
     _speakers: dict[bytes, Speaker] = field(default_factory=dict)
     _identities: dict[Speaker, bytes] = field(default_factory=dict)
 
@@ -113,6 +118,10 @@ class Admission:
         if isinstance(message, OF_TRAINER_0) and speaker.index:
             return _broken(f"{speaker} sent a {type(message).__name__}, which is only trainer 0's to say")
         return speaker
+
+    def begin(self, trainer_processes: Sequence[str]) -> None:
+        """The attempt has begun with these trainers, as `Topology.trainer_processes` names them."""
+        self._trainers = trainer_processes
 
     def speaker(self, identity: bytes) -> Speaker | None:
         """Whom this identity was admitted as."""
@@ -144,10 +153,21 @@ class Admission:
             )
         if (known := self._speakers.get(identity, speaker)) != speaker:
             return _broken(f"{known} said Hello as {speaker} on the same connection, which keeps its role")
+        if speaker.role == "trainer" and not self._took_part(hello):
+            return Refused(
+                reason=f"another process is {speaker} in this attempt; expected one process for each role: end this "
+                "one, or start it again with the attempt that follows",
+                exit_code=ExitCode.TRANSIENT,
+            )
         if (holder := self._identities.get(speaker, identity)) != identity:
             return Held(speaker, holder)
         self._speakers[identity], self._identities[speaker] = speaker, identity
         return speaker
+
+    def _took_part(self, hello: Hello) -> bool:
+        """Whether this process was the trainer of its rank when the attempt began, if it has begun."""
+        known = self._trainers[hello.index : hello.index + 1]
+        return not known or hmac.compare_digest(known[0].encode(), fingerprint(hello.process).encode())
 
     def _has_place(self, speaker: Speaker, *, by_worker_id: bool) -> bool:
         count = self.num_servers if speaker.role == "server" else self.num_trainers
@@ -155,6 +175,11 @@ class Admission:
             # Any numbers that differ: the oracle counts the shards in their order.
             return speaker in self._identities or sum(s.role == speaker.role for s in self._identities) < count
         return speaker.index < count
+
+
+def fingerprint(process: str) -> str:
+    """What all roles may know of `Hello.process`: it shows who is the process that has that name, and not the name."""
+    return hashlib.sha256(process.encode()).hexdigest()
 
 
 def check_hello(hello: Hello, *, job: str, attempt: int, token: str = "") -> Refused | None:

@@ -54,7 +54,7 @@ class Hello(Message, kw_only=True):
     fresh: bool = False
     """Servers: this process has no rows of the attempt yet."""
     process: Text = ""
-    """Servers: a random name of this process."""
+    """A random name of this process, which nobody else can guess."""
     init_cache: "InitCacheArguments | None" = None
     """Trainers that use the Python API: what its caller passed."""
 
@@ -68,9 +68,8 @@ class CacheMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """Arguments of `init_cache`: they complete the job, or must agree with it. A trainer that sends them also
-    gets the key of every row (`GroupPlan.keys_K`), because `get_emb` takes ids.
-    """
+    """Arguments of `init_cache`, which complete the job or agree with it. Their sender also gets each row's key, since
+    `get_emb` takes ids."""
 
     table_sizes: tuple[Count, ...]
     embedding_dim: int | None
@@ -118,8 +117,7 @@ class Topology(Message, kw_only=True):
     trainers: tuple[str, ...]
     layout: TableLayout
     spec: JobSpec
-    """The job with the arguments of `init_cache` and the resolved lookahead. Any other `auto` is resolved by each role
-    for itself (`slots` below holds the resolved `cacheRows`)."""
+    """The job with `init_cache`'s arguments and the lookahead. Roles resolve other `auto`s; `slots` is `cacheRows`."""
     num_dense: Count
     """Dense features of the data."""
     num_labels: Count
@@ -135,6 +133,8 @@ class Topology(Message, kw_only=True):
     """Random name of this start: a server's files of another one with the same attempt's number are of no use."""
     server_processes: tuple[Text, ...] = ()
     """`Hello.process` of the servers, in their order: these processes have lost no rows, even if they ask again."""
+    trainer_processes: tuple[Text, ...] = ()
+    """Digests of the trainers' `Hello.process`, by rank: no other process is one in this attempt (`Admission`)."""
     total_steps: int | None
     evaluated: bool = False
     """Whether the model is evaluated: it then needs an output for each label."""

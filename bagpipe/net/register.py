@@ -1,6 +1,7 @@
 """Joins a job as a server or trainer: sends `Hello` to the oracle, and waits for the topology."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ HELLO_SECONDS = 5.0
 TELL_SECONDS = 10.0
 """A role that nobody has answered for so long says so in its log: it may have been started alone, or too late."""
 
+PROCESS_BYTES = 16
+"""Length of a process's random name: nobody guesses it."""
+
 log = logging.getLogger(__name__)
+
+
+def process_name() -> str:
+    """For `Hello.process`."""
+    return secrets.token_hex(PROCESS_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from bagpipe.net.admission import Admission
 from bagpipe.net.connection import Connection
 from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import CacheMemory, Hello, InitCacheArguments, Topology
-from bagpipe.net.register import Impatience, register
+from bagpipe.net.register import Impatience, process_name, register
 from bagpipe.net.sockets import Context
 from bagpipe.rows.record import group_record_width
 from bagpipe.trainer.delivery import MOST_HERE_BYTES
@@ -84,7 +84,14 @@ def join(
         listener = stack.enter_context(context.listen(bind, admission))
         to_oracle = stack.enter_context(context.connect(oracle, peer="oracle"))
         endpoint = advertise or listener.endpoint
-        greeting = Hello(job=job.metadata.name, attempt=attempt, role="trainer", index=rank, endpoint=endpoint)
+        greeting = Hello(
+            job=job.metadata.name,
+            attempt=attempt,
+            role="trainer",
+            index=rank,
+            endpoint=endpoint,
+            process=process_name(),
+        )
         hello = structs.replace(
             greeting,
             cache=_cache_memory(device),
@@ -92,6 +99,7 @@ def join(
         )
         startup = job.spec.transport.startup_seconds
         topology = register(to_oracle, hello, startup_seconds=startup, stop=stop, impatience=impatience)
+        admission.begin(topology.trainer_processes)
         servers = [_greet(stack, context, a, f"server {n}", greeting) for n, a in enumerate(topology.servers)]
         peers = [
             None if number == rank else _greet(stack, context, address, f"trainer {number}", greeting)

@@ -79,7 +79,8 @@ class Member:
         for socket in self.sockets:
             while socket.poll(0):
                 self.told.append(decode(socket.recv_multipart())[0])
-        return any(isinstance(one, m.SayHello) and "another process is" in one.reason for one in self.told)
+        answers = [one for one in self.told if isinstance(one, m.SayHello | m.Refused)]
+        return any("another process is" in one.reason for one in answers)
 
     def close(self) -> None:
         for socket in self.sockets:

@@ -67,6 +67,8 @@ def run_oracle(
         context = stack.enter_context(Context(job.spec.transport))
         places = (job.spec.trainers.replicas, job.spec.servers.replicas)
         admission = Admission("oracle", job.metadata.name, attempt, context.token, *places)
+        if (told := kept.topology()) is not None:
+            admission.begin(told.trainer_processes)
         listener = stack.enter_context(context.listen(bind, admission))
         reporter = Reporter(run_dir, attempt=attempt, log_every=job.spec.log_every, echo=echo)
         stack.callback(reporter.close)
@@ -191,5 +193,5 @@ def gather(
         widths=widths,
     )
     kept.keep_topology(assembled.topology)
-    shell.act(conversation.begin(assembled.topology))
+    shell.begin(assembled.topology)
     return assembled

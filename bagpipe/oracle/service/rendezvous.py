@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from bagpipe.errors import ConfigError, ExitCode
+from bagpipe.net.admission import fingerprint
 from bagpipe.net.endpoints import parse_endpoint
 from bagpipe.net.messages import Hello, Refused
 
@@ -116,6 +117,10 @@ class Rendezvous:
     def server_processes(self) -> tuple[str, ...]:
         """Names of the servers' processes, in the order of `server_endpoints`."""
         return tuple(hello.process for _, hello in sorted(self.servers.items()))
+
+    def trainer_processes(self) -> tuple[str, ...]:
+        """Digests of the names of the trainers' processes, by rank."""
+        return tuple(fingerprint(self.trainers[i].process) for i in range(self.num_trainers))
 
     def trainer_endpoints(self) -> tuple[str, ...]:
         return tuple(self.trainers[i].endpoint for i in range(self.num_trainers))

@@ -12,7 +12,7 @@ from bagpipe.config.document import TransportConfig
 from bagpipe.errors import Stopped
 from bagpipe.lowlevel import crash_points
 from bagpipe.net.listener import Listener
-from bagpipe.net.messages import Ping
+from bagpipe.net.messages import Ping, Topology
 from bagpipe.net.plan_codec import pack_plan
 from bagpipe.net.register import refusal
 from bagpipe.oracle.service.actions import (
@@ -68,6 +68,11 @@ class Shell:
     def now(self) -> float:
         """Seconds that this oracle has listened: its clock stands still while it plans."""
         return self._listened
+
+    def begin(self, topology: Topology) -> None:
+        """Tell every role the topology; from now on no other process is one of its trainers."""
+        self._listener.admission.begin(topology.trainer_processes)
+        self.act(self.conversation.begin(topology))
 
     def prepare(self, make: Callable[[], Made]) -> Made:
         """Run this on a thread, so that roles are answered meanwhile.

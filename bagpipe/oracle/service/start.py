@@ -179,6 +179,7 @@ def assemble(
         servers=roles.server_endpoints(),
         server_processes=roles.server_processes(),
         trainers=roles.trainer_endpoints(),
+        trainer_processes=roles.trainer_processes(),
         layout=layout,
         spec=msgspec.structs.replace(spec, lookahead=settings.lookahead),
         num_dense=dataset.num_dense,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from bagpipe.errors import ExitCode
-from bagpipe.net.admission import MAY_SAY, OF_TRAINER_0, Admission, Held, Speaker, check_hello
+from bagpipe.net.admission import MAY_SAY, OF_TRAINER_0, Admission, Held, Speaker, check_hello, fingerprint
 from bagpipe.net.messages import (
     PROTOCOL_VERSION,
     Confirmed,
@@ -122,6 +122,27 @@ def test_a_foreign_hello_is_refused(change: dict[str, object], reason: str, code
     assert isinstance(refused, Refused) and reason in refused.reason and refused.exit_code == code
     assert admission.check(b"a", Stop(rank=RANK)) == SayHello()
     assert admission.check(b"a", hello(token="secret")) == Speaker("trainer", RANK)
+
+
+@pytest.mark.parametrize("listener", get_args(Role))
+def test_an_attempt_that_has_begun_admits_no_other_process_as_a_trainer(listener: Role) -> None:
+    """Also where nobody has the place: after a listener's restart, or when the trainer's connection has just ended. A
+    server is admitted, because it may have been started again.
+    """
+    admission = door(listener)
+    admission.begin([fingerprint(f"trainer {rank}") for rank in range(3)])
+    if listener == "oracle":
+        assert admission.check(b"s", hello("server", process="another")) == Speaker("server", RANK)
+    for process in ("", "another", "trainer 2", fingerprint("trainer 1")):
+        refused = admission.check(b"b", hello(process=process))
+        assert isinstance(refused, Refused) and refused.exit_code == ExitCode.TRANSIENT
+        assert "another process is trainer 1 in this attempt" in refused.reason
+        assert admission.check(b"b", EVERYTHING[0]) == SayHello()
+    for identity in (b"a", b"a"):
+        assert admission.check(identity, hello(process="trainer 1")) == Speaker("trainer", RANK)
+    admission.forget(b"a")
+    assert isinstance(admission.check(b"b", hello(process="another")), Refused)
+    assert admission.check(b"c", hello(process="trainer 1")) == Speaker("trainer", RANK)
 
 
 def test_a_job_without_a_token_admits_no_other_token() -> None:
