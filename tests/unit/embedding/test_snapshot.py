@@ -1,5 +1,6 @@
 """A snapshot holds one moment, however much is written while it is taken."""
 
+import resource
 import threading
 import time
 from dataclasses import dataclass, field
@@ -83,6 +84,33 @@ def test_a_directory_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     taken.wait(20)
     assert taken.result is not None and not taken.result.done and "file" in taken.result.error
     assert taken.held_bytes == 0
+
+
+def test_a_disk_that_fails_at_any_byte_leaves_no_snapshot(tmp_path: Path) -> None:
+    """Wherever a file of it is cut off: it failed, with the reason, leaves no draft, and the next one is whole."""
+    rows = store()
+    write(rows, list(range(25)), 1.0)
+    whole = Snapshot(4, [rows], tmp_path / "whole", "shard")
+    whole.write()
+    whole.wait(20)
+    assert whole.result is not None and whole.result.done
+    length = max(one.num_bytes for one in whole.result.files)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for taken in range(0, length, 7):
+        torn = Snapshot(4, [rows], tmp_path / "torn", "shard")
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (taken, hard))
+            torn.write()
+            torn.wait(20)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert torn.result is not None and not torn.result.done, taken
+        assert "File too large" in torn.result.error and not torn.result.files, taken
+        assert not [path for path in (tmp_path / "torn").rglob("*") if path.is_file()], taken
+    again = Snapshot(4, [rows], tmp_path / "torn", "shard")
+    again.write()
+    again.wait(20)
+    assert again.result is not None and again.result.files == whole.result.files
 
 
 @dataclass

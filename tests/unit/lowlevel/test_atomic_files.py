@@ -39,6 +39,21 @@ def test_a_refused_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, sm
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
 
 
+def test_a_disk_that_fails_at_any_byte_leaves_the_old_file(tmp_path: Path, small_files: None) -> None:
+    """A file layer that takes n bytes and no more, for every n below the file's length, and for the length itself."""
+    target, content = tmp_path / "manifest.json", bytes(range(200)) * 2
+    write_whole(target, b"old")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    for taken in range(len(content)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (taken, hard))
+        with pytest.raises(StorageError, match=r"manifest\.json: cannot be written"):
+            write_whole(target, content)
+        assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target], taken
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content), hard))
+    write_whole(target, content)
+    assert target.read_bytes() == content and list(tmp_path.iterdir()) == [target]
+
+
 def test_an_error_of_the_body_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:
     """Only errors of the system become StorageError; the draft is gone either way."""
 
