@@ -67,7 +67,7 @@ class Storage:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise StorageError(
-                    f"{self._path}: no room for {(end - begin) >> 20} MiB more rows ({error.strerror}); "
+                    f"{self._path}: no room for {-(-(end - begin) // 1024):,} KiB of more rows ({error.strerror}); "
                     "free space or use more embedding servers"
                 ) from None
             raise

@@ -68,8 +68,7 @@ class CacheMemory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InitCacheArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """Arguments of `init_cache`, which complete the job or agree with it. Their sender also gets each row's key, since
-    `get_emb` takes ids."""
+    """Arguments of `init_cache`: they complete the job or agree with it, and their sender gets each row's key too."""
 
     table_sizes: tuple[Count, ...]
     embedding_dim: int | None
