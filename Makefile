@@ -65,7 +65,7 @@ integration: $(STAMP)  ## Test whole jobs as processes, with bad input and crash
 sweep-crashes: $(STAMP)  ## Kill a short run at every numbered point of every role, into docs/reliability.md; hours
 	@$(BIN)/python tools/sweep_crashes.py --write
 
-sweep-faults: $(STAMP)  ## Break each link and stop each role of a short run, once in each way, into docs/reliability.md; 15 minutes
+sweep-faults: $(STAMP)  ## Break each link and stop each role of a short run, once in each way, into docs/reliability.md; half an hour
 	@$(BIN)/python tools/sweep_faults.py --write
 
 sweep-starts: $(STAMP) $(KERNELS)  ## Start a tiny job 2,000 times on a busy machine, into docs/reliability.md; hours

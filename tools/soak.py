@@ -1,6 +1,7 @@
 """Runs tiny steps for some minutes, kills a role every few thousand of them, and writes whether anything grew.
 
 python tools/soak.py --minutes 60 --write     an hour, and the table in docs/reliability.md
+python tools/soak.py --trainers 1             about twice as many steps a second; trainers then exchange nothing
 
 Right is: the run ends by itself, and between the first and the last quarter of it neither the memory nor the
 descriptors of any role have grown, nor the files of the run directory.
@@ -47,7 +48,7 @@ spec:
   transport: {deadPeerSeconds: 60, deadlineSeconds: 120}
   runPolicy: {backoffLimit: 10000}
   servers: {replicas: 1}
-  trainers: {replicas: 2, device: cpu}
+  trainers: {replicas: TRAINERS, device: cpu}
 """
 
 MEASURE_SECONDS = 2.0
@@ -120,11 +121,12 @@ def main(arguments: Sequence[str]) -> int:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--minutes", type=float, default=60.0)
     made.add_argument("--every", type=int, default=3_000, help="steps between two kills")
+    made.add_argument("--trainers", type=int, default=2, choices=(1, 2))
     made.add_argument("--seed", type=int, default=0, help="which role is killed when")
     made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
     chosen = made.parse_args(arguments)
     preload()
-    job: Job = parse_job(JOB, "the job that is soaked")
+    job: Job = parse_job(JOB.replace("TRAINERS", str(chosen.trainers)), "the job that is soaked")
     with tempfile.TemporaryDirectory(prefix="bagpipe-soak-") as place:
         watcher = Watcher(time.monotonic() + 60 * chosen.minutes, chosen.every, Path(place) / "run", chosen.seed)
 
@@ -134,7 +136,8 @@ def main(arguments: Sequence[str]) -> int:
     rows = [(name, *quarters(values)) for name, values in sorted(watcher.seen.items())]
     grown = [name for name, before, after in rows if after > before * 1.2 + 8]
     print(
-        f"{watcher.step} steps, kills {watcher.kills}, ended with {outcome.code} {outcome.error}; "
+        f"{watcher.step} steps, {watcher.step / (time.monotonic() - watcher.begun):.0f} a second, "
+        f"kills {watcher.kills}, ended with {outcome.code} {outcome.error}; "
         f"grown: {grown or 'nothing'}"
     )
     if chosen.write:

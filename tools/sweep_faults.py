@@ -1,6 +1,6 @@
 """Disturbs a short run by each fault of a list, once each, and writes the outcome into `docs/reliability.md`.
 
-python tools/sweep_faults.py                 every fault; 15 minutes
+python tools/sweep_faults.py                 every fault; half an hour
 python tools/sweep_faults.py --only stop     those whose name has this in it
 python tools/sweep_faults.py --write         also replaces the table in docs/reliability.md
 
@@ -28,6 +28,10 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("--only", default="", help="faults whose name has this in it")
     made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
     chosen = made.parse_args(arguments)
+    faults = [fault for fault in FAULTS if chosen.only in str(fault)]
+    if not faults:
+        print(f"--only: no fault has {chosen.only!r} in its name; there are: {', '.join(map(str, FAULTS))}")
+        return 1
     preload()
     results: list[Faulted] = []
     with tempfile.TemporaryDirectory(prefix="bagpipe-faults-") as folder:
@@ -35,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         if undisturbed.digest is None:
             print(f"the undisturbed run ended with {undisturbed.code}: {undisturbed.told}")
             return 1
-        for number, fault in enumerate(fault for fault in FAULTS if chosen.only in str(fault)):
+        for number, fault in enumerate(faults):
             result = run_with(fault, Path(folder) / f"run-{number}")
             results.append(result)
             right = "right" if is_right(result, undisturbed) else "WRONG"

@@ -16,6 +16,7 @@ and with `--messages`, of connections that are not encrypted:
     17001 replay          from now on every message comes twice, and after it some earlier one of the same sender
     17001 reorder         from now on of every two messages of a sender the second comes first
     17001 earlier         on connections that are made from now on, what their senders said before them comes again
+    17001 part 5 trainer 0     connections of that role carry nothing more, and for 5 seconds it can make no other
 """
 
 import asyncio
@@ -36,7 +37,7 @@ MORE, LONG, COMMAND = 1, 2, 4
 """Flags in the first byte of a ZMTP frame."""
 RECORDED = 400
 """Messages to and from each role that are remembered."""
-SPEAKER = re.compile(rb"\xa4role(\xa6server|\xa7trainer)\xa5index.", re.DOTALL)
+SPEAKER = re.compile(rb"\xa4role(?:\xa6(server)|\xa7(trainer))\xa5index(.)", re.DOTALL)
 """Of a `Hello`: who says it."""
 HOLD_SECONDS = 0.5
 """A message whose place is to be changed waits at most so long for the next one."""
@@ -49,7 +50,7 @@ class Pair:
     near: asyncio.StreamWriter
     far: asyncio.StreamWriter
     silent: bool = False
-    speaker: bytes = b""
+    speaker: str = ""
     """Of a link that knows messages: the role that has made the connection; empty: it has not said `Hello`."""
 
     def reset(self) -> None:
@@ -102,7 +103,7 @@ class Cutter:
         return taken
 
 
-Way = tuple[bytes, bool]
+Way = tuple[str, bool]
 """What is said by one role to another: the one that has made the connection, and whether that one speaks."""
 
 
@@ -122,13 +123,15 @@ class Link:
     cut_until: float = 0.0
     replays: bool = False
     reorders: bool = False
+    parted_until: dict[str, float] = field(default_factory=dict)
+    """By role: when it may make connections again."""
     pairs: list[Pair] = field(default_factory=list)
     _recorded: dict[Way, deque[bytes]] = field(default_factory=dict)
     _earlier: dict[Way, list[bytes]] = field(default_factory=dict)
     """What was recorded when `earlier` was asked for."""
     _random: random.Random = field(default_factory=lambda: random.Random(0))
 
-    def command(self, what: str, number: float) -> None:
+    def command(self, what: str, number: float, role: str = "") -> None:
         """Do one of the commands above."""
         match what:
             case "reset":
@@ -149,6 +152,10 @@ class Link:
                 self.reorders = True
             case "earlier" if self.messages:
                 self._earlier = {way: list(recorded) for way, recorded in self._recorded.items()}
+            case "part" if self.messages:
+                self.parted_until[role] = asyncio.get_running_loop().time() + number
+                for pair in self.pairs:
+                    pair.silent = pair.silent or pair.speaker == role
             case _:
                 raise ValueError(f"expected one of the commands of this program, found {what!r}")
 
@@ -211,13 +218,16 @@ class Link:
             if is_message and self.reorders and not held:
                 held.append(part)
                 continue
+            if there and is_message and (hello := SPEAKER.search(part)):
+                pair.speaker = f"{(hello[1] or hello[2]).decode()} {hello[3][0]}"
+                if self.parted_until.get(pair.speaker, 0.0) > asyncio.get_running_loop().time():
+                    pair.reset()
+                    return
             yield part
             if not is_message:
                 continue
             if held:
                 yield held.popleft()
-            if there and (hello := SPEAKER.search(part)):
-                pair.speaker = hello.group()
             way = (pair.speaker, there)
             recorded = self._recorded.setdefault(way, deque(maxlen=RECORDED))
             if self.replays:
@@ -240,7 +250,7 @@ async def _main(links: dict[int, Link]) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
         port, what, *number = line.decode().split()
-        links[int(port)].command(what, float(number[0]) if number else 0.0)
+        links[int(port)].command(what, float(number[0]) if number else 0.0, " ".join(number[1:]))
     for server in servers:
         server.close()
 

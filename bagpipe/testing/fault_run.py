@@ -6,11 +6,13 @@ link between two of them goes through a proxy (`fault_proxy.py`).
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
+from ctypes import CDLL
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from bagpipe.testing.forked_child import known_to, preload
 
 __all__ = ["DEAD_SECONDS", "FAULTS", "Fault", "Faulted", "preload", "run_with"]
 
+CLONE_NEWNET = 0x40000000
 STEPS = 40
 AT_STEP = 12
 """The fault comes once this step is reported."""
@@ -54,27 +57,47 @@ spec:
 LINKS = ("oracle", "server 0", "trainer 1")
 """A link is named after the role that listens behind it: all roles connect to the oracle, and one trainer to the
 other."""
+ALL_LINKS = (*LINKS, "trainer 0")
+"""Those that a partition between two roles needs: trainers connect to each other both ways."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`what` happens to the link or the role `where`; `seconds`: for how long, 0 where it does not end."""
+    """`what` happens to the link or the role `where`; `seconds`: for how long, 0 where it does not end.
+
+    `part`: nothing passes between the roles `where` and `other`, in neither direction. `lose`: so many per cent of all
+    packets are lost; needs root and iptables, and moves this process into a network of its own.
+    """
 
     what: str
     where: str
     seconds: float = 0.0
+    other: str = ""
 
     def __str__(self) -> str:
-        return f"{self.what} {self.where}" + (f" for {self.seconds:g} s" if self.seconds else "")
+        both = f"{self.what} {self.where}" + (f" and {self.other}" if self.other else "")
+        return both + (f" for {round(self.seconds, 1):g} s" if self.seconds else "")
 
 
 OF_MESSAGES = ("replay", "reorder", "earlier")
 """Faults of whole messages, which the proxy has to know. `earlier`: a trainer is killed, and what was said in the first
 attempt is said again in the second one."""
+PARTED = (
+    ("oracle", "server 0"),
+    ("oracle", "trainer 0"),
+    ("oracle", "trainer 1"),
+    ("server 0", "trainer 0"),
+    ("server 0", "trainer 1"),
+    ("trainer 0", "trainer 1"),
+)
+"""Every two roles that talk to each other."""
+LOST_PER_CENT = ("1 %", "10 %", "30 %")
 _BELOW, _ABOVE = DEAD_SECONDS / 3, DEAD_SECONDS * 3
 FAULTS = (
     *(Fault(what, link) for what in ("reset", "silence", "delay", "split", *OF_MESSAGES) for link in LINKS),
     *(Fault("cut", link, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for link in LINKS),
+    *(Fault("part", one, seconds, other) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for one, other in PARTED),
+    *(Fault("lose", share) for share in LOST_PER_CENT),
     *(Fault("stop", role, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for role in (*LINKS, "trainer 0")),
 )
 DELAY_SECONDS = 0.2
@@ -113,12 +136,20 @@ class _Disturber:
             go_on = f"sleep {self.fault.seconds}; kill -CONT {self.pids[self.fault.where]} 2>/dev/null"
             subprocess.Popen(["sh", "-c", go_on])
             return
+        if self.fault.what == "lose":
+            lose_packets(float(self.fault.where.rstrip(" %")) / 100)
+            return
         number = DELAY_SECONDS if self.fault.what == "delay" else self.fault.seconds
-        assert self.proxy.stdin is not None
-        self.proxy.stdin.write(f"{self.ports[self.fault.where]} {self.fault.what} {number}\n".encode())
-        self.proxy.stdin.flush()
+        self._tell(self.fault.where, f"{self.fault.what} {number} {self.fault.other}")
+        if self.fault.what == "part" and self.fault.other in self.ports:
+            self._tell(self.fault.other, f"part {number} {self.fault.where}")
         if self.fault.what == "earlier":
             os.kill(self.pids["trainer 1"], signal.SIGKILL)
+
+    def _tell(self, link: str, command: str) -> None:
+        assert self.proxy.stdin is not None
+        self.proxy.stdin.write(f"{self.ports[link]} {command}\n".encode())
+        self.proxy.stdin.flush()
 
     def note(self, text: str) -> None:
         self.notes.append(text)
@@ -131,11 +162,15 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
     """One run, with this fault or undisturbed."""
     job: Job = parse_job(JOB, "the job that is disturbed")
     begun = time.monotonic()
-    behind = dict(zip(LINKS, free_ports(len(LINKS)), strict=True))
-    before = dict(zip(LINKS, free_ports(len(LINKS)), strict=True))
+    what = "" if fault is None else fault.what
+    if what == "lose":
+        enter_own_network()
+    links = ALL_LINKS if what == "part" else LINKS
+    behind = dict(zip(links, free_ports(len(links)), strict=True))
+    before = dict(zip(links, free_ports(len(links)), strict=True))
     command = [sys.executable, "-m", "bagpipe.testing.fault_proxy"]
-    command += ["--messages"] if fault is not None and fault.what in OF_MESSAGES else []
-    command += [f"{before[link]}:{behind[link]}" for link in LINKS]
+    command += ["--messages"] if what in (*OF_MESSAGES, "part") else []
+    command += [f"{before[link]}:{behind[link]}" for link in links]
     with ExitStack() as stack:
         proxy = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         stack.callback(proxy.kill)
@@ -152,8 +187,22 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
     return Faulted(fault, digest, outcome.code, outcome.attempts, time.monotonic() - begun, told)
 
 
+def enter_own_network() -> None:
+    """This process, and what it starts, has a network with nothing in it but loopback from now on (Linux, root)."""
+    CDLL(None, use_errno=True).unshare(CLONE_NEWNET)
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+
+def lose_packets(share: float) -> None:
+    """From now on this share of all packets that arrive is dropped at random, in a network that holds only loopback."""
+    if {name for _, name in socket.if_nameindex() if not name.startswith(("tunl", "sit", "ip6"))} != {"lo"}:
+        raise RuntimeError("expected a network of this process's own; packets of others would be lost")
+    rule = f"-A INPUT -m statistic --mode random --probability {share} -j DROP"
+    subprocess.run(["iptables", *rule.split()], check=True)
+
+
 def _through_the_proxy(build: CommandBuilder, behind: Mapping[str, int], before: Mapping[str, int]) -> CommandBuilder:
-    """Every role listens behind the proxy, and is found before it. Trainer 0 is found as it is."""
+    """Every role with a link listens behind the proxy, and is found before it; another one is found as it is."""
 
     def built(role: RoleId, attempt: Attempt) -> list[str]:
         command = list(build(role, attempt))

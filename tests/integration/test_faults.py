@@ -1,5 +1,6 @@
 """Links that break in a short run of real processes; `make sweep-faults` tries every fault in every place."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -23,7 +24,12 @@ logs = ["".join(log.read_text() for log in folder.glob(f"run-{number}/logs/*")) 
 refused = [text.count("was said in attempt 0") + text.count("a Hello of attempt 0 came after") for text in logs]
 print(json.dumps([[one.digest, one.attempts, one.told, count] for one, count in zip(told, refused)]))
 """
-CHOSEN = {("reset", "trainer 1"): 1, ("split", "server 0"): 1, ("replay", "oracle"): 1, ("earlier", "server 0"): 2}
+CHOSEN: dict[tuple[str, ...], int] = {
+    ("reset", "trainer 1"): 1,
+    ("split", "server 0"): 1,
+    ("replay", "oracle"): 1,
+    ("earlier", "server 0"): 2,
+}
 """With the attempts that they take."""
 
 
@@ -72,6 +78,38 @@ def test_the_proxy_repeats_and_swaps_whole_messages() -> None:
     link = Link(0, messages=True)
     link.command("reorder", 0)
     assert said(link) == [ping, first, hello]  # `second` waits for the next one.
+
+
+def test_two_roles_are_parted_and_no_others() -> None:
+    """What is there between them carries nothing more; what the parted role begins anew ends with its Hello, until the
+    time is over; others are heard.
+    """
+
+    async def parted() -> None:
+        link = Link(0, messages=True)
+        there, other = (Pair(None, None, speaker=name) for name in ("trainer 1", "trainer 0"))  # type: ignore[arg-type]
+        link.pairs += [there, other]
+        link.command("part", 60.0, "trainer 1")
+        assert there.silent and not other.silent
+        hello = b"\x00\x13\xa4role\xa7trainer\xa5index"
+        for rank, heard in ((1, False), (0, True)):
+            pair = Ended(None, None)  # type: ignore[arg-type]
+            told = list(link._said([(hello + bytes([rank]), True)], pair, True, {}, deque()))
+            assert bool(told) == heard and pair.ended != heard, rank
+        link.parted_until["trainer 1"] = asyncio.get_running_loop().time()
+        pair = Ended(None, None)  # type: ignore[arg-type]
+        assert list(link._said([(hello + b"\x01", True)], pair, True, {}, deque())) and not pair.ended
+
+    asyncio.run(parted())
+
+
+class Ended(Pair):
+    """A pair without connections, which notes that they were to be reset."""
+
+    ended = False
+
+    def reset(self) -> None:
+        self.ended = True
 
 
 def test_the_proxy_does_what_it_is_told(tmp_path: Path) -> None:
