@@ -22,6 +22,7 @@ from bagpipe_operator import pods as operator_pods
 from bagpipe_operator.api import Job, RunPolicy, Status, camel
 from bagpipe_operator.children import document
 from bagpipe_operator.names import Role
+from bagpipe_operator.observe import attempt_of
 from bagpipe_operator.podcheck import spec_shape
 from bagpipe_operator.settings import Settings
 
@@ -49,6 +50,14 @@ def test_crd_is_generated(monkeypatch):
 def test_crd_fits_client_side_apply():
     """`kubectl apply` keeps the whole object in an annotation of at most 256 KiB."""
     assert len((ROOT / "charts/bagpipe/files/crd.yaml").read_bytes()) < 200 * 1024
+
+
+def test_no_attempt_that_the_status_may_hold_is_too_long_for_the_names_of_its_jobs():
+    """Else the operator would take the job's own pods for those of an older job."""
+    bounds = SCHEMA["properties"]["status"]["properties"]["attempt"]
+    for attempt in (bounds["minimum"], bounds["maximum"], bounds["maximum"] + 1):  # A new attempt follows the last one.
+        name = names.batch_job("j", Role.TRAINER, attempt)
+        assert attempt_of({"kind": "Job", "metadata": {"name": name}}) == attempt
 
 
 def test_names():
