@@ -202,10 +202,14 @@ class _ComparingLoss:
 
 
 def _check_shape(logits_BL: torch.Tensor, labels_BL: torch.Tensor, name: str) -> None:
-    """Refuse outputs of another shape: torch would broadcast, and train on every example's logit against every other's
-    label.
+    """Refuse outputs that are no real numbers, or of another shape: torch would broadcast, and train on every example's
+    logit against every other's label.
     """
     _check_tensor(logits_BL, f"model {name}: forward")
+    if not logits_BL.is_floating_point():
+        raise ConfigError(
+            f"model {name}: forward: expected floating-point numbers, found {logits_BL.dtype}; change what it returns"
+        )
     if logits_BL.shape != labels_BL.shape:
         raise ConfigError(
             f"model {name}: expected logits of shape {list(labels_BL.shape)}, one for each example "

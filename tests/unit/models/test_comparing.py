@@ -1,6 +1,7 @@
 """Losses that compare examples equal plain loops over them, and so do their gradients."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,3 +125,12 @@ def test_other_shapes_are_refused() -> None:
         SOFTMAX(torch.zeros(4, 4), torch.ones(4, 2))
     with pytest.raises(ConfigError, match=r"expected logits of shape \[4, 1\]"):
         LOSS(torch.zeros(4), labels)
+
+
+@pytest.mark.parametrize("loss", [None, "mse", "softmax", "pairwise"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_outputs_that_are_no_real_numbers_are_named(loss: Any, dtype: torch.dtype) -> None:
+    """torch said which of its kernels lacks the type, or rounded in silence."""
+    chosen = loss_of(nn.Identity(), ModelConfig(loss=loss))
+    with pytest.raises(ConfigError, match=f"model Identity: forward: expected floating-point numbers, found {dtype}"):
+        chosen(torch.ones(4, 2, dtype=dtype), torch.ones(4, 2))
