@@ -54,6 +54,12 @@ _IDS = re.compile(
     r"|(?-i:.*[a-z](Id|ID|Key|Code|No))",
     re.IGNORECASE,
 )
+_THINGS = re.compile(
+    r"(.*_)?(item|product|sku|movie|film|song|track|artist|album|book|article|video|ad|advert|advertiser|creative|campaign|"
+    r"publisher|seller|merchant|shop|store|site|domain|app|query|keyword|genre|page|doc|document|postal|imei|ip|isbn|asin)",
+    re.IGNORECASE,
+)
+"""What is named and not counted. `items` and `item_count` count."""
 GROUPS = re.compile(r"(user|member|customer|visitor|session|account)s?(_?(id|no|key|hash))?|uid", re.IGNORECASE)
 MOST_SENTINELS = 0.2
 """Share of the numbers in a column of times that stand for no time, such as 0 and -1."""
@@ -132,7 +138,7 @@ class Column:
     @property
     def named_like_id(self) -> bool:
         name = self.name.strip()
-        return (_IDS.fullmatch(name) or GROUPS.fullmatch(name)) is not None
+        return any(names.fullmatch(name) for names in (_IDS, _THINGS, GROUPS))
 
     @property
     def about(self) -> str:
@@ -220,14 +226,20 @@ def _column(name: str, cells: Any) -> Column:
         column.time_forms = _time_forms(column, values)
     if column.time_forms:
         column.doubt = None
-    elif column.numbers is None or is_moment(values.type):
-        column.doubt = doubt_about_times(name, values) or column.doubt
-    elif column.missing and not column.written and _numbers_are_times(column):
-        column.doubt = gaps_in_times(name)
-    elif (doubt := _doubtful_times(column)) is not None:
+    elif (doubt := _doubt_about_times(column, values)) is not None:
+        # No feature: it never comes again, and whether it is there is often what is to be predicted (`clicked_at`).
         column.doubt, column.unusable = doubt, doubt.found
     column.sorted_tail = _one_value_at_the_end(values)
     return column
+
+
+def _doubt_about_times(column: Column, values: Any) -> Doubt | None:
+    """What is wrong with a column that holds times in most rows."""
+    if column.numbers is None or is_moment(values.type):
+        return doubt_about_times(column.name, values)
+    if column.missing and not column.written and _numbers_are_times(column):
+        return gaps_in_times(column.name)
+    return _doubtful_times(column)
 
 
 def _logged(texts: Any) -> bool:

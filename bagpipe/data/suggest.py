@@ -16,17 +16,13 @@ from bagpipe.data.column_files import TableFormat
 from bagpipe.data.file_kinds import choose_files
 from bagpipe.data.presets import Preset, columns_as_yaml, preset_columns
 from bagpipe.data.sample import GROUPS, Column, look_at
+from bagpipe.data.uses import LABELS, maybe_ids, use_of
 from bagpipe.errors import ConfigError
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.lowlevel.wording import counted, listed, no_column
 
-_LABELS = ("label", "target", "y", "click", "clicked", "is_click", "is_clicked", "conversion", "converted", "purchase",
-           "purchased", "bought", "liked", "outcome", "response", "rating", "stars", "score")  # fmt: skip
 _NO_EVENT = re.compile(r".*(birth|dob|expir|valid|release|founded|signup|sign_up|registered).*", re.IGNORECASE)
 """Times that do not say when the example happened."""
-_LENGTHS = ("duration", "time32", "time64")
-"""Types of Arrow for lengths of time and times of day."""
-LONGEST_NAME = 200
 _RECIPE = ["    testFraction: 0.1", "    encoding: vocabulary", "    minCount: 3"]
 """Of the built-in click logs."""
 OTHERS = "look like labels too:"
@@ -103,9 +99,9 @@ def _described(
     ignored: list[str] = []
     for column in columns:
         if column is not target and column is not time:
-            kind, why = _use(column)
+            kind, why = use_of(column)
             write = {"dense": _dense_line, "sparse": _sparse_line}.get(kind)
-            doubts = _doubts(column, kind)
+            doubts = [*_doubts(column, kind), *maybe_ids(column, kind)]
             lines[kind] += [f"        # {doubt}" for doubt in doubts]
             lines[kind].append(write(column) if write else f"        - {_quoted(column.name)}  # {why}")
             ignored += [] if write else [f"{column.name} ({why})"]
@@ -201,7 +197,7 @@ def _two_valued(column: Column) -> bool:
     plain = column.numbers is not None and not column.missing and set(column.written) <= {"missing"}
     words = len(column.words) == 2 and not (column.several or column.missing or column.marked)
     two = column.yes is not None or words or (plain and column.values in ([0.0, 1.0], [-1.0, 1.0]))
-    return two or column.name.strip().lower() in _LABELS
+    return two or column.name.strip().lower() in LABELS
 
 
 def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: bool) -> Column:
@@ -213,7 +209,7 @@ def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: b
     plain = [c for c in columns if c.numbers is not None and set(c.written) <= {"missing"}]
     numbers = [c for c in plain if 1 < len(c.values) <= 11 and all(2 * v == round(2 * v) for v in c.values)]
     words = [c for c in columns if c.yes is not None]
-    for name in _LABELS:
+    for name in LABELS:
         for column in [*numbers, *words]:
             if column.name.strip().lower() == name:
                 return column
@@ -232,7 +228,7 @@ def _label(columns: Sequence[Column], asked: str | None, path: str, *, python: b
 
 def _odd_label(columns: Sequence[Column]) -> str:
     """Why a column that is called like a label is none."""
-    for column in (c for c in columns if c.name.strip().lower() in _LABELS):
+    for column in (c for c in columns if c.name.strip().lower() in LABELS):
         if column.odd is not None:
             return f"; most values of {column.name} are numbers, but {column.odd[:40]!r} is none: mend these rows"
         if column.distinct == 1 and not column.missing:
@@ -247,50 +243,6 @@ def _time(columns: Sequence[Column], target: Column) -> Column | None:
     """When the examples happened: a column named like that, before any other that has times."""
     found = [c for c in columns if c is not target and len(c.time_forms) == 1 and not _NO_EVENT.fullmatch(c.name)]
     return next((c for c in found if c.named_like_time), found[0] if found else None)
-
-
-def _use(column: Column) -> tuple[str, str]:
-    """What a column is good for, and why."""
-    if column.unusable or not column.name:
-        return "ignore", column.unusable or "has no name; give it one to use it"
-    if len(column.name) > LONGEST_NAME:
-        return "ignore", f"a name of {len(column.name)} signs; a feature's has at most {LONGEST_NAME}"
-    if column.name.strip().lower() in _LABELS:
-        return "ignore", "looks like another label, which is not known when a prediction is made"
-    if column.missing == column.rows:
-        return "ignore", "always missing"
-    if column.distinct <= 1 and not column.missing:
-        return "ignore", "always the same"
-    if column.several:
-        return "sparse", ""
-    if len(column.time_forms) > 1:
-        return "ignore", f"times; which of {' and '.join(column.time_forms)} is it? name it as time, with timeFormat"
-    if column.time_forms:
-        return "ignore", "times, which never come again"
-    if column.step and column.rows > 2:
-        return "ignore", "counts the rows"
-    return _by_values(column, named=column.named_like_id)
-
-
-def _by_values(column: Column, *, named: bool) -> tuple[str, str]:
-    if column.numbers is not None and ("duration" in column.written or column.type.startswith(_LENGTHS)):
-        return "dense", ""
-    if column.numbers is not None and (not column.whole or (column.written and not named)):
-        return "dense", ""
-    if column.distinct > 0.95 * (column.rows - column.missing) and column.rows > 100 and not named:
-        return ("dense", "") if column.numbers is not None else ("ignore", "nearly every row has a value of its own")
-    if column.distinct == column.rows > 100:
-        return "ignore", "every row has a value of its own"
-    if column.numbers is None or named or column.type not in ("string", "large_string"):
-        return ("sparse", "") if column.numbers is None or named or column.distinct > 1000 else _small(column)
-    return _small(column)
-
-
-def _small(column: Column) -> tuple[str, str]:
-    """Whole numbers without a telling name: spread far apart they count or measure something."""
-    spread = float(column.numbers.max() - column.numbers.min()) if len(column.numbers) else 0.0
-    skewed = spread > 0 and float(np.median(column.numbers) - column.numbers.min()) < 0.02 * spread
-    return ("dense", "") if skewed and column.distinct > 50 and column.distinct < 0.5 * spread else ("sparse", "")
 
 
 # ── lines of the job ──────────────────────────────────────────────────────────────────────────────

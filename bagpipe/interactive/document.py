@@ -11,7 +11,7 @@ from bagpipe.config import yaml_lines
 from bagpipe.config.load import JobFile, job_file_from
 from bagpipe.data.suggest import suggest_job
 from bagpipe.errors import BagpipeError, ConfigError
-from bagpipe.interactive.frames import is_path, naming_frames, warn_of_index, write_frame
+from bagpipe.interactive.frames import is_path, naming_frames, refuse_parts, warn_of_index, write_frame
 from bagpipe.interactive.settings import columns_section, over, plain, spec_of
 from bagpipe.interactive.user_model import NamedModel, name_model
 from bagpipe.local.rundir import RunDir
@@ -49,6 +49,7 @@ def as_path(rows: Any, directory: RunDir, what: str) -> Any:
     Raises:
         DataError, StorageError: as `write_frame`.
     """
+    refuse_parts(rows, what)
     if rows is None or isinstance(rows, Mapping) or is_path(rows):
         return rows
     warn_of_index(rows, what)

@@ -83,6 +83,20 @@ def write_frame(frame: Any, folder: Path, what: str = "data") -> WrittenFrame:
         raise cannot_write(folder, error) from None
 
 
+def refuse_parts(frame: Any, what: str) -> None:
+    """Refuse dicts that are neither settings nor one row: a data set in parts, and a dict of columns.
+
+    Raises:
+        ConfigError: says what to give instead.
+    """
+    if _is(frame, "datasets", "DatasetDict") or _is(frame, "datasets", "IterableDatasetDict"):
+        raise ConfigError(f"{what}: a {type(frame).__name__} has several parts; give one of them: {', '.join(frame)}")
+    if not isinstance(frame, Mapping) or not frame or {"path", "format"} & set(frame):
+        return
+    if all(isinstance(cells, list | tuple) or hasattr(cells, "__array__") for cells in frame.values()):
+        raise ConfigError(f"{what}: a dict of columns is no frame; give pandas.DataFrame(...) or pyarrow.table(...)")
+
+
 def warn_of_index(frame: Any, what: str) -> None:
     """Warn that the named index of a pandas frame is no column; for rows to learn from: scores come with the index."""
     if _is(frame, "pandas", "DataFrame"):
@@ -98,6 +112,7 @@ def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
     Raises:
         ConfigError: it is none of the kinds above.
     """
+    refuse_parts(frame, what)
     if _is(frame, "pandas", "Series") or _is(frame, "polars", "Series"):
         raise ConfigError(
             f"{what}: a Series is one column, or one row; give a frame, such as frame.iloc[[0]] for a row"
@@ -106,8 +121,6 @@ def tables_of(frame: Any, what: str = "data") -> Iterator[pa.Table]:
         yield from _of_pandas(frame, what)
     elif _is(frame, "polars", "DataFrame"):
         yield from (piece.to_arrow() for piece in frame.iter_slices(SLICE_ROWS))
-    elif _is(frame, "datasets", "DatasetDict") or _is(frame, "datasets", "IterableDatasetDict"):
-        raise ConfigError(f"{what}: a {type(frame).__name__} has several parts; give one of them: {', '.join(frame)}")
     elif _is(frame, "datasets", "Dataset") or _is(frame, "datasets", "IterableDataset"):
         yield from _of_huggingface(frame, what)
     elif isinstance(frame, pa.Table):

@@ -14,7 +14,7 @@ from bagpipe.checkpoint.best import chosen_best
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
 from bagpipe.interactive.document import later_rows
-from bagpipe.interactive.frames import is_path, naming_frames, write_frame
+from bagpipe.interactive.frames import is_path, naming_frames, refuse_parts, write_frame
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.progress import choose_view
 from bagpipe.interactive.settings import functions_named, names_of, over, path_of, spec_of
@@ -224,6 +224,7 @@ class Run:
                 other data.
             DataError: the data is not of the form that the model was trained on.
         """
+        refuse_parts(data, "data")
         if isinstance(data, Mapping):  # As any other section of the job.
             data, settings = None, {**settings, "data": data}
         settings, functions = functions_named(settings)

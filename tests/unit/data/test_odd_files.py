@@ -299,7 +299,7 @@ def test_an_odd_file_that_cannot_be_read_is_named(name: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda i, when: "n/a" if i == 50 else when, "when: most values are times, but 'n/a' is none, "),
+        (lambda i, when: "n/a" if i == 50 else when, "when: most values are times, but 'n/a' is none; "),
         (lambda i, when: "" if i == 50 else when, "when: times, of which some are missing"),
     ],
 )
@@ -309,7 +309,9 @@ def test_times_with_gaps_are_told(change: Callable[[int, str], str], words: str,
         {**row, "when": change(i, f"2024-01-{1 + i // 24:02d} {i % 24:02d}:00:00")} for i, row in enumerate(rows())
     ]
     path = named("log.csv", text)(tmp_path, found)
-    (note,) = [note for note in suggest_job(str(path)).notes if note.startswith(words)]
+    suggestion = suggest_job(str(path))
+    (note,) = [note for note in suggestion.notes if note.startswith(words)]
+    assert f'ignore:\n        # {note}\n        - "when"' in suggestion.text  # `clicked_at` is there if it was clicked
     assert note.endswith('; to split by them, write time: "when", splitBy: time and onBadLine: skip')
 
 

@@ -375,3 +375,31 @@ def test_malformed_rows_are_told_and_skipped(tmp_path: Path) -> None:
     assert "    onBadLine: skip  # some rows are malformed" in suggestion.text
     assert any("row 41 (line 42): expected 2 fields, found 3; such rows" in note for note in suggestion.notes)
     assert opened(suggestion.text, tmp_path)[0].data.on_bad_line == "skip"
+
+
+@pytest.mark.parametrize(
+    ("name", "use", "told"),
+    [("item", "sparse", False), ("last_movie", "sparse", False), ("views", "dense", False), ("thing", "dense", True)],
+)
+def test_numbers_of_things_are_ids_and_doubtful_ones_are_told(name: str, use: str, told: bool, tmp_path: Path) -> None:
+    """Popular items have small numbers, as counts do; where the name does not say which they are, init does."""
+    numbers = np.random.default_rng(0).zipf(1.3, 4000) % 5000
+    lines = [f"{number},c{i % 7},{i % 2}" for i, number in enumerate(numbers)]
+    (tmp_path / "log.csv").write_text("\n".join([f"{name},category,click", *lines]))
+    suggestion = suggest_job(str(tmp_path / "log.csv"))
+    columns = parse_job(suggestion.text, "job.yaml").spec.data.columns
+    assert (name in {c.name for c in columns.sparse}) == (use == "sparse")
+    assert (f"{name}: whole numbers, taken as a number; if they are ids" in str(suggestion.notes)) == told
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("name", ["__index_level_0__", "Unnamed: 0", "index", "", "amount"])
+def test_the_index_of_a_frame_is_no_feature(name: str, shuffled: bool, tmp_path: Path) -> None:
+    """Of some rows of a frame it does not count by one; it was a number, which tells where in the log a row was."""
+    kept = [number for number in range(1200) if number * 7919 % 10 < 3]
+    rows = sorted(kept, key=lambda number: number * 7919 % 1200) if shuffled else kept
+    lines = [f"{number},i{number % 7},{number // 3 % 2}" for number in rows]
+    (tmp_path / "log.csv").write_text("\n".join([f"{name},category,click", *lines]))
+    columns = parse_job(suggest_job(str(tmp_path / "log.csv")).text, "job.yaml").spec.data.columns
+    assert [c.name for c in columns.dense] == (["amount"] if name == "amount" else [])
+    assert {c.name for c in columns.sparse} == {"category"}

@@ -125,7 +125,8 @@ def test_memory_holds_one_slice(tmp_path: Path) -> None:
     ("frame", "kind", "message"),
     [
         (5, ConfigError, "data: expected a path, a pandas or polars frame, .* found int"),
-        ({"a": [1]}, ConfigError, "expected a path, .* found dict"),
+        ({"a": 1}, ConfigError, "expected a path, .* found dict"),
+        ({"a": [1]}, ConfigError, "data: a dict of columns is no frame; give pandas.DataFrame"),
         ([(1, 2)], ConfigError, "data: row 0: expected a dict of one row's values, found tuple"),
         ([{"a": 1}, 5], ConfigError, "data: row 1: expected a dict"),
         ([{"a": 1}, {"a": "x"}], DataError, "data: column a: its values have no common type"),

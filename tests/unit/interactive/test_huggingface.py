@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 import pytest
 
+import bagpipe
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.frames import write_frame
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"user": 2**62 + n, "tags": ["a"] * (n % 3), "price": n / 3 if n % 4 else None, "click": n % 2} for n in range(40)
 ]
 
@@ -104,6 +105,9 @@ def test_what_a_program_sees_of_it_is_what_is_written(tmp_path: Path) -> None:
 
 
 def test_several_parts_are_told(tmp_path: Path) -> None:
-    """A DatasetDict's names would be taken for rows."""
-    with pytest.raises(ConfigError, match="data: a DatasetDict has several parts; give one of them: train, test"):
-        write_frame(DatasetDict(train=Dataset(ROWS), test=Dataset(ROWS)), tmp_path / "rows")
+    """A DatasetDict's names would be taken for rows, or, since it is a dict, for settings."""
+    parts = DatasetDict(train=Dataset(ROWS), test=Dataset(ROWS))
+    run_dir = tmp_path / "run"
+    for give in (lambda: write_frame(parts, tmp_path / "rows"), lambda: bagpipe.fit(data=parts, run_dir=run_dir)):
+        with pytest.raises(ConfigError, match="data: a DatasetDict has several parts; give one of them: train, test"):
+            give()
