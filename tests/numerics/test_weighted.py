@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.data.dataset import open_dataset
-from bagpipe.testing.compare import differences
+from bagpipe.testing.compare import checkpoint_differences
 from bagpipe.testing.reference import ReferenceRun, train_reference
 from bagpipe.testing.threads import run_in_threads
 
@@ -26,6 +27,8 @@ def write(path: Path) -> None:
     counts = rng.integers(0, 5, EXAMPLES).tolist()
     table = {
         "y": rng.integers(0, 2, EXAMPLES),
+        "bought": rng.integers(0, 2, EXAMPLES),
+        "importance": rng.integers(0, 5, EXAMPLES) / np.float32(3),
         "user": rng.integers(0, 30, EXAMPLES),
         "seen": [rng.integers(0, 50, k).tolist() for k in counts],
         "seconds": [(rng.integers(0, 4, k) / np.float32(3)).tolist() for k in counts],
@@ -52,7 +55,12 @@ def job_of(path: Path, trainers: int, lookahead: int) -> Job:
         "data": {
             "path": str(path),
             "encoding": "hash",
-            "columns": {"labels": [{"name": "y"}], "sparse": sparse, "ignore": ["*"]},
+            "columns": {
+                "labels": [{"name": "y"}, {"name": "bought"}],
+                "weight": "importance",
+                "sparse": sparse,
+                "ignore": ["*"],
+            },
         },
         "embedding": {"dim": 8, "tables": tables, "optimizer": {"name": "adagrad", "lr": 0.05}},
         "optimizer": {"name": "adam", "lr": 0.01},
@@ -73,7 +81,7 @@ def reference(path: Path, trainers: int) -> ReferenceRun:
     data = open_dataset(job.spec.data, job.spec.embedding, seed=5, work_dir=path.parent / "work")
     batches = [batch for batch, _ in zip(data.train_batches(BATCH), range(20), strict=False)]
     assert all(block.weights_N is not None for batch in batches for block in batch.sparse)
-    return train_reference(batches, data.layout, job.spec, num_dense=0, world_size=trainers)
+    return train_reference(batches, data.layout, job.spec, num_dense=0, num_labels=2, world_size=trainers)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +93,9 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("trainers", "lookahead"), [(1, 0), (1, 8), (3, 0), (3, 8)])
 def test_weighted_pooling_equals_plain_torch(log: Path, tmp_path: Path, trainers: int, lookahead: int) -> None:
-    """Weighted sums and means, shared tables, one column read twice: losses, rows and weights are the reference's."""
+    """Weighted sums and means, shared tables, one column in two tables, two labels, weights of examples: to the bit."""
     run = run_in_threads(job_of(log, trainers, lookahead), tmp_path / "run")
-    assert differences(run, reference(log, trainers)) == []
+    expected, checkpoint = reference(log, trainers), newest_complete(tmp_path / "run" / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint_differences(checkpoint, expected.losses, expected) == []
+    assert run.losses == pytest.approx(expected.losses, rel=1e-6)  # means by weight are added in another order
