@@ -87,7 +87,9 @@ class Transform:
         warn_of_index(rows, "rows")
         with _as_path(rows) as path:
             tell = teller(progress=progress)
-            spec = compose("transform", NamedModel({}), path, None, columns, label, settings, tell).job.spec
+            any_label = columns is not None and "model" not in settings
+            named = NamedModel({"loss": "squared-error"} if any_label else {})  # No loss is computed here.
+            spec = compose("transform", named, path, None, columns, label, settings, tell).job.spec
             if columns is None and spec.data.columns is not None:
                 tell(_taken(spec.data.columns))
             return cls(learn(spec.data, tables=spec.embedding.tables, seed=spec.seed))

@@ -124,3 +124,13 @@ def test_rows_without_labels_and_other_rows(tmp_path: Path) -> None:
         transform.encode(rows().drop_columns(["user"]))
     with pytest.raises(CheckpointError, match="the transform of the data is missing"):
         bagpipe.Transform.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["count", "real"])
+def test_labels_of_every_kind_are_learned_from(kind: str) -> None:
+    """A transform has no loss, so that none is asked for that fits the labels; it was the one for clicks."""
+    labels = [{"name": "stars", "kind": kind}, {"name": "late", "rule": "day >= 200"}]
+    table = rows().append_column("day", pa.array(range(300)))
+    found = bagpipe.Transform.fit(table, {**COLUMNS, "labels": labels}).encode(table)
+    assert found.labels is not None
+    assert found.labels[:, 0].tolist() == table["stars"].to_pylist()
