@@ -5,7 +5,7 @@ row's number within its group: the rows of the group's first table, then the sec
 `key % num_servers`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -35,6 +35,14 @@ class Table(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=T
     pooling: Annotated[
         Pooling, msgspec.Meta(description="How the rows of one lookup list become one vector; none: they stay a list.")
     ] = "sum"
+    feature_pooling: Annotated[
+        Mapping[str, Pooling],
+        msgspec.Meta(description="Pooling of those features that have another than the table: `{history: mean}`."),
+    ] = {}
+
+    def pooling_of(self, feature: str) -> Pooling:
+        """How the rows that one of this table's features looks up become one vector."""
+        return self.feature_pooling.get(feature, self.pooling)
 
 
 class WidthGroup(msgspec.Struct, frozen=True):
@@ -51,6 +59,11 @@ class WidthGroup(msgspec.Struct, frozen=True):
     def feature_names(self) -> tuple[str, ...]:
         """Sparse features of this group in the order in which blocks list them."""
         return tuple(f for t in self.tables for f in t.feature_names)
+
+    @property
+    def pooling(self) -> tuple[Pooling, ...]:
+        """Of each feature, in the same order."""
+        return tuple(t.pooling_of(f) for t in self.tables for f in t.feature_names)
 
     def key_of(self, table: int, row: int) -> int:
         return self.offsets[table] + row
@@ -72,6 +85,11 @@ class TableLayout(msgspec.Struct, frozen=True):
     @property
     def num_rows(self) -> int:
         return sum(g.num_rows for g in self.groups)
+
+    @property
+    def feature_pooling(self) -> dict[str, Pooling]:
+        """Of every feature by its name, in the order of tables."""
+        return {f: t.pooling_of(f) for t in self.tables for f in t.feature_names}
 
 
 def _group(tables: Sequence[Table], width: int) -> WidthGroup:

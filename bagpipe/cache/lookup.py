@@ -173,7 +173,7 @@ class GroupEmbeddings:
 
 
 class SparseEmbeddings:
-    """What a model receives for its sparse features: pooled embeddings, or jagged rows where a table has pooling
+    """What a model receives for its sparse features: pooled embeddings, or jagged rows where a feature has pooling
     "none". Knows nothing of caches, plans or trainers.
 
     Rows may still be on their way (`later`): the first access to them waits. A model that first computes what needs no
@@ -283,7 +283,7 @@ class SparseEmbeddings:
         return torch.cat([vectors[feature] for feature in features], dim=1)
 
     def jagged(self, feature: str) -> Jagged:
-        """The rows of a feature whose table has pooling "none", padded to the longest example.
+        """The rows of a feature that has pooling "none", padded to the longest example.
 
         Raises:
             ConfigError: no such feature, or its table is pooled.
@@ -357,9 +357,8 @@ def _look_up(
 ) -> list[GroupEmbeddings]:
     groups = []
     for group, rows_KD, (inverse_N, lengths_BT, weights_N) in zip(layout.groups, rows, lookups, strict=True):
-        pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
-        pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, pooling, weights_N)
-        groups.append(GroupEmbeddings(group.feature_names, pooling, pooled, jagged, lengths_BT, weights_N))
+        pooled, jagged = lookup(rows_KD, inverse_N, lengths_BT, group.pooling, weights_N)
+        groups.append(GroupEmbeddings(group.feature_names, group.pooling, pooled, jagged, lengths_BT, weights_N))
     return groups
 
 

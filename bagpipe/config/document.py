@@ -5,6 +5,7 @@ This file is the single source: `bagpipe.config.load` reads YAML against it, the
 and snake_case here.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ from bagpipe.config.pods import Section as _Section
 from bagpipe.config.recipe import DenseOptimizer as DenseOptimizer  # noqa: PLC0414  # part of this document
 from bagpipe.config.recipe import RowOptimizer as RowOptimizer  # noqa: PLC0414  # part of this document
 from bagpipe.config.recipe import TableOverride, WarmStart
-from bagpipe.tables import Table, TableRows, Width
+from bagpipe.tables import Pooling, Table, TableRows, Width
 
 API_VERSION = "bagpipe.dev/v1alpha1"
 KIND = "BagpipeJob"
@@ -99,6 +100,10 @@ class EmbeddingConfig(_Section):
 
     dim: Annotated[Width, Meta(description="Width of tables found in the data.")] = 16
     tables: Annotated[tuple[Table, ...], Meta(description="The tables; empty: found in the data, one for each sparse feature.")] = ()
+    pooling: Annotated[
+        Mapping[str, Pooling],
+        Meta(description="How the values of a feature become one vector, by feature, in tables found in the data: `{history: mean, item: none}`. Features that are not named: sum."),
+    ] = {}
     optimizer: RowOptimizer = RowOptimizer()
     init_scale: Annotated[
         bounds.RateOrZero | None,

@@ -129,6 +129,8 @@ def _embedding(embedding: EmbeddingConfig) -> Iterator[Finding]:
     if not embedding.tables:
         return
     yield from without_effect("spec.embedding", embedding, ("dim",), "when tables are listed (each has embeddingDim)")
+    listed = "when tables are listed (each has pooling and featurePooling)"
+    yield from without_effect("spec.embedding", embedding, ("pooling",), listed)
     yield from _duplicates("spec.embedding.tables", "table", [t.name for t in embedding.tables])
     yield from _duplicates("spec.embedding.tables", "feature", [f for t in embedding.tables for f in t.feature_names])
     size = sum(table.num_embeddings * table.embedding_dim for table in embedding.tables) * LARGEST_ELEMENT
@@ -137,6 +139,9 @@ def _embedding(embedding: EmbeddingConfig) -> Iterator[Finding]:
     for index, table in enumerate(embedding.tables):
         if not table.feature_names:
             yield f"spec.embedding.tables[{index}].featureNames", "empty; name the features that look rows up here"
+        for feature in table.feature_pooling.keys() - set(table.feature_names):
+            field = f"spec.embedding.tables[{index}].featurePooling"
+            yield field, f"{feature!r} is no feature of this table; it has {', '.join(table.feature_names)}"
 
 
 def _duplicates(field: str, what: str, names: list[str]) -> Iterator[Finding]:

@@ -245,7 +245,7 @@ class _Opener:
             tables = self.embedding.tables
             folder = prepared_cache(data, files, tables, self.seed, self.work_dir, self.progress, kept)
             return self._prepared(data, find_files(str(folder)), kept)
-        layout = layout_of(stated.info.tables, self.embedding.tables, self.embedding.dim)
+        layout = layout_of(stated.info.tables, self.embedding)
         source = EncodedSource(raw, stated.encoder(raw.schema, layout), data.readers)
         counted = Counted(raw.num_examples) if raw.num_examples is not None else None
         if counted is None and (count or not shares_of(data).whole):
@@ -280,7 +280,7 @@ class _Opener:
                 f"{files[0].name}: prepared with another transform than the model's, so its rows mean other values; "
                 "give the raw data"
             )
-        layout = layout_of(prepared_tables(info), self.embedding.tables, self.embedding.dim)
+        layout = layout_of(prepared_tables(info), self.embedding)
         source = PreparedSource(files, info, layout, data.readers)
         counted = Counted(source.num_examples, info.bad_lines, info.first_bad)
         if info.train_examples is None:

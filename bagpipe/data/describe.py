@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from bagpipe.batch import SparseBlock
-from bagpipe.config.document import DataConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.encode import select
 from bagpipe.data.encoded import raw_blocks
@@ -111,7 +111,7 @@ def _describe_prepared(files: Sequence[InputFile], readers: int) -> Description:
     files = [file for file in files if file.size]
     info = with_report(read_info(files[0]), files)
     prepared_transform(info, files[0])  # compares the vocabulary with its digest
-    layout = layout_of(prepared_tables(info), (), 1)
+    layout = layout_of(prepared_tables(info), EmbeddingConfig(dim=1))
     group, source = layout.groups[0], PreparedSource(files, info, layout, readers, check_pages=True)
     counters, labels = [ValueCounter() for _ in group.feature_names], 0.0
     offsets = [o for t, o in zip(group.tables, group.offsets, strict=True) for _ in t.feature_names]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from bagpipe.config.document import DataConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.caserlines import CaserLines
 from bagpipe.data.columns import ColumnSource, open_columns
 from bagpipe.data.compressed import what_else
@@ -19,6 +19,7 @@ from bagpipe.data.separated import AvazuText, CriteoText
 from bagpipe.data.synthetic import SyntheticLogs
 from bagpipe.data.transform import KeptTable, Transform
 from bagpipe.errors import ConfigError, DataError
+from bagpipe.lowlevel.wording import no_feature
 from bagpipe.tables import Table, TableLayout
 
 Format = Literal["criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic", "columns"]
@@ -217,8 +218,21 @@ def prepared_tables(info: PreparedInfo) -> tuple[FoundTable, ...]:
     return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables)
 
 
-def layout_of(tables: Sequence[FoundTable | KeptTable], named: Sequence[Table], dim: int) -> TableLayout:
-    """Tables with widths: the named ones as they are, found ones `dim` wide."""
-    if named:
-        return TableLayout.of(named)
-    return TableLayout.of(Table(t.name, t.num_embeddings or 1, dim, t.feature_names) for t in tables)
+def layout_of(tables: Sequence[FoundTable | KeptTable], embedding: EmbeddingConfig) -> TableLayout:
+    """Tables with widths: those that a job lists as they are, found ones as wide as it says, their features pooled so.
+
+    Raises:
+        ConfigError: the pooling of a feature is given that no table has.
+    """
+    if embedding.tables:
+        return TableLayout.of(embedding.tables)
+    features = [feature for table in tables for feature in table.feature_names]
+    if strange := [name for name in embedding.pooling if name not in features]:
+        raise ConfigError(f"spec.embedding.pooling: {no_feature(strange[0], features)}")
+    return TableLayout.of(_found_table(table, embedding) for table in tables)
+
+
+def _found_table(found: FoundTable | KeptTable, embedding: EmbeddingConfig) -> Table:
+    pooling = {name: embedding.pooling[name] for name in found.feature_names if name in embedding.pooling}
+    rows = found.num_embeddings or 1
+    return Table(found.name, rows, embedding.dim, found.feature_names, feature_pooling=pooling)

@@ -64,8 +64,9 @@ def graph_inputs(layout: TableLayout, info: TransformInfo, model: nn.Module) -> 
                 if name in seen:
                     raise ConfigError(f"--format: feature {name} is looked up in two tables, and a graph has one input")
                 seen.add(name)
-                longest = _longest(name, info, model) if table.pooling == "none" else None
-                several = info.jagged or table.pooling == "none"
+                stays_list = table.pooling_of(name) == "none"
+                longest = _longest(name, info, model) if stays_list else None
+                several = info.jagged or stays_list
                 found.append(Input(name, name, "rows", several, longest))
                 if name in weighted:
                     found.append(Input(f"{name}.weights", name, "weights", several, longest))
@@ -110,8 +111,7 @@ class Graph(nn.Module):
     ) -> tuple[GroupEmbeddings, dict[str, Jagged]]:
         rows_KD = self.get_buffer(f"rows_{number}")
         firsts = [first for t, first in zip(group.tables, group.offsets, strict=True) for _ in t.feature_names]
-        pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
-        names, empty = group.feature_names, torch.zeros((0, group.embedding_dim))
+        names, pooling, empty = group.feature_names, group.pooling, torch.zeros((0, group.embedding_dim))
         if all(given[name].dim() == 1 for name in names):  # One lookup for all.
             keys_BT = torch.stack([given[name] for name in names], dim=1) + torch.tensor(firsts)
             return GroupEmbeddings(names, pooling, rows_KD[keys_BT], empty, None), {}

@@ -15,7 +15,7 @@ import numpy as np
 
 from bagpipe.batch import Floats, Int64s, Lengths
 from bagpipe.config.columns import ColumnsConfig
-from bagpipe.config.document import DataConfig
+from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.data.column_cells import label_source
 from bagpipe.data.column_files import table_format, table_schema
 from bagpipe.data.encode import select
@@ -141,7 +141,7 @@ class Transform:
         labelled = info.columns is None or self._has_labels(path, data)
         raw = open_raw(data, found, files, 0, self._kept, labelled=labelled)
         self._kept.check_source(found, raw.schema)
-        layout = layout_of(info.tables, (), 1)
+        layout = layout_of(info.tables, EmbeddingConfig(dim=1))
         encoder = self._kept.encoder(raw.schema, layout)
         blocks = [block for block in raw_blocks(raw, 0) if len(block)]
         if not blocks:

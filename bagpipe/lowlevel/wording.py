@@ -28,6 +28,11 @@ def no_table(name: str, there: Sequence[str]) -> str:
     return f"{name!r} is no table; {_nearest(name, there, 'there are')}"
 
 
+def no_feature(name: str, there: Sequence[str]) -> str:
+    """`'itme' is no feature; did you mean 'item'?`; where no name is near, the names that are there."""
+    return f"{name!r} is no feature; {_nearest(name, there, 'there are')}"
+
+
 def _nearest(name: str, there: Sequence[str], has: str) -> str:
     near = difflib.get_close_matches(name, there, 1)
     return f"did you mean {near[0]!r}?" if near else f"{has} {listed(there)}"

@@ -105,11 +105,13 @@ class Caser(nn.Module):
 
 def _dim_and_features(layout: TableLayout) -> tuple[int, tuple[str, str, str]]:
     tables = layout.tables
-    found = ", ".join(f"{t.name} ({t.embedding_dim}, {t.pooling}, {len(t.feature_names)} features)" for t in tables)
+    poolings = [[t.pooling_of(f) for f in t.feature_names] for t in tables]
+    each = zip(tables, poolings, strict=True)
+    found = ", ".join(f"{t.name} ({t.embedding_dim}, {len(p)} features: {', '.join(p)})" for t, p in each)
     dim = tables[0].embedding_dim if tables else 0
     expected = [(dim, True), (dim, False), (2 * dim + 1, False)]
-    shapes = [(t.embedding_dim, t.pooling != "none") for t in tables]
-    if shapes != expected or any(len(t.feature_names) != 1 for t in tables):
+    shapes = [(t.embedding_dim, "none" not in p) for t, p in zip(tables, poolings, strict=True)]
+    if shapes != expected or any(len(p) != 1 for p in poolings):
         raise ConfigError(
             "model caser: expected three tables with one feature each: users (width D, pooling sum), items (width D, "
             f"pooling none), candidates (width 2 D + 1, pooling none); found {found or 'none'}; see embedding.tables "

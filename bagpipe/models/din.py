@@ -110,7 +110,7 @@ def _homes(layout: TableLayout) -> dict[str, Table]:
 
 def _paired_widths(layout: TableLayout, targets: Sequence[str], histories: Sequence[str]) -> list[int]:
     """Width of each pair."""
-    homes = _homes(layout)
+    homes, pooling = _homes(layout), layout.feature_pooling
     if not histories or len(targets) != len(histories):
         raise ConfigError(
             f"model din: expected a target for each history, found {len(targets)} targetFeatures and {len(histories)} "
@@ -119,16 +119,15 @@ def _paired_widths(layout: TableLayout, targets: Sequence[str], histories: Seque
     for feature in (*targets, *histories):
         if feature not in homes:
             raise ConfigError(f"model din: expected one of the features {', '.join(homes)}, found {feature!r}")
-        if homes[feature].pooling != "none":
+        if pooling[feature] != "none":
             raise ConfigError(
-                f'model din: expected pooling "none" for table {homes[feature].name} of feature {feature!r}, found '
-                f'"{homes[feature].pooling}"; change its pooling'
+                f'model din: expected pooling "none" for feature {feature!r}, found "{pooling[feature]}"; change it'
             )
-    for feature, home in homes.items():
-        if home.pooling == "none" and feature not in {*targets, *histories}:
+    for feature in homes:
+        if pooling[feature] == "none" and feature not in {*targets, *histories}:
             raise ConfigError(
-                f'model din: expected feature {feature!r}, whose table has pooling "none", among targetFeatures or '
-                "historyFeatures; name it there, or pool its table"
+                f'model din: expected feature {feature!r}, which has pooling "none", among targetFeatures or '
+                "historyFeatures; name it there, or pool it"
             )
     widths = [(homes[t].embedding_dim, homes[h].embedding_dim) for t, h in zip(targets, histories, strict=True)]
     for target, history, (one, other) in zip(targets, histories, widths, strict=True):

@@ -63,15 +63,15 @@ def width_and_features(layout: TableLayout, model: str) -> tuple[int, int]:
 
 
 def check_pooled(layout: TableLayout, model: str) -> None:
-    """Check that every table is pooled.
+    """Check that every feature is pooled.
 
     Raises:
-        ConfigError: a table has pooling "none".
+        ConfigError: a feature has pooling "none".
     """
-    for table in layout.tables:
-        if table.pooling == "none":
+    for feature, pooling in layout.feature_pooling.items():
+        if pooling == "none":
             raise ConfigError(
-                f'model {model}: expected pooling "sum" or "mean", found "none" for table {table.name}; '
+                f'model {model}: expected pooling "sum" or "mean", found "none" for feature {feature}; '
                 "change its pooling or use a model of your own (model.entrypoint)"
             )
 

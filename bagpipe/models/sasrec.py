@@ -164,14 +164,14 @@ class SelfAttentiveSequence(nn.Module):
 
 def _features(layout: TableLayout, histories: tuple[str, ...]) -> tuple[str, str, int]:
     """History, candidates, and the width of their table."""
-    found = ", ".join(f"{t.name} ({t.pooling}: {', '.join(t.feature_names)})" for t in layout.tables) or "none"
-    tables = layout.tables
-    if len(tables) == 1 and tables[0].pooling == "none" and len(tables[0].feature_names) == 2 and len(histories) == 1:
+    tables, pooling = layout.tables, layout.feature_pooling
+    found = ", ".join(f"{t.name} ({', '.join(f'{f}: {pooling[f]}' for f in t.feature_names)})" for t in tables)
+    if len(tables) == 1 and list(pooling.values()) == ["none", "none"] and len(histories) == 1:
         names = tables[0].feature_names
         if histories[0] in names:
             (candidates,) = (name for name in names if name != histories[0])
             return histories[0], candidates, tables[0].embedding_dim
     raise ConfigError(
         "model sasrec: expected one table, pooling none, of two features, one of them in historyFeatures, found tables "
-        f"{found} and historyFeatures {', '.join(histories) or 'none'}; see examples/sasrec-movielens.yaml"
+        f"{found or 'none'} and historyFeatures {', '.join(histories) or 'none'}; see examples/sasrec-movielens.yaml"
     )

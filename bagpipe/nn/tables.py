@@ -43,9 +43,10 @@ def check_tables(model: nn.Module, layout: TableLayout) -> None:
                     f"{', '.join(homes) or 'none'}; name it in embedding.tables or data.columns"
                 )
         found = homes[wanted.feature_names[0]]
+        poolings = sorted({found.pooling_of(feature) for feature in wanted.feature_names})
         for what, here, there in (
             ("embedding_dim", wanted.embedding_dim, found.embedding_dim),
-            ("pooling", wanted.pooling, found.pooling),
+            ("pooling", wanted.pooling, ", ".join(poolings)),
             ("features", sorted(wanted.feature_names), sorted(found.feature_names)),
         ):
             if here != there:

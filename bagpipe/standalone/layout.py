@@ -1,7 +1,7 @@
 """Tables and width groups as a model's constructor sees them; in an export this stands in for `bagpipe.tables`."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 Pooling = Literal["sum", "mean", "none"]
@@ -16,6 +16,10 @@ class Table:
     embedding_dim: int
     feature_names: tuple[str, ...]
     pooling: Pooling = "sum"
+    feature_pooling: Mapping[str, Pooling] = field(default_factory=dict)
+
+    def pooling_of(self, feature: str) -> Pooling:
+        return self.feature_pooling.get(feature, self.pooling)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class WidthGroup:
     @property
     def feature_names(self) -> tuple[str, ...]:
         return tuple(f for t in self.tables for f in t.feature_names)
+
+    @property
+    def pooling(self) -> tuple[Pooling, ...]:
+        return tuple(t.pooling_of(f) for t in self.tables for f in t.feature_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +58,10 @@ class TableLayout:
     @property
     def num_rows(self) -> int:
         return sum(g.num_rows for g in self.groups)
+
+    @property
+    def feature_pooling(self) -> dict[str, Pooling]:
+        return {f: t.pooling_of(f) for t in self.tables for f in t.feature_names}
 
 
 def _group(tables: tuple[Table, ...], width: int) -> WidthGroup:

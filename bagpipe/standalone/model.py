@@ -156,7 +156,8 @@ class ExportedModel:
                     values = block.values[places[name]]
                     rows = self._finders[table.name].rows(values.codes_N, name)
                     weights = self._stored[table.name].weights(rows)
-                    features.append(FeatureRows(name, table.pooling, weights, values.lengths_B, values.weights_N))
+                    pooling = table.pooling_of(name)
+                    features.append(FeatureRows(name, pooling, weights, values.lengths_B, values.weights_N))
             groups.append(features)
         return SparseEmbeddings(groups, len(block))
 
@@ -300,7 +301,8 @@ def _cells(values: list[Any], name: str) -> pa.Array:
 
 def _table(facts: Mapping[str, Any]) -> Table:
     names = tuple(facts["featureNames"])
-    return Table(facts["name"], facts["numEmbeddings"], facts["embeddingDim"], names, facts.get("pooling", "sum"))
+    pooling = (facts.get("pooling", "sum"), facts.get("featurePooling", {}))
+    return Table(facts["name"], facts["numEmbeddings"], facts["embeddingDim"], names, *pooling)
 
 
 def _stored(folder: Path, layout: TableLayout, facts: Mapping[str, Any]) -> dict[str, StoredTable]:

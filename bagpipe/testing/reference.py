@@ -214,7 +214,7 @@ def _look_up(
     group: WidthGroup, rows_KD: torch.Tensor, index_N: torch.Tensor, block: SparseBlock, num_examples: int
 ) -> GroupEmbeddings:
     """torch's own bags, one call for each way of pooling; every lookup keeps its place in the batch."""
-    pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
+    pooling = group.pooling
     lengths_BT = block.lengths_BT
     if lengths_BT is None:
         lengths_BT = np.ones((num_examples, len(pooling)), np.int32)
@@ -246,7 +246,7 @@ def _look_up_weighted(
     group: WidthGroup, rows_KD: torch.Tensor, index_N: torch.Tensor, lengths_BT: Lengths, weights_N: torch.Tensor
 ) -> GroupEmbeddings:
     """Bags with weights, one after another, by their definition: sum(w * x), for mean divided by sum(w)."""
-    pooling = tuple(t.pooling for t in group.tables for _ in t.feature_names)
+    pooling = group.pooling
     found = functional.embedding(index_N, rows_KD, sparse=True).unbind(0)
     bags, jagged, at = [], [rows_KD.new_zeros(group.embedding_dim)], 0
     for counts in lengths_BT.tolist():

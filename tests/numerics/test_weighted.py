@@ -38,11 +38,12 @@ def write(path: Path) -> None:
 
 
 def job_of(path: Path, trainers: int, lookahead: int) -> Job:
-    tables = [
-        {"name": "item", "numEmbeddings": 50, "embeddingDim": 8, "featureNames": ["seen", "watched"], "pooling": "sum"},
+    tables: list[dict[str, Any]] = [
+        {"name": "item", "numEmbeddings": 50, "embeddingDim": 8, "featureNames": ["seen", "watched"]},
         {"name": "tag", "numEmbeddings": 10, "embeddingDim": 8, "featureNames": ["tags", "liked"], "pooling": "mean"},
         {"name": "user", "numEmbeddings": 30, "embeddingDim": 8, "featureNames": ["user"]},
     ]
+    tables[0]["featurePooling"] = {"watched": "mean"}
     sparse = [
         {"name": "user"},
         {"name": "seen", "weight": "seconds", "maxLength": 3},
@@ -93,7 +94,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("trainers", "lookahead"), [(1, 0), (1, 8), (3, 0), (3, 8)])
 def test_weighted_pooling_equals_plain_torch(log: Path, tmp_path: Path, trainers: int, lookahead: int) -> None:
-    """Weighted sums and means, shared tables, one column in two tables, two labels, weights of examples: to the bit."""
+    """Weighted sums and means of one table too, one column in two tables, two labels, weighted examples: to the bit."""
     run = run_in_threads(job_of(log, trainers, lookahead), tmp_path / "run")
     expected, checkpoint = reference(log, trainers), newest_complete(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None

@@ -9,7 +9,7 @@ from torch import nn
 
 from bagpipe.cache.lookup import Lookups, SparseEmbeddings, gather_rows, lookup
 from bagpipe.errors import ConfigError
-from bagpipe.tables import Table, TableLayout
+from bagpipe.tables import Pooling, Table, TableLayout
 
 DIMS = (1, 3, 8, 16, 17, 33, 48, 128)
 
@@ -141,6 +141,21 @@ def test_features_are_found_by_name_over_widths_and_poolings() -> None:
     )
     assert torch.equal(bought.padded_BkD, torch.stack([torch.zeros(1, 4), rows[[1]]]))
     assert sparse.concatenated().shape == (2, 4 + 4 + 2)
+
+
+def test_features_of_one_table_are_pooled_each_in_its_way() -> None:
+    """Sum by the table's default, mean and a list by the features' own names, of the same rows; so are gradients."""
+    own: dict[str, Pooling] = {"average": "mean", "history": "none"}
+    layout = TableLayout.of([Table("item", 10, 4, ("total", "average", "history"), feature_pooling=own)])
+    rows = torch.arange(20.0).reshape(5, 4).requires_grad_()
+    lengths, inverse = np.full((1, 3), 2, np.int32), np.array([1, 3] * 3, np.int32)
+    sparse = SparseEmbeddings.of_lookups(layout, [rows], [(inverse, lengths)])
+    assert torch.equal(sparse["total"], rows[[1]] + rows[[3]])
+    assert torch.equal(sparse["average"], (rows[[1]] + rows[[3]]) / 2)
+    assert torch.equal(sparse.jagged("history").padded_BkD[0], rows[[1, 3]])
+    (sparse["total"] + 10 * sparse["average"] + 100 * sparse.jagged("history").padded_BkD[:, 0]).sum().backward()
+    assert rows.grad is not None
+    assert rows.grad[:, 0].tolist() == [0.0, 106.0, 0.0, 6.0, 0.0]
 
 
 def test_gradients_flow_from_every_kind_of_feature() -> None:

@@ -42,6 +42,8 @@ REFUSED = [
     (FILE, f"data.encoding=vocabulary data.oov={{aa: 1}} embedding.tables=[{A}]", "spec.data.oov: 'aa' is no table; did you mean 'a'?"),
     (FILE, f"data.encoding=vocabulary data.oov={{a: 3}} embedding.tables=[{A}]", "spec.data.oov: 3 of 3 rows of table a; leave rows for"),
     (FILE, f"embedding.tables=[{A}] embedding.dim=8", "spec.embedding.dim: has no effect when tables are listed"),
+    (FILE, f"embedding.tables=[{A}] embedding.pooling={{x: mean}}", "spec.embedding.pooling: has no effect when tables are listed (each has pooling and featurePooling)"),
+    (FILE, "embedding.tables=[{name: a, numEmbeddings: 3, embeddingDim: 4, featureNames: [x], featurePooling: {y: mean}}]", "spec.embedding.tables[0].featurePooling: 'y' is no feature of this table; it has x"),
 ]  # fmt: skip
 
 

@@ -231,14 +231,14 @@ def caser_spec() -> dict[str, Any]:
 
 
 def din_spec() -> dict[str, Any]:
-    items = {"embeddingDim": 4, "featureNames": ["item", "seen"], "pooling": "none"}
-    tables = [OWN_TABLES[0], {"name": "items", "numEmbeddings": 60} | items]
+    """Three features of one table: two stay lists, the third is their mean."""
     columns = {
         "labels": [{"name": "clicked"}],
         "sparse": [
             {"name": "user"},
             {"name": "item", "table": "items"},
             {"name": "seen", "separator": "|", "table": "items"},
+            {"name": "seen_mean", "column": "seen", "separator": "|", "table": "items"},
         ],
         "ignore": ["*"],
     }
@@ -249,7 +249,8 @@ def din_spec() -> dict[str, Any]:
         "attentionMlp": [6],
         "overMlp": [8],
     }
-    return {"model": model, "data": {"columns": columns}, "embedding": {"tables": tables}}
+    pooling = {"item": "none", "seen": "none", "seen_mean": "mean"}
+    return {"model": model, "data": {"columns": columns}, "embedding": {"dim": 4, "pooling": pooling}}
 
 
 def sasrec_spec() -> dict[str, Any]:

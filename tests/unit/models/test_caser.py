@@ -98,7 +98,7 @@ def test_sizes_are_the_originals() -> None:
 
 def test_other_data_is_refused() -> None:
     """Tables of other shapes, histories that are too long, and too few candidates name the remedy."""
-    with pytest.raises(ConfigError, match=r"candidates \(width 2 D \+ 1.*found users \(4, sum, 1 features\)"):
+    with pytest.raises(ConfigError, match=r"candidates \(width 2 D \+ 1.*found users \(4, 1 features: sum\)"):
         Caser(layout(out=8), LABELS)
     with pytest.raises(ConfigError, match="expected three tables"):
         Caser(layout(pooling="sum"), LABELS)

@@ -94,5 +94,5 @@ def test_tables_that_cannot_interact_are_refused() -> None:
     with pytest.raises(ConfigError, match="found 4, 8; give all tables one embeddingDim"):
         DLRM(layout((4, 8)), num_dense=5)
     unpooled = TableLayout.of([Table("a", 9, 4, ("a",)), Table("clicks", 9, 4, ("clicks",), "none")])
-    with pytest.raises(ConfigError, match='found "none" for table clicks; change its pooling'):
+    with pytest.raises(ConfigError, match='found "none" for feature clicks; change its pooling'):
         DLRM(unpooled, num_dense=5)

@@ -138,10 +138,10 @@ def test_din_trains_on_next_to_nothing(examples: int) -> None:
         ({"target_features": ("itme", "shop")}, "expected one of the features user, item, .*, found 'itme'"),
         (
             {"target_features": ("user", "shop")},
-            'expected pooling "none" for table users of feature \'user\', found "sum"',
+            'expected pooling "none" for feature \'user\', found "sum"',
         ),
         ({"target_features": ("shop", "item")}, "target 'shop' and history 'history' of one width, found 2 and 4"),
-        ({"target_features": ("item",), "history_features": ("history",)}, "expected feature 'shop', whose table has"),
+        ({"target_features": ("item",), "history_features": ("history",)}, "expected feature 'shop', which has"),
     ],
 )
 def test_din_refuses_what_does_not_pair_up(changes: dict[str, Any], message: str) -> None:
@@ -255,8 +255,8 @@ def test_sasrec_trains_on_next_to_nothing(examples: int) -> None:
 @pytest.mark.parametrize(
     ("layout", "changes", "message"),
     [
-        ({"pooling": "sum"}, {}, r"expected one table, pooling none, .*, found tables items \(sum: next, history\)"),
-        ({"feature_names": ("next",)}, {}, r"found tables items \(none: next\) and historyFeatures history"),
+        ({"pooling": "sum"}, {}, r"expected one table, pooling none, .*found tables items \(next: sum, history: sum\)"),
+        ({"feature_names": ("next",)}, {}, r"found tables items \(next: none\) and historyFeatures history"),
         ({}, {"history_features": ("x",)}, "and historyFeatures x"),
         ({}, {"attention_heads": 3}, "expected attentionHeads to divide the width 4, found 3"),
         ({}, {"positions": 4}, "as many candidates for each of 4 positions, at most 5, found 6 labels"),
