@@ -43,7 +43,10 @@ class Loss(Protocol):
 
 
 Terms = Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
-"""(logits_BL, labels_BL, torch's `reduction`) to a term for each example and label, or their mean."""
+"""(logits_BL, labels_BL, torch's `reduction`) to a term for each example and label, or for each example, or their mean.
+
+Terms are `[B, L]`, or `[B, 1]`.
+"""
 
 
 def has_own_loss(model: nn.Module) -> bool:
@@ -71,8 +74,6 @@ def loss_of(model: nn.Module, config: ModelConfig) -> Loss:
         return _OwnLoss(model)
     if config.loss in ("pairwise", "in-batch-softmax"):
         return _ComparingLoss(model, config.loss, config.task_weights)
-    if config.loss == CHOICE:
-        return _ChoiceLoss(model)
     return _ChosenLoss(model, _TERMS[config.loss or "bce"], config.task_weights)
 
 
@@ -125,7 +126,7 @@ def _takes_weights(loss: Any) -> bool:
 
 
 class _ChosenLoss:
-    """A loss of the job, a mean of terms of single examples."""
+    """A loss of the job, a mean of terms of single examples or labels."""
 
     def __init__(self, model: nn.Module, terms: Terms, task_weights: tuple[float, ...]) -> None:
         self._name, self._terms = type(model).__name__, terms
@@ -149,26 +150,6 @@ class _ChosenLoss:
         if weights_B is None:
             return terms_BL.mean()
         return (terms_BL.mean(dim=1) * weights_B).sum() / weights_B.sum()
-
-
-class _ChoiceLoss:
-    """The softmax over the candidates of each example, a mean over examples."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._name = type(model).__name__
-
-    def __call__(
-        self,
-        logits_BL: torch.Tensor,
-        labels_BL: torch.Tensor,
-        weights_B: torch.Tensor | None = None,
-        groups_B: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        _check_shape(logits_BL, labels_BL, self._name)
-        if _nothing_counts(labels_BL, weights_B):
-            return logits_BL.sum() * 0.0
-        losses_B = -(labels_BL * functional.log_softmax(logits_BL, dim=1)).sum(dim=1)
-        return losses_B.mean() if weights_B is None else (losses_B * weights_B).sum() / weights_B.sum()
 
 
 class _ComparingLoss:
@@ -251,9 +232,15 @@ def _poisson(outputs_BL: torch.Tensor, labels_BL: torch.Tensor, reduction: str) 
     return functional.poisson_nll_loss(outputs_BL, labels_BL, log_input=True, full=False, reduction=reduction)
 
 
+def _choice(logits_BL: torch.Tensor, labels_BL: torch.Tensor, reduction: str) -> torch.Tensor:
+    terms_B1 = -(labels_BL * functional.log_softmax(logits_BL, dim=1)).sum(dim=1, keepdim=True)
+    return terms_B1.mean() if reduction == "mean" else terms_B1
+
+
 _TERMS: dict[str, Terms] = {
     "bce": _cross_entropy,
     "mse": _squared_error_of_probability,
     "squared-error": _squared_error,
     "poisson": _poisson,
+    CHOICE: _choice,
 }

@@ -2,28 +2,22 @@
 
 import json
 import os
-from collections.abc import Sequence
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from small_logs import lines, opened, parquet, refused, values
 
-from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
+from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig
 from bagpipe.config.parts import shares_of
-from bagpipe.data.columns import ColumnSource, open_columns
+from bagpipe.data.columns import ColumnSource
 from bagpipe.data.files import find_files
-from bagpipe.data.guesses import are_records
-from bagpipe.data.jsonlines import JsonLines
-from bagpipe.data.raw import value_text
 from bagpipe.data.split import Split
-from bagpipe.data.suggest import suggest_job
-from bagpipe.data.written_lists import values_in
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.export.predict import predict
 from bagpipe.interactive.transform import Transform
@@ -31,40 +25,6 @@ from bagpipe.standalone.columns import OwnColumns
 from bagpipe.standalone.model import _table_of
 from bagpipe.standalone.readers import files_of, tables_of, types_of
 from bagpipe.standalone.score import _unwritable
-
-LABELS = (LabelColumn("y"),)
-
-
-def opened(path: Path, *, skip: bool = False, **columns: Any) -> ColumnSource:
-    described = ColumnsConfig(**{"labels": LABELS, "sparse": (SparseColumn("d"),), "ignore": ("*",), **columns})
-    return open_columns(find_files(str(path)), described, stated="auto", skip_bad=skip)
-
-
-def values(source: ColumnSource) -> list[str]:
-    """Of the first feature, of all rows."""
-    blocks = [source.parse(piece) for piece in source.pieces(0)[1]]
-    codes = np.concatenate([block.codes_N for block in blocks]).tolist()
-    return [value_text(code, source.schema.features[0].kind) for code in codes]
-
-
-def refused(source: ColumnSource) -> str:
-    with pytest.raises(DataError) as caught:
-        values(source)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def lines(path: Path, rows: Sequence[Any]) -> Path:
-    path.write_bytes(b"\n".join(row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows) + b"\n")
-    return path
-
-
-def parquet(path: Path, **columns: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = len(next(iter(columns.values()), (0, 1)))
-    pq.write_table(pa.table({"y": [i % 2 for i in range(count)], "d": ["a", "b"] * (count // 2), **columns}), path)
-    return path
-
 
 # ── JSON ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -372,36 +332,3 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     os.symlink(tmp_path / "gone", tmp_path / "b.parquet")
     with pytest.raises(DataError, match=r"b\.parquet: a link to .*/gone, which is not there; mend or remove it"):
         find_files(str(tmp_path))
-
-
-DEEP = "[" * 100_000 + "]" * 100_000
-"""Arrow's reader calls itself for each list: it ended the whole process, without a word."""
-
-
-@pytest.mark.parametrize(
-    "deep",
-    [DEEP, '{"k":' * 100_000 + "1" + "}" * 100_000, "[1," * 100_000 + "1" + "]" * 100_000],
-    ids=["lists", "records", "lists beside numbers"],
-)
-def test_a_record_that_is_nested_too_deep_is_a_malformed_row(deep: str, tmp_path: Path) -> None:
-    """In columns of one's own, by `init`, and in the paper's records; texts that hold brackets are texts."""
-    texts = {"d": '[{"' * 5000}
-    bad = f'{{"y":0,"d":"b","l":{deep}}}'
-    path = lines(tmp_path / "log.jsonl", [{"y": 1, **texts}, bad.encode(), {"y": 0, **texts}])
-    with pytest.raises(DataError, match=r"log.jsonl: row 2: expected a JSON record \(.*nested .*deep"):
-        values(opened(path))
-    assert len(values(opened(path, skip=True))) == 2
-    many = [{"y": i % 2, "d": "ab"[i % 2]} for i in range(41)]
-    other = lines(tmp_path / "other.jsonl", [*many, bad.encode()])
-    assert "row 42: " in str(suggest_job(str(other)).notes)
-    paper = tmp_path / "paper.jsonl"
-    paper.write_text(f'{{"label":0,"sparse":[1]}}\n{{"label":0,"sparse":[1],"x":{deep}}}\n')
-    source = JsonLines.open(find_files(str(paper)))
-    (piece,) = source.pieces(0)[1]
-    with pytest.raises(DataError, match=r"paper.jsonl:2: malformed record"):
-        source.parse(piece)
-
-
-def test_a_cell_that_is_nested_too_deep_is_no_list() -> None:
-    assert values_in(DEEP) is None
-    assert not are_records(pa.array(['{"k":' * 100_000 + "1" + "}" * 100_000]))
