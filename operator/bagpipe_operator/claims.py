@@ -1,8 +1,8 @@
 """Whose are the claims and pods that bear the names of a StatefulSet's own?
 
 It takes any claim of the right name, and deletes it with itself; and while somebody's pod has the name of one of its
-own, it waits for that to go and tells nobody. Kubernetes makes both and not we, so nothing but their names says
-beforehand which they will be: this is asked before the set may make a pod that it did not have.
+own, it waits for that to go and tells nobody. Kubernetes makes both, so only their names say beforehand which they will
+be. This is asked before the set may make a pod that it did not have.
 """
 
 from collections.abc import Iterable, Mapping
