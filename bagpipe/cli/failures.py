@@ -2,6 +2,7 @@
 
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
+- `OSError` of a disk, without a path: one line with the place in the code, and 75.
 - `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
 - A thread that cannot be started: one line and 75. No place for compiled kernels: one line and 78.
 - `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
@@ -25,6 +26,8 @@ from bagpipe.lowlevel.process_life import current_folder
 INTERRUPTED = 130
 RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 """Errors of the system that may pass."""
+OF_DISKS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
+"""What a disk says to a write into an open file, whose name Python does not know any more."""
 REMEDIES = {
     errno.ENOENT: "correct the path",
     errno.ENOTDIR: "a part of this path is a file where a folder is expected; correct it",
@@ -58,6 +61,9 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
         return Failure(str(error), error.exit_code)
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         return _of_path(error)
+    if isinstance(error, OSError) and error.errno in OF_DISKS:
+        remedy = REMEDIES.get(error.errno, "check the disks that this command uses")
+        return Failure(f"a file that is written at {_place(error)}: {error.strerror}; {remedy}", ExitCode.TRANSIENT)
     if isinstance(error, FileNotFoundError) and current_folder() is None:
         return Failure("the current folder has been removed; change to one that exists", ExitCode.BAD_CONFIG)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words

@@ -181,13 +181,13 @@ class RowStore:
         self.capacity = len(range(shard, group.num_rows, num_shards))
         name = f"dim{group.embedding_dim}"
 
-        def storage(what: str, num_bytes: int) -> Storage:
-            return Storage(directory / f"{name}.{what}" if directory else None, num_bytes)
+        def storage(what: str, num_bytes: int, *, reserved: bool = False) -> Storage:
+            return Storage(directory / f"{name}.{what}" if directory else None, num_bytes, reserved=reserved)
 
         self._records_storage = storage("records", 4 * self.record_width * self.capacity)
         self._keys_storage = storage("keys", 8 * self.capacity)
-        self._index_storage = storage("index", 4 * self.capacity)
-        self._count_storage = storage("count", 16)
+        self._index_storage = storage("index", 4 * self.capacity, reserved=True)
+        self._count_storage = storage("count", 16, reserved=True)
         self.records: Floats = self._records_storage.array(np.float32, (self.capacity, self.record_width))
         self.row_keys: Keys = self._keys_storage.array(np.int64, (self.capacity,))
         self._index = self._index_storage.array(np.int32, (self.capacity,))
@@ -195,7 +195,6 @@ class RowStore:
         self._begun = self._count_storage.array(np.int64, (1,), 8)
         """Where the rows end that are being appended; it equals `count` unless a process was killed meanwhile."""
         self._reserved = self.count
-        self._index_storage.reserve(0, 4 * self.capacity if directory else 0)
 
     def __repr__(self) -> str:
         return f"RowStore(dim={self.embedding_dim}, record={self.record_width}, rows={self.count}/{self.capacity})"

@@ -5,7 +5,6 @@ where it was. Disk space is reserved before it is written: a full disk is an err
 never a signal in the middle of a row.
 """
 
-import errno
 import mmap
 import os
 from pathlib import Path
@@ -16,12 +15,21 @@ import numpy.typing as npt
 
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
+from bagpipe.lowlevel.atomic_files import FULL, cannot_write, free_bytes
+from bagpipe.lowlevel.wording import space
 
 
 class Storage:
-    """`num_bytes` of zeroes, in a sparse file or in anonymous memory (`path` None)."""
+    """`num_bytes` of zeroes, in a sparse file or in anonymous memory (`path` None).
 
-    def __init__(self, path: Path | None, num_bytes: int) -> None:
+    Args:
+        reserved: the disk has room for all of it from the beginning.
+
+    Raises:
+        StorageError: the file cannot be made, or the disk has no room for it.
+    """
+
+    def __init__(self, path: Path | None, num_bytes: int, *, reserved: bool = False) -> None:
         self._path = path
         size = max(num_bytes, mmap.PAGESIZE)
         if path is None:
@@ -30,11 +38,16 @@ class Storage:
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 # Rows are dense, so large pages waste nothing, and a random row costs no page walk.
                 self.map.madvise(mmap.MADV_HUGEPAGE)
-        else:
-            crash_points.passed("file of a shard")
+            return
+        crash_points.passed("file of a shard")
+        try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             os.ftruncate(self._fd, size)
-            self.map = mmap.mmap(self._fd, size)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        if reserved:
+            self.reserve(0, num_bytes)
+        self.map = mmap.mmap(self._fd, size)
 
     def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0) -> npt.NDArray[Any]:
         """A view of the memory."""
@@ -47,30 +60,35 @@ class Storage:
         mapping, where each page costs a fault in which the kernel clears what is overwritten at once.
         """
         data = rows.data.cast("B")
-        if self._fd < 0:
+        if self._path is None:
             self.map[offset : offset + len(data)] = data
             return
-        while data:
-            written = os.pwrite(self._fd, data, offset)
-            data, offset = data[written:], offset + written
+        try:
+            while data:
+                written = os.pwrite(self._fd, data, offset)
+                data, offset = data[written:], offset + written
+        except OSError as error:
+            raise cannot_write(self._path, error) from None
 
     def reserve(self, begin: int, end: int) -> None:
         """Make sure that bytes `[begin, end)` can be written.
 
         Raises:
-            StorageError: the disk is full; nothing was written.
+            StorageError: the disk is full, or fails; nothing was written.
         """
-        if self._fd < 0 or end <= begin:
+        if self._path is None or end <= begin:
             return
         try:
             os.posix_fallocate(self._fd, begin, end - begin)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise StorageError(
-                    f"{self._path}: no room for {-(-(end - begin) // 1024):,} KiB of more rows ({error.strerror}); "
-                    "free space or use more embedding servers"
-                ) from None
-            raise
+            if error.errno not in FULL:
+                raise cannot_write(self._path, error) from None
+            free = free_bytes(self._path.parent)
+            left = "" if free is None else f", {space(free)} free"
+            raise StorageError(
+                f"{self._path}: no room for {space(end - begin)} of more rows ({error.strerror}{left}); "
+                "free space or use more embedding servers"
+            ) from None
 
     def close(self) -> None:
         """Release the mapping once no array refers to it; the file stays."""

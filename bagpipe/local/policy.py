@@ -4,6 +4,7 @@
 |---|---|
 | anything, with 78 or 65 | the run ends at once with that code, the oracle's if it has one: a retry cannot help |
 | anything, with 70, and nothing was killed | the run ends with 70: an error of the software comes again every time |
+| anything, with 75 for want of room on a disk | a new attempt, if the disk then has more room than the last one had |
 | a server, otherwise | it alone restarts on its files and its address; trainers retry; bounded |
 | the oracle, killed | it alone restarts and replays its plans; once every step is done, it lets the rest go; bounded |
 | the oracle or a trainer, otherwise | a new attempt of all roles from the newest checkpoint; bounded |
@@ -87,6 +88,8 @@ class Observed:
     """Since a role last started or ended."""
     reported: bool = False
     """The oracle has written its report."""
+    lacked_room: frozenset[RoleId] = frozenset()
+    """Roles that have ended because a disk has no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,9 @@ def decide(observed: Observed, limits: Limits) -> Decision:
         return End(end.code, end)
     if _work_is_over(observed):
         return _leave(observed, limits)
+    # On the same disk the role alone would end at the same file; a new attempt removes what this one wrote.
+    if full := [end for end in failed if end.role in observed.lacked_room]:
+        return _try_again(_cause(full), observed, limits)
     for end in failed:
         alone = all(other is end or other.role.kind == "server" for other in failed)
         if end.role.kind == "oracle" and end.code < 0 and alone and _may_restart(end, observed, limits):

@@ -7,11 +7,11 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from bagpipe.errors import ExitCode, StorageError
 from bagpipe.local.policy import RoleId
-from bagpipe.lowlevel.atomic_files import NOT_ALLOWED
+from bagpipe.lowlevel.atomic_files import NOT_ALLOWED, cannot_write
 
 LAUNCHER = Path(__file__).with_name("child.py")
 LAST_BYTES = 64 * 1024
@@ -44,16 +44,9 @@ class Child:
             with log.open("a", encoding="utf-8") as output:
                 output.write(f"── {heading}\n")
                 output.flush()
-                self._process = subprocess.Popen(
-                    [sys.executable, "-S", "-E", str(LAUNCHER), str(os.getpid()), *command],
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    process_group=0,
-                    env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
-                )
+                self._process = _start(role, command, output, environment)
         except OSError as error:
-            found = StorageError(f"{log}: cannot start {role}: {error.strerror}")
+            found = cannot_write(log, error)
             if error.errno in NOT_ALLOWED:
                 found.exit_code = ExitCode.BAD_CONFIG
             raise found from None
@@ -92,6 +85,21 @@ class Child:
                 os.killpg(self._process.pid, number)
             except ProcessLookupError:
                 pass  # it ended between the question and the signal
+
+
+def _start(role: RoleId, command: Sequence[str], output: TextIO, environment: Mapping[str, str]) -> Process:
+    """A process of this command that writes to `output`."""
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-S", "-E", str(LAUNCHER), str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
+        )
+    except OSError as error:
+        raise StorageError(f"cannot start {role}: {sys.executable}: {error.strerror}") from None
 
 
 def last_lines(log: Path, count: int) -> list[str]:

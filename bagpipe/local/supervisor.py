@@ -20,6 +20,7 @@ from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_comm
 from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Observed, RestartAlone, RoleId, decide
 from bagpipe.local.process import LAST_LINES, TRACEBACK, Child, last_error, last_lines
 from bagpipe.local.progress import MetricsTail, View
+from bagpipe.local.room import Room
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.wakeup import Wakeup
 from bagpipe.net.admission import TOKEN_VARIABLE
@@ -70,6 +71,8 @@ class Supervisor:
         self._environment = {TOKEN_VARIABLE: secrets.token_hex(TOKEN_BYTES)}
         self._children: dict[RoleId, Child] = {}
         self._ended: dict[RoleId, Ended] = {}
+        self._room = Room((run_dir.path, run_dir.checkpoints(job)))
+        self._lacked_room: set[RoleId] = set()
         self._restarts: dict[RoleId, int] = {}
         self._attempts_failed = 0
         self._stop_requests = 0
@@ -99,7 +102,9 @@ class Supervisor:
         self._kill_all()
         self._run_dir.sweep(self._job)
         self._ended.clear()
+        self._lacked_room.clear()
         self._restarts.clear()
+        self._room.begin()
         oracle, servers = addresses(self._job.spec)
         self._attempt = Attempt(self._run_dir.next_attempt(), checkpoint, oracle, servers)
         for role in roles_of(self._job.spec):
@@ -143,6 +148,8 @@ class Supervisor:
                 case RestartAlone(ended):
                     self._restart(ended)
                 case NewAttempt(because):
+                    if full := self._still_full(because):
+                        return End(because.code, because, f"and {full}")
                     self._attempts_failed += 1
                     checkpoint = self._run_dir.starting_checkpoint(self._job, self._view.note)
                     back = f"from {checkpoint.name}" if checkpoint else "from the beginning"
@@ -159,6 +166,16 @@ class Supervisor:
                 del self._children[role]
                 self._ended[role] = Ended(role, code)
                 self._changed_at = self._clock()
+                if code == ExitCode.TRANSIENT and self._room.lacked(last_error(child.log)):
+                    self._lacked_room.add(role)
+
+    def _still_full(self, because: Ended) -> str:
+        """Why an attempt that ended for want of room would only be repeated by another one; empty: it would not."""
+        if because.role not in self._lacked_room:
+            return ""
+        self._kill_all()
+        self._run_dir.sweep(self._job)
+        return self._room.no_more()
 
     def _observed(self) -> Observed:
         now = self._clock()
@@ -170,6 +187,7 @@ class Supervisor:
             stopping_seconds=None if self._stopping_since is None else now - self._stopping_since,
             quiet_seconds=now - self._changed_at,
             reported=self._run_dir.reported,
+            lacked_room=frozenset(self._lacked_room),
         )
 
     def _restart(self, ended: Ended) -> None:

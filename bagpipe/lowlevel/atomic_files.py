@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 from bagpipe.errors import ExitCode, StorageError
 from bagpipe.lowlevel import crash_points
+from bagpipe.lowlevel.wording import space
 
 DRAFTS = ".*.tmp"
 """Matches the names of drafts, which only a process that was killed leaves behind."""
@@ -25,7 +26,8 @@ NOT_ALLOWED = frozenset(
 """Errors of a place that the user has chosen wrongly. Trying again does not help before it is changed."""
 _MISPLACED = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
 """A file where a folder is expected, or the reverse: no other machine and no later attempt does better."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of a place that has no room for more."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -34,15 +36,18 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StorageError: it cannot be written; an older file of that name is as it was.
     """
-    with replacing_file(path) as draft:
+    with replacing_file(path, needs=len(content)) as draft:
         draft.write(content)
 
 
 @contextmanager
-def replacing_file(path: Path) -> Iterator[BinaryIO]:
+def replacing_file(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO]:
     """A draft that the body fills and that takes the name `path` when the body ends without an error.
 
     A link stays one: what it points to is replaced, or made.
+
+    Args:
+        needs: bytes of the whole file, for the message that a disk has no room for it; None: not known before.
 
     Raises:
         StorageError: an OSError of the body or of the replacement; an older file of that name is as it was. Or there is
@@ -66,7 +71,7 @@ def replacing_file(path: Path) -> Iterator[BinaryIO]:
         crash_points.passed(f"flush of {path.suffix or path.name}")
         _flush_folder(path.parent)
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, needs=needs) from None
 
 
 def _check_is_no_device(path: Path) -> None:
@@ -121,13 +126,37 @@ def make_folder(path: Path) -> None:
         raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path, error: OSError) -> StorageError:
-    """What the user is told when the system refuses to write `path`; its exit code is 78 where no retry can help."""
-    remedy = "free some space and try again" if error.errno in _FULL else "check the folder and its permissions"
-    found = StorageError(f"{path}: cannot be written: {error.strerror or error}; {remedy}")
+def cannot_write(path: Path, error: OSError, *, needs: int | None = None) -> StorageError:
+    """What the user is told when the system refuses to write `path`; its exit code is 78 where no retry can help.
+
+    Args:
+        needs: bytes that were to be written, where they are known.
+    """
+    remedy = "free some space and try again" if error.errno in FULL else "check the folder and its permissions"
+    found = StorageError(f"{path}: cannot be written: {error.strerror or error}{_room(path, error, needs)}; {remedy}")
     if error.errno in _MISPLACED:
         found.exit_code = ExitCode.BAD_CONFIG
     return found
+
+
+def _room(path: Path, error: OSError, needs: int | None) -> str:
+    """` (12 KiB needed, 4 KiB free)`; empty where the disk is not full, or does not tell."""
+    there = next((folder for folder in path.absolute().parents if folder.is_dir()), None)
+    free = free_bytes(there) if error.errno == errno.ENOSPC and there is not None else None
+    if free is None:
+        return ""
+    return f" ({space(needs)} needed, {space(free)} free)" if needs is not None else f" ({space(free)} free)"
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Bytes that this user may still write on the folder's disk; None where the system does not tell."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return None
+    if found.f_files and not found.f_favail:
+        return 0  # There is room, but for no further file.
+    return found.f_bavail * found.f_frsize
 
 
 def _flush_folder(folder: Path) -> None:

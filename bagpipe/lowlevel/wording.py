@@ -12,6 +12,12 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def space(num_bytes: int) -> str:
+    """`12 KiB`, rounded up; from ten of them on, `34,567 MiB`."""
+    kibibytes = -(-num_bytes // 1024)
+    return f"{kibibytes:,} KiB" if kibibytes < 10 * 1024 else f"{-(-kibibytes // 1024):,} MiB"
+
+
 def listed(names: Sequence[str]) -> str:
     """`a, b, c`; of many names the first twelve, and how many more there are."""
     more = f" and {len(names) - LISTED:,} more" if len(names) > LISTED else ""

@@ -150,8 +150,8 @@ def small_disk(tmp_path: Path) -> list[str]:
 
 
 def test_a_full_disk_under_the_tables_is_told(folder: Path, small_disk: list[str]) -> None:
-    """Rows that no longer fit on the disk end the run with 75 and a remedy, not with a signal."""
-    (folder / "job.yaml").write_text(RUN.replace("memory", "file"))
+    """Rows that no longer fit on the disk end the run with 75 and a remedy: no signal, no further attempt."""
+    (folder / "job.yaml").write_text(RUN.replace("memory", "file").replace("backoffLimit: 0", "backoffLimit: 3"))
     with (folder / "left").open("w") as left:
         done = subprocess.run(
             # So wide that the first rows do not fit: nothing else can be what fills the disk.
@@ -164,5 +164,6 @@ def test_a_full_disk_under_the_tables_is_told(folder: Path, small_disk: list[str
         )
     line = Ended(done.returncode, done.stdout, done.stderr).one_line()
     assert done.returncode == 75, done
-    assert "no room" in line
+    assert "no room for" in line and "KiB free" in line and "no more than this attempt began with" in line
+    assert "starts again" not in done.stdout
     assert "manifest.json" not in (folder / "left").read_text()

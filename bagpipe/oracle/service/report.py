@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import cannot_write, write_whole
 from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.oracle.service.ledger import ToldStep
@@ -115,12 +115,16 @@ class TrainingFigures:
 
 
 class Reporter:
-    """Writes the records of `metrics.jsonl`, each to `echo` as well, and `report.json`. Not thread-safe."""
+    """Writes the records of `metrics.jsonl`, each to `echo` as well, and `report.json`. Not thread-safe.
+
+    Each of its methods raises StorageError where a file cannot be written.
+    """
 
     def __init__(self, run_dir: Path, *, attempt: int, log_every: int, echo: TextIO | None = None) -> None:
         self._directory, self._attempt, self._echo = run_dir, attempt, echo
         metrics = run_dir / METRICS
         self.training = TrainingFigures(log_every, loss=None, recorded=recorded_steps(metrics, attempt))
+        self._metrics = metrics
         self._file: TextIO = metrics.open("a", encoding="utf-8")
 
     def event(self, name: str, **facts: Any) -> None:
@@ -147,15 +151,20 @@ class Reporter:
         write_whole(self._directory / REPORT, report.encode())
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # What it could not write has been reported by then.
+            self._file.close()
 
     def _write(self, record: dict[str, Any]) -> None:
         line = encode({"time": round(time.time(), 3), **record}) + "\n"
         crash_points.passed("record of metrics")
-        for target in (self._file, self._echo):
-            if target is not None:
-                target.write(line)
-                target.flush()
+        try:
+            self._file.write(line)
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._metrics, error, needs=len(line.encode())) from None
+        if self._echo is not None:
+            self._echo.write(line)
+            self._echo.flush()
 
 
 def recorded_steps(metrics: Path, attempt: int) -> int:

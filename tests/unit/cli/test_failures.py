@@ -33,6 +33,14 @@ def test_an_error_of_a_path(number: int, code: int, remedy: str) -> None:
     assert remedy in failure.message
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+def test_a_disk_that_refuses_a_file_that_is_open(number: int) -> None:
+    """Python knows no name for it: it is no bug all the same, and may pass."""
+    failure = failure_of(OSError(number, "as the system says"))
+    assert failure.code == 75
+    assert failure.message.startswith("a file that is written at ") and ": as the system says; " in failure.message
+
+
 def test_too_little_memory_is_the_jobs_sizes() -> None:
     """numpy's refusal of terabytes is one line that names the remedy, and is not tried again."""
     failure = failure_of(MemoryError("Unable to allocate 3.99 TiB"))

@@ -1,10 +1,23 @@
 """Whose rows lie in a shard's directory, and whether anything is lost with a process that was killed."""
 
+import errno
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 from bagpipe.embedding.server import _nothing_lost
-from bagpipe.embedding.shard_files import Header, claim_directory, confirm_directory, give_up_directory
+from bagpipe.embedding.shard_files import (
+    Header,
+    claim_directory,
+    confirm_directory,
+    give_up_directory,
+    watermark_array,
+)
+from bagpipe.embedding.storage import Storage
+from bagpipe.errors import StorageError
 
 
 @dataclass
@@ -80,3 +93,33 @@ def test_rows_of_another_start_are_not_reused(tmp_path: Path) -> None:
     assert not again.opens()
     again.serves()
     assert again.opens() and not shard.opens()
+
+
+def refuse(number: int) -> object:
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    return refused
+
+
+def test_a_disk_too_full_for_the_marks_is_told_before_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped page without room ends a process with SIGBUS, so also the smallest files are reserved."""
+    monkeypatch.setattr(os, "posix_fallocate", refuse(errno.ENOSPC))
+    with pytest.raises(StorageError, match=r"watermarks: no room for 1 KiB .*No space left on device, .* free\)"):
+        watermark_array(tmp_path, 2)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["ftruncate", "posix_fallocate", "pwrite"])
+def test_a_disk_that_fails_under_the_rows_is_told_by_the_files_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    """Whatever the call, and whatever the disk says: the file and the disk's words, for an exit with 75."""
+    monkeypatch.setattr(os, call, refuse(number))
+    with pytest.raises(StorageError, match=rf"dim4\.records: .*{os.strerror(number)}") as told:  # noqa: PT012
+        storage = Storage(tmp_path / "dim4.records", 100)
+        storage.reserve(0, 100)
+        storage.write(0, np.zeros(10, np.float32))
+    assert told.value.exit_code == 75

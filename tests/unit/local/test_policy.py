@@ -34,6 +34,7 @@ def observe(
     stopping: float | None = None,
     quiet: float = 0.0,
     reported: bool = False,
+    lacked_room: set[RoleId] | None = None,
 ) -> Observed:
     gone = {role for role, _ in ended}
     return Observed(
@@ -44,6 +45,7 @@ def observe(
         stopping_seconds=stopping,
         quiet_seconds=quiet,
         reported=reported,
+        lacked_room=frozenset(lacked_room or ()),
     )
 
 
@@ -93,6 +95,17 @@ TABLE: list[tuple[str, Observed, Decision]] = [
         End(143),
     ),
     ("oracle fails to report", observe(*TRAINERS_DONE, (ORACLE, 75), quiet=SETTLED), NewAttempt(Ended(ORACLE, 75))),
+    (
+        "a full disk: the server alone would fill it again",
+        observe((SERVER, 75), quiet=SETTLED, lacked_room={SERVER}),
+        NewAttempt(Ended(SERVER, 75)),
+    ),
+    (
+        "a full disk is told before what follows from it",
+        observe((ORACLE, 75), (TRAINER, 75), quiet=SETTLED, lacked_room={TRAINER}),
+        NewAttempt(Ended(TRAINER, 75)),
+    ),
+    ("a full disk, the others may say why", observe((SERVER, 75), lacked_room={SERVER}), Wait()),
     ("bad config", observe((TRAINER, 78)), End(78, Ended(TRAINER, 78))),
     ("bad data", observe((ORACLE, 65), (TRAINER, 65)), End(65, Ended(ORACLE, 65))),
     (

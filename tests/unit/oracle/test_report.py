@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bagpipe.batch import Cursor
+from bagpipe.errors import StorageError
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.net.messages import StepDone
 from bagpipe.oracle.service.kept import Kept, ScoreFile, read_scores
@@ -101,6 +102,18 @@ def test_no_note_is_no_error(tmp_path: Path) -> None:
     assert kept_loss(tmp_path, 1) is None
     (tmp_path / LAST_LOSS).write_text('{"step": 1')
     assert kept_loss(tmp_path, 1) is None
+
+
+def test_a_full_disk_under_the_metrics_is_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file, what it needs and what to do: no bug of ours, and closing it afterwards hides nothing."""
+    reporter = Reporter(tmp_path, attempt=0, log_every=1)
+    reporter.close()
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr(reporter, "_file", full)
+        told = r"metrics\.jsonl: cannot be written: No space left on device \(1 KiB needed, .* free\); free some space"
+        with pytest.raises(StorageError, match=told):
+            reporter.event("preparing")
+        reporter.close()
 
 
 def test_figures_are_kept_for_an_oracle_that_takes_over(tmp_path: Path) -> None:
