@@ -3,12 +3,14 @@
 python tools/fuzz.py                        a million messages decoded, 100,000 into each role each way, 1,000 job files
 python tools/fuzz.py --frames 100000 --role-frames 1000 --jobs 100 --seed 7
 python tools/fuzz.py --write                also replaces the table in docs/reliability.md
+
+It begins with the messages of the corpus (`tests/unit/net/corpus.jsonl`, see `bagpipe/testing/corpus.py`) and adds to
+it what ends in a way that none of those does; the tests decode all of it each time.
 """
 
 import argparse
 import os
 import platform
-import random
 import subprocess
 import sys
 import tempfile
@@ -18,16 +20,18 @@ from pathlib import Path
 
 from pages import write_part
 
+from bagpipe.testing.corpus import read_corpus, search, write_corpus
 from bagpipe.testing.fuzz_roles import ROLES, Fuzzed, fuzz_role
-from bagpipe.testing.mutate_frames import decoded, mutated, sample_messages
+from bagpipe.testing.mutate_frames import sample_messages
 
 ROOT = Path(__file__).parent.parent
+CORPUS = ROOT / "tests" / "unit" / "net" / "corpus.jsonl"
 TARGET = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- fuzz: written by tools/fuzz.py -->", "<!-- end of fuzz -->"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Returns 1 if a role died or a job file made a traceback; a decoder that raises anything else ends this."""
+    """Returns 1 if a decoder raised anything but `WireError`, a role died or a job file made a traceback."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--frames", type=int, default=1_000_000, help="into the decoders")
     made.add_argument("--role-frames", type=int, default=100_000, help="into each role, for each way of talking to it")
@@ -35,25 +39,31 @@ def main(arguments: Sequence[str]) -> int:
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
     chosen = made.parse_args(arguments)
-    rows = [decoders(chosen.frames, chosen.seed)]
+    decoders_right, row = decoders(chosen.frames, chosen.seed)
+    rows = [row]
     results = roles(chosen.role_frames, chosen.seed)
     rows += [row_of(result) for result in results]
     jobs_right, row = job_files(chosen.jobs)
     rows.append(row)
     if chosen.write:
         write(rows, " ".join(["python tools/fuzz.py", *arguments]))
-    return int(not jobs_right or any(result.error for result in results))
+    return int(not decoders_right or not jobs_right or any(result.error for result in results))
 
 
-def decoders(count: int, seed: int) -> str:
-    """A table row: decode so many mutations."""
+def decoders(count: int, seed: int) -> tuple[bool, str]:
+    """Whether so many damaged messages broke no decoder, and the table row; the corpus gets what is new."""
     begun = time.monotonic()
-    found = decoded(mutated(random.Random(seed), sample_messages(), count))
-    refused = found["WireError"]
-    print(f"{count} frames decoded: {dict(found.most_common(5))}", flush=True)
+    corpus = read_corpus(CORPUS)
+    found = search(corpus, sample_messages(), count, seed)
+    for entry in found.entries[len(corpus) :]:
+        print(f"added to the corpus: {entry.name}")
+    write_corpus(CORPUS, found.entries)
+    refused = sum(number for end, number in found.endings.items() if end.startswith("refused"))
+    print(f"{count} messages decoded: {dict(found.endings.most_common(5))} {found.broken[:3]}", flush=True)
     seconds = time.monotonic() - begun
-    outcome = f"{refused:,} refused, {count - refused:,} messages, nothing else"
-    return f"| every decoder | | {count:,} | {outcome} | {seconds:.0f} s | |"
+    rest = f"{len(found.broken):,} broke a decoder" if found.broken else "nothing else"
+    outcome = f"{refused:,} refused, {count - refused - len(found.broken):,} messages, {rest}"
+    return not found.broken, f"| every decoder | | {count:,} | {outcome} | {seconds:.0f} s | |"
 
 
 def roles(count: int, seed: int) -> list[Fuzzed]:

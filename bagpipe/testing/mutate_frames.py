@@ -135,6 +135,11 @@ def mutated(rng: random.Random, samples: Sequence[Sample], count: int) -> Iterat
         for message, arrays in samples
         for packed in (False, True)
     ]
+    return damaged(rng, whole, count)
+
+
+def damaged(rng: random.Random, whole: Sequence[Frames], count: int) -> Iterator[Frames]:
+    """As `mutated`, of messages that are encoded already."""
     for _number in range(count):
         frames = rng.choice(whole)
         for _damage in range(rng.randint(1, 3)):
