@@ -30,9 +30,8 @@ image-contents: $(STAMP)  ## List what is in the built images, with an SBOM of e
 AUDIT := $(VENV)/.audit
 audit:  ## Look for known vulnerabilities in what the images hold (pip-audit, in an environment of its own)
 	@test -x $(AUDIT)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT) && $(AUDIT)/bin/pip install --quiet pip-audit==2.10.1; }
-	@for file in requirements/server.txt requirements/trainer.txt operator/requirements.txt; do \
-	  echo "== $$file"; $(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r $$file; done
-	@echo "== $(TORCH)"; echo "$(TORCH)" > $(AUDIT)/torch.txt; $(AUDIT)/bin/pip-audit --strict --disable-pip --no-deps -r $(AUDIT)/torch.txt
+	@$(PYTHON) tools/audit.py --pip-audit $(AUDIT)/bin/pip-audit \
+	  requirements/server.txt requirements/trainer.txt operator/requirements.txt $(TORCH)
 
 e2e: $(STAMP)  ## Bring up a cluster, run the end-to-end tests on it and remove it (KIT=path of a cluster script, or kind)
 	@PYTHON=$(CURDIR)/$(BIN)/python KIT="$(KIT)" BUILDER="$(BUILDER)" tools/e2e.sh
