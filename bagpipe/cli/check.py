@@ -1,5 +1,6 @@
 """`bagpipe run --check` and `bagpipe job check`: check a job without starting anything."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -76,12 +77,15 @@ def _data(data: DataConfig) -> str:
 
 
 def _model(job: Job) -> str:
-    """The setting by which the model was found, as `check_model` returns it."""
-    from bagpipe.models.base import check_model
-    from bagpipe.trainer.user_code import naming_user_code
+    """The setting by which the model was found; it is built too, as far as that is possible before there is data."""
+    from bagpipe.models.base import find_model
+    from bagpipe.models.early import early_model
+    from bagpipe.trainer.user_code import log, naming_user_code
 
+    log.addHandler(logging.NullHandler())  # Where no role has a log, Python would print the traceback on the terminal.
     with naming_user_code([]):
-        return check_model(job.spec.model)
+        early_model(job.spec)
+        return find_model(job.spec.model)[0]
 
 
 def _check_place(place: Path) -> None:

@@ -11,7 +11,7 @@ from bagpipe.config.columns import ColumnsConfig, DenseColumn
 from bagpipe.data.column_cells import counted, finished, missing_dense
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.encoded import first_examples
-from bagpipe.data.formats import FoundTable
+from bagpipe.data.found_tables import FoundTable
 from bagpipe.data.raw import RawBlock
 from bagpipe.data.transform import DenseStatistics
 from bagpipe.data.value_counts import ValueCounts

@@ -18,15 +18,8 @@ from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import (
-    Format,
-    choose_encoding,
-    format_of,
-    found_tables,
-    layout_of,
-    open_raw,
-    prepared_tables,
-)
+from bagpipe.data.formats import Format, choose_encoding, format_of, found_tables, open_raw, prepared_tables
+from bagpipe.data.found_tables import layout_of
 from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform
 from bagpipe.data.prepared import PreparedSource, read_info, with_report

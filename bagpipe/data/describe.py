@@ -16,7 +16,8 @@ from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.encode import select
 from bagpipe.data.encoded import raw_blocks
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import format_of, layout_of, open_raw, prepared_tables
+from bagpipe.data.formats import format_of, open_raw, prepared_tables
+from bagpipe.data.found_tables import layout_of
 from bagpipe.data.parquet_files import has_checksums
 from bagpipe.data.prepared import PreparedSource, read_info, with_report
 from bagpipe.data.raw import Codes, Kind, RawSource, value_text

@@ -11,7 +11,7 @@ import numpy as np
 from bagpipe.data import encode_kernels as kernels
 from bagpipe.data.encode import Encoder, feature_positions, select
 from bagpipe.data.examples import Examples
-from bagpipe.data.formats import FoundTable
+from bagpipe.data.found_tables import FoundTable
 from bagpipe.data.raw import Codes, RawBlock, RawSchema, RawSource, ordered_map
 from bagpipe.data.vocabulary import HELD_VALUES, ValueCounter
 

@@ -4,23 +4,22 @@ A binary file, an empty one, or a first line that fits no format is refused here
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, cast
 
-from bagpipe.config.document import DataConfig, EmbeddingConfig
+from bagpipe.config.document import DataConfig
 from bagpipe.data.caserlines import CaserLines
 from bagpipe.data.columns import ColumnSource, open_columns
 from bagpipe.data.compressed import what_else
 from bagpipe.data.files import InputFile, read_head
+from bagpipe.data.found_tables import FoundTable, column_tables
 from bagpipe.data.jsonlines import JsonLines
 from bagpipe.data.prepared import PreparedInfo, read_info
 from bagpipe.data.raw import RawSchema, RawSource
 from bagpipe.data.separated import AvazuText, CriteoText
 from bagpipe.data.synthetic import SyntheticLogs
-from bagpipe.data.transform import KeptTable, Transform
+from bagpipe.data.transform import Transform
 from bagpipe.errors import ConfigError, DataError
-from bagpipe.lowlevel.wording import no_feature
-from bagpipe.tables import Table, TableLayout
+from bagpipe.tables import Table
 
 Format = Literal["criteo-tsv", "criteo-json", "caser-json", "avazu-csv", "parquet", "synthetic", "columns"]
 BINARY_BYTES = 4096
@@ -29,15 +28,6 @@ TABLE_FORMATS = ("csv", "tsv", "jsonl", "arrow")
 Encoding = Literal["hash", "vocabulary", "ids"]
 PARQUET_MAGIC = b"PAR1"
 _EXPECTED = "expected text, or Parquet made by `bagpipe data prepare`"
-
-
-@dataclass(frozen=True, slots=True)
-class FoundTable:
-    """A table before it has a width: its name, its size (None: not known yet) and the features that use it."""
-
-    name: str
-    num_embeddings: int | None
-    feature_names: tuple[str, ...]
 
 
 def format_of(data: DataConfig, files: Sequence[InputFile]) -> Format:
@@ -196,43 +186,13 @@ def found_tables(
     if named:
         return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in named)
     if data.columns is not None:
-        return _column_tables(data, encoding)
+        return column_tables(data.columns, data.hash_size if encoding == "hash" else None)
     if encoding == "hash":
         return tuple(FoundTable(f.name, data.hash_size, (f.name,)) for f in schema.features)
     ids = encoding == "ids"
     return tuple(FoundTable(f.name, f.num_ids if ids else None, (f.name,)) for f in schema.features)
 
 
-def _column_tables(data: DataConfig, encoding: Encoding) -> tuple[FoundTable, ...]:
-    """One for each table that columns name, in the order in which they first do."""
-    assert data.columns is not None
-    members: dict[str, list[str]] = {}
-    for column in data.columns.sparse:
-        members.setdefault(column.table or column.name, []).append(column.name)
-    rows = data.hash_size if encoding == "hash" else None
-    return tuple(FoundTable(name, rows, tuple(features)) for name, features in members.items())
-
-
 def prepared_tables(info: PreparedInfo) -> tuple[FoundTable, ...]:
     """The tables that prepared data was made for."""
     return tuple(FoundTable(t.name, t.num_embeddings, t.feature_names) for t in info.tables)
-
-
-def layout_of(tables: Sequence[FoundTable | KeptTable], embedding: EmbeddingConfig) -> TableLayout:
-    """Tables with widths: those that a job lists as they are, found ones as wide as it says, their features pooled so.
-
-    Raises:
-        ConfigError: the pooling of a feature is given that no table has.
-    """
-    if embedding.tables:
-        return TableLayout.of(embedding.tables)
-    features = [feature for table in tables for feature in table.feature_names]
-    if strange := [name for name in embedding.pooling if name not in features]:
-        raise ConfigError(f"spec.embedding.pooling: {no_feature(strange[0], features)}")
-    return TableLayout.of(_found_table(table, embedding) for table in tables)
-
-
-def _found_table(found: FoundTable | KeptTable, embedding: EmbeddingConfig) -> Table:
-    pooling = {name: embedding.pooling[name] for name in found.feature_names if name in embedding.pooling}
-    rows = found.num_embeddings or 1
-    return Table(found.name, rows, embedding.dim, found.feature_names, feature_pooling=pooling)

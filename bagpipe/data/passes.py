@@ -17,7 +17,7 @@ from bagpipe.data.encoded import (
     largest_codes,
     raw_blocks,
 )
-from bagpipe.data.formats import FoundTable
+from bagpipe.data.found_tables import FoundTable
 from bagpipe.data.prepared import Report
 from bagpipe.data.prepared_parts import PartFormat, write_parts
 from bagpipe.data.raw import RawSource

@@ -21,7 +21,8 @@ from bagpipe.data.columns import ColumnSource, counted_names, telling_file
 from bagpipe.data.draft import Draft, Place
 from bagpipe.data.encoded import Counted, Progress, rows_needed
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import Format, FoundTable, choose_encoding, format_of, found_tables, learned_by, open_raw
+from bagpipe.data.formats import Format, choose_encoding, format_of, found_tables, learned_by, open_raw
+from bagpipe.data.found_tables import FoundTable
 from bagpipe.data.output import check_output, going_on, made_once, replacing
 from bagpipe.data.passes import LocalPasses, Passes
 from bagpipe.data.prepared import FIRST_PART, VERSION, PreparedInfo, Recipe, read_info

@@ -18,7 +18,7 @@ from bagpipe.data.column_learning import Look
 from bagpipe.data.columns import ColumnSource
 from bagpipe.data.draft import LEARNED_FOLDER, PIECES_FILE, WORK_FOLDER, Draft, Place
 from bagpipe.data.encoded import Counted, Progress
-from bagpipe.data.formats import FoundTable
+from bagpipe.data.found_tables import FoundTable
 from bagpipe.data.passes import Written
 from bagpipe.data.prepared_parts import PartFormat, part_size
 from bagpipe.data.raw import RawSource

@@ -24,7 +24,8 @@ from bagpipe.data.columns import ColumnSource
 from bagpipe.data.draft import Place
 from bagpipe.data.encoded import EncodedSource, count_values, largest_codes, raw_blocks
 from bagpipe.data.files import InputFile
-from bagpipe.data.formats import Format, FoundTable, learned_by, open_raw
+from bagpipe.data.formats import Format, learned_by, open_raw
+from bagpipe.data.found_tables import FoundTable
 from bagpipe.data.order import cut
 from bagpipe.data.prepared import PreparedInfo, Report
 from bagpipe.data.prepared_parts import Part, PartFormat

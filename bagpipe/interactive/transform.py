@@ -22,7 +22,8 @@ from bagpipe.data.encode import select
 from bagpipe.data.encoded import raw_blocks
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import find_files
-from bagpipe.data.formats import Encoding, format_of, layout_of, open_raw
+from bagpipe.data.formats import Encoding, format_of, open_raw
+from bagpipe.data.found_tables import layout_of
 from bagpipe.data.prepare import learn
 from bagpipe.data.raw import RawBlock
 from bagpipe.data.transform import Transform as Kept

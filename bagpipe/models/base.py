@@ -9,7 +9,8 @@ passed only if it declares them, and the rest come from the job. A model may hav
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from torch import nn
 from bagpipe.config.model import MODEL_SETTINGS, ModelConfig
 from bagpipe.errors import ConfigError
 from bagpipe.models.lazy import make_lazy_weights
-from bagpipe.models.random_numbers import drawing_from
+from bagpipe.models.random_numbers import Draws
 from bagpipe.nn import feed_collections
 from bagpipe.tables import TableLayout
 
@@ -55,21 +56,68 @@ def register_model(name: str) -> Callable[[ModelClass], ModelClass]:
     return register
 
 
-def build_model(config: ModelConfig, layout: TableLayout, num_dense: int, num_labels: int, seed: int) -> nn.Module:
-    """Build the job's dense model; its first weights depend on `seed` alone.
+@dataclass(frozen=True, slots=True, eq=False)
+class Constructed:
+    """What a model's constructor has made, and of what; `build_model` completes it."""
+
+    module: nn.Module
+    config: ModelConfig
+    seed: int
+    arguments: Mapping[str, Any]
+    draws: Draws
+    """Its first weights come from these, and those that are made later go on with them."""
+
+    def is_of(self, config: ModelConfig, seed: int, arguments: Mapping[str, Any]) -> bool:
+        """Whether calling the constructor again would make the same."""
+        return (self.config, self.seed, self.arguments) == (config, seed, arguments)
+
+
+def construct(config: ModelConfig, seed: int, **offered: Any) -> Constructed:
+    """Call the model's constructor; its first weights depend on `seed` alone.
 
     The process's random state is left as it was, so that building a model never changes the random numbers that the
     calling program draws.
 
+    Args:
+        offered: arguments of which the model gets those that it declares.
+
     Raises:
-        ConfigError: unknown model, an entrypoint that cannot be imported, or arguments that do not fit.
+        ConfigError: unknown model, an entrypoint that cannot be imported, arguments that do not fit, or no module.
     """
     where, model = find_model(config)
-    arguments = constructor_arguments(config, where, model, layout=layout, num_dense=num_dense, num_labels=num_labels)
-    with drawing_from(seed):
-        built = model(**arguments)
-        if not isinstance(built, nn.Module):
-            raise ConfigError(f"{where}: expected a torch.nn.Module, found {type(built).__name__}")
+    arguments = constructor_arguments(config, where, model, **offered)
+    draws = Draws(seed)
+    with draws.going_on():
+        module = model(**arguments)
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"{where}: expected a torch.nn.Module, found {type(module).__name__}")
+    return Constructed(module, config, seed, arguments, draws)
+
+
+def build_model(
+    config: ModelConfig,
+    layout: TableLayout,
+    num_dense: int,
+    num_labels: int,
+    seed: int,
+    *,
+    early: Constructed | None = None,
+) -> nn.Module:
+    """Build the job's dense model; its first weights depend on `seed` alone.
+
+    Args:
+        early: taken instead of calling the constructor once more, where that would make the same.
+
+    Raises:
+        ConfigError: as `construct`, or the model's collections do not fit the tables.
+    """
+    offered: dict[str, Any] = {"layout": layout, "num_dense": num_dense, "num_labels": num_labels}
+    where, model = find_model(config)
+    arguments = constructor_arguments(config, where, model, **offered)
+    same = early is not None and early.is_of(config, seed, arguments)
+    made = early if early is not None and same else construct(config, seed, **offered)
+    built = made.module
+    with made.draws.going_on():
         feed_collections(built, layout)
         make_lazy_weights(built, layout, num_dense)
     # Every loop of one's own calls it once: a model's own `train` may keep a layer in evaluation mode.
@@ -82,7 +130,7 @@ def check_model(config: ModelConfig) -> str:
     """Import the model and check that it takes the job's arguments, before there is data; returns where it was named.
 
     Raises:
-        ConfigError: as `build_model`, except for mistakes that only building the model shows.
+        ConfigError: as `construct`, except for mistakes that only calling the constructor shows.
     """
     where, model = find_model(config)
     constructor_arguments(config, where, model, layout=None, num_dense=0, num_labels=0)

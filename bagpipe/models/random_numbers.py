@@ -9,6 +9,8 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,19 +23,55 @@ _DRAWING = threading.Lock()
 """The generators belong to the process: where several trainers are threads of it, models are built one at a time."""
 
 
-@contextmanager
-def drawing_from(seed: int) -> Iterator[None]:
-    """Inside, random numbers depend on `seed` alone; afterwards the generators are as they were before."""
-    with _DRAWING, torch.random.fork_rng(devices=[]):
-        numbers, pythons = np.random.get_state(), random.getstate()  # noqa: NPY002  # the generator that a model would use
-        torch.manual_seed(seed)
-        np.random.seed(seed % (1 << 32))  # noqa: NPY002
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)  # noqa: NPY002
-            random.setstate(pythons)
+class Draws:
+    """Random numbers that depend on `seed` alone, drawn from the process's generators in one stretch or several.
+
+    A stretch goes on where the one before it has ended; outside, the generators are as if nothing had been drawn.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._left: _States | None = None
+        """Where the last stretch has ended; None: there was none yet."""
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Inside, random numbers are drawn from this run of them."""
+        with _DRAWING:
+            others = _States.now()
+            if self._left is None:
+                _seed_all(self._seed)
+            else:
+                self._left.restore()
+            try:
+                yield
+            finally:
+                self._left = _States.now()
+                others.restore()
+
+
+@dataclass(frozen=True, slots=True)
+class _States:
+    """Of the three generators on the host."""
+
+    torchs: torch.Tensor
+    numpys: Any
+    pythons: Any
+
+    @classmethod
+    def now(cls) -> "_States":
+        return cls(torch.get_rng_state(), np.random.get_state(), random.getstate())  # noqa: NPY002  # the generator that a model would use
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.torchs)
+        np.random.set_state(self.numpys)  # noqa: NPY002
+        random.setstate(self.pythons)
+
+
+def _seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002
+    random.seed(seed)
 
 
 def step_setter(model: nn.Module, seed: int, device: torch.device) -> Callable[[int, int], None]:

@@ -18,7 +18,8 @@ from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
 from bagpipe.lowlevel import crash_points, stacks
-from bagpipe.models.base import build_model, check_model
+from bagpipe.models.base import Constructed, build_model
+from bagpipe.models.early import early_model
 from bagpipe.models.loss import has_own_loss, loss_of
 from bagpipe.models.precision import forward_of
 from bagpipe.models.random_numbers import step_setter
@@ -37,8 +38,9 @@ from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.reduction import dense_reduction, share_buffers, wrap_dense
 from bagpipe.trainer.skipping import Skipping
 from bagpipe.trainer.step import Step, mean_loss, slice_weight, told_loss
+from bagpipe.trainer.trial import try_evaluation
 from bagpipe.trainer.user_code import definition_of, failed_evaluation, naming_user_code
-from bagpipe.trainer.validation import Rows, Validation, evaluating
+from bagpipe.trainer.validation import Rows, Validation
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +64,9 @@ def run_trainer(
         ConfigError: the job's device is not there, or its model does not fit.
     """
     device = choose_device(job, rank)
-    with naming_user_code([]):
-        check_model(job.spec.model)  # Before the oracle's data is waited for.
     torch.set_num_threads(num_threads(job.spec, job.spec.trainers.replicas))
+    with naming_user_code([]):
+        early = early_model(job.spec)  # Before the oracle's data is waited for.
     with (
         join(
             job, oracle=oracle, bind=bind, advertise=advertise, rank=rank, attempt=attempt, device=device, stop=stop
@@ -74,7 +76,7 @@ def run_trainer(
         stacks.start_goes_on()  # Every role has registered; the first step is given as much time again.
         models: list[nn.Module] = []
         with naming_user_code(models):
-            trainer = Trainer(members, device, stop, models)
+            trainer = Trainer(members, device, stop, models, early)
             try:
                 trainer.run()
             except Diverged as error:
@@ -123,15 +125,22 @@ class Trainer:
 
     Args:
         models: the dense model is added to it as soon as it is built, for `naming_user_code`.
+        early: what the constructor has made before there was data.
     """
 
     def __init__(
-        self, members: Membership, device: torch.device, stop: Callable[[], bool], models: list[nn.Module]
+        self,
+        members: Membership,
+        device: torch.device,
+        stop: Callable[[], bool],
+        models: list[nn.Module],
+        early: Constructed | None = None,
     ) -> None:
         topology = members.topology
         spec = topology.spec
         self.members, self.device, self.stop, self.layout = members, device, stop, topology.layout
-        model = build_model(spec.model, topology.layout, topology.num_dense, topology.num_labels, spec.seed)
+        shape = (topology.layout, topology.num_dense, topology.num_labels)
+        model = build_model(spec.model, *shape, spec.seed, early=early)
         models.append(model)
         self.model: nn.Module = model.to(device)
         self.dense = DenseUpdate(spec.optimizer, self.model)
@@ -148,7 +157,7 @@ class Trainer:
         skips = spec.not_finite == "skip"
         self.skipping = Skipping(self.model, self.finite, members.process_group, device) if skips else None
         self.tried = not topology.evaluated
-        """Whether it is known that the model gives one output for each example and label when it is evaluated."""
+        """Whether one batch of evaluation has been tried."""
         self.set_step = step_setter(self.model, spec.seed, device)
         self.pipeline.meanwhile = self.checkpointer.poll_but_latest
         self.pipeline.save_first = self.checkpointer.trust_latest
@@ -226,7 +235,7 @@ class Trainer:
                 groups = None if part.groups_B is None else torch.from_numpy(part.groups_B.copy()).to(self.device)
                 loss = self.loss(logits, labels, weights, groups) if len(part.dense_BF) else logits.sum() * 0.0
                 self._check_gradient(loss)
-                self._try_evaluation(Step(part, step.watch), logits)
+                self._try_evaluation(Step(part, step.watch))
                 # Reading the loss waits for a GPU, so there only gradients are checked, unless steps may be skipped.
                 if self.device.type == "cpu" or self.skipping is not None:
                     self.finite.loss(part, float(loss.detach()), logits, self.pipeline.rows_here)
@@ -277,31 +286,35 @@ class Trainer:
             self.pipeline.finish_evaluation(step, logits)
 
     def _outputs(self, plan: BatchPlan, rows: Callable[[], Rows]) -> Floats:
-        """The model's outputs for a slice, in evaluation; it is not called for no examples."""
+        """The outputs for a slice in an evaluation: of the averaged weights, where the job has an average."""
+        with self.dense.evaluated():
+            return self._computed(plan, rows)
+
+    def _computed(self, plan: BatchPlan, rows: Callable[[], Rows]) -> Floats:
+        """The outputs of the model as it is for a slice; it is not called for no examples.
+
+        Raises:
+            UserCodeError: they are not one for each example and label.
+        """
         if not len(plan.dense_BF):
             rows()
             return np.zeros(plan.labels_BL.shape, np.float32)
-        with torch.no_grad(), self.dense.evaluated():
+        with torch.no_grad():
             logits, labels = self._forward(plan, rows, self.model)
         if logits.numel() != labels.numel():
+            where = definition_of(self.model) or f"model {type(self.model).__name__}"
             raise UserCodeError(
-                f"model {type(self.model).__name__}: forward gives {list(logits.shape)} for labels of shape "
-                f"{list(labels.shape)}, but evaluation needs one output for each example and label; return that where "
-                "self.training is False, or set spec.evaluate: false"
+                f"{where}: forward gives {list(logits.shape)} for labels of shape {list(labels.shape)}, but evaluation "
+                "needs one output for each example and label; return that where self.training is False, or set "
+                "spec.evaluate: false"
             )
         return logits.float().cpu().numpy()
 
-    def _try_evaluation(self, step: Step, logits: torch.Tensor) -> None:
-        """At the first step: where the outputs of training do not fit the labels, check that those of evaluation do.
-
-        Raises:
-            UserCodeError: they do not fit either.
-        """
+    def _try_evaluation(self, step: Step) -> None:
+        """At the first step, before anything is updated: try one batch of evaluation."""
         tried, self.tried = self.tried, True
-        if tried or logits.numel() == step.plan.labels_BL.size:
-            return
-        with evaluating(self.model, None):
-            self._outputs(step.plan, lambda: self._rows(step))
+        if not tried:
+            try_evaluation(self.model, lambda: self._computed(step.plan, lambda: self._rows(step)))
 
     def _forward(
         self, plan: BatchPlan, rows: Callable[[], Rows], model: nn.Module

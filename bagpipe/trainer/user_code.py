@@ -65,8 +65,6 @@ def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
     """
     try:
         yield
-    except BagpipeError:
-        raise
     except (Exception, SystemExit) as error:
         named = machine_error(error) or user_error(error, models[0] if models else None)
         if named is None:
@@ -80,6 +78,8 @@ def machine_error(error: BaseException) -> BagpipeError | None:
 
     An assertion on the device is none: it is how a GPU tells of an index out of range.
     """
+    if isinstance(error, BagpipeError):
+        return None
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
         return ConfigError(
             f"not enough memory ({_describe(error)}); lower batchSize, cacheRows or the model's sizes, or use a larger "
@@ -91,12 +91,22 @@ def machine_error(error: BaseException) -> BagpipeError | None:
 
 
 def user_error(error: BaseException, model: nn.Module | None) -> UserCodeError | None:
-    """The error in one line, if the user's code caused it."""
+    """The error in one line, if the user's code caused it.
+
+    So does a call of ours with what we refuse, such as a feature that is not there: our words then get the place.
+    """
+    if isinstance(error, BagpipeError) and (isinstance(error, UserCodeError) or not isinstance(error, ConfigError)):
+        return None
     frames = [Place(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
     own = [frame for frame in frames if _is_users(Path(frame.file))]
     if own:
-        return UserCodeError(f"{own[-1]}: {_describe(error)}")
-    if model is None or not frames or not _is_within(Path(frames[-1].file), _LIBRARIES):
+        return UserCodeError(f"{own[-1]}: {error if isinstance(error, ConfigError) else _describe(error)}")
+    if (
+        isinstance(error, BagpipeError)
+        or model is None
+        or not frames
+        or not _is_within(Path(frames[-1].file), _LIBRARIES)
+    ):
         return None
     where = definition_of(model)
     if where is None:
@@ -109,9 +119,8 @@ def failed_evaluation(error: BaseException, model: nn.Module, what: str) -> str 
 
     The model is trained and saved: what its own code does in an evaluation fails that, not the run.
     """
-    named: BagpipeError | None = error if isinstance(error, UserCodeError) else None
-    if not isinstance(error, BagpipeError):
-        named = machine_error(error) or user_error(error, model)
+    found = error if isinstance(error, UserCodeError) else None
+    named = found or machine_error(error) or user_error(error, model)
     if named is None or isinstance(named, DeviceError):
         return None
     log.error("the model gave no outputs for %s", what, exc_info=error)

@@ -1,5 +1,6 @@
 """A model that cannot be built is refused before any role starts, wherever it is asked for."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bagpipe.cli.main import run_command
 from bagpipe.config.load import load_job
 from bagpipe.errors import BagpipeError
 from bagpipe.testing.threads import run_in_threads
+from bagpipe.testing.warm_commands import run_warm
 
 JOB = """
 spec:
@@ -84,3 +86,13 @@ def test_whatever_a_role_wrote_is_a_run_directory(folder: Path, capsys: pytest.C
     assert score.is_file()
     assert f"to score with it: python {score} new.csv scores.parquet\n" in capsys.readouterr().out
     assert bagpipe.Run(run).checkpoint.name == "step-00000003"
+
+
+def test_what_a_constructor_raises_is_one_line(folder: Path) -> None:
+    """A check builds the model too; what its log would have is not printed."""
+    (folder / "their_own.py").write_text(NET + "\nclass Broken(Net):\n    def __init__(self):\n        self.nothing\n")
+    arguments = ("run", "job.yaml", "--check", "--set", "model={entrypoint: 'their_own:Broken'}")
+    code, printed, told = run_warm(folder, *arguments, PYTHONPATH=str(folder))
+    assert (code, printed) == (78, "")
+    line = len(NET.splitlines()) + 4
+    assert re.fullmatch(rf"error: \S*their_own.py:{line} \(__init__\): AttributeError: .*'nothing'\n", told), told

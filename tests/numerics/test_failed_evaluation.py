@@ -24,14 +24,20 @@ class Odd(nn.Module):
     def __init__(self, num_dense: int, way: str) -> None:
         super().__init__()
         self.linear, self.way = nn.Linear(num_dense + 4, 1), way
+        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
         out_B1 = self.linear(torch.cat([dense_BF, sparse["C2"]], 1))
-        if self.way == "raises" and not self.training:
+        self.calls += self.training
+        late = "late" in self.way and self.calls < 2
+        if self.way.startswith("raises") and not self.training and not late:
             raise ValueError("no evaluation today")
+        if self.way == "no feature in evaluation" and not self.training:
+            sparse["C9"]
         if self.way == "bfloat16":
             return out_B1.to(torch.bfloat16)
-        twice = self.way == "always two" or self.way == f"two in {'training' if self.training else 'evaluation'}"
+        now = "training" if self.training else "evaluation"
+        twice = not late and (self.way == "always two" or self.way.startswith(f"two in {now}"))
         return torch.cat([out_B1, out_B1], 1) if twice else out_B1
 
     def loss(self, outputs: torch.Tensor, labels_BL: torch.Tensor) -> torch.Tensor:
@@ -62,8 +68,8 @@ def evaluation_of(run_dir: Path) -> dict[str, Any] | None:
 @pytest.mark.parametrize(
     ("way", "said"),
     [
-        ("raises", r"test_failed_evaluation.py:\d+ \(forward\): ValueError: no evaluation today"),
-        ("two in evaluation", r"model Odd: forward gives \[16, 2\] for labels of shape \[16, 1\]"),
+        ("raises late", r"test_failed_evaluation.py:\d+ \(forward\): ValueError: no evaluation today"),
+        ("two in evaluation, late", r"test_failed_evaluation.py:\d+ \(Odd\): forward gives \[16, 2\] for .* \[16, 1\]"),
     ],
 )
 def test_the_model_is_kept_and_the_reason_told(way: str, said: str, tmp_path: Path) -> None:
@@ -76,10 +82,21 @@ def test_the_model_is_kept_and_the_reason_told(way: str, said: str, tmp_path: Pa
     assert newest_complete(tmp_path / "checkpoints") is not None
 
 
-def test_outputs_that_fit_no_label_are_refused_before_the_first_update(tmp_path: Path) -> None:
-    """In training and in evaluation alike: nothing is trained, so nothing is lost."""
-    with pytest.raises(BagpipeError, match="evaluation needs one output for each example and label") as caught:
-        run_in_threads(job_of("always two"), tmp_path)
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ("raises", r"test_failed_evaluation.py:\d+ \(forward\): ValueError: no evaluation today; .*evaluate: false"),
+        ("no feature in evaluation", r"test_failed_evaluation.py:\d+ \(forward\): expected one of .*, found 'C9'; "),
+        ("two in evaluation", "evaluation needs one output for each example and label"),
+        ("always two", "evaluation needs one output for each example and label"),
+    ],
+)
+def test_a_model_that_cannot_be_evaluated_is_refused_before_the_first_update(
+    way: str, said: str, tmp_path: Path
+) -> None:
+    """Nothing is trained, so nothing is lost."""
+    with pytest.raises(BagpipeError, match=said) as caught:
+        run_in_threads(job_of(way), tmp_path)
     assert caught.value.exit_code == 78
     assert newest_complete(tmp_path / "checkpoints") is None
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import bagpipe
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.errors import ConfigError, DeviceError, ExitCode, PeerLost, UserCodeError
@@ -136,10 +137,28 @@ def test_an_assertion_on_the_device_is_the_users(users: ModuleType) -> None:
     assert machine_error(torch.AcceleratorError("CUDA error: device-side assert triggered")) is None
 
 
+def ours(text: str) -> None:
+    """Run this as if it stood in a file of the library."""
+    names = {"ConfigError": ConfigError, "naming_user_code": naming_user_code}
+    exec(compile(text, str(Path(bagpipe.__file__).parent / "pretended.py"), "exec"), names)
+
+
 def test_deliberate_errors_pass() -> None:
     """They are one line already."""
-    with pytest.raises(ConfigError, match="as it was"), naming_user_code([]):
-        raise ConfigError("as it was")
+    with pytest.raises(PeerLost, match="as it was"), naming_user_code([]):
+        raise PeerLost("as it was")
+    with pytest.raises(ConfigError, match="no such model") as caught:
+        ours("with naming_user_code([]):\n    raise ConfigError('no such model')")
+    assert str(caught.value) == "no such model"
+
+
+def test_what_we_refuse_within_the_users_code_gets_its_line(users: ModuleType) -> None:
+    """Otherwise "expected one of the features ..." would not say which of a hundred lines asked for it."""
+    users.helper = lambda x: ours("raise ConfigError('no such feature')")
+    with pytest.raises(UserCodeError) as caught, naming_user_code([]):
+        users.Raises()(torch.ones(1, 2))
+    assert str(caught.value).endswith(": no such feature")
+    assert f"{users.__file__}:" in str(caught.value) or f"{__file__}:" in str(caught.value)
 
 
 def test_a_lost_peer_is_not_the_models_fault(users: ModuleType) -> None:
