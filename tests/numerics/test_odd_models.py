@@ -175,10 +175,17 @@ class Leaving(Plain):
 
 
 class LeavingWhenEvaluated(Plain):
-    """The same, but only in evaluation."""
+    """The same, but only in evaluation, and not at the first step, where one batch of it is tried."""
+
+    def __init__(self, layout: TableLayout, num_dense: int, num_labels: int) -> None:
+        super().__init__(layout, num_dense, num_labels)
+        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, dense: torch.Tensor, sparse: SparseEmbeddings) -> Any:
-        return super().forward(dense, sparse) if self.training else Leaving.forward(self, dense, sparse)  # type: ignore[arg-type]
+        self.calls += self.training
+        if self.training or self.calls < 2:
+            return super().forward(dense, sparse)
+        raise SystemExit(0)
 
 
 def job_of(model: type[nn.Module], trainers: int = 1, **more: Any) -> Job:
