@@ -183,7 +183,7 @@ def rules(spec: Schema) -> None:
         _rule(_same("operatorClass"), "operatorClass cannot change"),
         *(
             _rule(f"oldSelf.suspend || ({_same(name)})", f"{name} cannot change under a job; suspend it first")
-            for name in ("queueName", "gang")
+            for name in ("queueName", "gang", "jobClass")
         ),
     ]
     reserved = ", ".join(repr(name) for name in RESERVED_ENV)

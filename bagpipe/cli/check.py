@@ -53,7 +53,7 @@ def check_submission(file: JobFile, values: Path | None = None) -> Iterator[str]
     """
     model = file.job.spec.model
     check_document(file.job.spec, elsewhere=True)
-    check_pods(file, read_defaults(values))
+    check_pods(file, read_defaults(values, file.job.spec.run_policy.job_class))
     yield from _in_words(file.job, model.entrypoint or f"model.name {model.name}", "not looked at")
     yield from (f"  note: {note}" for note in notes(file))
     yield "nothing was sent: this was a check"

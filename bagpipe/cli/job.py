@@ -21,7 +21,7 @@ Values = Annotated[
     typer.Option(
         "--values",
         metavar="FILE",
-        help="Values file of the operator's chart, whose jobs.defaults lie under the job's settings.",
+        help="Values file of the operator's chart, whose jobs.defaults and jobs.classes lie under the job's settings.",
         show_default=False,
         parser=local_path,
     ),
@@ -55,7 +55,7 @@ def submit(
     offer_beside(job)
     file = read_job_file(job, overrides or ())
     check_document(file.job.spec, elsewhere=True)  # Also where no cluster can be reached.
-    installed = read_defaults(values)
+    installed = read_defaults(values, file.job.spec.run_policy.job_class)
     check_pods(file, installed)
     for note in notes(file):
         print(f"note: {note}", file=sys.stderr)

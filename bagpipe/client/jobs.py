@@ -19,6 +19,7 @@ from typing import Any
 from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, items_of, told
 from bagpipe.client.checked import check_pods
 from bagpipe.client.connection import connect
+from bagpipe.client.podcheck import Defaults
 from bagpipe.client.pods import attempt_of, has_log, identity, last_lines, waits_for
 from bagpipe.client.story import index_of, printable, tell
 from bagpipe.config.document import API_VERSION, KIND
@@ -129,7 +130,7 @@ class BagpipeClient:
         """Check the file as `bagpipe run` does, then create the job; returns its name."""
         return self.create(read_job_file(Path(job_file), overrides), name=name)
 
-    def create(self, file: JobFile, *, name: str | None = None, installed: Mapping[str, Any] | None = None) -> str:
+    def create(self, file: JobFile, *, name: str | None = None, installed: Defaults = ()) -> str:
         """Create a job that has been read; returns its name.
 
         Args:

@@ -217,6 +217,10 @@ class RunPolicy(_Section):
         Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None,
         Meta(description="Cluster only: the operator that runs this job, where a cluster has several; none: the one without a class."),
     ] = None
+    job_class: Annotated[
+        Annotated[str, Meta(max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None,
+        Meta(description="Cluster only: one of the presets that the operator's installation has by name (`jobs.classes`): images, a GPU profile, pod settings and limits; none: its `jobs.defaultClass`, if it has one."),
+    ] = None
     inherit: Annotated[
         Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=317)], ...], Meta(max_length=50)],
         Meta(description="Cluster only: keys of the job's own labels and annotations that everything made for it bears too; `example.com/*`: all with this prefix."),

@@ -39,6 +39,7 @@ class RunPolicy:
     workload_priority_class: str | None = None
     managed_by: str | None = None
     operator_class: str | None = None
+    job_class: str | None = None
     inherit: tuple[str, ...] = ()
     network_policy: str = "Ingress"
 

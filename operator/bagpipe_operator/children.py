@@ -272,7 +272,8 @@ def check_limits(job: Job, settings: Settings) -> None:
         SpecError: names what is too much.
     """
     templates = {role: pod_template(job, role, 0, settings) for role in Role}
-    settings.job_limits.check(job, templates, own_images=own_images(job, settings))
+    for limits in settings.all_limits:
+        limits.check(job, templates, own_images=own_images(job, settings))
 
 
 def check_pods(job: Job, settings: Settings) -> None:
@@ -284,10 +285,10 @@ def check_pods(job: Job, settings: Settings) -> None:
     for role in Role:
         section = names.SECTIONS[role]
         claims = ("bagpipe-run",) if role is Role.SERVER and job.server_claim is not None else ()
-        layers = podcheck.layers_of(job.spec, section, settings.job_defaults)
+        layers = podcheck.layers_of(job.spec, section, settings.all_defaults)
         if fault := podcheck.pod_fault(pod_template(job, role, 0, settings), section, layers, claims):
             raise SpecError(fault)
-    if fault := podcheck.settings_fault(job.spec, settings.job_defaults):
+    if fault := podcheck.settings_fault(job.spec, settings.all_defaults):
         raise SpecError(fault)
 
 

@@ -43,31 +43,37 @@ class Limits:
     """Kinds of volumes beside those that the operator makes itself: csi, nfs, hostPath, ..."""
     service_accounts: tuple[str, ...] = ()
     priority_classes: tuple[str, ...] = ()
+    whose: str = "this installation"
+    """Who sets them, for messages."""
 
     @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> "Limits":
+    def of(cls, raw: Mapping[str, Any], where: str = "jobLimits", whose: str = "this installation") -> "Limits":
         """The limits in an installation's settings.
+
+        Args:
+            where: their path.
+            whose: see the field of this name.
 
         Raises:
             SpecError: a key is unknown, or a value has another shape.
         """
-        if fault := SHAPE(raw, "jobLimits"):
+        if fault := SHAPE(raw, where):
             raise SpecError(str(fault))
-        by_key = {camel(f.name): f.name for f in fields(cls)}
+        by_key = {camel(f.name): f.name for f in fields(cls) if f.name != "whose"}
         if unknown := sorted(set(raw) - set(by_key)):
-            raise SpecError(f"jobLimits: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
+            raise SpecError(f"{where}: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
         for name, most in raw.get("maxResources", {}).items():
-            amount(most, f"jobLimits.maxResources.{name}")
+            amount(most, f"{where}.maxResources.{name}")
         values: dict[str, Any] = {
             by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in raw.items()
         }
-        return cls(**values)
+        return cls(**values, whose=whose)
 
     def too_many(self, job: Job) -> str:
         """Which replicas are more than allowed; empty: none."""
         for role, most in ((Role.SERVER, self.max_servers), (Role.TRAINER, self.max_trainers)):
             if most and job.replicas(role) > most:
-                return f"spec.{SECTIONS[role]}.replicas: this installation allows {most}, found {job.replicas(role)}"
+                return f"spec.{SECTIONS[role]}.replicas: {self.whose} allows {most}, found {job.replicas(role)}"
         return ""
 
     def check(self, job: Job, templates: Mapping[Role, Mapping[str, Any]], *, own_images: tuple[str, ...]) -> None:
@@ -83,7 +89,7 @@ class Limits:
             raise SpecError(too_many)
         for role, template in templates.items():
             for what, allowed, found in self._breaches(template["spec"], own_images):
-                raise SpecError(f"spec.{SECTIONS[role]}: {what}: this installation allows {allowed}, found {found}")
+                raise SpecError(f"spec.{SECTIONS[role]}: {what}: {self.whose} allows {allowed}, found {found}")
 
     def _breaches(self, spec: Mapping[str, Any], own_images: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
         """(what, what is allowed, what was found) of everything in a pod that is not allowed."""

@@ -33,9 +33,14 @@ def checkpoint_path(job: Job) -> str | None:
     return path or (defaults.CHECKPOINT_PATH if job.checkpoint_claim is not None else None)
 
 
+def profile_name(job: Job, settings: Settings) -> str:
+    """The name of the trainers' profile: the job's, that of its class, or the one without a GPU."""
+    return job.section(Role.TRAINER).get("gpuProfile") or settings.job_class.gpu_profile or defaults.GPU_PROFILE
+
+
 def profile_of(job: Job, settings: Settings) -> Profile:
-    """The trainers' profile by name."""
-    name = job.section(Role.TRAINER).get("gpuProfile") or defaults.GPU_PROFILE
+    """The trainers' profile."""
+    name = profile_name(job, settings)
     try:
         return settings.profiles[name]
     except KeyError:
@@ -70,12 +75,11 @@ def pod_template(job: Job, role: Role, attempt: int, settings: Settings) -> dict
 
 
 def _section(job: Job, role: Role, settings: Settings) -> dict[str, Any]:
-    """Settings of a role's pods: the installation's for all, for this role, the job's for all, for this role."""
-    name, installed = names.SECTIONS[role], settings.job_defaults
-    layers = (installed.get("allRoles"), installed.get(name), job.spec.get("allRoles"), job.section(role))
+    """Settings of a role's pods: the installation's, those of the job's class, the job's; each for all roles first."""
     section: dict[str, Any] = {}
-    for layer in layers:
-        section = overlay(section, layer or {})
+    for source in (*(below for _, below in settings.all_defaults), job.spec):
+        for name in ("allRoles", names.SECTIONS[role]):
+            section = overlay(section, source.get(name) or {})
     return section
 
 

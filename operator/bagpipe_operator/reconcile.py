@@ -110,9 +110,9 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     if held and held[0] == Reason.WAITING_FOR_QUOTA and (refused := obstacles.judge_queued(observed)):
         return _end(current, refused, observed, now)
     if held and held[0] == Reason.WAITING_FOR_QUOTA and workload is None and current.start_time is None:
-        children.check_pods(job, pins.applied(settings, current.pinned))  # Not hours later, when it has its quota.
+        children.check_pods(job, pins.applied(settings, current.pinned, job))  # Not hours later, when it has its quota.
     if held:
-        return _hold(job, current, observed, pins.applied(settings, current.pinned), held, admission, now)
+        return _hold(job, current, observed, pins.applied(settings, current.pinned, job), held, admission, now)
     current = status.not_ahead(_queued(job, current, admission, settings, now), now)
     # Also before its last pod had ended: what the hold had told to go is no loss that anybody else caused.
     resumed = current.is_true(Condition.SUSPENDED) or current.phase == status.STOPPING
@@ -127,7 +127,7 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     # What ran once is not looked at again: a new release of the operator ends no job with a rule that it has learnt.
     unknown = current.start_time is None or pins.changed(job, current)
     current = pins.pinned(job, current, settings)
-    taken = pins.applied(settings, current.pinned)
+    taken = pins.applied(settings, current.pinned, job)
     if unknown and observed.batch_job(job.name, Role.TRAINER, current.attempt) is None:
         children.check_pods(job, taken)
     return _run(job, current, observed, taken, admission, now)
@@ -141,7 +141,7 @@ def _judge(job: Job, current: Status, observed: Observed, settings: Settings, no
         or pins.judge(job, current, observed)
         or deadlines.judge(job, current, observed, now)
         or partial.judge(job, current, observed, now)
-        or scale.judge(job, current, observed, settings.job_limits)
+        or scale.judge(job, current, observed, pins.applied(settings, current.pinned, job).all_limits)
     )
 
 
@@ -268,7 +268,7 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
 
 def _progressed(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
-    untaken = _untaken(observed, now) or scale.refusal(job, settings.job_limits)
+    untaken = _untaken(observed, now) or scale.refusal(job, settings.all_limits)
     new = status.kept(status.reconciled(current, untaken, now), keeping.loss(job, settings), now)
     new = status.with_result(_servers_counted(job, new, observed, now), observed)
     if observed.progress is not None:

@@ -4,14 +4,15 @@ Images and GPU profiles are data: a new kind of node needs a line in a values fi
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from bagpipe_operator import gangs
+from bagpipe_operator import gangs, podcheck
 from bagpipe_operator.api import SpecError, camel
+from bagpipe_operator.classes import JobClass, parse_classes
 from bagpipe_operator.limits import Limits
 from bagpipe_operator.podcheck import spec_shape
 from bagpipe_operator.podcheck.shapes import describe
@@ -51,6 +52,12 @@ class Settings:
     job_limits: Limits = field(default_factory=Limits)
     """What no job may ask for more of."""
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    job_classes: Mapping[str, JobClass] = field(default_factory=dict)
+    """Presets that a job chooses by `runPolicy.jobClass`."""
+    default_job_class: str = ""
+    """The class of jobs that name none; empty: they have none."""
+    job_class: JobClass = field(default_factory=JobClass)
+    """The one that the job in hand has (`for_class`); no key of the settings file."""
     operator_class: str = ""
     """Jobs with this `runPolicy.operatorClass` are ours; empty: those without one."""
     release: str = ""
@@ -83,7 +90,7 @@ class Settings:
         Raises:
             SpecError: a key is unknown, or a value is none that its key may have.
         """
-        by_key = {camel(f.name): f.name for f in fields(cls)}
+        by_key = {camel(f.name): f.name for f in fields(cls) if f.name != "job_class"}
         unknown = sorted(set(raw) - set(by_key))
         if unknown:
             raise SpecError(f"operator settings: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
@@ -102,13 +109,48 @@ class Settings:
         if "job_limits" in values:
             values["job_limits"] = Limits.of(values["job_limits"])
         values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
+        if "job_classes" in values:
+            values["job_classes"] = parse_classes(values["job_classes"], values["profiles"])
         made = cls(**values)
+        if made.default_job_class:
+            made.for_class(made.default_job_class, "operator settings: defaultJobClass")
         if made.renew_seconds * 3 >= made.lease_seconds * 2:
             raise SpecError(
                 f"operator settings: renewSeconds: expected less than two thirds of leaseSeconds "
                 f"({made.lease_seconds:g}), found {made.renew_seconds:g}"
             )
         return made
+
+    def for_class(self, name: str | None, where: str = "spec.runPolicy.jobClass") -> "Settings":
+        """The settings for a job of this class; None: of the default class, if there is one.
+
+        Raises:
+            SpecError: there is no such class; names those that there are.
+        """
+        name = name or self.default_job_class
+        if not name:
+            return self
+        if name not in self.job_classes:
+            known = ", ".join(sorted(self.job_classes)) or "none"
+            raise SpecError(f"{where}: no class {name!r} in this installation; known: {known}")
+        found = self.job_classes[name]
+        return replace(
+            self,
+            job_class=found,
+            trainer_image=found.trainer_image or self.trainer_image,
+            server_image=found.server_image or self.server_image,
+        )
+
+    @property
+    def all_defaults(self) -> podcheck.Defaults:
+        """Pod settings under those of the job in hand."""
+        classes = self.job_class
+        return (("jobDefaults", self.job_defaults), (f"jobClasses.{classes.name}.defaults", classes.defaults))
+
+    @property
+    def all_limits(self) -> tuple[Limits, ...]:
+        """What the job in hand may ask for: each of them holds."""
+        return self.job_limits, self.job_class.limits
 
     @classmethod
     def load(cls, path: Path | None) -> "Settings":

@@ -125,7 +125,10 @@ def test_every_value_is_described():
         own = [] if "properties" in schema or schema.get("description") or path.endswith("[]") else [path]
         return own + [name for place, known in inner for name in undescribed(known, place)]
 
-    assert undescribed(json.loads((CHART / "values.schema.json").read_text(encoding="utf-8")), "values") == []
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    shared = {name: known for name, known in schema["definitions"].items() if "properties" in known}
+    assert {"limits", "defaults"} <= shared.keys()
+    assert undescribed({"properties": {"values": schema, **shared}}, "") == []
 
 
 @pytest.mark.parametrize(
@@ -134,6 +137,10 @@ def test_every_value_is_described():
         ("serviceAccount.create=false", "serviceAccount.name: expected the name of an account that exists"),
         ("lease.renewSeconds=10", "lease.renewSeconds: expected less than two thirds of lease.seconds (15), found 10"),
         ("registry=https://ghcr.io", "/registry"),
+        ("jobs.defaultClass=a", "jobs.defaultClass: expected a class of jobs.classes (none), found a"),
+        ("jobs.classes.A_B.gpuProfile=cpu", "/jobs/classes"),
+        ("jobs.classes.a.limits.maxTrainer=1", "maxTrainer"),
+        ("jobs.classes.a.images.trainer=https://x", "/images/trainer"),
         ("images.trainer=a:b c", "/images/trainer"),
         ("image.tag=a/b", "/image/tag"),
         ("scope.namespaces={a,a}", "/scope/namespaces"),
@@ -267,8 +274,11 @@ def test_settings_are_the_operators():
     """What the chart writes is what the operator reads, profile by profile."""
     from bagpipe_operator.settings import Settings
 
-    text = one(template("profiles.x.gpus=2", "kueue.enabled=true"), "ConfigMap")["data"]["operator.yaml"]
+    classes = ("jobs.classes.a.gpuProfile=x", "jobs.classes.a.limits.maxTrainers=2000000", "jobs.defaultClass=a")
+    text = one(template("profiles.x.gpus=2", "kueue.enabled=true", *classes), "ConfigMap")["data"]["operator.yaml"]
     settings = Settings.of(yaml.safe_load(text))
+    assert settings.for_class(None).job_class == settings.job_classes["a"]
+    assert settings.job_classes["a"].gpu_profile == "x" and settings.job_classes["a"].limits.max_trainers == 2000000
     assert settings.kueue and settings.profiles["x"].gpus == 2 and "v100" in settings.profiles
     assert (settings.lease_namespace, settings.lease_name) == ("kube-system", "bagpipe-operator")
     assert settings.release == "system/r"

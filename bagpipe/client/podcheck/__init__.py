@@ -16,16 +16,20 @@ from .overlay import overlay
 from .typed import Found, Place, misfits, parts
 
 ROLES = ("oracle", "servers", "trainers")
+Defaults = Sequence[tuple[str, Mapping[str, Any]]]
+"""Pod settings that an installation lays under those of all jobs, or of the jobs of a class: each with the path at
+which it stands, the lowest first."""
 _ONCE = {"volumes": "name", "containers": "name", "initContainers": "name", "volumeMounts": "mountPath"}
 
 
-def job_fault(spec: Mapping[str, Any], installed: Mapping[str, Any] | None = None) -> str | None:
+def job_fault(spec: Mapping[str, Any], installed: Defaults = ()) -> str | None:
     """The first thing that no cluster would take or run of a document, in one line; None: nothing is known.
 
     Args:
-        installed: what an installation lays under the settings of all jobs, where that is known.
+        installed: what an installation lays under the job's settings, where that is known.
     """
-    if shape := spec_shape.fault(spec) or (installed and spec_shape.defaults_fault(installed)):
+    shapes = chain((spec_shape.fault(spec),), (spec_shape.defaults_fault(below, path) for path, below in installed))
+    if shape := next(filter(None, shapes), None):
         return str(shape)
     for role in ROLES:
         layers = layers_of(spec, role, installed)
@@ -38,21 +42,19 @@ def job_fault(spec: Mapping[str, Any], installed: Mapping[str, Any] | None = Non
     return settings_fault(spec, installed)
 
 
-def settings_fault(spec: Mapping[str, Any], installed: Mapping[str, Any] | None = None) -> str | None:
+def settings_fault(spec: Mapping[str, Any], installed: Defaults = ()) -> str | None:
     """As `job_fault`, of the settings that are not of a pod: paths, claims, names."""
     oracle = [layer for _, layer in layers_of(spec, "oracle", installed)]
     return next(job_rules.faults(spec, oracle), None)
 
 
-def layers_of(
-    spec: Mapping[str, Any], role: str, installed: Mapping[str, Any] | None = None
-) -> tuple[origin.Layer, ...]:
+def layers_of(spec: Mapping[str, Any], role: str, installed: Defaults = ()) -> tuple[origin.Layer, ...]:
     """The settings that make up a role's pods, the uppermost first, each with its path.
 
     Args:
-        installed: what an installation lays under the settings of all jobs.
+        installed: what an installation lays under the job's settings.
     """
-    sources = (("spec", spec), ("jobDefaults", installed or {}))
+    sources = (("spec", spec), *reversed(installed))
     found = ((f"{where}.{name}", source.get(name)) for where, source in sources for name in (role, "allRoles"))
     return tuple((path, section) for path, section in found if section)
 

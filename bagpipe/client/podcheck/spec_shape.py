@@ -5,6 +5,7 @@ affinity, ...) it takes as they are. Both are checked here, where they enter, so
 this module may rely on their types. What is not named here is looked at in the finished pods.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,8 @@ MOST_SECONDS = 315_360_000
 MOST_FAILURES = 10_000
 MOST_SERVERS = 1000
 MOST_TRAINERS = 10_000
+MOST_DEFAULTS = 65_536
+"""Longest pod settings of an installation, or of one of its classes."""
 
 _ANY_TEXT = Text(empty=True)
 _MAP = Table({})
@@ -115,6 +118,7 @@ _RUN_POLICY = Table(
         "workloadPriorityClass": Optional(_ANY_TEXT),
         "managedBy": Optional(_ANY_TEXT),
         "operatorClass": Optional(_ANY_TEXT),
+        "jobClass": Optional(_ANY_TEXT),
         "inherit": Optional(Many(Text())),
         "networkPolicy": Optional(Text(among=("Ingress", "Isolated", "None"))),
     }
@@ -154,11 +158,17 @@ def fault(spec: Any) -> Fault | None:
     return found
 
 
-def defaults_fault(sections: Any) -> Fault | None:
-    """As `fault`, for the pod settings that an installation puts under those of its jobs."""
+def defaults_fault(sections: Any, path: str = "jobDefaults") -> Fault | None:
+    """As `fault`, for the pod settings that an installation puts under those of its jobs, and which stand at `path`.
+
+    They are copied into the status of every job that begins with them, so they may not be large.
+    """
     if isinstance(sections, Mapping) and (odd := next((key for key in sections if key not in _SECTIONS), None)):
-        return Fault("jobDefaults", " or ".join(_SECTIONS), describe(odd))
-    return Table(dict.fromkeys(_SECTIONS, Table(_POD_CONFIG)))(sections, "jobDefaults")
+        return Fault(path, " or ".join(_SECTIONS), describe(odd))
+    found = Table(dict.fromkeys(_SECTIONS, Table(_POD_CONFIG)))(sections, path)
+    if found is None and (size := len(json.dumps(sections, default=str))) > MOST_DEFAULTS:
+        return Fault(path, f"at most {MOST_DEFAULTS:,} characters of JSON", f"{size:,}")
+    return found
 
 
 _SECTIONS = ("allRoles", "oracle", "servers", "trainers")

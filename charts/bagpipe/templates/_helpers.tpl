@@ -52,6 +52,11 @@ bagpipe-operator{{ with .Values.operatorClass }}-{{ . }}{{ end }}
 {{- if ge (mulf 3.0 .Values.lease.renewSeconds) (mulf 2.0 .Values.lease.seconds) -}}
 {{- fail (printf "lease.renewSeconds: expected less than two thirds of lease.seconds (%v), found %v: a leader would lose its lease between two renewals" .Values.lease.seconds .Values.lease.renewSeconds) -}}
 {{- end -}}
+{{- with .Values.jobs.defaultClass -}}
+{{- if not (hasKey $.Values.jobs.classes .) -}}
+{{- fail (printf "jobs.defaultClass: expected a class of jobs.classes (%s), found %s" (keys $.Values.jobs.classes | sortAlpha | join ", " | default "none") .) -}}
+{{- end -}}
+{{- end -}}
 trainerImage: {{ printf "%s%s" (include "bagpipe.from" .) .Values.images.trainer | quote }}
 serverImage: {{ printf "%s%s" (include "bagpipe.from" .) .Values.images.server | quote }}
 imagePullPolicy: {{ .Values.images.pullPolicy }}
@@ -73,6 +78,8 @@ renewSeconds: {{ .Values.lease.renewSeconds }}
 listenPort: 8080
 jobDefaults: {{ .Values.jobs.defaults | toJson }}
 jobLimits: {{ .Values.jobs.limits | toJson }}
+jobClasses: {{ .Values.jobs.classes | toJson }}
+defaultJobClass: {{ .Values.jobs.defaultClass | quote }}
 profiles:
   {{- toYaml .Values.profiles | nindent 2 }}
 {{- end -}}

@@ -3,6 +3,8 @@
 More than the installation allows is no reason to end an attempt that runs: it goes on, and the refusal is told.
 """
 
+from collections.abc import Iterable
+
 from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Count, Restart
 from bagpipe_operator.limits import Limits
@@ -10,10 +12,10 @@ from bagpipe_operator.names import Reason, Role
 from bagpipe_operator.observe import Observed, Obstacle
 
 
-def judge(job: Job, status: Status, observed: Observed, limits: Limits) -> Restart | None:
+def judge(job: Job, status: Status, observed: Observed, limits: Iterable[Limits]) -> Restart | None:
     """The restart with another number of trainers; none: it is the same, or more than is allowed."""
     batch = observed.batch_job(job.name, Role.TRAINER, status.attempt)
-    if batch is None or limits.too_many(job):
+    if batch is None or refusal(job, limits):
         return None
     have, want = (batch.get("spec") or {}).get("completions"), job.replicas(Role.TRAINER)
     if have == want:
@@ -21,7 +23,7 @@ def judge(job: Job, status: Status, observed: Observed, limits: Limits) -> Resta
     return Restart(reason=Reason.SCALED, message=f"{have} trainers become {want}", count=Count.NOTHING)
 
 
-def refusal(job: Job, limits: Limits) -> Obstacle | None:
-    """Why the job keeps the number that it has."""
-    too_many = limits.too_many(job)
+def refusal(job: Job, limits: Iterable[Limits]) -> Obstacle | None:
+    """Why the job keeps the number that it has; none: each of the limits allows what it asks for."""
+    too_many = next((found for each in limits if (found := each.too_many(job))), "")
     return Obstacle(reason=Reason.BEYOND_LIMITS, message=too_many) if too_many else None

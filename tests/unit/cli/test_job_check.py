@@ -99,11 +99,35 @@ def test_what_an_installation_adds_to_pods_is_known_by_its_values(
         ("jobs: {defaults: {trainer: {}}}", "jobDefaults: expected allRoles or"),
         ("jobs: [a]", "values.yaml: jobs.defaults: expected a map"),
         ("- a", "values.yaml: jobs.defaults: expected a map"),
+        ("jobs: {classes: [a], defaultClass: a}", "values.yaml: jobs.classes: expected a map"),
+        (
+            "jobs: {classes: {a: {}, b: {}}, defaultClass: c}",
+            "jobs.defaultClass: no class 'c' in this installation",
+        ),
+        (
+            "jobs: {classes: {a: {defaults: {trainers: {volumes: [{name: d, hostPath: {}}]}}}}, defaultClass: a}",
+            "jobClasses.a.defaults.trainers.volumes[0]",
+        ),
     ):
         values.write_text(text)
         assert run_command([*command_line, "--values", str(values)]) == 78
         told = capsys.readouterr()
         assert words in told.err and told.err.count("\n") == 1 and told.out == ""
+
+
+def test_a_class_of_an_installation_is_known_by_its_values(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the class lays under the job's pods counts, and a class that there is not is named with those that are."""
+    values = job.with_name("values.yaml")
+    values.write_text("jobs: {classes: {big: {defaults: {trainers: {volumes: [{name: d, emptyDir: {}}]}}}, small: {}}}")
+    mounts = ["--set", "trainers.volumeMounts=[{name: d, mountPath: /d}]", "--values", str(values)]
+    for name, words in (
+        ("small", "these pods have no volume 'd'"),
+        ("huge", "spec.runPolicy.jobClass: no class 'huge' in this installation; known: big, small\n"),
+    ):
+        assert run_command(["job", "check", str(job), *mounts, "--set", f"runPolicy.jobClass={name}"]) == 78
+        told = capsys.readouterr()
+        assert words in told.err and told.err.count("\n") == 1
+    assert run_command(["job", "check", str(job), *mounts, "--set", "runPolicy.jobClass=big"]) == 0
 
 
 @pytest.mark.parametrize("command", ["check", "run"])
