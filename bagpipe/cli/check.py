@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from bagpipe.client.checked import check_pods, notes, read_defaults
+from bagpipe.client.checked import check_pods, notes
+from bagpipe.client.installation import read_installation
 from bagpipe.config.document import DataConfig, Job
 from bagpipe.config.load import JobFile, load_local_job
 from bagpipe.config.paths import shown
@@ -53,7 +54,7 @@ def check_submission(file: JobFile, values: Path | None = None) -> Iterator[str]
     """
     model = file.job.spec.model
     check_document(file.job.spec, elsewhere=True)
-    check_pods(file, read_defaults(values, file.job.spec.run_policy.job_class))
+    check_pods(file, read_installation(values))
     yield from _in_words(file.job, model.entrypoint or f"model.name {model.name}", "not looked at")
     yield from (f"  note: {note}" for note in notes(file))
     yield "nothing was sent: this was a check"

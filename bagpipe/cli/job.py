@@ -21,7 +21,7 @@ Values = Annotated[
     typer.Option(
         "--values",
         metavar="FILE",
-        help="Values file of the operator's chart, whose jobs.defaults and jobs.classes lie under the job's settings.",
+        help="Values file of the operator's chart: the job is judged as that installation would.",
         show_default=False,
         parser=local_path,
     ),
@@ -48,14 +48,15 @@ def submit(
     context: Context = None,
 ) -> None:
     """Create a job from a file, checked here first as `bagpipe job check` does."""
-    from bagpipe.client.checked import check_pods, notes, read_defaults
+    from bagpipe.client.checked import check_pods, notes
+    from bagpipe.client.installation import read_installation
     from bagpipe.config.load import read_job_file
     from bagpipe.local.beginning import check_document
 
     offer_beside(job)
     file = read_job_file(job, overrides or ())
     check_document(file.job.spec, elsewhere=True)  # Also where no cluster can be reached.
-    installed = read_defaults(values, file.job.spec.run_policy.job_class)
+    installed = read_installation(values)
     check_pods(file, installed)
     for note in notes(file):
         print(f"note: {note}", file=sys.stderr)

@@ -19,7 +19,7 @@ from typing import Any
 from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, items_of, told
 from bagpipe.client.checked import check_pods
 from bagpipe.client.connection import connect
-from bagpipe.client.podcheck import Defaults
+from bagpipe.client.installation import Installation
 from bagpipe.client.pods import attempt_of, has_log, identity, last_lines, waits_for
 from bagpipe.client.story import index_of, printable, tell
 from bagpipe.config.document import API_VERSION, KIND
@@ -130,11 +130,11 @@ class BagpipeClient:
         """Check the file as `bagpipe run` does, then create the job; returns its name."""
         return self.create(read_job_file(Path(job_file), overrides), name=name)
 
-    def create(self, file: JobFile, *, name: str | None = None, installed: Defaults = ()) -> str:
+    def create(self, file: JobFile, *, name: str | None = None, installed: Installation | None = None) -> str:
         """Create a job that has been read; returns its name.
 
         Args:
-            installed: what the installation lays under its jobs' pods, where that is known (`read_defaults`).
+            installed: the installation that will run the job, where that is known (`read_installation`).
 
         Raises:
             ConfigError: the file names another namespace than this client's, the job's run is known to fail

@@ -12,11 +12,10 @@ from typing import Any
 from bagpipe_operator import conditions as condition_list
 from bagpipe_operator import defaults, names, times
 from bagpipe_operator.names import Role
-from bagpipe_operator.podcheck import spec_shape
+from bagpipe_operator.podcheck import shapes, spec_shape
 
-
-class SpecError(Exception):
-    """The document cannot be run: names the field, what was found and what to write instead."""
+SpecError = shapes.SpecError
+camel = shapes.camel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +63,6 @@ class RunPolicy:
         """Whether the operator of this class (empty: the one without) runs this job."""
         ours = self.managed_by in (None, names.MANAGER, f"{names.GROUP}/{names.MANAGER}")
         return ours and (self.operator_class or "") == operator_class
-
-
-def camel(name: str) -> str:
-    """A field's name as the document writes it: `max_servers` is `maxServers`."""
-    head, *rest = name.split("_")
-    return head + "".join(part.title() for part in rest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +205,11 @@ class Job:
     def replicas(self, role: Role) -> int:
         """How many pods of a role the document asks for."""
         return 1 if role is Role.ORACLE else int(self.section(role).get("replicas", defaults.REPLICAS))
+
+    @property
+    def asked(self) -> dict[str, int]:
+        """As `replicas`, by the names of the document's sections."""
+        return {names.SECTIONS[role]: self.replicas(role) for role in Role}
 
     @property
     def pods_wanted(self) -> int:

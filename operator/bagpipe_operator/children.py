@@ -271,9 +271,9 @@ def check_limits(job: Job, settings: Settings) -> None:
     Raises:
         SpecError: names what is too much.
     """
-    templates = {role: pod_template(job, role, 0, settings) for role in Role}
+    templates = {names.SECTIONS[role]: pod_template(job, role, 0, settings) for role in Role}
     for limits in settings.all_limits:
-        limits.check(job, templates, own_images=own_images(job, settings))
+        limits.check(job.asked, templates, own_images=own_images(job, settings))
 
 
 def check_pods(job: Job, settings: Settings) -> None:

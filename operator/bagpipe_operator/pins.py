@@ -15,12 +15,13 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from bagpipe_operator.api import Job, Status, camel
-from bagpipe_operator.classes import JobClass
 from bagpipe_operator.decision import Count, Restart
 from bagpipe_operator.names import Reason, Role
 from bagpipe_operator.observe import Observed
+from bagpipe_operator.podcheck.classes import JobClass
+from bagpipe_operator.podcheck.profiles import parse_profiles
 from bagpipe_operator.pods import profile_name, profile_of
-from bagpipe_operator.settings import Settings, parse_profiles
+from bagpipe_operator.settings import Settings
 
 _SETTINGS = ("server_image", "trainer_image", "image_pull_policy", "image_pull_secrets", "run_as_user", "job_defaults")
 

@@ -13,8 +13,9 @@ from bagpipe_operator.api import Job, SpecError
 from bagpipe_operator.names import Role
 from bagpipe_operator.podcheck import reserved
 from bagpipe_operator.podcheck.overlay import overlay
+from bagpipe_operator.podcheck.profiles import Profile
 from bagpipe_operator.podcheck.sketch import COPIED
-from bagpipe_operator.settings import Profile, Settings
+from bagpipe_operator.settings import Settings
 
 Raw = Mapping[str, Any]
 

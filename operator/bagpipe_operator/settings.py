@@ -12,30 +12,11 @@ import yaml
 
 from bagpipe_operator import gangs, podcheck
 from bagpipe_operator.api import SpecError, camel
-from bagpipe_operator.classes import JobClass, parse_classes
-from bagpipe_operator.limits import Limits
 from bagpipe_operator.podcheck import spec_shape
-from bagpipe_operator.podcheck.shapes import describe
-
-PROFILES = Path(__file__).with_name("profiles.yaml")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """What trainers get when `trainers.gpuProfile` names this profile."""
-
-    description: str = ""
-    image: str | None = None
-    """Trainer image of this profile; none: the default trainer image."""
-    image_suffix: str = ""
-    """Appended to the default trainer image's tag where `image` is not given."""
-    gpus: int = 0
-    """`nvidia.com/gpu` of each trainer."""
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, Any], ...] = ()
-    runtime_class_name: str | None = None
-    env: Mapping[str, str] = field(default_factory=dict)
-    shm_size: str | None = None
+from bagpipe_operator.podcheck.classes import JobClass, choose, parse_classes
+from bagpipe_operator.podcheck.limits import Limits
+from bagpipe_operator.podcheck.profiles import Profile, load_profiles, parse_profiles
+from bagpipe_operator.podcheck.shapes import check_types, describe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +86,7 @@ class Settings:
                 raise SpecError(f"operator settings: gangSchedulers: unknown {name!r}; known: {known}")
         if fault := spec_shape.defaults_fault(values.get("job_defaults", {})):
             raise SpecError(f"operator settings: {fault}")
-        _check_types(cls, values, "operator settings")
+        check_types(cls, values, "operator settings")
         if "job_limits" in values:
             values["job_limits"] = Limits.of(values["job_limits"])
         values["profiles"] = {**load_profiles(), **parse_profiles(raw.get("profiles") or {})}
@@ -127,13 +108,7 @@ class Settings:
         Raises:
             SpecError: there is no such class; names those that there are.
         """
-        name = name or self.default_job_class
-        if not name:
-            return self
-        if name not in self.job_classes:
-            known = ", ".join(sorted(self.job_classes)) or "none"
-            raise SpecError(f"{where}: no class {name!r} in this installation; known: {known}")
-        found = self.job_classes[name]
+        found = choose(self.job_classes, name, self.default_job_class, where)
         return replace(
             self,
             job_class=found,
@@ -164,55 +139,3 @@ class Settings:
         if not isinstance(raw, Mapping):
             raise SpecError(f"operator settings: expected a map, found {describe(raw)}")
         return cls.of(raw)
-
-
-_TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
-    bool: ("true or false", bool),
-    int: ("a whole number", int),
-    float: ("a number", (int, float)),
-    str: ("a text", str),
-    tuple: ("a list", tuple),
-    dict: ("a map", Mapping),
-    type(None): ("a text", (str, type(None))),
-}
-
-
-def _check_types(cls: type, values: Mapping[str, Any], where: str) -> None:
-    """Refuse a value that is not of its field's type: it would end the operator later, and without a word about it.
-
-    Raises:
-        SpecError: names the field, what was expected and what was found.
-    """
-    for f in fields(cls):
-        default = f.default_factory() if callable(f.default_factory) else f.default
-        expected, kind = _TYPES.get(type(default), ("", object))
-        value = values.get(f.name, default)
-        if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
-            raise SpecError(f"{where}: {camel(f.name)}: expected {expected}, found {describe(value)}")
-
-
-def load_profiles() -> dict[str, Profile]:
-    """The GPU profiles that come with the operator, by name."""
-    return parse_profiles(yaml.safe_load(PROFILES.read_text()))
-
-
-def parse_profiles(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Profile]:
-    """GPU profiles by name, from the settings file.
-
-    Raises:
-        SpecError: a profile has an unknown key.
-    """
-    by_key = {camel(f.name): f.name for f in fields(Profile)}
-    result = {}
-    for name, body in raw.items():
-        if not isinstance(body, Mapping):
-            raise SpecError(f"profiles.{name}: expected a map, found {describe(body)}")
-        unknown = sorted(set(body) - set(by_key))
-        if unknown:
-            raise SpecError(f"profiles.{name}: unknown key {unknown[0]!r}; known: {', '.join(sorted(by_key))}")
-        values: dict[str, Any] = {
-            by_key[key]: tuple(value) if isinstance(value, list) else value for key, value in body.items()
-        }
-        _check_types(Profile, values, f"profiles.{name}")
-        result[name] = Profile(**values)
-    return result

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bagpipe.client import podcheck
+from bagpipe.client.installation import read_installation
 from bagpipe.client.podcheck import reserved, typed
 from bagpipe_operator import names
 from bagpipe_operator import podcheck as operators
 from bagpipe_operator.api import Job, SpecError
-from bagpipe_operator.children import check_pods
+from bagpipe_operator.children import check_gang, check_limits, check_pods
 from bagpipe_operator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,69 @@ def test_an_installations_volumes_may_be_mounted():
     assert "no volume 'shared'" in operator_says(document(mount)) and operator_says(document(mount), volume) is None
     volume["allRoles"]["volumes"][0]["nfs"]["path"] = "x"
     assert operator_says(document(mount), volume).startswith("jobDefaults.allRoles.volumes[0].nfs.path: expected an ab")
+
+
+VALUES = {
+    "profiles": {"big": {"gpus": 4, "image": "own/gpu:1"}, "cpu": {}},
+    "gangSchedulers": ["Volcano"],
+    "jobs": {
+        "defaults": {"allRoles": {"resources": {"requests": {"cpu": 3}}}},
+        "limits": {"maxTrainers": 4, "maxResources": {"cpu": 8, "nvidia.com/gpu": 2}, "volumes": ["csi"]},
+        "classes": {
+            "heavy": {"gpuProfile": "big"},
+            "light": {"limits": {"images": ["team/"], "maxResources": {"cpu": 2}}},
+            "mounting": {"defaults": {"oracle": {"volumes": [{"name": "n", "nfs": {"server": "s", "path": "/"}}]}}},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({}, None),
+        ({"trainers": {"replicas": 5}}, "spec.trainers.replicas: this installation allows 4, found 5"),
+        ({"trainers": {"gpuProfile": "huge"}}, "spec.trainers.gpuProfile: no profile 'huge' in this installation; kn"),
+        ({"trainers": {"gpuProfile": "v100"}}, None),
+        ({"trainers": {"gpuProfile": "big"}}, "resources.limits.nvidia.com/gpu of container 'bagpipe': this installat"),
+        ({"runPolicy": {"jobClass": "heavy"}}, "resources.limits.nvidia.com/gpu of container 'bagpipe': this installa"),
+        ({"runPolicy": {"jobClass": "heavy"}, "trainers": {"gpuProfile": "cpu"}}, None),
+        ({"runPolicy": {"jobClass": "light"}}, "resources.requests.cpu of container 'bagpipe': the class light allows"),
+        (
+            {"runPolicy": {"jobClass": "light"}, "allRoles": {"image": "x", "resources": {"requests": {"cpu": 1}}}},
+            "image of container 'bagpipe': the class light allows images that begin with team/",
+        ),
+        ({"runPolicy": {"jobClass": "mounting"}}, "spec.oracle: volume 'n': this installation allows configMap, csi,"),
+        ({"runPolicy": {"jobClass": "lite"}}, "no class 'lite' in this installation; known: heavy, light, mounting"),
+        ({"runPolicy": {"gang": "Coscheduling"}}, "this installation does not serve Coscheduling; gangSchedulers: Vo"),
+        ({"servers": {"podTemplate": {"spec": {"containers": [{"name": "c", "image": "i"}], "volumes": []}}}}, None),
+    ],
+)
+def test_an_installation_is_judged_alike(tmp_path, spec, words):
+    """By its values file the library says what the operator, with the settings that the chart makes of it, says."""
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump(VALUES))
+    jobs = {f"job{key.title()}": value for key, value in VALUES["jobs"].items()}
+    settings = Settings.of({**jobs, "profiles": VALUES["profiles"], "gangSchedulers": VALUES["gangSchedulers"]})
+    meta = {"name": "j", "namespace": "n", "uid": "u"}
+    job, theirs = Job.of({"metadata": meta, "spec": document(spec)}), None
+    try:
+        chosen = settings.for_class(job.run_policy.job_class)
+        for check in (check_pods, check_gang, check_limits):
+            check(job, chosen)
+    except SpecError as error:
+        theirs = str(error)
+    assert read_installation(path).fault(document(spec)) == theirs
+    assert theirs is words is None or words in theirs
+
+
+def test_jobs_of_another_operator_are_not_this_installations(tmp_path):
+    """Nobody else would say so: the operator passes over jobs of other classes."""
+    path = tmp_path / "values.yaml"
+    path.write_text("operatorClass: gpu")
+    says = read_installation(path).fault(document({}))
+    assert says == "spec.runPolicy.operatorClass: this installation runs jobs of the class 'gpu', found None"
+    assert read_installation(path).fault(document({"runPolicy": {"operatorClass": "gpu"}})) is None
 
 
 def test_a_document_that_no_config_map_holds_is_refused(monkeypatch):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bagpipe_operator import logs, main
 from bagpipe_operator.api import SpecError
-from bagpipe_operator.limits import amount
+from bagpipe_operator.podcheck.limits import amount
 from bagpipe_operator.settings import Settings
 
 LIMITS = {

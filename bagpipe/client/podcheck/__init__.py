@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from . import job_rules, kinds, origin, reserved, sketch, spec_shape, values, whole
+from . import job_rules, kinds, origin, profiles, reserved, sketch, spec_shape, values, whole
 from .overlay import overlay
 from .typed import Found, Place, misfits, parts
 
@@ -22,24 +22,36 @@ which it stands, the lowest first."""
 _ONCE = {"volumes": "name", "containers": "name", "initContainers": "name", "volumeMounts": "mountPath"}
 
 
-def job_fault(spec: Mapping[str, Any], installed: Defaults = ()) -> str | None:
+def job_fault(spec: Mapping[str, Any], installed: Defaults = (), profile: profiles.Profile | None = None) -> str | None:
     """The first thing that no cluster would take or run of a document, in one line; None: nothing is known.
 
     Args:
         installed: what an installation lays under the job's settings, where that is known.
+        profile: the trainers' GPU profile, where that is known.
     """
     shapes = chain((spec_shape.fault(spec),), (spec_shape.defaults_fault(below, path) for path, below in installed))
     if shape := next(filter(None, shapes), None):
         return str(shape)
     for role in ROLES:
         layers = layers_of(spec, role, installed)
-        section: dict[str, Any] = {}
-        for _, layer in reversed(layers):
-            section = overlay(section, layer)
-        taken = reserved.fault(section, f"spec.{role}")
-        if found := taken or pod_fault(sketch.template(spec, role, section), role, layers):
+        taken = reserved.fault(_merged(layers), f"spec.{role}")
+        if found := taken or pod_fault(template_of(spec, role, installed, profile), role, layers):
             return found
     return settings_fault(spec, installed)
+
+
+def template_of(
+    spec: Mapping[str, Any], role: str, installed: Defaults = (), profile: profiles.Profile | None = None
+) -> dict[str, Any]:
+    """The pod template of a role, as far as is known here; arguments as for `job_fault`."""
+    return sketch.template(spec, role, _merged(layers_of(spec, role, installed)), profile)
+
+
+def _merged(layers: Sequence[origin.Layer]) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    for _, layer in reversed(layers):
+        section = overlay(section, layer)
+    return section
 
 
 def settings_fault(spec: Mapping[str, Any], installed: Defaults = ()) -> str | None:

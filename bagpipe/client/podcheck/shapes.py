@@ -9,8 +9,12 @@ Fields that a table does not name are not looked at: they are for the API server
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
+
+
+class SpecError(Exception):
+    """A document cannot be run, or a setting cannot be: names the field, what was found and what to write instead."""
 
 
 @dataclass(frozen=True)
@@ -147,3 +151,34 @@ class Table:
                 return Fault(f"{path}.{name}", "a value", "nothing")
         known = ((name, shape) for name, shape in self.fields.items() if name in value)
         return next((f for name, shape in known if (f := shape(value[name], f"{path}.{name}"))), None)
+
+
+def camel(name: str) -> str:
+    """A field's name as documents write it: `max_servers` is `maxServers`."""
+    head, *rest = name.split("_")
+    return head + "".join(part.title() for part in rest)
+
+
+_TYPES: Mapping[type, tuple[str, type | tuple[type, ...]]] = {
+    bool: ("true or false", bool),
+    int: ("a whole number", int),
+    float: ("a number", (int, float)),
+    str: ("a text", str),
+    tuple: ("a list", tuple),
+    dict: ("a map", Mapping),
+    type(None): ("a text", (str, type(None))),
+}
+
+
+def check_types(cls: type, values: Mapping[str, Any], where: str) -> None:
+    """Refuse a value that is not of its field's type: it would end the operator later, and without a word about it.
+
+    Raises:
+        SpecError: names the field, what was expected and what was found.
+    """
+    for f in fields(cls):
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        expected, kind = _TYPES.get(type(default), ("", object))
+        value = values.get(f.name, default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and not isinstance(default, bool)):
+            raise SpecError(f"{where}: {camel(f.name)}: expected {expected}, found {describe(value)}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .overlay import overlay
+from .profiles import Profile
 from .reserved import CONTAINER
 
 Raw = Mapping[str, Any]
@@ -20,6 +21,8 @@ COPIED = (
     "dnsConfig",
 )
 """Settings of a role that go into its pods as they are."""
+IMAGE = "bagpipe"
+"""Stands for the installation's own image."""
 _SIMPLIFIED = (
     "volumes",
     "tolerations",
@@ -31,19 +34,21 @@ _SIMPLIFIED = (
 _MOUNTS = {"bagpipe-config": "/etc/bagpipe", "bagpipe-run": "/var/lib/bagpipe", "bagpipe-tmp": "/tmp"}  # noqa: S108  # in a pod
 
 
-def template(spec: Raw, name: str, section: Raw) -> dict[str, Any]:
+def template(spec: Raw, name: str, section: Raw, profile: Profile | None = None) -> dict[str, Any]:
     """The pod template of the role whose settings, all layers of them, are `section`.
 
     Args:
         name: `oracle`, `servers` or `trainers`.
+        profile: the trainers' GPU profile, where that is known.
     """
+    profile = profile if name == "trainers" else None
     mounts = _mounts(spec, name, section)
     theirs = {**section, "volumes": [*({"name": v} for v in mounts), *(section.get("volumes") or ())]}
     pod = {key: theirs[key] for key in (*COPIED, *_SIMPLIFIED) if theirs.get(key)}
     root = {"runAsNonRoot": True, "runAsUser": 10001}
     pod["securityContext"] = overlay(root, section.get("securityContext") or {})
     restricted = {"securityContext": {"allowPrivilegeEscalation": False}}
-    pod["containers"] = [{**_container(section, mounts), **restricted}]
+    pod["containers"] = [{**_container(section, mounts, profile), **restricted}]
     if section.get("initContainers"):
         pod["initContainers"] = [overlay(restricted, c) for c in section["initContainers"]]
     own = {"metadata": {"labels": section.get("labels") or {}, "annotations": section.get("annotations") or {}}}
@@ -64,17 +69,22 @@ def _mounts(spec: Raw, name: str, section: Raw) -> dict[str, str]:
     return mounts
 
 
-def _container(section: Raw, mounts: Mapping[str, str]) -> dict[str, Any]:
+def _container(section: Raw, mounts: Mapping[str, str], profile: Profile | None) -> dict[str, Any]:
     ours = [{"name": name, "mountPath": path} for name, path in mounts.items()]
     container = {
         "name": CONTAINER,
-        "image": section.get("image") or "bagpipe",
+        "image": section.get("image") or IMAGE,
         "env": list(section.get("env") or ()),
         "envFrom": list(section.get("envFrom") or ()),
         "volumeMounts": [*ours, *(section.get("volumeMounts") or ())],
     }
-    if resources := section.get("resources"):
-        if section.get("gpuProfile"):  # It brings the limit: how many GPUs that are, the installation knows.
+    resources = section.get("resources")
+    if profile is not None and profile.gpus:
+        resources = overlay({"limits": {"nvidia.com/gpu": str(profile.gpus)}}, resources or {})
+    if resources:
+        if profile is None and section.get(
+            "gpuProfile"
+        ):  # It brings the limit: how many GPUs that are, the installation knows.
             asked = {k: v for k, v in (resources.get("requests") or {}).items() if k == "nvidia.com/gpu"}
             resources = overlay({"limits": asked}, resources)
         container["resources"] = resources

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Count, Restart
-from bagpipe_operator.limits import Limits
 from bagpipe_operator.names import Reason, Role
 from bagpipe_operator.observe import Observed, Obstacle
+from bagpipe_operator.podcheck.limits import Limits
 
 
 def judge(job: Job, status: Status, observed: Observed, limits: Iterable[Limits]) -> Restart | None:
@@ -25,5 +25,5 @@ def judge(job: Job, status: Status, observed: Observed, limits: Iterable[Limits]
 
 def refusal(job: Job, limits: Iterable[Limits]) -> Obstacle | None:
     """Why the job keeps the number that it has; none: each of the limits allows what it asks for."""
-    too_many = next((found for each in limits if (found := each.too_many(job))), "")
+    too_many = next((found for each in limits if (found := each.too_many(job.asked))), "")
     return Obstacle(reason=Reason.BEYOND_LIMITS, message=too_many) if too_many else None

@@ -95,18 +95,21 @@ def test_what_an_installation_adds_to_pods_is_known_by_its_values(
     assert run_command([*command_line, "--values", str(values)]) == (78 if command == "submit" else 0)
     assert "volume" not in capsys.readouterr().err  # To submit, it lacks a cluster only.
     for text, words in (
-        ("jobs: {defaults: {trainers: {volumes: [{name: d, hostPath: {}}]}}}", "jobDefaults.trainers.volumes[0]"),
-        ("jobs: {defaults: {trainer: {}}}", "jobDefaults: expected allRoles or"),
-        ("jobs: [a]", "values.yaml: jobs.defaults: expected a map"),
-        ("- a", "values.yaml: jobs.defaults: expected a map"),
+        ("jobs: {defaults: {trainers: {volumes: [{name: d, hostPath: {}}]}}}", "jobs.defaults.trainers.volumes[0]"),
+        ("jobs: {defaults: {trainer: {}}}", "values.yaml: jobs.defaults: expected allRoles or"),
+        ("jobs: [a]", "values.yaml: jobs: expected a map"),
+        ("- a", "values.yaml: jobs: expected a map"),
         ("jobs: {classes: [a], defaultClass: a}", "values.yaml: jobs.classes: expected a map"),
         (
             "jobs: {classes: {a: {}, b: {}}, defaultClass: c}",
             "jobs.defaultClass: no class 'c' in this installation",
         ),
+        ("jobs: {limit: {}}", "values.yaml: jobs: unknown key 'limit'; known: classes, defaultClass"),
+        ("jobs: {limits: {maxTrainers: 0}}", "values.yaml: jobs.limits.maxTrainers: expected a whole number from 1"),
+        ("profiles: {x: {gpu: 1}}", "values.yaml: profiles.x: unknown key 'gpu'; known: description"),
         (
             "jobs: {classes: {a: {defaults: {trainers: {volumes: [{name: d, hostPath: {}}]}}}}, defaultClass: a}",
-            "jobClasses.a.defaults.trainers.volumes[0]",
+            "jobs.classes.a.defaults.trainers.volumes[0]",
         ),
     ):
         values.write_text(text)

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bagpipe.client.podcheck.profiles import PROFILES
 from bagpipe.config.load import load_job
 from bagpipe.experiment import suite
 
 ROOT = Path(__file__).resolve().parents[3]
 EKS = ROOT / "manifests" / "eks"
-PROFILES = yaml.safe_load((ROOT / "operator" / "bagpipe_operator" / "profiles.yaml").read_text())
 GPUS = {"p3.2xlarge": "v100", "g6.2xlarge": "l4"}
 CLUSTERS = ["cluster-v100.yaml", "cluster-g6.yaml"]
 

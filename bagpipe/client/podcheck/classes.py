@@ -10,10 +10,9 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bagpipe_operator.api import SpecError
-from bagpipe_operator.limits import Limits
-from bagpipe_operator.podcheck import spec_shape
-from bagpipe_operator.podcheck.shapes import Table, Text, describe
+from . import spec_shape
+from .limits import Limits
+from .shapes import SpecError, Table, Text, describe
 
 MOST_CLASSES = 100
 _NAME = re.compile("[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -46,26 +45,46 @@ class JobClass:
     """What jobs of this class may not ask for more of, beside what no job may."""
 
 
-def parse_classes(raw: Any, profiles: Container[str]) -> dict[str, JobClass]:
+def parse_classes(raw: Any, profiles: Container[str], where: str = "jobClasses") -> dict[str, JobClass]:
     """The classes in an installation's settings, by name.
 
     Args:
         profiles: names of the GPU profiles that there are.
+        where: path of the classes.
 
     Raises:
         SpecError: names the class, what was expected and what was found.
     """
-    if fault := Table({})(raw, "jobClasses"):
+    if fault := Table({})(raw, where):
         raise SpecError(str(fault))
     if len(raw) > MOST_CLASSES:
-        raise SpecError(f"jobClasses: expected at most {MOST_CLASSES} classes, found {len(raw)}")
-    return {name: _parsed(name, body, profiles) for name, body in raw.items()}
+        raise SpecError(f"{where}: expected at most {MOST_CLASSES} classes, found {len(raw)}")
+    return {name: _parsed(name, body, profiles, where) for name, body in raw.items()}
 
 
-def _parsed(name: str, body: Any, profiles: Container[str]) -> JobClass:
-    where = f"jobClasses.{name}"
+def choose(
+    classes: Mapping[str, JobClass], asked: str | None, default: str, where: str = "spec.runPolicy.jobClass"
+) -> JobClass:
+    """The class of a job that asks for this one, or for none; one without a name if it has none.
+
+    Args:
+        default: the class of jobs that ask for none; empty: they have none.
+        where: what names it, for the message.
+
+    Raises:
+        SpecError: there is no such class; names those that there are.
+    """
+    name = asked or default
+    if name and name not in classes:
+        known = ", ".join(sorted(classes)) or "none"
+        raise SpecError(f"{where}: no class {name!r} in this installation; known: {known}")
+    return classes[name] if name else JobClass()
+
+
+def _parsed(name: str, body: Any, profiles: Container[str], above: str) -> JobClass:
+    where = f"{above}.{name}"
     if not _NAME.fullmatch(name):
-        raise SpecError(f"jobClasses: expected names of at most 40 of a-z, 0-9 and -, found {name[:60]!r}")
+        raise SpecError(f"{above}: expected names of at most 40 of a-z, 0-9 and -, found {name[:60]!r}")
     body = {} if body is None else body
     if fault := _SHAPE(body, where) or spec_shape.defaults_fault(body.get("defaults", {}), f"{where}.defaults"):
         raise SpecError(str(fault))

@@ -9,10 +9,8 @@ from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from typing import Any
 
-from bagpipe_operator.api import Job, SpecError, camel
-from bagpipe_operator.names import SECTIONS, Role
-from bagpipe_operator.podcheck.quantity import parse
-from bagpipe_operator.podcheck.shapes import Many, Scalars, Table, Text, Whole
+from .quantity import parse
+from .shapes import Many, Scalars, SpecError, Table, Text, Whole, camel
 
 _OUR_VOLUMES = ("configMap", "secret", "emptyDir", "persistentVolumeClaim")
 
@@ -69,27 +67,35 @@ class Limits:
         }
         return cls(**values, whose=whose)
 
-    def too_many(self, job: Job) -> str:
-        """Which replicas are more than allowed; empty: none."""
-        for role, most in ((Role.SERVER, self.max_servers), (Role.TRAINER, self.max_trainers)):
-            if most and job.replicas(role) > most:
-                return f"spec.{SECTIONS[role]}.replicas: {self.whose} allows {most}, found {job.replicas(role)}"
-        return ""
-
-    def check(self, job: Job, templates: Mapping[Role, Mapping[str, Any]], *, own_images: tuple[str, ...]) -> None:
-        """Refuse a job that asks for more than this installation gives.
+    def too_many(self, replicas: Mapping[str, int]) -> str:
+        """Which replicas are more than allowed; empty: none.
 
         Args:
+            replicas: how many `servers` and `trainers` a job asks for.
+        """
+        for name, most in (("servers", self.max_servers), ("trainers", self.max_trainers)):
+            if most and replicas[name] > most:
+                return f"spec.{name}.replicas: {self.whose} allows {most}, found {replicas[name]}"
+        return ""
+
+    def check(
+        self, replicas: Mapping[str, int], templates: Mapping[str, Mapping[str, Any]], *, own_images: tuple[str, ...]
+    ) -> None:
+        """Refuse a job that asks for more.
+
+        Args:
+            replicas: as for `too_many`.
+            templates: its finished pod templates by section: `oracle`, `servers`, `trainers`.
             own_images: those of the installation, which every job may use.
 
         Raises:
             SpecError: names the first thing that is too much, and what would be allowed.
         """
-        if too_many := self.too_many(job):
+        if too_many := self.too_many(replicas):
             raise SpecError(too_many)
-        for role, template in templates.items():
+        for name, template in templates.items():
             for what, allowed, found in self._breaches(template["spec"], own_images):
-                raise SpecError(f"spec.{SECTIONS[role]}: {what}: {self.whose} allows {allowed}, found {found}")
+                raise SpecError(f"spec.{name}: {what}: {self.whose} allows {allowed}, found {found}")
 
     def _breaches(self, spec: Mapping[str, Any], own_images: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
         """(what, what is allowed, what was found) of everything in a pod that is not allowed."""
