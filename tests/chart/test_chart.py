@@ -138,7 +138,7 @@ def test_every_value_is_described():
         ("lease.renewSeconds=10", "lease.renewSeconds: expected less than two thirds of lease.seconds (15), found 10"),
         ("registry=https://ghcr.io", "/registry"),
         ("jobs.defaultClass=a", "jobs.defaultClass: expected a class of jobs.classes (none), found a"),
-        ("jobs.classes.A_B.gpuProfile=cpu", "/jobs/classes"),
+        ("jobs.classes.A_B.gpuProfile=cpu", "invalid propertyName 'A_B'"),
         ("jobs.classes.a.limits.maxTrainer=1", "maxTrainer"),
         ("jobs.classes.a.images.trainer=https://x", "/images/trainer"),
         ("images.trainer=a:b c", "/images/trainer"),
@@ -282,6 +282,59 @@ def test_settings_are_the_operators():
     assert settings.kueue and settings.profiles["x"].gpus == 2 and "v100" in settings.profiles
     assert (settings.lease_namespace, settings.lease_name) == ("kube-system", "bagpipe-operator")
     assert settings.release == "system/r"
+
+
+def rendered(*arguments: str, chart: Path = CHART) -> str:
+    command = ["helm", "template", "r", str(chart), "--namespace", "system", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def turned(value):
+    """The same values in the opposite order, lists of names included."""
+    if isinstance(value, dict):
+        return {key: turned(value[key]) for key in reversed(value)}
+    return value[::-1] if isinstance(value, list) else value
+
+
+VALUES = {
+    "profiles": {"x": {"gpus": 2, "env": {"A": "1", "B": "2"}}, "y": {"imageSuffix": "-a"}},
+    "gangSchedulers": ["Coscheduling", "Volcano"],
+    "scope": {"namespaces": ["a", "b"]},
+    "podAnnotations": {"a": "b", "c": "d"},
+    "podLabels": {"a": "b", "c": "d"},
+    "jobs": {
+        "defaults": {"allRoles": {"labels": {"a": "b", "c": "d"}}, "oracle": {"labels": {"a": "b"}}},
+        "classes": {"s": {"limits": {"maxTrainers": 1, "maxServers": 1}}, "t": {"gpuProfile": "x"}},
+        "limits": {"maxResources": {"cpu": 1, "memory": "1Gi"}},
+    },
+}
+
+
+def test_an_upgrade_with_the_same_values_changes_nothing(tmp_path):
+    """Byte for byte, however the values are ordered: `helm diff` is clean, and no operator pod is restarted."""
+    everything = [part for value in EVERYTHING for part in ("--set", value)]
+    for arguments in ([], everything):
+        assert rendered(*arguments) == rendered("--is-upgrade", *arguments)
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(VALUES, sort_keys=False))
+    (tmp_path / "turned.yaml").write_text(yaml.safe_dump(turned(VALUES), sort_keys=False))
+    one_way, other = (
+        sorted(re.split("^---$", rendered("--values", str(tmp_path / name)), flags=re.MULTILINE))
+        for name in ("values.yaml", "turned.yaml")
+    )
+    assert one_way == other and any("checksum/settings" in document for document in one_way)
+
+
+def test_another_version_of_the_chart_alone_restarts_no_operator(tmp_path):
+    """What the pods are made of is the settings and the images; that the chart has another number is none of it."""
+    newer = shutil.copytree(CHART, tmp_path / "bagpipe")
+    text = (newer / "Chart.yaml").read_text()
+    (newer / "Chart.yaml").write_text(re.sub("^version: .*$", "version: 99.0.0", text, flags=re.MULTILINE))
+    pods = []
+    for chart in (CHART, newer):
+        documents = [yaml.safe_load(part) for part in re.split("^---$", rendered(chart=chart), flags=re.MULTILINE)]
+        pods.append(one([d for d in documents if d], "Deployment")["spec"]["template"])
+        assert "labels" in pods[-1]["metadata"]
+    assert pods[0] == pods[1]
 
 
 def test_install_yaml_is_rendered():

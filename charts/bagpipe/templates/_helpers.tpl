@@ -8,11 +8,16 @@ app.kubernetes.io/name: bagpipe-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{- define "bagpipe.labels" -}}
+{{/* Without the chart's own version, with which the pods have nothing to do: another one restarts none of them. */}}
+{{- define "bagpipe.podLabels" -}}
 {{ include "bagpipe.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 app.kubernetes.io/part-of: bagpipe
+{{- end -}}
+
+{{- define "bagpipe.labels" -}}
+{{ include "bagpipe.podLabels" . }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
 {{- define "bagpipe.serviceAccount" -}}
@@ -47,7 +52,10 @@ bagpipe-operator{{ with .Values.operatorClass }}-{{ . }}{{ end }}
 {{- end -}}
 {{- end -}}
 
-{{/* The operator's settings file (bagpipe_operator/settings.py); a number of a values file is written whole, not as 1e+06. */}}
+{{/*
+The operator's settings file (bagpipe_operator/settings.py). A number of a values file is written whole, not as 1e+06. Its
+text, whose checksum restarts the operator, is the same in whichever order the values stand where the order means nothing.
+*/}}
 {{- define "bagpipe.settings" -}}
 {{- if ge (mulf 3.0 .Values.lease.renewSeconds) (mulf 2.0 .Values.lease.seconds) -}}
 {{- fail (printf "lease.renewSeconds: expected less than two thirds of lease.seconds (%v), found %v: a leader would lose its lease between two renewals" .Values.lease.seconds .Values.lease.renewSeconds) -}}
@@ -62,9 +70,9 @@ serverImage: {{ printf "%s%s" (include "bagpipe.from" .) .Values.images.server |
 imagePullPolicy: {{ .Values.images.pullPolicy }}
 imagePullSecrets: {{ .Values.jobs.imagePullSecrets | toJson }}
 runAsUser: {{ .Values.jobs.runAsUser | int64 }}
-namespaces: {{ .Values.scope.namespaces | toJson }}
+namespaces: {{ .Values.scope.namespaces | sortAlpha | toJson }}
 kueue: {{ .Values.kueue.enabled }}
-gangSchedulers: {{ .Values.gangSchedulers | toJson }}
+gangSchedulers: {{ .Values.gangSchedulers | sortAlpha | toJson }}
 watchNodes: {{ .Values.watchNodes }}
 workers: {{ .Values.workers | int64 }}
 progressSeconds: {{ .Values.progressSeconds | int64 }}
@@ -73,15 +81,14 @@ operatorClass: {{ .Values.operatorClass | quote }}
 release: {{ printf "%s/%s" .Release.Namespace .Release.Name | quote }}
 leaseNamespace: {{ include "bagpipe.leaseNamespace" . | quote }}
 leaseName: {{ include "bagpipe.leaseName" . | quote }}
-leaseSeconds: {{ .Values.lease.seconds }}
-renewSeconds: {{ .Values.lease.renewSeconds }}
+leaseSeconds: {{ .Values.lease.seconds | toJson }}
+renewSeconds: {{ .Values.lease.renewSeconds | toJson }}
 listenPort: 8080
 jobDefaults: {{ .Values.jobs.defaults | toJson }}
 jobLimits: {{ .Values.jobs.limits | toJson }}
 jobClasses: {{ .Values.jobs.classes | toJson }}
 defaultJobClass: {{ .Values.jobs.defaultClass | quote }}
-profiles:
-  {{- toYaml .Values.profiles | nindent 2 }}
+profiles: {{ .Values.profiles | toJson }}
 {{- end -}}
 
 {{/* What the operator does with jobs and their children: exactly these verbs (tests/e2e compares with the audit log). */}}
@@ -133,7 +140,7 @@ profiles:
   resources: [workloads/status]
   verbs: [patch]
 {{- end }}
-{{- range .Values.gangSchedulers }}
+{{- range sortAlpha .Values.gangSchedulers }}
 - apiGroups: [{{ if eq . "Volcano" }}scheduling.volcano.sh{{ else }}scheduling.x-k8s.io{{ end }}]
   resources: [podgroups]
   verbs: [list, watch, create, patch, delete]
