@@ -51,6 +51,11 @@ class ApiError(Exception):
         self.outcome = _outcome(code, message, reason)
 
     @property
+    def by_policy(self) -> bool:
+        """Whether an admission webhook or policy said no, which is no judgement on what was sent."""
+        return _DENIED in self.message
+
+    @property
     def denied(self) -> tuple[str, str] | None:
         """Verb and resource that no role of ours allows; none: a refusal of another kind (a quota, a policy)."""
         found = _NO_ROLE.search(self.message) if self.code == 403 else None

@@ -113,6 +113,7 @@ class Reason(StrEnum):
     KEPT = "CheckpointsKept"
     UNSCHEDULABLE = "Unschedulable"
     PARTLY_PLACED = "PartlyPlaced"
+    NODE_SILENT = "NodeSilent"
     NO_SCHEDULER = "NoScheduler"
     OLDER_JOB = "OlderJobEnding"
     # what the API server or a controller said to something that the job needs

@@ -106,8 +106,13 @@ class Observed(Known):
         return next((r for (kind, _), r in self.live.items() if kind == "Workload"), None)
 
     def newest_attempt(self) -> int:
-        """Highest attempt among the Jobs; above the job's own, the job was read from a stale cache."""
-        return max((attempt_of(raw) for (kind, _), raw in self.live.items() if kind == "Job"), default=-1)
+        """Highest attempt among Jobs and servers; above the job's own, its status is lost or was read too early.
+
+        A server that bears a higher number than the job would else be waited for in vain, and never be told to go.
+        """
+        jobs = (attempt_of(raw) for (kind, _), raw in self.live.items() if kind == "Job")
+        servers = (p.attempt for p in self.of_role(Role.SERVER) if p.attempt_told)
+        return max((*jobs, *servers), default=-1)
 
     def batch_jobs(self, role: Role) -> tuple[Raw, ...]:
         """The Jobs of a role, of all attempts."""

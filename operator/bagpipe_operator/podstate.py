@@ -45,6 +45,10 @@ _END_NOT_SEEN = frozenset({"ContainerStatusUnknown", "Unknown"})
 """Reasons of a container whose end no runtime saw, with a made-up exit code: its node began anew."""
 
 
+_KUBELETS = frozenset({"startTime", "containerStatuses", "initContainerStatuses"})
+"""What the kubelet of its node writes into a pod's status first."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pod:
     """One pod."""
@@ -54,6 +58,8 @@ class Pod:
     role: Role
     attempt: int
     """-1: nothing says which."""
+    attempt_told: bool = True
+    """Whether something says so that nobody can change; else a label does."""
     index: int = 0
     phase: str = "Pending"
     ready: bool = False
@@ -75,8 +81,8 @@ class Pod:
     exit_message: str = ""
     exit_time: dt.datetime | None = None
     ended_in: str = ""
-    """Another container that failed, where the main one never ran or had ended well. `exit_code` is then that
-    container's, and means nothing to the library."""
+    """Another container that failed, where the main one never ran or had ended well; of a server also one that prepares
+    it and is started again. `exit_code` is then that container's, and means nothing to the library."""
     node_words: str = ""
     """What the node said about the pod as a whole, where it said why it has failed."""
     result: str | None = None
@@ -84,6 +90,7 @@ class Pod:
     lingers: bool = False
     """The main container has ended, and others of a pod template keep the pod: it has ended as the main one did."""
     restarts: int = 0
+    """How often the main container was started again, and of a server what prepares it after it had failed."""
     stuck: str = ""
     """Why it cannot start, as Kubernetes names it; empty: nothing is known to be wrong."""
     stuck_message: str = ""
@@ -95,6 +102,8 @@ class Pod:
     """Names of the claims that it mounts, whoever made them."""
     scheduler: str = ""
     """Who should find a node for it, where nobody has said a word about it yet."""
+    unseen: bool = False
+    """It belongs to a node whose kubelet has not said a word about it yet."""
 
     @property
     def ended(self) -> bool:
@@ -125,6 +134,11 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
     main = state.get("terminated") or last.get("terminated") or {}
     phase, lingers = _phase(role, status, state)
     ended_in, failed = _failed_beside(status, main)
+    if role is Role.SERVER:
+        begins = _failed_before(spec, status)
+        restarts += sum(container.get("restartCount") or 0 for container, _ in begins)
+        if begins and not main and not failed:
+            ended_in, failed = f"init container {begins[-1][0].get('name')}", begins[-1][1]
     ended = failed or main
     stuck, stuck_message = ("", "") if lingers else _why_stuck(status)
     return Pod(
@@ -132,6 +146,7 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
         uid=meta["uid"],
         role=role,
         attempt=_attempt(spec, labels) if attempt is None else attempt,
+        attempt_told=attempt is not None or _told_attempt(spec) is not None,
         index=_index(meta["name"], role, labels),
         phase=phase,
         ready=_condition(status, "Ready").get("status") == "True",
@@ -157,18 +172,25 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
         beside=_beside(status),
         claims=frozenset(_claims(meta["name"], spec)),
         scheduler=_silent_scheduler(spec, status),
+        unseen=bool(spec.get("nodeName")) and phase == "Pending" and not (status.keys() & _KUBELETS),
     )
 
 
 def _attempt(spec: Raw, labels: Raw) -> int:
     """From the command line that we gave it, which cannot change; the label where a template replaced that."""
+    found = _told_attempt(spec)
+    if found is None:
+        found = whole(labels.get(names.LABEL_ATTEMPT))
+    return -1 if found is None else found
+
+
+def _told_attempt(spec: Raw) -> int | None:
     for container in spec.get("containers") or ():
         args = container.get("args") or () if container.get("name") == names.CONTAINER else ()
         for option, value in itertools.pairwise(args):
             if option == "--attempt" and (found := whole(value)) is not None:
                 return found
-    found = whole(labels.get(names.LABEL_ATTEMPT))
-    return -1 if found is None else found
+    return None
 
 
 def attempt_of_template(template: Raw) -> int:
@@ -225,6 +247,22 @@ def _failed_beside(status: Raw, main: Raw) -> tuple[str, Raw]:
             if ended.get("exitCode"):
                 return f"{what} {container.get('name')}", ended
     return "", {}
+
+
+def _failed_before(spec: Raw, status: Raw) -> list[tuple[Raw, Raw]]:
+    """Containers that prepare a pod and have failed, and how they last ended; the kubelet starts a server's again.
+
+    One that stays beside the main container (`restartPolicy: Always`) prepares nothing.
+    """
+    prior = spec.get("initContainers") or ()
+    beside = {container.get("name") for container in prior if container.get("restartPolicy") == "Always"}
+    found = []
+    for container in status.get("initContainerStatuses") or ():
+        state, last = container.get("state") or {}, container.get("lastState") or {}
+        ended = state.get("terminated") or last.get("terminated") or {}
+        if ended.get("exitCode") and container.get("name") not in beside:
+            found.append((container, ended))
+    return found
 
 
 def _node_words(status: Raw) -> str:

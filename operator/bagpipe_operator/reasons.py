@@ -64,6 +64,10 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "the scheduler that `schedulerName` names has not looked at a pod",
         "install that scheduler, or name another one",
     ),
+    Reason.NODE_SILENT: (
+        "a pod belongs to a node, by its `nodeName` or the scheduler's word, whose kubelet does not take it",
+        "`kubectl get node NODE`: correct `nodeName`, or look at that node's kubelet",
+    ),
     Reason.PARTLY_PLACED: (
         "some pods held nodes for `partialStartSeconds` while others found none; all nodes were given back",
         "free nodes, or use a queue or a gang scheduler",

@@ -84,7 +84,7 @@ class Writer:
 
         Raises:
             StatusRefused: the API server does not accept such a status.
-            ApiError: it was not written for another reason.
+            ApiError: it was not written for another reason, a policy of the cluster included.
         """
         patch = patches.status(raw, decision.status)
         if patch is None:
@@ -94,7 +94,7 @@ class Writer:
         except ApiError as error:
             if error.outcome in (Outcome.REFUSED, Outcome.FORBIDDEN, Outcome.LATER):
                 await self._status_not_taken(raw, memory, error)
-            if error.outcome is Outcome.REFUSED:
+            if error.outcome is Outcome.REFUSED and not error.by_policy:
                 raise StatusRefused(str(error)) from error
             raise
         memory.status_refused = None

@@ -394,3 +394,30 @@ def test_an_end_that_nobody_saw_is_the_nodes(world, code, reason):
     w.end(w.pod("trainer"), code, reason=reason)
     w.run()
     assert w.is_true("Running") and w.status["disruptions"] == 1 and w.status["lastFailure"]["reason"] == "NodeLost"
+
+
+def test_what_prepares_a_server_and_fails_counts_like_its_process(world):
+    """The kubelet starts a server's init container again for ever; the job ends at its limit, with its words."""
+    w = world({"runPolicy": {"backoffLimit": 2}}).settle()
+    pod = w.pod("server", 1)
+
+    def failed(times, code=1, **more):
+        ended = {"exitCode": code, "reason": "Error", "message": "fetching\nno such bucket"}
+        waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}}
+        last = {"name": "fetch", "restartCount": times, "state": waiting, "lastState": {"terminated": ended}}
+        pod["status"] = {"phase": "Pending", "initContainerStatuses": [{**last, **more}]}
+        return w.settle()
+
+    assert failed(2, code=78).condition("Failed") is None
+    pod["spec"]["initContainers"] = [{"name": "fetch", "restartPolicy": "Always"}]
+    assert failed(9).condition("Failed") is None, "what stays beside the server prepares nothing"
+    pod["spec"]["initContainers"] = [{"name": "fetch"}]
+    done = {"state": {"terminated": {"exitCode": 0}}}
+    assert failed(9, **done).condition("Failed") is None, "it has done its work in the end"
+    failed(3)
+    told = w.condition("Failed")
+    assert told["reason"] == "BackoffLimitExceeded"
+    assert (
+        "3 failures, backoffLimit 2: server 1 (j-servers-1) init container fetch exited with 1: no such bucket"
+        in (told["message"])
+    )

@@ -266,3 +266,14 @@ def test_an_image_that_cannot_be_pulled_is_told_once(world):
     w.wait_for(pod, "ContainerCreating")
     w.settle()
     assert w.condition("Running")["reason"] == "Starting"
+
+
+def test_a_node_that_takes_no_pod_is_named(world):
+    """A pod template may name a node that there is not: no scheduler and no kubelet ever says a word about it."""
+    w = world({"trainers": {"replicas": 1, "podTemplate": {"spec": {"nodeName": "ghost"}}}}).settle()
+    assert w.condition("Running")["reason"] == "Starting"
+    w.after((w.again_at - w.now).total_seconds())
+    told = w.condition("Running")
+    assert told["reason"] == "NodeSilent" and "trainer 0" in told["message"] and "node 'ghost'" in told["message"]
+    w.pod("trainer")["status"]["startTime"] = "2026-01-01T00:00:30Z"
+    assert w.settle().condition("Running")["reason"] == "Starting"

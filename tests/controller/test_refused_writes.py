@@ -190,3 +190,30 @@ def test_a_status_that_cannot_be_written_is_told_in_an_event(rig):
     rig.cluster.before_write = lambda method, url: None
     rig.again()
     assert rig.status()["phase"] in ("Suspending", "Suspended")
+
+
+def test_a_webhook_that_refuses_every_status_is_no_fault_of_the_operator(rig, caplog):
+    """It is told in an event and the log with its words, counted as no internal error, and asked once in a try."""
+    words = 'admission webhook "freeze" denied the request: no status today'
+    rig.submit(job())
+    rig.api.refuse = lambda method, raw: (403, "Forbidden", words) if "status" in raw else None
+
+    async def go():
+        rig.deliver()
+        for _ in range(8):
+            rig.api.now += dt.timedelta(seconds=6)
+            rig.queue.add(("ns", "j"))
+            assert await rig.shell._attempt(await rig.queue.get()) == "error"
+
+    rig.go(go())
+    assert [method for method, _ in rig.api.requests].count("PATCH") == 8
+    assert not [k for k in rig.kinds() if not k.startswith("Event")]
+    lines = [r for r in caplog.records if r.message == "reconcile failed"]
+    assert len(lines) == 8 and all(r.job == "ns/j" and words in r.error and r.exc_info is None for r in lines)
+    assert lines[-1].again_in > 10, "it waits longer each time"
+    assert b"bagpipe_operator_internal_errors_total{" not in rig.metrics.render()
+    told = [raw["message"] for (kind, _, _), raw in rig.api.objects.items() if kind == "Event"]
+    assert len(told) == 1 and words in told[0]
+    rig.api.refuse = lambda method, raw: None
+    rig.again()
+    assert rig.status()["phase"] == "Starting" and "Job/j-trainers-0" in rig.kinds()

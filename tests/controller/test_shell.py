@@ -377,3 +377,28 @@ def test_malformed_parts_are_named(rig, case):
     assert (failed["status"], failed["reason"]) == ("True", "InvalidSpec")
     assert failed["message"] == case["says"]
     assert rig.kinds() == []
+
+
+@pytest.mark.parametrize(("kind", "name"), [("NetworkPolicy", "j-peers"), ("PodDisruptionBudget", "j-servers")])
+def test_a_name_that_somebody_takes_from_a_running_job_is_told_and_taken_back(rig, kind, name):
+    """Our object is deleted and another made under its name: the job runs on, says so, and makes it once it can."""
+    rig.submit(job())
+    rig.settle()
+    attempt = rig.status().get("attempt", 0)
+    status = rig.api.objects[names.KIND, "ns", "j"]["status"]
+    status["conditions"] = [c for c in status["conditions"] if c["type"] != "Running"] + [
+        {"type": "Running", "status": "True", "reason": "PodsReady", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    ]
+    rig.api.remove((kind, "ns", name))
+    theirs = rig.api.put(kind, {"metadata": {"name": name, "labels": {"app": "shop"}}, "spec": {"x": 1}})
+    rig.submit({**rig.api.objects[names.KIND, "ns", "j"]})
+    rig.settle()
+    told = rig.condition("Reconciled")
+    assert (told["status"], told["reason"]) == ("False", "NameTaken") and f"{kind}/{name}" in told["message"]
+    assert rig.api.objects[kind, "ns", name] == theirs and rig.condition("Failed") == {}
+    again = rig.queue._timers["ns", "j"].when() - rig.loop.time()
+    assert again < 62, "nobody tells when an object of somebody else goes"
+    rig.api.remove((kind, "ns", name))
+    rig.again()
+    assert rig.condition("Reconciled")["status"] == "True" and rig.status().get("attempt", 0) == attempt
+    assert rig.api.objects[kind, "ns", name]["metadata"]["ownerReferences"]

@@ -102,13 +102,14 @@ def _crashed(pod: Pod) -> bool:
 
 
 def in_place_crashes(status: Status, pods: Iterable[Pod]) -> list[Pod]:
-    """Servers' processes that failed and were restarted within the attempt, once for each time.
+    """Servers' processes that failed and were restarted within the attempt, or what prepares them, once for each time.
 
     A server that gave up waiting for late peers before all pods ran did not fail.
     """
     crashes = []
     for pod in pods:
-        if pod.role is Role.SERVER and pod.exit_code not in (None, *_HARMLESS, Exit.TRANSIENT) and not pod.taken:
+        ended_badly = pod.ended_in or pod.exit_code not in (None, *_HARMLESS, Exit.TRANSIENT)
+        if pod.role is Role.SERVER and ended_badly and not pod.taken:
             crashes += [pod] * (pod.restarts - status.server_pods.get(pod.uid, 0))
     return crashes
 

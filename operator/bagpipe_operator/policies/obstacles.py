@@ -18,6 +18,10 @@ from bagpipe_operator.warned import of_claim
 
 SCHEDULER_SECONDS = 8
 """A pod that no scheduler has said a word about for so long has none."""
+NODE_SECONDS = 20
+"""A pod of which its node's kubelet has not said a word for so long is not known there."""
+TAKEN_SECONDS = 60
+"""How often a job that runs tries again to make what somebody else's object took the name of."""
 FINALIZER_SECONDS = 10
 """What is still there so long after it should have gone is held, and not only slow."""
 
@@ -93,6 +97,7 @@ def why_not_running(job: Job, status: Status, observed: Observed, now: dt.dateti
         or _stuck(pods)
         or _warned(job, status, observed, pods)
         or _unscheduled(pods, now)
+        or _unseen(pods, now)
         or _count(job, pods)
     )
 
@@ -147,18 +152,31 @@ def _unscheduled(pods: list[Pod], now: dt.datetime) -> Obstacle | None:
     return None
 
 
+def _unseen(pods: list[Pod], now: dt.datetime) -> Obstacle | None:
+    """A pod template can name a node that there is not, and no scheduler looks at such a pod."""
+    for pod in pods:
+        if pod.unseen and now >= _silence_ends(pod):
+            words = f"node {pod.node!r} has not said a word about it: is there such a node, and does its kubelet run?"
+            return Obstacle(reason=Reason.NODE_SILENT, message=f"{_who(pod)}: {words}")
+    return None
+
+
 def _silence_ends(pod: Pod) -> dt.datetime:
-    return times.later(pod.created or times.EPOCH, SCHEDULER_SECONDS)
+    return times.later(pod.created or times.EPOCH, NODE_SECONDS if pod.unseen else SCHEDULER_SECONDS)
 
 
 def look_again(observed: Observed, now: dt.datetime) -> dt.datetime | None:
     """When silence becomes telling, an object that nobody watches may be gone, or a contested one is written again."""
-    silences = (_silence_ends(p) for p in observed.pods if p.scheduler and now < _silence_ends(p))
+    waiting = (p for p in observed.pods if p.scheduler or p.unseen)
+    silences = (_silence_ends(p) for p in waiting if now < _silence_ends(p))
     older = observed.orphans or any(o.reason == Reason.OLDER_JOB for o in observed.refused.values())
     ends = [when for found in observed.contested.values() for when in (found.until, found.over) if now < when]
     told = (times.later(since, FINALIZER_SECONDS) for _, since, _ in _going(observed))
     ends += [when for when in told if now < when]
-    return times.earliest(*silences, *ends, times.later(now, 5) if older else None)
+    taken = any(o.reason == Reason.NAME_TAKEN for o in observed.refused.values())
+    return times.earliest(
+        *silences, *ends, times.later(now, 5) if older else None, times.later(now, TAKEN_SECONDS) if taken else None
+    )
 
 
 def _warned(job: Job, status: Status, observed: Observed, pods: list[Pod]) -> Obstacle | None:
