@@ -5,7 +5,6 @@ affinity, ...) it takes as they are. Both are checked here, where they enter, so
 this module may rely on their types. What is not named here is looked at in the finished pods.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -166,8 +165,8 @@ def defaults_fault(sections: Any, path: str = "jobDefaults") -> Fault | None:
     if isinstance(sections, Mapping) and (odd := next((key for key in sections if key not in _SECTIONS), None)):
         return Fault(path, " or ".join(_SECTIONS), describe(odd))
     found = Table(dict.fromkeys(_SECTIONS, Table(_POD_CONFIG)))(sections, path)
-    if found is None and (size := len(json.dumps(sections, default=str))) > MOST_DEFAULTS:
-        return Fault(path, f"at most {MOST_DEFAULTS:,} characters of JSON", f"{size:,}")
+    if found is None and (size := len(str(sections))) > MOST_DEFAULTS:
+        return Fault(path, f"at most {MOST_DEFAULTS:,} characters", f"{size:,}")
     return found
 
 
