@@ -104,6 +104,7 @@ class _OwnLoss:
         value: torch.Tensor = self._loss(logits_BL, labels_BL, *weights)
         where = f"model {self._name}: loss"
         _check_tensor(value, where)
+        _check_real(value, where)
         if value.numel() != 1:
             raise ConfigError(
                 f"{where}: expected one number, the mean over the examples, found a tensor of shape "
@@ -173,6 +174,7 @@ class _ComparingLoss:
             _check_shape(logits_BL, labels_BL, model)
         else:
             _check_tensor(logits_BL, f"model {model}: forward")
+            _check_real(logits_BL, f"model {model}: forward")
             check_products(logits_BL, labels_BL, self._model)
         if _nothing_counts(labels_BL, weights_B):
             return logits_BL.sum() * 0.0
@@ -187,10 +189,7 @@ def _check_shape(logits_BL: torch.Tensor, labels_BL: torch.Tensor, name: str) ->
     logit against every other's label.
     """
     _check_tensor(logits_BL, f"model {name}: forward")
-    if not logits_BL.is_floating_point():
-        raise ConfigError(
-            f"model {name}: forward: expected floating-point numbers, found {logits_BL.dtype}; change what it returns"
-        )
+    _check_real(logits_BL, f"model {name}: forward")
     if logits_BL.shape != labels_BL.shape:
         raise ConfigError(
             f"model {name}: expected logits of shape {list(labels_BL.shape)}, one for each example "
@@ -214,6 +213,11 @@ def _nothing_counts(labels_BL: torch.Tensor, weights_B: torch.Tensor | None) -> 
 def _check_tensor(value: object, where: str) -> None:
     if not isinstance(value, torch.Tensor):
         raise ConfigError(f"{where}: expected a tensor, found {type(value).__name__}; change what it returns")
+
+
+def _check_real(value: torch.Tensor, where: str) -> None:
+    if not value.is_floating_point():
+        raise ConfigError(f"{where}: expected floating-point numbers, found {value.dtype}; change what it returns")
 
 
 def _cross_entropy(logits_BL: torch.Tensor, labels_BL: torch.Tensor, reduction: str) -> torch.Tensor:

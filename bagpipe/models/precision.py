@@ -8,6 +8,7 @@ from torch import nn
 
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.model import ModelConfig
+from bagpipe.errors import UserCodeError
 
 Forward = Callable[[nn.Module, torch.Tensor, SparseEmbeddings], torch.Tensor]
 """(model, dense_BF, sparse) to logits_BL in float32."""
@@ -18,10 +19,10 @@ def forward_of(config: ModelConfig) -> Forward:
 
     def forward(model: nn.Module, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
         if config.precision == "float32":
-            return _in_float32(model(dense_BF, sparse))
+            return _in_float32(model, model(dense_BF, sparse))
         with torch.autocast(dense_BF.device.type, torch.bfloat16):
             logits = model(dense_BF, sparse)
-        return _in_float32(logits)
+        return _in_float32(model, logits)
 
     return forward
 
@@ -34,7 +35,19 @@ def in_precision(model: nn.Module, config: ModelConfig) -> nn.Module:
     return model
 
 
-def _in_float32(logits: Any) -> torch.Tensor:
-    """Outputs as float32. A user's own model may return another type, or something that the loss will refuse."""
-    wide: torch.Tensor = logits.float() if isinstance(logits, torch.Tensor) and logits.is_floating_point() else logits
-    return wide
+def _in_float32(model: nn.Module, logits: Any) -> torch.Tensor:
+    """Outputs as float32: a user's own model may return another type.
+
+    Raises:
+        UserCodeError: they are no real numbers, in an evaluation. In training the loss says so, or takes them.
+    """
+    if isinstance(logits, torch.Tensor) and logits.is_floating_point():
+        return logits.float()
+    if not getattr(model, "training", True):
+        found = logits.dtype if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UserCodeError(
+            f"model {type(model).__name__}: forward: expected a tensor of floating-point numbers where "
+            f"self.training is False, found {found}; return one output for each example and label"
+        )
+    outputs: torch.Tensor = logits
+    return outputs

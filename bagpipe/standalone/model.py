@@ -139,11 +139,8 @@ class ExportedModel:
         dense_BF = torch.from_numpy(block.dense_BF).clone()
         narrow = torch.autocast("cpu", torch.bfloat16, enabled=self.facts["precision"] == "bfloat16")
         with torch.no_grad(), narrow:
-            out = self.module(dense_BF, self.embeddings(block)).float().numpy().reshape(len(block), -1)
-        if out.shape[1] != len(self.labels):
-            raise DataError(f"the model gives {out.shape[1]} outputs for {len(self.labels)} labels")
-        found: npt.NDArray[np.float32] = out
-        return found
+            out = self.module(dense_BF, self.embeddings(block))
+        return outputs_of(out, len(block), len(self.labels))
 
     def embeddings(self, block: Block) -> SparseEmbeddings:
         """What the dense model receives for its sparse features."""
@@ -218,6 +215,20 @@ class ExportedModel:
             block = source.block(table, file.name, first)
             first += table.num_rows
             yield replace(block, kept=table.select(list(keep)).replace_schema_metadata(None)) if keep else block
+
+
+def outputs_of(out: object, examples: int, labels: int) -> npt.NDArray[np.float32]:
+    """What a model gave, as `[B, L]` float32.
+
+    Raises:
+        DataError: it is no tensor of real numbers, or not one for each example and label.
+    """
+    if not isinstance(out, torch.Tensor) or not out.is_floating_point():
+        found = out.dtype if isinstance(out, torch.Tensor) else type(out).__name__
+        raise DataError(f"the model gives {found}; expected a tensor of floating-point numbers, one for each label")
+    if out.numel() != examples * labels:
+        raise DataError(f"the model gives {list(out.shape)} for {examples} examples of {labels} labels")
+    return np.asarray(out.float().numpy().reshape(examples, labels), np.float32)
 
 
 def _rectangle(cells: npt.NDArray[Any], values: Values, longest: int | None) -> npt.NDArray[Any]:

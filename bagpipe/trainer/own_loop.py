@@ -380,6 +380,9 @@ class BagCache:
         finally:
             self._step = None
         expected = list(step.plan.labels_BL.shape)
+        if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
+            found = logits.dtype if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ConfigError(f"evaluate: expected a tensor of floating-point logits {expected}, found {found}")
         if list(logits.shape) != expected:
             raise ConfigError(f"evaluate: expected logits of shape {expected}, found {list(logits.shape)}")
         return logits.detach().float().cpu().numpy()

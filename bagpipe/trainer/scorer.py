@@ -16,6 +16,7 @@ from bagpipe.checkpoint.kept_rows import kept_rows
 from bagpipe.checkpoint.store import Checkpoint
 from bagpipe.data.examples import Examples
 from bagpipe.data.transform import Transform
+from bagpipe.errors import UserCodeError
 from bagpipe.models.base import build_model
 from bagpipe.models.precision import forward_of
 from bagpipe.standalone.tensors import check_weights
@@ -64,10 +65,15 @@ class Scorer:
         """The model's outputs, `[B, L]` float32.
 
         Raises:
-            UserCodeError: the model raised.
+            UserCodeError: the model raised, or gave something else than equally many numbers for each example.
         """
         with naming_user_code([self.model]), torch.no_grad():
             out = self.forward(self.model, aligned(examples.dense_BF), self.embeddings(examples))
+        if out.numel() % len(examples):
+            raise UserCodeError(
+                f"model {type(self.model).__name__}: forward: expected outputs [{len(examples)}, L], one row for each "
+                f"example, found {list(out.shape)}; change what it returns where self.training is False"
+            )
         found: Floats = out.numpy().reshape(len(examples), -1)
         return found
 

@@ -130,8 +130,10 @@ def test_losses_of_values_counts_and_several_tasks_are_torchs() -> None:
         (None, torch.tensor(0.0), "forward: expected a tensor, found NoneType; change what it returns"),
         (torch.zeros(3, 1), "x", "loss: expected a tensor, found str"),
         (torch.zeros(3, 1), torch.zeros(3, 1), r"loss: expected one number, .* found a tensor of shape \[3, 1\]"),
+        (torch.zeros(3, 1), torch.tensor(1j), "loss: expected floating-point numbers, found torch.complex64"),
+        (torch.zeros(3, 1), torch.tensor(1), "loss: expected floating-point numbers, found torch.int64"),
     ],
-    ids=["forward returns nothing", "loss is text", "loss of each example"],
+    ids=["forward returns nothing", "loss is text", "loss of each example", "loss is complex", "loss is whole"],
 )
 def test_what_a_model_returns_is_checked_by_name(logits: object, value: object, message: str) -> None:
     """A model whose forward or loss returns the wrong thing is the user's mistake: one line names the method."""
