@@ -11,8 +11,10 @@ import ast
 import builtins
 import hashlib
 import inspect
+import linecache
 import math
 import os
+import re
 import symtable
 import sys
 import textwrap
@@ -26,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from bagpipe.errors import ConfigError
+from bagpipe.interactive.same_code import is_text_of
 from bagpipe.local.user_modules import FOLDERS, noted_folders
 from bagpipe.lowlevel.atomic_files import write_whole
 
@@ -284,21 +287,40 @@ def _globals_of(source: str) -> set[str]:
 def source_of(value: Any, wanted: Wanted) -> str:
     """The text of a class or function of this program: of a script from its file, of a notebook from its cells.
 
+    Where several define the name, it is the last one whose functions are those of `value`.
+
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or none that is still what the program has.
     """
-    cells = _cells()
-    if cells is not None:
-        for cell in reversed(cells):
-            if (text := _defined_in(cell, value.__name__)) is not None:
+    name, found = value.__name__, False
+    file = _file_text(value)
+    for unit in [*reversed(_cells() or ()), file]:
+        for text in _definitions(unit, name):
+            if is_text_of(text, value, unit):
                 return text
-    try:
-        return textwrap.dedent(inspect.getsource(value))
-    except (OSError, TypeError):
+            found = True
+    if found or re.search(
+        rf"^\s*(class|def)\s+{name}\b", file, re.MULTILINE
+    ):  # The latter in a file that is no Python.
         raise ConfigError(
-            f"{wanted}: the source of {value.__name__} cannot be found, so other processes cannot have it; put it into "
-            f"a file, and give the {wanted.kind} of that file's module"
-        ) from None
+            f"{wanted}: the text of {name} is no longer what the program has: its file or cell was edited since, its "
+            f"cell ended in an error, or something was assigned to {name}; run the program, or the cell that defines "
+            f"{name}, again"
+        )
+    raise ConfigError(
+        f"{wanted}: the source of {name} cannot be found, so other processes cannot have it; put it into "
+        f"a file, and give the {wanted.kind} of that file's module"
+    )
+
+
+def _file_text(value: Any) -> str:
+    """The file of a script as it is now; empty: there is none."""
+    try:
+        file = inspect.getsourcefile(value)
+    except (OSError, TypeError):
+        return ""
+    linecache.checkcache(file)
+    return "".join(linecache.getlines(file)) if file else ""
 
 
 def _cells() -> list[str] | None:
@@ -321,13 +343,22 @@ def _under_magic(cell: str) -> str:
     return cell
 
 
-def _defined_in(cell: str, name: str) -> str | None:
+def _definitions(unit: str, name: str) -> Iterator[str]:
+    """What defines a name in a file or cell, outside of other definitions; the last one first."""
     try:
-        body = ast.parse(cell).body
-    except SyntaxError:
-        return None
-    for node in reversed(body):
+        nodes = list(_outer(ast.parse(unit)))
+    except (SyntaxError, ValueError):
+        return
+    lines = unit.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # As Python counts them, not at form feeds.
+    for node in reversed(nodes):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
             first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            return "\n".join(cell.splitlines()[first - 1 : node.end_lineno]) + "\n"
-    return None
+            yield textwrap.dedent("\n".join(lines[first - 1 : node.end_lineno]) + "\n")
+
+
+def _outer(node: ast.AST) -> Iterator[ast.AST]:
+    """Statements that are in no function and no class, such as those below an `if`."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr):
+            yield from _outer(child)

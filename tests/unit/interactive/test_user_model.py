@@ -1,9 +1,11 @@
 """A model that a program defines reaches other processes as text, or is refused by name."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from torch import nn
@@ -12,6 +14,7 @@ from bagpipe.errors import ConfigError
 from bagpipe.interactive.user_model import Wanted, name_model, source_of
 from bagpipe.models.dlrm import DLRM
 
+MODEL = Wanted("model", "class")
 PROGRAM = """
 import logging, math, sys
 from pathlib import Path
@@ -136,7 +139,39 @@ def test_a_cell_below_a_magic_defines_too(monkeypatch: pytest.MonkeyPatch) -> No
     kept = ["get_ipython().run_cell_magic('time', '', 'import torch\\n\\nclass Net:\\n    pass\\n')\n"]
     shell = SimpleNamespace(user_ns={"In": kept}, transform_cell=lambda cell: cell)
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    assert source_of(type("Net", (), {}), Wanted("model", "class")) == "class Net:\n    pass\n"
+    assert source_of(type("Net", (), {}), MODEL) == "class Net:\n    pass\n"
+
+
+def test_a_file_that_was_edited_since_is_no_source(tmp_path: Path) -> None:
+    """The class that the program has is trained, or none: another one was in silence, or there was a traceback."""
+    file, text = tmp_path / "edited.py", "class Net:\n    def forward(self, d, s):\n        return d\n"
+    file.write_text(f"{text}\n\n{text.replace('return d', 'return s')}")
+    spec = importlib.util.spec_from_file_location("edited", file)
+    assert spec is not None and spec.loader is not None
+    edited = importlib.util.module_from_spec(spec)
+    sys.modules["edited"] = edited
+    try:
+        spec.loader.exec_module(edited)
+        assert source_of(edited.Net, MODEL) == text.replace("return d", "return s")  # The later one is what there is.
+        for now in (text, text + "    )"):
+            file.write_text(now)
+            with pytest.raises(ConfigError, match="model: the text of Net is no longer what the program has"):
+                source_of(edited.Net, MODEL)
+    finally:
+        del sys.modules["edited"]
+
+
+def test_a_cell_that_failed_defines_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the program has comes from an earlier cell; the text of the newest one was trained instead."""
+    cells = ["class Net:\n    def forward(self): return 1\n", "1 / 0\nclass Net:\n    def forward(self): return 2\n"]
+    names: dict[str, Any] = {}
+    exec(cells[0], names)
+    shell = SimpleNamespace(user_ns={"In": cells}, transform_cell=lambda cell: cell)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    assert source_of(names["Net"], MODEL) == cells[0]
+    names["Net"].forward = lambda self: self
+    with pytest.raises(ConfigError, match=r"something was assigned to Net; run .* the cell that defines Net, again"):
+        source_of(names["Net"], MODEL)
 
 
 def test_importable_models_are_named() -> None:

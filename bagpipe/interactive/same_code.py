@@ -1,0 +1,154 @@
+"""Whether a text is still that of a class or function which the program has.
+
+The file of a script may have been edited since it was started, a cell of a notebook may have failed before it reached
+its definition, and a program may give a class another method: then the text trains something else than what is there.
+"""
+
+import __future__
+
+import ast
+import functools
+import inspect
+import operator
+from collections.abc import Iterator
+from functools import cached_property
+from types import CodeType, FunctionType
+from typing import Any
+
+_FUTURES = functools.reduce(
+    operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
+)
+_COMPARED = ("co_code", "co_names", "co_varnames", "co_freevars", "co_cellvars", "co_argcount", "co_kwonlyargcount")
+_LITERALS = (bool, int, float, complex, str, bytes, type(None))
+Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def is_text_of(text: str, value: Any, around: str = "") -> bool:
+    """Whether the functions that the text defines are those of `value`, instruction by instruction.
+
+    Of a class its attributes that are literals are compared too. What a decorator of the text has put into the place
+    of a function, so that the function cannot be found, is taken for the same.
+
+    Args:
+        text: a definition at the top of a module, with the name of `value`.
+        value: a class or function.
+        around: the file or cell in which the text stands: Python calls what a module imports in another way.
+    """
+    name = value.__name__
+    functions = _functions(value) if inspect.isclass(value) else {name: _function(value)}
+    flags = functools.reduce(operator.or_, (f.__code__.co_flags & _FUTURES for f in functions.values() if f), 0)
+    try:
+        tree = ast.parse(text)
+        module = compile(_imports_of(around) + text, "<text>", "exec", flags, dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return False
+    definition = next(
+        (node for node in reversed(tree.body) if isinstance(node, Definition) and node.name == name), None
+    )
+    if definition is None or isinstance(definition, ast.ClassDef) != inspect.isclass(value):
+        return False
+    made = [code for code in _defined(module) if code.co_name == name]
+    if not isinstance(definition, ast.ClassDef):
+        return _agrees(functions[name], made, name, decorated=bool(definition.decorator_list))
+    methods = [code for body in made for code in _defined(body) if code.co_qualname == f"{name}.{code.co_name}"]
+    remade = bool(definition.decorator_list) or type(value) is not type  # A metaclass of an enumeration moves methods.
+    return _attributes_agree(definition, value) and _methods_agree(definition, functions, methods, remade=remade)
+
+
+def _imports_of(around: str) -> str:
+    """The imports of a module itself, of none of its functions."""
+    found, nodes = [], list(ast.parse(around).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module != "__future__"):
+            found.append(ast.unparse(node) + "\n")
+        elif not isinstance(node, Definition):
+            nodes += [inner for inner in ast.walk(node) if isinstance(inner, ast.Import | ast.ImportFrom)]
+    return "".join(found)
+
+
+def _methods_agree(
+    definition: ast.ClassDef, functions: dict[str, FunctionType | None], methods: list[CodeType], *, remade: bool
+) -> bool:
+    """Whether a class has the methods of its definition, and no other of its own."""
+    name = definition.name
+    inner = [node for node in ast.walk(definition) if isinstance(node, Definition)]
+    decorated = {node.name for node in inner if node.decorator_list}
+    classes = {node.name for node in inner if isinstance(node, ast.ClassDef)}
+    named = {code.co_name for code in methods if not code.co_name.startswith("<")} - classes
+    own = {f.__code__.co_name for f in functions.values() if f and f.__code__.co_qualname.rpartition(".")[0] == name}
+    return own <= named and all(
+        _agrees(
+            functions.get(_mangled(name, known)),
+            [code for code in methods if code.co_name == known],
+            f"{name}.{known}",
+            decorated=remade or known in decorated,
+        )
+        for known in named
+    )
+
+
+def _agrees(live: FunctionType | None, made: list[CodeType], qualname: str, *, decorated: bool) -> bool:
+    if live is None or live.__code__.co_qualname != qualname:
+        return decorated
+    return any(_equal(live.__code__, code) for code in made)
+
+
+def _attributes_agree(definition: ast.ClassDef, value: type) -> bool:
+    for node in definition.body:
+        match node:
+            case ast.Assign([ast.Name(name)], ast.Constant(stated)) | ast.AnnAssign(
+                ast.Name(name), _, ast.Constant(stated)
+            ):
+                found = vars(value).get(_mangled(definition.name, name), stated)
+                if type(found) in _LITERALS and repr(found) != repr(stated):
+                    return False
+    return True
+
+
+def _mangled(owner: str, name: str) -> str:
+    """A name as a class keeps it: Python puts the class's before a private one."""
+    private = name.startswith("__") and not name.endswith("__")
+    return f"_{owner.lstrip('_')}{name}" if private else name
+
+
+def _functions(value: type) -> dict[str, FunctionType | None]:
+    """What stands in a class, by name; None: no function."""
+    return {name: _function(found) for name, found in vars(value).items()}
+
+
+def _function(found: Any) -> FunctionType | None:
+    """The function below a decorator of Python's own, or below one that says what it wraps."""
+    if isinstance(found, staticmethod | classmethod):
+        found = found.__func__
+    if isinstance(found, property):
+        found = found.fget
+    if isinstance(found, cached_property):
+        found = found.func
+    if callable(found) and not inspect.isclass(found):
+        found = inspect.unwrap(found)
+    return found if isinstance(found, FunctionType) else None
+
+
+def _defined(code: CodeType) -> Iterator[CodeType]:
+    """The functions and classes that code defines, also generic ones, which Python puts into functions of their own."""
+    for constant in code.co_consts:
+        if not isinstance(constant, CodeType):
+            continue
+        if constant.co_name.startswith("<generic parameters"):
+            yield from _defined(constant)
+        else:
+            yield constant
+
+
+def _equal(one: CodeType, other: CodeType) -> bool:
+    if len(one.co_consts) != len(other.co_consts):
+        return False
+    return all(getattr(one, part) == getattr(other, part) for part in _COMPARED) and all(
+        _equal(a, b) if isinstance(a, CodeType) and isinstance(b, CodeType) else _equal_constants(a, b)
+        for a, b in zip(one.co_consts, other.co_consts, strict=True)
+    )
+
+
+def _equal_constants(one: object, other: object) -> bool:
+    return type(one) is type(other) and (one == other or repr(one) == repr(other))

@@ -1,0 +1,91 @@
+"""A text is that of a class or function only while the program has what it says."""
+
+from typing import Any
+
+import pytest
+
+from bagpipe.interactive.same_code import is_text_of
+
+MODULE = """
+import functools
+import math
+from dataclasses import dataclass
+
+def unnamed(function):
+    return lambda *args: function(*args)
+
+class Net:
+    width: int = 4
+    mark = None
+    if math.pi > 3:
+        def chosen(self): return 1
+    else:
+        def chosen(self): return 2
+    def forward(self, x, scale=2.0):
+        "A docstring."
+        return [math.floor(v) * scale for v in x if v > (lambda: 0.5)()]
+    def __hidden(self): return self.width
+    @property
+    def size(self) -> "list[int]": return [self.width]
+    @size.setter
+    def size(self, value): self.width = value
+    @staticmethod
+    def of(x): return super
+    @functools.cache
+    def kept(self): return math.inf
+    @unnamed
+    def lost(self): return 7
+    class Inner:
+        def forward(self): return 0
+"""
+TEXT = MODULE[MODULE.index("class Net") :]
+
+
+def net(module: str = MODULE) -> Any:
+    names: dict[str, Any] = {"__name__": "net"}
+    exec(compile(module, "<net>", "exec", dont_inherit=True), names)
+    return names["Net"]
+
+
+def test_a_class_and_a_function_have_their_own_text() -> None:
+    """Also with properties, private names, decorators, branches, nested classes and calls of imported modules."""
+    found = net()
+    decorated = MODULE.replace("class Net", "@dataclass\nclass Net")
+    assert is_text_of("@dataclass\n" + TEXT, net(decorated), decorated)
+    assert is_text_of(TEXT, found, MODULE)
+    assert is_text_of(TEXT.replace('"A docstring."', '"A docstring."\n\n        # a comment'), found, MODULE)
+    function = "def unnamed(function):\n    return lambda *args: function(*args)\n"
+    assert is_text_of(function, found.forward.__globals__["unnamed"], MODULE)
+    assert not is_text_of(function.replace("*args)", "*args, 1)"), found.forward.__globals__["unnamed"], MODULE)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("* scale", "+ scale"),
+        ("0.5", "0.25"),
+        ("math.floor", "math.ceil"),
+        ("(self, x,", "(self, y,"),
+        ("return self.width", "return -self.width"),
+        ("return [self.width]", "return self.width"),
+        ("math.inf", "math.nan"),
+        ("int = 4", "int = 5"),
+        ("mark = None", "mark = True"),
+        ("    def __hidden(self): return self.width\n", ""),
+        ("    mark = None\n", "    mark = None\n    def loss(self, a, b): return 0\n"),
+        ("class Net", "class Other"),
+        ("* scale", "* scale]"),
+    ],
+)
+def test_what_was_edited_is_another(before: str, after: str) -> None:
+    """A method, its names, its constants, an attribute, one method more or less, and what is no Python at all."""
+    assert before in TEXT
+    assert not is_text_of(TEXT.replace(before, after), net(), MODULE)
+
+
+def test_what_was_assigned_is_another() -> None:
+    """A method or attribute that the program has put into the class is not in its text."""
+    for name, value in (("forward", lambda _self, _x: None), ("mark", "a"), ("width", 8)):
+        found = net()
+        setattr(found, name, value)
+        assert not is_text_of(TEXT, found, MODULE)
