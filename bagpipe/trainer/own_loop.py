@@ -376,7 +376,7 @@ class BagCache:
             raise ConfigError("evaluate: the job evaluates, and this trainer was given nothing to score with")
         try:
             with torch.no_grad():
-                logits = self._evaluate(self._batch(step))
+                logits: object = self._evaluate(self._batch(step))
         finally:
             self._step = None
         expected = list(step.plan.labels_BL.shape)
