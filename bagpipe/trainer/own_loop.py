@@ -27,6 +27,7 @@ from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.diverging import save_what_is_good
 from bagpipe.trainer.finite import FiniteCheck
+from bagpipe.trainer.loop_words import UNTRAINED, asked_again, scored, tell_lookahead
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.schedulers import bring_forward
@@ -70,6 +71,7 @@ class BagCache:
         self._done = 0
         """Batches that were trained on here."""
         self._trained_to: tuple[int, Cursor] | None = None
+        self._any_gradient = False
         self._over = False
         self._evaluate = evaluate
         self._stack = ExitStack()
@@ -95,11 +97,7 @@ class BagCache:
             raise
         # A program that never closes its cache, and a child process that multiprocessing ends, leave as it ends.
         self._stack.callback(Finalize(None, self._at_exit, exitpriority=100).cancel)
-        used = self._members.topology.spec.lookahead
-        if used != arguments.lookahead and (used, arguments.lookahead) != (0, 1):
-            logger.info(
-                "lookahead_value %d has no effect: the oracle looks %s batches ahead", arguments.lookahead, used
-            )
+        tell_lookahead(logger, arguments.lookahead, self._members.topology.spec.lookahead)
 
     def __enter__(self) -> Self:
         return self
@@ -118,7 +116,9 @@ class BagCache:
             self._abandon(value)
 
     def __iter__(self) -> Iterator[BatchDict]:
-        """Batches to the end of the data."""
+        """Batches to the end of the data: of all epochs, once. Raises `ConfigError` when asked for them once more."""
+        if self._over:
+            raise asked_again(self._members.topology.spec.epochs, self._pipeline.machine.next_step)
         while (batch := self._advance()) is not None:
             yield batch
 
@@ -128,7 +128,7 @@ class BagCache:
         Raises:
             StopIteration: the data is at its end; every update has been applied and written back.
         """
-        batch = self._advance()
+        batch = None if self._over else self._advance()
         if batch is None:
             raise StopIteration("no more batches: the run's steps or epochs are done")
         return batch
@@ -240,7 +240,9 @@ class BagCache:
             Diverged: a row's gradient, or a dense weight that would be saved, is NaN or infinite (`spec.notFinite`).
         """
         if self._step is not None:
-            self._finite.gradients(self._step.plan, self._pipeline.rows_here)
+            rows = self._pipeline.rows_here
+            self._finite.gradients(self._step.plan, rows)
+            self._any_gradient = self._any_gradient or any(leaf.grad is not None for leaf in rows)
             step, self._step = self._step, None
             begun, in_backward = time.perf_counter(), step.watch.updating
             self._pipeline.finish(step, None if self._loss is None else told_loss(step.plan, self._loss))
@@ -354,6 +356,8 @@ class BagCache:
             step = self._pipeline.next()
         if step is None:
             self._over = True
+            if self._done and not self._any_gradient:
+                log.warning(UNTRAINED, self._members.rank, self._done)
             self._checkpointer.close()
             self._pipeline.leave_finished()
             return None
@@ -376,16 +380,9 @@ class BagCache:
             raise ConfigError("evaluate: the job evaluates, and this trainer was given nothing to score with")
         try:
             with torch.no_grad():
-                logits: object = self._evaluate(self._batch(step))
+                return scored(self._evaluate(self._batch(step)), list(step.plan.labels_BL.shape))
         finally:
             self._step = None
-        expected = list(step.plan.labels_BL.shape)
-        if not isinstance(logits, torch.Tensor) or not logits.is_floating_point():
-            found = logits.dtype if isinstance(logits, torch.Tensor) else type(logits).__name__
-            raise ConfigError(f"evaluate: expected a tensor of floating-point logits {expected}, found {found}")
-        if list(logits.shape) != expected:
-            raise ConfigError(f"evaluate: expected logits of shape {expected}, found {list(logits.shape)}")
-        return logits.detach().float().cpu().numpy()
 
     def _embeddings(self, step: Step) -> SparseEmbeddings:
         examples = step.plan.dense_BF.shape[0]

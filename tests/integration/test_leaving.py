@@ -1,6 +1,7 @@
 """A user's loop that ends: as the job does, or before it."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from bagpipe.batch import Cursor
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job, TransportConfig
 from bagpipe.embedding.server import run_server
-from bagpipe.errors import BagpipeError, PeerLost, Stopped
+from bagpipe.errors import BagpipeError, ConfigError, PeerLost, Stopped
 from bagpipe.local.ports import free_ports
 from bagpipe.net.messages import Wait
 from bagpipe.net.register import Impatience, _Signs
@@ -117,11 +118,37 @@ def test_a_users_loop_gets_aligned_batches(train: Callable[..., list[BaseExcepti
     assert len(where) == 40 and set(where) == {0}
 
 
-def test_a_loop_that_says_its_length_ends_the_job(train: Callable[..., list[BaseException]], tmp_path: Path) -> None:
+def test_a_loop_that_says_its_length_ends_the_job(
+    train: Callable[..., list[BaseException]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whatever the job's own steps: everybody ends, and the model of exactly these batches is saved."""
     assert train(take(5), steps=5) == []
+    assert "no embedding was trained" not in caplog.text
     newest = newest_complete(tmp_path / "checkpoints")
     assert newest is not None and open_checkpoint(newest).manifest.step == 5
+
+
+def test_a_second_loop_over_a_job_is_refused_in_words(
+    train: Callable[..., list[BaseException]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A loop around the loop, for epochs, trains nothing more: it was an error about the table of a step. And a loop in
+    which nothing was computed says so.
+    """
+    count, ends = 0, 0
+
+    def loop(cache: BagCache) -> None:
+        nonlocal count, ends
+        for _epoch in range(2):
+            for _batch in cache:
+                count += 1
+            with pytest.raises(StopIteration, match="no more batches"):
+                cache.next_batch()
+            ends += 1
+
+    (error,) = train(loop, steps=5)
+    assert isinstance(error, ConfigError) and (count, ends) == (5, 1)
+    assert re.search(r"at their end, after step 5: one loop goes through all of its epochs \(epochs: 1\)", str(error))
+    assert "trainer 0: in none of its 5 batches a row had a gradient, so no embedding was trained" in caplog.text
 
 
 def test_a_loop_that_leaves_early_leaves_its_model(train: Callable[..., list[BaseException]], tmp_path: Path) -> None:
