@@ -293,9 +293,12 @@ def in_words(summary: Mapping[str, Any]) -> str:
     if isinstance(summary.get("loss"), float):
         parts.append(f"loss {summary['loss']:.4f}")
     test = summary.get("evaluation") or {}
-    parts += [f"test {words} {test[name]:.4f}" for name, words in (("auc", "AUC"), ("logLoss", "log loss"))
-              if isinstance(test.get(name), float)]  # fmt: skip
-    return ", ".join(parts) + ("; .resume() goes on" if summary.get("stopped") else "")
+    for label, figures in by_task(test).items():
+        task = f"{label} " if label else ""
+        parts += [f"test {task}{words} {figures[name]:.4f}" for name, words in (("auc", "AUC"), ("logLoss", "log loss"))
+                  if isinstance(figures.get(name), float)]  # fmt: skip
+    failed = f"; evaluation failed: {test['failed']}; .evaluate() repeats it" if test.get("failed") else ""
+    return ", ".join(parts) + failed + ("; .resume() goes on" if summary.get("stopped") else "")
 
 
 def _flat(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,8 @@ class Interval:
     """When its first step began: where the one before it ended; None before any step has ended."""
     ended: float = 0.0
     examples: int = 0
+    busy: dict[int, float] = field(default_factory=dict)
+    """Seconds that each trainer took for the steps whose examples count; its steps come one after the other."""
     waits: dict[str, float] = field(default_factory=dict)
 
     def add(self, step: ToldStep, now: float) -> None:
@@ -63,15 +65,20 @@ class Interval:
             self.begun = now
         else:
             self.examples += num_examples(step)
+            for part in step.parts:
+                self.busy[part.done.rank] = self.busy.get(part.done.rank, 0.0) + part.done.seconds
         self.ended = now
         for part in step.parts:
             for name, seconds in part.done.waits.items():
                 self.waits[name] = self.waits.get(name, 0.0) + seconds / len(step.parts)
 
     def rate(self, last: ToldStep | None) -> float:
-        """Examples per second; of one single step, by the time that its slowest trainer took for it."""
+        """Examples per second; of one single step, by the time that its slowest trainer took for it.
+
+        An oracle that had no processor hears of several steps at once, so no shorter time counts than trainers took.
+        """
         if self.begun is not None and self.ended > self.begun and self.examples:
-            return self.examples / (self.ended - self.begun)
+            return self.examples / max(self.ended - self.begun, *self.busy.values())
         seconds = max((part.done.seconds for part in last.parts), default=0.0) if last is not None else 0.0
         return num_examples(last) / seconds if last is not None and seconds > 0 else 0.0
 

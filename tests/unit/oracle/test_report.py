@@ -35,6 +35,15 @@ def test_examples_per_second_begin_with_the_first_steps_end_and_end_with_the_las
     assert [r["examples_per_second"] for r in records if r] == [1000.0, 400.0, 400.0]
 
 
+def test_steps_that_are_heard_of_at_once_took_what_their_trainers_took() -> None:
+    """An oracle that had no processor for a while told of 1,355,172 examples/s, of 300 examples."""
+    training = TrainingFigures(log_every=4, loss=None, total_steps=4)
+    for n in range(4):
+        record = training.add(step(n, seconds=0.5, world=2), 20.0 + 1e-4 * n, hit_rate=1.0)
+    assert record is not None and record["examples_per_second"] == 3 * 200 / 1.5
+    assert training.figures().examples_per_second == 3 * 200 / 1.5
+
+
 def test_one_single_step_has_the_rate_of_its_slowest_trainer() -> None:
     """There is no time between steps; its own duration counts."""
     training = TrainingFigures(log_every=5, loss=None, total_steps=1)
