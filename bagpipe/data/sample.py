@@ -92,6 +92,7 @@ class Column:
     rows: int
     missing: int
     distinct: int
+    """Different values; of texts with brackets different texts."""
     numbers: Any = None
     """Values that are there, if all are numbers."""
     written: dict[str, Any] = field(default_factory=dict)
@@ -145,7 +146,7 @@ class Column:
         """For a comment."""
         gaps = f", {self.missing / self.rows:.0%} missing" if self.missing else ""
         lists = ", several values" if self.several else ""
-        return f"{self.distinct:,} different values{lists}{gaps}"
+        return f"{self.distinct:,} different {'lists' if self.brackets else 'values'}{lists}{gaps}"
 
 
 def look_at(
@@ -217,6 +218,8 @@ def _column(name: str, cells: Any) -> Column:
     column = Column(name, shown, rows, missing, int(pc.count_distinct(values).as_py()), several=several)
     if lists is not None:
         column.several, column.separator, column.brackets = True, lists.separator, lists.brackets
+        if lists.separator:
+            column.distinct = int(pc.count_distinct(pc.list_flatten(pc.split_pattern(values, lists.separator))).as_py())
     if column.several:
         return column
     _add_numbers(column, values)

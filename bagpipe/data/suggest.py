@@ -248,9 +248,14 @@ def _time(columns: Sequence[Column], target: Column) -> Column | None:
 # ── lines of the job ──────────────────────────────────────────────────────────────────────────────
 
 
+_QUOTED = '"\\'
+
+
 def _quoted(text: str | list[str]) -> str:
-    """JSON is YAML, and quotes any name."""
-    return encode(text)
+    """JSON is YAML, and quotes any name; letters of any language stay what they are, so that people can read them."""
+    if not isinstance(text, str):
+        return f"[{', '.join(map(_quoted, text))}]"
+    return f'"{"".join(sign if sign.isprintable() and sign not in _QUOTED else encode(sign)[1:-1] for sign in text)}"'
 
 
 def _label_line(column: Column, notes: list[str]) -> str:

@@ -170,7 +170,10 @@ def _of_pandas(frame: Any, what: str) -> Iterator[pa.Table]:
     try:
         schema = pa.Schema.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, TypeError) as error:  # the latter of columns that leave out what is frequent
-        raise DataError(f"{what}: {_mixed(frame)}cannot be written as a table: {_line(error)}") from None
+        raise DataError(
+            f"{what}: {_mixed(frame)}cannot be written as a table: {_line(error)}; make all of its values text, "
+            "by astype(str), or numbers of 64 bits, or leave the column out"
+        ) from None
     for at in range(0, max(len(frame), 1), SLICE_ROWS):
         yield pa.Table.from_pandas(frame.iloc[at : at + SLICE_ROWS], schema=schema, preserve_index=False)
 
@@ -241,7 +244,10 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str, what: str) -> pa.Array
     except UnicodeEncodeError as error:
         raise DataError(f"{what}: column {name}: expected text, found {error.object!r:.60}") from None
     except (pa.ArrowException, OverflowError) as error:
-        raise DataError(f"{what}: column {name}: its values have no common type ({_line(error)})") from None
+        raise DataError(
+            f"{what}: column {name}: its values have no common type ({_line(error)}); make all of them text, "
+            "or numbers of 64 bits"
+        ) from None
 
 
 def _plain(value: Any) -> Any:

@@ -229,6 +229,26 @@ def test_no_rating_is_taken_for_a_label_where_a_column_has_a_labels_name(
     assert told in str(caught.value)
 
 
+def test_names_and_figures_can_be_read(tmp_path: Path) -> None:
+    """Letters of any language stand as they are, signs that nobody sees as escapes, and of lists values are counted."""
+    names = ["größe", "商品", "😀", 'a"b\\c', "no\u00a0break"]
+    path = tmp_path / "größe.csv"
+    rows = "".join(
+        f"{i % 2},{i % 9 + 0.5},i{i % 8},j{i % 8},k{i % 5},l{i % 6},{i % 6}|{i % 7}|{i % 3}\n" for i in range(300)
+    )
+    titles = [f'"{name.replace(chr(34), chr(34) * 2)}"' for name in names]
+    path.write_text(",".join(["click", *titles, "tags"]) + "\n" + rows)
+    text = suggest_job(str(path)).text
+    columns = opened(text, tmp_path)[0].data.columns
+    assert columns is not None
+    assert [one.name for one in columns.dense] == names[:1]
+    assert [one.name for one in columns.sparse] == [*names[1:], "tags"]
+    assert all(
+        part in text for part in ('name: "größe"', 'name: "商品"', 'name: "😀"', '"no\\u00a0break"', "größe.csv")
+    )
+    assert 'separator: "|", maxLength: 50}  # 7 different values, several values' in text
+
+
 def test_a_sign_within_urls_cuts_nothing(tmp_path: Path) -> None:
     """A URL may hold any sign; URLs one behind another are cut."""
     path = tmp_path / "log.csv"
