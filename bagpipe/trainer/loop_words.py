@@ -40,7 +40,7 @@ def asked_again(epochs: int | None, next_step: int) -> ConfigError:
     )
 
 
-def tell_lookahead(log: logging.Logger, asked: int, used: int) -> None:
+def tell_lookahead(log: logging.Logger, asked: int, used: int | str) -> None:
     """Say where the lookahead that `init_cache` was given is another than the oracle's; 1 there is 0 in a job."""
     if used != asked and (used, asked) != (0, 1):
         log.info("lookahead_value %d has no effect: the oracle looks %s batches ahead", asked, used)
