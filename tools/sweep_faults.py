@@ -1,10 +1,11 @@
 """Disturbs a short run by each fault of a list, once each, and writes the outcome into `docs/reliability.md`.
 
 python tools/sweep_faults.py                 every fault; half an hour
-python tools/sweep_faults.py --only stop     those whose name has this in it
+python tools/sweep_faults.py --only stop     those whose name has this in it, or one of several words
 python tools/sweep_faults.py --write         also replaces the table in docs/reliability.md
 
-Right is: the same model, or an end by name.
+Right is: the same model, or an end by name. After an end for want of a disk the run is resumed on one that works again,
+and then right is the same model only.
 """
 
 import argparse
@@ -25,12 +26,12 @@ BEGIN, END = "<!-- faults: written by tools/sweep_faults.py -->", "<!-- end of f
 def main(arguments: Sequence[str]) -> int:
     """Returns 1 if a run ended with another model, or without a reason."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--only", default="", help="faults whose name has this in it")
+    made.add_argument("--only", nargs="+", default=[""], help="faults whose name has one of these in it")
     made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
     chosen = made.parse_args(arguments)
-    faults = [fault for fault in FAULTS if chosen.only in str(fault)]
+    faults = [fault for fault in FAULTS if any(part in str(fault) for part in chosen.only)]
     if not faults:
-        print(f"--only: no fault has {chosen.only!r} in its name; there are: {', '.join(map(str, FAULTS))}")
+        print(f"--only: no fault has {' or '.join(chosen.only)} in its name; there are: {', '.join(map(str, FAULTS))}")
         return 1
     preload()
     results: list[Faulted] = []
@@ -43,7 +44,11 @@ def main(arguments: Sequence[str]) -> int:
             result = run_with(fault, Path(folder) / f"run-{number}")
             results.append(result)
             right = "right" if is_right(result, undisturbed) else "WRONG"
-            print(f"{right}: {fault}: {result.attempts} attempts, {result.seconds:.0f} s {result.told}", flush=True)
+            model = model_of(result, undisturbed)
+            print(
+                f"{right}: {fault}: {model}, {result.attempts} attempts, {result.seconds:.0f} s {result.told}",
+                flush=True,
+            )
     if chosen.write:
         write_part(
             TARGET, BEGIN, END, table(results, undisturbed, " ".join(["python tools/sweep_faults.py", *arguments]))
@@ -53,7 +58,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def is_right(result: Faulted, undisturbed: Faulted) -> bool:
     """The same model, or an end by name."""
-    return result.digest == undisturbed.digest or (result.digest is None and bool(result.told))
+    named = result.digest is None and bool(result.told) and not result.resumed
+    return result.digest == undisturbed.digest or named
+
+
+def model_of(result: Faulted, undisturbed: Faulted) -> str:
+    """Which model the run left, in words."""
+    model = "the same" if result.digest == undisturbed.digest else "none" if result.digest is None else "ANOTHER"
+    return model + (", once resumed" if result.resumed else "")
 
 
 def table(results: Sequence[Faulted], undisturbed: Faulted, command: str) -> list[str]:
@@ -68,7 +80,7 @@ def table(results: Sequence[Faulted], undisturbed: Faulted, command: str) -> lis
         "|---|---|--:|--:|---|",
     ]
     for result in results:
-        model = "the same" if result.digest == undisturbed.digest else "none" if result.digest is None else "ANOTHER"
+        model = model_of(result, undisturbed)
         longer = max(0.0, result.seconds - undisturbed.seconds)
         told = result.told.replace("|", "/")[:300]
         lines.append(f"| {result.fault} | {model} | {result.attempts} | {longer:.0f} s | {told} |")

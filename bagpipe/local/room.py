@@ -4,14 +4,15 @@ What a role wrote is removed between two attempts. If a disk then has no more ro
 the next one would end at the same file, so the run ends instead; once somebody has made room, it goes on.
 """
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bagpipe.lowlevel.atomic_files import FULL, free_bytes
+from bagpipe.lowlevel.atomic_files import free_bytes
 from bagpipe.lowlevel.wording import space
 
-REFUSED = tuple(os.strerror(number) for number in sorted(FULL))
+REFUSED = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 """How the system says that there is no room; every message about a file that cannot be written has its words."""
 BARELY = 8192
 """A log on a disk with fewer bytes than this may not have taken the line that says why its role ended."""

@@ -1,4 +1,5 @@
-"""Runs a short job with a fault in the middle: a link that breaks, or a role that is stopped and continued.
+"""Runs a short job with a fault in the middle: a link that breaks, a role that is stopped and continued, a disk that
+fails, a clock that jumps.
 
 The supervisor and its policy are those of `bagpipe run`; roles are forks of this process (`forked_child.py`), and every
 link between two of them goes through a proxy (`fault_proxy.py`).
@@ -20,12 +21,14 @@ from bagpipe.checkpoint.digest import model_digest
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.config.document import Job
 from bagpipe.config.load import parse_job
+from bagpipe.errors import BagpipeError
 from bagpipe.local.commands import Attempt, CommandBuilder, role_commands
 from bagpipe.local.policy import RoleId
 from bagpipe.local.ports import free_ports
 from bagpipe.local.progress import Record
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
+from bagpipe.testing.fault_machine import EVERYONE, OF_THE_MACHINE, Machine
 from bagpipe.testing.forked_child import known_to, preload
 
 __all__ = ["DEAD_SECONDS", "FAULTS", "Fault", "Faulted", "preload", "run_with"]
@@ -66,15 +69,23 @@ class Fault:
     """`what` happens to the link or the role `where`; `seconds`: for how long, 0 where it does not end.
 
     `part`: nothing passes between the roles `where` and `other`, in neither direction. `lose`: so many per cent of all
-    packets are lost; needs root and iptables, and moves this process into a network of its own.
+    packets are lost; needs root and iptables, and moves this process into a network of its own. Disks and clocks
+    (`OF_THE_MACHINE`) are explained in `fault_machine.py`: `where` is a role or a folder.
     """
 
     what: str
     where: str
     seconds: float = 0.0
+    """Of `clock`: by how much it jumps."""
     other: str = ""
+    num_bytes: int = 0
+    """Of `torn`."""
 
     def __str__(self) -> str:
+        if self.what == "clock":
+            return f"clock of {self.where} {self.seconds / 3600:+g} h"
+        if self.what == "torn":
+            return f"torn files of {self.where} after {self.num_bytes} bytes"
         both = f"{self.what} {self.where}" + (f" and {self.other}" if self.other else "")
         return both + (f" for {round(self.seconds, 1):g} s" if self.seconds else "")
 
@@ -93,12 +104,21 @@ PARTED = (
 """Every two roles that talk to each other."""
 LOST_PER_CENT = ("1 %", "10 %", "30 %")
 _BELOW, _ABOVE = DEAD_SECONDS / 3, DEAD_SECONDS * 3
+WRITERS = ("oracle", "server 0", "trainer 0")
+"""Roles that write files."""
+_HOUR, _DAY = 3600.0, 86400.0
 FAULTS = (
     *(Fault(what, link) for what in ("reset", "silence", "delay", "split", *OF_MESSAGES) for link in LINKS),
     *(Fault("cut", link, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for link in LINKS),
     *(Fault("part", one, seconds, other) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for one, other in PARTED),
     *(Fault("lose", share) for share in LOST_PER_CENT),
     *(Fault("stop", role, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for role in (*LINKS, "trainer 0")),
+    *(Fault(what, "run directory", seconds) for what in ("full", "read-only") for seconds in (0.0, DEAD_SECONDS)),
+    Fault("read-only", "checkpoints"),
+    *(Fault("torn", role, num_bytes=number) for number in (0, 3000) for role in WRITERS),
+    *(Fault("slow", where) for where in (*WRITERS, EVERYONE)),
+    *(Fault("clock", EVERYONE, seconds) for seconds in (_HOUR, -_HOUR, _DAY, -_DAY)),
+    *(Fault("clock", role, seconds) for seconds in (_DAY, -_DAY) for role in WRITERS),
 )
 DELAY_SECONDS = 0.2
 
@@ -114,6 +134,8 @@ class Faulted:
     seconds: float
     told: str
     """Why a new attempt was begun, or the run ended."""
+    resumed: bool = False
+    """The run ended by name for want of a disk; the digest is of the run that went on with it once it was mended."""
 
 
 @dataclass(slots=True)
@@ -123,6 +145,7 @@ class _Disturber:
     fault: Fault | None
     proxy: "subprocess.Popen[bytes]"
     ports: Mapping[str, int]
+    machine: Machine | None
     pids: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     done: bool = False
@@ -135,6 +158,9 @@ class _Disturber:
             os.kill(self.pids[self.fault.where], signal.SIGSTOP)
             go_on = f"sleep {self.fault.seconds}; kill -CONT {self.pids[self.fault.where]} 2>/dev/null"
             subprocess.Popen(["sh", "-c", go_on])
+            return
+        if self.machine is not None:
+            self.machine.begin(self.pids)
             return
         if self.fault.what == "lose":
             lose_packets(float(self.fault.where.rstrip(" %")) / 100)
@@ -175,16 +201,44 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
         proxy = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         stack.callback(proxy.kill)
         assert proxy.stdout is not None and proxy.stdout.readline()
-        view = _Disturber(fault, proxy, before)
-
+        machine = _machine_of(fault, folder)
+        if machine is not None:
+            stack.enter_context(machine.prepared())
+            stack.callback(machine.leave)
+        view = _Disturber(fault, proxy, before, machine)
         directory = stack.enter_context(RunDir.create(folder))
         directory.begin(job)
         build = _through_the_proxy(role_commands(job, directory.job_file, directory.path), behind, before)
-        outcome = Supervisor(job, directory, view, build=build, child=known_to(view.pids)).run()
+        code = _supervise(job, directory, view, build)
+        notes, attempts = list(view.notes), sum("every role starts again" in note for note in view.notes) + 1
+        resumed = code != 0 and machine is not None
+        if resumed and machine is not None:
+            machine.end()
+            code = _supervise(job, directory, view, build, directory.starting_checkpoint(job, view.note))
+            notes = notes if code == 0 else view.notes
         newest = newest_complete(directory.checkpoints(job))
-        digest = model_digest(newest) if outcome.code == 0 and newest is not None else None
-    told = "; ".join([*view.notes, outcome.error]).strip("; ")
-    return Faulted(fault, digest, outcome.code, outcome.attempts, time.monotonic() - begun, told)
+        digest = model_digest(newest) if code == 0 and newest is not None else None
+    return Faulted(fault, digest, code, attempts, time.monotonic() - begun, "; ".join(notes), resumed)
+
+
+def _machine_of(fault: Fault | None, folder: Path) -> Machine | None:
+    if fault is None or fault.what not in OF_THE_MACHINE:
+        return None
+    return Machine(fault.what, fault.where, folder, seconds=fault.seconds, num_bytes=fault.num_bytes)
+
+
+def _supervise(
+    job: Job, directory: RunDir, view: _Disturber, build: CommandBuilder, checkpoint: Path | None = None
+) -> int:
+    """The exit code of `bagpipe run`; its one line, if it ended with an error, is the last of the view's notes."""
+    try:
+        outcome = Supervisor(job, directory, view, build=build, child=known_to(view.pids)).run(checkpoint)
+    except BagpipeError as error:
+        view.note(str(error))
+        return error.exit_code
+    if outcome.error:
+        view.note(outcome.error)
+    return outcome.code
 
 
 def enter_own_network() -> None:
