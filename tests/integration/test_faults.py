@@ -1,4 +1,4 @@
-"""Links, a disk and a clock that break in a short run of real processes; `make sweep-faults` tries every fault in every place."""
+"""Links, a disk and a clock that break in a short run of real processes; `make sweep-faults` tries every fault."""
 
 import asyncio
 import json
