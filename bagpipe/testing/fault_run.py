@@ -11,8 +11,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from ctypes import CDLL
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from bagpipe.local.ports import free_ports
 from bagpipe.local.progress import Record
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Supervisor
+from bagpipe.net.curve import CURVE_DIR, CurveKeys
 from bagpipe.testing.fault_machine import EVERYONE, OF_THE_MACHINE, Machine
 from bagpipe.testing.forked_child import known_to, preload
 
@@ -69,8 +70,9 @@ class Fault:
     """`what` happens to the link or the role `where`; `seconds`: for how long, 0 where it does not end.
 
     `part`: nothing passes between the roles `where` and `other`, in neither direction. `lose`: so many per cent of all
-    packets are lost; needs root and iptables, and moves this process into a network of its own. Disks and clocks
-    (`OF_THE_MACHINE`) are explained in `fault_machine.py`: `where` is a role or a folder.
+    packets are lost; `drop`: no packet reaches or leaves the port of a role, and nobody is told. These two need root
+    and iptables, and move this process into a network of its own. Disks and clocks (`OF_THE_MACHINE`) are explained in
+    `fault_machine.py`: `where` is a role or a folder.
     """
 
     what: str
@@ -80,6 +82,8 @@ class Fault:
     other: str = ""
     num_bytes: int = 0
     """Of `torn`."""
+    curve: bool = False
+    """The run is encrypted."""
 
     def __str__(self) -> str:
         if self.what == "clock":
@@ -87,7 +91,8 @@ class Fault:
         if self.what == "torn":
             return f"torn files of {self.where} after {self.num_bytes} bytes"
         both = f"{self.what} {self.where}" + (f" and {self.other}" if self.other else "")
-        return both + (f" for {round(self.seconds, 1):g} s" if self.seconds else "")
+        lasting = f" for {round(self.seconds, 1):g} s" if self.seconds else ""
+        return both + lasting + (", encrypted" if self.curve else "")
 
 
 OF_MESSAGES = ("replay", "reorder", "earlier")
@@ -112,6 +117,8 @@ FAULTS = (
     *(Fault("cut", link, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for link in LINKS),
     *(Fault("part", one, seconds, other) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for one, other in PARTED),
     *(Fault("lose", share) for share in LOST_PER_CENT),
+    *(Fault("drop", link, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for link in LINKS),
+    *(Fault("drop", link, seconds, curve=True) for seconds in (DEAD_SECONDS, _ABOVE) for link in LINKS),
     *(Fault("stop", role, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for role in (*LINKS, "trainer 0")),
     *(Fault(what, "run directory", seconds) for what in ("full", "read-only") for seconds in (0.0, DEAD_SECONDS)),
     Fault("read-only", "checkpoints"),
@@ -146,6 +153,8 @@ class _Disturber:
     proxy: "subprocess.Popen[bytes]"
     ports: Mapping[str, int]
     machine: Machine | None
+    behind: Mapping[str, int]
+    """The ports on which the roles themselves listen."""
     pids: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     done: bool = False
@@ -164,6 +173,9 @@ class _Disturber:
             return
         if self.fault.what == "lose":
             lose_packets(float(self.fault.where.rstrip(" %")) / 100)
+            return
+        if self.fault.what == "drop":
+            drop_packets(self.behind[self.fault.where], self.fault.seconds)
             return
         number = DELAY_SECONDS if self.fault.what == "delay" else self.fault.seconds
         self._tell(self.fault.where, f"{self.fault.what} {number} {self.fault.other}")
@@ -189,7 +201,7 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
     job: Job = parse_job(JOB, "the job that is disturbed")
     begun = time.monotonic()
     what = "" if fault is None else fault.what
-    if what == "lose":
+    if what in ("lose", "drop"):
         enter_own_network()
     links = ALL_LINKS if what == "part" else LINKS
     behind = dict(zip(links, free_ports(len(links)), strict=True))
@@ -198,6 +210,8 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
     command += ["--messages"] if what in (*OF_MESSAGES, "part") else []
     command += [f"{before[link]}:{behind[link]}" for link in links]
     with ExitStack() as stack:
+        if fault is not None and fault.curve:
+            stack.enter_context(_keys(folder.with_name(f"{folder.name}-keys")))
         proxy = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
         stack.callback(proxy.kill)
         assert proxy.stdout is not None and proxy.stdout.readline()
@@ -205,7 +219,7 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
         if machine is not None:
             stack.enter_context(machine.prepared())
             stack.callback(machine.leave)
-        view = _Disturber(fault, proxy, before, machine)
+        view = _Disturber(fault, proxy, before, machine, behind)
         directory = stack.enter_context(RunDir.create(folder))
         directory.begin(job)
         build = _through_the_proxy(role_commands(job, directory.job_file, directory.path), behind, before)
@@ -249,10 +263,37 @@ def enter_own_network() -> None:
 
 def lose_packets(share: float) -> None:
     """From now on this share of all packets that arrive is dropped at random, in a network that holds only loopback."""
-    if {name for _, name in socket.if_nameindex() if not name.startswith(("tunl", "sit", "ip6"))} != {"lo"}:
-        raise RuntimeError("expected a network of this process's own; packets of others would be lost")
+    _check_own_network()
     rule = f"-A INPUT -m statistic --mode random --probability {share} -j DROP"
     subprocess.run(["iptables", *rule.split()], check=True)
+
+
+def drop_packets(port: int, seconds: float) -> None:
+    """For so long every packet to and from this port is dropped, in a network that holds only loopback.
+
+    Connections end by no reset: their ends learn nothing, and what they have sent comes through afterwards.
+    """
+    _check_own_network()
+    rules = [f"INPUT -p tcp --{side} {port} -j DROP" for side in ("dport", "sport")]
+    for rule in rules:
+        subprocess.run(["iptables", "-A", *rule.split()], check=True)
+    subprocess.Popen(["sh", "-c", f"sleep {seconds}; " + "; ".join(f"iptables -D {rule}" for rule in rules)])
+
+
+def _check_own_network() -> None:
+    if {name for _, name in socket.if_nameindex() if not name.startswith(("tunl", "sit", "ip6"))} != {"lo"}:
+        raise RuntimeError("expected a network of this process's own; packets of others would be lost")
+
+
+@contextmanager
+def _keys(folder: Path) -> Iterator[None]:
+    """The run has keys, so that all that its roles say is encrypted."""
+    CurveKeys.create(folder)
+    os.environ[CURVE_DIR] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[CURVE_DIR]
 
 
 def _through_the_proxy(build: CommandBuilder, behind: Mapping[str, int], before: Mapping[str, int]) -> CommandBuilder:
