@@ -94,7 +94,8 @@ class Observed(Known):
     live: Mapping[Key, Raw] = field(default_factory=dict)
     pods: tuple[Pod, ...] = ()
     orphans: tuple[str, ...] = ()
-    """Objects that bear the job's label and another job's UID: an older job of this name has not ended so far."""
+    """Objects that bear the job's label and another job's UID: an older job of this name has not ended so far. Pods too
+    whose Job was deleted without them (`--cascade=orphan`): a second process of their rank must not be started."""
 
     def of_role(self, role: Role, attempt: int | None = None) -> tuple[Pod, ...]:
         """Pods of a role, of this attempt alone if one is given."""
@@ -170,7 +171,7 @@ def observe(job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], known: K
         role = role_of(owner) if owner else None
         if owner is not None and role is not None:
             mine.append(podstate.parse(raw, role, attempt_of(owner) if owner["kind"] == "Job" else None))
-        elif _of_older_job(raw):
+        elif _of_older_job(raw) or podstate.is_left(raw):
             orphans.append(f"Pod/{raw['metadata']['name']}")
     return Observed(
         **vars(known or Known()), live=live, pods=tuple(sorted(mine, key=_order)), orphans=tuple(sorted(orphans))

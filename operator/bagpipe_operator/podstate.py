@@ -193,6 +193,16 @@ def _told_attempt(spec: Raw) -> int | None:
     return None
 
 
+def is_left(raw: Raw) -> bool:
+    """Whether a pod is one that we had made, belongs to nobody any more, and may still run a process of the library.
+
+    Its command line says that we made it, which nobody can change; a label says for which job.
+    """
+    owned = any(owner.get("controller") for owner in raw["metadata"].get("ownerReferences") or ())
+    phase = (raw.get("status") or {}).get("phase")
+    return not owned and phase not in ("Succeeded", "Failed") and _told_attempt(raw.get("spec") or {}) is not None
+
+
 def attempt_of_template(template: Raw) -> int:
     """Of a pod template; -1: nothing says which."""
     return _attempt(template.get("spec") or {}, (template.get("metadata") or {}).get("labels") or {})

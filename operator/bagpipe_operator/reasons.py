@@ -73,8 +73,8 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "free nodes, or use a queue or a gang scheduler",
     ),
     Reason.OLDER_JOB: (
-        "objects of a deleted job of this name are still there",
-        "wait; `kubectl get all -l bagpipe.dev/job=NAME`",
+        "objects of a deleted job of this name, or pods whose Job was deleted without them, are still there",
+        "wait, or delete the pods that the message names; `kubectl get all -l bagpipe.dev/job=NAME`",
     ),
     Reason.QUOTA_EXCEEDED: (
         "a resource quota of the namespace is used up; the message names it",
@@ -92,6 +92,10 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
     Reason.HELD_BY_FINALIZER: (
         "an object of the job is being deleted, and another program's finalizer keeps it; the message names both",
         "find out why the program that set the finalizer does not remove it; once it does, the job goes on by itself",
+    ),
+    Reason.POD_NOT_ENDING: (
+        "a pod was told to go, its time is over, and its node does not say that its process has ended",
+        "`kubectl get node NODE`; `kubectl delete node NODE` once the machine is off for good: the job then goes on",
     ),
     Reason.API_ERROR: (
         "the API server, or a webhook in front of it, does not answer as it should",
@@ -140,6 +144,10 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
     "CrashLoopBackOff": ("a server's process ends again and again", "`bagpipe job logs NAME --role server --previous`"),
     "SchedulingGated": ("the pod waits for Kueue to say where it goes", "look at the Workload"),
     Reason.NOTHING_KEPT: ("the model is lost with the last pod", "set `checkpoint.volumeClaim`, in a new job"),
+    Reason.CLAIM_GOES: (
+        "somebody has deleted the claim for checkpoints, which is gone once the last pod that mounts it has ended",
+        "copy the checkpoints while the job runs; to keep the volume, set its reclaim policy to `Retain`",
+    ),
     Reason.KEPT: ("checkpoints outlive the pods", NOTHING),
 }
 

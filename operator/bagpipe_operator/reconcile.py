@@ -269,7 +269,9 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
 def _progressed(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
     untaken = _untaken(observed, now) or scale.refusal(job, settings.all_limits)
-    new = status.kept(status.reconciled(current, untaken, now), keeping.loss(job, settings), now)
+    going = keeping.going(job, observed)
+    reason = Reason.CLAIM_GOES if going else Reason.NOTHING_KEPT
+    new = status.kept(status.reconciled(current, untaken, now), going or keeping.loss(job, settings), now, reason)
     new = status.with_result(_servers_counted(job, new, observed, now), observed)
     if observed.progress is not None:
         new = replace(new, progress=observed.progress)

@@ -165,10 +165,10 @@ def reconciled(status: Status, refusal: Obstacle | None, now: dt.datetime) -> St
     return status.put(conditions.false(Condition.RECONCILED, refusal.reason, refusal.message, now))
 
 
-def kept(status: Status, loss: str, now: dt.datetime) -> Status:
-    """Whether anything outlives the pods; `loss` says what does not."""
+def kept(status: Status, loss: str, now: dt.datetime, reason: Reason = Reason.NOTHING_KEPT) -> Status:
+    """Whether anything outlives the pods; `loss` says what does not, and `reason` why."""
     if loss:
-        return status.put(conditions.false(Condition.MODEL_KEPT, Reason.NOTHING_KEPT, loss, now))
+        return status.put(conditions.false(Condition.MODEL_KEPT, reason, loss, now))
     message = "checkpoints outlive the pods"
     return status.put_if_known(conditions.true(Condition.MODEL_KEPT, Reason.KEPT, message, now))
 

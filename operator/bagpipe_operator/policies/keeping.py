@@ -7,6 +7,7 @@ trial; in any other job it is a mistake, so the condition `ModelKept` and a warn
 from bagpipe_operator import names
 from bagpipe_operator.api import Job
 from bagpipe_operator.names import Role
+from bagpipe_operator.observe import Observed, is_deleting
 from bagpipe_operator.pods import checkpoint_path, pod_template
 from bagpipe_operator.settings import Settings
 
@@ -23,6 +24,14 @@ def loss(job: Job, settings: Settings) -> str:
     ):
         return ""
     return f"checkpoint.path {path} is in no volume that outlives the pods: {_CURE}"
+
+
+def going(job: Job, observed: Observed) -> str:
+    """What is lost because somebody has deleted the claim for checkpoints; empty: nobody has."""
+    claim = observed.live.get(("PersistentVolumeClaim", names.checkpoint_claim(job.name)))
+    if job.checkpoint_claim is None or claim is None or not is_deleting(claim):
+        return ""
+    return f"PersistentVolumeClaim {claim['metadata']['name']} is being deleted: it goes when no pod mounts it any more"
 
 
 def _mounted(job: Job, role: Role, path: str, settings: Settings) -> bool:

@@ -20,6 +20,8 @@ SCHEDULER_SECONDS = 8
 """A pod that no scheduler has said a word about for so long has none."""
 NODE_SECONDS = 20
 """A pod of which its node's kubelet has not said a word for so long is not known there."""
+OVERDUE_SECONDS = 60
+"""How long after its time to end a pod is only slow."""
 TAKEN_SECONDS = 60
 """How often a job that runs tries again to make what somebody else's object took the name of."""
 FINALIZER_SECONDS = 10
@@ -61,11 +63,21 @@ def contested(observed: Observed, now: dt.datetime) -> Obstacle | None:
 
 
 def held_back(observed: Observed, now: dt.datetime) -> Obstacle | None:
-    """An object that should be gone and that somebody's finalizer keeps."""
+    """An object that should be gone and that somebody's finalizer keeps, or a pod that does not end."""
     for what, since, finalizers in _going(observed):
         if now >= times.later(since, FINALIZER_SECONDS):
             words = f"{what} is being deleted and is kept by the finalizer {finalizers[0]}, which is not the operator's"
             return Obstacle(reason=Reason.HELD_BY_FINALIZER, message=words)
+    return _overdue(observed, now)
+
+
+def _overdue(observed: Observed, now: dt.datetime) -> Obstacle | None:
+    """A pod whose time to end is over: until its node says that its process has ended, no other may take its place."""
+    for pod in observed.pods:
+        if pod.deleted_at is not None and not pod.gone_quiet and now >= times.later(pod.deleted_at, OVERDUE_SECONDS):
+            where = f"node {pod.node}" if pod.node else "no node"
+            words = f"should have ended by {times.text(pod.deleted_at)}, and {where} has not said that it has"
+            return Obstacle(reason=Reason.POD_NOT_ENDING, message=f"{_who(pod)} {words}")
     return None
 
 
@@ -105,9 +117,10 @@ def why_not_running(job: Job, status: Status, observed: Observed, now: dt.dateti
 def _older_job(observed: Observed) -> Obstacle | None:
     if not observed.orphans:
         return None
+    listed = ", ".join(observed.orphans[:5])
     return Obstacle(
         reason=Reason.OLDER_JOB,
-        message=f"objects of an older job of this name are still there: {', '.join(observed.orphans[:5])}",
+        message=f"objects of an older job of this name, or that a deletion had left, are still there: {listed}",
     )
 
 
@@ -173,6 +186,8 @@ def look_again(observed: Observed, now: dt.datetime) -> dt.datetime | None:
     ends = [when for found in observed.contested.values() for when in (found.until, found.over) if now < when]
     told = (times.later(since, FINALIZER_SECONDS) for _, since, _ in _going(observed))
     ends += [when for when in told if now < when]
+    ends += [times.later(p.deleted_at, OVERDUE_SECONDS) for p in observed.pods if p.deleted_at and not p.gone_quiet]
+    ends = [when for when in ends if now < when]
     taken = any(o.reason == Reason.NAME_TAKEN for o in observed.refused.values())
     return times.earliest(
         *silences, *ends, times.later(now, 5) if older else None, times.later(now, TAKEN_SECONDS) if taken else None
