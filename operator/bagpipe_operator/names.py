@@ -109,6 +109,7 @@ class Reason(StrEnum):
     PODS_READY = "PodsReady"
     PODS_NOT_READY = "PodsNotReady"
     SERVERS_READY = "ServersReady"
+    CLAIM_LOST = "ClaimLost"
     CLAIM_GOES = "ClaimBeingDeleted"
     NOTHING_KEPT = "NothingOutlivesPods"
     KEPT = "CheckpointsKept"

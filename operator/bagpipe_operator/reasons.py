@@ -144,6 +144,10 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
     "CrashLoopBackOff": ("a server's process ends again and again", "`bagpipe job logs NAME --role server --previous`"),
     "SchedulingGated": ("the pod waits for Kueue to say where it goes", "look at the Workload"),
     Reason.NOTHING_KEPT: ("the model is lost with the last pod", "set `checkpoint.volumeClaim`, in a new job"),
+    Reason.CLAIM_LOST: (
+        "the volume of the claim for checkpoints is gone, and no pod that mounts it starts",
+        "`kubectl describe pvc NAME-checkpoints`; suspend the job, delete the claim and resume: it begins at step 0",
+    ),
     Reason.CLAIM_GOES: (
         "somebody has deleted the claim for checkpoints, which is gone once the last pod that mounts it has ended",
         "copy the checkpoints while the job runs; to keep the volume, set its reclaim policy to `Retain`",

@@ -269,9 +269,11 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
 def _progressed(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
     untaken = _untaken(observed, now) or scale.refusal(job, settings.all_limits)
-    going = keeping.going(job, observed)
-    reason = Reason.CLAIM_GOES if going else Reason.NOTHING_KEPT
-    new = status.kept(status.reconciled(current, untaken, now), going or keeping.loss(job, settings), now, reason)
+    new = status.reconciled(current, untaken, now)
+    if gone := keeping.trouble(job, observed):
+        new = status.kept(new, gone.message, now, gone.reason)
+    else:
+        new = status.kept(new, keeping.loss(job, settings), now)
     new = status.with_result(_servers_counted(job, new, observed, now), observed)
     if observed.progress is not None:
         new = replace(new, progress=observed.progress)

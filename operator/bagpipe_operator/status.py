@@ -165,7 +165,7 @@ def reconciled(status: Status, refusal: Obstacle | None, now: dt.datetime) -> St
     return status.put(conditions.false(Condition.RECONCILED, refusal.reason, refusal.message, now))
 
 
-def kept(status: Status, loss: str, now: dt.datetime, reason: Reason = Reason.NOTHING_KEPT) -> Status:
+def kept(status: Status, loss: str, now: dt.datetime, reason: str = Reason.NOTHING_KEPT) -> Status:
     """Whether anything outlives the pods; `loss` says what does not, and `reason` why."""
     if loss:
         return status.put(conditions.false(Condition.MODEL_KEPT, reason, loss, now))

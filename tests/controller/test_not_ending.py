@@ -42,6 +42,30 @@ def test_a_checkpoint_claim_that_somebody_deleted_is_told_while_it_is_there(worl
     assert ("Warning", "ClaimBeingDeleted") in w.events and w.status["phase"] == "Running"
 
 
+def test_a_checkpoint_claim_without_its_volume_is_told(world):
+    """Before the job runs it is the reason why not; later that its model is not kept."""
+    w = world({"checkpoint": {"volumeClaim": {"size": "1Gi"}}}).settle()
+    w.objects["PersistentVolumeClaim", "j-checkpoints"]["status"] = {"phase": "Lost"}
+    w.settle()
+    assert w.condition("Running")["reason"] == w.condition("ModelKept")["reason"] == "ClaimLost"
+    w.run()
+    assert w.status["phase"] == "Running" and w.condition("ModelKept")["status"] == "False"
+    w.objects["PersistentVolumeClaim", "j-checkpoints"]["status"] = {"phase": "Bound"}
+    assert w.settle().condition("ModelKept")["status"] == "True"
+
+
+def test_a_deadline_that_somebody_put_on_our_jobs_is_named(world):
+    """Policies add activeDeadlineSeconds to every Job; that pods went is then no riddle."""
+    w = world().run()
+    ended = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "Job was active longer"}
+    w.objects["Job", "j-trainers-0"]["status"]["conditions"] = [ended]
+    w.end(w.pod("trainer"), 143)
+    w.settle()
+    told = w.status["lastFailure"]
+    assert told["reason"] == "PodLost" and "activeDeadlineSeconds that is not the operator's" in told["message"]
+    assert (w.status["disruptions"], w.status.get("restarts", 0)) == (1, 0)
+
+
 def test_trainers_that_a_deletion_left_are_waited_for(rig):
     """`kubectl delete job j-trainers-0 --cascade=orphan`: no second process of a rank is started beside them."""
     rig.submit(job())

@@ -128,6 +128,10 @@ def _planned(job: Job, status: Status, observed: Observed, pods: tuple[Pod, ...]
                 count=Count.DISRUPTION,
                 crashes=crashes,
             )
+        ended = job_condition(batch, "Failed") or {}
+        if ended.get("reason") == "DeadlineExceeded":  # We set none: a policy of the cluster, or a person, did.
+            message = f"Kubernetes ended the {role}'s Job at an activeDeadlineSeconds that is not the operator's"
+            return Restart(reason=Reason.POD_LOST, message=message, count=Count.DISRUPTION, crashes=crashes)
     failed = tuple(p for p in pods if p.role is not Role.SERVER and p.phase == "Failed")
     lost = [
         role

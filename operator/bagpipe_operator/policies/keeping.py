@@ -6,8 +6,8 @@ trial; in any other job it is a mistake, so the condition `ModelKept` and a warn
 
 from bagpipe_operator import names
 from bagpipe_operator.api import Job
-from bagpipe_operator.names import Role
-from bagpipe_operator.observe import Observed, is_deleting
+from bagpipe_operator.names import Reason, Role
+from bagpipe_operator.observe import Observed, Obstacle, is_deleting
 from bagpipe_operator.pods import checkpoint_path, pod_template
 from bagpipe_operator.settings import Settings
 
@@ -26,12 +26,18 @@ def loss(job: Job, settings: Settings) -> str:
     return f"checkpoint.path {path} is in no volume that outlives the pods: {_CURE}"
 
 
-def going(job: Job, observed: Observed) -> str:
-    """What is lost because somebody has deleted the claim for checkpoints; empty: nobody has."""
+def trouble(job: Job, observed: Observed) -> Obstacle | None:
+    """Why the claim for checkpoints keeps none: somebody has deleted it, or its volume; none: it keeps them."""
     claim = observed.live.get(("PersistentVolumeClaim", names.checkpoint_claim(job.name)))
-    if job.checkpoint_claim is None or claim is None or not is_deleting(claim):
-        return ""
-    return f"PersistentVolumeClaim {claim['metadata']['name']} is being deleted: it goes when no pod mounts it any more"
+    if job.checkpoint_claim is None or claim is None:
+        return None
+    name = f"PersistentVolumeClaim {claim['metadata']['name']}"
+    if (claim.get("status") or {}).get("phase") == "Lost":
+        return Obstacle(reason=Reason.CLAIM_LOST, message=f"{name} has lost its volume, and the checkpoints with it")
+    if is_deleting(claim):
+        words = f"{name} is being deleted: it goes when no pod mounts it any more"
+        return Obstacle(reason=Reason.CLAIM_GOES, message=words)
+    return None
 
 
 def _mounted(job: Job, role: Role, path: str, settings: Settings) -> bool:

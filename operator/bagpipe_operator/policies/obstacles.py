@@ -14,6 +14,7 @@ from bagpipe_operator.decision import Fail
 from bagpipe_operator.names import Reason, Role
 from bagpipe_operator.observe import Observed, Obstacle, attempt_of, role_of
 from bagpipe_operator.podstate import Pod, Raw
+from bagpipe_operator.policies import keeping
 from bagpipe_operator.warned import of_claim
 
 SCHEDULER_SECONDS = 8
@@ -105,6 +106,7 @@ def why_not_running(job: Job, status: Status, observed: Observed, now: dt.dateti
         refusal(observed)
         or held_back(observed, now)
         or _older_job(observed)
+        or keeping.trouble(job, observed)
         or _without_volume(pods, observed)
         or _stuck(pods)
         or _warned(job, status, observed, pods)
