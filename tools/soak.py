@@ -1,6 +1,7 @@
-"""Runs tiny steps for some minutes, kills a role every few thousand of them, and writes whether anything grew.
+"""Runs tiny steps for some time, kills a role every few thousand of them, and writes whether anything grew.
 
 python tools/soak.py --minutes 60 --write     an hour, and the table in docs/reliability.md
+python tools/soak.py --steps 1000000          until so many steps are trained, however long that takes
 python tools/soak.py --trainers 1             about twice as many steps a second; trainers then exchange nothing
 
 Right is: the run ends by itself, and between the first and the last quarter of it neither the memory nor the
@@ -8,6 +9,7 @@ descriptors of any role have grown, nor the files of the run directory.
 """
 
 import argparse
+import math
 import os
 import platform
 import random
@@ -60,6 +62,7 @@ class Watcher:
     """The run's view: measures at every record, kills at every `every`th step, and asks the run to end in time."""
 
     until: float
+    steps: int
     every: int
     folder: Path
     seed: int
@@ -82,7 +85,7 @@ class Watcher:
             return
         self.step = max(self.step, record["step"])
         self._measure()
-        if time.monotonic() > self.until:
+        if time.monotonic() > self.until or self.step >= self.steps:
             if not self.asked:
                 self.asked = True
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -119,17 +122,24 @@ class Watcher:
 def main(arguments: Sequence[str]) -> int:
     """Returns 1 if the run ended by an error or anything grew."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--minutes", type=float, default=60.0)
+    made.add_argument("--minutes", type=float, help="how long (default: 60, or as long as --steps takes)")
+    made.add_argument("--steps", type=int, help="how many steps (default: as many as there is time for)")
     made.add_argument("--every", type=int, default=3_000, help="steps between two kills")
     made.add_argument("--trainers", type=int, default=2, choices=(1, 2))
     made.add_argument("--seed", type=int, default=0, help="which role is killed when")
     made.add_argument("--write", action="store_true", help="replace the table in docs/reliability.md")
     chosen = made.parse_args(arguments)
+    minutes = chosen.minutes or (math.inf if chosen.steps else 60.0)
     preload()
     job: Job = parse_job(JOB.replace("TRAINERS", str(chosen.trainers)), "the job that is soaked")
     with tempfile.TemporaryDirectory(prefix="bagpipe-soak-") as place:
-        watcher = Watcher(time.monotonic() + 60 * chosen.minutes, chosen.every, Path(place) / "run", chosen.seed)
-
+        watcher = Watcher(
+            until=time.monotonic() + 60 * minutes,
+            steps=chosen.steps or sys.maxsize,
+            every=chosen.every,
+            folder=Path(place) / "run",
+            seed=chosen.seed,
+        )
         with RunDir.create(watcher.folder) as directory:
             directory.begin(job)
             outcome = Supervisor(job, directory, watcher, child=known_to(watcher.pids)).run()
