@@ -20,6 +20,7 @@ from bagpipe.errors import PeerLost, StorageError
 from bagpipe.net.array_forms import difference, floats
 from bagpipe.net.connection import Connection
 from bagpipe.net.messages import (
+    FIRST_READING,
     Fetch,
     Message,
     Pong,
@@ -97,7 +98,9 @@ class EmbeddingClient:
 
     def __repr__(self) -> str:
         unwritten = [len(s.write_backs) for s in self._servers]
-        return f"EmbeddingClient(shards={len(self._servers)}, fetching={sorted(self._requests)}, {unwritten=})"
+        fetching = [(step, group) for step, group in sorted(self._requests) if step < FIRST_READING]
+        reading = len(self._requests) - len(fetching)
+        return f"EmbeddingClient(shards={len(self._servers)}, {fetching=}, {reading=}, {unwritten=})"
 
     # ── fetch ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,7 +239,7 @@ class EmbeddingClient:
             self._look_around()
             if time.monotonic() > limit:
                 raise PeerLost(
-                    f"trainer {self._rank}: waited {self._deadline:g} s for {what} at step {step} ({self!r}); "
+                    f"trainer {self._rank}: waited {self._deadline:g} s for {what} of {_named(step)} ({self!r}); "
                     "look at the embedding servers' logs"
                 )
 
@@ -286,7 +289,7 @@ class EmbeddingClient:
         record_width, dim = self._widths[message.group]
         if why := difference(arrays, [floats(wanted, record_width), floats(part.keys.size - wanted, dim)]):
             raise PeerLost(
-                f"trainer {self._rank}: embedding server {number} answered the fetch of step {message.step}, width "
+                f"trainer {self._rank}: embedding server {number} answered the fetch of {_named(message.step)}, width "
                 f"group {message.group}, with other rows than were asked for: {why}; does it run the same job and code?"
             )
         records, values = arrays
@@ -308,3 +311,8 @@ def _checked(answer: SnapshotFiles, number: int) -> SnapshotFiles:
                 f"embedding server {number}: expected files in the checkpoint's directory, found {file.name[:100]!r}"
             )
     return answer
+
+
+def _named(step: int) -> str:
+    """A step for people; a reading of rows for an evaluation has a number that means nothing to them."""
+    return f"step {step}" if step < FIRST_READING else "an evaluation between two steps"

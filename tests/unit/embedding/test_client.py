@@ -11,7 +11,7 @@ from bagpipe.config.document import TransportConfig
 from bagpipe.embedding.client import EmbeddingClient
 from bagpipe.errors import PeerLost, StorageError
 from bagpipe.net.listener import Listener
-from bagpipe.net.messages import Fetch, Message, Rows, SnapshotFile, SnapshotFiles, SnapshotStatus
+from bagpipe.net.messages import FIRST_READING, Fetch, Message, Rows, SnapshotFile, SnapshotFiles, SnapshotStatus
 from bagpipe.net.sockets import Context
 from bagpipe.net.wire import Array
 from bagpipe.testing.open_door import OpenDoor
@@ -107,3 +107,13 @@ def test_only_files_that_were_asked_for_make_a_checkpoint(job: Job) -> None:
     job.answer(1, peers[1], SnapshotFiles(step=5, done=True, files=elsewhere))
     with pytest.raises(StorageError, match=r"embedding server 1: expected files in .* found '../step-1/shard'"):
         job.client.poll(PATIENCE)
+
+
+def test_an_evaluation_has_no_number_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits in vain is told what for; rows of an evaluation were said to be those of step 4503599627370496."""
+    monkeypatch.setattr(job.client, "_deadline", 0.0)
+    waits = [(5, "step 5 .* reading=0"), (FIRST_READING, r"an evaluation between two steps .*\[\(5, 0\)\], reading=1")]
+    for step, words in waits:
+        job.client.fetch(step, 0, KEYS, num_records=0, after=-1)
+        with pytest.raises(PeerLost, match=f"trainer 1: waited 0 s for rows of {words}"):
+            job.client.collect(step, 0)
