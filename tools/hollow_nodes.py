@@ -123,17 +123,24 @@ class Hollow:
     # ── pods ─────────────────────────────────────────────────────────────────────────────────────
 
     async def _watch(self) -> None:
-        """Lists, then watches, and again whenever the watch ends."""
+        """Lists, then watches, and again whenever the watch ends, or a small machine's API server is late."""
         while True:
-            _, listed = await self._api.call("GET", "/api/v1/pods?resourceVersion=0")
-            for pod in listed["items"]:
-                self._see(pod)
-            version = listed["metadata"]["resourceVersion"]
-            async for event in self._api.events(f"/api/v1/pods?watch=1&resourceVersion={version}&timeoutSeconds=600"):
-                if event["type"] == "ERROR":
-                    break
-                if event["type"] != "DELETED":
-                    self._see(event["object"])
+            with suppress(ClientError, TimeoutError):
+                await self._watch_once()
+            await asyncio.sleep(0.2)
+
+    async def _watch_once(self) -> None:
+        status, listed = await self._api.call("GET", "/api/v1/pods?resourceVersion=0")
+        if status != 200:
+            return
+        for pod in listed["items"]:
+            self._see(pod)
+        version = listed["metadata"]["resourceVersion"]
+        async for event in self._api.events(f"/api/v1/pods?watch=1&resourceVersion={version}&timeoutSeconds=600"):
+            if event["type"] == "ERROR":
+                return
+            if event["type"] != "DELETED":
+                self._see(event["object"])
 
     def _see(self, pod: Raw) -> None:
         meta = pod["metadata"]

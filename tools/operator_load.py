@@ -52,9 +52,15 @@ QUEUE = "load"
 PORT = 18080
 _PATIENT = {"leaseSeconds": 120, "renewSeconds": 10}
 """An API server that answers late on a small machine ends no measurement; in a cluster a stand-by would take over."""
+CHECKPOINTS = "/checkpoints"
+KEPT = {
+    "volumes": [{"name": "checkpoints", "hostPath": {"path": CHECKPOINTS}}],
+    "volumeMounts": [{"name": "checkpoints", "mountPath": CHECKPOINTS}],
+}
+"""Hollow nodes mount nothing; the operator sees that the model outlives the pods, and has nothing to warn of."""
 TICK = 2.0
 STEADY = 60.0
-PATIENCE = 3600.0
+PATIENCE = 7200.0
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,8 @@ def job(kind: str, number: int) -> Raw:
     place = {"nodeSelector": {LABEL: "true"}, "tolerations": [{"key": LABEL, "operator": "Exists"}]}
     spec = {
         "data": {"format": "synthetic"},
-        "allRoles": {**place, "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}},
-        "checkpoint": {"path": "s3://nowhere/checkpoints"},
+        "allRoles": {**place, "resources": {"requests": {"cpu": "1", "memory": "1Gi"}}, **KEPT},
+        "checkpoint": {"path": f"{CHECKPOINTS}/{number}"},
         "servers": {"replicas": 1},
         "trainers": {"replicas": 1},
         "runPolicy": {"queueName": QUEUE} if kind == "queued" else {"suspend": kind == "suspended"},
@@ -199,7 +205,11 @@ async def measure(options: argparse.Namespace, folder: Path) -> str:
         operator = stack.enter_context(Operator(folder, kueue=kind == "queued"))
 
         def settled(sample: Sample) -> bool:
+            if nodes is not None and nodes.done():
+                nodes.result()  # It should go on for ever, so this raises.
             print(f"{sample.at - operator.began:.0f} s: {sample.phases}, {sample.peak} MiB", file=sys.stderr)
+            if "Failed" in sample.phases:
+                raise RuntimeError(f"{sample.phases['Failed']} jobs failed; kubectl get bagpipejobs -A says why")
             quiet = kind == "running" or sample.depth == 0  # Jobs that run always have news.
             return sample.phases.get(phase, 0) == count and quiet
 
