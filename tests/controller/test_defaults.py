@@ -61,6 +61,8 @@ def test_a_job_of_an_older_release_goes_on(world):
             {"everyone": {}},
             "jobDefaults: expected allRoles or oracle or servers or trainers, found the text 'everyone'",
         ),
+        ({"servers": {"labls": {"a": "b"}}}, "jobDefaults.servers: expected 'labels', found the text 'labls'"),
+        ({"trainers": {"gpuProfile": "v100"}}, "jobDefaults.trainers: expected a setting that pods of every role have"),
         ({"allRoles": {"env": "A=1"}}, "jobDefaults.allRoles.env: expected a list, found the text 'A=1'"),
     ],
 )

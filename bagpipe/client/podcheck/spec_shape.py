@@ -5,6 +5,7 @@ affinity, ...) it takes as they are. Both are checked here, where they enter, so
 this module may rely on their types. What is not named here is looked at in the finished pods.
 """
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -155,6 +156,23 @@ def fault(spec: Any) -> Fault | None:
     if found is None and isinstance(spec, Mapping) and _depth(spec) > _DEEPEST:
         return Fault("spec", f"at most {_DEEPEST} levels", "more")
     return found
+
+
+def begun_defaults_fault(sections: Any, path: str) -> Fault | None:
+    """As `defaults_fault`, also for a setting that has no effect there: what an installation begins with.
+
+    A job that began with an older release keeps what was taken for its defaults then.
+    """
+    if found := defaults_fault(sections, path):
+        return found
+    for section, settings in sections.items():
+        if odd := next((key for key in settings if key not in _POD_CONFIG), None):
+            near = difflib.get_close_matches(str(odd), _POD_CONFIG, 1)
+            expected = (
+                f"{near[0]!r}" if near else "a setting that pods of every role have, such as 'env' or 'resources'"
+            )
+            return Fault(f"{path}.{section}", expected, describe(odd))
+    return None
 
 
 def defaults_fault(sections: Any, path: str = "jobDefaults") -> Fault | None:

@@ -96,6 +96,7 @@ def test_what_an_installation_adds_to_pods_is_known_by_its_values(
     assert "volume" not in capsys.readouterr().err  # To submit, it lacks a cluster only.
     for text, words in (
         ("jobs: {defaults: {trainers: {volumes: [{name: d, hostPath: {}}]}}}", "jobs.defaults.trainers.volumes[0]"),
+        ("jobs: {defaults: {servers: {labls: {}}}}", "values.yaml: jobs.defaults.servers: expected 'labels', found"),
         ("jobs: {defaults: {trainer: {}}}", "values.yaml: jobs.defaults: expected allRoles or"),
         ("jobs: [a]", "values.yaml: jobs: expected a map"),
         ("- a", "values.yaml: jobs: expected a map"),
