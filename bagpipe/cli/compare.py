@@ -79,7 +79,7 @@ def comparison_lines(found: "Comparison") -> Iterator[str]:
         if found.versions:
             yield "versions differ, which alone can make models differ"
     for name in found.unfinished:
-        yield f"{name}: no summary.json: this run goes on, failed, or was stopped before its first step"
+        yield f"{name}: no summary.json: this run goes on, failed, or was stopped while it started"
     if found.other_data:
         yield "data or test parts differ, so the figures may be of other examples"
 

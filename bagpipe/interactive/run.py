@@ -286,7 +286,7 @@ def overrides_of(spec: Mapping[str, Any], above: str = "spec") -> list[str]:
 
 def in_words(summary: Mapping[str, Any]) -> str:
     if not summary:
-        return "no summary: it has not ended, or was stopped before its first step; .resume() goes on"
+        return "no summary: it has not ended, failed, or was stopped while it started; .resume() goes on"
     early = (summary.get("validation") or {}).get("stoppedEarly", False)
     did = "stopped at" if summary.get("stopped") else "stopped early at" if early else "trained"
     parts = [f"{did} step {summary.get('steps')}"]
