@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from bagpipe.client.jobs import BagpipeClient, JobView
 from bagpipe.config.load import JobFile
 from bagpipe.errors import ConfigError
+from bagpipe.interactive.document import is_share
 from bagpipe.interactive.frames import is_path
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.run import Run, figure_lines, in_words
@@ -36,7 +37,7 @@ def check_reachable(data: Any, test: Any, named: NamedModel) -> None:
         ConfigError: says what to give instead.
     """
     for what, rows in (("data", data), ("test", test)):
-        if rows is not None and not isinstance(rows, Mapping) and not is_path(rows):
+        if rows is not None and not isinstance(rows, Mapping) and not is_path(rows) and not is_share(rows):
             raise ConfigError(
                 f"{what}: these rows are in this process, where the cluster's pods cannot read them; write them where "
                 "they can, and give the path or URL"

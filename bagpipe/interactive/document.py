@@ -43,6 +43,11 @@ def model_of(model: Any, arguments: Mapping[str, Any]) -> NamedModel:
     return name_model(model, given)
 
 
+def is_share(test: Any) -> bool:
+    """Whether what is given as test data is a share of the data, `0.2`."""
+    return isinstance(test, int | float) and not isinstance(test, bool)
+
+
 def as_path(rows: Any, directory: RunDir, what: str) -> Any:
     """Write rows into a folder of the run directory, and return the folder; a path is returned as it is.
 
@@ -50,7 +55,7 @@ def as_path(rows: Any, directory: RunDir, what: str) -> Any:
         DataError, StorageError: as `write_frame`.
     """
     refuse_parts(rows, what)
-    if rows is None or isinstance(rows, Mapping) or is_path(rows):
+    if rows is None or isinstance(rows, Mapping) or is_path(rows) or (what == "test" and is_share(rows)):
         return rows
     warn_of_index(rows, what)
     folder = directory.path / (INPUT if what == "data" else f"{INPUT}-{what}")
@@ -107,6 +112,12 @@ def compose(
         raise ConfigError(
             f"label: expected the name of one column, found {label!r:.60}; name several in columns={{'labels': [...]}}"
         )
+    if is_share(test):
+        if "test_fraction" in settings:
+            raise ConfigError(
+                f"test: {test:g} is the share that test_fraction={settings['test_fraction']!r} is; give one"
+            )
+        settings, test = {**settings, "test_fraction": test}, None
     spec = spec_of({**settings, "data": data if isinstance(data, Mapping) else {}})
     spec = over({"data": {**_given("path", data), **_given("test", test)}}, spec)
     if named.section:

@@ -54,7 +54,8 @@ def fit(
             defined in this notebook or script, or a dict of `spec.model`. None: what `bagpipe init` suggests.
         data: a path or URL, a list of them, rows (`bagpipe.interactive.frames` lists what has rows), or a dict of
             `spec.data`.
-        test: data for evaluation, all of it, given as `data` is; None: the setting `test_fraction` says which part.
+        test: data for evaluation, all of it, given as `data` is; or a share of `data`, `0.2`, its last part. None: the
+            setting `test_fraction` says which part.
         columns: labels and features (`data.columns`), for instance
             `{"labels": ["click"], "dense": ["price"], "sparse": ["user", "item"]}`. None: the columns and all other
             settings that are not given here are those that `bagpipe init` suggests for this data.

@@ -26,6 +26,21 @@ def test_guesses_about_the_data_are_told(tmp_path: Path, settings: dict[str, Any
     assert not any("--" in note or "comments" in note for note in told)
 
 
+def test_a_share_of_the_data_may_be_the_test_data(tmp_path: Path) -> None:
+    """As scikit-learn's `test_size`; it is the setting `test_fraction`, and a share like that one."""
+    (tmp_path / "log.csv").write_text("user,gift\n" + "".join(f"u{i % 9},{i % 2}\n" for i in range(200)))
+
+    def composed(test: float, settings: dict[str, Any]) -> float:
+        path = str(tmp_path / "log.csv")
+        return compose("fit", NamedModel({}), path, test, None, "gift", settings).job.spec.data.test_fraction
+
+    assert composed(0.25, {}) == 0.25
+    with pytest.raises(ConfigError, match="testFraction"):
+        composed(1000, {})
+    with pytest.raises(ConfigError, match=r"test: 0.25 is the share that test_fraction=0.1 is; give one"):
+        composed(0.25, {"test_fraction": 0.1})
+
+
 def local(**arguments: Any) -> None:
     """`bagpipe.local`, whose data is looked at when its `with` begins."""
     with bagpipe.local(**arguments):
