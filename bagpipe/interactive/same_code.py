@@ -32,21 +32,31 @@ def is_text_of(text: str, value: Any, around: str = "") -> bool:
     Args:
         text: a definition at the top of a module, with the name of `value`.
         value: a class or function.
-        around: the file or cell in which the text stands: Python calls what a module imports in another way.
+        around: the file or cell in which the text stands. Python calls what the same module imports in another way,
+            and IPython compiles each statement of a cell by itself, so both ways are the text's.
     """
+    try:
+        definition = _definition_in(ast.parse(text), value)
+        return definition is not None and any(
+            _is_compiled(definition, imports + text, value) for imports in ("", _imports_of(around))
+        )
+    except (SyntaxError, ValueError):
+        return False
+
+
+def _definition_in(tree: ast.Module, value: Any) -> Definition | None:
+    """The last definition of this name, if it is of the kind of `value`."""
+    named = (node for node in reversed(tree.body) if isinstance(node, Definition) and node.name == value.__name__)
+    found = next(named, None)
+    return None if found is None or isinstance(found, ast.ClassDef) != inspect.isclass(value) else found
+
+
+def _is_compiled(definition: Definition, text: str, value: Any) -> bool:
+    """Whether Python makes of this text what `value` is."""
     name = value.__name__
     functions = _functions(value) if inspect.isclass(value) else {name: _function(value)}
     flags = functools.reduce(operator.or_, (f.__code__.co_flags & _FUTURES for f in functions.values() if f), 0)
-    try:
-        tree = ast.parse(text)
-        module = compile(_imports_of(around) + text, "<text>", "exec", flags, dont_inherit=True)
-    except (SyntaxError, ValueError):
-        return False
-    definition = next(
-        (node for node in reversed(tree.body) if isinstance(node, Definition) and node.name == name), None
-    )
-    if definition is None or isinstance(definition, ast.ClassDef) != inspect.isclass(value):
-        return False
+    module = compile(text, "<text>", "exec", flags, dont_inherit=True)
     made = [code for code in _defined(module) if code.co_name == name]
     if not isinstance(definition, ast.ClassDef):
         return _agrees(functions[name], made, name, decorated=bool(definition.decorator_list))

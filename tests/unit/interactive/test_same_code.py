@@ -1,5 +1,6 @@
 """A text is that of a class or function only while the program has what it says."""
 
+import ast
 from typing import Any
 
 import pytest
@@ -81,6 +82,19 @@ def test_what_was_edited_is_another(before: str, after: str) -> None:
     """A method, its names, its constants, an attribute, one method more or less, and what is no Python at all."""
     assert before in TEXT
     assert not is_text_of(TEXT.replace(before, after), net(), MODULE)
+
+
+def test_a_cell_is_compiled_statement_by_statement() -> None:
+    """As IPython does it: a call of what the cell imports is then compiled as any other call is."""
+    cell = "import math\n\n\ndef root(x):\n    return math.sqrt(x)\n"
+    text = cell[cell.index("def") :]
+    names: dict[str, Any] = {"__name__": "cell"}
+    for statement in ast.parse(cell).body:
+        exec(compile(ast.Module([statement], []), "<cell>", "exec", dont_inherit=True), names)
+    assert is_text_of(text, names["root"], cell)
+    assert not is_text_of(text.replace("sqrt", "cbrt"), names["root"], cell)
+    exec(compile(cell, "<script>", "exec", dont_inherit=True), names)
+    assert is_text_of(text, names["root"], cell)
 
 
 def test_what_was_assigned_is_another() -> None:
