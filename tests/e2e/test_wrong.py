@@ -55,7 +55,9 @@ def test_crash_loop(kube, job):
 
 def test_deadline(kube, job):
     """A job that runs longer than it may: its pods go, and `bagpipe job logs` still has what each of them said last."""
-    kube.apply(job("j", steps=1000, runPolicy={"activeDeadlineSeconds": 5}))
+    kube.apply(job("j", steps=100_000))
+    kube.until("a few steps", lambda: kube.status("j").get("progress", {}).get("step", 0) >= 5)
+    kube.run("patch", "bpj", "j", "--type=merge", "-p", '{"spec":{"runPolicy":{"activeDeadlineSeconds":1}}}')
     assert failed(kube, "DeadlineExceeded")["logs"] == {"configMap": "j-logs"}
     kept = kube.get("configmap", "j-logs")["data"]
     assert sorted(kept) == [f"{who}.log" for who in ("oracle-0", "server-0", "server-1", "trainer-0", "trainer-1")]
