@@ -58,7 +58,9 @@ def test_deadline(kube, job):
     kube.apply(job("j", steps=100_000))
     kube.until("a few steps", lambda: kube.status("j").get("progress", {}).get("step", 0) >= 5)
     kube.run("patch", "bpj", "j", "--type=merge", "-p", '{"spec":{"runPolicy":{"activeDeadlineSeconds":1}}}')
-    assert failed(kube, "DeadlineExceeded")["logs"] == {"configMap": "j-logs"}
+    failed(kube, "DeadlineExceeded")  # Then the logs are read, and then the status says where they are.
+    kept_in = kube.until("the last lines are kept", lambda: kube.status("j").get("logs"), 60)
+    assert kept_in == {"configMap": "j-logs"}
     kept = kube.get("configmap", "j-logs")["data"]
     assert sorted(kept) == [f"{who}.log" for who in ("oracle-0", "server-0", "server-1", "trainer-0", "trainer-1")]
     kube.until("the pods are gone", lambda: not kube.pods("j"), 60)
