@@ -87,7 +87,7 @@ def verdict(known: Known) -> tuple[list[str], int]:
         unknown = (
             f"NOT AUDITED: no advisories could be read about {count}, so nothing is known of them ({name}: {reason})"
         )
-        remedy = "run it where pypi.org's advisories can be reached"
+        remedy = "run it where the advisories of the package index can be reached"
         lines.append(f"{heading}; {unknown}; {remedy}" if known.vulnerable else f"{unknown}; {remedy}")
     else:
         lines.append(f"{heading}; advisories were read about all of them")

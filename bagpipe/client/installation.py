@@ -89,7 +89,7 @@ def read_installation(values: Path | None) -> Installation | None:
     jobs = _map(document, "jobs", f"{file}: jobs", _OF_JOBS)
     profiles = {**load_profiles(), **_parsed(parse_profiles, _map(document, "profiles", f"{file}: profiles"), file)}
     defaults = _map(jobs, "defaults", f"{file}: jobs.defaults")
-    if fault := spec_shape.begun_defaults_fault(defaults, "jobs.defaults"):
+    if fault := spec_shape.defaults_fault(defaults, "jobs.defaults"):
         raise ConfigError(f"{file}: {fault}")
     classes = _map(jobs, "classes", f"{file}: jobs.classes")
     found = Installation(

@@ -42,7 +42,7 @@ def early_model(spec: JobSpec) -> Constructed | None:
         return construct(spec.model, spec.seed, **known)
     except _OF_THE_CODE:
         raise
-    except Exception:
+    except Exception:  # a ValueError, say: the number of rows that was made up may have led to it
         if not made_up or "layout" not in arguments:
             raise
         log.info("the model is built when the rows of its tables are known", exc_info=True)

@@ -84,7 +84,7 @@ class Settings:
             if name not in gangs.KNOWN:
                 known = ", ".join(gangs.KNOWN)
                 raise SpecError(f"operator settings: gangSchedulers: unknown {name!r}; known: {known}")
-        if fault := spec_shape.begun_defaults_fault(values.get("job_defaults", {}), "jobDefaults"):
+        if fault := spec_shape.defaults_fault(values.get("job_defaults", {}), "jobDefaults"):
             raise SpecError(f"operator settings: {fault}")
         check_types(cls, values, "operator settings")
         if "job_limits" in values:

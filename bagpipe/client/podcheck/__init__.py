@@ -29,7 +29,8 @@ def job_fault(spec: Mapping[str, Any], installed: Defaults = (), profile: profil
         installed: what an installation lays under the job's settings, where that is known.
         profile: the trainers' GPU profile, where that is known.
     """
-    shapes = chain((spec_shape.fault(spec),), (spec_shape.defaults_fault(below, path) for path, below in installed))
+    below = (spec_shape.kept_defaults_fault(settings, path) for path, settings in installed)
+    shapes = chain((spec_shape.fault(spec),), below)
     if shape := next(filter(None, shapes), None):
         return str(shape)
     for role in ROLES:

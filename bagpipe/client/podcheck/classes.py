@@ -86,7 +86,7 @@ def _parsed(name: str, body: Any, profiles: Container[str], above: str) -> JobCl
     if not _NAME.fullmatch(name):
         raise SpecError(f"{above}: expected names of at most 40 of a-z, 0-9 and -, found {name[:60]!r}")
     body = {} if body is None else body
-    if fault := _SHAPE(body, where) or spec_shape.begun_defaults_fault(body.get("defaults", {}), f"{where}.defaults"):
+    if fault := _SHAPE(body, where) or spec_shape.defaults_fault(body.get("defaults", {}), f"{where}.defaults"):
         raise SpecError(str(fault))
     for path, found, known in ((where, body, _KEYS), (f"{where}.images", body.get("images", {}), _IMAGES)):
         if unknown := sorted(set(found) - set(known)):

@@ -158,12 +158,12 @@ def fault(spec: Any) -> Fault | None:
     return found
 
 
-def begun_defaults_fault(sections: Any, path: str) -> Fault | None:
-    """As `defaults_fault`, also for a setting that has no effect there: what an installation begins with.
+def defaults_fault(sections: Any, path: str) -> Fault | None:
+    """As `fault`, for the pod settings that an installation puts under those of its jobs, and which stand at `path`.
 
-    A job that began with an older release keeps what was taken for its defaults then.
+    A setting that has no effect there is a fault too.
     """
-    if found := defaults_fault(sections, path):
+    if found := kept_defaults_fault(sections, path):
         return found
     for section, settings in sections.items():
         if odd := next((key for key in settings if key not in _POD_CONFIG), None):
@@ -175,8 +175,8 @@ def begun_defaults_fault(sections: Any, path: str) -> Fault | None:
     return None
 
 
-def defaults_fault(sections: Any, path: str = "jobDefaults") -> Fault | None:
-    """As `fault`, for the pod settings that an installation puts under those of its jobs, and which stand at `path`.
+def kept_defaults_fault(sections: Any, path: str = "jobDefaults") -> Fault | None:
+    """As `defaults_fault`, for settings that a job keeps since it began: a newer release does not end it for a key.
 
     They are copied into the status of every job that begins with them, so they may not be large.
     """

@@ -5,99 +5,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_roles import PATIENCE, Notes, Runner, fakes, job_with, started
 
-from bagpipe.config.document import Job
-from bagpipe.config.load import parse_job
-from bagpipe.local.commands import Attempt, CommandBuilder
-from bagpipe.local.policy import RoleId
 from bagpipe.local.process import error_in
 from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
 from bagpipe.local.wakeup import Wakeup
 
-WAIT_FOR_SIGTERM = "signal.signal(signal.SIGTERM, lambda *_: sys.exit({code}))\nready()\nwhile True: signal.pause()\n"
-"""A role that runs until it is told to stop."""
 HANG = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nready()\nwhile True: signal.pause()\n"
-PROLOGUE = """
-import os, pathlib, signal, sys
-role, attempt, box = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
-def ready(): (box / f"{role}.{attempt}.{os.getpid()}").touch()
-def fail(message, code):
-    print("error:", message, file=sys.stderr, flush=True)
-    sys.exit(code)
-"""
-
-
-def job_with(servers: int = 1, trainers: int = 2, backoff: int = 2) -> Job:
-    return parse_job(
-        "spec:\n  data: {format: synthetic}\n"
-        f"  servers: {{replicas: {servers}}}\n  trainers: {{replicas: {trainers}}}\n"
-        f"  runPolicy: {{backoffLimit: {backoff}}}\n",
-        "test",
-    )
-
-
-PATIENCE = 100.0
-"""Seconds, far above what any wait here takes."""
-
-
-class Notes:
-    """A view that remembers, and may act on what it sees."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.records: list[Mapping[str, object]] = []
-
-    def record(self, record: Mapping[str, object]) -> None:
-        self.records.append(record)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def close(self) -> None:
-        pass
-
-
-def fakes(scripts: dict[str, str], box: Path) -> CommandBuilder:
-    """Roles are scripts, by kind or by name; those not named wait for SIGTERM."""
-
-    def build(role: RoleId, attempt: Attempt) -> list[str]:
-        script = scripts.get(str(role), scripts.get(role.kind, WAIT_FOR_SIGTERM.format(code=143)))
-        return [sys.executable, "-S", "-E", "-c", PROLOGUE + script, str(role), str(attempt.number), str(box)]
-
-    return build
-
-
-@pytest.fixture
-def run_dir(tmp_path: Path) -> Iterator[RunDir]:
-    with RunDir.create(tmp_path / "run") as directory:
-        yield directory
-
-
-Runner = Callable[..., tuple[Outcome, Notes]]
-
-
-@pytest.fixture
-def supervise(run_dir: RunDir, tmp_path: Path) -> Runner:
-    """Run fake roles to the end; the files in `tmp_path` tell which processes became ready."""
-
-    def run(scripts: dict[str, str], job: Job | None = None, **options: float) -> tuple[Outcome, Notes]:
-        chosen = job or job_with()
-        run_dir.begin(chosen)
-        view = Notes()
-        supervisor = Supervisor(chosen, run_dir, view, build=fakes(scripts, tmp_path), **options)  # type: ignore[arg-type]
-        return supervisor.run(), view
-
-    return run
-
-
-def started(box: Path, role: str, attempt: int = 0) -> int:
-    """How many processes of a role became ready in an attempt."""
-    return len(list(box.glob(f"{role}.{attempt}.*")))
 
 
 def alive(box: Path) -> list[str]:
@@ -164,43 +83,6 @@ def test_what_cannot_get_better_is_tried_once(supervise: Runner, tmp_path: Path)
     assert (outcome.code, outcome.attempts) == (70, 1)
     assert outcome.error == "trainer 0 ended with exit code 70: x.py:3: TypeError: boom"
     assert started(tmp_path, "trainer 0", attempt=1) == 0
-
-
-FULL_DISK = "/x/rows: no room for 32 KiB of more rows (No space left on device); free space"
-
-
-@pytest.mark.parametrize("who", ["server 0", "trainer 0"])
-def test_a_disk_that_stays_full_is_not_tried_again(
-    supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
-) -> None:
-    """Neither the role alone nor a new attempt finds more room; the line has the place, what is free and the remedy."""
-    monkeypatch.setattr("bagpipe.local.room.free_bytes", lambda folder: 36 << 10)
-    follows = "ready()\nfail('trainer 0: its connection is gone', 75)"
-    outcome, view = supervise({who: f"ready()\nfail({FULL_DISK!r}, 75)", "oracle": follows}, job_with(backoff=3))
-    assert (outcome.code, outcome.attempts, view.notes) == (75, 1, [])
-    assert started(tmp_path, who) == 1 and started(tmp_path, who, attempt=1) == 0
-    assert outcome.error == (
-        f"{who} ended with exit code 75 and {tmp_path / 'run'} has 36 KiB of room left, no more than this attempt "
-        f"began with: {FULL_DISK}"
-    )
-
-
-def test_a_disk_that_has_more_room_is_tried_again(
-    supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What has filled it is gone: the run goes on, within backoffLimit as ever."""
-    monkeypatch.setattr("bagpipe.local.room.free_bytes", lambda folder: len(list(tmp_path.glob("trainer 0.*"))))
-    outcome, view = supervise({"trainer 0": f"ready()\nfail({FULL_DISK!r}, 75)"}, job_with(backoff=2))
-    assert (outcome.code, outcome.attempts, len(view.notes)) == (75, 3, 2)
-    assert outcome.error.endswith(f"backoffLimit allows 2 new attempts: {FULL_DISK}")
-
-
-def test_a_disk_so_full_that_no_log_says_so(supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A role that ends with 75 and without a word, on a disk without room, has ended for want of it."""
-    monkeypatch.setattr("bagpipe.local.room.free_bytes", lambda folder: 4096)
-    outcome, _ = supervise({"trainer 0": "ready()\nsys.exit(75)"}, job_with(backoff=3))
-    assert (outcome.code, outcome.attempts) == (75, 1)
-    assert "has 4 KiB of room left" in outcome.error
 
 
 def test_the_cause_may_come_last(supervise: Runner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,42 @@
+"""A run on a disk that has no room: it ends once, with the place, and goes on only where there is more room."""
+
+from pathlib import Path
+
+import pytest
+from fake_roles import Runner, job_with, started
+
+FULL_DISK = "/x/rows: no room for 32 KiB of more rows (No space left on device); free space"
+
+
+@pytest.mark.parametrize("who", ["server 0", "trainer 0"])
+def test_a_disk_that_stays_full_is_not_tried_again(
+    supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Neither the role alone nor a new attempt finds more room; the line has the place, what is free and the remedy."""
+    monkeypatch.setattr("bagpipe.local.room.free_bytes", lambda folder: 36 << 10)
+    follows = "ready()\nfail('trainer 0: its connection is gone', 75)"
+    outcome, view = supervise({who: f"ready()\nfail({FULL_DISK!r}, 75)", "oracle": follows}, job_with(backoff=3))
+    assert (outcome.code, outcome.attempts, view.notes) == (75, 1, [])
+    assert started(tmp_path, who) == 1 and started(tmp_path, who, attempt=1) == 0
+    assert outcome.error == (
+        f"{who} ended with exit code 75 and {tmp_path / 'run'} has 36 KiB of room left, no more than this attempt "
+        f"began with: {FULL_DISK}"
+    )
+
+
+def test_a_disk_that_has_more_room_is_tried_again(
+    supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has filled it is gone: the run goes on, within backoffLimit as ever."""
+    monkeypatch.setattr("bagpipe.local.room.free_bytes", lambda folder: len(list(tmp_path.glob("trainer 0.*"))))
+    outcome, view = supervise({"trainer 0": f"ready()\nfail({FULL_DISK!r}, 75)"}, job_with(backoff=2))
+    assert (outcome.code, outcome.attempts, len(view.notes)) == (75, 3, 2)
+    assert outcome.error.endswith(f"backoffLimit allows 2 new attempts: {FULL_DISK}")
+
+
+def test_a_disk_so_full_that_no_log_says_so(supervise: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A role that ends with 75 and without a word, on a disk without room, has ended for want of it."""
+    monkeypatch.setattr("bagpipe.local.room.free_bytes", lambda folder: 4096)
+    outcome, _ = supervise({"trainer 0": "ready()\nsys.exit(75)"}, job_with(backoff=3))
+    assert (outcome.code, outcome.attempts) == (75, 1)
+    assert "has 4 KiB of room left" in outcome.error
