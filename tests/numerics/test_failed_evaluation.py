@@ -17,6 +17,8 @@ from bagpipe.config.document import Job
 from bagpipe.errors import BagpipeError
 from bagpipe.testing.threads import run_in_threads
 
+ONE = {"replicas": 1, "device": "cpu", "threads": 1}
+
 
 class Odd(nn.Module):
     """Linear; `way` says what is odd about it. Its loss takes the first output."""
@@ -115,3 +117,23 @@ def test_what_evaluation_gets_is_what_counts(way: str, tmp_path: Path) -> None:
     assert evaluation is not None
     assert evaluation["examples"] == 80
     assert 0 < evaluation["auc"] < 1
+
+
+class Counts(Odd):
+    """Gives NaN at the 4th call of all its instances, which its class counts."""
+
+    calls_of_all = 0
+
+    def forward(self, dense_BF: torch.Tensor, sparse: SparseEmbeddings) -> torch.Tensor:
+        Counts.calls_of_all += 1
+        return super().forward(dense_BF, sparse) * (float("nan") if Counts.calls_of_all == 4 else 1.0)
+
+
+def test_the_tried_evaluation_is_no_call_that_a_class_has_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step that the user's own counter means is the one at which the run ends."""
+    monkeypatch.setattr(Counts, "calls_of_all", 0)
+    job = job_of("plain", model={"entrypoint": f"{__name__}:Counts", "args": {"way": "plain"}}, trainers=ONE)
+    with pytest.raises(BagpipeError, match="step 4: the loss is nan"):
+        run_in_threads(job, tmp_path)

@@ -1,6 +1,6 @@
 """A model that computes inside `untouched` is afterwards what it was before, to the last bit and object."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -10,9 +10,15 @@ from torch import nn
 from bagpipe.models import untouched as module_under_test
 from bagpipe.models.untouched import untouched
 
+CALLS = 0
+SEEN: list[int] = []
+
 
 class Busy(nn.Module):
-    """Changes of itself whatever can be changed."""
+    """Changes of itself, its class and its module whatever can be changed."""
+
+    calls_of_all = 0
+    seen_of_all: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,12 +27,20 @@ class Busy(nn.Module):
         self.register_buffer("mean", torch.zeros(2))
         self.calls, self.seen, self.by_name = 0, [torch.zeros(2)], {"a": torch.zeros(2)}
         self.numbers, self.names = np.zeros(2), {"a"}
+        self.numbers_drawn = np.random.default_rng(3)
         self.generator = torch.Generator().manual_seed(3)
         self.inner = nn.BatchNorm1d(2)
         self.last: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        global CALLS, NEW  # what a model of somebody may do
         assert self.tied is self.weight
+        CALLS, NEW = CALLS + 1, 1
+        SEEN.append(CALLS)
+        Busy.calls_of_all += 1
+        Busy.seen_of_all.append(1)
+        Busy.new_of_all = 1
+        self.numbers_drawn.random()
         with torch.no_grad():
             self.weight += 1
             self.mean += 1
@@ -48,6 +62,9 @@ def state_of(model: Busy) -> dict[str, Any]:
         "objects": [id(value) for value in (model.weight, model.tied, model.mean, model.seen, model.by_name)],
         "plain": (model.calls, len(model.seen), model.seen[0].tolist(), model.by_name["a"].tolist(), model.last),
         "others": (model.numbers.tolist(), model.names.copy(), model.generator.get_state().tolist()),
+        "class": (Busy.calls_of_all, len(Busy.seen_of_all), id(Busy.seen_of_all), sorted(vars(Busy))),
+        "module": (CALLS, len(SEEN), id(SEEN), "NEW" in globals()),
+        "drawn": model.numbers_drawn.bit_generator.state,
         "names": sorted(vars(model)),
         "modes": [each.training for each in model.modules()],
     }
