@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from bagpipe_operator import names
+
 JobKey = tuple[str, str]
 """Namespace and name."""
+_FINISHED = frozenset({names.Condition.COMPLETE, names.Condition.FAILED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class Head:
         meta, status = raw["metadata"], raw.get("status") or {}
         since = status.get("phaseTime") or meta.get("creationTimestamp") or ""
         return cls(meta["namespace"], meta["name"], meta.get("uid", ""), status.get("phase") or "Pending", since)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self.phase in _FINISHED
 
     @property
     def key(self) -> JobKey:

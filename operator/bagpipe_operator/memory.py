@@ -80,4 +80,4 @@ class Memories:
             written=memory.written,
             contested=memory.contested,
         )
-        return observe(job.uid, children, pods, known)
+        return observe(job.uid, children, pods, known, self._store.ended(key))

@@ -92,6 +92,10 @@ class Observed(Known):
     """A job's children. `live` holds them as read; the rest is what policies ask."""
 
     live: Mapping[Key, Raw] = field(default_factory=dict)
+    ended: Mapping[Key, Raw] = field(default_factory=dict)
+    """Batch Jobs that had ended when somebody deleted them: they are not made again in their attempt."""
+    ended_pods: tuple[Pod, ...] = ()
+    """Pods that had ended well when somebody deleted them: what they left as results still counts."""
     pods: tuple[Pod, ...] = ()
     orphans: tuple[str, ...] = ()
     """Objects that bear the job's label and another job's UID: an older job of this name has not ended so far. Pods too
@@ -111,7 +115,7 @@ class Observed(Known):
 
         A server that bears a higher number than the job would else be waited for in vain, and never be told to go.
         """
-        jobs = (attempt_of(raw) for (kind, _), raw in self.live.items() if kind == "Job")
+        jobs = (attempt_of(raw) for (kind, _), raw in (*self.live.items(), *self.ended.items()) if kind == "Job")
         servers = (p.attempt for p in self.of_role(Role.SERVER) if p.attempt_told)
         return max((*jobs, *servers), default=-1)
 
@@ -120,8 +124,9 @@ class Observed(Known):
         return tuple(r for (kind, _), r in self.live.items() if kind == "Job" and role_of(r) == role)
 
     def batch_job(self, job: str, role: Role, attempt: int) -> Raw | None:
-        """The Job of a role in this attempt; none: it was not made, or is gone."""
-        return self.live.get(("Job", names.batch_job(job, role, attempt)))
+        """The Job of a role in this attempt; none: it was not made, or was deleted before it had ended."""
+        key = ("Job", names.batch_job(job, role, attempt))
+        return self.live.get(key) or self.ended.get(key)
 
 
 _BATCH_JOB = re.compile(rf".*-({names.SECTIONS[Role.ORACLE]}|{names.SECTIONS[Role.TRAINER]})-([0-9]{{1,9}})")
@@ -152,7 +157,20 @@ def job_condition(raw: Raw | None, kind: str) -> Raw | None:
     return next((c for c in listed if c.get("type") == kind and c.get("status") == "True"), None)
 
 
-def observe(job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], known: Known | None = None) -> Observed:
+def has_ended(raw: Raw) -> bool:
+    """Whether a batch Job is over, well or not, or a pod has ended well."""
+    if raw["kind"] == "Pod":
+        return (raw.get("status") or {}).get("phase") == "Succeeded"
+    return raw["kind"] == "Job" and any(job_condition(raw, kind) for kind in ("Complete", "Failed"))
+
+
+def observe(
+    job_uid: str,
+    children: Iterable[Raw],
+    pods: Iterable[Raw],
+    known: Known | None = None,
+    ended: Iterable[Raw] = (),
+) -> Observed:
     """Keep what the job with this UID owns, directly or by a Job or StatefulSet that it owns.
 
     A claim for checkpoints that outlives its job has no owner; it belongs to whichever job has its name now.
@@ -164,18 +182,35 @@ def observe(job_uid: str, children: Iterable[Raw], pods: Iterable[Raw], known: K
             live[raw["kind"], raw["metadata"]["name"]] = raw
         elif _of_older_job(raw):
             orphans.append(f"{raw['kind']}/{raw['metadata']['name']}")
-    owners = {raw["metadata"]["uid"]: raw for raw in live.values() if raw["kind"] in ("Job", "StatefulSet")}
+    gone = tuple(ended)
+    over = {("Job", raw["metadata"]["name"]): raw for raw in gone if raw["kind"] == "Job" and owner_of(raw) == job_uid}
+    there = {raw["metadata"]["uid"]: raw for raw in live.values() if raw["kind"] in ("Job", "StatefulSet")}
+    owners = there | {raw["metadata"]["uid"]: raw for raw in over.values()}
     mine = []
     for raw in pods:
-        owner = owners.get(owner_of(raw))
-        role = role_of(owner) if owner else None
-        if owner is not None and role is not None:
-            mine.append(podstate.parse(raw, role, attempt_of(owner) if owner["kind"] == "Job" else None))
+        # A process that outlives its Job is an orphan, which the next attempt waits for.
+        pod = _pod(raw, owners if has_ended(raw) else there)
+        if pod is not None:
+            mine.append(pod)
         elif _of_older_job(raw) or podstate.is_left(raw):
             orphans.append(f"Pod/{raw['metadata']['name']}")
     return Observed(
-        **vars(known or Known()), live=live, pods=tuple(sorted(mine, key=_order)), orphans=tuple(sorted(orphans))
+        **vars(known or Known()),
+        live=live,
+        ended=over,
+        ended_pods=tuple(pod for raw in gone if raw["kind"] == "Pod" and (pod := _pod(raw, owners)) is not None),
+        pods=tuple(sorted(mine, key=_order)),
+        orphans=tuple(sorted(orphans)),
     )
+
+
+def _pod(raw: Raw, owners: Mapping[str, Raw]) -> Pod | None:
+    """A pod below one of these Jobs and StatefulSets, by UID; none: it belongs to none of them."""
+    owner = owners.get(owner_of(raw))
+    role = role_of(owner) if owner is not None else None
+    if owner is None or role is None:
+        return None
+    return podstate.parse(raw, role, attempt_of(owner) if owner["kind"] == "Job" else None)
 
 
 def _order(pod: Pod) -> tuple[Any, ...]:

@@ -307,6 +307,8 @@ def _servers_counted(job: Job, current: Status, observed: Observed, now: dt.date
 def _drifted(apply: tuple[Any, ...], observed: Observed, now: dt.datetime) -> tuple[Mapping[str, Any], ...]:
     """Only what is missing or differs; what is being deleted, or changed back and forth, is waited for.
 
+    A batch Job that somebody deleted after it had ended is not missing.
+
     What the API server made of our last write is no difference: it may write a quantity its own way.
     """
     result = []
@@ -314,6 +316,8 @@ def _drifted(apply: tuple[Any, ...], observed: Observed, now: dt.datetime) -> tu
         key = (wanted["kind"], wanted["metadata"]["name"])
         live = observed.live.get(key)
         contested = observed.contested.get(key)
+        if live is None and key in observed.ended:
+            continue
         if (live is not None and is_deleting(live)) or (contested is not None and now < contested.until):
             continue
         settled = drift.settle(wanted, live)

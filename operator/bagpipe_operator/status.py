@@ -261,7 +261,8 @@ def _summary(observed: Observed, attempt: int) -> Mapping[str, Any]:
 
     A merge patch, by which a status is written, would take a null for a wish to delete the key.
     """
-    for pod in observed.of_role(Role.ORACLE, attempt):
+    gone = (p for p in observed.ended_pods if p.role is Role.ORACLE and p.attempt == attempt)
+    for pod in (*observed.of_role(Role.ORACLE, attempt), *gone):
         found = records.parse(pod.result) if pod.result is not None else None
         if found is not None:
             return records.without_nulls(found)

@@ -18,6 +18,7 @@ from typing import Any
 
 from bagpipe_operator import names
 from bagpipe_operator.heads import Head, JobKey
+from bagpipe_operator.observe import has_ended
 from bagpipe_operator.podstate import Raw
 
 _Key = tuple[str, str, str]
@@ -49,6 +50,8 @@ class Store:
         self._shared: defaultdict[str, dict[str, Raw]] = defaultdict(dict)
         """Objects that belong to no namespace, by kind and name: few, and asked for at every look at a queued job."""
         self._by_job: defaultdict[JobKey, set[_Key]] = defaultdict(set)
+        self._ended: defaultdict[JobKey, dict[_Key, _Kept]] = defaultdict(dict)
+        """Batch Jobs that had ended when they were deleted, and pods that had ended well, of jobs that have not."""
         self._dead: OrderedDict[_Key, int] = OrderedDict()
 
     def put(self, raw: Raw) -> JobKey | None:
@@ -68,13 +71,22 @@ class Store:
             self._shared[key[0]][key[2]] = lean
         elif key[0] == names.KIND:
             self._heads[job] = Head.of(lean)
+            if self._heads[job].finished:
+                self._ended.pop(job, None)
         else:
             self._by_job[job].add(key)
         return job
 
     def remove(self, raw: Raw) -> JobKey | None:
-        """Drop an object that is gone from the API server; returns the job that it belonged to, if any."""
+        """Drop an object that is gone from the API server; returns the job that it belonged to, if any.
+
+        How a batch Job ended, and what a pod left that ended well, is kept until the status of their job tells it: a
+        policy of the cluster may delete ended Jobs at once, and a Job that is merely gone would be made again.
+        """
         key, job = _key(raw), _job_key(raw)
+        head = self._heads.get(job) if job is not None else None
+        if job is not None and head is not None and not head.finished and has_ended(raw):
+            self._ended[job][key] = _Kept(_version(raw), raw["metadata"].get("uid", ""), _packed(_as_it_ended(raw)))
         self._dead[key] = max(_version(raw), self._dead.get(key, 0))
         self._dead.move_to_end(key)
         while len(self._dead) > _TOMBSTONES:
@@ -90,6 +102,7 @@ class Store:
             self._shared[key[0]].pop(key[2], None)
         elif key[0] == names.KIND:
             self._heads.pop(job, None)
+            self._ended.pop(job, None)
         elif key in self._by_job.get(job, ()):
             self._by_job[job].discard(key)
             if not self._by_job[job]:
@@ -129,6 +142,10 @@ class Store:
         mine = [self._objects[k].raw for k in sorted(self._by_job.get(key, ()))]
         return [r for r in mine if r["kind"] != "Pod"], [r for r in mine if r["kind"] == "Pod"]
 
+    def ended(self, key: JobKey) -> list[Raw]:
+        """Batch Jobs and pods of this job's name that had ended when they were deleted; none once the job has ended."""
+        return [kept.raw for kept in self._ended.get(key, {}).values()]
+
     def child_uids(self, key: JobKey) -> Iterator[str]:
         """UIDs of what `children` returns."""
         return (self._objects[k].uid for k in self._by_job.get(key, ()))
@@ -144,6 +161,12 @@ class Store:
 def _packed(raw: Raw) -> bytes:
     # Level 1: an object changes more often than it is read, and a higher level saves little of such small texts.
     return zlib.compress(json.dumps(raw, separators=(",", ":")).encode(), 1)
+
+
+def _as_it_ended(raw: Raw) -> Raw:
+    """A deleted object as it was before somebody asked for its deletion."""
+    meta = {k: v for k, v in raw["metadata"].items() if k not in ("managedFields", "deletionTimestamp")}
+    return {**raw, "metadata": meta}
 
 
 def _key(raw: Raw) -> _Key:

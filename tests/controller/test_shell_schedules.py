@@ -90,6 +90,16 @@ class Life:
         raw["spec"]["runPolicy"]["suspend"] = held
         self.api.put(names.KIND, raw)
 
+    def sweep(self) -> None:
+        """A policy of the cluster deletes the batch Jobs that have ended; garbage collection then takes their pods."""
+        for key, raw in list(self.controllers.of("Job")):
+            if (raw.get("status") or {}).get("conditions"):
+                self.api.remove(key)
+
+    def train(self) -> None:
+        """Trainers and oracle end well, if all of one attempt's pods run."""
+        self.controllers.train()
+
     def check(self) -> None:
         """Never two processes for one rank, and never a hand on what is not ours."""
         for role, label in (("trainer", names.LABEL_COMPLETION_INDEX), ("oracle", names.LABEL_COMPLETION_INDEX)):
@@ -245,6 +255,8 @@ STEP = st.one_of(
     st.tuples(st.just("reconcile"), st.none()),
     st.tuples(st.just("crash"), st.sampled_from(["trainer", "oracle", "server"])),
     st.tuples(st.just("suspend"), st.booleans()),
+    st.tuples(st.just("sweep"), st.none()),
+    st.tuples(st.just("train"), st.none()),
 )
 
 
@@ -261,6 +273,22 @@ def test_every_order_of_events(steps, kill_at):
         life.to_the_end()
         assert life.end() == END
     finally:
+        life.rig.close()
+
+
+def test_ended_jobs_are_deleted_at_every_moment():
+    """A policy that deletes ended batch Jobs at once takes neither the result nor an attempt."""
+    for moment in range(16):
+        life = Life()
+        until_it_runs(life)
+        life.train()
+        for number in range(moment):
+            life.deliver(None) if number % 3 == 0 else life.act(0) if number % 3 == 1 else life.reconcile()
+            life.sweep()
+        life.to_the_end()
+        status = life.rig.status()
+        assert life.end() in (END, END | {"attempts": 0}), moment
+        assert status["attempt"] == 0 and not status.get("disruptions"), moment
         life.rig.close()
 
 

@@ -59,6 +59,16 @@ def test_deleted_child(started, complete, kind, name):
     complete()
 
 
+def test_ended_jobs_are_deleted_at_once(started, complete):
+    """As by a policy of the cluster: what is gone after it has ended well is not made again, and costs no attempt."""
+    kube = started()
+    for name in ("j-oracle-0", "j-trainers-0"):
+        kube.run("patch", "job", name, "--type=merge", "--patch", '{"spec": {"ttlSecondsAfterFinished": 0}}')
+    status = complete()
+    assert status["attempt"] == 0 and status["disruptions"] == 0 and status["summary"]["modelDigest"]
+    kube.until("no Job", lambda: not kube.get("jobs")["items"])
+
+
 def test_drained_node(started, complete, two_nodes):
     """A drain takes a node's pods away in order; the job goes on elsewhere."""
     kube = started()

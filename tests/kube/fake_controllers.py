@@ -18,6 +18,8 @@ class FakeControllers:
     def __init__(self, api: FakeApi) -> None:
         self.api = api
         self._made = 0
+        self.slow: set[str] = set()
+        """Names of pods whose processes do not end when they are told to go."""
 
     def acts(self) -> list[Callable[[], None]]:
         """Everything that could happen next by itself; an empty list: the cluster is at rest."""
@@ -112,7 +114,8 @@ class FakeControllers:
                     )
         owners = {raw["metadata"]["uid"] for raw in self.api.objects.values()}
         for pod in self.pods():
-            if pod["metadata"]["ownerReferences"][0]["uid"] not in owners and _stays(pod):
+            orphaned = pod["metadata"]["ownerReferences"][0]["uid"] not in owners
+            if orphaned and "deletionTimestamp" not in pod["metadata"]:
                 yield self._tell_to_go(pod)
 
     # ── kubelets ─────────────────────────────────────────────────────────────────────────────────
@@ -120,6 +123,8 @@ class FakeControllers:
     def _kubelets(self) -> Iterator[Callable[[], None]]:
         for key, pod in self.of("Pod"):
             if "deletionTimestamp" in pod["metadata"]:
+                if pod["metadata"]["name"] in self.slow:
+                    continue
                 yield lambda key=key: self.api.remove(key)  # type: ignore[misc]
             elif pod["status"]["phase"] == "Pending":
                 yield self.state(pod, "Running")

@@ -76,8 +76,8 @@ def _overdue(observed: Observed, now: dt.datetime) -> Obstacle | None:
     """A pod whose time to end is over: until its node says that its process has ended, no other may take its place."""
     for pod in observed.pods:
         if pod.deleted_at is not None and not pod.gone_quiet and now >= times.later(pod.deleted_at, OVERDUE_SECONDS):
-            where = f"node {pod.node}" if pod.node else "no node"
-            words = f"should have ended by {times.text(pod.deleted_at)}, and {where} has not said that it has"
+            where = f"node {pod.node} has not" if pod.node else "no node has"
+            words = f"should have ended by {times.text(pod.deleted_at)}, and {where} said that it has"
             return Obstacle(reason=Reason.POD_NOT_ENDING, message=f"{_who(pod)} {words}")
     return None
 
