@@ -29,7 +29,7 @@ class Running:
         return len(acts)
 
     def jobs_end(self, *delete: str) -> None:
-        """All batch Jobs whose pods have ended end too; those of the roles in `delete` are gone at once, pods and all."""
+        """All batch Jobs whose pods have ended end too; those of the roles in `delete` are gone at once, with them."""
         while self._acts():
             pass
         api = self.rig.api
