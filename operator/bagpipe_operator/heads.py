@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from bagpipe_operator import names
-
 JobKey = tuple[str, str]
 """Namespace and name."""
-_FINISHED = frozenset({names.Condition.COMPLETE, names.Condition.FAILED})
+_FINISHED = frozenset({"Complete", "Failed"})
 
 
 @dataclass(frozen=True, slots=True)
