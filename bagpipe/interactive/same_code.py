@@ -23,23 +23,25 @@ _LITERALS = (bool, int, float, complex, str, bytes, type(None))
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def is_text_of(text: str, value: Any, around: str = "") -> bool:
+def is_text_of(text: str, value: Any, around: str = "", *, attributes: bool = True) -> bool:
     """Whether the functions that the text defines are those of `value`, instruction by instruction.
 
-    Of a class its attributes that are literals are compared too. What a decorator of the text has put into the place
-    of a function, so that the function cannot be found, is taken for the same.
+    Defaults of arguments and attributes of a class are compared too, where the text has literals for them. What a
+    decorator of the text has put into the place of a function, so that the function cannot be found, is taken for the
+    same.
 
     Args:
         text: a definition at the top of a module, with the name of `value`.
         value: a class or function.
         around: the file or cell in which the text stands. Python calls what the same module imports in another way,
             and IPython compiles each statement of a cell by itself, so both ways are the text's.
+        attributes: whether a class must have the attributes that its text says, not only the functions.
     """
     try:
         definition = _definition_in(ast.parse(text), value)
-        return definition is not None and any(
-            _is_compiled(definition, imports + text, value) for imports in ("", _imports_of(around))
-        )
+        if definition is None or (attributes and not _attributes_agree(definition, value)):
+            return False
+        return any(_is_compiled(definition, imports + text, value) for imports in ("", _imports_of(around)))
     except (SyntaxError, ValueError):
         return False
 
@@ -59,10 +61,11 @@ def _is_compiled(definition: Definition, text: str, value: Any) -> bool:
     module = compile(text, "<text>", "exec", flags, dont_inherit=True)
     made = [code for code in _defined(module) if code.co_name == name]
     if not isinstance(definition, ast.ClassDef):
-        return _agrees(functions[name], made, name, decorated=bool(definition.decorator_list))
+        decorated = bool(definition.decorator_list)
+        return _defaults_agree(definition, functions) and _agrees(functions[name], made, name, decorated=decorated)
     methods = [code for body in made for code in _defined(body) if code.co_qualname == f"{name}.{code.co_name}"]
     remade = bool(definition.decorator_list) or type(value) is not type  # A metaclass of an enumeration moves methods.
-    return _attributes_agree(definition, value) and _methods_agree(definition, functions, methods, remade=remade)
+    return _defaults_agree(definition, functions) and _methods_agree(definition, functions, methods, remade=remade)
 
 
 def _imports_of(around: str) -> str:
@@ -104,8 +107,60 @@ def _agrees(live: FunctionType | None, made: list[CodeType], qualname: str, *, d
     return any(_equal(live.__code__, code) for code in made)
 
 
-def _attributes_agree(definition: ast.ClassDef, value: type) -> bool:
-    for node in definition.body:
+def _defaults_agree(definition: Definition, functions: dict[str, FunctionType | None]) -> bool:
+    """Whether functions have the defaults of arguments that are written in the text: they are in no function's code."""
+    one = not isinstance(definition, ast.ClassDef)
+    by_name: dict[str, list[ast.FunctionDef | ast.AsyncFunctionDef]] = {}
+    for node in [definition] if one else definition.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            by_name.setdefault(node.name, []).append(node)
+    around = set() if one else {n.id for n in ast.walk(definition) if isinstance(n, ast.Name) and _is_stored(n)}
+    for name, nodes in by_name.items():
+        live = functions.get(_mangled(definition.name, name))
+        if live is None or live.__code__.co_name != name:  # What a decorator has put into its place.
+            continue
+        if not any(_has_defaults(node.args, live, around) for node in nodes):
+            return False
+    return True
+
+
+def _is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)
+
+
+def _has_defaults(stated: ast.arguments, live: FunctionType, around: set[str]) -> bool:
+    """Whether a function has these defaults, as far as they are literals or names of the program's constants.
+
+    Args:
+        around: names that the class may have made itself.
+    """
+    named = live.__kwdefaults__ or {}
+    pairs = [*zip(stated.defaults, live.__defaults__ or (), strict=False)]
+    pairs += [
+        (node, named[arg.arg])
+        for arg, node in zip(stated.kwonlyargs, stated.kw_defaults, strict=True)
+        if node is not None and arg.arg in named
+    ]
+    return len(stated.defaults) == len(live.__defaults__ or ()) and all(
+        _is_default(node, found, {} if isinstance(node, ast.Name) and node.id in around else live.__globals__)
+        for node, found in pairs
+    )
+
+
+def _is_default(node: ast.expr, found: Any, names: dict[str, Any]) -> bool:
+    try:
+        said = names.get(node.id, found) if isinstance(node, ast.Name) else ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return True
+    if type(said) not in (*_LITERALS, tuple, list, dict, set):
+        return True
+    emptied = not said and type(said) is type(found)  # A default that the program fills, such as a list to count in.
+    return emptied or said is found or (type(said) is type(found) and repr(said) == repr(found))
+
+
+def _attributes_agree(definition: Definition, value: Any) -> bool:
+    """Whether a class has the numbers and texts that its text gives its attributes."""
+    for node in definition.body if isinstance(definition, ast.ClassDef) else ():
         match node:
             case ast.Assign([ast.Name(name)], ast.Constant(stated)) | ast.AnnAssign(
                 ast.Name(name), _, ast.Constant(stated)

@@ -45,6 +45,7 @@ from bagpipe.models.precision import in_precision
 from bagpipe.net.messages import InitCacheArguments, Topology
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.loop import choose_device, num_threads
+from bagpipe.trainer.loop_words import backward, loss_to_train
 from bagpipe.trainer.validation import evaluating
 
 LEAVE_SECONDS = 60.0  # The oracle and the servers may take so long to leave after the last batch.
@@ -174,7 +175,7 @@ class Session:
         return directory.starting_checkpoint(job, self._view.note)
 
     def _sweep(self) -> None:
-        """Remove what killed roles left unfinished, unless another run has taken the folders by now."""
+        """Remove what killed roles left unfinished, unless another run has the folders."""
         if not self._directory.lost:
             self._directory.sweep(self._job)
 
@@ -298,9 +299,9 @@ class Session:
         return self._loss(logits, labels.to(logits.device), weights, groups)
 
     def train(self, loss: torch.Tensor) -> None:
-        """Backward, the optimizer's step (of the job's own model: as its recipe says), and the loss for the records."""
-        self.report(loss)
-        (loss * self.cache.slice_weight).backward()  # type: ignore[no-untyped-call]  # torch has not annotated it
+        """Backward, the optimizer's step (of the job's model: its recipe's), `report`. A loss has a gradient."""
+        self.report(loss_to_train(loss))
+        backward(loss, self.cache.slice_weight)
         if self._dense is not None:
             self._dense.apply(self.cache.step)
         elif self._optimizer is not None:
@@ -308,8 +309,8 @@ class Session:
             self.optimizer.zero_grad(set_to_none=False)
 
     def report(self, loss: torch.Tensor | float) -> None:
-        """Report this batch's mean loss, for progress and `metrics.jsonl`. Raises `Diverged` if it is not finite."""
-        self.cache.report_loss(float(loss.detach() if isinstance(loss, torch.Tensor) else loss))
+        """Report this batch's mean loss for `metrics.jsonl`: `Diverged` if not finite, `UserCodeError` if no number."""
+        self.cache.report_loss(loss)
 
     def stop(self) -> None:
         """End the job at a checkpoint: a few more batches come until it is reached."""

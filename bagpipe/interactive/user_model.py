@@ -12,7 +12,6 @@ import builtins
 import hashlib
 import inspect
 import linecache
-import math
 import os
 import re
 import symtable
@@ -25,10 +24,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-
 from bagpipe.errors import ConfigError
+from bagpipe.interactive.assigned import assigned_since, other_base, read_by_the_body
 from bagpipe.interactive.same_code import is_text_of
+from bagpipe.interactive.written import written
 from bagpipe.local.user_modules import FOLDERS, noted_folders
 from bagpipe.lowlevel.atomic_files import write_whole
 
@@ -210,7 +209,7 @@ class _Collected:
             self._define(name, value, user)
         elif (own := _importable(value)) is not None:
             self.imports.append(f"from {own[0]} import {own[1]} as {name}")
-        elif (text := _written(value)) is not None:
+        elif (text := written(value)) is not None:
             self.values.append(f"{name} = {text}")
         else:
             model = self.wanted.kind == "class"
@@ -230,12 +229,47 @@ class _Collected:
                 "function; define it at the top, under this name"
             )
         source = source_of(value, self.wanted)
+        since = list(self._since(name, value, source)) if inspect.isclass(value) else []
         for used in sorted(_globals_of(source)):
             if used in self.names and used != "__name__":
                 self.add(used, self.names[used], name)
             elif used not in _OF_EVERY_MODULE:
                 raise ConfigError(f"{self.wanted}: {name} uses {used}, which this program does not define")
         self.definitions.append(source)
+        self.definitions += [f"{name}.{attribute} = {text}\n" for attribute, text in since]
+
+    def _since(self, name: str, value: type, source: str) -> Iterator[tuple[str, str]]:
+        """The attributes that the class has otherwise than by its text, and the source of each.
+
+        Raises:
+            ConfigError: one cannot be written down, or the text would use another in its place.
+        """
+        if (base := other_base(source, value, self.names)) is not None:
+            raise ConfigError(
+                f"{self.wanted}: {name} was made of another {base} than this program has now; run the cell that "
+                f"defines {name} again"
+            )
+        found = dict(assigned_since(source, value, self.names))
+        changed = read_by_the_body(source, set(found))
+        for attribute, now in found.items():
+            text = written(now) or self._named(f"_{name}_{attribute}", now, name)
+            if text is None or attribute in changed:
+                why = "and other lines of the class read it" if text else f"of type {type(now).__name__}"
+                raise ConfigError(
+                    f"{self.wanted}: {name}.{attribute} is not what the text of {name} says: it was assigned since, "
+                    f"{why}; write it into the class, and run that again"
+                )
+            yield attribute, text
+
+    def _named(self, alias: str, value: Any, user: str) -> str | None:
+        """The name by which the module has a function or class; None: it has none."""
+        if not (inspect.isclass(value) or inspect.isfunction(value)):
+            return None
+        own = value.__module__ in OF_PROGRAM
+        if self.names.get(value.__name__) is not value if own else _importable(value) is None:
+            return None
+        self.add(value.__name__ if own else alias, value, user)
+        return value.__name__ if own else alias
 
 
 def _importable(value: Any) -> tuple[str, str] | None:
@@ -244,30 +278,6 @@ def _importable(value: Any) -> tuple[str, str] | None:
     if not isinstance(module, str) or not isinstance(name, str) or module in OF_PROGRAM:
         return None
     return (module, name) if getattr(sys.modules.get(module), name, None) is value else None
-
-
-def _written(value: Any) -> str | None:
-    """Python source of a constant; None: the value is no constant."""
-    if value is None or isinstance(value, bool | int | str | bytes):
-        return repr(value) if type(value) in (type(None), bool, int, str, bytes) else None
-    if type(value) is float:
-        return repr(value) if math.isfinite(value) else f"float({str(value)!r})"
-    if type(value) in (tuple, list, set, frozenset):
-        parts = [_written(one) for one in value]
-        if None in parts:
-            return None
-        inside = ", ".join(str(part) for part in parts)
-        return f"{type(value).__name__}([{inside}])"
-    if type(value).__module__ == "torch" and type(value).__name__ in ("dtype", "device"):
-        return f"__import__('torch').{repr(value).removeprefix('torch.')}"
-    if isinstance(value, np.bool_ | np.number) and (plain := _written(value.item())) is not None:
-        return f"__import__('numpy').{type(value).__name__}({plain})"
-    if isinstance(value, Path):
-        return f"__import__('pathlib').Path({str(value)!r})"
-    if type(value) is dict:
-        pairs = [(_written(key), _written(one)) for key, one in value.items()]
-        return None if any(None in pair for pair in pairs) else f"{{{', '.join(f'{k}: {v}' for k, v in pairs)}}}"
-    return None
 
 
 def _globals_of(source: str) -> set[str]:
@@ -287,18 +297,19 @@ def _globals_of(source: str) -> set[str]:
 def source_of(value: Any, wanted: Wanted) -> str:
     """The text of a class or function of this program: of a script from its file, of a notebook from its cells.
 
-    Where several define the name, it is the last one whose functions are those of `value`.
+    Where several define the name, it is the last one whose functions and attributes are those of `value`, or else whose
+    functions are.
 
     Raises:
         ConfigError: there is none, or none that is still what the program has.
     """
-    name, found = value.__name__, False
-    file = _file_text(value)
-    for unit in [*reversed(_cells() or ()), file]:
-        for text in _definitions(unit, name):
-            if is_text_of(text, value, unit):
+    name, file = value.__name__, _file_text(value)
+    units = [*reversed(_cells() or ()), file]
+    found = [(text, unit) for unit in units for text in _definitions(unit, name)]
+    for attributes in (True, False):
+        for text, unit in found:
+            if is_text_of(text, value, unit, attributes=attributes):
                 return text
-            found = True
     if found or re.search(
         rf"^\s*(class|def)\s+{name}\b", file, re.MULTILINE
     ):  # The latter in a file that is no Python.

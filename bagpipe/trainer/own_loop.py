@@ -27,7 +27,7 @@ from bagpipe.trainer.checkpointer import Checkpointer
 from bagpipe.trainer.dense_average import DenseAverage
 from bagpipe.trainer.diverging import save_what_is_good
 from bagpipe.trainer.finite import FiniteCheck
-from bagpipe.trainer.loop_words import UNTRAINED, asked_again, scored, tell_lookahead
+from bagpipe.trainer.loop_words import UNTRAINED, asked_again, reported_loss, scored, tell_lookahead
 from bagpipe.trainer.membership import Membership, join
 from bagpipe.trainer.pipeline import open_pipeline
 from bagpipe.trainer.schedulers import bring_forward
@@ -224,13 +224,13 @@ class BagCache:
         if scheduler is not None and optimizer is not None:
             bring_forward(scheduler, optimizer, rates, self.topology.first_step)
 
-    def report_loss(self, loss: float) -> None:
+    def report_loss(self, loss: torch.Tensor | float) -> None:
         """Tell this batch's mean loss, for the run's progress records. Optional.
 
         Raises:
             Diverged: it is NaN or infinite (`spec.notFinite`); names where that came from.
         """
-        self._loss = float(loss)
+        self._loss = reported_loss(loss)
         self._finite.loss(self._current("report_loss").plan, self._loss, None, self._pipeline.rows_here)
 
     def finish_batch(self) -> None:

@@ -82,11 +82,11 @@ def machine_error(error: BaseException) -> BagpipeError | None:
         return None
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
         return ConfigError(
-            f"not enough memory ({_describe(error)}); lower batchSize, cacheRows or the model's sizes, or use a larger "
+            f"not enough memory ({described(error)}); lower batchSize, cacheRows or the model's sizes, or use a larger "
             "machine"
         )
     if isinstance(error, _ACCELERATOR_ERRORS) and "device-side assert" not in str(error):
-        return DeviceError(f"a device failed ({_describe(error)}); it is tried again from the last checkpoint")
+        return DeviceError(f"a device failed ({described(error)}); it is tried again from the last checkpoint")
     return None
 
 
@@ -100,7 +100,7 @@ def user_error(error: BaseException, model: nn.Module | None) -> UserCodeError |
     frames = [Place(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
     own = [frame for frame in frames if _is_users(Path(frame.file))]
     if own:
-        return UserCodeError(f"{own[-1]}: {error if isinstance(error, ConfigError) else _describe(error)}")
+        return UserCodeError(f"{own[-1]}: {error if isinstance(error, ConfigError) else described(error)}")
     if (
         isinstance(error, BagpipeError)
         or model is None
@@ -111,7 +111,7 @@ def user_error(error: BaseException, model: nn.Module | None) -> UserCodeError |
     where = definition_of(model)
     if where is None:
         return None
-    return UserCodeError(f"{where}: {_describe(error)}")
+    return UserCodeError(f"{where}: {described(error)}")
 
 
 def failed_evaluation(error: BaseException, model: nn.Module, what: str) -> str | None:
@@ -127,7 +127,8 @@ def failed_evaluation(error: BaseException, model: nn.Module, what: str) -> str 
     return str(named)
 
 
-def _describe(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """An error in one line, with what to do about those that users meet most."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = first if len(first) <= LONGEST_MESSAGE else f"{first[:LONGEST_MESSAGE]}..."
     if ONE_EXAMPLE in text:
@@ -135,6 +136,17 @@ def _describe(error: BaseException) -> str:
     if EMBEDDINGS in text and isinstance(error, TypeError | AttributeError):
         text += "; it is no tensor: sparse.stacked() is [B, T, D], sparse['name'] one feature's [B, D] (docs/models.md)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def calling_line() -> Place | None:
+    """The line of the user's from which this is called, by way of ours; None: there is none."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        place = Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        if _is_users(Path(place.file)):
+            return place
+        frame = frame.f_back
+    return None
 
 
 def definition_of(model: nn.Module) -> Place | None:

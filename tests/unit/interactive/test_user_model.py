@@ -95,7 +95,8 @@ def test_a_class_of_the_program_is_a_module_of_its_own(tmp_path: Path) -> None:
     )
     assert done.stdout.splitlines() == ["True (5, 2) False", FOUND, "True"]
     assert again == entrypoint
-    assert run(tmp_path, "Net", "WIDTH = 5") != [entrypoint]
+    (other,) = run(tmp_path, "Net", "LIMITS['low'] = 5")
+    assert other.startswith("model_") and other != entrypoint
 
 
 REFUSED = [

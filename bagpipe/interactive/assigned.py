@@ -1,0 +1,134 @@
+"""What a class of a program holds otherwise than its text gives it: what was assigned to it since, what it counted.
+
+A class is what the program has now, like a constant of the program: `Net.hidden = 64` after the definition changes the
+model, and a counter goes on from where it is.
+"""
+
+import ast
+import inspect
+import symtable
+from collections.abc import Iterator, Mapping
+from enum import EnumMeta
+from typing import Any
+
+from bagpipe.interactive.written import written
+
+_UNKNOWN = object()
+
+
+def assigned_since(text: str, value: type, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Name and value of each attribute which the text does not give to the class, or not surely as it is now.
+
+    Methods of the text are not among them (`same_code` compares these), and neither are objects that a line of the
+    text makes and that have its type.
+
+    Args:
+        text: the definition of the class.
+        names: the program's globals.
+    """
+    definition = _definition(text)
+    if isinstance(value, EnumMeta):
+        return
+    stated, bound = _stated(definition), {_mangled(definition.name, name) for name in _scope(text, "is_assigned")}
+    remade = _remade(definition, value, names)
+    for name, found in list(vars(value).items()):
+        dunder = name.startswith("__") and name.endswith("__")
+        if dunder or inspect.ismemberdescriptor(found) or _is_stated(stated.get(name), found, names):
+            continue
+        if written(found) is None and (remade or (name in bound and name not in stated)):
+            continue  # A method, a nested class, what a loop of the class has made, or what a decorator puts there.
+        if remade and name not in bound and name.startswith("_"):
+            continue  # Metaclasses keep such things, in the other process too.
+        yield name, found
+
+
+def read_by_the_body(text: str, names: set[str]) -> set[str]:
+    """Which attributes that the text gives a literal are read while the class is made, as in `size = 2 * width`.
+
+    If one of them is changed, nobody can tell whether the text was edited, so that `size` is another one too.
+    """
+    definition = _definition(text)
+    read = {_mangled(definition.name, name) for name in _scope(text, "is_referenced")}
+    return {name for name in names & read if _literal(_stated(definition).get(name)) is not None}
+
+
+def other_base(text: str, value: type, names: Mapping[str, Any]) -> str | None:
+    """A base by whose name the program has another class by now; None: there is none."""
+    for node in _definition(text).bases:
+        found = _found(node, names)
+        if inspect.isclass(found) and found not in value.__bases__:
+            return ast.unparse(node)
+    return None
+
+
+def _definition(text: str) -> ast.ClassDef:
+    (node,) = ast.parse(text).body
+    assert isinstance(node, ast.ClassDef)
+    return node
+
+
+def _scope(text: str, asked: str) -> set[str]:
+    """Names in the scope of a class, those that its methods use not included."""
+    tables = [symtable.symtable(text, "<class>", "exec")]
+    while tables:  # A generic class stands in a scope of its parameters.
+        table = tables.pop(0)
+        if table.get_type() == "class":
+            return {symbol.get_name() for symbol in table.get_symbols() if getattr(symbol, asked)()}
+        tables += table.get_children()
+    return set()
+
+
+def _stated(definition: ast.ClassDef) -> dict[str, ast.expr]:
+    """By name, what the last assignment of the class's body gives an attribute."""
+    found: dict[str, ast.expr] = {}
+    for node in definition.body:
+        match node:
+            case ast.Assign(targets, given):
+                found |= {_mangled(definition.name, t.id): given for t in targets if isinstance(t, ast.Name)}
+            case ast.AnnAssign(ast.Name(name), _, ast.expr() as given):
+                found[_mangled(definition.name, name)] = given
+    return found
+
+
+def _is_stated(node: ast.expr | None, found: Any, names: Mapping[str, Any]) -> bool:
+    """Whether an expression gives the value that was found, as far as this can be told without evaluating it."""
+    if node is None:
+        return False
+    if (literal := _literal(node)) is not None:
+        return literal == written(found)
+    if isinstance(node, ast.Name | ast.Attribute) and (known := _found(node, names)) is not _UNKNOWN:
+        return known is found
+    if written(found) is not None:
+        return False
+    maker = _found(node.func, names) if isinstance(node, ast.Call) else _UNKNOWN
+    return not inspect.isclass(maker) or isinstance(found, maker)
+
+
+def _literal(node: ast.expr | None) -> str | None:
+    """Source of what a literal gives; None: it is none."""
+    try:
+        return None if node is None else written(ast.literal_eval(node))
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return None
+
+
+def _found(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    """What a name, or a name of something in it, stands for in the program."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, _UNKNOWN)
+    if isinstance(node, ast.Attribute) and (owner := _found(node.value, names)) is not _UNKNOWN:
+        return getattr(owner, node.attr, _UNKNOWN)
+    return _UNKNOWN
+
+
+def _remade(definition: ast.ClassDef, value: type, names: Mapping[str, Any]) -> bool:
+    """Whether something other than the class's own body puts attributes into it."""
+    told = getattr(value.__init_subclass__, "__func__", None) is not None
+    made = any(_found(base, names) not in value.__bases__ for base in definition.bases)  # Such as NamedTuple's.
+    return bool(definition.decorator_list) or type(value) is not type or told or made
+
+
+def _mangled(owner: str, name: str) -> str:
+    """A name as a class keeps it: Python puts the class's before a private one."""
+    private = name.startswith("__") and not name.endswith("__")
+    return f"_{owner.lstrip('_')}{name}" if private else name
