@@ -235,7 +235,9 @@ def _bins(column: Any, name: str, problems: Problems) -> Codes:
 def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Codes:
     """Hours and days of the week as texts of digits: `09`, `0`."""
     moments = column
-    if not pa.types.is_timestamp(column.type) and not pa.types.is_date(column.type):
+    if pa.types.is_date(column.type):
+        moments = column.cast(pa.timestamp("ms"))  # A date has no hour of its own, and Arrow makes none of a number.
+    elif not pa.types.is_timestamp(column.type):
         moments = moments_of(column, sparse.time_format)
     missing = column.is_null().to_numpy(zero_copy_only=False)
     unread = moments.is_null().to_numpy(zero_copy_only=False)
