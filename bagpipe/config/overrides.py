@@ -20,7 +20,7 @@ TOP_LEVEL = ("apiVersion", "kind", "metadata", "spec")
 _EXAMPLE = "for instance --set spec.batchSize=1024"
 _LONGEST = 60
 _PART = re.compile(
-    r"""\.?(?P<key>[^.\[\]"'=\s]+)|\[(?P<index>[0-9]{1,9})\]|\[(?P<quote>["'])(?P<quoted>[^"']+)(?P=quote)\]"""
+    r"""\.?(?P<key>[^.\[\]"'=\s]+)|\[(?P<index>[0-9]{1,9})\]|\[(?P<quote>["'])(?P<quoted>(?:(?!(?P=quote)).)+)(?P=quote)\]"""
 )
 
 

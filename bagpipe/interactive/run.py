@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,8 @@ from bagpipe.metrics.tasks import by_task
 
 _COLUMNS = ("time", "step", "total_steps", "loss", "examples_per_second", "cache_hit_rate")
 """What every record has."""
+_PLAIN = re.compile(r"[^\W\d]\w*")
+"""Names that need no quotes in a path; a number, for instance, would be an index."""
 
 
 class Run:
@@ -279,9 +282,14 @@ def overrides_of(spec: Mapping[str, Any], above: str = "spec") -> list[str]:
     """A part of a job as `--set` takes it, one for each value."""
     found: list[str] = []
     for name, value in spec.items():
-        place = f"{above}.{name}"
+        place = f"{above}.{name}" if _PLAIN.fullmatch(str(name)) else f"{above}[{_quoted(str(name))}]"
         found += overrides_of(value, place) if isinstance(value, Mapping) and value else [f"{place}={encode(value)}"]
     return found
+
+
+def _quoted(name: str) -> str:
+    """A name that is no setting, such as that of a column, as a part of a path."""
+    return f"'{name}'" if '"' in name else f'"{name}"'
 
 
 def in_words(summary: Mapping[str, Any]) -> str:

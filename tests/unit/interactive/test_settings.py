@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import bagpipe
+from bagpipe.config import overrides, yaml_lines
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.document import compose, model_of
+from bagpipe.interactive.run import overrides_of
 from bagpipe.interactive.settings import functions_named, spec_of
 
 
@@ -126,3 +128,12 @@ def test_arguments_of_another_type_are_one_line(call: Callable[[], Any], match: 
     """Each ended in a `TypeError` of a library below, or looked for a file called None."""
     with pytest.raises(ConfigError, match=match):
         call()
+
+
+def test_settings_of_oddly_named_columns_reach_their_columns() -> None:
+    """As `evaluate`, `resume` and `local` hand them on: a dot led into another section, and `007` was feature 7."""
+    names = ["user.id", "a b", "007", "7", "größe", 'a "b"', "it's", "x=1", "t[0]", "*", "user_id"]
+    spec = {"embedding": {"pooling": dict.fromkeys(names, "mean")}, "data": {"oov": {"user.id": 3, "*": 4}}}
+    document = yaml_lines.parse("spec: {}", "the job")
+    overrides.apply(document, [overrides.parse_override(one) for one in overrides_of(spec)])
+    assert document.value == {"spec": spec}
