@@ -2,7 +2,7 @@
 
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
-- `OSError` of a disk, without a path: one line with the place in the code, and 75.
+- `OSError` of a disk, without a path: one line with the place in the code, and 75; 78 for a limit of a file's size.
 - `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
 - A thread that cannot be started: one line and 75. No place for compiled kernels: one line and 78.
 - `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
@@ -21,12 +21,13 @@ from pathlib import Path
 import bagpipe
 from bagpipe.config.paths import shown
 from bagpipe.errors import BagpipeError, ExitCode
+from bagpipe.lowlevel.atomic_files import how_to_write
 from bagpipe.lowlevel.process_life import current_folder
 
 INTERRUPTED = 130
 RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 """Errors of the system that may pass."""
-OF_DISKS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE))
+OF_DISKS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG))
 """What a disk says to a write into an open file, whose name Python does not know any more."""
 REMEDIES = {
     errno.ENOENT: "correct the path",
@@ -37,9 +38,6 @@ REMEDIES = {
     errno.EROFS: "choose a path that can be written",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.ELOOP: "its links form a circle; correct them",
-    errno.ENOSPC: "free some space and try again",
-    errno.EDQUOT: "free some of the quota and try again",
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
 }
 
 
@@ -62,8 +60,9 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         return _of_path(error)
     if isinstance(error, OSError) and error.errno in OF_DISKS:
-        remedy = REMEDIES.get(error.errno, "check the disks that this command uses")
-        return Failure(f"a file that is written at {_place(error)}: {error.strerror}; {remedy}", ExitCode.TRANSIENT)
+        remedy = how_to_write(error) or REMEDIES.get(error.errno, "check the disks that this command uses")
+        code = ExitCode.BAD_CONFIG if error.errno == errno.EFBIG else ExitCode.TRANSIENT
+        return Failure(f"a file that is written at {_place(error)}: {error.strerror}; {remedy}", code)
     if isinstance(error, FileNotFoundError) and current_folder() is None:
         return Failure("the current folder has been removed; change to one that exists", ExitCode.BAD_CONFIG)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words
@@ -90,7 +89,7 @@ def _of_path(error: OSError) -> Failure:
     path = error.filename2 if error.filename2 is not None else error.filename
     name = f"file descriptor {path}" if isinstance(path, int) else shown(os.fsdecode(path))
     code = ExitCode.TRANSIENT if error.errno in RETRY else ExitCode.BAD_CONFIG
-    remedy = REMEDIES.get(error.errno, "correct the path, or choose another")
+    remedy = how_to_write(error) or REMEDIES.get(error.errno, "correct the path, or choose another")
     return Failure(f"{name}: {error.strerror}; {remedy}", code)
 
 

@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from bagpipe.config.paths import is_url
 from bagpipe.data.prepared import FIRST_PART, METADATA_KEY, OLD_TABLES_FILE, OLD_TRANSFORM_FOLDER
 from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE
-from bagpipe.errors import ConfigError, StorageError
+from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.atomic_files import cannot_write
 from bagpipe.lowlevel.lease import Lease, Owner
 
 MARK = "_bagpipe.json"
@@ -89,8 +90,7 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = "free some space" if error.errno == errno.ENOSPC else "check the folder and its permissions"
-        raise StorageError(f"{out}: cannot write prepared data: {error.strerror or error}; {remedy}") from error
+        raise cannot_write(out, error) from error
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import structs
 
 from bagpipe.batch import Floats, Keys
-from bagpipe.errors import PeerLost, StorageError
+from bagpipe.errors import ExitCode, PeerLost, StorageError
 from bagpipe.net.array_forms import difference, floats
 from bagpipe.net.connection import Connection
 from bagpipe.net.messages import (
@@ -32,6 +33,7 @@ from bagpipe.net.messages import (
     WriteBack,
     Written,
 )
+from bagpipe.net.register import refusal
 from bagpipe.net.sockets import wait
 
 RETRY_SECONDS = 5.0
@@ -183,7 +185,9 @@ class EmbeddingClient:
         answers = [self._snapshots.get((step, number)) for number in range(len(self._servers))]
         for number, answer in enumerate(answers):
             if answer is not None and answer.error:
-                raise StorageError(f"embedding server {number}: snapshot of step {step} failed: {answer.error}")
+                failed = StorageError(f"embedding server {number}: snapshot of step {step + 1} failed: {answer.error}")
+                failed.exit_code = ExitCode.BAD_CONFIG if answer.for_good else ExitCode.TRANSIENT
+                raise failed
         found = [a for a in answers if a is not None and a.done]
         if len(found) < len(self._servers):
             return None
@@ -276,7 +280,8 @@ class EmbeddingClient:
             case SnapshotFiles() if message.step in self._asked_for:
                 self._snapshots[message.step, number] = _checked(message, number)
             case Refused():
-                raise PeerLost(f"trainer {self._rank}: embedding server {number} refused: {message.reason}")
+                reason = f"trainer {self._rank}: embedding server {number} refused: {message.reason}"
+                raise refusal(structs.replace(message, reason=reason))
             case Pong() | SnapshotFiles():
                 pass
 

@@ -183,7 +183,7 @@ class EmbeddingServer:
     def dismiss(self, error: StorageError) -> None:
         """Tell every trainer why this shard cannot go on."""
         for peer in self.listener.admitted():
-            self.listener.send(peer, Refused(reason=str(error), exit_code=ExitCode.TRANSIENT))
+            self.listener.send(peer, Refused(reason=str(error), exit_code=error.exit_code))
 
     def _over(self) -> bool:
         while (received := self.oracle.try_receive()) is not None:

@@ -19,7 +19,7 @@ from numba import njit
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.embedding.row_store import RowStore
-from bagpipe.errors import StorageError
+from bagpipe.errors import ExitCode, StorageError
 from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.net.messages import SnapshotFile, SnapshotFiles
@@ -125,7 +125,8 @@ class Snapshot:
             files = tuple(self._write_part(*part) for part in self._parts())
             result = SnapshotFiles(step=self.step, done=True, files=files)
         except StorageError as error:
-            result = SnapshotFiles(step=self.step, done=False, error=str(error))
+            for_good = error.exit_code == ExitCode.BAD_CONFIG
+            result = SnapshotFiles(step=self.step, done=False, error=str(error), for_good=for_good)
         except Exception as error:  # Top of a thread: without a result the trainers would wait, and the rows be kept.
             log.exception("snapshot of step %d", self.step)
             result = SnapshotFiles(step=self.step, done=False, error=f"{type(error).__name__}: {error}")

@@ -5,6 +5,7 @@ where it was. Disk space is reserved before it is written: a full disk is an err
 never a signal in the middle of a row.
 """
 
+import errno
 import mmap
 import os
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import FULL, cannot_write, free_bytes
+from bagpipe.lowlevel.atomic_files import cannot_write, free_bytes
 from bagpipe.lowlevel.wording import space
 
 
@@ -81,7 +82,7 @@ class Storage:
         try:
             os.posix_fallocate(self._fd, begin, end - begin)
         except OSError as error:
-            if error.errno not in FULL:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise cannot_write(self._path, error) from None
             free = free_bytes(self._path.parent)
             left = "" if free is None else f", {space(free)} free"

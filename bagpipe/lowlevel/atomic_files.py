@@ -7,6 +7,7 @@ so that a rename that was seen survives a crash of the machine. A failure remove
 import errno
 import fcntl
 import os
+import resource
 import secrets
 import stat
 from collections.abc import Iterator
@@ -24,10 +25,8 @@ NOT_ALLOWED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 )
 """Errors of a place that the user has chosen wrongly. Trying again does not help before it is changed."""
-_MISPLACED = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP})
-"""A file where a folder is expected, or the reverse: no other machine and no later attempt does better."""
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of a place that has no room for more."""
+_FOR_GOOD = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG})
+"""A file where a folder is expected, or the reverse, or a limit of a file's size: no later attempt does better."""
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -132,11 +131,33 @@ def cannot_write(path: Path, error: OSError, *, needs: int | None = None) -> Sto
     Args:
         needs: bytes that were to be written, where they are known.
     """
-    remedy = "free some space and try again" if error.errno in FULL else "check the folder and its permissions"
+    remedy = how_to_write(error) or "check the folder and its permissions"
     found = StorageError(f"{path}: cannot be written: {error.strerror or error}{_room(path, error, needs)}; {remedy}")
-    if error.errno in _MISPLACED:
+    if error.errno in _FOR_GOOD:
         found.exit_code = ExitCode.BAD_CONFIG
     return found
+
+
+def how_to_write(error: OSError) -> str:
+    """What makes room for a file that the system has refused for want of it; empty: it was refused for something else.
+
+    A limit of this process (`ulimit`) is one of the next attempt too, so it is named with its value.
+    """
+    match error.errno:
+        case errno.ENOSPC:
+            return "free some space and try again"
+        case errno.EDQUOT:
+            return "free some of the quota and try again"
+        case errno.EMFILE:
+            return f"raise the limit of open files (ulimit -n), {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} here"
+        case errno.ENFILE:
+            return "every program of this machine together has too many files open; end some, or raise fs.file-max"
+        case errno.EFBIG if (limit := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) != resource.RLIM_INFINITY:
+            return f"raise the limit of a file's size (ulimit -f), {space(limit)} here"
+        case errno.EFBIG:
+            return "its disk holds no file of that size; choose a folder on another one"
+        case _:
+            return ""
 
 
 def _room(path: Path, error: OSError, needs: int | None) -> str:

@@ -338,14 +338,16 @@ class SnapshotStatus(Message, kw_only=True):
 class SnapshotFiles(Message, kw_only=True):
     """How far a shard's snapshot of `step` is.
 
-    `done`: `files` are on disk. `error`: why it failed. `lost`: it will never be complete, for the reason in
-    `why_lost`: the server was restarted while it wrote, or a later snapshot took its place on a slow disk.
+    `done`: `files` are on disk. `error`: why it failed; `for_good`: that of the next attempt would fail too. `lost`: it
+    will never be complete, for the reason in `why_lost`: the server was restarted while it wrote, or a later snapshot
+    took its place on a slow disk.
     """
 
     step: Step
     done: bool
     files: tuple["SnapshotFile", ...] = ()
     error: Text = ""
+    for_good: bool = False
     lost: bool = False
     why_lost: Text = ""
     written_bytes: Count = 0

@@ -31,7 +31,7 @@ from bagpipe.checkpoint.store import (
 )
 from bagpipe.errors import CheckpointError, PeerLost, StorageError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import cannot_write, write_whole
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import Saved, SnapshotFile
 from bagpipe.plan import BatchPlan
@@ -172,7 +172,7 @@ class Checkpointer:
                 names += self.average.save(directory)
             kept = link_kept(self.root, directory)
         except OSError as error:
-            raise StorageError(f"{directory}: cannot write dense weights: {error.strerror}") from None
+            raise cannot_write(directory, error) from None
         self._lost = ""
         dense = tuple(describe_file(directory, name) for name in names)
         data = tuple(describe_file(directory, name) for name in kept)
@@ -287,10 +287,7 @@ class Checkpointer:
             validations=tuple(one for one in self.validations if one.step <= draft.step),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
-        try:
-            commit(draft.directory, manifest)
-        except OSError as error:
-            raise StorageError(f"{draft.directory}: cannot write the manifest: {error.strerror}") from None
+        commit(draft.directory, manifest)
         log.info("checkpoint of step %d: %s", draft.plan.step + 1, draft.directory)
         kept = topology.spec.checkpoint
         best = None if kept.best is None else best_checkpoint(self.root, self.validations, kept.best)

@@ -20,6 +20,10 @@ PATHS = [
     (errno.EACCES, 78, "give this user the right"),
     (errno.EROFS, 78, "choose a path that can be written"),
     (errno.ENOSPC, 75, "free some space and try again"),
+    (errno.EDQUOT, 75, "free some of the quota and try again"),
+    (errno.EFBIG, 78, "its disk holds no file of that size"),
+    (errno.EMFILE, 75, "raise the limit of open files (ulimit -n)"),
+    (errno.ENFILE, 75, "every program of this machine together has too many files open"),
     (errno.EIO, 75, "correct the path, or choose another"),
 ]
 
@@ -33,11 +37,11 @@ def test_an_error_of_a_path(number: int, code: int, remedy: str) -> None:
     assert remedy in failure.message
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG])
 def test_a_disk_that_refuses_a_file_that_is_open(number: int) -> None:
-    """Python knows no name for it: it is no bug all the same, and may pass."""
+    """Python knows no name for it: it is no bug all the same, and may pass; a limit of a file's size does not."""
     failure = failure_of(OSError(number, "as the system says"))
-    assert failure.code == 75
+    assert failure.code == (78 if number == errno.EFBIG else 75)
     assert failure.message.startswith("a file that is written at ") and ": as the system says; " in failure.message
 
 

@@ -116,7 +116,7 @@ def test_prepare_never_overwrites_unless_told(criteo_file, tmp_path):
 
 @pytest.mark.parametrize("limit", [4096, 16384], ids=["what was learned", "a part"])
 def test_a_full_disk_leaves_nothing(limit, criteo_file, tmp_path):
-    """A write that fails becomes StorageError (exit 75), and the folder beside is gone."""
+    """A write that fails becomes StorageError, here of a limit (exit 78), and the folder beside is gone."""
     script = (
         "import resource, signal, sys; from pathlib import Path\n"
         "from bagpipe.config.document import DataConfig; from bagpipe.data.prepare import prepare\n"
@@ -135,10 +135,10 @@ def test_a_full_disk_leaves_nothing(limit, criteo_file, tmp_path):
         text=True,
         check=False,
     )
-    assert (run.returncode, run.stderr) == (75, "")
-    told = "out: cannot write prepared data: " if limit > 4096 else "transform.json: cannot be written: "
+    assert (run.returncode, run.stderr) == (78, "")
+    told = "out: cannot be written: " if limit > 4096 else "transform.json: cannot be written: "
     assert run.stdout.startswith(str(out.parent))
-    assert told in run.stdout and "File too large" in run.stdout
+    assert told in run.stdout and "File too large; raise the limit of a file's size (ulimit -f)" in run.stdout
     assert list(out.parent.iterdir()) == []
 
 

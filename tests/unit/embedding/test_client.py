@@ -9,9 +9,18 @@ import pytest
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.embedding.client import EmbeddingClient
-from bagpipe.errors import PeerLost, StorageError
+from bagpipe.errors import BagpipeError, ExitCode, PeerLost, StorageError
 from bagpipe.net.listener import Listener
-from bagpipe.net.messages import FIRST_READING, Fetch, Message, Rows, SnapshotFile, SnapshotFiles, SnapshotStatus
+from bagpipe.net.messages import (
+    FIRST_READING,
+    Fetch,
+    Message,
+    Refused,
+    Rows,
+    SnapshotFile,
+    SnapshotFiles,
+    SnapshotStatus,
+)
 from bagpipe.net.sockets import Context
 from bagpipe.net.wire import Array
 from bagpipe.testing.open_door import OpenDoor
@@ -107,6 +116,26 @@ def test_only_files_that_were_asked_for_make_a_checkpoint(job: Job) -> None:
     job.answer(1, peers[1], SnapshotFiles(step=5, done=True, files=elsewhere))
     with pytest.raises(StorageError, match=r"embedding server 1: expected files in .* found '../step-1/shard'"):
         job.client.poll(PATIENCE)
+
+
+def test_a_server_that_no_attempt_can_help_ends_the_run_for_good(job: Job) -> None:
+    """Its refusal of a request and its failure of a snapshot keep their exit code: 78 of a limit, 75 of a full disk."""
+    why = "rows: cannot be written: File too large; raise the limit of a file's size (ulimit -f), 64 KiB here"
+    job.client.ask_snapshots(5)
+    peers = [job.asked(number, SnapshotStatus) for number in range(2)]
+    for for_good, code in ((True, ExitCode.BAD_CONFIG), (False, ExitCode.TRANSIENT)):
+        job.answer(0, peers[0], SnapshotFiles(step=5, done=False, error=why, for_good=for_good))
+        while (answer := job.client._snapshots.get((5, 0))) is None or answer.for_good != for_good:
+            job.client.poll(PATIENCE)
+        with pytest.raises(StorageError) as failed:
+            job.client.snapshots(5)
+        assert failed.value.exit_code == code
+        assert str(failed.value) == f"embedding server 0: snapshot of step 6 failed: {why}"
+        job.answer(0, peers[0], Refused(reason=why, exit_code=code))
+        with pytest.raises(BagpipeError) as refused:
+            job.client.poll(PATIENCE)
+        assert refused.value.exit_code == code
+        assert str(refused.value) == f"trainer 1: embedding server 0 refused: {why}"
 
 
 def test_an_evaluation_has_no_number_of_a_step(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,15 +111,15 @@ def test_a_disk_too_full_for_the_marks_is_told_before_they_are_written(
         watermark_array(tmp_path, 2)
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 @pytest.mark.parametrize("call", ["ftruncate", "posix_fallocate", "pwrite"])
 def test_a_disk_that_fails_under_the_rows_is_told_by_the_files_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, number: int
 ) -> None:
-    """Whatever the call, and whatever the disk says: the file and the disk's words, for an exit with 75."""
+    """Whatever the call: the file and the words of the disk, for an exit with 75, of a limit with 78."""
     monkeypatch.setattr(os, call, refuse(number))
     with pytest.raises(StorageError, match=rf"dim4\.records: .*{os.strerror(number)}") as told:  # noqa: PT012
         storage = Storage(tmp_path / "dim4.records", 100)
         storage.reserve(0, 100)
         storage.write(0, np.zeros(10, np.float32))
-    assert told.value.exit_code == 75
+    assert told.value.exit_code == (78 if number == errno.EFBIG else 75)

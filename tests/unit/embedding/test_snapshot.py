@@ -106,6 +106,7 @@ def test_a_disk_that_fails_at_any_byte_leaves_no_snapshot(tmp_path: Path) -> Non
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert torn.result is not None and not torn.result.done, taken
         assert "File too large" in torn.result.error and not torn.result.files, taken
+        assert torn.result.for_good, taken
         assert not [path for path in (tmp_path / "torn").rglob("*") if path.is_file()], taken
     again = Snapshot(4, [rows], tmp_path / "torn", "shard")
     again.write()

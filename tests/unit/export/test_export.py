@@ -225,7 +225,7 @@ def test_an_export_that_finds_no_room_leaves_nothing(checkpoints: dict[str, Path
             out.mkdir()
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
-            with pytest.raises(StorageError, match=r"cannot be written: File too large; free some"):
+            with pytest.raises(StorageError, match=r"cannot be written: File too large; raise the limit"):
                 export_model(checkpoints["own"], out)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

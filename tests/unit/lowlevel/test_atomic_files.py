@@ -1,5 +1,6 @@
 """A file that is replaced is the old one or the new one, and a failure leaves nothing behind."""
 
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bagpipe.errors import ExitCode, StorageError
-from bagpipe.lowlevel.atomic_files import make_folder, replacing_file, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, replacing_file, write_whole
 
 LIMIT = 1 << 20
 
@@ -34,8 +35,12 @@ def test_a_refused_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, sm
     """One line names the file and the remedy; the old content stands; no draft is left to block the next try."""
     target = tmp_path / "summary.json"
     write_whole(target, b"old")
-    with pytest.raises(StorageError, match=r"summary\.json: cannot be written: File too large; free some space"):
+    told = (
+        r"summary\.json: cannot be written: File too large; raise the limit of a file's size \(ulimit -f\), 1,024 KiB"
+    )
+    with pytest.raises(StorageError, match=told) as refused:
         write_whole(target, b"x" * (LIMIT + 1))
+    assert refused.value.exit_code == ExitCode.BAD_CONFIG  # The next attempt would have the same limit.
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
 
 
@@ -52,6 +57,20 @@ def test_a_disk_that_fails_at_any_byte_leaves_the_old_file(tmp_path: Path, small
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(content), hard))
     write_whole(target, content)
     assert target.read_bytes() == content and list(tmp_path.iterdir()) == [target]
+
+
+def test_a_disk_that_holds_no_file_so_large_is_told_from_a_limit(tmp_path: Path) -> None:
+    """Without a limit of this process it is the disk's own; quotas and descriptors have their remedies."""
+    told = {
+        errno.EFBIG: ("its disk holds no file of that size; choose a folder on another one", ExitCode.BAD_CONFIG),
+        errno.EDQUOT: ("free some of the quota and try again", ExitCode.TRANSIENT),
+        errno.EMFILE: ("raise the limit of open files (ulimit -n), ", ExitCode.TRANSIENT),
+        errno.ENFILE: ("every program of this machine together has too many files open", ExitCode.TRANSIENT),
+    }
+    for number, (remedy, code) in told.items():
+        refused = cannot_write(tmp_path / "rows", OSError(number, os.strerror(number)))
+        assert f"rows: cannot be written: {os.strerror(number)}; {remedy}" in str(refused), number
+        assert refused.exit_code == code, number
 
 
 def test_an_error_of_the_body_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:
