@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from ctypes import CDLL
 from dataclasses import dataclass, field
@@ -70,9 +70,10 @@ class Fault:
     """`what` happens to the link or the role `where`; `seconds`: for how long, 0 where it does not end.
 
     `part`: nothing passes between the roles `where` and `other`, in neither direction. `lose`: so many per cent of all
-    packets are lost; `drop`: no packet reaches or leaves the port of a role, and nobody is told. These two need root
-    and iptables, and move this process into a network of its own. Disks and clocks (`OF_THE_MACHINE`) are explained in
-    `fault_machine.py`: `where` is a role or a folder.
+    packets are lost; `drop`: no packet reaches or leaves the port of a role, or, where `other` is given, passes between
+    the two roles in either direction, and nobody is told. These two need root and iptables, and move this process into
+    a network of its own. Disks and clocks (`OF_THE_MACHINE`) are explained in `fault_machine.py`: `where` is a role or
+    a folder.
     """
 
     what: str
@@ -107,6 +108,18 @@ PARTED = (
     ("trainer 0", "trainer 1"),
 )
 """Every two roles that talk to each other."""
+DROPPED_BETWEEN = (
+    ("oracle", "server 0"),
+    ("oracle", "trainer 0"),
+    ("trainer 0", "trainer 1"),
+    ("trainer 1", "server 0"),
+)
+"""Two roles of each kind of connection."""
+GROUPS = {role: 61_000 + number for number, role in enumerate(("oracle", "server 0", "trainer 0", "trainer 1"))}
+"""By role: the group of its sockets, by which the kernel knows them where packets between two roles are dropped."""
+MARK = 7
+"""Of connections between two such roles."""
+OF_MARKED = (f"INPUT -m connmark --mark {MARK} -j DROP",)
 LOST_PER_CENT = ("1 %", "10 %", "30 %")
 _BELOW, _ABOVE = DEAD_SECONDS / 3, DEAD_SECONDS * 3
 WRITERS = ("oracle", "server 0", "trainer 0")
@@ -119,6 +132,12 @@ FAULTS = (
     *(Fault("lose", share) for share in LOST_PER_CENT),
     *(Fault("drop", link, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for link in LINKS),
     *(Fault("drop", link, seconds, curve=True) for seconds in (DEAD_SECONDS, _ABOVE) for link in LINKS),
+    *(
+        Fault("drop", one, seconds, other, curve=curve)
+        for curve in (False, True)
+        for seconds in (DEAD_SECONDS, _ABOVE)
+        for one, other in DROPPED_BETWEEN
+    ),
     *(Fault("stop", role, seconds) for seconds in (_BELOW, DEAD_SECONDS, _ABOVE) for role in (*LINKS, "trainer 0")),
     *(Fault(what, "run directory", seconds) for what in ("full", "read-only") for seconds in (0.0, DEAD_SECONDS)),
     Fault("read-only", "checkpoints"),
@@ -175,7 +194,8 @@ class _Disturber:
             lose_packets(float(self.fault.where.rstrip(" %")) / 100)
             return
         if self.fault.what == "drop":
-            drop_packets(self.behind[self.fault.where], self.fault.seconds)
+            rules = OF_MARKED if self.fault.other else at_port(self.behind[self.fault.where])
+            drop_packets(rules, self.fault.seconds)
             return
         number = DELAY_SECONDS if self.fault.what == "delay" else self.fault.seconds
         self._tell(self.fault.where, f"{self.fault.what} {number} {self.fault.other}")
@@ -203,7 +223,8 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
     what = "" if fault is None else fault.what
     if what in ("lose", "drop"):
         enter_own_network()
-    links = ALL_LINKS if what == "part" else LINKS
+    between = what == "drop" and fault is not None and bool(fault.other)
+    links = ALL_LINKS if what == "part" or between else LINKS
     behind = dict(zip(links, free_ports(len(links)), strict=True))
     before = dict(zip(links, free_ports(len(links)), strict=True))
     command = [sys.executable, "-m", "bagpipe.testing.fault_proxy"]
@@ -222,6 +243,9 @@ def run_with(fault: Fault | None, folder: Path) -> Faulted:
         view = _Disturber(fault, proxy, before, machine, behind)
         directory = stack.enter_context(RunDir.create(folder))
         directory.begin(job)
+        if between and fault is not None:
+            mark_connections(fault.where, fault.other, behind)
+            before = behind  # No proxy: on its connections nobody could tell who has made the one behind.
         build = _through_the_proxy(role_commands(job, directory.job_file, directory.path), behind, before)
         code = _supervise(job, directory, view, build)
         notes, attempts = list(view.notes), sum("every role starts again" in note for note in view.notes) + 1
@@ -245,8 +269,10 @@ def _supervise(
     job: Job, directory: RunDir, view: _Disturber, build: CommandBuilder, checkpoint: Path | None = None
 ) -> int:
     """The exit code of `bagpipe run`; its one line, if it ended with an error, is the last of the view's notes."""
+    apart = view.fault is not None and view.fault.what == "drop" and view.fault.other
+    child = known_to(view.pids, GROUPS if apart else None)
     try:
-        outcome = Supervisor(job, directory, view, build=build, child=known_to(view.pids)).run(checkpoint)
+        outcome = Supervisor(job, directory, view, build=build, child=child).run(checkpoint)
     except BagpipeError as error:
         view.note(str(error))
         return error.exit_code
@@ -268,13 +294,27 @@ def lose_packets(share: float) -> None:
     subprocess.run(["iptables", *rule.split()], check=True)
 
 
-def drop_packets(port: int, seconds: float) -> None:
-    """For so long every packet to and from this port is dropped, in a network that holds only loopback.
+def at_port(port: int) -> list[str]:
+    """Rules that drop every packet to and from this port."""
+    return [f"INPUT -p tcp --{side} {port} -j DROP" for side in ("dport", "sport")]
+
+
+def mark_connections(one: str, other: str, ports: Mapping[str, int]) -> None:
+    """From now on a connection that one of these roles makes to the other has `MARK`, in both directions."""
+    _check_own_network()
+    for maker, listener in ((one, other), (other, one)):
+        rule = f"-A OUTPUT -p tcp --dport {ports[listener]} -m owner --gid-owner {GROUPS[maker]}"
+        subprocess.run(
+            ["iptables", "-t", "mangle", *rule.split(), "-j", "CONNMARK", "--set-mark", str(MARK)], check=True
+        )
+
+
+def drop_packets(rules: Sequence[str], seconds: float) -> None:
+    """For so long the packets of these rules are dropped, in a network that holds only loopback.
 
     Connections end by no reset: their ends learn nothing, and what they have sent comes through afterwards.
     """
     _check_own_network()
-    rules = [f"INPUT -p tcp --{side} {port} -j DROP" for side in ("dport", "sport")]
     for rule in rules:
         subprocess.run(["iptables", "-A", *rule.split()], check=True)
     subprocess.Popen(["sh", "-c", f"sleep {seconds}; " + "; ".join(f"iptables -D {rule}" for rule in rules)])

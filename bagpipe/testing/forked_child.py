@@ -154,14 +154,24 @@ def _close_inherited() -> None:
                 os.close(int(name))
 
 
-def known_to(pids: dict[str, int]) -> type[ForkedChild]:
-    """A class of forked children that put their pid into `pids`, by their role's name."""
+def known_to(pids: dict[str, int], groups: Mapping[str, int] | None = None) -> type[ForkedChild]:
+    """A class of forked children that put their pid into `pids`, by their role's name.
+
+    Args:
+        groups: by the role's name, the group (`setegid`) whose its sockets are, by which the kernel's packet filter
+            knows them; needs root. None: they have this process's own.
+    """
 
     class Known(ForkedChild):
         def __init__(
             self, role: RoleId, command: Sequence[str], log: Path, *, heading: str, environment: Mapping[str, str]
         ) -> None:
-            super().__init__(role, command, log, heading=heading, environment=environment)
+            ours = os.getegid()
+            os.setegid((groups or {}).get(str(role), ours))
+            try:
+                super().__init__(role, command, log, heading=heading, environment=environment)
+            finally:
+                os.setegid(ours)
             pids[str(role)] = self.pid
 
     return Known
