@@ -6,6 +6,7 @@ repeated run finds it again. Either way the batches are a pure function of files
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -288,7 +289,7 @@ class _Opener:
     def _counted(self, raw: RawSource, data: DataConfig, files: Sequence[InputFile]) -> Counted:
         """The number of examples, remembered in `work_dir`."""
         path = self.work_dir / f"count-{data_digest(data, files, (), self.seed)}.json"
-        if path.exists():
+        with suppress(OSError, ValueError):  # Not there, or damaged: it is counted again.
             return msgspec.json.decode(path.read_bytes(), type=Counted)
         if self.progress is not None:
             self.progress("counting examples", 0.0)

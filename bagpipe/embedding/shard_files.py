@@ -7,12 +7,14 @@ Watermarks lie in a small mapped file beside the rows, so that they survive the 
 import hashlib
 import shutil
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from bagpipe.embedding.storage import Storage
+from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.tables import TableLayout
@@ -32,6 +34,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     layout_digest: str
 
 
+HEADER = "header.json"
 STARTED = "started.json"
 """Lies in a shard's directory from the moment a process begins until its rows are complete and it serves."""
 
@@ -39,6 +42,9 @@ STARTED = "started.json"
 class _Started(msgspec.Struct, frozen=True):
     job: str
     attempt: int
+
+
+Note = TypeVar("Note", Header, _Started)
 
 
 def layout_digest(layout: TableLayout) -> str:
@@ -49,16 +55,12 @@ def claim_directory(directory: Path, header: Header) -> bool:
     """Make the directory this shard's; True if it already holds this very start's rows.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: it cannot be made, or read now.
     """
-    path = directory / "header.json"
-    try:
-        if msgspec.json.decode(path.read_bytes(), type=Header) == header:
-            crash_points.passed("removal of started.json")
-            (directory / STARTED).unlink(missing_ok=True)
-            return True
-    except (OSError, ValueError):
-        pass
+    if _read(directory / HEADER, Header) == header:
+        crash_points.passed("removal of started.json")
+        (directory / STARTED).unlink(missing_ok=True)
+        return True
     make_folder(directory)
     for left in directory.iterdir():
         if left.name != STARTED:
@@ -73,38 +75,53 @@ def note_start(directory: Path, *, job: str, attempt: int) -> bool:
     Returns whether an earlier one did so and was killed before it had served anything: then nothing is lost with it.
 
     Raises:
-        StorageError: it cannot be noted.
+        StorageError: it cannot be noted, or what an earlier one noted cannot be read now.
     """
     make_folder(directory)
     path, ours = directory / STARTED, _Started(job, attempt)
-    try:
-        if msgspec.json.decode(path.read_bytes(), type=_Started) == ours:
-            return True
-    except (OSError, ValueError):
-        pass
+    if _read(path, _Started) == ours:
+        return True
     write_whole(path, msgspec.json.encode(ours))
     return False
 
 
 def holds_rows(directory: Path, *, job: str, attempt: int) -> bool:
-    """Whether an earlier process of this attempt left its rows here."""
+    """Whether an earlier process of this attempt left its rows here.
+
+    Raises:
+        StorageError: that cannot be read now.
+    """
+    header = _read(directory / HEADER, Header)
+    return header is not None and header.job == job and header.attempt == attempt
+
+
+def _read(path: Path, kind: type[Note]) -> Note | None:
+    """What an earlier process noted; None: nothing, or it is damaged.
+
+    A file that only cannot be read now (a disk that fails for a moment, too many open files) is not taken for missing:
+    its rows would be cleared away after the oracle was told that they are here.
+
+    Raises:
+        StorageError: the system refuses.
+    """
     try:
-        header = msgspec.json.decode((directory / "header.json").read_bytes(), type=Header)
-    except (OSError, ValueError):
-        return False
-    return header.job == job and header.attempt == attempt
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}; mend that and try again") from None
 
 
 def confirm_directory(directory: Path, header: Header) -> None:
     """From here on the rows are complete: a restart may reuse them."""
-    write_whole(directory / "header.json", msgspec.json.encode(header))
+    write_whole(directory / HEADER, msgspec.json.encode(header))
     crash_points.passed("removal of started.json")
     (directory / STARTED).unlink(missing_ok=True)
 
 
 def give_up_directory(directory: Path) -> None:
     """The rows here are not to be trusted: the next process finds none, and registers without rows."""
-    for name in (STARTED, "header.json"):
+    for name in (STARTED, HEADER):
         (directory / name).unlink(missing_ok=True)
 
 

@@ -312,7 +312,7 @@ class RunDir:
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             found = json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 

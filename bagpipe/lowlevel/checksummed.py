@@ -21,7 +21,10 @@ def without_checksum(content: bytes) -> Any:
     Raises:
         ValueError: it is not JSON, or not as it was written.
     """
-    found = msgspec.json.decode(content)
+    try:
+        found = msgspec.json.decode(content)
+    except RecursionError:
+        raise ValueError("nested deeper than anything that is written here") from None
     if isinstance(found, dict) and CHECKSUM in found and found.pop(CHECKSUM) != _checksum(found):
         raise ValueError("its own checksum differs")
     return found

@@ -242,7 +242,7 @@ def _write(descriptor: int, owner: Owner) -> None:
 def _read(path: Path) -> Owner | None:
     try:
         return Owner(**json.loads(path.read_bytes()))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

@@ -7,18 +7,21 @@
     leaving-<attempt>.json       the attempt's report, written before any trainer may go; and which of them have gone
 
 A file of another attempt is never read, and none outlives its attempt (`forget`; for an oracle that was killed, the
-supervisor's `RunDir`). A file that cannot be written is an error. Scores are the exception, because they only save
-time: without them a restart within the evaluation costs a new attempt.
+supervisor's `RunDir`). A file that cannot be written is an error, and so is one that is there and cannot be read, or is
+not as it was written (each begins with a checksum of the rest): a successor that took it for missing would tell the
+roles something else than its predecessor. Scores are the exception, because they only save time: without them a restart
+within the evaluation costs a new attempt.
 """
 
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from io import RawIOBase
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 import numpy as np
@@ -35,6 +38,9 @@ from bagpipe.oracle.service.phases import Ending, Figures
 
 log = logging.getLogger(__name__)
 
+CHECKSUM_BYTES = 4
+_GOES_BACK = "nobody can take that oracle's place, so the run goes back to its newest checkpoint"
+
 
 class Kept:
     """The files of one attempt."""
@@ -50,11 +56,11 @@ class Kept:
 
         A restarted oracle must not wait for everybody: of two trainers, one may have got a step's plan
         from its predecessor and wait inside that step for the other, which has not.
+
+        Raises:
+            StorageError: it cannot be read.
         """
-        try:
-            return msgspec.msgpack.decode(self._topology.read_bytes(), type=Topology)
-        except OSError:
-            return None
+        return _read(self._topology, lambda content: msgspec.msgpack.decode(content, type=Topology))
 
     def keep_topology(self, topology: Topology) -> None:
         """Write it down before anybody is told.
@@ -62,13 +68,16 @@ class Kept:
         Raises:
             StorageError: it cannot be written.
         """
-        write_whole(self._topology, msgspec.msgpack.encode(topology))
+        _keep(self._topology, msgspec.msgpack.encode(topology))
 
     def figures(self) -> Figures | None:
-        """The figures of training, if an earlier process of this attempt saw its end."""
-        try:
-            found = json.loads(self._trained.read_bytes())
-        except (OSError, ValueError):
+        """The figures of training, if an earlier process of this attempt saw its end.
+
+        Raises:
+            StorageError: they cannot be read.
+        """
+        found = _read(self._trained, json.loads)
+        if found is None:
             return None
         return Figures(number(found, "loss"), number(found, "examplesPerSecond") or 0.0, found["waits"])
 
@@ -79,14 +88,15 @@ class Kept:
             StorageError: they cannot be written.
         """
         record = {"loss": figures.loss, "examplesPerSecond": figures.examples_per_second, "waits": dict(figures.waits)}
-        write_whole(self._trained, encode(record).encode())
+        _keep(self._trained, encode(record).encode())
 
     def validations(self) -> list[Validation] | None:
-        """What an earlier process of this attempt has judged, and what was before it; None: it judged nothing."""
-        try:
-            return msgspec.json.decode(self._validations.read_bytes(), type=list[Validation])
-        except (OSError, ValueError):
-            return None
+        """What an earlier process of this attempt has judged, and what was before it; None: it judged nothing.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        return _read(self._validations, lambda content: msgspec.json.decode(content, type=list[Validation]))
 
     def keep_validations(self, history: Sequence[Validation]) -> None:
         """Another evaluation is judged; written before any trainer is told.
@@ -94,13 +104,16 @@ class Kept:
         Raises:
             StorageError: it cannot be written.
         """
-        write_whole(self._validations, msgspec.json.encode(history))
+        _keep(self._validations, msgspec.json.encode(history))
 
     def ending(self) -> tuple[Ending, frozenset[int]] | None:
-        """What the attempt came to and which trainers have gone, if an earlier process of it saw its last step."""
-        try:
-            found = json.loads(self._leaving.read_bytes())
-        except (OSError, ValueError):
+        """What the attempt came to and which trainers have gone, if an earlier process of it saw its last step.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        found = _read(self._leaving, json.loads)
+        if found is None:
             return None
         return Ending(found["step"], found["stopped"], found["report"]), frozenset(found["left"])
 
@@ -111,7 +124,7 @@ class Kept:
             StorageError: it cannot be written.
         """
         record = {"step": ending.step, "stopped": ending.stopped, "left": sorted(left), "report": ending.report}
-        write_whole(self._leaving, encode(record).encode())
+        _keep(self._leaving, encode(record).encode())
 
     def forget(self) -> None:
         """The attempt is over, and nobody takes this process's place. `leaving`, which says so, is removed last."""
@@ -119,6 +132,37 @@ class Kept:
             crash_points.passed("removal of what was kept")
             with suppress(OSError):
                 path.unlink()
+
+
+Content = TypeVar("Content")
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a file whole, with its checksum in front."""
+    write_whole(path, _checksum(content) + content)
+
+
+def _read(path: Path, decode: Callable[[bytes], Content]) -> Content | None:
+    """What `_keep` has written, decoded; None: there is no such file.
+
+    Raises:
+        StorageError: it cannot be read, or is not as it was written.
+    """
+    try:
+        found = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be read: {error.strerror}; {_GOES_BACK}") from None
+    content = found[CHECKSUM_BYTES:]
+    if found[:CHECKSUM_BYTES] != _checksum(content):
+        raise StorageError(f"{path}: damaged since an earlier oracle wrote it; check its disk; {_GOES_BACK}")
+    return decode(content)
+
+
+def _checksum(content: bytes) -> bytes:
+    """Not 0 for no bytes at all: where a disk has lost a page, zeroes are read."""
+    return zlib.crc32(content, 1).to_bytes(CHECKSUM_BYTES, "little")
 
 
 class _Score(msgspec.Struct, array_like=True):
@@ -177,20 +221,22 @@ class ScoreFile:
 
 def _record(step: int, rank: int, logits: Floats) -> bytes:
     record = msgspec.msgpack.encode(_Score(step, rank, np.ascontiguousarray(logits, np.float32).tobytes()))
-    return len(record).to_bytes(4, "little") + record
+    return len(record).to_bytes(4, "little") + _checksum(record) + record
 
 
 def read_scores(path: Path) -> Iterator[tuple[int, int, Floats]]:
-    """What an earlier process appended: step, rank and logits; ends at the first record that is not whole."""
+    """What an earlier process appended: step, rank and logits; ends at the first that is damaged or not whole."""
     try:
         content = path.read_bytes()
     except OSError:
         return
     at = 0
-    while at + 4 <= len(content):
-        end = at + 4 + int.from_bytes(content[at : at + 4], "little")
-        if end > len(content):
+    while at + 4 + CHECKSUM_BYTES <= len(content):
+        begin = at + 4 + CHECKSUM_BYTES
+        end = begin + int.from_bytes(content[at : at + 4], "little")
+        record = content[begin:end]
+        if end > len(content) or content[at + 4 : begin] != _checksum(record):
             return
-        score = msgspec.msgpack.decode(content[at + 4 : end], type=_Score)
+        score = msgspec.msgpack.decode(record, type=_Score)
         yield score.step, score.rank, np.frombuffer(score.logits, np.float32)
         at = end

@@ -102,6 +102,24 @@ def refuse(number: int) -> object:
     return refused
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.EACCES])
+def test_rows_that_cannot_be_read_now_are_not_cleared_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A disk that fails for a moment, or too many open files: the server ends, and the next process finds its rows."""
+    shard = Shard(tmp_path / "0")
+    shard.begins()
+    shard.opens()
+    shard.serves()
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "read_bytes", refuse(number))
+        for does in (shard.begins, shard.opens):
+            with pytest.raises(StorageError, match=rf"header\.json: cannot be read: {os.strerror(number)}"):
+                does()
+    assert shard.begins() and shard.opens()
+    assert sorted(path.name for path in shard.directory.iterdir()) == ["dim4.records", "header.json"]
+
+
 def test_a_disk_too_full_for_the_marks_is_told_before_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,3 +186,12 @@ def test_a_run_that_was_succeeded_learns_it(tmp_path: Path, monkeypatch: pytest.
         os.close(descriptor)
         held._thread.join(10)
         assert "was taken by run a in /a" in held.lost
+
+
+@pytest.mark.parametrize("mark", [b"", b"{", b"[]", b"\xff\xfe", bytes(4096), b"[" * 200_000, b'{"name": 1}'])
+def test_a_mark_that_a_disk_has_damaged_blocks_nobody(tmp_path: Path, mark: bytes) -> None:
+    """It names nobody, and nobody holds its lock: the folder is free, whatever the bytes are."""
+    (tmp_path / FILE_NAME).write_bytes(mark)
+    with second(tmp_path) as held:
+        assert held.left_by is None and held.still_ours()
+    assert not (tmp_path / FILE_NAME).exists()

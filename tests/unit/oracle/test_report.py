@@ -3,6 +3,7 @@
 import json
 import math
 import resource
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from bagpipe.batch import Cursor
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel.strict_json import encode
+from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import StepDone
 from bagpipe.oracle.service.kept import Kept, ScoreFile, read_scores
 from bagpipe.oracle.service.ledger import Told, ToldStep
@@ -197,3 +199,57 @@ def test_what_an_attempt_came_to_is_kept_until_it_is_over(tmp_path: Path) -> Non
         assert Kept(tmp_path, 3).ending() == (ending, frozenset(left)) and Kept(tmp_path, 4).ending() is None
     kept.forget()
     assert list(tmp_path.iterdir()) == []
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda whole: b"",
+    "cut": lambda whole: whole[:-1],
+    "a page of zeroes": lambda whole: bytes(len(whole)),
+    "one bit": lambda whole: whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:],
+    "longer": lambda whole: whole + b" ",
+    "of something else": lambda whole: b"[]",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_is_kept_and_damaged_is_not_taken_for_missing(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """A successor would tell the roles otherwise than its predecessor, or end with a bug: the run goes back (75)."""
+    kept = Kept(tmp_path, 3)
+    validation = Validation(step=5, figures={"auc": 0.5})
+    written: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+        "trained-3.json": (lambda: kept.keep_figures(Figures(0.5, 1.0, {})), kept.figures),
+        "validations-3.json": (lambda: kept.keep_validations([validation]), kept.validations),
+        "leaving-3.json": (lambda: kept.keep_ending(Ending(30, stopped=False, report="{}"), [1]), kept.ending),
+    }
+    for name, (write, read) in written.items():
+        assert read() is None
+        write()
+        assert read() is not None
+        path = tmp_path / name
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(StorageError, match=rf"{name}: damaged since .*goes back to its newest checkpoint") as told:
+            read()
+        assert told.value.exit_code == 75
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(StorageError, match=rf"{name}: cannot be read: Is a directory"):
+            read()
+
+
+def test_scores_are_read_up_to_the_first_that_is_damaged(tmp_path: Path) -> None:
+    """Whatever bit a disk has turned: no wrong figure comes of it, and no error but evaluating again."""
+    path = tmp_path / "scores"
+    parts = [np.array([0.5, 2.0], np.float32), np.array([0.25], np.float32)]
+    with pytest.raises(KeyboardInterrupt), ScoreFile(path, {}) as scores:  # noqa: PT012
+        for rank, part in enumerate(parts):
+            scores.append(7, rank, part)
+        raise KeyboardInterrupt
+    whole = path.read_bytes()
+    for at in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[at // 8] ^= 1 << at % 8
+        path.write_bytes(damaged)
+        found = [(step, rank, logits.tolist()) for step, rank, logits in read_scores(path)]
+        assert found == [(7, 0, [0.5, 2.0])][: len(found)], at
+    path.write_bytes(whole + bytes(4096))
+    assert len(list(read_scores(path))) == 2
