@@ -338,9 +338,8 @@ class SnapshotStatus(Message, kw_only=True):
 class SnapshotFiles(Message, kw_only=True):
     """How far a shard's snapshot of `step` is.
 
-    `done`: `files` are on disk. `error`: why it failed; `for_good`: that of the next attempt would fail too. `lost`: it
-    will never be complete, for the reason in `why_lost`: the server was restarted while it wrote, or a later snapshot
-    took its place on a slow disk.
+    `done`: `files` are on disk. `error`: why it failed; `for_good`: the next one would too. `lost`: it will never be
+    complete, for the reason in `why_lost`: the server was restarted while it wrote, or a later one took its place.
     """
 
     step: Step
