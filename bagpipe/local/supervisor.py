@@ -88,7 +88,7 @@ class Supervisor:
             try:
                 self._start_attempt(checkpoint)
                 end = self._watch()
-                if end.because is not None and end.code not in HOPELESS:
+                if end.because is not None and (end.code not in HOPELESS or not self._words(end.because)):
                     self._settle()
             finally:
                 self._kill_all()
@@ -253,6 +253,8 @@ class Supervisor:
             return end.reason
         log = self._run_dir.log(end.because.role.kind, end.because.role.index)
         error = last_error(log)
+        if end.code in HOPELESS and error is None:  # Its log may not grow, or has no room; the oracle was told.
+            error = last_error(self._run_dir.log("oracle", 0))
         if end.code in HOPELESS and error:
             return error.removeprefix(THE_ORACLE_SAID) + self._where_more_is_told()
         if error is None:

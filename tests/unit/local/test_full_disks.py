@@ -40,3 +40,16 @@ def test_a_disk_so_full_that_no_log_says_so(supervise: Runner, tmp_path: Path, m
     outcome, _ = supervise({"trainer 0": "ready()\nsys.exit(75)"}, job_with(backoff=3))
     assert (outcome.code, outcome.attempts) == (75, 1)
     assert "has 4 KiB of room left" in outcome.error
+
+
+def test_a_role_whose_log_takes_no_line_is_explained_by_the_oracles(supervise: Runner) -> None:
+    """Where no file of a role may grow, its log may not either; it has told the oracle why it ends, which says so."""
+    why = (
+        "trainer 0: dense.safetensors: cannot be written: File too large; raise the limit of a file's size (ulimit -f)"
+    )
+    until = "import time\nwhile not list(box.glob('{}.0.*')): time.sleep(0.01)\n"
+    silent = until.format("oracle") + "ready()\nsys.exit(78)"
+    told = "ready()\n" + until.format("trainer 0") + f"fail({why!r}, 78)"
+    outcome, view = supervise({"trainer 0": silent, "oracle": told}, job_with(backoff=3))
+    assert (outcome.code, outcome.attempts, outcome.error) == (78, 1, why)
+    assert view.notes == []
