@@ -34,7 +34,7 @@ POLL_SECONDS = 1.0
 REQUEST_SECONDS = 30.0
 PATIENCE_SECONDS = 120.0
 """How long a wait goes on although the API server does not answer: it may be replaced, or the network may."""
-_CONDITIONS = ("Failed", "Complete", "Suspended", "Restarting", "Running")
+_CONDITIONS = ("Failed", "Complete", "Deleting", "Suspended", "Restarting", "Running")
 """Conditions that can explain a phase, the most important one first."""
 
 
@@ -74,6 +74,11 @@ class JobView:
     @property
     def finished(self) -> bool:
         return self.phase in ("Complete", "Failed")
+
+    @property
+    def deleted(self) -> bool:
+        """Somebody has deleted it, and something keeps it: it makes no step any more."""
+        return "deletionTimestamp" in self.raw["metadata"]
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "JobView":
@@ -204,7 +209,7 @@ class BagpipeClient:
         Raises:
             JobFailed: it failed.
             WaitTimeout: it did not end in time.
-            JobNotFound, NotAllowed, ClusterError: it cannot be read.
+            JobNotFound, NotAllowed, ClusterError: it cannot be read, or was deleted.
         """
         last = None
         end = None if timeout_seconds is None else self._clock.now() + timeout_seconds
@@ -228,6 +233,8 @@ class BagpipeClient:
                 return view
             if view.phase == "Failed":
                 raise JobFailed(view)
+            if view.deleted:
+                raise ClusterError(f"job {name} was deleted before it had ended: see `bagpipe job describe {name}`")
             if end is not None and self._clock.now() >= end:
                 raise WaitTimeout(f"job {name} is {view.phase} after {timeout_seconds:g} s; {view.message}")
             self._clock.pause(POLL_SECONDS)
@@ -302,7 +309,7 @@ class BagpipeClient:
             elif pod is not None and not follow:
                 why = waits_for(pod)
                 raise ClusterError(f"{role} {index} of job {name} has not started{why}; --follow waits until it has")
-            elif view.finished:
+            elif view.finished or view.deleted:
                 yield from last_lines("" if seen else self._kept(view).get(f"{role}-{index}.log", ""), tail)
                 return
             else:

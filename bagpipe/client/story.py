@@ -61,6 +61,9 @@ def _head(job: Raw, status: Raw, now: dt.datetime) -> str:
     words = [f"{meta['namespace']}/{meta['name']}: {phase}"]
     words += [f"for {since}"] if since else []
     words += [f"({status['reason']})"] if status.get("reason") else []
+    if "deletionTimestamp" in meta:
+        kept = ", ".join(meta.get("finalizers") or ()) or "nothing"
+        words.append(f"\n  was deleted at {meta['deletionTimestamp']}; what keeps it: {kept}")
     if not status:
         return " ".join(words) + "\n  no operator has looked at it: is one installed, of its operatorClass?"
     policy = (job.get("spec") or {}).get("runPolicy") or {}

@@ -7,7 +7,7 @@ if status == nil or status.phase == nil then
 end
 local words = {
   Starting = "Progressing", Restarting = "Progressing", Suspending = "Progressing", Running = "Healthy", Complete = "Healthy",
-  Failed = "Degraded", Suspended = "Suspended", Queued = "Suspended",
+  Deleting = "Progressing", Failed = "Degraded", Suspended = "Suspended", Queued = "Suspended",
 }
 health.status = words[status.phase] or "Progressing"
 health.message = status.phase .. (status.reason and (": " .. status.reason) or "")

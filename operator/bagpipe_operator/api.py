@@ -167,7 +167,10 @@ class Job:
     uid: str
     generation: int
     resource_version: str
-    deleting: bool
+    deleted_at: dt.datetime | None
+    """When somebody deleted it; none: nobody has."""
+    finalizers: tuple[str, ...]
+    """What keeps it after that, none of them ours; those of Kubernetes say which deletion was asked for."""
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     spec: Mapping[str, Any]
@@ -189,7 +192,8 @@ class Job:
             uid=meta["uid"],
             generation=meta.get("generation", 0),
             resource_version=meta.get("resourceVersion", ""),
-            deleting="deletionTimestamp" in meta,
+            deleted_at=times.parse(meta["deletionTimestamp"]) or times.EPOCH if "deletionTimestamp" in meta else None,
+            finalizers=tuple(meta.get("finalizers") or ()),
             labels=meta.get("labels") or {},
             annotations=meta.get("annotations") or {},
             spec=spec if fault is None else {},

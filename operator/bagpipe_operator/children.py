@@ -212,6 +212,25 @@ def stopped(job: Job, role: Role, attempt: int, live: Mapping[str, Any]) -> Obje
     return {**_object(job, "batch/v1", "Job", live["metadata"]["name"], role, attempt), "spec": spec}
 
 
+def without_servers(job: Job, attempt: int, live: Mapping[str, Any]) -> Object:
+    """The StatefulSet of the servers scaled to zero, and else as it was made: see `stopped`. Claims stay."""
+    spec = {key: value for key, value in (live.get("spec") or {}).items() if key in _OF_A_SET} | {"replicas": 0}
+    return {**_object(job, "apps/v1", "StatefulSet", live["metadata"]["name"], Role.SERVER, attempt), "spec": spec}
+
+
+_OF_A_SET = frozenset(
+    {
+        "serviceName",
+        "podManagementPolicy",
+        "updateStrategy",
+        "selector",
+        "template",
+        "volumeClaimTemplates",
+        "persistentVolumeClaimRetentionPolicy",
+    }
+)
+"""Fields of a StatefulSet's spec that we set, besides the number of replicas."""
+
 _OF_A_JOB = frozenset(
     {
         "completionMode",

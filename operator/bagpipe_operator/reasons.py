@@ -24,6 +24,7 @@ CONDITIONS: Mapping[Condition, str] = {
         "the API server accepts what the job needs; false: it refuses an object, or something else changes one back"
     ),
     Condition.MODEL_KEPT: "checkpoints outlive the pods; false: the model is lost with the last pod",
+    Condition.DELETING: "somebody has deleted the job, and a finalizer keeps it; its pods are ended, and none is made",
     Condition.COMPLETE: "the job has ended well",
     Condition.FAILED: "the job has failed; `Unknown`: the operator failed while it looked at the job, and tries again",
 }
@@ -90,8 +91,12 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "nothing: the job goes with it; `kubectl get namespace NAME -o yaml` says what still holds it",
     ),
     Reason.HELD_BY_FINALIZER: (
-        "an object of the job is being deleted, and another program's finalizer keeps it; the message names both",
-        "find out why the program that set the finalizer does not remove it; once it does, the job goes on by itself",
+        "the job, or an object of it, was deleted, and another program's finalizer keeps it; the message names both",
+        "find out why the program that set the finalizer does not remove it; once it does, all goes on by itself",
+    ),
+    Reason.DELETED: (
+        "somebody has deleted the job a moment ago, or Kubernetes ends its objects before it (`--cascade=foreground`)",
+        "nothing, unless it lasts: `Reconciled` then says which pod or object does not go",
     ),
     Reason.POD_NOT_ENDING: (
         "a pod was told to go, its time is over, and its node does not say that its process has ended",

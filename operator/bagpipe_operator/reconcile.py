@@ -3,7 +3,8 @@
 Level-based: whatever happened, and however much of it was missed, the same picture gives the same
 decision, and deciding again after it was carried out gives nothing to do.
 
-    not ours, or going away ──> nothing
+    not ours                ──> nothing
+    deleted, and still here ──> end its pods, unless Kubernetes does; say what keeps it; make nothing
     ended                   ──> keep the last lines of a failed job's pods, then clean up;
                                 delete the job when its time to live is over
     done                    ──> Complete
@@ -36,6 +37,7 @@ from bagpipe_operator.policies import (
     hold,
     keeping,
     last_lines,
+    leaving,
     obstacles,
     partial,
     queues,
@@ -46,19 +48,24 @@ from bagpipe_operator.settings import Settings
 
 
 def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) -> Decision | None:
-    """What to do about `job`; none: nothing at all, it is not ours or on its way out."""
-    if job.deleting or not job.run_policy.is_of(settings.operator_class):
+    """What to do about `job`; none: nothing at all, it is another operator's."""
+    if not job.run_policy.is_of(settings.operator_class):
         return None
     now = now.replace(microsecond=0)
     current = status.mended(job.status)
     # A higher attempt is seen only after the status was lost; numbers already used must not be used again.
     current = replace(current, attempt=max(current.attempt, observed.newest_attempt()))
-    decision = _decide(job, current, observed, settings, now)
+    if job.deleted_at is None:
+        decision = _decide(job, current, observed, settings, now)
+    else:
+        decision = _leave(job, current, observed, now)
     if not current.finished:
         final = status.counted(job, observed, decision.status, now)
         decision = replace(decision, status=final, events=status.events(job.status, final))
     else:
         decision = replace(decision, status=replace(decision.status, observed_generation=job.generation))
+    if leaving.is_orphaning(job):
+        return decision
     force, nodes, again = teardown.overdue(job, observed, now)
     return replace(
         decision,
@@ -67,6 +74,18 @@ def desired(job: Job, observed: Observed, settings: Settings, now: dt.datetime) 
         look_at_nodes=nodes,
         again_at=times.earliest(decision.again_at, again),
     )
+
+
+def _leave(job: Job, current: Status, observed: Observed, now: dt.datetime) -> Decision:
+    """Deleted, and still here: nothing is made any more, and what holds processors or quota is given back."""
+    delete, apply = leaving.stop(job, current, observed)
+    new = status.deleting(job, current, leaving.why(job, observed, now), now)
+    untaken = _untaken(observed, now)
+    if untaken or not current.finished:
+        new = status.reconciled(new, untaken, now)
+    again = times.earliest(leaving.told_at(job, now), obstacles.look_again(observed, now))
+    events = status.events(job.status, new)
+    return Decision(status=new, delete=delete, apply=apply, events=events, again_at=again)
 
 
 def _decide(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:

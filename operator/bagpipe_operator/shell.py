@@ -22,7 +22,6 @@ from bagpipe_operator.log_keeper import LogKeeper
 from bagpipe_operator.memory import Memories, Memory
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.names import Condition
-from bagpipe_operator.observe import is_deleting
 from bagpipe_operator.podstate import Raw
 from bagpipe_operator.reconcile import desired
 from bagpipe_operator.settings import Settings
@@ -112,7 +111,7 @@ class Shell:
 
     async def _reconcile(self, key: JobKey) -> None:
         raw = self._store.job(key)
-        if raw is None or is_deleting(raw):
+        if raw is None:
             self.memories.forget(key)
             self._queue.forget(key)
             return
@@ -150,6 +149,8 @@ class Shell:
     async def _write(self, job: Job, memory: Memory, decision: Decision) -> None:
         before = dict(memory.refused)
         self._writer.forget_unwanted(job, memory, decision)
+        if job.deleted_at is not None:
+            await self._writer.still_its_own(job, decision)
         failed = await self._writer.delete(job, memory, decision.delete)
         if not failed:
             await self._writer.the_job_is_there(job, decision)

@@ -71,7 +71,7 @@ def _phased(old: Status, new: Status, now: dt.datetime) -> Status:
 
 
 def _reason(status: Status) -> str:
-    for kind in (Condition.COMPLETE, Condition.FAILED, Condition.SUSPENDED, Condition.RESTARTING):
+    for kind in (Condition.COMPLETE, Condition.FAILED, Condition.DELETING, Condition.SUSPENDED, Condition.RESTARTING):
         found = conditions.find(status.conditions, kind)
         if found is not None and found.status:
             return found.reason
@@ -89,6 +89,8 @@ def phase(status: Status, holding: bool = False) -> str:
         return "Complete"
     if status.is_true(Condition.FAILED):
         return "Failed"
+    if status.is_true(Condition.DELETING):
+        return "Deleting"
     if status.is_true(Condition.SUSPENDED):
         suspended = next(c for c in status.conditions if c.type == Condition.SUSPENDED)
         return "Suspended" if suspended.reason == Reason.SUSPENDED else "Queued"
@@ -126,6 +128,17 @@ def started(status: Status, now: dt.datetime) -> Status:
     """The first attempt begins, or the wait after a hold does; while all pods run nothing is waited for."""
     since = None if status.is_true(Condition.RUNNING) else status.starting_since or now
     return replace(status, attempt_time=status.attempt_time or now, starting_since=since)
+
+
+def deleting(job: Job, status: Status, why: Obstacle, now: dt.datetime) -> Status:
+    """Somebody has deleted the job, which says what keeps it; one that has ended keeps its end, and all else."""
+    said = conditions.true(Condition.DELETING, why.reason, why.message, now)
+    new = status.put(replace(said, observed_generation=job.generation))
+    if status.finished:
+        return new
+    new = not_running(stop_clock(new, now), why.reason, why.message, now)
+    new = new.put_if_known(conditions.false(Condition.RESTARTING, why.reason, why.message, now))
+    return replace(new, phase=phase(new))
 
 
 def running(status: Status, observed: Observed, now: dt.datetime) -> Status:
@@ -324,6 +337,7 @@ def _lost(was: conditions.Condition | None, c: conditions.Condition, new: Status
 
 
 def _became_true(c: conditions.Condition) -> Event:
-    warning = c.type in (Condition.FAILED, Condition.RESTARTING) and c.reason not in _WANTED
+    bad = c.type in (Condition.FAILED, Condition.RESTARTING) or c.reason == Reason.HELD_BY_FINALIZER
+    warning = bad and c.reason not in _WANTED
     reason = c.type if c.type in (c.reason, Condition.RUNNING) else c.reason
     return Event(type="Warning" if warning else "Normal", reason=str(reason), message=f"{c.type}: {c.message}")

@@ -151,6 +151,21 @@ class Writer:
         if found is None or found["metadata"]["uid"] != job.uid:
             raise ApiError(409, f"the job {job.full_name} is gone", "Conflict")
 
+    async def still_its_own(self, job: Job, decision: Decision) -> None:
+        """Before anything of a job that is being deleted is ended: a deletion without its objects may have taken them.
+
+        The watches of a job and of its children tell of that at different times, so both are asked for once more.
+
+        Raises:
+            ApiError: one of them is not the job's any more.
+        """
+        meant = {(d.kind, d.name) for d in decision.delete if d.kind != "Pod"} | {_key(o) for o in decision.apply}
+        for kind, name in sorted(meant):
+            found = await self._cluster.find(kind, job.namespace, name)
+            if found is not None and owner_of(found) != job.uid:
+                self._store.put(found)
+                raise ApiError(409, f"{kind}/{name} is not the job's any more", "Conflict")
+
     async def children(self, job: Job, memory: Memory, decision: Decision) -> list[ApiError]:
         """Write the job's objects; returns the errors of those that should be tried again.
 

@@ -50,6 +50,9 @@ class World:
         self.status: Raw = {}
         self.uid = "job-uid"
         self.generation = 1
+        self.deleted: dt.datetime | None = None
+        """When somebody deleted it."""
+        self.finalizers: list[str] = []
         self.objects: dict[tuple[str, str], Raw] = {}
         self.lost_nodes: dict[str, dt.datetime] = {}
         self.progress: Raw | None = None
@@ -73,7 +76,9 @@ class World:
 
     @property
     def job(self) -> Job:
-        meta = {"name": "j", "namespace": "ns", "uid": self.uid, "generation": self.generation, "labels": self.labels}
+        meta: Raw = {"name": "j", "namespace": "ns", "uid": self.uid, "generation": self.generation}
+        meta |= {"labels": self.labels, "finalizers": self.finalizers}
+        meta |= {"deletionTimestamp": stamp(self.deleted)} if self.deleted else {}
         return Job.of({"metadata": meta, "spec": self.spec, "status": self.status})
 
     def kinds(self, kind: str) -> list[str]:

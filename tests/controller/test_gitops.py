@@ -46,6 +46,12 @@ def failed(world):
     return w.settle()
 
 
+def deleting(world):
+    w = world().run()
+    w.deleted, w.finalizers = w.now, ["example.com/keep"]
+    return w.settle()
+
+
 def complete(world):
     return world().run().complete()
 
@@ -57,6 +63,7 @@ LIVES = [
     (suspended, "Current", "Suspended"),
     (failed, "Failed", "Degraded"),
     (complete, "Current", "Healthy"),
+    (deleting, "Current", "Progressing"),  # kstatus itself says Terminating of whatever was deleted.
 ]
 
 

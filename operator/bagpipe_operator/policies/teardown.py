@@ -31,16 +31,17 @@ def stop(observed: Observed, below: int) -> Ending:
     """What to do now about all attempts below `below`."""
     trainers = [r for r in observed.batch_jobs(Role.TRAINER) if attempt_of(r) < below]
     if trainers:
-        return Ending(delete=_jobs(trainers))
+        return Ending(delete=deletions(trainers))
     oracles = [r for r in observed.batch_jobs(Role.ORACLE) if attempt_of(r) < below]
     servers = [p for p in observed.of_role(Role.SERVER) if p.attempt < below]
-    return Ending(delete=_jobs(oracles), trainers_gone=True, all_gone=not oracles and not servers)
+    return Ending(delete=deletions(oracles), trainers_gone=True, all_gone=not oracles and not servers)
 
 
-def _jobs(jobs: Iterable[Raw]) -> tuple[Deletion, ...]:
+def deletions(objects: Iterable[Raw]) -> tuple[Deletion, ...]:
+    """Of those of these objects that nobody has told to go."""
     return tuple(
-        Deletion(kind="Job", name=raw["metadata"]["name"], uid=raw["metadata"]["uid"])
-        for raw in jobs
+        Deletion(kind=raw["kind"], name=raw["metadata"]["name"], uid=raw["metadata"]["uid"])
+        for raw in objects
         if not is_deleting(raw)
     )
 

@@ -103,6 +103,19 @@ def test_follow_waits_for_the_pod_and_goes_on_with_the_next(client):
     assert list(made.logs("j", role="trainer", index=1, follow=True)) == ["one", "two", "three"]
 
 
+def test_nobody_waits_for_a_job_that_was_deleted(client):
+    """A finalizer may keep it for days, and it makes no step any more; one that had ended is still that."""
+    made, views, _, _ = client
+    views[:] = [raw("Running"), raw("Deleting", "HeldByFinalizer")]
+    views[1]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    with pytest.raises(ClusterError, match="job j was deleted before it had ended"):
+        made.wait("j")
+    assert list(made.logs("j", follow=True)) == [] and made.get("j").reason == "HeldByFinalizer"
+    views[:] = [raw("Complete", "Completed")]
+    views[0]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert made.wait("j").phase == "Complete"
+
+
 def test_a_restarted_process_in_the_same_pod_is_another_log(client):
     """A server's process restarts in its pod: following goes on with it."""
     made, views, pods, logs = client

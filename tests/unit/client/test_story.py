@@ -90,6 +90,13 @@ def test_a_job_that_nobody_runs_says_so():
     assert page.startswith("ml/j: Pending") and "no operator has looked at it" in page
 
 
+def test_a_deleted_job_that_is_still_there_says_who_keeps_it():
+    """Also where no operator has looked at it since: its own record has whose finalizers it waits for."""
+    meta = {**META, "deletionTimestamp": "2026-01-01T11:00:00Z", "finalizers": ["example.com/keep", "orphan"]}
+    page = tell({"metadata": meta, "status": STATUS}, [], [], NOW)
+    assert "was deleted at 2026-01-01T11:00:00Z; what keeps it: example.com/keep, orphan\n" in page
+
+
 def test_the_result_of_a_finished_job():
     """A complete job shows its summary, and its time stands still."""
     status = {
