@@ -11,6 +11,8 @@ Raw = Mapping[str, Any]
 
 _ROLES = ("oracle", "server", "trainer")
 _INDEX_LABELS = ("batch.kubernetes.io/job-completion-index", "apps.kubernetes.io/pod-index")
+_FOR_TOOLS = ("Reconciling", "Stalled")
+"""Conditions that say again what others say, for programs that know no job."""
 _MESSAGE_LINES = 10
 _KEPT_PODS, _KEPT_LINES = 8, 3
 
@@ -61,18 +63,21 @@ def _head(job: Raw, status: Raw, now: dt.datetime) -> str:
     words = [f"{meta['namespace']}/{meta['name']}: {phase}"]
     words += [f"for {since}"] if since else []
     words += [f"({status['reason']})"] if status.get("reason") else []
+    head = " ".join(words)
     if "deletionTimestamp" in meta:
         kept = ", ".join(meta.get("finalizers") or ()) or "nothing"
-        words.append(f"\n  was deleted at {meta['deletionTimestamp']}; what keeps it: {kept}")
+        head += f"\n  was deleted at {meta['deletionTimestamp']}; what keeps it: {kept}"
     if not status:
-        return " ".join(words) + "\n  no operator has looked at it: is one installed, of its operatorClass?"
+        return head + "\n  no operator has looked at it: is one installed, of its operatorClass?"
     policy = (job.get("spec") or {}).get("runPolicy") or {}
-    limits = (("restarts", "failures", "backoffLimit"), ("disruptions", "disruptions", "disruptionLimit"))
-    counts = [f"attempt {status.get('attempt', 0)}"]
-    for key, name, limit in limits:
+    counts = []
+    for key, name, limit in (
+        ("restarts", "failures", "backoffLimit"),
+        ("disruptions", "disruptions", "disruptionLimit"),
+    ):
         allowed = f" of {policy[limit]}" if limit in policy else ""
-        counts.append(f"{status.get(key, 0)} {name}{allowed}")
-    return " ".join(words) + "\n  " + ", ".join(counts)
+        counts.append(f"{status.get(key, 0)}{allowed} for {name}")
+    return head + f"\n  attempt {status.get('attempt', 0)}; new attempts: " + ", ".join(counts)
 
 
 def _progress(status: Raw) -> list[str]:
@@ -103,9 +108,14 @@ def _timeline(job: Raw, status: Raw, events: Iterable[Raw]) -> list[str]:
     remembered = [(job["metadata"].get("creationTimestamp", ""), "made")]
     remembered += [(status["startTime"], "all pods ran for the first time")] if "startTime" in status else []
     for c in status.get("conditions") or ():
-        if c["status"] == "True" and (c.get("message") or c["reason"]) not in said:
+        told_already = c["type"] in _FOR_TOOLS or (c.get("message") or c["reason"]) in said
+        if c["status"] == "True" and not told_already:
             remembered.append((c["lastTransitionTime"], f"{c['type']}: {_line(c)}"))
-    return [f"{when}  {text}" for when, text in sorted({*told, *remembered}, key=lambda entry: entry[0]) if when]
+    return [
+        f"{when}  {text}"
+        for when, text in sorted(dict.fromkeys([*remembered, *told]), key=lambda entry: entry[0])
+        if when
+    ]
 
 
 def _line(raw: Raw) -> str:
@@ -176,6 +186,7 @@ def _conditions(status: Raw, now: dt.datetime) -> list[str]:
     return [
         f"{c['type']} {c['status'].lower()} for {_age(c['lastTransitionTime'], now) or '?'} ({c['reason']}): {_line(c)}"
         for c in status.get("conditions") or ()
+        if c["type"] not in _FOR_TOOLS
     ]
 
 

@@ -31,6 +31,8 @@ class Outcome(StrEnum):
 _REFUSED_CODES = frozenset({400, 405, 406, 413, 414, 415, 422})
 _DENIED = "denied the request"
 """How the API server reports an admission webhook or policy that said no to this object."""
+_OF_WEBHOOKS = frozenset({403, 404, 409})
+"""Codes with which a webhook may refuse, and which mean another thing of the API server itself."""
 _NO_ROLE = re.compile(r'cannot (\w+) resource "([\w./-]+)"')
 """How the API server's authorizer says that no role of ours allows a request."""
 
@@ -83,10 +85,12 @@ class Fenced(ApiError):
 
 
 def _outcome(code: int, message: str, reason: str) -> Outcome:
+    if code in _OF_WEBHOOKS and _DENIED in message:
+        return Outcome.REFUSED
     if code == 404:
         return Outcome.ABSENT
     if code == 409:
         return Outcome.EXISTS if reason == "AlreadyExists" else Outcome.CHANGED
-    if code in _REFUSED_CODES or (code == 403 and _DENIED in message):
+    if code in _REFUSED_CODES:
         return Outcome.REFUSED
     return Outcome.FORBIDDEN if code == 403 else Outcome.LATER

@@ -159,7 +159,9 @@ class Cluster:
         try:
             await self._json("DELETE", path(kind, namespace, name), options)
         except ApiError as error:
-            if error.outcome not in (Outcome.ABSENT, Outcome.CHANGED):
+            # Another 409, of a webhook say, is no word about whether the object is there.
+            another = error.outcome is Outcome.CHANGED and _OTHER_UID in error.message
+            if error.outcome is not Outcome.ABSENT and not another:
                 raise
             return False
         return True
@@ -217,6 +219,10 @@ class Cluster:
         finally:
             self._ended_at = time.monotonic()
             self._metrics.api_requests.labels(method, code).inc()
+
+
+_OTHER_UID = "UID in precondition"
+"""How the API server says that another object bears the name by now."""
 
 
 def _sent(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -241,7 +241,8 @@ def ended(status: Status, verdict: Complete | Fail, observed: Observed, now: dt.
     """Complete or Failed: from here on the status does not change."""
     progress = {key: value for key, value in status.progress.items() if key != "etaSeconds"}
     status = replace(stop_clock(status, now), completion_time=now, progress=progress)
-    status = status.put_if_known(conditions.false(Condition.RESTARTING, Reason.COMPLETED, "the job has ended", now))
+    why = verdict.reason if isinstance(verdict, Fail) else Reason.COMPLETED
+    status = status.put_if_known(conditions.false(Condition.RESTARTING, why, "the job has ended", now))
     if isinstance(verdict, Fail):
         record = failure(verdict.reason, verdict.message, verdict.cause, status.attempt, now)
         status = not_running(replace(status, last_failure=record, summary={}), verdict.reason, verdict.message, now)
@@ -295,6 +296,8 @@ def mended(status: Status) -> Status:
 
 _QUIET = frozenset({Reason.STARTING, Reason.COMPLETED})
 """Reasons why a job does not run that need nobody's attention."""
+_ASKED_FOR = frozenset({Reason.SUSPENDED, Reason.QUOTA_CHANGES})
+"""Reasons why a job stops that somebody's edit has."""
 _TOLD = frozenset({Condition.RECONCILED, Condition.FAILED, Condition.MODEL_KEPT})
 """Conditions that are news when they are not true."""
 
@@ -322,7 +325,8 @@ def events(old: Status, new: Status) -> tuple[Event, ...]:
         elif c.type == Condition.SUSPENDED and was is not None and was.status:
             result.append(Event(type="Normal", reason=Reason.RESUMED.value, message=c.message))
         elif c.type == Condition.RUNNING and c.reason not in _QUIET | told and (was is None or was.reason != c.reason):
-            result.append(Event(type="Warning", reason=c.reason, message=f"not running: {c.message}"))
+            kind = "Normal" if c.reason in _ASKED_FOR else "Warning"
+            result.append(Event(type=kind, reason=c.reason, message=f"not running: {c.message}"))
         elif _lost(was, c, new) or (
             (c.type in _TOLD or c.reason == Reason.QUEUE_IGNORED) and (was is None or was.reason != c.reason)
         ):

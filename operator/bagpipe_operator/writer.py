@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bagpipe_operator import children, claims, curve, drift, event_body, gangs, names, patches, times
+from bagpipe_operator import children, claims, curve, drift, event_body, gangs, names, patches, refusals, times
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster, created_not_applied, path
@@ -25,9 +25,6 @@ from bagpipe_operator.observe import (
     Key,
     Obstacle,
     Written,
-    claimed_by_name,
-    controller_of,
-    is_deleting,
     owner_of,
 )
 from bagpipe_operator.podstate import Raw
@@ -36,20 +33,8 @@ from bagpipe_operator.store import Store
 log = logging.getLogger(__name__)
 
 TOKEN_BYTES = 32
-_PATIENCE = 5.0
-"""Seconds in which an API server that is busy or starts anew gets over it."""
-
 _STATUS_PATIENCE, _TOLD_AGAIN = 20.0, 1800.0
 """Seconds until a status that is not taken is told, and until it is told once more."""
-
-_TERMINATING = "because it is being terminated"
-"""How the API server refuses a new object in a namespace that is being deleted."""
-
-_LEFT = (
-    "rename the job, or delete what was left: kubectl delete --namespace {job.namespace} jobs.batch,statefulsets,"
-    "services,configmaps,secrets,networkpolicies,poddisruptionbudgets -l bagpipe.dev/job={job.name}"
-)
-"""What to do about the objects of a job that somebody deleted without them."""
 
 _BASE = gangs.KINDS | {
     "ConfigMap",
@@ -188,7 +173,8 @@ class Writer:
             memory.refused[key] = taken.obstacle
             return None
         except ApiError as error:
-            obstacle, known = _obstacle(error, key, (self._clock() - since).total_seconds()), memory.refused.get(key)
+            obstacle = refusals.obstacle(error, key, (self._clock() - since).total_seconds())
+            known = memory.refused.get(key)
             # Words about a server that does not answer differ each time and say the same.
             if obstacle is not None and not (known and known.reason == obstacle.reason == Reason.API_ERROR):
                 memory.refused[key] = obstacle
@@ -220,7 +206,7 @@ class Writer:
     async def _put(self, job: Job, memory: Memory, wanted: Raw) -> None:
         key = _key(wanted)
         live = self._store.get(key[0], job.namespace, key[1])
-        if live is not None and _whose(job, live) is not None:
+        if live is not None and refusals.whose(job, live) is not None:
             live = None  # It bears our label and is not ours: the create finds out whose it is.
         await self._names_are_free(job, wanted, live)
         result = await (self._create(job, memory, wanted) if live is None else self._update(memory, wanted, live))
@@ -244,7 +230,7 @@ class Writer:
             found = await self._cluster.find(wanted["kind"], job.namespace, wanted["metadata"]["name"])
             if found is None:  # Gone in between.
                 raise
-        obstacle = _whose(job, found)
+        obstacle = refusals.whose(job, found)
         if obstacle is not None:
             raise NameTaken(obstacle)
         return await self._update(memory, drift.settle(wanted, found), found)
@@ -318,7 +304,7 @@ class Writer:
             found = await self._cluster.find(kind, job.namespace, name)
             if found is None:  # Gone in between.
                 raise
-            if (obstacle := _whose(job, found)) is not None:
+            if (obstacle := refusals.whose(job, found)) is not None:
                 raise NameTaken(obstacle) from error
 
     async def report_to_kueue(self, job: Job, status: Mapping[str, Any]) -> None:
@@ -370,43 +356,3 @@ def _secret_key(job: Job) -> Key:
 async def _errors(doing: Iterable[Awaitable[ApiError | None]]) -> list[ApiError]:
     """Of all that is done at once."""
     return [error for error in await asyncio.gather(*doing) if error is not None]
-
-
-def _whose(job: Job, found: Raw) -> Obstacle | None:
-    """Why an object that exists under a child's name is not this job's; none: it is."""
-    if owner_of(found) == job.uid or claimed_by_name(found, job.name):
-        return None
-    what = "/".join(_key(found))
-    owner = controller_of(found)
-    if owner.get("kind") == names.KIND and owner.get("name") == job.name:
-        return Obstacle(reason=Reason.OLDER_JOB, message=f"{what} of an older job of this name is still there")
-    if is_deleting(found):
-        return Obstacle(reason=Reason.OLDER_JOB, message=f"{what} exists and is being deleted")
-    labels = found["metadata"].get("labels") or {}
-    if not owner and (labels.get(names.LABEL_MANAGED_BY), labels.get(names.LABEL_JOB)) == (names.MANAGER, job.name):
-        left = "was left by a job of this name that was deleted without it (--cascade=orphan)"
-        message = f"{what} {left}; {_LEFT.format(job=job)}"
-        return Obstacle(reason=Reason.NAME_TAKEN, message=message, final=True)
-    whose = f"belongs to {owner.get('kind')}/{owner.get('name')}" if owner else "was made by somebody else"
-    message = f"{what} exists and {whose}; it was left as it is. Rename the job, or that object"
-    return Obstacle(reason=Reason.NAME_TAKEN, message=message, final=True)
-
-
-def _obstacle(error: ApiError, key: Key, seconds: float) -> Obstacle | None:
-    """What an answer to a write means for the job; none: nothing yet, the next try may succeed.
-
-    Args:
-        seconds: for how long writes of this object have gone wrong.
-    """
-    message = f"{'/'.join(key)}: {error.message}"
-    if error.outcome is Outcome.REFUSED:
-        return Obstacle(reason=Reason.CHILD_REFUSED, message=message, final=True)
-    if error.outcome is Outcome.FORBIDDEN and _TERMINATING in error.message:
-        return Obstacle(reason=Reason.NAMESPACE_TERMINATING, message=message)
-    if error.outcome is Outcome.FORBIDDEN:
-        over = "exceeded quota" in error.message
-        return Obstacle(reason=Reason.QUOTA_EXCEEDED if over else Reason.FORBIDDEN, message=message)
-    persists = error.outcome is Outcome.LATER and seconds >= _PATIENCE
-    if error.outcome is Outcome.ABSENT or "webhook" in error.message or persists:
-        return Obstacle(reason=Reason.API_ERROR, message=message)
-    return None

@@ -43,6 +43,8 @@ def status(code: int, reason: str, message: str = "words") -> bytes:
         (status(400, "BadRequest"), Outcome.REFUSED),
         (status(403, "Forbidden"), Outcome.FORBIDDEN),
         (status(403, "Forbidden", "admission webhook x denied the request: no"), Outcome.REFUSED),
+        (status(409, "Conflict", "admission webhook x denied the request: no"), Outcome.REFUSED),
+        (status(404, "NotFound", "admission webhook x denied the request: no"), Outcome.REFUSED),
     ],
     ids=lambda v: v.decode()[:70] if isinstance(v, bytes) else v.value,
 )

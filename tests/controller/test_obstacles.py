@@ -218,6 +218,36 @@ def test_starting_says_how_far_it_is(world):
     assert not [e for e in w.events if e[0] == "Warning"]
 
 
+def test_a_new_attempt_says_what_it_waits_for(world):
+    """First for the pods of the one before, then for the time that it waits after attempts that ended early."""
+    w = world().run()
+    w.end(w.pod("trainer"), 143)
+    w.settle()
+    w.run().slow_deletion = True
+    w.end(w.pod("trainer"), 143)
+    w.settle()
+    assert w.condition("Running")["message"].endswith("0 exist; those of the attempt before are still ending")
+    while "still ending" in w.condition("Running")["message"]:
+        w.let_go().settle()
+    told = w.condition("Running")
+    assert told["reason"] == "Starting" and "they are made at 2026-01-01T00:00:10Z" in told["message"]
+    assert w.after(10).condition("Running")["message"] == "0 of 5 pods run, 5 exist"
+
+
+def test_what_somebody_asked_for_is_no_warning(world):
+    """A job that is suspended stops as it was told to; how it ended is the reason why it restarts no more."""
+    w = world().run()
+    w.slow_deletion = True
+    w.spec["runPolicy"] = {"suspend": True}
+    w.settle()
+    assert ("Normal", "Suspended") in w.events and ("Warning", "Suspended") not in w.events
+    w = world({"runPolicy": {"backoffLimit": 1}}).run()
+    for _ in range(2):
+        w.end(w.pod("trainer"), 1)
+        w.run()
+    assert w.condition("Restarting")["reason"] == "BackoffLimitExceeded"
+
+
 def test_warnings_are_read_for_jobs_that_do_not_run(rig):
     """One list of a namespace's warnings; those about this job reach its status, those about others do not."""
     from rig import job

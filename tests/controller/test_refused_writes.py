@@ -4,6 +4,7 @@ import copy
 import datetime as dt
 import itertools
 
+import pytest
 from rig import job
 
 from bagpipe_operator import names
@@ -103,6 +104,41 @@ def test_an_api_server_that_takes_no_child_is_told_after_a_while(rig):
     rig.api.refuse = lambda method, raw: None
     rig.again()
     assert rig.condition("Reconciled")["status"] == "True" and "Job/j-trainers-0" in rig.kinds()
+
+
+def test_a_conflict_about_an_object_that_lasts_is_told(rig):
+    """Usually over with the next try, it is said after five seconds, and again not once it is over."""
+    rig.api.refuse = lambda method, raw: (409, "Conflict", "try again") if raw["kind"] == "Service" else None
+    rig.submit(job())
+    rig.settle()
+    assert rig.condition("Reconciled") == {}
+    for _ in range(3):
+        rig.api.now += dt.timedelta(seconds=6)
+        rig.again()
+    told = rig.condition("Running")
+    assert told["reason"] == "ApiServerError" and "Service/" in told["message"] and "try again" in told["message"]
+    rig.api.refuse = lambda method, raw: None
+    rig.again()
+    assert rig.condition("Reconciled")["status"] == "True" and "Job/j-trainers-0" in rig.kinds()
+
+
+@pytest.mark.parametrize("words", ["the object has been modified", 'admission webhook "keep" denied the request: no'])
+def test_a_deletion_that_conflicts_is_not_taken_for_done(rig, words):
+    """Only where another object bears the name is the one that was meant gone: what runs is never called suspended."""
+    rig.submit(job())
+    rig.settle()
+    rig.api.refuse = lambda method, raw: (409, "Conflict", words) if method == "delete" else None
+    raw = copy.deepcopy(rig.api.objects[names.KIND, "ns", "j"])
+    raw["spec"]["runPolicy"] = {"suspend": True}
+    rig.api.put(names.KIND, raw)
+    for _ in range(4):
+        rig.again()
+        rig.api.now += dt.timedelta(seconds=6)
+    assert rig.status()["phase"] == "Suspending" and words in rig.condition("Reconciled")["message"]
+    rig.api.refuse = lambda method, raw: None
+    rig.again()
+    rig.again()
+    assert rig.status()["phase"] == "Suspended" and rig.condition("Reconciled")["status"] == "True"
 
 
 def test_a_namespace_that_is_being_deleted_is_told(rig):

@@ -144,6 +144,44 @@ def _context(value: Raw, place: Place) -> Iterator[Found]:
         yield Found((*place, name), f"{name} is false, and the container has {more}", f"set {name}: true too")
 
 
+def _spread(value: Raw, place: Place) -> Iterator[Found]:
+    if value.get("minDomains") is not None and value["whenUnsatisfiable"] != "DoNotSchedule":
+        yield Found((*place, "minDomains"), "belongs to whenUnsatisfiable: DoNotSchedule", "set that, or leave it out")
+    yield from _selecting(value, place)
+
+
+def _selecting(value: Raw, place: Place) -> Iterator[Found]:
+    """Of a term that picks pods: keys of the pod's own labels are added to a selector."""
+    odd = next((key for key in ("matchLabelKeys", "mismatchLabelKeys") if value.get(key)), None)
+    if odd and value.get("labelSelector") is None:
+        yield Found((*place, odd), "adds to a labelSelector, and there is none", "set labelSelector too")
+
+
+def _downward(value: Raw, place: Place) -> Iterator[Found]:
+    there = [key for key in ("fieldRef", "resourceFieldRef") if value.get(key) is not None]
+    if len(there) != 1:
+        yield Found(place, "both sources" if there else "no source", "give it fieldRef or resourceFieldRef")
+
+
+def _amount_of(value: Raw, place: Place) -> Iterator[Found]:
+    kind, _, name = value["resource"].partition(".")
+    if kind not in ("limits", "requests") or not (name in _OWN or name.startswith("hugepages-")):
+        known = ", ".join(f"limits.{one}" for one in _OWN)
+        yield Found(
+            (*place, "resource"),
+            f"a container has no such amount: {value['resource'][:60]!r}",
+            f"it has {known}, and the same of requests",
+        )
+
+
+def _image(value: Raw, place: Place) -> Iterator[Found]:
+    if not value.get("reference"):
+        yield Found((*place, "reference"), "expected a value, found nothing", "name the image")
+
+
+_OWN = ("cpu", "memory", "ephemeral-storage")
+
+
 def _profile(value: Raw, place: Place) -> Iterator[Found]:
     if (value["type"] == "Localhost") != bool(value.get("localhostProfile")):
         yield Found((*place, "localhostProfile"), "belongs to type Localhost, and only to it", "set both, or neither")
@@ -156,6 +194,10 @@ def _resources(value: Raw, place: Place) -> Iterator[Found]:
         for name, amount in amounts.items():
             if problem := amount_fault(name, amount):
                 yield Found((*place, kind, name), *problem)
+    huge = next((name for name in (*limits, *requests) if name.startswith("hugepages-")), None)
+    if huge and not {"cpu", "memory"} & {*requests, *limits}:
+        here = (*place, "limits" if huge in limits else "requests", huge)
+        yield Found(here, "huge pages ask for cpu or memory beside them", "set one of them too")
     for name, amount in requests.items():
         asked, most = parse(amount) or Decimal(0), parse(limits[name]) if limits.get(name) is not None else None
         here = (*place, "requests", name)
@@ -178,10 +220,13 @@ def amount_fault(name: str, amount: Any) -> tuple[str, str] | None:
     size = parse(amount)
     if "/" not in name and name not in ("cpu", "memory", "ephemeral-storage") and not name.startswith("hugepages-"):
         return "no resource of containers has this name", "use cpu, memory, ephemeral-storage, or a name with a domain"
-    if "/" in name and not is_label_key(name):
+    if "/" in name and (not is_label_key(name) or name.startswith("requests.")):
         return f"no resource has this name: {name[:60]!r}", "write a name such as nvidia.com/gpu"
     if size is not None and size < 0:
         return f"expected 0 or more, found {describe(amount)}", ""
+    page = parse(name.partition("-")[2]) if name.startswith("hugepages-") else None
+    if size is not None and page and size % page:
+        return f"{name} come whole, found {describe(amount)}", f"write a multiple of {name.partition('-')[2]}"
     if size is not None and _is_counted(name) and size % 1:
         return f"{name} comes in whole numbers, found {describe(amount)}", ""
     return None
@@ -196,9 +241,45 @@ def _quantity_of(field: str) -> Callable[[Raw, Place], Iterator[Found]]:
 
 
 def _claim(value: Raw, place: Place) -> Iterator[Found]:
+    yield from _modes(value, place)
     size = ((value.get("resources") or {}).get("requests") or {}).get("storage")
     if size is None or (parse(size) or 0) <= 0:
         yield Found((*place, "resources", "requests", "storage"), "a claim asks for storage", "set 10Gi for instance")
+
+
+_MODES = ("ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod")
+
+
+def _modes(value: Raw, place: Place) -> Iterator[Found]:
+    for index, mode in enumerate(value.get("accessModes") or ()):
+        if mode not in _MODES:
+            yield Found((*place, "accessModes", index), f"expected {' or '.join(_MODES)}, found {describe(mode)}")
+
+
+def _pod(value: Raw, place: Place) -> Iterator[Found]:
+    yield from _constraint_pairs(value, place)
+    if value.get("priority") and not value.get("priorityClassName"):
+        yield Found((*place, "priority"), "the cluster computes it", "set priorityClassName instead")
+    if value.get("overhead") and not value.get("runtimeClassName"):
+        yield Found((*place, "overhead"), "the cluster takes it from the runtime class", "set runtimeClassName instead")
+    if value.get("nodeName") and value.get("schedulingGates"):
+        yield Found((*place, "nodeName"), "a pod with scheduling gates has no node so far", "keep one of them")
+    if value.get("hostUsers") is False:
+        for name in ("hostPID", "hostIPC", "hostNetwork"):
+            if value.get(name):
+                yield Found((*place, name), "hostUsers is false, so nothing of the node is shared", "keep one of them")
+
+
+def _pod_context(value: Raw, place: Place) -> Iterator[Found]:
+    seen = set()
+    for index, item in enumerate(value.get("sysctls") or ()):
+        if item["name"] in seen:
+            yield Found((*place, "sysctls", index, "name"), f"a second {item['name']!r}", "keep one of them")
+        seen.add(item["name"])
+    for index, group in enumerate(value.get("supplementalGroups") or ()):
+        if not 0 <= group < 2**31:
+            where = (*place, "supplementalGroups", index)
+            yield Found(where, f"expected a number from 0 to {2**31 - 1}, found {describe(group)}")
 
 
 def _constraint_pairs(value: Raw, place: Place) -> Iterator[Found]:
@@ -215,23 +296,30 @@ _SOURCES = ("configMapKeyRef", "fieldRef", "resourceFieldRef", "secretKeyRef")
 _HANDLERS = ("exec", "httpGet", "sleep", "tcpSocket")
 RULES: Mapping[str, Callable[[Raw, Place], Iterator[Found]]] = {
     "AppArmorProfile": _profile,
+    "DownwardAPIVolumeFile": _downward,
     "EmptyDirVolumeSource": _quantity_of("sizeLimit"),
     "EnvFromSource": _one_of("source", "configMapRef", "secretRef"),
     "EnvVar": _variable,
     "EnvVarSource": _one_of("source", *_SOURCES),
     "HTTPGetAction": _port,
+    "ImageVolumeSource": _image,
     "LabelSelectorRequirement": _label_requirement,
     "LifecycleHandler": _one_of("handler", *_HANDLERS),
     "NodeSelectorRequirement": _node_requirement,
     "ObjectFieldSelector": _field,
     "PersistentVolumeClaimSpec": _claim,
-    "PodSpec": _constraint_pairs,
+    "PodAffinityTerm": _selecting,
+    "PodResourceClaim": _one_of("source", "resourceClaimName", "resourceClaimTemplateName"),
+    "PodSecurityContext": _pod_context,
+    "PodSpec": _pod,
     "Probe": _probe,
+    "ResourceFieldSelector": _amount_of,
     "ResourceRequirements": _resources,
     "SeccompProfile": _profile,
     "SecurityContext": _context,
     "TCPSocketAction": _port,
     "Toleration": _toleration,
+    "TopologySpreadConstraint": _spread,
     "Volume": _one_of("kind of volume", none_is_fine=True),
     "VolumeProjection": _one_of("source", "configMap", "downwardAPI", "secret", "serviceAccountToken"),
 }

@@ -9,6 +9,18 @@ from typing import Any
 CONTAINER = "bagpipe"
 ENV = frozenset({"BAGPIPE_CURVE_DIR", "BAGPIPE_TOKEN", "POD_NAME", "POD_INDEX", "JOB_COMPLETION_INDEX"})
 LABELS = frozenset({"app.kubernetes.io/managed-by", "bagpipe.dev/job", "bagpipe.dev/role", "bagpipe.dev/attempt"})
+KUBERNETES_LABELS = frozenset(
+    {
+        "controller-uid",
+        "job-name",
+        "batch.kubernetes.io/controller-uid",
+        "batch.kubernetes.io/job-name",
+        "batch.kubernetes.io/job-completion-index",
+        "apps.kubernetes.io/pod-index",
+        "statefulset.kubernetes.io/pod-name",
+    }
+)
+"""Labels by which Kubernetes' own controllers know their pods. Looked at before a job begins, as all in `whole.py`."""
 VOLUMES = frozenset(
     {"bagpipe-config", "bagpipe-run", "bagpipe-tmp", "bagpipe-shm", "bagpipe-curve", "bagpipe-checkpoints"}
 )

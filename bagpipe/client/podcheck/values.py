@@ -10,11 +10,14 @@ from .typed import Found, Place
 CHOICES: Mapping[str, str] = {
     "AppArmorProfile.type": "Localhost RuntimeDefault Unconfined",
     "Container.imagePullPolicy": "Always IfNotPresent Never",
+    "Container.restartPolicy": "Always Never OnFailure",
     "Container.terminationMessagePolicy": "File FallbackToLogsOnError",
     "ContainerPort.protocol": "TCP UDP SCTP",
+    "ContainerResizePolicy.resourceName": "cpu memory",
     "ContainerResizePolicy.restartPolicy": "NotRequired RestartContainer",
     "HTTPGetAction.scheme": "HTTP HTTPS",
     "HostPathVolumeSource.type": "DirectoryOrCreate Directory FileOrCreate File Socket CharDevice BlockDevice",
+    "ImageVolumeSource.pullPolicy": "Always IfNotPresent Never",
     "LabelSelectorRequirement.operator": "In NotIn Exists DoesNotExist",
     "NodeSelectorRequirement.operator": "In NotIn Exists DoesNotExist Gt Lt",
     "PersistentVolumeClaimSpec.volumeMode": "Filesystem Block",
@@ -79,6 +82,8 @@ _IMAGE = re.compile(
     rf"(({_HOST}(\.{_HOST})*|\[[0-9a-fA-F:]+\])(:[0-9]+)?/)?{_PATH}(/{_PATH})*(:[A-Za-z0-9_][-.A-Za-z0-9_]{{0,127}})?"
     r"(@[A-Za-z][A-Za-z0-9]*([-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,})?"
 )
+_SYSCTL = re.compile(r"(?=.{1,253}$)([a-z0-9]([-_a-z0-9]*[a-z0-9])?[./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?")
+_HEADER = re.compile(r"[-A-Za-z0-9]+")
 _PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -117,7 +122,10 @@ Form = tuple[Callable[[str], Any], str]
 _FORMS_BY: Mapping[str, Form] = {
     "Container.name Volume.name": (_DNS_LABEL.fullmatch, _LOWER),
     """PodSpec.serviceAccountName PodSpec.serviceAccount PodSpec.priorityClassName PodSpec.runtimeClassName
-    PodSpec.nodeName PersistentVolumeClaimVolumeSource.claimName PersistentVolumeClaimSpec.storageClassName""": (
+    PodSpec.nodeName PersistentVolumeClaimVolumeSource.claimName PersistentVolumeClaimSpec.storageClassName
+    LocalObjectReference.name ConfigMapEnvSource.name SecretEnvSource.name ConfigMapKeySelector.name
+    SecretKeySelector.name ConfigMapVolumeSource.name SecretVolumeSource.secretName ConfigMapProjection.name
+    SecretProjection.name PodResourceClaim.resourceClaimName PodResourceClaim.resourceClaimTemplateName""": (
         is_subdomain,
         _NAME,
     ),
@@ -125,6 +133,10 @@ _FORMS_BY: Mapping[str, Form] = {
         is_label_key,
         _LABEL_KEY,
     ),
+    "PodSchedulingGate.name PodReadinessGate.conditionType": (is_label_key, _LABEL_KEY),
+    "HTTPHeader.name": (_HEADER.fullmatch, "letters, digits and '-'"),
+    "Sysctl.name": (_SYSCTL.fullmatch, "a kernel parameter such as net.core.somaxconn"),
+    "VolumeMount.mountPath": (lambda text: ":" not in text, "a path without ':'"),
     "Toleration.value": (is_label_value, _A_LABEL_VALUE),
     "ConfigMapKeySelector.key SecretKeySelector.key": (
         _DATA_KEY.fullmatch,

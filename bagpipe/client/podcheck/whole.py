@@ -1,14 +1,21 @@
 """What Kubernetes asks of a pod as a whole: names that are there once, mounts of volumes that are there, and so on."""
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any
 
+from . import reserved
 from .shapes import describe
 from .typed import Found, Place
+from .values import is_subdomain
 
 Raw = Mapping[str, Any]
 _SPEC: Place = ("spec",)
+_DOMAIN = re.compile(r"\.|(?=.{1,253}$)[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*\.?")
+"""A name in which others are looked for: underscores are allowed, and a dot at its end."""
+_SEARCHED = 2048
+_OF_AN_END = ("terminationMessagePath", "restartPolicy", "restartPolicyRules")
 _OF_A_LONG_RUN = ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
 
 
@@ -20,12 +27,15 @@ def faults(template: Raw, claims: Collection[str] = ()) -> Iterator[Found]:
     """
     spec = template.get("spec") or {}
     yield from _names(spec)
+    yield from _taken(template)
     volumes = {**{name: {} for name in claims}, **{v["name"]: v for v in spec.get("volumes") or ()}}
     for place, container in _containers(spec):
         yield from _mounts(container, place, volumes)
         yield from _ports(container, place, at_home=not spec.get("hostNetwork"))
         yield from _user(container, place, spec)
         yield from _claimed(container, place, spec)
+        yield from _lifecycle(container, place, spec)
+    yield from _host_ports(spec)
     yield from _network(spec)
     if spec.get("ephemeralContainers"):
         yield Found((*_SPEC, "ephemeralContainers"), "a pod cannot be made with these", "leave them out")
@@ -45,6 +55,16 @@ def _twice(named: Iterable[tuple[Place, Any]], what: str) -> Iterator[Found]:
         if name in seen:
             yield Found(place, f"a second {what} {name!r}", "give each its own name")
         seen.add(name)
+
+
+def _taken(template: Raw) -> Iterator[Found]:
+    """What Kubernetes' controllers, or the operator's reading of how a process ended, go by."""
+    for key in sorted(reserved.KUBERNETES_LABELS & {*((template.get("metadata") or {}).get("labels") or {})}):
+        yield Found(("metadata", "labels", key), "belongs to Kubernetes", "choose another name")
+    for place, container in _containers(template.get("spec") or {}):
+        for key in _OF_AN_END if container["name"] == reserved.CONTAINER else ():
+            if container.get(key) is not None:
+                yield Found((*place, key), "set by the operator", "leave it out")
 
 
 def _names(spec: Raw) -> Iterator[Found]:
@@ -68,6 +88,8 @@ def _mounts(container: Raw, place: Place, volumes: Mapping[str, Raw]) -> Iterato
             yield Found((*here, "subPathExpr"), "subPath is set too", "keep one of them")
         if mount.get("recursiveReadOnly") not in (None, "", "Disabled") and not mount.get("readOnly"):
             yield Found((*here, "recursiveReadOnly"), "asks for readOnly: true", "set it")
+        if mount.get("mountPropagation") == "Bidirectional" and not _is_privileged(container):
+            yield Found((*here, "mountPropagation"), "Bidirectional is for privileged containers", "leave it out")
         paths.append(((*here, "mountPath"), mount["mountPath"]))
     for index, device in enumerate(container.get("volumeDevices") or ()):
         here = (*place, "volumeDevices", index)
@@ -95,6 +117,39 @@ def _ports(container: Raw, place: Place, *, at_home: bool) -> Iterator[Found]:
     for here, port in ports:
         if not at_home and port.get("hostPort") not in (None, 0, port["containerPort"]):
             yield Found((*here, "hostPort"), "hostNetwork: the node's port is the container's", "leave it out")
+
+
+def _is_privileged(container: Raw) -> bool:
+    return bool((container.get("securityContext") or {}).get("privileged"))
+
+
+def _host_ports(spec: Raw) -> Iterator[Found]:
+    """A node has each of its ports once; init containers that end give theirs back."""
+    stay = [c for c in _containers(spec) if c[0][1] == "containers" or c[1].get("restartPolicy") == "Always"]
+    taken = (
+        ((*place, "ports", i, "hostPort"), (port.get("hostIP") or "", port["hostPort"], port.get("protocol") or "TCP"))
+        for place, container in stay
+        for i, port in enumerate(container.get("ports") or ())
+        if port.get("hostPort")
+    )
+    seen = set()
+    for where, port in taken:
+        if port in seen:
+            yield Found(where, f"a second port {port[1]} of the node", "choose another, or leave it out")
+        seen.add(port)
+
+
+def _lifecycle(container: Raw, place: Place, spec: Raw) -> Iterator[Found]:
+    here = (*place, "lifecycle")
+    life = container.get("lifecycle") or {}
+    grace = spec.get("terminationGracePeriodSeconds")
+    for hook in ("postStart", "preStop"):
+        seconds = ((life.get(hook) or {}).get("sleep") or {}).get("seconds")
+        if seconds is not None and not 0 <= seconds <= (30 if grace is None else grace):
+            words = f"expected a number from 0 to terminationGracePeriodSeconds, found {describe(seconds)}"
+            yield Found((*here, hook, "sleep", "seconds"), words)
+    if life.get("stopSignal") and not (spec.get("os") or {}).get("name"):
+        yield Found((*here, "stopSignal"), "asks for the pod's os", "set os: {name: linux} in podTemplate.spec")
 
 
 def _user(container: Raw, place: Place, spec: Raw) -> Iterator[Found]:
@@ -131,6 +186,17 @@ def _network(spec: Raw) -> Iterator[Found]:
             ip_address(text)
         except ValueError:
             yield Found(place, f"expected an address such as 10.0.0.9, found {describe(text)}")
+    named = [((*_SPEC, "dnsConfig", "searches", i), text) for i, text in enumerate(dns.get("searches") or ())]
+    for i, alias in enumerate(spec.get("hostAliases") or ()):
+        hosts = alias.get("hostnames") or ()
+        named += [((*_SPEC, "hostAliases", i, "hostnames", j), text) for j, text in enumerate(hosts)]
+    for place, text in named:
+        good = _DOMAIN.fullmatch(text) if "searches" in place else is_subdomain(text)
+        if not good:
+            yield Found(place, f"expected a name such as db.example.com, found {describe(text)}")
+    if len(" ".join(dns.get("searches") or ())) > _SEARCHED:
+        words = f"more than {_SEARCHED} characters together"
+        yield Found((*_SPEC, "dnsConfig", "searches"), words, "leave some out")
     for field, most in (("nameservers", 3), ("searches", 32)):
         if len(dns.get(field) or ()) > most:
             yield Found((*_SPEC, "dnsConfig", field), f"more than {most}", "leave some out")

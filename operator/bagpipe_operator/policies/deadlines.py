@@ -18,11 +18,12 @@ def judge(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Fai
     """The job's end at a time limit; none: it has time left, or no limit."""
     active, startup = active_end(job, status), startup_end(job, status)
     if active is not None and now >= active:
-        return Fail(reason=Reason.DEADLINE, message=f"active for more than {job.run_policy.active_deadline_seconds} s")
+        words = f"active for more than {job.run_policy.active_deadline_seconds} s (activeDeadlineSeconds)"
+        return Fail(reason=Reason.DEADLINE, message=words)
     if startup is not None and now >= startup:
         found = obstacles.why_not_running(job, status, observed, now)
         reason = Reason.STARTUP_DEADLINE if found.reason == Reason.STARTING else found.reason
-        waited = f"not all pods ran within {job.run_policy.startup_deadline_seconds} s"
+        waited = f"not all pods ran within {job.run_policy.startup_deadline_seconds} s (startupDeadlineSeconds)"
         return Fail(reason=reason, message=f"{waited}: {found.message}")
     return None
 

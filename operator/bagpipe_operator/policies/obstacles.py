@@ -14,7 +14,7 @@ from bagpipe_operator.decision import Fail
 from bagpipe_operator.names import Reason, Role
 from bagpipe_operator.observe import Observed, Obstacle, attempt_of, role_of
 from bagpipe_operator.podstate import Pod, Raw
-from bagpipe_operator.policies import keeping
+from bagpipe_operator.policies import backoff, keeping
 from bagpipe_operator.warned import of_claim
 
 SCHEDULER_SECONDS = 8
@@ -112,7 +112,7 @@ def why_not_running(job: Job, status: Status, observed: Observed, now: dt.dateti
         or _warned(job, status, observed, pods)
         or _unscheduled(pods, now)
         or _unseen(pods, now)
-        or _count(job, pods)
+        or _count(job, status, observed, now)
     )
 
 
@@ -223,8 +223,13 @@ def _lacks_something(raw: Raw, job: Job, status: Status, have: dict[Role, int]) 
     return have[role] < job.replicas(role)
 
 
-def _count(job: Job, pods: list[Pod]) -> Obstacle:
+def _count(job: Job, status: Status, observed: Observed, now: dt.datetime) -> Obstacle:
+    pods = [p for p in observed.pods if p.attempt == status.attempt]
     ready = sum(p.ready or p.phase == "Succeeded" for p in pods)
     waiting = next((f"; {_who(p)}: {p.beside}" for p in pods if p.beside and p.begun and not p.ended), "")
+    if not pods and any(p.attempt < status.attempt and not p.gone_quiet for p in observed.pods):
+        waiting = "; those of the attempt before are still ending"
+    elif not pods and status.attempt_time is not None and now < (start := backoff.start_time(job, status)):
+        waiting = f"; they are made at {times.text(start)}: the job waits longer after each attempt that ended early"
     message = f"{ready} of {job.pods_wanted} pods run, {len(pods)} exist{waiting}"
     return Obstacle(reason=Reason.STARTING, message=message)

@@ -60,7 +60,10 @@ def story(**more):
 def test_the_page():
     """Where the job is, how far, what happened when, its pods by role and rank, and its termination message."""
     blocks = dict(part.split("\n", 1) for part in story().strip().split("\n\n"))
-    assert blocks["ml/j: Restarting for 2 min 0 s (OOMKilled)"].strip() == "attempt 1, 1 failures of 3, 0 disruptions"
+    assert (
+        blocks["ml/j: Restarting for 2 min 0 s (OOMKilled)"].strip()
+        == "attempt 1; new attempts: 1 of 3 for failures, 0 for disruptions"
+    )
     assert blocks["Progress"].strip() == "step 300 of 1000, loss 0.5000, 12,000 examples/s, checkpoint at step 250"
     assert blocks["Time"].strip() == "Starting 1 min 0 s, Running 1 h 57 min, Restarting 2 min 0 s"
     assert blocks["Timeline"].splitlines() == [
@@ -82,6 +85,16 @@ def test_what_kubernetes_forgot_is_told_from_the_status():
     """After an hour the events are gone; the conditions still tell what became true."""
     page = tell({"metadata": META, "status": STATUS}, [], [], NOW)
     assert "2026-01-01T11:58:00Z  Restarting: trainer 1 exited with 137" in page
+
+
+def test_nothing_is_said_twice():
+    """Conditions that programs read say again what others say; what happened in one second stays in its order."""
+    failed = {"type": "Failed", "status": "True", "reason": "BadData", "message": "no such file"}
+    when = {"lastTransitionTime": META["creationTimestamp"]}
+    listed = [{**failed, **when}, {**failed, **when, "type": "Stalled"}]
+    page = tell({"metadata": META, "status": {"phase": "Failed", "conditions": listed}}, [], [], NOW)
+    assert "Stalled" not in page
+    assert page.index("10:00:00Z  made") < page.index("10:00:00Z  Failed: no such file")
 
 
 def test_a_job_that_nobody_runs_says_so():
