@@ -42,6 +42,30 @@ def assigned_since(text: str, value: type, names: Mapping[str, Any]) -> Iterator
         yield name, found
 
 
+def surely_assigned(text: str, value: type, names: Mapping[str, Any]) -> list[str]:
+    """Names of attributes that the class surely has otherwise than by its text; what fills an empty one is no such.
+
+    Arguments as of `assigned_since`.
+    """
+    definition = _definition(text)
+    stated, bound = _stated(definition), {_mangled(definition.name, name) for name in _scope(text, "is_assigned")}
+    remade = _remade(definition, value, names)
+    return [
+        name
+        for name, found in assigned_since(text, value, names)
+        if (not remade if name not in bound else _is_other(stated.get(name), found))
+    ]
+
+
+def _is_other(node: ast.expr | None, found: Any) -> bool:
+    try:
+        literal = None if node is None else ast.literal_eval(node)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return False
+    filled = not literal and isinstance(literal, list | dict | set)
+    return node is not None and not (filled and type(literal) is type(found))
+
+
 def read_by_the_body(text: str, names: set[str]) -> set[str]:
     """Which attributes that the text gives a literal are read while the class is made, as in `size = 2 * width`.
 

@@ -11,12 +11,11 @@ import ast
 import builtins
 import hashlib
 import inspect
-import linecache
 import os
 import re
 import symtable
 import sys
-import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,7 +25,9 @@ from typing import Any
 
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.assigned import assigned_since, other_base, read_by_the_body
+from bagpipe.interactive.imported import unlike_its_file
 from bagpipe.interactive.same_code import is_text_of
+from bagpipe.interactive.texts import cells, definitions, file_text
 from bagpipe.interactive.written import written
 from bagpipe.local.user_modules import FOLDERS, noted_folders
 from bagpipe.lowlevel.atomic_files import write_whole
@@ -153,6 +154,8 @@ def _import_path(value: Any, wanted: Wanted) -> tuple[str, Mapping[str, str]]:
         raise ConfigError(
             f"{wanted}: {name} belongs to {module}, which has no file; put the {wanted.kind} into a file of its own"
         )
+    for difference in unlike_its_file(value):
+        warnings.warn(f"{wanted}: {difference}", stacklevel=5)
     return f"{module}:{name}", {}
 
 
@@ -303,9 +306,9 @@ def source_of(value: Any, wanted: Wanted) -> str:
     Raises:
         ConfigError: there is none, or none that is still what the program has.
     """
-    name, file = value.__name__, _file_text(value)
-    units = [*reversed(_cells() or ()), file]
-    found = [(text, unit) for unit in units for text in _definitions(unit, name)]
+    name, file = value.__name__, file_text(value)
+    units = [*reversed(cells() or ()), file]
+    found = [(text, unit) for unit in units for text in definitions(unit, name)]
     for attributes in (True, False):
         for text, unit in found:
             if is_text_of(text, value, unit, attributes=attributes):
@@ -322,54 +325,3 @@ def source_of(value: Any, wanted: Wanted) -> str:
         f"{wanted}: the source of {name} cannot be found, so other processes cannot have it; put it into "
         f"a file, and give the {wanted.kind} of that file's module"
     )
-
-
-def _file_text(value: Any) -> str:
-    """The file of a script as it is now; empty: there is none."""
-    try:
-        file = inspect.getsourcefile(value)
-    except (OSError, TypeError):
-        return ""
-    linecache.checkcache(file)
-    return "".join(linecache.getlines(file)) if file else ""
-
-
-def _cells() -> list[str] | None:
-    """Python source of the cells that were run in this notebook or IPython session; None: this is neither."""
-    get = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    shell = get()
-    if shell is None:
-        return None
-    return [shell.transform_cell(_under_magic(cell)) for cell in shell.user_ns.get("In", ())]
-
-
-def _under_magic(cell: str) -> str:
-    """What stands below a magic such as `%%time`, which IPython keeps as a text in a call; else the cell itself."""
-    try:
-        match ast.parse(cell).body:
-            case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [_, _, ast.Constant(str() as body)]))]:
-                return body
-    except SyntaxError:
-        pass
-    return cell
-
-
-def _definitions(unit: str, name: str) -> Iterator[str]:
-    """What defines a name in a file or cell, outside of other definitions; the last one first."""
-    try:
-        nodes = list(_outer(ast.parse(unit)))
-    except (SyntaxError, ValueError):
-        return
-    lines = unit.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # As Python counts them, not at form feeds.
-    for node in reversed(nodes):
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            yield textwrap.dedent("\n".join(lines[first - 1 : node.end_lineno]) + "\n")
-
-
-def _outer(node: ast.AST) -> Iterator[ast.AST]:
-    """Statements that are in no function and no class, such as those below an `if`."""
-    for child in ast.iter_child_nodes(node):
-        yield child
-        if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef | ast.expr):
-            yield from _outer(child)
