@@ -3,6 +3,7 @@
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
 - `OSError` of a disk, without a path: one line with the place in the code, and 75; 78 for a limit of a file's size.
+- Too many open files, of whatever says so: one line with the limit; 78, as the next attempt has the same one.
 - `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
 - A thread that cannot be started: one line and 75. No place for compiled kernels: one line and 78.
 - `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
@@ -25,7 +26,7 @@ from bagpipe.lowlevel.atomic_files import how_to_write
 from bagpipe.lowlevel.process_life import current_folder
 
 INTERRUPTED = 130
-RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
+RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENFILE, errno.EAGAIN))
 """Errors of the system that may pass."""
 OF_DISKS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG))
 """What a disk says to a write into an open file, whose name Python does not know any more."""
@@ -63,6 +64,10 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
         remedy = how_to_write(error) or REMEDIES.get(error.errno, "check the disks that this command uses")
         code = ExitCode.BAD_CONFIG if error.errno == errno.EFBIG else ExitCode.TRANSIENT
         return Failure(f"a file that is written at {_place(error)}: {error.strerror}; {remedy}", code)
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):  # Also a socket's error, which is no OSError.
+        remedy = how_to_write(OSError(error.errno, ""))  # type: ignore[attr-defined]
+        code = ExitCode.BAD_CONFIG if error.errno == errno.EMFILE else ExitCode.TRANSIENT  # type: ignore[attr-defined]
+        return Failure(f"too many open files, at {_place(error)}; {remedy}", code)
     if isinstance(error, FileNotFoundError) and current_folder() is None:
         return Failure("the current folder has been removed; change to one that exists", ExitCode.BAD_CONFIG)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words

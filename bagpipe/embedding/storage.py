@@ -44,11 +44,11 @@ class Storage:
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             os.ftruncate(self._fd, size)
+            if reserved:
+                self.reserve(0, num_bytes)
+            self.map = mmap.mmap(self._fd, size)  # It opens the file once more.
         except OSError as error:
             raise cannot_write(path, error) from None
-        if reserved:
-            self.reserve(0, num_bytes)
-        self.map = mmap.mmap(self._fd, size)
 
     def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0) -> npt.NDArray[Any]:
         """A view of the memory."""

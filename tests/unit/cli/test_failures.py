@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import zmq
 
 from bagpipe.cli import main as cli
 from bagpipe.cli.failures import failure_of
@@ -22,7 +23,7 @@ PATHS = [
     (errno.ENOSPC, 75, "free some space and try again"),
     (errno.EDQUOT, 75, "free some of the quota and try again"),
     (errno.EFBIG, 78, "its disk holds no file of that size"),
-    (errno.EMFILE, 75, "raise the limit of open files (ulimit -n)"),
+    (errno.EMFILE, 78, "raise the limit of open files (ulimit -n)"),
     (errno.ENFILE, 75, "every program of this machine together has too many files open"),
     (errno.EIO, 75, "correct the path, or choose another"),
 ]
@@ -186,3 +187,12 @@ def test_scores_under_a_name_of_another_form_are_refused(tmp_path: Path, capsys:
     assert cli.run_command(["predict", str(tmp_path), "--data", "rows.csv", "--out", str(out)]) == 78
     assert capsys.readouterr().err == f"error: {out}: scores are written as Parquet; name it {tmp_path / 'q.parquet'}\n"
     assert not out.exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "x"), zmq.ZMQError(errno.EMFILE)], ids=["a map", "a socket"])
+def test_a_limit_of_open_files_is_named_whoever_meets_it(error: Exception) -> None:
+    failure = failure_of(error, role="server")
+    assert failure.code == 78  # The next attempt has the same limit.
+    assert re.search(
+        r"^too many open files, at .*; raise the limit of open files \(ulimit -n\), [\d,]+ here$", failure.message
+    )

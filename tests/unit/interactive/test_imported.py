@@ -11,7 +11,7 @@ import pytest
 
 from bagpipe.interactive.user_model import name_function, name_model
 
-TEXT = '''
+TEXT = """
 import dataclasses
 import functools
 
@@ -68,7 +68,7 @@ class Net(Base):
 
 def rate(step):
     return 0.1 * step
-'''
+"""
 
 
 @pytest.fixture
