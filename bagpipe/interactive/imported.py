@@ -15,11 +15,7 @@ from bagpipe.interactive.assigned import surely_assigned
 from bagpipe.interactive.same_code import is_text_of
 from bagpipe.interactive.texts import definitions, file_text
 
-_INSTALLED = {
-    Path(place).resolve()
-    for name in ("stdlib", "platstdlib", "purelib", "platlib")
-    if (place := sysconfig.get_path(name)) is not None
-}
+_INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 _OF_BAGPIPE = Path(__file__).resolve().parent.parent
 
 
