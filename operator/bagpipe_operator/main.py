@@ -36,6 +36,7 @@ from bagpipe_operator.workqueue import WorkQueue
 
 log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 5.0
+_LEAVE_SECONDS = 5.0
 _BAD_CONFIG = 78
 """Exit code where the settings are wrong, as of the library's commands."""
 
@@ -215,7 +216,31 @@ def main() -> None:
     except (SpecError, yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         log.critical("settings not usable", extra={"file": str(options.config), "error": " ".join(str(error).split())})
         sys.exit(_BAD_CONFIG)
-    sys.exit(asyncio.run(run(settings)))
+    sys.exit(to_the_end(run(settings)))
+
+
+def to_the_end(running: Coroutine[Any, Any, int]) -> int:
+    """Run a coroutine in a loop of its own; returns its result.
+
+    What is left of its tasks has a few seconds to take its cancellation. A watch that takes none, as can happen while
+    thousands of objects are listed, keeps no process alive (`asyncio.run` would wait for it for ever).
+    """
+    loop = asyncio.new_event_loop()
+    try:
+        code = loop.run_until_complete(running)
+    except BaseException:
+        loop.close()
+        raise
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    if left:
+        _, late = loop.run_until_complete(asyncio.wait(left, timeout=_LEAVE_SECONDS))
+        if late:
+            log.warning("tasks did not end", extra={"tasks": len(late)})
+            return code
+    loop.close()
+    return code
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""The operator's process: how it lists, and that it ends."""
+
+import asyncio
+import time
+
+import pytest
+
+pytest.importorskip("kopf", reason="the operator's own environment has kopf")
+
+
+def test_what_takes_no_cancellation_keeps_no_process_alive(monkeypatch):
+    from bagpipe_operator import main
+
+    monkeypatch.setattr(main, "_LEAVE_SECONDS", 0.2)
+    asked = []
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                asked.append(True)
+
+    async def run() -> int:
+        kept.append(asyncio.ensure_future(stubborn()))
+        await asyncio.sleep(0)
+        return 3
+
+    kept: list[asyncio.Task[None]] = []
+    began = time.monotonic()
+    assert main.to_the_end(run()) == 3
+    assert asked and time.monotonic() - began < 30
+    kept[0]._log_destroy_pending = False
+    kept[0].get_loop().close()
+
+
+def test_an_error_is_still_an_error():
+    from bagpipe_operator import main
+
+    async def run() -> int:
+        raise OSError("no certificate")
+
+    with pytest.raises(OSError, match="no certificate"):
+        main.to_the_end(run())
+
+
+def test_lists_come_in_parts():
+    from bagpipe_operator.handlers import kopf_settings
+    from bagpipe_operator.settings import Settings
+
+    assert kopf_settings(Settings.of({})).watching.chunk_size == 250
