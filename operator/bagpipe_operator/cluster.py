@@ -18,6 +18,8 @@ from bagpipe_operator.api_error import ApiError, Fenced, Outcome
 from bagpipe_operator.connection import Connection
 from bagpipe_operator.metrics import Metrics
 
+_JSON = "application/json, */*"
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1, application/json"
 _DEADLINE = aiohttp.ClientTimeout(total=20, connect=5)
 
 RESOURCES = {
@@ -77,6 +79,14 @@ class Cluster:
             ApiError: it cannot be read.
         """
         return await self._json("GET", url, params=params)
+
+    async def names(self, url: str, **params: str) -> dict[str, Any]:
+        """A page of a list, with nothing of the objects but their metadata.
+
+        Raises:
+            ApiError: it cannot be read.
+        """
+        return await self._json("GET", url, params=params, accept=_METADATA)
 
     async def text(self, url: str, **params: str) -> str:
         """Read a text, such as a pod's log.
@@ -173,8 +183,9 @@ class Cluster:
         body: Any = None,
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
+        accept: str = _JSON,
     ) -> dict[str, Any]:
-        raw = await self._request(method, url, body, content_type, params)
+        raw = await self._request(method, url, body, content_type, params, accept)
         try:
             result = json.loads(raw)
         except (ValueError, RecursionError):
@@ -190,13 +201,14 @@ class Cluster:
         body: Any = None,
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
+        accept: str = _JSON,
     ) -> bytes:
         if method != "GET" and not self.may_write():
             raise Fenced(f"{method} {url}")
         data = None if body is None else json.dumps(body, allow_nan=False)
         code = "none"
         try:
-            headers = {**self._connection.headers(), "Content-Type": content_type, "Accept": "application/json, */*"}
+            headers = {**self._connection.headers(), "Content-Type": content_type, "Accept": accept}
             async with self._session.request(
                 method,
                 self._connection.server + url,

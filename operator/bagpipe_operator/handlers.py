@@ -1,8 +1,7 @@
 """What kopf calls: every event becomes an entry of the store and a key in the queue. Nothing is decided here.
 
-`on.event` and indexes only: these write nothing to any object (no finalizer, no annotation), so a job
-can be deleted with the operator gone. Indexes are filled before the first event is handled, which
-makes them the barrier after which the store is complete.
+`on.event` only: it writes nothing to any object (no finalizer, no annotation), so a job can be deleted with the
+operator gone. Nobody takes a key from the queue before the store is complete (`beginning.py`).
 """
 
 from typing import Any
@@ -11,12 +10,15 @@ import kopf
 
 from bagpipe_operator import gangs, names
 from bagpipe_operator.api import RunPolicy
+from bagpipe_operator.beginning import Beginning, Listed
 from bagpipe_operator.heads import JobKey
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.store import Store
 from bagpipe_operator.unclaimed import Unclaimed
 from bagpipe_operator.workqueue import WorkQueue
 
+_Resource = tuple[str, str, str]
+"""Group, version and plural, as in the path of a collection."""
 _CHILDREN = {
     ("", "v1", "pods"): "Pod",
     ("", "v1", "services"): "Service",
@@ -38,17 +40,42 @@ _GANGS = {
 }
 _LISTED_AT_ONCE = 250
 """Objects in one answer when a watch begins: a list of all pods of 5,000 jobs took more than a gigabyte of memory."""
+_OF_THE_CLUSTER = frozenset({"ResourceFlavor", "WorkloadPriorityClass"})
+"""Kinds that belong to no namespace."""
 _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 
 
-def registry(store: Store, queue: WorkQueue[JobKey], settings: Settings, unclaimed: Unclaimed) -> kopf.OperatorRegistry:
-    """Handlers bound to this store and queue, and to the list of others' jobs that nobody runs."""
-    result = kopf.OperatorRegistry()
+def listed(settings: Settings) -> list[Listed]:
+    """The kinds that are watched, for `Beginning`."""
+    found = []
+    for (group, version, plural), kind in _kinds(settings).items():
+        root = f"/apis/{group}/{version}" if group else f"/api/{version}"
+        within = () if kind in _OF_THE_CLUSTER else settings.namespaces
+        urls = tuple(f"{root}/namespaces/{namespace}/{plural}" for namespace in within) or (f"{root}/{plural}",)
+        selected = (group, version, plural) in _selected(settings)
+        found.append(Listed(kind, urls, _SELECTOR if selected else ""))
+    return found
+
+
+def _kinds(settings: Settings) -> dict[_Resource, str]:
     kinds = {(names.GROUP, names.VERSION, names.PLURAL): names.KIND, **_CHILDREN, **(_KUEUE if settings.kueue else {})}
     for name in settings.gang_schedulers:
         kinds |= _GANGS[name]
-    for resource, kind in kinds.items():
-        _watch(result, resource, kind, store, queue, settings.operator_class, unclaimed)
+    return kinds
+
+
+def _selected(settings: Settings) -> list[_Resource]:
+    """Those of which only our own objects are watched."""
+    return [*_CHILDREN, *(resource for name in settings.gang_schedulers for resource in _GANGS[name])]
+
+
+def registry(
+    store: Store, queue: WorkQueue[JobKey], settings: Settings, unclaimed: Unclaimed, beginning: Beginning
+) -> kopf.OperatorRegistry:
+    """Handlers bound to this store and queue, and to the list of others' jobs that nobody runs."""
+    result = kopf.OperatorRegistry()
+    for resource, kind in _kinds(settings).items():
+        _watch(result, resource, kind, store, queue, settings.operator_class, unclaimed, beginning)
     for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
         kopf.on.login(id=login.__name__, registry=result, retries=3)(login)
     return result
@@ -62,21 +89,15 @@ def _watch(
     queue: WorkQueue[JobKey],
     operator_class: str,
     unclaimed: Unclaimed,
+    beginning: Beginning,
 ) -> None:
     def ours(raw: dict[str, Any]) -> bool:
         """A job of another operator is not kept: it is neither reconciled nor counted nor followed."""
         return kind != names.KIND or RunPolicy.for_whom(raw.get("spec")).is_of(operator_class)
 
-    async def keep(body: kopf.Body, **_: Any) -> None:
-        """Fills the store; kopf's own index stays empty. No key is queued: other kinds may not be listed yet."""
-        raw = _raw(body, kind)
-        if ours(raw):
-            store.put(raw)
-        else:
-            unclaimed.see(raw)
-
     async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         raw = _raw(body, kind)
+        beginning.told(raw)
         if not ours(raw):
             (unclaimed.lost if event["type"] == "DELETED" else unclaimed.see)(raw)
             return
@@ -84,7 +105,6 @@ def _watch(
         if key is not None:
             queue.add(key)
 
-    kopf.index(*resource, id=f"keep-{kind.lower()}", registry=registry)(keep)
     kopf.on.event(*resource, id=f"react-{kind.lower()}", registry=registry)(react)
 
 
@@ -93,17 +113,51 @@ def _raw(body: kopf.Body, kind: str) -> dict[str, Any]:
     return {**dict(body), "kind": kind}
 
 
+class _NoDifferences(kopf.DiffBaseStorage):
+    """kopf compares no states of an object for us: a copy of each one would cost more than all that we do with it."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """There is nothing to store."""
+
+
+class _NoProgress(kopf.ProgressStorage):
+    """Handlers of events are called once, and leave nothing on an object."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """There is nothing to store."""
+
+    def purge(self, **_: Any) -> None:
+        """There is nothing to remove."""
+
+    def touch(self, **_: Any) -> None:
+        """No object is written to."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        return essence
+
+
 def kopf_settings(settings: Settings) -> kopf.OperatorSettings:
     """kopf as a watcher: no posting, no scanning of namespaces and CRDs, lists in parts."""
     result = kopf.OperatorSettings()
     result.posting.enabled = False
     result.scanning.disabled = True
     result.watching.chunk_size = _LISTED_AT_ONCE
+    result.persistence.diffbase_storage = _NoDifferences()
+    result.persistence.progress_storage = _NoProgress()
+    result.queueing.idle_timeout = 1.0  # A listed object keeps a task for so long.
     result.networking.request_timeout = 20
     result.watching.server_timeout = 300
     result.watching.client_timeout = 330
     result.watching.reconnect_backoff = 1
-    watched = [*_CHILDREN, *(resource for name in settings.gang_schedulers for resource in _GANGS[name])]
-    for group, _, plural in watched:
+    for group, _, plural in _selected(settings):
         result.watching.label_selectors[group, plural] = _SELECTOR
     return result

@@ -20,10 +20,11 @@ from kopf._core.engines.peering import Identity
 from bagpipe_operator import __version__, gangs, logs, names
 from bagpipe_operator.api import SpecError
 from bagpipe_operator.api_error import ApiError, Outcome
+from bagpipe_operator.beginning import Beginning
 from bagpipe_operator.cluster import Cluster, path
 from bagpipe_operator.connection import connect
 from bagpipe_operator.follow import ProgressReader, WarningReader
-from bagpipe_operator.handlers import kopf_settings, registry
+from bagpipe_operator.handlers import kopf_settings, listed, registry
 from bagpipe_operator.heads import JobKey
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
@@ -64,13 +65,23 @@ async def run(settings: Settings) -> int:
         shell = Shell(cluster, store, queue, settings, metrics)
         progress = ProgressReader(cluster, store, queue, shell.memories)
         warnings = WarningReader(cluster, store, queue, shell.memories)
-        background = [shell.work() for _ in range(settings.workers)]
-        background += [progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
-        background += [warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
         unclaimed = Unclaimed(cluster, settings.operator_class)
-        background += [unclaimed.follow()]
-        watched = registry(store, queue, settings, unclaimed)
-        return await _lead(cluster, settings, background, watched, health, election, stop)
+        beginning = Beginning(cluster, listed(settings))
+        health.synced = lambda: beginning.over
+
+        async def work() -> None:
+            await beginning.complete()
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(settings.workers):
+                    tasks.create_task(shell.work())
+                if settings.progress_seconds:
+                    tasks.create_task(progress.follow(settings.progress_seconds))
+                if settings.warning_seconds:
+                    tasks.create_task(warnings.follow(settings.warning_seconds))
+                tasks.create_task(unclaimed.follow())
+
+        watched = registry(store, queue, settings, unclaimed, beginning)
+        return await _lead(cluster, settings, work(), watched, election, health, stop)
     finally:
         await election.release()
         await cluster.close()
@@ -81,14 +92,12 @@ async def run(settings: Settings) -> int:
 async def _lead(
     cluster: Cluster,
     settings: Settings,
-    background: list[Coroutine[Any, Any, Any]],
+    work: Coroutine[Any, Any, None],
     watched: kopf.OperatorRegistry,
-    health: Health,
     election: Election,
+    health: Health,
     stop: asyncio.Event,
 ) -> int:
-    ready = asyncio.Event()
-    health.synced = ready.is_set
     unknown: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
     kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
 
@@ -103,7 +112,6 @@ async def _lead(
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
             stop_flag=stop,
-            ready_flag=ready,
         )
 
     async def newcomer() -> None:
@@ -111,7 +119,7 @@ async def _lead(
 
     ended = await _first(
         {"stop": stop.wait(), "lease": election.keep(), "watches": watch(), "a new kind": newcomer()},
-        background=[health.tick(), *background],
+        background=[health.tick(), work],
         grace="watches",
     )
     log.info("ending", extra={"because": ended})

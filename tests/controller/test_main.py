@@ -49,3 +49,18 @@ def test_lists_come_in_parts():
     from bagpipe_operator.settings import Settings
 
     assert kopf_settings(Settings.of({})).watching.chunk_size == 250
+
+
+def test_kopf_copies_no_object_and_writes_to_none():
+    import kopf
+
+    from bagpipe_operator.handlers import kopf_settings
+    from bagpipe_operator.settings import Settings
+
+    body, patch = kopf.Body({"metadata": {"name": "j"}, "spec": {"data": {}}}), kopf.Patch()
+    persistence = kopf_settings(Settings.of({})).persistence
+    essence = persistence.diffbase_storage.build(body=body, extra_fields=None)
+    assert persistence.progress_storage.clear(essence=essence) == {}
+    persistence.diffbase_storage.store(body=body, patch=patch, essence=essence)
+    persistence.progress_storage.touch(body=body, patch=patch, value="now")
+    assert not patch and persistence.diffbase_storage.fetch(body=body) is None

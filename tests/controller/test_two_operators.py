@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rig import Rig, job
 
 from bagpipe_operator import handlers, leader, names
+from bagpipe_operator.beginning import Beginning
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
 from bagpipe_operator.metrics import Metrics
@@ -55,7 +56,6 @@ def test_jobs_of_others_are_not_kept(monkeypatch):
     def capture(kind):
         return lambda *args, **kwargs: lambda fn: found.setdefault((kind, kwargs["id"]), fn)
 
-    monkeypatch.setattr(handlers.kopf, "index", capture("index"))
     monkeypatch.setattr(handlers.kopf.on, "event", capture("event"))
     meta = {"name": "j", "namespace": "ns", "resourceVersion": "1"}
     body = {"metadata": meta, "spec": {"runPolicy": {"operatorClass": "gpu"}}}
@@ -64,8 +64,9 @@ def test_jobs_of_others_are_not_kept(monkeypatch):
         for operator_class, kept in (("", False), ("gpu", True)):
             found.clear()
             store, queue, unclaimed = Store(), WorkQueue(), Seen()
-            handlers.registry(store, queue, Settings.of({"operatorClass": operator_class}), unclaimed)
-            await found["index", "keep-bagpipejob"](body=body)
+            settings = Settings.of({"operatorClass": operator_class})
+            handlers.registry(store, queue, settings, unclaimed, Beginning(None, []))
+            await found["event", "react-bagpipejob"](event={"type": None}, body=body)
             assert unclaimed.shown == ([] if kept else ["see"])
             await found["event", "react-bagpipejob"](event={"type": "ADDED"}, body=body)
             assert (store.job(("ns", "j")) is not None, queue.depth) == (kept, int(kept))

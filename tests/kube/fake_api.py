@@ -371,6 +371,7 @@ class FakeCluster(Cluster):
         body: Any = None,
         content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
+        accept: str = "",
     ) -> bytes:
         if method != "GET":
             self.before_write(method, url)

@@ -1,0 +1,153 @@
+"""Nothing is decided before the watches have told of everything that there was when they began."""
+
+import asyncio
+import logging
+
+import pytest
+from fake_api import FakeApi, FakeCluster
+
+from bagpipe_operator import beginning, names
+from bagpipe_operator.api_error import ApiError
+from bagpipe_operator.beginning import Beginning, Listed
+from bagpipe_operator.metrics import Metrics
+
+KINDS = [Listed("BagpipeJob", ("/jobs",)), Listed("Pod", ("/a/pods", "/b/pods"), "app=bagpipe")]
+
+
+class Lists:
+    """Collections by path, in pages of two names; made within a loop."""
+
+    def __init__(self, **collections: list[str]) -> None:
+        self.collections = {"/jobs": [], "/a/pods": [], "/b/pods": []} | collections
+        self.asked: list[dict[str, str]] = []
+        self.errors: list[ApiError] = []
+        self.asked_again = asyncio.Event()
+
+    async def names(self, url, **params):
+        if any(url == asked["url"] and "continue" not in params for asked in self.asked):
+            self.asked_again.set()
+        self.asked.append({"url": url, **params})
+        if self.errors:
+            raise self.errors.pop()
+        there = self.collections[url]
+        begin = int(params.get("continue") or 0)
+        items = [{"metadata": {"uid": uid, "name": uid, "namespace": "ns"}} for uid in there[begin : begin + 2]]
+        more = str(begin + 2) if begin + 2 < len(there) else ""
+        return {"items": items, "metadata": {"continue": more}}
+
+
+def tell(watches: Beginning, *uids: str) -> None:
+    for uid in uids:
+        watches.told({"metadata": {"uid": uid}})
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(beginning, "_STILL_SECONDS", 0.05)
+    monkeypatch.setattr(beginning, "_LOOK_SECONDS", 0.005)
+
+
+def begun(scenario) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_it_is_over_when_the_last_object_has_been_told():
+    async def scenario():
+        lists = Lists(**{"/jobs": ["1", "2", "3"], "/b/pods": ["4"]})
+        watches = Beginning(lists, KINDS)
+        tell(watches, "1", "2", "4", "9")  # Also one that has gone, or is younger than the list.
+        waiting = asyncio.ensure_future(watches.complete())
+        await lists.asked_again.wait()
+        assert not waiting.done() and not watches.over
+        tell(watches, "3")
+        await waiting
+        assert watches.over
+        assert {asked.get("labelSelector") for asked in lists.asked if asked["url"] != "/jobs"} == {"app=bagpipe"}
+        tell(watches, "5")  # Afterwards nothing is kept.
+
+    begun(scenario)
+
+
+def test_what_goes_before_its_watch_begins_is_not_waited_for(caplog):
+    async def scenario():
+        lists = Lists(**{"/jobs": ["1", "2"]})
+        watches = Beginning(lists, KINDS)
+        tell(watches, "1")
+        waiting = asyncio.ensure_future(watches.complete())
+        await lists.asked_again.wait()
+        assert not waiting.done()
+        lists.collections["/jobs"].remove("2")
+        await waiting
+
+    with caplog.at_level(logging.WARNING):
+        begun(scenario)
+    assert {record.among_them for record in caplog.records} == {"BagpipeJob ns/2"}
+
+
+def test_an_api_server_that_does_not_answer_is_asked_again():
+    async def scenario():
+        lists = Lists(**{"/jobs": ["1"]})
+        lists.errors = [ApiError(0, "cut"), ApiError(410, "the continue token is too old", "Expired")]
+        watches = Beginning(lists, KINDS)
+        tell(watches, "1")
+        await watches.complete()
+        assert not lists.errors
+
+    begun(scenario)
+
+
+def test_a_kind_that_is_not_served_has_no_objects():
+    async def scenario():
+        lists = Lists()
+        lists.errors = [ApiError(404, "the server could not find the requested resource", "NotFound")]
+        await Beginning(lists, KINDS).complete()
+
+    begun(scenario)
+
+
+def test_a_job_is_not_looked_at_before_its_children_are_known():
+    """The real handlers: the first listing fills the store and the queue, and says when all has been told."""
+    kopf = pytest.importorskip("kopf", reason="the operator's own environment has kopf")
+    from bagpipe_operator import handlers
+    from bagpipe_operator.settings import Settings
+    from bagpipe_operator.store import Store
+    from bagpipe_operator.unclaimed import Unclaimed
+    from bagpipe_operator.workqueue import WorkQueue
+
+    api = FakeApi()
+    labels = {names.LABEL_MANAGED_BY: names.MANAGER, names.LABEL_JOB: "j"}
+    job = api.put(names.KIND, {"metadata": {"name": "j"}, "spec": {}})
+    child = api.put("ConfigMap", {"metadata": {"name": "j-config", "labels": labels}})
+
+    async def scenario():
+        cluster, store, queue, settings = FakeCluster(api, Metrics()), Store(), WorkQueue(), Settings.of({})
+        served = {names.KIND, "ConfigMap"}
+        watches = Beginning(cluster, [kind for kind in handlers.listed(settings) if kind.kind in served])
+        registry = handlers.registry(store, queue, settings, Unclaimed(cluster, ""), watches)
+        react = {h.id: h.fn for h in registry._watching.get_all_handlers()}
+        assert len(react) == len(handlers.listed(settings))
+        waiting = asyncio.ensure_future(watches.complete())
+        await react["react-bagpipejob"](event={"type": None}, body=kopf.Body(job))
+        assert store.job(("ns", "j")) is not None and queue.depth == 1
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await react["react-configmap"](event={"type": None}, body=kopf.Body(child))
+        await waiting
+        await queue.get()
+        await react["react-bagpipejob"](event={"type": "DELETED"}, body=kopf.Body(job))
+        assert store.job(("ns", "j")) is None
+
+    begun(scenario)
+
+
+def test_every_kind_is_listed_where_it_is_watched():
+    from bagpipe_operator.handlers import listed
+    from bagpipe_operator.settings import Settings
+
+    two = {
+        kind.kind: kind for kind in listed(Settings.of({"namespaces": ["a", "b"], "kueue": True, "gangSchedulers": []}))
+    }
+    assert two["Pod"].urls == ("/api/v1/namespaces/a/pods", "/api/v1/namespaces/b/pods") and two["Pod"].selector
+    assert two["BagpipeJob"].urls[0] == "/apis/bagpipe.dev/v1alpha1/namespaces/a/bagpipejobs"
+    assert not two["BagpipeJob"].selector and not two["Workload"].selector
+    assert two["ResourceFlavor"].urls == ("/apis/kueue.x-k8s.io/v1beta1/resourceflavors",)
