@@ -258,7 +258,7 @@ def test_pods_of_an_older_job_of_this_name_hold_the_start(world):
     """While pods of a deleted job of the same name run, nothing is started next to them."""
     old = world().run()
     w = world()
-    w.uid = "another-uid"
+    w.uid = "other-uid"
     w.objects = dict(old.objects)
     decision = w.decide()
     assert all(o["kind"] not in ("Job", "StatefulSet") for o in decision.apply)
