@@ -25,8 +25,10 @@ NOT_ALLOWED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 )
 """Errors of a place that the user has chosen wrongly. Trying again does not help before it is changed."""
-_FOR_GOOD = frozenset({errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG})
-"""A file where a folder is expected, or the reverse, or a limit of a file's size: no later attempt does better."""
+_FOR_GOOD = frozenset(
+    {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE}
+)
+"""A file where a folder is expected, or the reverse, or a limit of this process: no later attempt does better."""
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -64,7 +64,7 @@ def test_a_disk_that_holds_no_file_so_large_is_told_from_a_limit(tmp_path: Path)
     told = {
         errno.EFBIG: ("its disk holds no file of that size; choose a folder on another one", ExitCode.BAD_CONFIG),
         errno.EDQUOT: ("free some of the quota and try again", ExitCode.TRANSIENT),
-        errno.EMFILE: ("raise the limit of open files (ulimit -n), ", ExitCode.TRANSIENT),
+        errno.EMFILE: ("raise the limit of open files (ulimit -n), ", ExitCode.BAD_CONFIG),
         errno.ENFILE: ("every program of this machine together has too many files open", ExitCode.TRANSIENT),
     }
     for number, (remedy, code) in told.items():
