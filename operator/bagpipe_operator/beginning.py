@@ -11,31 +11,18 @@ come, which is quick for hundreds of objects; of the 57,000 of 5,000 jobs a few 
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
+from bagpipe_operator.listing import Listed, names
 from bagpipe_operator.podstate import Raw
 
 log = logging.getLogger(__name__)
 
-_AT_ONCE = 500
-"""Names in one answer of the API server."""
 _STILL_SECONDS, _LONGEST_SECONDS = 2.0, 60.0
 """Seconds without any progress, after which names are listed again: at first, and at most."""
 _LOOK_SECONDS = 0.1
 _NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A kind of objects that is watched."""
-
-    kind: str
-    urls: tuple[str, ...]
-    """Paths of the collections: one for all namespaces, or one for each that is served."""
-    selector: str = ""
-    """Labels by which they are chosen."""
 
 
 class Beginning:
@@ -88,27 +75,12 @@ class Beginning:
         """Kind and name of all objects by UID; None: the API server does not say, which kopf's watches meet too."""
         there: dict[str, str] = {}
         for listed in self._kinds:
-            for url in listed.urls:
-                try:
-                    there |= await self._names(listed, url)
-                except ApiError as error:
-                    if error.outcome is Outcome.ABSENT:  # The API server has no such kind, so nothing is watched.
-                        continue
-                    log.warning("names not listed", extra={"kind": listed.kind, "error": str(error)})
-                    await asyncio.sleep(_STILL_SECONDS)
-                    return None
+            try:
+                there |= (await names(self._cluster, listed)).by_uid
+            except ApiError as error:
+                if error.outcome is Outcome.ABSENT:  # The API server has no such kind, so nothing is watched.
+                    continue
+                log.warning("names not listed", extra={"kind": listed.kind, "error": str(error)})
+                await asyncio.sleep(_STILL_SECONDS)
+                return None
         return there
-
-    async def _names(self, listed: Listed, url: str) -> dict[str, str]:
-        found: dict[str, str] = {}
-        asked = {"limit": str(_AT_ONCE)} | ({"labelSelector": listed.selector} if listed.selector else {})
-        more: dict[str, str] = {}
-        while True:
-            page = await self._cluster.names(url, **asked, **more)
-            for raw in page.get("items") or ():
-                meta = raw["metadata"]
-                where = f"{meta['namespace']}/" if "namespace" in meta else ""
-                found[meta.get("uid", "")] = f"{listed.kind} {where}{meta['name']}"
-            more = {"continue": (page.get("metadata") or {}).get("continue") or ""}
-            if not more["continue"]:
-                return found

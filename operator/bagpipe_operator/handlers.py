@@ -10,8 +10,10 @@ import kopf
 
 from bagpipe_operator import gangs, names
 from bagpipe_operator.api import RunPolicy
-from bagpipe_operator.beginning import Beginning, Listed
+from bagpipe_operator.beginning import Beginning
 from bagpipe_operator.heads import JobKey
+from bagpipe_operator.listing import Listed
+from bagpipe_operator.relists import Relists
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.store import Store
 from bagpipe_operator.unclaimed import Unclaimed
@@ -70,12 +72,17 @@ def _selected(settings: Settings) -> list[_Resource]:
 
 
 def registry(
-    store: Store, queue: WorkQueue[JobKey], settings: Settings, unclaimed: Unclaimed, beginning: Beginning
+    store: Store,
+    queue: WorkQueue[JobKey],
+    settings: Settings,
+    unclaimed: Unclaimed,
+    beginning: Beginning,
+    relists: Relists,
 ) -> kopf.OperatorRegistry:
     """Handlers bound to this store and queue, and to the list of others' jobs that nobody runs."""
     result = kopf.OperatorRegistry()
     for resource, kind in _kinds(settings).items():
-        _watch(result, resource, kind, store, queue, settings.operator_class, unclaimed, beginning)
+        _watch(result, resource, kind, store, queue, settings.operator_class, unclaimed, beginning, relists)
     for login in (kopf.login_with_service_account, kopf.login_with_kubeconfig):
         kopf.on.login(id=login.__name__, registry=result, retries=3)(login)
     return result
@@ -90,6 +97,7 @@ def _watch(
     operator_class: str,
     unclaimed: Unclaimed,
     beginning: Beginning,
+    relists: Relists,
 ) -> None:
     def ours(raw: dict[str, Any]) -> bool:
         """A job of another operator is not kept: it is neither reconciled nor counted nor followed."""
@@ -97,6 +105,8 @@ def _watch(
 
     async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         raw = _raw(body, kind)
+        if beginning.over and event["type"] is None:
+            relists.listed(kind)
         beginning.told(raw)
         if not ours(raw):
             (unclaimed.lost if event["type"] == "DELETED" else unclaimed.see)(raw)

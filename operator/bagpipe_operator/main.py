@@ -29,6 +29,7 @@ from bagpipe_operator.heads import JobKey
 from bagpipe_operator.health import Health
 from bagpipe_operator.leader import Election
 from bagpipe_operator.metrics import Metrics
+from bagpipe_operator.relists import Relists
 from bagpipe_operator.settings import Settings
 from bagpipe_operator.shell import Shell
 from bagpipe_operator.store import Store
@@ -66,7 +67,7 @@ async def run(settings: Settings) -> int:
         progress = ProgressReader(cluster, store, queue, shell.memories)
         warnings = WarningReader(cluster, store, queue, shell.memories)
         unclaimed = Unclaimed(cluster, settings.operator_class)
-        beginning = Beginning(cluster, listed(settings))
+        beginning, relists = Beginning(cluster, listed(settings)), Relists(cluster, store, queue, listed(settings))
         health.synced = lambda: beginning.over
 
         async def work() -> None:
@@ -79,8 +80,9 @@ async def run(settings: Settings) -> int:
                 if settings.warning_seconds:
                     tasks.create_task(warnings.follow(settings.warning_seconds))
                 tasks.create_task(unclaimed.follow())
+                tasks.create_task(relists.follow())
 
-        watched = registry(store, queue, settings, unclaimed, beginning)
+        watched = registry(store, queue, settings, unclaimed, beginning, relists)
         return await _lead(cluster, settings, work(), watched, election, health, stop)
     finally:
         await election.release()

@@ -12,7 +12,7 @@ beside them.
 import json
 import zlib
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, ValuesView
+from collections.abc import Collection, Iterator, ValuesView
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,11 @@ class Store:
             self.remove(known)
             return True
         return False
+
+    def gone(self, kind: str, there: Collection[str], version: int) -> list[Raw]:
+        """Objects of a kind that were last seen at or before a version at which none but these UIDs was there."""
+        mine = ((key, kept) for key, kept in self._objects.items() if key[0] == kind)
+        return [kept.raw for _, kept in mine if kept.version <= version and kept.uid not in there]
 
     def job(self, key: JobKey) -> Raw | None:
         """A job as last seen; none: there is none, or it is another operator's."""

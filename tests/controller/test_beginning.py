@@ -8,8 +8,10 @@ from fake_api import FakeApi, FakeCluster
 
 from bagpipe_operator import beginning, names
 from bagpipe_operator.api_error import ApiError
-from bagpipe_operator.beginning import Beginning, Listed
+from bagpipe_operator.beginning import Beginning
+from bagpipe_operator.listing import Listed
 from bagpipe_operator.metrics import Metrics
+from bagpipe_operator.store import Store
 
 KINDS = [Listed("BagpipeJob", ("/jobs",)), Listed("Pod", ("/a/pods", "/b/pods"), "app=bagpipe")]
 
@@ -105,12 +107,12 @@ def test_a_kind_that_is_not_served_has_no_objects():
     begun(scenario)
 
 
-def test_a_job_is_not_looked_at_before_its_children_are_known():
+def test_a_job_is_not_looked_at_before_its_children_are_known_and_what_goes_unseen_is_dropped():
     """The real handlers: the first listing fills the store and the queue, and says when all has been told."""
     kopf = pytest.importorskip("kopf", reason="the operator's own environment has kopf")
     from bagpipe_operator import handlers
+    from bagpipe_operator.relists import Relists
     from bagpipe_operator.settings import Settings
-    from bagpipe_operator.store import Store
     from bagpipe_operator.unclaimed import Unclaimed
     from bagpipe_operator.workqueue import WorkQueue
 
@@ -123,7 +125,8 @@ def test_a_job_is_not_looked_at_before_its_children_are_known():
         cluster, store, queue, settings = FakeCluster(api, Metrics()), Store(), WorkQueue(), Settings.of({})
         served = {names.KIND, "ConfigMap"}
         watches = Beginning(cluster, [kind for kind in handlers.listed(settings) if kind.kind in served])
-        registry = handlers.registry(store, queue, settings, Unclaimed(cluster, ""), watches)
+        relists = Relists(cluster, store, queue, [Listed("ConfigMap", ("/api/v1/configmaps",))])
+        registry = handlers.registry(store, queue, settings, Unclaimed(cluster, ""), watches, relists)
         react = {h.id: h.fn for h in registry._watching.get_all_handlers()}
         assert len(react) == len(handlers.listed(settings))
         waiting = asyncio.ensure_future(watches.complete())
@@ -133,11 +136,38 @@ def test_a_job_is_not_looked_at_before_its_children_are_known():
         assert not waiting.done()
         await react["react-configmap"](event={"type": None}, body=kopf.Body(child))
         await waiting
-        await queue.get()
-        await react["react-bagpipejob"](event={"type": "DELETED"}, body=kopf.Body(job))
+        queue.done(await queue.get())
+        return store, queue, react, relists, kopf.Body(job), kopf.Body(child)
+
+    async def watch_begins_anew():
+        store, queue, react, relists, job_there, child_there = await scenario()
+        other = {**child, "metadata": {**child["metadata"], "name": "j-other", "uid": "uid-of-other"}}
+        await react["react-configmap"](event={"type": "ADDED"}, body=kopf.Body(other))
+        queue.done(await queue.get())
+        await relists.compare()  # Nothing was listed again.
+        assert store.get("ConfigMap", "ns", "j-other") is not None and queue.depth == 0
+        await react["react-configmap"](event={"type": None}, body=child_there)
+        queue.done(await queue.get())
+        await relists.compare()
+        assert store.get("ConfigMap", "ns", "j-other") is None and queue.depth == 1
+        assert store.get("ConfigMap", "ns", "j-config") is not None
+        await react["react-bagpipejob"](event={"type": "DELETED"}, body=job_there)
         assert store.job(("ns", "j")) is None
 
-    begun(scenario)
+    begun(watch_begins_anew)
+
+
+def test_what_is_younger_than_a_list_has_not_gone():
+    store = Store()
+    labels = {names.LABEL_JOB: "j"}
+    for uid, version in (("old", "5"), ("listed", "5"), ("young", "7")):
+        store.put({"kind": "Pod", "metadata": meta_of(uid, version, labels)})
+    assert [raw["metadata"]["uid"] for raw in store.gone("Pod", {"listed"}, 6)] == ["old"]
+    assert store.gone("Job", set(), 6) == []
+
+
+def meta_of(uid, version, labels):
+    return {"name": uid, "namespace": "ns", "uid": uid, "resourceVersion": version, "labels": labels}
 
 
 def test_every_kind_is_listed_where_it_is_watched():

@@ -65,7 +65,7 @@ def test_jobs_of_others_are_not_kept(monkeypatch):
             found.clear()
             store, queue, unclaimed = Store(), WorkQueue(), Seen()
             settings = Settings.of({"operatorClass": operator_class})
-            handlers.registry(store, queue, settings, unclaimed, Beginning(None, []))
+            handlers.registry(store, queue, settings, unclaimed, Beginning(None, []), None)
             await found["event", "react-bagpipejob"](event={"type": None}, body=body)
             assert unclaimed.shown == ([] if kept else ["see"])
             await found["event", "react-bagpipejob"](event={"type": "ADDED"}, body=body)
