@@ -106,7 +106,7 @@ def _watch(
     async def react(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
         raw = _raw(body, kind)
         if beginning.over and event["type"] is None:
-            relists.listed(kind)
+            relists.listed()
         beginning.told(raw)
         if not ours(raw):
             (unclaimed.lost if event["type"] == "DELETED" else unclaimed.see)(raw)

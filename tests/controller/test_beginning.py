@@ -107,7 +107,7 @@ def test_a_kind_that_is_not_served_has_no_objects():
     begun(scenario)
 
 
-def test_a_job_is_not_looked_at_before_its_children_are_known_and_what_goes_unseen_is_dropped():
+def test_a_job_is_not_looked_at_before_its_children_are_known_and_what_goes_unseen_is_dropped(monkeypatch):
     """The real handlers: the first listing fills the store and the queue, and says when all has been told."""
     kopf = pytest.importorskip("kopf", reason="the operator's own environment has kopf")
     from bagpipe_operator import handlers
@@ -144,12 +144,15 @@ def test_a_job_is_not_looked_at_before_its_children_are_known_and_what_goes_unse
         other = {**child, "metadata": {**child["metadata"], "name": "j-other", "uid": "uid-of-other"}}
         await react["react-configmap"](event={"type": "ADDED"}, body=kopf.Body(other))
         queue.done(await queue.get())
-        await relists.compare()  # Nothing was listed again.
-        assert store.get("ConfigMap", "ns", "j-other") is not None and queue.depth == 0
+        monkeypatch.setattr("bagpipe_operator.relists._LOOK_SECONDS", 0.01)
+        following = asyncio.ensure_future(relists.follow())
+        await asyncio.sleep(0.1)
+        assert store.get("ConfigMap", "ns", "j-other") is not None and queue.depth == 0  # Nothing was listed again.
         await react["react-configmap"](event={"type": None}, body=child_there)
         queue.done(await queue.get())
-        await relists.compare()
-        assert store.get("ConfigMap", "ns", "j-other") is None and queue.depth == 1
+        assert await queue.get() == ("ns", "j")
+        following.cancel()
+        assert store.get("ConfigMap", "ns", "j-other") is None
         assert store.get("ConfigMap", "ns", "j-config") is not None
         await react["react-bagpipejob"](event={"type": "DELETED"}, body=job_there)
         assert store.job(("ns", "j")) is None
