@@ -19,6 +19,8 @@ _RULE = re.compile(
     r"\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*"
     rf"(?P<value>{_VALUE})(\s+else\s+(?P<other>{_VALUE}))?\s*"
 )
+UNIX_TIMES = {"unix": 1, "unix-ms": 10**3, "unix-us": 10**6, "unix-ns": 10**9}
+"""Units in a second of a time that is a number, by its `timeFormat`."""
 _RAW_FORMATS = ("auto", "csv", "tsv", "jsonl", "arrow", "parquet")
 
 
@@ -199,5 +201,6 @@ def _computed(where: str, sparse: SparseColumn) -> Iterator[tuple[str, str]]:
         yield where, "bins and part each make one value of one cell; remove what does not go with it"
     if sparse.time_format and sparse.part == "none":
         yield f"{where}.timeFormat", "has no effect without part: hour or weekday; set that, or remove timeFormat"
-    elif sparse.time_format and "%" not in sparse.time_format:
-        yield f"{where}.timeFormat", f"{sparse.time_format!r}: expected a form such as %y%m%d%H"
+    elif sparse.time_format and "%" not in sparse.time_format and sparse.time_format not in UNIX_TIMES:
+        known = ", ".join(UNIX_TIMES)
+        yield f"{where}.timeFormat", f"{sparse.time_format!r}: expected a form such as %y%m%d%H, or one of {known}"

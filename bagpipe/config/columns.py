@@ -84,7 +84,7 @@ class SparseColumn(Section):
         Meta(description="The column is a time, and the value is its hour of the day (00 to 23) or its day of the week (0: Monday)."),
     ] = "none"
     time_format: Annotated[
-        str, Meta(max_length=100, description="With `part`: how the time is written in text, in the signs of strptime. Empty: ISO 8601.")
+        str, Meta(max_length=100, description="With `part`: how the time is written. Text: in the signs of strptime. Numbers: `unix`, `unix-ms`, `unix-us` or `unix-ns`, seconds and so on since 1970, UTC. Empty: ISO 8601.")
     ] = ""
     keep: Annotated[Literal["first", "last"], Meta(description="Which values stay when there are more than `maxLength`.")] = "last"
     boundaries: Annotated[

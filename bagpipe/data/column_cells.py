@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.batch import Floats, Int64s, Lengths
-from bagpipe.config.column_rules import LabelRule, label_rule
+from bagpipe.config.column_rules import UNIX_TIMES, LabelRule, label_rule
 from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
 from bagpipe.data import column_kernels as kernels
 from bagpipe.data.column_values import (
@@ -29,6 +29,9 @@ from bagpipe.data.value_counts import ValueCounts
 from bagpipe.data.written_lists import as_lists
 from bagpipe.data.written_numbers import as_numbers, what_was_expected
 
+_ISO_OR_NUMBERS = "a time in ISO 8601 (for numbers, set timeFormat: unix, unix-ms, unix-us or unix-ns)"
+_YEAR_1, _YEAR_10000 = -62_135_596_800, 253_402_300_800
+"""In seconds since 1970."""
 LARGEST = float(np.finfo(np.float32).max)
 _WHOLE = ("a whole number of 64 bits", "text")
 
@@ -235,13 +238,17 @@ def _bins(column: Any, name: str, problems: Problems) -> Codes:
 def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Codes:
     """Hours and days of the week as texts of digits: `09`, `0`."""
     moments = column
-    if pa.types.is_date(column.type):
+    if sparse.time_format in UNIX_TIMES:
+        moments = _since_1970(column, UNIX_TIMES[sparse.time_format])
+    elif pa.types.is_date(column.type):
         moments = column.cast(pa.timestamp("ms"))  # A date has no hour of its own, and Arrow makes none of a number.
     elif not pa.types.is_timestamp(column.type):
         moments = moments_of(column, sparse.time_format)
     missing = column.is_null().to_numpy(zero_copy_only=False)
     unread = moments.is_null().to_numpy(zero_copy_only=False)
-    expected = f"a time like {sparse.time_format}" if sparse.time_format else "a time in ISO 8601"
+    expected = f"a time like {sparse.time_format}" if sparse.time_format else _ISO_OR_NUMBERS
+    if sparse.time_format in UNIX_TIMES:
+        expected = f"a number, as timeFormat is {sparse.time_format}"
     problems.add(source_of(sparse), unread & ~missing, expected, column)
     there = pc.fill_null(moments, pa.scalar(0, pa.int64()).cast(moments.type))
     if sparse.part == "weekday":
@@ -253,6 +260,25 @@ def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Code
         codes = ((tens + np.uint64(ord("0"))) << np.uint64(56)) | ((ones + np.uint64(ord("0"))) << np.uint64(48))
     codes[unread] = 0
     return np.asarray(codes)
+
+
+def _since_1970(column: Any, in_a_second: int) -> Any:
+    """Numbers as timestamps; what is no number, or lies outside of the years 1 to 9999, is missing.
+
+    Args:
+        in_a_second: units of the numbers.
+    """
+    if pa.types.is_temporal(column.type):
+        return pa.nulls(len(column), pa.timestamp("s"))
+    if pa.types.is_integer(column.type) and not pa.types.is_uint64(column.type):  # Nanoseconds are no exact floats.
+        none = column.is_null().to_numpy(zero_copy_only=False)
+        seconds = pc.fill_null(column.cast(pa.int64()), 0).to_numpy(zero_copy_only=False) // in_a_second
+    else:
+        numbers, none = numbers_of(column)
+        none |= np.isnan(numbers)
+        seconds = np.floor(np.where(none, 0.0, numbers) / in_a_second)
+    none = none | (seconds < _YEAR_1) | (seconds >= _YEAR_10000)
+    return pa.array(np.where(none, 0, seconds).astype(np.int64), pa.timestamp("s"), mask=none)
 
 
 def _one_each(codes: Codes) -> Lists:

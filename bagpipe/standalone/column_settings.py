@@ -10,6 +10,9 @@ from typing import Any, Literal, TypeVar
 
 from bagpipe.errors import CheckpointError
 
+UNIX_TIMES = {"unix": 1, "unix-ms": 10**3, "unix-us": 10**6, "unix-ns": 10**9}
+"""Units in a second of a time that is a number, by its `timeFormat`."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelColumn:

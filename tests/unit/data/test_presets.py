@@ -1,5 +1,6 @@
 """The built-in click logs are lists of columns: spelled out they give the same examples to the bit."""
 
+import datetime as dt
 import math
 import random
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from bagpipe.config import column_rules
 from bagpipe.config.columns import SparseColumn
 from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.config.load import parse_job
@@ -21,6 +23,7 @@ from bagpipe.data.presets import AVAZU_COLUMNS, Preset, preset_columns
 from bagpipe.data.raw import BIN_OFFSET
 from bagpipe.data.suggest import preset_job
 from bagpipe.errors import DataError
+from bagpipe.standalone import column_settings
 from bagpipe.standalone.readers import files_of, tables_of, types_of
 
 ROWS = 200
@@ -119,6 +122,55 @@ def test_parts_of_times_are_texts_of_digits() -> None:
             3,
             "column t: expected a time like %y%m%d%H, found 'yesterday'",
         )
+
+
+@pytest.mark.parametrize(("form", "unit"), [("unix", 1), ("unix-ms", 10**3), ("unix-us", 10**6), ("unix-ns", 10**9)])
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64(), pa.string()])
+def test_parts_of_times_that_are_numbers(form: str, unit: int, kind: pa.DataType) -> None:
+    """Python's own calendar tells hour and day of the week, also before 1970 and at the last moment of an hour."""
+    seconds = [0, 3_599, 1_414_310_400, 1_767_225_599, -1, -86_400 * 400]
+    table = pa.table({"t": pa.array([s * unit for s in seconds]).cast(kind, safe=False)})
+    dates = [dt.datetime.fromtimestamp(s, dt.UTC) for s in seconds]
+    for part, expected in (("hour", [f"{d:%H}" for d in dates]), ("weekday", [str(d.weekday()) for d in dates])):
+        problems = Problems(np.zeros(len(seconds), np.bool_))
+        column = SparseColumn("t", part=part, time_format=form)  # type: ignore[arg-type]  # one of the two
+        codes = sparse_cells(table, column, "token", problems).codes.tolist()
+        assert [code.to_bytes(8, "big").rstrip(b"\0").decode() for code in codes] == expected
+        assert not problems.bad.any()
+
+
+@pytest.mark.parametrize(
+    ("cells", "form", "words"),
+    [
+        (pa.array(["now"]), "unix", "column t: expected a number, as timeFormat is unix, found 'now'"),
+        (pa.array([10**18]), "unix", "column t: expected a number, as timeFormat is unix, found 1000000000000000000"),
+        (
+            pa.array([dt.datetime(2026, 1, 1)]),
+            "unix-ms",
+            "column t: expected a number, as timeFormat is unix-ms, found",
+        ),
+        (
+            pa.array([1_414_310_400]),
+            "",
+            "column t: expected a time in ISO 8601 (for numbers, set timeFormat: unix, unix-ms, unix-us or unix-ns)",
+        ),
+    ],
+)
+def test_what_is_no_such_time_is_refused(cells: pa.Array, form: str, words: str) -> None:
+    problems = Problems(np.zeros(1, np.bool_))
+    codes = sparse_cells(pa.table({"t": cells}), SparseColumn("t", part="hour", time_format=form), "token", problems)
+    assert codes.codes.tolist() == [0] and problems.words.startswith(words)
+
+
+def test_the_last_nanosecond_of_an_hour() -> None:
+    table = pa.table({"t": [3_600 * 10**9 * 400_000 - 1]})
+    column = SparseColumn("t", part="hour", time_format="unix-ns")
+    codes = sparse_cells(table, column, "token", Problems(np.zeros(1, np.bool_))).codes.tolist()
+    assert codes[0].to_bytes(8, "big").rstrip(b"\0") == b"15"  # Hour 400,000 since 1970 is 16 o'clock.
+
+
+def test_exports_know_the_same_times() -> None:
+    assert column_rules.UNIX_TIMES == column_settings.UNIX_TIMES
 
 
 def test_names_for_files_without_a_line_of_them(tmp_path: Path) -> None:
