@@ -170,7 +170,7 @@ class Cluster:
             await self._json("DELETE", path(kind, namespace, name), options)
         except ApiError as error:
             # Another 409, of a webhook say, is no word about whether the object is there.
-            another = error.outcome is Outcome.CHANGED and _OTHER_UID in error.message
+            another = error.outcome is Outcome.CHANGED and _OTHER_UID in error.message and uid in error.message
             if error.outcome is not Outcome.ABSENT and not another:
                 raise
             return False
@@ -233,8 +233,10 @@ class Cluster:
             self._metrics.api_requests.labels(method, code).inc()
 
 
-_OTHER_UID = "UID in precondition"
-"""How the API server says that another object bears the name by now."""
+_OTHER_UID = "recondition"
+"""How the API server says that another object bears the name by now, beside the UID that was asked for: its registry
+says "the UID in the precondition (...) does not match", its storage "Precondition failed: UID in precondition: ...".
+"""
 
 
 def _sent(body: Mapping[str, Any]) -> dict[str, Any]:

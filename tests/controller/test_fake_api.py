@@ -22,3 +22,24 @@ def test_a_watch_from_before_a_compaction_is_told_that_it_is_too_old():
     api.compact()
     assert [raw["code"] for _, raw in api.since(start)] == [410]
     assert api.since(api.version) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Precondition failed: UID in precondition: {uid}, UID in object meta: 12-34",
+        "the UID in the precondition ({uid}) does not match the UID in record (12-34)",
+    ],
+    ids=["the storage's", "the registry's"],
+)
+def test_both_words_for_another_object_of_the_name(words: str) -> None:
+    """An API server has two: of its storage, and of what stands before that."""
+
+    async def go() -> None:
+        api = FakeApi()
+        made = api.put("ConfigMap", {"metadata": {"name": "a"}})
+        uid = made["metadata"]["uid"]
+        api.refuse = lambda method, raw: (409, "Conflict", words.format(uid=uid)) if method == "delete" else None
+        assert await FakeCluster(api).delete("ConfigMap", "ns", "a", uid) is False
+
+    asyncio.run(go())

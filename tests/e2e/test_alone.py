@@ -31,13 +31,14 @@ def test_bad_jobs_leave_the_others_alone(kube, job, operators):
     """What is malformed, mounts nothing, or is refused by the API server ends its own job; another runs to its end."""
     before = restarts(operators)
     kube.apply(job("unnamed", trainers={"podTemplate": {"spec": {"containers": [{"image": "my-sidecar:1"}]}}}))
-    sysctls = {"sysctls": [{"name": "no such sysctl", "value": "1"}]}
-    kube.apply(job("refused", trainers={"podTemplate": {"spec": {"securityContext": sysctls}}}))
+    twice = [{"resourceName": "cpu", "restartPolicy": "NotRequired"}] * 2  # Nothing but the API server looks at these.
+    container = {"name": "bagpipe", "resizePolicy": twice}
+    kube.apply(job("refused", trainers={"podTemplate": {"spec": {"containers": [container]}}}))
     kube.apply(job("unmounted", trainers={"volumeMounts": [{"name": "data", "mountPath": "/data"}]}))
     kube.apply(job("good", steps=20))
     message = says(kube, "unnamed", "Failed", "InvalidSpec")["message"]
     assert message == "spec.trainers.podTemplate.spec.containers[0].name: expected a value, found nothing"
-    assert '"no such sysctl"' in says(kube, "refused", "Failed", "ChildRefused")["message"]
+    assert 'resizePolicy[1]: Duplicate value: "cpu"' in says(kube, "refused", "Failed", "ChildRefused")["message"]
     message = says(kube, "unmounted", "Failed", "InvalidSpec")["message"]
     assert message.startswith("spec.trainers.volumeMounts[0].name: these pods have no volume 'data'")
     kube.wait("good", "Complete", 120)

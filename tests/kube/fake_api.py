@@ -201,7 +201,8 @@ class FakeApi:
         raw = self._get(key)
         uid = (options.get("preconditions") or {}).get("uid")
         if uid and uid != raw["metadata"]["uid"]:
-            raise Refusal(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
+            words = f"the UID in the precondition ({uid}) does not match the UID in record ({raw['metadata']['uid']})"
+            raise Refusal(409, "Conflict", words)
         if said := self.refuse("delete", raw):
             raise Refusal(*said)
         if options.get("propagationPolicy") == "Foreground" and any(self.dependents(raw["metadata"]["uid"])):
