@@ -36,14 +36,20 @@ RESOURCES = {
     "PodDisruptionBudget": ("apis/policy/v1", "poddisruptionbudgets"),
     "Lease": ("apis/coordination.k8s.io/v1", "leases"),
     "Workload": ("apis/kueue.x-k8s.io/v1beta1", "workloads"),
+    "ResourceFlavor": ("apis/kueue.x-k8s.io/v1beta1", "resourceflavors"),
+    "WorkloadPriorityClass": ("apis/kueue.x-k8s.io/v1beta1", "workloadpriorityclasses"),
     **{gang.kind: (f"apis/{gang.api_version}", "podgroups") for gang in gangs.KNOWN.values()},
 }
 """By kind; where two API groups call theirs the same, with the group behind it."""
 
+OF_THE_CLUSTER = frozenset({"ResourceFlavor", "WorkloadPriorityClass"})
+"""Kinds that belong to no namespace."""
+
 
 def path(kind: str, namespace: str | None, name: str | None = None, sub: str | None = None) -> str:
-    """URL path of a collection, an object or a subresource."""
+    """URL path of a collection, an object or a subresource; the namespace is of no matter to kinds of the cluster."""
     prefix, plural = RESOURCES[kind]
+    namespace = None if kind in OF_THE_CLUSTER else namespace
     parts = [
         prefix,
         *(["namespaces", namespace] if namespace else []),

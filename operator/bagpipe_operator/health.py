@@ -50,6 +50,8 @@ class Health:
         """Why the process should be replaced; empty: it should not."""
         if asyncio.get_running_loop().time() - self._last_tick > _LONGEST_LAG:
             return "the event loop stands still"
+        if not self.synced():
+            return ""  # Keys wait until all objects are known, however long the watches take to tell of them.
         stalled = min(self._queue.stalled(), self.since_answer())
         if stalled > _LONGEST_STALL:
             return f"for {stalled:.0f} s there was work, no worker moved and no request ended"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from bagpipe_operator.api_error import ApiError
 from bagpipe_operator.cluster import Cluster
 
 _AT_ONCE = 500
@@ -26,7 +27,7 @@ class Names:
     by_uid: dict[str, str]
     """Kind, namespace and name, for people, by UID."""
     version: int
-    """Resource version of that moment: what is not listed, and was last seen at or before it, has gone."""
+    """Resource version of that moment. An object that is not listed, and was not seen in a later version, has gone."""
 
 
 async def names(cluster: Cluster, listed: Listed) -> Names:
@@ -35,6 +36,13 @@ async def names(cluster: Cluster, listed: Listed) -> Names:
     Raises:
         ApiError: it cannot be read.
     """
+    try:
+        return await _names(cluster, listed)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # An answer that is no list of objects.
+        raise ApiError(0, f"{listed.kind}: expected a list of objects, found {error!r}") from error
+
+
+async def _names(cluster: Cluster, listed: Listed) -> Names:
     found: dict[str, str] = {}
     versions = []
     for url in listed.urls:

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -69,21 +69,12 @@ async def run(settings: Settings) -> int:
         unclaimed = Unclaimed(cluster, settings.operator_class)
         beginning, relists = Beginning(cluster, listed(settings)), Relists(cluster, store, queue, listed(settings))
         health.synced = lambda: beginning.over
-
-        async def work() -> None:
-            await beginning.complete()
-            async with asyncio.TaskGroup() as tasks:
-                for _ in range(settings.workers):
-                    tasks.create_task(shell.work())
-                if settings.progress_seconds:
-                    tasks.create_task(progress.follow(settings.progress_seconds))
-                if settings.warning_seconds:
-                    tasks.create_task(warnings.follow(settings.warning_seconds))
-                tasks.create_task(unclaimed.follow())
-                tasks.create_task(relists.follow())
-
+        follow = [unclaimed.follow, relists.follow]
+        follow += [lambda: progress.follow(settings.progress_seconds)] if settings.progress_seconds else []
+        follow += [lambda: warnings.follow(settings.warning_seconds)] if settings.warning_seconds else []
+        work = AtWork(beginning, [*[shell.work] * settings.workers, *follow])
         watched = registry(store, queue, settings, unclaimed, beginning, relists)
-        return await _lead(cluster, settings, work(), watched, election, health, stop)
+        return await _lead(cluster, settings, work, watched, election, health, stop)
     finally:
         await election.release()
         await cluster.close()
@@ -91,21 +82,36 @@ async def run(settings: Settings) -> int:
         await server.cleanup()
 
 
+class AtWork:
+    """What is done once the watches have told of everything, and not before."""
+
+    def __init__(self, beginning: Beginning, tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+        self._beginning, self._tasks = beginning, tasks
+        self.unknown: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        """Kinds that the API server does not know when the watches begin; set once it knows ours."""
+
+    async def run(self) -> None:
+        """Wait for the beginning, then run all tasks; never returns."""
+        await self._beginning.complete(await asyncio.shield(self.unknown))
+        async with asyncio.TaskGroup() as group:
+            for task in self._tasks:
+                group.create_task(task())
+
+
 async def _lead(
     cluster: Cluster,
     settings: Settings,
-    work: Coroutine[Any, Any, None],
+    work: AtWork,
     watched: kopf.OperatorRegistry,
     election: Election,
     health: Health,
     stop: asyncio.Event,
 ) -> int:
-    unknown: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
     kopf_identity = Identity(names.MANAGER)  # Else kopf asks for the user's name, which a container's user lacks.
 
     async def watch() -> None:
         await until_known(cluster, settings.namespaces, stop)
-        unknown.set_result(await not_served(cluster, asked_for(settings), settings.namespaces))
+        work.unknown.set_result(await not_served(cluster, asked_for(settings), settings.namespaces))
         await kopf.operator(
             registry=watched,
             settings=kopf_settings(settings),
@@ -117,11 +123,11 @@ async def _lead(
         )
 
     async def newcomer() -> None:
-        await until_served(cluster, await unknown, settings.namespaces)
+        await until_served(cluster, await asyncio.shield(work.unknown), settings.namespaces)
 
     ended = await _first(
         {"stop": stop.wait(), "lease": election.keep(), "watches": watch(), "a new kind": newcomer()},
-        background=[health.tick(), work],
+        background=[health.tick(), work.run()],
         grace="watches",
     )
     log.info("ending", extra={"because": ended})
@@ -154,7 +160,8 @@ async def until_known(
 
 def asked_for(settings: Settings) -> list[str]:
     """Kinds that others' programs bring, and that this installation is told to work with."""
-    return [*(["Workload"] if settings.kueue else []), *(gangs.KNOWN[name].kind for name in settings.gang_schedulers)]
+    kueue = ["Workload", "ResourceFlavor", "WorkloadPriorityClass"] if settings.kueue else []
+    return [*kueue, *(gangs.KNOWN[name].kind for name in settings.gang_schedulers)]
 
 
 async def not_served(cluster: Cluster, kinds: Sequence[str], namespaces: Sequence[str]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from bagpipe_operator import names
 from bagpipe_operator.heads import Head, JobKey
-from bagpipe_operator.observe import has_ended
+from bagpipe_operator.observe import attempt_of, controller_of, has_ended
 from bagpipe_operator.podstate import Raw
 
 _Key = tuple[str, str, str]
@@ -86,7 +86,7 @@ class Store:
         key, job = _key(raw), _job_key(raw)
         head = self._heads.get(job) if job is not None else None
         if job is not None and head is not None and not head.finished and has_ended(raw):
-            self._ended[job][key] = _Kept(_version(raw), raw["metadata"].get("uid", ""), _packed(_as_it_ended(raw)))
+            self._keep_ended(job, key, raw)
         self._dead[key] = max(_version(raw), self._dead.get(key, 0))
         self._dead.move_to_end(key)
         while len(self._dead) > _TOMBSTONES:
@@ -95,6 +95,16 @@ class Store:
         if known is not None and known.version <= _version(raw):
             self._drop(key, job)
         return job
+
+    def _keep_ended(self, job: JobKey, key: _Key, raw: Raw) -> None:
+        """Of the newest attempt alone: nobody asks for those before."""
+        attempt = _attempt(raw)
+        newest = max((_attempt(kept.raw) for kept in self._ended[job].values()), default=attempt)
+        if attempt > newest:
+            self._ended[job].clear()
+        if attempt >= newest:
+            uid = raw["metadata"].get("uid", "")
+            self._ended[job][key] = _Kept(_version(raw), uid, _packed(_as_it_ended(raw)))
 
     def _drop(self, key: _Key, job: JobKey | None) -> None:
         del self._objects[key]
@@ -166,6 +176,12 @@ class Store:
 def _packed(raw: Raw) -> bytes:
     # Level 1: an object changes more often than it is read, and a higher level saves little of such small texts.
     return zlib.compress(json.dumps(raw, separators=(",", ":")).encode(), 1)
+
+
+def _attempt(raw: Raw) -> int:
+    """Of a batch Job, or of a pod that one has made."""
+    name = raw["metadata"]["name"] if raw["kind"] == "Job" else controller_of(raw).get("name", "")
+    return attempt_of({"metadata": {"name": name}})
 
 
 def _as_it_ended(raw: Raw) -> Raw:

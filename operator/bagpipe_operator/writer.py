@@ -208,6 +208,8 @@ class Writer:
         live = self._store.get(key[0], job.namespace, key[1])
         if live is not None and refusals.whose(job, live) is not None:
             live = None  # It bears our label and is not ours: the create finds out whose it is.
+        if live is None and job.deleted_at is not None:
+            return  # Nothing is made for a job that is going; what was to be changed has gone before it.
         await self._names_are_free(job, wanted, live)
         result = await (self._create(job, memory, wanted) if live is None else self._update(memory, wanted, live))
         self._store.put(result)

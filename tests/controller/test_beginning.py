@@ -10,6 +10,7 @@ from bagpipe_operator import beginning, names
 from bagpipe_operator.api_error import ApiError
 from bagpipe_operator.beginning import Beginning
 from bagpipe_operator.listing import Listed
+from bagpipe_operator.listing import names as names_of
 from bagpipe_operator.metrics import Metrics
 from bagpipe_operator.store import Store
 
@@ -100,9 +101,35 @@ def test_an_api_server_that_does_not_answer_is_asked_again():
 
 def test_a_kind_that_is_not_served_has_no_objects():
     async def scenario():
-        lists = Lists()
+        lists = Lists(**{"/a/pods": ["1"]})
         lists.errors = [ApiError(404, "the server could not find the requested resource", "NotFound")]
-        await Beginning(lists, KINDS).complete()
+        await Beginning(lists, [Listed("Pod", ("/a/pods",))]).complete()
+        lists.errors = [ApiError(404, "the server could not find the requested resource", "NotFound")]
+        watches = Beginning(lists, KINDS)
+        waiting = asyncio.ensure_future(watches.complete())
+        await lists.asked_again.wait()
+        assert not waiting.done()  # Jobs there always are: their kind is only not served yet.
+        tell(watches, "1")
+        await waiting
+
+    begun(scenario)
+
+
+def test_a_kind_that_was_not_served_when_the_watches_began_is_not_waited_for():
+    async def scenario():
+        await Beginning(Lists(**{"/a/pods": ["1"]}), KINDS).complete(without=["Pod"])
+
+    begun(scenario)
+
+
+def test_an_answer_that_is_no_list_is_an_error_of_the_api_server():
+    async def scenario():
+        class Odd:
+            async def names(self, url, **params):
+                return {"items": ["what"]}
+
+        with pytest.raises(ApiError, match="Pod: expected a list of objects"):
+            await names_of(Odd(), Listed("Pod", ("/pods",)))
 
     begun(scenario)
 

@@ -190,6 +190,8 @@ def test_a_kind_that_comes_later_is_noticed() -> None:
 
     class Asked:
         async def get(self, url: str, **_: str) -> dict:
+            if url.endswith(("/resourceflavors", "/workloadpriorityclasses")):  # They belong to no namespace.
+                return {"items": []}
             kind = "Workload" if "workloads" in url else "PodGroup.scheduling.volcano.sh"
             assert "/namespaces/ml/" in url
             if (answer := next(served[kind])) != 200:

@@ -7,6 +7,7 @@ import pytest
 from rig import Rig, job
 
 from bagpipe_operator import names
+from bagpipe_operator.api import Job
 
 JOB = (names.KIND, "ns", "j")
 FINALIZER = "example.com/keep"
@@ -125,6 +126,20 @@ def test_what_was_taken_from_a_deleted_job_is_not_ended(rig):
     assert writes(rig) == [] and "Job/j-trainers-0" in rig.kinds()
     told = rig.condition("Deleting")["message"]
     assert "left as they are" in told and "Pod/t" in told
+
+
+def test_what_goes_before_it_is_scaled_down_is_not_made_for_a_deleted_job(rig):
+    """The word that the servers' set has gone comes between the decision and the write."""
+    rig.submit(job())
+    rig.settle()
+    made = rig.api.objects["StatefulSet", "ns", "j-servers"]
+    delete(rig, FINALIZER)
+    rig.settle()
+    rig.api.remove(("StatefulSet", "ns", "j-servers"))
+    rig.again()
+    going = Job.of(rig.store.job(("ns", "j")))
+    rig.go(rig.shell._writer._put(going, rig.shell.memories.of(going), made))
+    assert "StatefulSet/j-servers" not in rig.kinds()
 
 
 @pytest.mark.parametrize("policy", ["None", "Running"])

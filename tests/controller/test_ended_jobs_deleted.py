@@ -136,3 +136,13 @@ def test_nothing_is_kept_of_a_job_that_has_ended(running):
         running.rig.api.remove(("Job", "ns", name))
     running.rig.again()
     assert running.rig.store.ended(key) == []
+
+
+def test_only_the_newest_attempt_is_remembered(running):
+    store = running.rig.store
+    (raw,) = (raw for key, raw in running.controllers.of("Job") if key[2] == "j-trainers-0")
+    for attempt in (1, 3, 2):
+        meta = {**raw["metadata"], "name": f"j-trainers-{attempt}", "resourceVersion": str(1000 + attempt)}
+        ended = {"conditions": [{"type": "Failed", "status": "True"}]}
+        store.remove({**raw, "kind": "Job", "metadata": meta, "status": ended})
+    assert [raw["metadata"]["name"] for raw in store.ended(("ns", "j"))] == ["j-trainers-3"]

@@ -44,6 +44,63 @@ def test_an_error_is_still_an_error():
         main.to_the_end(run())
 
 
+def test_no_work_begins_before_all_is_known():
+    from bagpipe_operator.main import AtWork
+
+    class Watches:
+        def __init__(self) -> None:
+            self.known, self.without = asyncio.Event(), None
+
+        async def complete(self, without):
+            self.without = without
+            await self.known.wait()
+
+    async def go() -> None:
+        begun: asyncio.Queue[bool] = asyncio.Queue()
+
+        async def task() -> None:
+            begun.put_nowait(True)
+            await asyncio.sleep(3600)
+
+        watches = Watches()
+        work = AtWork(watches, [task, task])
+        running = asyncio.ensure_future(work.run())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert watches.without is None  # It is not known which kinds there are.
+        work.unknown.set_result(["Workload"])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert watches.without == ["Workload"] and begun.empty()
+        watches.known.set()
+        assert [await begun.get(), await begun.get()] == [True, True]
+        running.cancel()
+
+    asyncio.run(asyncio.wait_for(go(), 30))
+
+
+def test_what_waits_for_the_beginning_does_not_stall(monkeypatch):
+    """A start beside many jobs may take minutes, in which keys gather and no worker takes one."""
+    from bagpipe_operator import health
+
+    class Queue:
+        depth = 1
+
+        def stalled(self) -> float:
+            return 1000.0
+
+    async def go() -> None:
+        probes = health.Health(None, Queue(), None)
+        probes.since_answer = lambda: 1000.0
+        probes._last_tick = asyncio.get_running_loop().time()
+        probes.synced = lambda: False
+        assert probes.trouble() == ""
+        probes.synced = lambda: True
+        assert "no worker moved" in probes.trouble()
+
+    asyncio.run(go())
+
+
 def test_lists_come_in_parts():
     from bagpipe_operator.handlers import kopf_settings
     from bagpipe_operator.settings import Settings
