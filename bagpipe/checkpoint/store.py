@@ -4,7 +4,6 @@
 and then renamed. A folder without a manifest is no checkpoint, so what a crash leaves behind is none.
 """
 
-import errno
 import hashlib
 import json
 import re
@@ -19,9 +18,9 @@ import numpy.typing as npt
 
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
-from bagpipe.errors import CheckpointError, ExitCode, StorageError
+from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import NOT_ALLOWED, write_whole
+from bagpipe.lowlevel.atomic_files import check_says_of_the_file, write_whole
 from bagpipe.net.messages import SnapshotFile
 
 SNAPSHOT_SECONDS = 600.0
@@ -29,11 +28,6 @@ SNAPSHOT_SECONDS = 600.0
 
 ASIDE = "manifest.aside.json"
 """The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
-
-_NOT_THE_FILE = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
-)
-"""Errors that say nothing of the file that was to be read."""
 
 _NAME = re.compile(r"step-(\d{8,})")
 _OUR_FILES = re.compile(
@@ -108,7 +102,7 @@ class Checkpoint:
             with path.open("rb") as content:
                 checksum = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
-            _check_says_of_the_file(path, error)
+            check_says_of_the_file(path, error)
             if not is_complete(self.directory):
                 raise CheckpointError(
                     f"{self.directory}: deleted while it was read, by its run, which keeps newer ones; use one of "
@@ -149,23 +143,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             "`bagpipe checkpoint ls RUN` lists"
         ) from None
     except OSError as error:
-        _check_says_of_the_file(path, error)
+        check_says_of_the_file(path, error)
         raise CheckpointError(f"{path}: {error.strerror}") from None
     return Checkpoint(directory, decode_manifest(content, str(path)))
-
-
-def _check_says_of_the_file(path: Path, error: OSError) -> None:
-    """Whether the system's refusal says that the file is damaged: a sound checkpoint must not be passed over for it.
-
-    Raises:
-        StorageError: it says something of this process, its rights or the machine; for rights with exit code 78,
-            because no retry gives them.
-    """
-    if error.errno in _NOT_THE_FILE:
-        found = StorageError(f"{path}: cannot be read: {error.strerror}; mend that and try again")
-        if error.errno in NOT_ALLOWED:
-            found.exit_code = ExitCode.BAD_CONFIG
-        raise found from None
 
 
 def is_complete(directory: Path) -> bool:

@@ -13,6 +13,7 @@ from bagpipe.batch import Floats
 from bagpipe.checkpoint.row_maps import Rows, TableOfRun
 from bagpipe.data.raw import value_text
 from bagpipe.errors import DataError
+from bagpipe.lowlevel.atomic_files import check_says_of_the_file
 
 BLOCK_ROWS = 1 << 16
 
@@ -22,6 +23,7 @@ def read_vectors(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]
 
     Raises:
         DataError: the file cannot be read, or does not fit the table.
+        StorageError: this process may not read it, or not now.
     """
     try:
         blocks = _npy(path, target) if path.suffix == ".npy" else _parquet(path, target)
@@ -31,6 +33,8 @@ def read_vectors(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]
             seen[rows] = True
             yield rows, vectors
     except (OSError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError):
+            check_says_of_the_file(path, error)
         raise DataError(f"{path}: cannot be read as vectors of table {target.table.name}: {error}") from None
 
 

@@ -6,7 +6,7 @@
 - Too many open files, of whatever says so: one line with the limit; 78, as the next attempt has the same one.
 - `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
 - A thread that cannot be started: one line and 75. No place for compiled kernels: one line and 78.
-- `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
+- `MemoryError`, and the system's refusal of a mapping: one line and 78, because the job's sizes do not fit into memory.
 - Anything else is a bug of Bagpipe: 70 and one line with type, message and place; the traceback goes to a file, or, for
   a role, to its log.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 import bagpipe
 from bagpipe.config.paths import shown
 from bagpipe.errors import BagpipeError, ExitCode
-from bagpipe.lowlevel.atomic_files import how_to_write
+from bagpipe.lowlevel.atomic_files import how_to_mend
 from bagpipe.lowlevel.process_life import current_folder
 
 INTERRUPTED = 130
@@ -61,13 +61,15 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         return _of_path(error)
     if isinstance(error, OSError) and error.errno in OF_DISKS:
-        remedy = how_to_write(error) or REMEDIES.get(error.errno, "check the disks that this command uses")
+        remedy = how_to_mend(error) or REMEDIES.get(error.errno, "check the disks that this command uses")
         code = ExitCode.BAD_CONFIG if error.errno == errno.EFBIG else ExitCode.TRANSIENT
         return Failure(f"a file that is written at {_place(error)}: {error.strerror}; {remedy}", code)
     if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):  # Also a socket's error, which is no OSError.
-        remedy = how_to_write(OSError(error.errno, ""))  # type: ignore[attr-defined]
+        remedy = how_to_mend(OSError(error.errno, ""))  # type: ignore[attr-defined]
         code = ExitCode.BAD_CONFIG if error.errno == errno.EMFILE else ExitCode.TRANSIENT  # type: ignore[attr-defined]
         return Failure(f"too many open files, at {_place(error)}; {remedy}", code)
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # A mapping of no name.
+        return Failure(f"not enough memory, at {_place(error)}; {how_to_mend(error)}", ExitCode.BAD_CONFIG)
     if isinstance(error, FileNotFoundError) and current_folder() is None:
         return Failure("the current folder has been removed; change to one that exists", ExitCode.BAD_CONFIG)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words
@@ -94,7 +96,7 @@ def _of_path(error: OSError) -> Failure:
     path = error.filename2 if error.filename2 is not None else error.filename
     name = f"file descriptor {path}" if isinstance(path, int) else shown(os.fsdecode(path))
     code = ExitCode.TRANSIENT if error.errno in RETRY else ExitCode.BAD_CONFIG
-    remedy = how_to_write(error) or REMEDIES.get(error.errno, "correct the path, or choose another")
+    remedy = how_to_mend(error) or REMEDIES.get(error.errno, "correct the path, or choose another")
     return Failure(f"{name}: {error.strerror}; {remedy}", code)
 
 

@@ -16,6 +16,7 @@ import yaml
 from bagpipe.config import yaml_scalars
 from bagpipe.config.paths import shown
 from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.atomic_files import how_to_mend
 
 Path_ = tuple[str | int, ...]
 """The place of a value: keys and list indices from the top."""
@@ -103,7 +104,8 @@ def read_text(path: Path) -> str:
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file; give the path of a job file (try examples/demo.yaml)") from None
     except OSError as error:
-        raise ConfigError(f"{name}: cannot be read: {error.strerror}; expected a job file in YAML") from None
+        remedy = how_to_mend(error) or "expected a job file in YAML"
+        raise ConfigError(f"{name}: cannot be read: {error.strerror}; {remedy}") from None
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{name}: the text is UTF-16; save it as UTF-8")
     try:

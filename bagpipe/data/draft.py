@@ -68,7 +68,11 @@ class Draft:
     """What was found, then what was noted last."""
 
     def found(self) -> Transform | None:
-        """What an earlier process learned; None: begin at the beginning, in an empty folder."""
+        """What an earlier process learned; None: begin at the beginning, in an empty folder.
+
+        Raises:
+            StorageError: this process may not read it, or not now.
+        """
         if not self.kept:
             return None
         try:

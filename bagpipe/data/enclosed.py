@@ -19,7 +19,8 @@ from bagpipe.config.paths import is_url
 from bagpipe.data.files import InputFile
 from bagpipe.data.prepared import FIRST_PART, OLD_TRANSFORM_FOLDER, PreparedInfo
 from bagpipe.data.transform import Transform, TransformInfo, load_transform, with_vocabulary
-from bagpipe.errors import DataError, StorageError
+from bagpipe.errors import DataError
+from bagpipe.lowlevel.atomic_files import refused
 
 KEY = b"bagpipe.vocabulary"
 _MAGIC = b"ARROW1"
@@ -127,6 +128,8 @@ def _with_enclosed(info: TransformInfo, name: str) -> Transform | None:
                 return None
             raise
         except (OSError, pa.ArrowException) as error:
-            kind = StorageError if isinstance(error, OSError) and error.errno is not None else DataError
-            raise kind(f"{name}: cannot be read for the vocabulary that it may enclose: {error}") from None
+            what = f"{name}: cannot be read for the vocabulary that it may enclose"
+            if isinstance(error, OSError) and error.errno is not None:
+                raise refused(what, error) from None
+            raise DataError(f"{what}: {error}") from None
         return None if found is None else with_vocabulary(info, found, name)

@@ -18,7 +18,8 @@ from typing import IO, Any, cast
 
 from bagpipe.config.paths import is_url
 from bagpipe.data.compressed import decompressed
-from bagpipe.errors import ConfigError, DataError, StorageError
+from bagpipe.errors import ConfigError, DataError
+from bagpipe.lowlevel.atomic_files import refused
 
 BLOCK_BYTES = 4 << 20
 LONGEST_LINE = 64 << 20
@@ -154,7 +155,7 @@ def reading(name: str) -> Iterator[None]:
 
     Raises:
         DataError: there is no such file, or it may not be read.
-        StorageError: the disk or the network failed, which may pass.
+        StorageError: the disk or the network failed, which may pass; or a limit of this process, which does not (78).
         OSError: Arrow's, of a local file that is damaged; the system's have a number.
     """
     try:
@@ -168,7 +169,7 @@ def reading(name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno is None and not is_url(name):
             raise
-        raise StorageError(f"{name}: {error.strerror or error}") from error
+        raise refused(name, error) from error
 
 
 def _find(path: str) -> list[InputFile]:

@@ -14,9 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.embedding.storage import Storage
-from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import make_folder, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_read, make_folder, write_whole
 from bagpipe.tables import TableLayout
 
 
@@ -109,7 +108,7 @@ def _read(path: Path, kind: type[Note]) -> Note | None:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}; mend that and try again") from None
+        raise cannot_read(path, error) from None
 
 
 def confirm_directory(directory: Path, header: Header) -> None:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import cannot_write, free_bytes
+from bagpipe.lowlevel.atomic_files import cannot_write, free_bytes, refused
 from bagpipe.lowlevel.wording import space
 
 
@@ -27,7 +27,7 @@ class Storage:
         reserved: the disk has room for all of it from the beginning.
 
     Raises:
-        StorageError: the file cannot be made, or the disk has no room for it.
+        StorageError: the file cannot be made, the disk has no room for it, or this process may map no more memory.
     """
 
     def __init__(self, path: Path | None, num_bytes: int, *, reserved: bool = False) -> None:
@@ -35,7 +35,10 @@ class Storage:
         size = max(num_bytes, mmap.PAGESIZE)
         if path is None:
             self._fd = -1
-            self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            try:
+                self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except OSError as error:
+                raise refused(f"{space(size)} of rows cannot be held in memory", error) from None
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 # Rows are dense, so large pages waste nothing, and a random row costs no page walk.
                 self.map.madvise(mmap.MADV_HUGEPAGE)
@@ -46,9 +49,12 @@ class Storage:
             os.ftruncate(self._fd, size)
             if reserved:
                 self.reserve(0, num_bytes)
-            self.map = mmap.mmap(self._fd, size)  # It opens the file once more.
         except OSError as error:
             raise cannot_write(path, error) from None
+        try:
+            self.map = mmap.mmap(self._fd, size)  # It opens the file once more.
+        except OSError as error:
+            raise refused(f"{path}: {space(size)} cannot be mapped into memory", error) from None
 
     def array(self, dtype: npt.DTypeLike, shape: tuple[int, ...], offset: int = 0) -> npt.NDArray[Any]:
         """A view of the memory."""

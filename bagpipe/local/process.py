@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from bagpipe.errors import ExitCode, StorageError
+from bagpipe.errors import ExitCode
 from bagpipe.local.policy import RoleId
-from bagpipe.lowlevel.atomic_files import NOT_ALLOWED, cannot_write
+from bagpipe.lowlevel.atomic_files import NOT_ALLOWED, cannot_write, refused
 
 LAUNCHER = Path(__file__).with_name("child.py")
 LAST_BYTES = 64 * 1024
 LAST_LINES = 1000
 ERROR = "error: "
 TRACEBACK = "Traceback (most recent call last)"
+_PROGRESS = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+ \w+( \d+)? (DEBUG|INFO) ")
+"""How a log's line of what went well begins (`log_to_stderr` in role_process.py)."""
 _FRAME = re.compile(r'  File "(.+)", line (\d+)')
 
 
@@ -99,7 +101,7 @@ def _start(role: RoleId, command: Sequence[str], output: TextIO, environment: Ma
             env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
         )
     except OSError as error:
-        raise StorageError(f"cannot start {role}: {sys.executable}: {error.strerror}") from None
+        raise refused(f"cannot start {role}: {sys.executable}", error) from None
 
 
 def last_lines(log: Path, count: int) -> list[str]:
@@ -118,6 +120,11 @@ def last_lines(log: Path, count: int) -> list[str]:
 def last_error(log: Path) -> str | None:
     """The error that ended the role, by its log (see `error_in`); None: the log names none."""
     return error_in(last_lines(log, LAST_LINES))
+
+
+def tells_progress(line: str) -> bool:
+    """Whether a line of a log says what went well, and so never why its role ended."""
+    return _PROGRESS.match(line) is not None
 
 
 def error_in(lines: Sequence[str]) -> str | None:

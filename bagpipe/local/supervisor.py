@@ -18,7 +18,7 @@ from bagpipe.config.document import Job
 from bagpipe.errors import ExitCode
 from bagpipe.local.commands import Attempt, CommandBuilder, addresses, role_commands, roles_of
 from bagpipe.local.policy import HOPELESS, End, Ended, Limits, NewAttempt, Observed, RestartAlone, RoleId, decide
-from bagpipe.local.process import LAST_LINES, TRACEBACK, Child, last_error, last_lines
+from bagpipe.local.process import LAST_LINES, TRACEBACK, Child, last_error, last_lines, tells_progress
 from bagpipe.local.progress import MetricsTail, View
 from bagpipe.local.room import Room
 from bagpipe.local.rundir import RunDir
@@ -261,6 +261,7 @@ class Supervisor:
             lines = [line for line in last_lines(log, LOG_LINES) if line.strip()]
             for line in lines:
                 self._view.note(f"  {end.because.role} | {line}")
-            error = f"{lines[-1].strip() if lines else 'it said nothing'} (log: {log})"
+            said = [line.strip() for line in lines if not tells_progress(line)]
+            error = f"{said[-1] if said else 'its log does not say why'} (log: {log})"
         ended = " ".join(filter(None, (str(end.because), end.reason)))
         return f"{ended}: {error}{self._where_more_is_told()}"

@@ -26,9 +26,26 @@ NOT_ALLOWED = frozenset(
 )
 """Errors of a place that the user has chosen wrongly. Trying again does not help before it is changed."""
 _FOR_GOOD = frozenset(
-    {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG, errno.EMFILE}
+    {
+        errno.EEXIST,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EFBIG,
+        errno.EMFILE,
+        errno.ENOMEM,
+    }
 )
 """A file where a folder is expected, or the reverse, or a limit of this process: no later attempt does better."""
+_NOT_THE_FILE = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES, errno.EPERM}
+)
+"""Errors that say nothing of the file that was to be read."""
+_MORE_MEMORY = (
+    "use smaller tables or more embedding servers, "
+    "or raise the limit (the container's memory, vm.max_map_count, ulimit -v)"
+)
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -133,15 +150,53 @@ def cannot_write(path: Path, error: OSError, *, needs: int | None = None) -> Sto
     Args:
         needs: bytes that were to be written, where they are known.
     """
-    remedy = how_to_write(error) or "check the folder and its permissions"
-    found = StorageError(f"{path}: cannot be written: {error.strerror or error}{_room(path, error, needs)}; {remedy}")
-    if error.errno in _FOR_GOOD:
+    room = _room(path, error, needs)
+    return refused(f"{path}: cannot be written", error, "check the folder and its permissions", room=room)
+
+
+def cannot_read(path: Path | str, error: OSError, *, then: str = "") -> StorageError:
+    """What the user is told when the system refuses to read `path`; its exit code is 78 where no retry can help.
+
+    Args:
+        then: how the run goes on by itself; left out where no retry can help.
+    """
+    return refused(f"{path}: cannot be read", error, "mend that and try again", then=then)
+
+
+def check_says_of_the_file(path: Path, error: OSError) -> None:
+    """Whether the system's refusal says that the file is damaged: a sound one must not be passed over for it.
+
+    Raises:
+        StorageError: it says something of this process, its rights or the machine; for rights and limits with exit
+            code 78, because no retry gives them.
+    """
+    if error.errno in _NOT_THE_FILE:
+        found = cannot_read(path, error)
+        if error.errno in NOT_ALLOWED:
+            found.exit_code = ExitCode.BAD_CONFIG
+        raise found from None
+
+
+def refused(what: str, error: OSError, otherwise: str = "", *, then: str = "", room: str = "") -> StorageError:
+    """`what: the system's words; what to do`, with exit code 78 where no later attempt does better.
+
+    Args:
+        otherwise: what to do where `how_to_mend` does not know it.
+        then: what the run does by itself instead; left out where that cannot help.
+        room: stands behind the system's words.
+    """
+    for_good = error.errno in _FOR_GOOD
+    then = "" if for_good else then
+    remedy = how_to_mend(error) or ("" if then else otherwise)
+    found = StorageError("; ".join(filter(None, (f"{what}: {error.strerror or error}{room}", remedy, then))))
+    if for_good:
         found.exit_code = ExitCode.BAD_CONFIG
     return found
 
 
-def how_to_write(error: OSError) -> str:
-    """What makes room for a file that the system has refused for want of it; empty: it was refused for something else.
+def how_to_mend(error: OSError) -> str:
+    """What gives the system the room, the descriptors or the memory for want of which it refused; empty: it was
+    something else.
 
     A limit of this process (`ulimit`) is one of the next attempt too, so it is named with its value.
     """
@@ -154,6 +209,8 @@ def how_to_write(error: OSError) -> str:
             return f"raise the limit of open files (ulimit -n), {resource.getrlimit(resource.RLIMIT_NOFILE)[0]:,} here"
         case errno.ENFILE:
             return "every program of this machine together has too many files open; end some, or raise fs.file-max"
+        case errno.ENOMEM:
+            return _MORE_MEMORY
         case errno.EFBIG if (limit := resource.getrlimit(resource.RLIMIT_FSIZE)[0]) != resource.RLIM_INFINITY:
             return f"raise the limit of a file's size (ulimit -f), {space(limit)} here"
         case errno.EFBIG:

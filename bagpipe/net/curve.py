@@ -12,6 +12,7 @@ from zmq.utils import z85
 
 from bagpipe.config.document import TransportConfig
 from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.atomic_files import how_to_mend
 
 CURVE_DIR = "BAGPIPE_CURVE_DIR"
 """Names the environment variable that holds the folder of the job's keys."""
@@ -51,7 +52,8 @@ class CurveKeys:
             try:
                 key = (directory / name).read_bytes().strip()
             except OSError as error:
-                raise ConfigError(f"cannot read the job's key {directory / name}: {error.strerror}") from None
+                remedy = f"; {remedy}" if (remedy := how_to_mend(error)) else ""
+                raise ConfigError(f"cannot read the job's key {directory / name}: {error.strerror}{remedy}") from None
             if len(key) != 40:
                 raise ConfigError(f"{directory / name}: expected a key of 40 characters, found {len(key)}")
             keys.append(key)

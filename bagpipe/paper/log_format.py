@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bagpipe.errors import DataError
 from bagpipe.experiment.measure import TORCHREC
+from bagpipe.lowlevel.atomic_files import how_to_mend
 
 PARTS = ("Next Batch Time", "Forward Time", "Backward Time", "Dense Optim Time")
 """What an iteration consists of, one after the other."""
@@ -101,7 +102,8 @@ def read_log(path: Path) -> WorkerLog:
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); give a trainer's log file") from None
+        remedy = how_to_mend(error) or "give a trainer's log file"
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
     log = parse_lines(lines)
     if log.average_ms is None and not any(i.total is not None for i in log.iterations):
         raise DataError(

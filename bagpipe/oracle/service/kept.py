@@ -29,7 +29,7 @@ import numpy as np
 from bagpipe.batch import Floats
 from bagpipe.errors import StorageError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import cannot_read, write_whole
 from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import Topology
@@ -153,7 +153,7 @@ def _read(path: Path, decode: Callable[[bytes], Content]) -> Content | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(f"{path}: cannot be read: {error.strerror}; {_GOES_BACK}") from None
+        raise cannot_read(path, error, then=_GOES_BACK) from None
     content = found[CHECKSUM_BYTES:]
     if found[:CHECKSUM_BYTES] != _checksum(content):
         raise StorageError(f"{path}: damaged since an earlier oracle wrote it; check its disk; {_GOES_BACK}")

@@ -128,11 +128,12 @@ def test_a_process_that_cannot_read_passes_over_no_sound_one(
             raise OSError(number, os.strerror(number), str(path))
         return opened(path, *how, **more)  # type: ignore[call-overload, no-any-return]
 
+    remedy = r"raise the limit of open files \(ulimit -n\), " if number == errno.EMFILE else "mend that and try again"
     with monkeypatch.context() as within:
         within.setattr(Path, "open", refusing)
-        with pytest.raises(StorageError, match=rf"{name}: cannot be read: .*; mend that and try again") as told:
+        with pytest.raises(StorageError, match=rf"{name}: cannot be read: .*; {remedy}") as told:
             starting_checkpoint(tmp_path, strict=False, note=lambda _: None)
-    assert told.value.exit_code == (ExitCode.BAD_CONFIG if number == errno.EACCES else ExitCode.TRANSIENT)
+    assert told.value.exit_code == (ExitCode.TRANSIENT if number == errno.ESTALE else ExitCode.BAD_CONFIG)
     assert list_checkpoints(tmp_path) == saved
 
 

@@ -24,6 +24,7 @@ PATHS = [
     (errno.EDQUOT, 75, "free some of the quota and try again"),
     (errno.EFBIG, 78, "its disk holds no file of that size"),
     (errno.EMFILE, 78, "raise the limit of open files (ulimit -n)"),
+    (errno.ENOMEM, 78, "use smaller tables or more embedding servers"),
     (errno.ENFILE, 75, "every program of this machine together has too many files open"),
     (errno.EIO, 75, "correct the path, or choose another"),
 ]
@@ -53,6 +54,13 @@ def test_too_little_memory_is_the_jobs_sizes() -> None:
     assert failure.message == (
         "not enough memory (Unable to allocate 3.99 TiB); lower the job's sizes or use a larger machine"
     )
+
+
+def test_memory_that_the_system_does_not_map_is_no_bug() -> None:
+    """`mmap` knows no name; whatever it was for, the next attempt finds no more."""
+    failure = failure_of(OSError(errno.ENOMEM, "Cannot allocate memory"), role="server")
+    assert failure.code == 78
+    assert failure.message.startswith("not enough memory, at ") and "vm.max_map_count" in failure.message
 
 
 def test_too_few_threads_are_the_machines_limit() -> None:

@@ -49,12 +49,15 @@ def test_prepared_data_that_is_prepared_again_in_the_middle_of_a_run(
 def test_a_disk_that_fails_is_no_damage(criteo_file: Path, tmp_path: Path, dataset: Callable[..., Dataset]) -> None:
     """It may pass, so the run is tried again; of damaged data it is not."""
     found = dataset(str(prepare(DataConfig(path=str(criteo_file)), tmp_path / "out").folder))
-    failed = OSError(errno.EIO, os.strerror(errno.EIO), "part")
-    with (
-        patch("pyarrow.parquet.ParquetFile.read_row_group", side_effect=failed),
-        pytest.raises(StorageError, match=r"part-00000.parquet: Input/output error$"),
-    ):
-        list(found.train_batches(50, epochs=1))
+    limit = r"Too many open files; raise the limit of open files \(ulimit -n\), [\d,]+ here$"
+    for number, words, code in ((errno.EIO, "Input/output error$", 75), (errno.EMFILE, limit, 78)):
+        failed = OSError(number, os.strerror(number), "part")
+        with (
+            patch("pyarrow.parquet.ParquetFile.read_row_group", side_effect=failed),
+            pytest.raises(StorageError, match=rf"part-00000.parquet: {words}") as told,
+        ):
+            list(found.train_batches(50, epochs=1))
+        assert told.value.exit_code == code
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "arrow"])

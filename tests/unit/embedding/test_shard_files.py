@@ -1,6 +1,7 @@
 """Whose rows lie in a shard's directory, and whether anything is lost with a process that was killed."""
 
 import errno
+import mmap
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def test_rows_of_another_start_are_not_reused(tmp_path: Path) -> None:
 
 
 def refuse(number: int) -> object:
-    def refused(*_: object) -> int:
+    def refused(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
 
     return refused
@@ -114,8 +115,11 @@ def test_rows_that_cannot_be_read_now_are_not_cleared_away(
     with monkeypatch.context() as failing:
         failing.setattr(Path, "read_bytes", refuse(number))
         for does in (shard.begins, shard.opens):
-            with pytest.raises(StorageError, match=rf"header\.json: cannot be read: {os.strerror(number)}"):
+            with pytest.raises(StorageError, match=rf"header\.json: cannot be read: {os.strerror(number)}; ") as told:
                 does()
+            limit = number == errno.EMFILE
+            assert ("raise the limit of open files (ulimit -n), " in str(told.value)) == limit
+            assert told.value.exit_code == (78 if limit else 75)
     assert shard.begins() and shard.opens()
     assert sorted(path.name for path in shard.directory.iterdir()) == ["dim4.records", "header.json"]
 
@@ -141,3 +145,17 @@ def test_a_disk_that_fails_under_the_rows_is_told_by_the_files_name(
         storage.reserve(0, 100)
         storage.write(0, np.zeros(10, np.float32))
     assert told.value.exit_code == (78 if number == errno.EFBIG else 75)
+
+
+@pytest.mark.parametrize("name", ["dim4.records", None], ids=["a file", "memory"])
+def test_memory_that_cannot_be_mapped_is_told_with_what_was_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    """It is no fault of the folder, and no further attempt finds more: 78, as for memory that runs out otherwise."""
+    monkeypatch.setattr(mmap, "mmap", refuse(errno.ENOMEM))
+    with pytest.raises(StorageError) as told:
+        Storage(tmp_path / name if name else None, 1 << 20)
+    what = f"{tmp_path / name}: 1,024 KiB cannot be mapped into memory" if name else "1,024 KiB of rows cannot be held"
+    assert str(told.value).startswith(what)
+    assert "; use smaller tables or more embedding servers, or raise the limit (" in str(told.value)
+    assert told.value.exit_code == 78

@@ -42,6 +42,16 @@ def test_a_disk_so_full_that_no_log_says_so(supervise: Runner, tmp_path: Path, m
     assert "has 4 KiB of room left" in outcome.error
 
 
+def test_what_went_well_is_never_the_reason(supervise: Runner, tmp_path: Path) -> None:
+    """A log that takes no further line ends in progress; where the oracle's names no reason either, none is made up."""
+    progress = "2026-11-30 09:01:47,942 trainer 0 INFO bagpipe.trainer.checkpointer: checkpoint of step 10"
+    ends = f"ready()\nprint({progress!r}, flush=True)\nsys.exit(78)"
+    outcome, view = supervise({"trainer 0": ends, "oracle": "ready()\nsys.exit(0)"}, job_with(backoff=3))
+    assert (outcome.code, outcome.attempts) == (78, 1)
+    assert outcome.error.startswith("trainer 0 ended with exit code 78: its log does not say why (log: ")
+    assert view.notes == [f"  trainer 0 | {progress}"]
+
+
 def test_a_role_whose_log_takes_no_line_is_explained_by_the_oracles(supervise: Runner) -> None:
     """Where no file of a role may grow, its log may not either; it has told the oracle why it ends, which says so."""
     why = (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bagpipe.errors import ExitCode, StorageError
-from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, replacing_file, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_read, cannot_write, make_folder, replacing_file, write_whole
 
 LIMIT = 1 << 20
 
@@ -66,11 +66,26 @@ def test_a_disk_that_holds_no_file_so_large_is_told_from_a_limit(tmp_path: Path)
         errno.EDQUOT: ("free some of the quota and try again", ExitCode.TRANSIENT),
         errno.EMFILE: ("raise the limit of open files (ulimit -n), ", ExitCode.BAD_CONFIG),
         errno.ENFILE: ("every program of this machine together has too many files open", ExitCode.TRANSIENT),
+        errno.ENOMEM: ("use smaller tables or more embedding servers, or raise the limit", ExitCode.BAD_CONFIG),
     }
     for number, (remedy, code) in told.items():
-        refused = cannot_write(tmp_path / "rows", OSError(number, os.strerror(number)))
-        assert f"rows: cannot be written: {os.strerror(number)}; {remedy}" in str(refused), number
-        assert refused.exit_code == code, number
+        for tell, done in ((cannot_write, "written"), (cannot_read, "read")):
+            refused = tell(tmp_path / "rows", OSError(number, os.strerror(number)))
+            assert f"rows: cannot be {done}: {os.strerror(number)}; {remedy}" in str(refused), number
+            assert refused.exit_code == code, number
+
+
+def test_what_a_run_does_by_itself_is_said_only_where_it_helps() -> None:
+    """After a limit nothing goes on: the next attempt has the same one."""
+    limit = cannot_read("kept", OSError(errno.EMFILE, "many"), then="the run goes back")
+    assert str(limit).endswith(" here") and "goes back" not in str(limit)
+    for number, told in {
+        errno.EIO: "kept: cannot be read: x; the run goes back",
+        errno.ENFILE: "; the run goes back",
+    }.items():
+        passing = cannot_read("kept", OSError(number, "x"), then="the run goes back")
+        assert str(passing).endswith(told) and passing.exit_code == ExitCode.TRANSIENT
+    assert str(cannot_read("kept", OSError(errno.EIO, "x"))) == "kept: cannot be read: x; mend that and try again"
 
 
 def test_an_error_of_the_body_is_passed_on_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The figures of training begin and end with its steps, and the loss of the last one outlives the process."""
 
+import errno
 import json
 import math
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +236,19 @@ def test_what_is_kept_and_damaged_is_not_taken_for_missing(tmp_path: Path, damag
         path.mkdir()
         with pytest.raises(StorageError, match=rf"{name}: cannot be read: Is a directory"):
             read()
+
+
+@pytest.mark.parametrize(("number", "code", "does"), [(errno.EIO, 75, "goes back to"), (errno.EMFILE, 78, "ulimit -n")])
+def test_what_is_kept_and_cannot_be_read_is_for_good_of_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, does: str
+) -> None:
+    def refused(_: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(StorageError, match=rf"trained-3.json: cannot be read: .*; .*{does}") as told:
+        Kept(tmp_path, 3).figures()
+    assert told.value.exit_code == code
 
 
 def test_scores_are_read_up_to_the_first_that_is_damaged(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """State of the dense model and its optimizer survives a file bit for bit; what does not belong is refused."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from torch import nn
 
 from bagpipe.config.document import DenseOptimizer
 from bagpipe.config.recipe import DenseOverride
-from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.trainer.dense import dense_optimizer, load_dense, save_dense
 from bagpipe.trainer.dense_update import DenseUpdate
 
@@ -87,6 +89,27 @@ def test_what_does_not_belong_is_refused_by_name(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(CheckpointError, match=r"dense.safetensors: cannot be read"):
         load_dense(net, adam, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["dense.safetensors", "dense_optimizer.safetensors", "dense_optimizer.json"])
+def test_a_limit_of_open_files_says_nothing_of_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Another checkpoint would meet it too."""
+    net = small(0)
+    adam = dense_optimizer(OPTIMIZERS[3], net)
+    save_dense(net, adam, tmp_path)
+    read = Path.read_bytes
+
+    def refusing(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    with pytest.raises(StorageError, match=rf"{name}: cannot be read: .*; raise the limit .*ulimit -n") as told:
+        load_dense(net, adam, tmp_path)
+    assert told.value.exit_code == 78
 
 
 def test_overrides_make_groups_and_freeze() -> None:
