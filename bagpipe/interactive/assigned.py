@@ -7,20 +7,24 @@ model, and a counter goes on from where it is.
 import ast
 import inspect
 import symtable
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import EnumMeta
+from types import BuiltinMethodType, MethodType, MethodWrapperType
 from typing import Any
 
+from bagpipe.interactive.same_code import same_constant
 from bagpipe.interactive.written import written
 
 _UNKNOWN = object()
+_BOUND = (MethodType, BuiltinMethodType, MethodWrapperType)
 
 
 def assigned_since(text: str, value: type, names: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Name and value of each attribute which the text does not give to the class, or not surely as it is now.
+    """Name and value of each attribute that the class may have otherwise than by its text.
 
-    Methods of the text are not among them (`same_code` compares these), and neither are objects that a line of the
-    text makes and that have its type.
+    The text does not give it to the class at all, or it gives another value, or nobody can tell which value it gives.
+    Not among them are the methods of the text, which `same_code` compares, and an object whose line in the text calls
+    a class, as long as it is of that class.
 
     Args:
         text: the definition of the class.
@@ -43,8 +47,9 @@ def assigned_since(text: str, value: type, names: Mapping[str, Any]) -> Iterator
 
 
 def surely_assigned(text: str, value: type, names: Mapping[str, Any]) -> list[str]:
-    """Names of attributes that the class surely has otherwise than by its text; what fills an empty one is no such.
+    """Names of attributes that the class surely has otherwise than by its text.
 
+    A list, dict or set that is empty in the text and has elements now is not among them: programs fill such ones.
     Arguments as of `assigned_since`.
     """
     definition = _definition(text)
@@ -58,12 +63,42 @@ def surely_assigned(text: str, value: type, names: Mapping[str, Any]) -> list[st
 
 
 def _is_other(node: ast.expr | None, found: Any) -> bool:
-    try:
-        literal = None if node is None else ast.literal_eval(node)
-    except (ValueError, TypeError, MemoryError, RecursionError):
-        return False
-    filled = not literal and isinstance(literal, list | dict | set)
-    return node is not None and not (filled and type(literal) is type(found))
+    """Whether a literal gives another value than the one that was found, which is not what has filled an empty one."""
+    literal = _literal(node)
+    empty = not literal and isinstance(literal, list | dict | set)
+    return literal is not _UNKNOWN and not (empty and type(literal) is type(found))
+
+
+def assigned_by_methods(text: str, classes: Collection[str]) -> set[str]:
+    """Names of attributes that methods assign to a class, as in `Net.made += 1` or `type(self).made = 1`.
+
+    Also those of whose value they assign an element, as in `self.seen[key] += 1`.
+
+    Args:
+        text: a definition.
+        classes: names of the class and of those that it extends.
+    """
+    (definition,) = ast.parse(text).body
+    found: set[str] = set()
+    for node in ast.walk(definition):
+        match node:
+            case ast.Attribute(owner, str(name), ast.Store()) if _is_class(owner, classes):
+                found.add(name)
+            case ast.Subscript(ast.Attribute(owner, str(name)), _, ast.Store()) if _is_class(owner, {*classes, "self"}):
+                found.add(name)
+            case ast.Call(ast.Name("setattr"), [owner, ast.Constant(str(name)), _]) if _is_class(owner, classes):
+                found.add(name)
+    return {_mangled(getattr(definition, "name", ""), name) for name in found}
+
+
+def _is_class(node: ast.expr, classes: Collection[str]) -> bool:
+    """Whether an expression in a method stands for its class, or for one of these names."""
+    match node:
+        case ast.Name(name):
+            return name in {*classes, "cls", "__class__"}
+        case ast.Call(ast.Name("type"), [_]) | ast.Attribute(attr="__class__"):
+            return True
+    return False
 
 
 def read_by_the_body(text: str, names: set[str]) -> set[str]:
@@ -73,7 +108,7 @@ def read_by_the_body(text: str, names: set[str]) -> set[str]:
     """
     definition = _definition(text)
     read = {_mangled(definition.name, name) for name in _scope(text, "is_referenced")}
-    return {name for name in names & read if _literal(_stated(definition).get(name)) is not None}
+    return {name for name in names & read if _literal(_stated(definition).get(name)) is not _UNKNOWN}
 
 
 def other_base(text: str, value: type, names: Mapping[str, Any]) -> str | None:
@@ -118,22 +153,23 @@ def _is_stated(node: ast.expr | None, found: Any, names: Mapping[str, Any]) -> b
     """Whether an expression gives the value that was found, as far as this can be told without evaluating it."""
     if node is None:
         return False
-    if (literal := _literal(node)) is not None:
-        return literal == written(found)
+    if (literal := _literal(node)) is not _UNKNOWN:
+        return same_constant(literal, found)
     if isinstance(node, ast.Name | ast.Attribute) and (known := _found(node, names)) is not _UNKNOWN:
-        return known is found
+        # A method of an object or class is a new object each time that it is asked for.
+        return known is found or (isinstance(known, _BOUND) and isinstance(found, _BOUND) and known == found)
     if written(found) is not None:
         return False
     maker = _found(node.func, names) if isinstance(node, ast.Call) else _UNKNOWN
     return not inspect.isclass(maker) or isinstance(found, maker)
 
 
-def _literal(node: ast.expr | None) -> str | None:
-    """Source of what a literal gives; None: it is none."""
+def _literal(node: ast.expr | None) -> Any:
+    """What a literal gives; `_UNKNOWN`: it is none."""
     try:
-        return None if node is None else written(ast.literal_eval(node))
+        return _UNKNOWN if node is None else ast.literal_eval(node)
     except (ValueError, TypeError, MemoryError, RecursionError):
-        return None
+        return _UNKNOWN
 
 
 def _found(node: ast.expr, names: Mapping[str, Any]) -> Any:

@@ -7,11 +7,11 @@ Plain PyTorch would then train the one, and the trainers train the other, so thi
 import inspect
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bagpipe.interactive.assigned import surely_assigned
+from bagpipe.interactive.assigned import assigned_by_methods, surely_assigned
 from bagpipe.interactive.same_code import is_text_of
 from bagpipe.interactive.texts import definitions, file_text
 
@@ -27,7 +27,7 @@ def unlike_its_file(value: Callable[..., Any]) -> Iterator[str]:
     parts = inspect.getmro(value) if inspect.isclass(value) else (value,)
     for part in parts:
         file = _own_file(part)
-        if file is not None and "." not in part.__qualname__ and (words := _difference(part, file)):
+        if file is not None and "." not in part.__qualname__ and (words := _difference(part, file, parts)):
             yield f"{part.__module__}.{part.__name__} {words}"
 
 
@@ -43,7 +43,7 @@ def _own_file(value: Any) -> Path | None:
     return place
 
 
-def _difference(value: Any, file: Path) -> str | None:
+def _difference(value: Any, file: Path, parts: Sequence[Any]) -> str | None:
     unit = file_text(value)
     texts = list(definitions(unit, value.__name__))
     if not texts:  # Something makes it, such as a call of `type`, which will make it again.
@@ -55,9 +55,20 @@ def _difference(value: Any, file: Path) -> str | None:
             "The trainers import the file as it is; to have the same here, reload it (importlib.reload) or start again"
         )
     names = surely_assigned(text, value, vars(sys.modules[value.__module__])) if inspect.isclass(value) else []
+    if names:
+        counted = _assigned_by_themselves(parts)
+        names = [name for name in names if name not in counted]
     if not names:
         return None
     return (
         f"has another {', '.join(names[:5])} here than in {file}: it was assigned since. The trainers import the file, "
         "and have what it says; write it there, or give it in model_args={...}"
     )
+
+
+def _assigned_by_themselves(parts: Sequence[Any]) -> set[str]:
+    """Names of attributes that the methods of classes assign to them, such as counters, which no user has changed."""
+    owners = {part.__name__ for part in parts}
+    own = [part for part in parts if _own_file(part) is not None]
+    texts = [text for part in own for text in definitions(file_text(part), part.__name__)]
+    return {name for text in texts for name in assigned_by_methods(text, owners)}

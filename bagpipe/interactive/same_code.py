@@ -155,7 +155,26 @@ def _is_default(node: ast.expr, found: Any, names: dict[str, Any]) -> bool:
     if type(said) not in (*_LITERALS, tuple, list, dict, set):
         return True
     emptied = not said and type(said) is type(found)  # A default that the program fills, such as a list to count in.
-    return emptied or said is found or (type(said) is type(found) and repr(said) == repr(found))
+    return emptied or same_constant(said, found)
+
+
+def same_constant(one: Any, other: Any) -> bool:
+    """Whether two constants, and all that they hold, have the same types and values: NaN is NaN, 0.0 is not -0.0.
+
+    The order counts in a dict. In a set it does not: two equal ones can be iterated over in different orders.
+    """
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return same_constant([*one.items()], [*other.items()])
+    if isinstance(one, tuple | list):
+        return len(one) == len(other) and all(map(same_constant, one, other))
+    if isinstance(one, set | frozenset):
+        parts = [{(type(part), repr(part)) for part in values} for values in (one, other)]
+        return len(one) == len(other) and parts[0] == parts[1]
+    return bool(one == other) if isinstance(one, int | str | bytes) else repr(one) == repr(other)
 
 
 def _attributes_agree(definition: Definition, value: Any) -> bool:
@@ -210,10 +229,6 @@ def _equal(one: CodeType, other: CodeType) -> bool:
     if len(one.co_consts) != len(other.co_consts):
         return False
     return all(getattr(one, part) == getattr(other, part) for part in _COMPARED) and all(
-        _equal(a, b) if isinstance(a, CodeType) and isinstance(b, CodeType) else _equal_constants(a, b)
+        _equal(a, b) if isinstance(a, CodeType) and isinstance(b, CodeType) else same_constant(a, b)
         for a, b in zip(one.co_consts, other.co_consts, strict=True)
     )
-
-
-def _equal_constants(one: object, other: object) -> bool:
-    return type(one) is type(other) and (one == other or repr(one) == repr(other))

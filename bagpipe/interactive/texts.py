@@ -4,7 +4,6 @@ import ast
 import inspect
 import linecache
 import sys
-import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,8 +47,31 @@ def definitions(unit: str, name: str) -> Iterator[str]:
     lines = unit.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # As Python counts them, not at form feeds.
     for node in reversed(nodes):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            yield textwrap.dedent("\n".join(lines[first - 1 : node.end_lineno]) + "\n")
+            yield _at_the_margin(node, lines)
+
+
+def _at_the_margin(node: ast.ClassDef | ast.FunctionDef, lines: list[str]) -> str:
+    """The text of a definition without its indentation; what its strings hold stays as it is.
+
+    Args:
+        lines: those of the whole file or cell.
+    """
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    numbers = range(first, (node.end_lineno or first) + 1)
+    indentation, kept = lines[node.lineno - 1][: node.col_offset], set(_inside_strings(node))
+    text = [lines[n - 1] if n in kept else lines[n - 1].removeprefix(indentation) for n in numbers]
+    return "\n".join(text) + "\n"
+
+
+def _inside_strings(node: ast.AST) -> Iterator[int]:
+    """Numbers of the lines that begin inside of a string."""
+    nodes = [node]
+    while nodes:
+        part = nodes.pop()
+        if isinstance(part, ast.Constant | ast.JoinedStr):
+            yield from range(part.lineno + 1, (part.end_lineno or 0) + 1)
+        else:  # Not for parts of a formatted string: before Python 3.12 their line numbers are other ones.
+            nodes += ast.iter_child_nodes(part)
 
 
 def _outer(node: ast.AST) -> Iterator[ast.AST]:

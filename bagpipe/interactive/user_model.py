@@ -11,6 +11,7 @@ import ast
 import builtins
 import hashlib
 import inspect
+import keyword
 import os
 import re
 import symtable
@@ -239,7 +240,7 @@ class _Collected:
             elif used not in _OF_EVERY_MODULE:
                 raise ConfigError(f"{self.wanted}: {name} uses {used}, which this program does not define")
         self.definitions.append(source)
-        self.definitions += [f"{name}.{attribute} = {text}\n" for attribute, text in since]
+        self.definitions += [_assignment(name, attribute, text) for attribute, text in since]
 
     def _since(self, name: str, value: type, source: str) -> Iterator[tuple[str, str]]:
         """The attributes that the class has otherwise than by its text, and the source of each.
@@ -255,7 +256,7 @@ class _Collected:
         found = dict(assigned_since(source, value, self.names))
         changed = read_by_the_body(source, set(found))
         for attribute, now in found.items():
-            text = written(now) or self._named(f"_{name}_{attribute}", now, name)
+            text = written(now) or self._named(_alias(name, attribute), now, name)
             if text is None or attribute in changed:
                 why = "and other lines of the class read it" if text else f"of type {type(now).__name__}"
                 raise ConfigError(
@@ -273,6 +274,21 @@ class _Collected:
             return None
         self.add(value.__name__ if own else alias, value, user)
         return value.__name__ if own else alias
+
+
+def _assignment(owner: str, attribute: str, text: str) -> str:
+    """The line that gives a class an attribute, whatever name `setattr` has given that."""
+    return f"{owner}.{attribute} = {text}\n" if _is_plain(attribute) else f"setattr({owner}, {attribute!r}, {text})\n"
+
+
+def _alias(owner: str, attribute: str) -> str:
+    """A name of the module for what an attribute of a class holds."""
+    return f"_{owner}_{attribute if _is_plain(attribute) else attribute.encode(errors='surrogatepass').hex()}"
+
+
+def _is_plain(attribute: str) -> bool:
+    """Whether a name can stand after a dot; not so in other alphabets, of which Python changes some letters there."""
+    return attribute.isascii() and attribute.isidentifier() and not keyword.iskeyword(attribute)
 
 
 def _importable(value: Any) -> tuple[str, str] | None:

@@ -36,8 +36,18 @@ def written(value: Any) -> str | None:
 
 
 def _parts_in(maker: str, values: Any) -> str | None:
-    parts = [written(one) for one in values]
+    ordered = _in_lasting_order(values) if isinstance(values, set | frozenset) else values
+    parts = [written(one) for one in ordered]
     return None if None in parts else f"{maker}([{', '.join(str(part) for part in parts)}])"
+
+
+def _in_lasting_order(values: set[Any] | frozenset[Any]) -> list[Any]:
+    """The elements of a set in an order that the next start of the program has too, so that the text stays the same.
+
+    Numbers stay in the order in which the set has them: it is the same at each start, and layers may be made in it.
+    """
+    numbers = all(isinstance(value, bool | int | float) for value in values)
+    return list(values) if numbers else sorted(values, key=lambda value: written(value) or "")
 
 
 def _pairs(value: dict[Any, Any]) -> str | None:

@@ -1,5 +1,6 @@
 """What was assigned to a class of the program, or counted in it, travels with its text, or is refused by name."""
 
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +52,11 @@ class Net(Base):
     layer = nn.ReLU()
     half = 4
     whole = 2 * half
+    stop = {8, 0, 16, 24, 1}  # Python has these in another order than a set that is made of the text.
+    many = 2 * len(stop)
+    turn = 1j
+    make = nn.Embedding.from_pretrained
+    pick = {"a": 1}.get
     note: str
     __own = 1
 
@@ -97,9 +103,14 @@ def test_what_a_program_counts_and_assigns_goes_with_its_class(program: Any) -> 
     ours.seen["a"] += 2
     ours.rates[1] = 0.1
     ours.act, ours.extra, ours._Net__own, ours.loss = nn.GELU, (1.5, None), 2, program.loss
+    odd = {"a-b": 1, "class": nn.GELU, "a b": nn.ReLU, "\ufb01": 2, "'\n": 3}
+    for name, value in odd.items():
+        setattr(ours, name, value)
     theirs = remade(program)
     assert (theirs.calls, theirs.steps, theirs.hidden) == (1, 7, [8, 64])
     assert (theirs.extra, theirs._Net__own, theirs.whole, theirs.mode) == ((1.5, None), 2, 8, 1)
+    assert {name: getattr(theirs, name) for name in odd} == odd and not hasattr(theirs, "fi")
+    assert theirs.stop == ours.stop and theirs.make == ours.make
     assert theirs.seen == ours.seen and type(theirs.seen) is type(ours.seen)
     assert torch.equal(theirs.rates, ours.rates) and theirs.rates.dtype == torch.float32
     assert theirs.act is nn.GELU and theirs.loss.__code__.co_code == program.loss.__code__.co_code
@@ -109,6 +120,9 @@ def test_what_a_program_counts_and_assigns_goes_with_its_class(program: Any) -> 
     ("line", "said"),
     [
         ("Net.half = 5", "Net.half is not what the text of Net says: it was assigned since, and other lines of the"),
+        ("Net.stop = {8, 0, 16, 24}", "Net.stop is not what the text of Net says: it was assigned since, and other"),
+        ("Net.turn = 2j", "Net.turn is not what the text of Net says: it was assigned since, of type complex"),
+        ("Net.make = nn.EmbeddingBag.from_pretrained", "Net.make is not what the text of Net says: it was assigned"),
         ("Net.layer = nn.GELU()", "Net.layer is not what the text of Net says: it was assigned since, of type GELU"),
         ("Net.frame = object()", "Net.frame is not what the text of Net says: it was assigned since, of type object"),
         ("Net.loss = lambda self, a, b: a.mean()", "Net.loss is not what the text of Net says"),
@@ -127,12 +141,24 @@ def test_what_another_process_would_not_have_is_refused(program: Any, line: str,
 def test_defaults_of_arguments_are_compared() -> None:
     """An edited default is in no function's code: the edited text was trained in silence."""
     names: dict[str, Any] = {}
-    text = "class Net:\n    def forward(self, x, rate=0.5, *, sizes=(1, 2), kept=[]): return x\n"
+    text = (
+        "class Net:\n    def forward(self, x, rate=0.5, *, sizes=(1, 2), kept=[], stop={8, 0, 16, 24, 1}): return x\n"
+    )
     exec(text, names)
     names["Net"].forward.__kwdefaults__["kept"].append(1)  # What a program collects in a default is no other code.
     assert is_text_of(text, names["Net"])
-    for before, after in (("0.5", "0.25"), ("(1, 2)", "(1, 3)"), ("rate=0.5", "rate")):
+    for before, after in (("0.5", "0.25"), ("(1, 2)", "(1, 3)"), ("rate=0.5", "rate"), ("24, 1", "24, 2")):
         assert not is_text_of(text.replace(before, after), names["Net"])
+
+
+def test_equal_sets_of_texts_are_written_alike() -> None:
+    """Each start of Python has them in another order, and the module's name is made of its text."""
+    pairs = itertools.combinations([f"name{number}" for number in range(99)], 2)
+    one, other = next((a, b) for a, b in pairs if [*{a, b}] != [*{b, a}])
+    for maker in (set, frozenset):
+        assert written(maker([one, other])) == written(maker([other, one]))
+    assert eval(written({(one, 1), None}) or "") == {(one, 1), None} and written({one, object()}) is None
+    assert [*eval(written({8, 0, 16}) or "")] == [8, 0, 16]  # A model may make layers in this order.
 
 
 def test_numbers_are_written_to_the_bit() -> None:

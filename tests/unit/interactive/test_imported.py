@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from bagpipe.interactive.texts import definitions, file_text
 from bagpipe.interactive.user_model import name_function, name_model
 
-TEXT = """
+TEXT = '''
 import dataclasses
 import functools
 
@@ -64,16 +65,51 @@ class Net(Base):
             return 2
 
     alias = tail
+    stop = {8, 0, 16, 24, 1}
+
+
+try:
+    class Below(Net):
+        """Several lines,
+            some of them further right,
+at the margin,
+        SPACES
+        """
+
+        made = 0
+        per_name = {"": 1}
+        note = f"""{
+    WIDTH}
+        and
+SPACES
+    """
+
+        def __init__(self):
+            """In methods
+            too."""
+            super().__init__()
+            Below.made += 1
+            type(self).last = cls = self.__class__
+            self.per_name[""] += 1
+            cls.__own, cls.hidden = 1, 2
+            setattr(cls, "first", 1)
+            self.stop = None
+finally:
+    WIDTH = WIDTH
+
+
+class Leaf(Below):
+    pass
 
 
 def rate(step):
     return 0.1 * step
-"""
+'''
 
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    (tmp_path / "net_of_user.py").write_text(TEXT)
+    (tmp_path / "net_of_user.py").write_text(TEXT.replace("SPACES", "      "))
     monkeypatch.syspath_prepend(str(tmp_path))
     yield importlib.import_module("net_of_user")
     del sys.modules["net_of_user"]
@@ -90,7 +126,30 @@ def test_what_is_as_in_its_file_is_not_mentioned(module: Any) -> None:
     module.Net.seen.append(1)  # What a program fills is no other setting.
     assert said(lambda: name_model(module.Net, {})) == []
     assert said(lambda: name_model(module.Settings, {})) == []
+    assert said(lambda: name_model(module.Below, {})) == []
     assert said(lambda: name_function(module.rate, "optimizer.schedule")) == []
+
+
+def test_what_a_class_counts_by_itself_is_not_mentioned(module: Any) -> None:
+    """In attributes of its own, of a base's and of a class that extends it."""
+    module.Below(), module.Leaf()
+    assert (module.Below.made, module.Leaf.last, module.Below.per_name) == (2, module.Leaf, {"": 3})
+    assert said(lambda: name_model(module.Leaf, {})) == []
+    module.Below.stop = module.Leaf.extra = 1  # The methods assign the former to an object, and the latter not at all.
+    told = said(lambda: name_model(module.Leaf, {}))
+    assert [words.split(" here")[0] for words in told] == [
+        "model: net_of_user.Leaf has another extra",
+        "model: net_of_user.Below has another stop",
+    ]
+
+
+def test_a_definition_below_another_statement_keeps_its_strings(module: Any) -> None:
+    """Its text, which is also what a notebook's class is written as, is moved to the margin; its strings are not."""
+    (text,) = definitions(file_text(module.Below), "Below")
+    names = dict(vars(module))
+    exec(text, names)
+    assert names["Below"] is not module.Below and text.startswith("class Below(Net):\n    ")
+    assert (names["Below"].__doc__, names["Below"].note) == (module.Below.__doc__, module.Below.note)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from bagpipe.interactive.same_code import is_text_of
+from bagpipe.interactive.same_code import is_text_of, same_constant
 
 MODULE = """
 import functools
@@ -103,3 +103,19 @@ def test_what_was_assigned_is_another() -> None:
         found = net()
         setattr(found, name, value)
         assert not is_text_of(TEXT, found, MODULE)
+
+
+def test_constants_are_the_same_in_type_and_value() -> None:
+    """Also in what they hold, whatever the order of a set, and with numbers that are not equal to themselves."""
+    for text in ("{8, 0, 16, 24, 1}", "[{8, 0, 16, 24, 1}]", "(float('nan'), -0.0)", "{'a': [1j, ...]}", "1 << 99999"):
+        assert same_constant(eval(text), ast.literal_eval(text) if "8" in text else eval(text))
+    for one, other in (
+        ({1}, {True}),
+        ({1: {2}}, {1: {2.0}}),
+        ((0.0,), (-0.0,)),
+        ([1], [1, 2]),
+        ({1, 2}, {1, 3}),
+        ({1}, frozenset({1})),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+    ):
+        assert not same_constant(one, other) and not same_constant(other, one)
