@@ -217,6 +217,5 @@ def _load_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Fingerprint)
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError):
-            check_says_of_the_file(path, error)
+        check_says_of_the_file(path, error)
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None

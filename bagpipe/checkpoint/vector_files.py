@@ -33,8 +33,7 @@ def read_vectors(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]
             seen[rows] = True
             yield rows, vectors
     except (OSError, ValueError, pa.ArrowException) as error:
-        if isinstance(error, OSError):
-            check_says_of_the_file(path, error)
+        check_says_of_the_file(path, error)
         raise DataError(f"{path}: cannot be read as vectors of table {target.table.name}: {error}") from None
 
 

@@ -2,11 +2,11 @@
 
 - `BagpipeError`: its own line and its own code.
 - `OSError` of a path: one line with the path; 75 where trying again can help (a full or failing disk), else 78.
-- `OSError` of a disk, without a path: one line with the place in the code, and 75; 78 for a limit of a file's size.
-- Too many open files, of whatever says so: one line with the limit; 78, as the next attempt has the same one.
+- A refusal of the system without a path (a disk, open files, memory), an `OSError` or a socket's: one line with the
+  place in the code, and 75; 78 for a limit, which the next attempt would meet too.
 - `FileNotFoundError` of no path: the current folder has been removed, or there is no temporary one.
 - A thread that cannot be started: one line and 75. No place for compiled kernels: one line and 78.
-- `MemoryError`, and the system's refusal of a mapping: one line and 78, because the job's sizes do not fit into memory.
+- `MemoryError`: one line and 78, because the job's sizes do not fit into memory.
 - Anything else is a bug of Bagpipe: 70 and one line with type, message and place; the traceback goes to a file, or, for
   a role, to its log.
 """
@@ -22,7 +22,7 @@ from pathlib import Path
 import bagpipe
 from bagpipe.config.paths import shown
 from bagpipe.errors import BagpipeError, ExitCode
-from bagpipe.lowlevel.atomic_files import how_to_mend
+from bagpipe.lowlevel.atomic_files import how_to_mend, refused
 from bagpipe.lowlevel.process_life import current_folder
 
 INTERRUPTED = 130
@@ -30,6 +30,8 @@ RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EN
 """Errors of the system that may pass."""
 OF_DISKS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG))
 """What a disk says to a write into an open file, whose name Python does not know any more."""
+OF_LIMITS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOMEM))
+"""What the system says to whoever opens a file or a socket, or maps memory, without a name."""
 REMEDIES = {
     errno.ENOENT: "correct the path",
     errno.ENOTDIR: "a part of this path is a file where a folder is expected; correct it",
@@ -60,16 +62,9 @@ def failure_of(error: BaseException, role: str | None = None) -> Failure:
         return Failure(str(error), error.exit_code)
     if isinstance(error, OSError) and error.filename is not None and error.errno is not None:
         return _of_path(error)
-    if isinstance(error, OSError) and error.errno in OF_DISKS:
-        remedy = how_to_mend(error) or REMEDIES.get(error.errno, "check the disks that this command uses")
-        code = ExitCode.BAD_CONFIG if error.errno == errno.EFBIG else ExitCode.TRANSIENT
-        return Failure(f"a file that is written at {_place(error)}: {error.strerror}; {remedy}", code)
-    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):  # Also a socket's error, which is no OSError.
-        remedy = how_to_mend(OSError(error.errno, ""))  # type: ignore[attr-defined]
-        code = ExitCode.BAD_CONFIG if error.errno == errno.EMFILE else ExitCode.TRANSIENT  # type: ignore[attr-defined]
-        return Failure(f"too many open files, at {_place(error)}; {remedy}", code)
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # A mapping of no name.
-        return Failure(f"not enough memory, at {_place(error)}; {how_to_mend(error)}", ExitCode.BAD_CONFIG)
+    number = getattr(error, "errno", None)  # A socket's error has one too, and is no OSError.
+    if number in OF_DISKS or number in OF_LIMITS:
+        return _of_no_path(error, number)
     if isinstance(error, FileNotFoundError) and current_folder() is None:
         return Failure("the current folder has been removed; change to one that exists", ExitCode.BAD_CONFIG)
     if isinstance(error, FileNotFoundError) and "temporary directory" in str(error):  # Python's own words
@@ -98,6 +93,15 @@ def _of_path(error: OSError) -> Failure:
     code = ExitCode.TRANSIENT if error.errno in RETRY else ExitCode.BAD_CONFIG
     remedy = how_to_mend(error) or REMEDIES.get(error.errno, "correct the path, or choose another")
     return Failure(f"{name}: {error.strerror}; {remedy}", code)
+
+
+def _of_no_path(error: BaseException, number: int) -> Failure:
+    """What the system has refused without the name of a file."""
+    where = f"{'a file that is written ' if number in OF_DISKS else ''}at {_place(error)}"
+    otherwise = REMEDIES.get(number, "check the disks that this command uses")
+    told = error if isinstance(error, OSError) else OSError(number, os.strerror(number))
+    found = refused(where, told, otherwise)
+    return Failure(str(found), found.exit_code)
 
 
 def _bug(error: BaseException, role: str | None) -> Failure:

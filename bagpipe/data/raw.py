@@ -12,7 +12,7 @@ A *code* stands for one categorical value. How it is made depends on the feature
 What becomes of a code (a row of a table) is decided by `bagpipe.data.encode`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -114,11 +114,16 @@ def ordered_map(function: Callable[[Item], Result], items: Iterator[Item], threa
     """`map` by a few threads, results in the order of the items, at most `2 * threads` ahead.
 
     Threads, not processes: the parsers are compiled and release the interpreter's lock, so arrays
-    need not be copied (or pickled) between processes.
+    need not be copied (or pickled) between processes. After an error the items are closed: they may hold a file open.
     """
-    if threads == 0:
-        yield from map(function, items)
-        return
+    try:
+        yield from map(function, items) if threads == 0 else _ahead(function, items, threads)
+    finally:
+        if isinstance(items, Generator):
+            items.close()
+
+
+def _ahead(function: Callable[[Item], Result], items: Iterator[Item], threads: int) -> Iterator[Result]:
     with ThreadPoolExecutor(threads, thread_name_prefix="reader") as pool:
         ahead: list[Future[Result]] = []
         try:

@@ -92,7 +92,7 @@ class AvazuText:
         return None
 
     def pieces(self, start: int) -> tuple[int, Iterator[TextBlock]]:
-        return 0, map(self._without_header, text_blocks(self.files))
+        return 0, (self._without_header(block) for block in text_blocks(self.files))
 
     def _without_header(self, piece: TextBlock) -> TextBlock:
         line, _, rest = piece.text.partition(b"\n")

@@ -163,14 +163,14 @@ def cannot_read(path: Path | str, error: OSError, *, then: str = "") -> StorageE
     return refused(f"{path}: cannot be read", error, "mend that and try again", then=then)
 
 
-def check_says_of_the_file(path: Path, error: OSError) -> None:
-    """Whether the system's refusal says that the file is damaged: a sound one must not be passed over for it.
+def check_says_of_the_file(path: Path, error: BaseException) -> None:
+    """Whether an error says that the file is damaged: a sound one must not be passed over for a refusal of the system.
 
     Raises:
         StorageError: it says something of this process, its rights or the machine; for rights and limits with exit
             code 78, because no retry gives them.
     """
-    if error.errno in _NOT_THE_FILE:
+    if isinstance(error, OSError) and error.errno in _NOT_THE_FILE:
         found = cannot_read(path, error)
         if error.errno in NOT_ALLOWED:
             found.exit_code = ExitCode.BAD_CONFIG

@@ -186,8 +186,7 @@ def _saved_state(optimizer: torch.optim.Optimizer, directory: Path) -> dict[str,
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
     except (OSError, msgspec.MsgspecError) as error:
-        if isinstance(error, OSError):
-            check_says_of_the_file(path, error)
+        check_says_of_the_file(path, error)
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
     own = optimizer.state_dict()["param_groups"]
     if saved.optimizer != type(optimizer).__name__ or saved.params != [g["params"] for g in own]:
@@ -240,8 +239,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
-        if isinstance(error, OSError):
-            check_says_of_the_file(path, error)
+        check_says_of_the_file(path, error)
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
 
 

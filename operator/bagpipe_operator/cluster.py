@@ -42,14 +42,14 @@ RESOURCES = {
 }
 """By kind; where two API groups call theirs the same, with the group behind it."""
 
-OF_THE_CLUSTER = frozenset({"ResourceFlavor", "WorkloadPriorityClass"})
+_OF_THE_CLUSTER = frozenset({"ResourceFlavor", "WorkloadPriorityClass"})
 """Kinds that belong to no namespace."""
 
 
 def path(kind: str, namespace: str | None, name: str | None = None, sub: str | None = None) -> str:
     """URL path of a collection, an object or a subresource; the namespace is of no matter to kinds of the cluster."""
     prefix, plural = RESOURCES[kind]
-    namespace = None if kind in OF_THE_CLUSTER else namespace
+    namespace = None if kind in _OF_THE_CLUSTER else namespace
     parts = [
         prefix,
         *(["namespaces", namespace] if namespace else []),
@@ -239,7 +239,7 @@ class Cluster:
             self._metrics.api_requests.labels(method, code).inc()
 
 
-_OTHER_UID = "recondition"
+_OTHER_UID = "precondition"
 """How the API server says that another object bears the name by now, beside the UID that was asked for: its registry
 says "the UID in the precondition (...) does not match", its storage "Precondition failed: UID in precondition: ...".
 """

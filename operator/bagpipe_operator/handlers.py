@@ -11,7 +11,7 @@ import kopf
 from bagpipe_operator import gangs, names
 from bagpipe_operator.api import RunPolicy
 from bagpipe_operator.beginning import Beginning
-from bagpipe_operator.cluster import OF_THE_CLUSTER
+from bagpipe_operator.cluster import path
 from bagpipe_operator.heads import JobKey
 from bagpipe_operator.listing import Listed
 from bagpipe_operator.relists import Relists
@@ -49,12 +49,9 @@ _SELECTOR = f"{names.LABEL_MANAGED_BY}={names.MANAGER}"
 def listed(settings: Settings) -> list[Listed]:
     """The kinds that are watched, for `Beginning` and `Relists`."""
     found = []
-    for (group, version, plural), kind in _kinds(settings).items():
-        root = f"/apis/{group}/{version}" if group else f"/api/{version}"
-        within = () if kind in OF_THE_CLUSTER else settings.namespaces
-        urls = tuple(f"{root}/namespaces/{namespace}/{plural}" for namespace in within) or (f"{root}/{plural}",)
-        selected = (group, version, plural) in _selected(settings)
-        found.append(Listed(kind, urls, _SELECTOR if selected else ""))
+    for resource, kind in _kinds(settings).items():
+        urls = dict.fromkeys(path(kind, namespace) for namespace in settings.namespaces or (None,))
+        found.append(Listed(kind, tuple(urls), _SELECTOR if resource in _selected(settings) else ""))
     return found
 
 

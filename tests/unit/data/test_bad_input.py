@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import os
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,18 @@ def test_bad_data_is_refused_in_one_line(name, readers, tmp_path, dataset):
     assert caught.value.exit_code == ExitCode.BAD_DATA
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "work").glob("**/*"))
+
+
+@pytest.mark.parametrize("readers", [0, 2])
+def test_a_file_is_closed_when_its_data_is_refused(readers, tmp_path, dataset):
+    """Not whenever the exception is collected, which a notebook keeps."""
+    path = tmp_path / "data"
+    path.write_bytes(AVAZU.encode() + b"\nno,such,line\n")
+    with pytest.raises(DataError) as caught:
+        list(dataset(path, format="avazu-csv", readers=readers).train_batches(1000, epochs=1))
+    assert caught.value is not None
+    opened = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert str(path) not in opened
 
 
 @pytest.mark.parametrize("what", ["file", "folder", "glob", "url"])
