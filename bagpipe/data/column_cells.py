@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.batch import Floats, Int64s, Lengths
-from bagpipe.config.column_rules import UNIX_TIMES, LabelRule, label_rule
+from bagpipe.config.column_rules import UNIX_TIMES, label_rule
 from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
 from bagpipe.data import column_kernels as kernels
 from bagpipe.data.column_values import (
@@ -17,6 +17,7 @@ from bagpipe.data.column_values import (
     Floats64,
     Mask,
     Problems,
+    as_held,
     codes_of,
     is_list,
     moments_of,
@@ -62,11 +63,11 @@ def label_cells(table: pa.Table, label: LabelColumn, problems: Problems) -> Floa
     numbers, wrong = numbers_of(column)
     problems.add(name, wrong | np.isnan(numbers), f"a number for the label (or a rule such as {name} == 'yes')", column)
     numbers = np.where(wrong | np.isnan(numbers), 0.0, numbers)
-    if rule is not None:
-        if rule.other is not None:
-            neither = (numbers != rule.value) & (numbers != rule.other)
+    if rule is not None and not isinstance(rule.value, str):
+        if isinstance(rule.other, float):
+            neither = (numbers != as_held(rule.value, column.type)) & (numbers != as_held(rule.other, column.type))
             problems.add(name, neither, f"the label {rule.value:g} or {rule.other:g}", column)
-        return _compared(numbers, rule)
+        return _compared(numbers, rule.operator, as_held(rule.value, column.type))
     if label.kind == "binary":
         problems.add(name, (numbers != 0) & (numbers != 1), "a label of 0 or 1 (or a rule)", column)
     elif label.kind == "count":
@@ -81,13 +82,13 @@ def _equal(column: Any, text: str) -> tuple[Mask, Mask]:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         (number,), (wrong,) = numbers_of(pa.array([text], pa.string()))
         numbers, _ = numbers_of(column)
-        return np.asarray(numbers == number), ~np.isnan(numbers) & (not wrong)
+        return np.asarray(numbers == as_held(number, kind)), ~np.isnan(numbers) & (not wrong)
     if pa.types.is_boolean(kind):  # Python writes True, most others true.
         every[:], text = text.lower() in ("true", "false"), text.lower()
     return np.asarray(np.array(column.cast(pa.string()).to_pylist(), object) == text), every
 
 
-def _compared(numbers: Floats64, rule: LabelRule) -> Floats64:
+def _compared(numbers: Floats64, operator: str, value: float) -> Floats64:
     compare = {
         ">=": np.greater_equal,
         "<=": np.less_equal,
@@ -95,8 +96,8 @@ def _compared(numbers: Floats64, rule: LabelRule) -> Floats64:
         "!=": np.not_equal,
         ">": np.greater,
         "<": np.less,
-    }[rule.operator]
-    return np.asarray(compare(numbers, rule.value), np.float64)
+    }[operator]
+    return np.asarray(compare(numbers, value), np.float64)
 
 
 def dense_cells(
@@ -189,7 +190,8 @@ def sparse_cells(
         problems.add(name, unread, "a list in brackets, such as [1, 2]", given)
     if kind == "interval":
         numbers, wrong = numbers_of(column)
-        places = np.searchsorted(np.array(sparse.boundaries), numbers, side="right").astype(np.uint64)
+        bounds = np.array([as_held(bound, column.type) for bound in sparse.boundaries])
+        places = np.searchsorted(bounds, numbers, side="right").astype(np.uint64)
         problems.add(name, wrong, "a number", column)
         return _one_each(np.where(np.isnan(numbers), np.uint64(0), places + np.uint64(1)))
     if sparse.bins != "none":
@@ -236,7 +238,11 @@ def _bins(column: Any, name: str, problems: Problems) -> Codes:
 
 
 def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Codes:
-    """Hours and days of the week as texts of digits: `09`, `0`."""
+    """Hours and days of the week as texts of digits: `09`, `0`.
+
+    A moment has the same ones however it is written. Arrow would take those of the column's own zone, and the zone is
+    that of the program that wrote the file: a model would meet other hours where it scores than where it was trained.
+    """
     moments = column
     if sparse.time_format in UNIX_TIMES:
         moments = _since_1970(column, UNIX_TIMES[sparse.time_format])
@@ -244,6 +250,8 @@ def _part_of_time(column: Any, sparse: SparseColumn, problems: Problems) -> Code
         moments = column.cast(pa.timestamp("ms"))  # A date has no hour of its own, and Arrow makes none of a number.
     elif not pa.types.is_timestamp(column.type):
         moments = moments_of(column, sparse.time_format)
+    elif column.type.tz is not None:
+        moments = column.cast(pa.timestamp(column.type.unit, "UTC"))
     missing = column.is_null().to_numpy(zero_copy_only=False)
     unread = moments.is_null().to_numpy(zero_copy_only=False)
     expected = f"a time like {sparse.time_format}" if sparse.time_format else _ISO_OR_NUMBERS

@@ -199,6 +199,18 @@ def numbers_of(array: Any) -> tuple[Floats64, Mask]:
     return numbers, np.isinf(numbers)
 
 
+def as_held(number: float, kind: Any) -> float:
+    """A number as a column of this type holds it, to be compared with its cells.
+
+    0.7 is less in 32 bits than in 64: `score >= 0.7` would be false for a cell of 0.7 in a file of narrow floats, and
+    true for the same cell in a CSV. numpy and pandas compare in the column's type too.
+    """
+    if pa.types.is_float32(kind) or pa.types.is_float16(kind):
+        with np.errstate(over="ignore"):
+            return float(np.array(number).astype(kind.to_pandas_dtype()))
+    return number
+
+
 def _ticks(array: Any) -> tuple[Any, int, int]:
     """Points in time as whole numbers since 1970; microseconds are these, times the second, by the third."""
     if pa.types.is_date32(array.type):

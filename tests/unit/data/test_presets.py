@@ -13,10 +13,10 @@ import pyarrow as pa
 import pytest
 
 from bagpipe.config import column_rules
-from bagpipe.config.columns import SparseColumn
+from bagpipe.config.columns import LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig, EmbeddingConfig
 from bagpipe.config.load import parse_job
-from bagpipe.data.column_cells import sparse_cells
+from bagpipe.data.column_cells import label_cells, sparse_cells
 from bagpipe.data.column_values import Problems
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.presets import AVAZU_COLUMNS, Preset, preset_columns
@@ -167,6 +167,41 @@ def test_the_last_nanosecond_of_an_hour() -> None:
     column = SparseColumn("t", part="hour", time_format="unix-ns")
     codes = sparse_cells(table, column, "token", Problems(np.zeros(1, np.bool_))).codes.tolist()
     assert codes[0].to_bytes(8, "big").rstrip(b"\0") == b"15"  # Hour 400,000 since 1970 is 16 o'clock.
+
+
+def test_a_moment_has_one_hour_in_whatever_zone_a_column_has_it() -> None:
+    """23:30 of a Sunday in UTC: Monday in Berlin and Kolkata, whose hours are others."""
+    moment = dt.datetime(2024, 3, 31, 23, 30, tzinfo=dt.UTC)
+    zones = ("UTC", "Europe/Berlin", "Asia/Kolkata", "-07:00")
+    forms = [pa.array([moment, None], pa.timestamp(unit, zone)) for zone in zones for unit in ("s", "ns")]
+    forms += [pa.array(["2024-04-01T05:00:00+05:30", None]), pa.array([moment.replace(tzinfo=None), None])]
+    for cells in forms:
+        for part, expected in (("hour", b"23"), ("weekday", b"6")):
+            column = SparseColumn("t", part=part)  # type: ignore[arg-type]  # one of the two
+            problems = Problems(np.zeros(2, np.bool_))
+            codes = sparse_cells(pa.table({"t": cells}), column, "token", problems).codes.tolist()
+            assert (codes[0].to_bytes(8, "big").rstrip(b"\0"), codes[1]) == (expected, 0), cells.type
+            assert not problems.bad.any()
+
+
+def test_narrow_floats_are_compared_as_their_column_holds_them() -> None:
+    """0.7 of 32 or 16 bits is not 0.7 of 64, and a rule or a boundary of 0.7 means that cell all the same."""
+    rules = {
+        "x >= 0.7": [0, 1, 1],
+        "x > 0.7": [0, 0, 1],
+        "x == 0.7": [0, 1, 0],
+        "x < 0.7": [1, 0, 0],
+        "x == '0.7'": [0, 1, 0],
+    }
+    for kind in (np.float16, np.float32, np.float64):
+        table = pa.table({"x": np.array([0.6, 0.7, 0.8], kind), "two": np.array([0.1, 0.7, 0.1], kind)})
+        problems = Problems(np.zeros(3, np.bool_))
+        for rule, expected in rules.items():
+            assert label_cells(table, LabelColumn("y", rule=rule), problems).tolist() == expected, (kind, rule)
+        both = LabelColumn("y", rule="two == 0.7 else 0.1")
+        assert label_cells(table, both, problems).tolist() == [0, 1, 0]
+        places = sparse_cells(table, SparseColumn("x", boundaries=(0.7, 0.8, 1e9)), "interval", problems).codes
+        assert places.tolist() == [1, 2, 3] and not problems.bad.any()
 
 
 def test_exports_know_the_same_times() -> None:
