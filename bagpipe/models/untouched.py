@@ -31,9 +31,9 @@ def untouched(model: nn.Module) -> Iterator[None]:
     before = [(module, dict(vars(module))) for module in model.modules()]
     copies: dict[int, Any] = {}
     with _classes_untouched(model):
-        for module, attributes in before:
-            vars(module).update({name: _copied(value, copies) for name, value in attributes.items()})
-        try:
+        try:  # The copies too: memory may not suffice for all of them, and a model must not train on some.
+            for module, attributes in before:
+                vars(module).update({name: _copied(value, copies) for name, value in attributes.items()})
             yield
         finally:
             for module, attributes in before:
@@ -45,11 +45,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
 def _classes_untouched(model: nn.Module) -> Iterator[None]:
     """Inside, the user's classes and the modules that define them hold copies of their lists and dictionaries."""
     before = [(owner, _data_of(owner)) for owner in _owners(model)]
-    for owner, values in before:
-        for name, value in values.items():
-            if not isinstance(value, _BOUND_ANEW):
-                _bind(owner, name, copy.deepcopy(value) if isinstance(value, _GENERATORS) else copy.copy(value))
     try:
+        for owner, values in before:
+            for name, value in values.items():
+                if not isinstance(value, _BOUND_ANEW):
+                    _bind(owner, name, copy.deepcopy(value) if isinstance(value, _GENERATORS) else copy.copy(value))
         yield
     finally:
         for owner, values in before:

@@ -105,6 +105,24 @@ def test_an_error_inside_leaves_it_untouched_too() -> None:
     assert state_of(model) == before
 
 
+def test_copies_for_which_there_is_no_memory_leave_it_untouched_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trainer goes on after such an error: a model that kept some of the copies would train those."""
+    model = Busy()
+    copied = module_under_test._of_tensor
+
+    def copy_all_but_a_matrix(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape == (3, 3):
+            raise torch.OutOfMemoryError("out of memory")
+        return copied(tensor)
+
+    model.inner.register_buffer("large", torch.zeros(3, 3))
+    before = state_of(model)
+    monkeypatch.setattr(module_under_test, "_of_tensor", copy_all_but_a_matrix)
+    with pytest.raises(torch.OutOfMemoryError), untouched(model):
+        pass
+    assert state_of(model) == before
+
+
 def test_a_recurrent_layer_computes_the_same_inside() -> None:
     """It keeps its weights in a list as well."""
     layer, x = nn.LSTM(2, 3), torch.rand(4, 1, 2)
