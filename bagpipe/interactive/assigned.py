@@ -12,6 +12,7 @@ from enum import EnumMeta
 from types import BuiltinMethodType, MethodType, MethodWrapperType
 from typing import Any
 
+from bagpipe.interactive.class_body import mangled, stated_in
 from bagpipe.interactive.same_code import same_constant
 from bagpipe.interactive.written import written
 
@@ -33,7 +34,7 @@ def assigned_since(text: str, value: type, names: Mapping[str, Any]) -> Iterator
     definition = _definition(text)
     if isinstance(value, EnumMeta):
         return
-    stated, bound = _stated(definition), {_mangled(definition.name, name) for name in _scope(text, "is_assigned")}
+    stated, bound = stated_in(definition), {mangled(definition.name, name) for name in _scope(text, "is_assigned")}
     remade = _remade(definition, value, names)
     for name, found in list(vars(value).items()):
         dunder = name.startswith("__") and name.endswith("__")
@@ -53,7 +54,7 @@ def surely_assigned(text: str, value: type, names: Mapping[str, Any]) -> list[st
     Arguments as of `assigned_since`.
     """
     definition = _definition(text)
-    stated, bound = _stated(definition), {_mangled(definition.name, name) for name in _scope(text, "is_assigned")}
+    stated, bound = stated_in(definition), {mangled(definition.name, name) for name in _scope(text, "is_assigned")}
     remade = _remade(definition, value, names)
     return [
         name
@@ -88,7 +89,7 @@ def assigned_by_methods(text: str, classes: Collection[str]) -> set[str]:
                 found.add(name)
             case ast.Call(ast.Name("setattr"), [owner, ast.Constant(str(name)), _]) if _is_class(owner, classes):
                 found.add(name)
-    return {_mangled(getattr(definition, "name", ""), name) for name in found}
+    return {mangled(getattr(definition, "name", ""), name) for name in found}
 
 
 def _is_class(node: ast.expr, classes: Collection[str]) -> bool:
@@ -107,8 +108,8 @@ def read_by_the_body(text: str, names: set[str]) -> set[str]:
     If one of them is changed, nobody can tell whether the text was edited, so that `size` is another one too.
     """
     definition = _definition(text)
-    read = {_mangled(definition.name, name) for name in _scope(text, "is_referenced")}
-    return {name for name in names & read if _literal(_stated(definition).get(name)) is not _UNKNOWN}
+    read = {mangled(definition.name, name) for name in _scope(text, "is_referenced")}
+    return {name for name in names & read if _literal(stated_in(definition).get(name)) is not _UNKNOWN}
 
 
 def other_base(text: str, value: type, names: Mapping[str, Any]) -> str | None:
@@ -135,18 +136,6 @@ def _scope(text: str, asked: str) -> set[str]:
             return {symbol.get_name() for symbol in table.get_symbols() if getattr(symbol, asked)()}
         tables += table.get_children()
     return set()
-
-
-def _stated(definition: ast.ClassDef) -> dict[str, ast.expr]:
-    """By name, what the last assignment of the class's body gives an attribute."""
-    found: dict[str, ast.expr] = {}
-    for node in definition.body:
-        match node:
-            case ast.Assign(targets, given):
-                found |= {_mangled(definition.name, t.id): given for t in targets if isinstance(t, ast.Name)}
-            case ast.AnnAssign(ast.Name(name), _, ast.expr() as given):
-                found[_mangled(definition.name, name)] = given
-    return found
 
 
 def _is_stated(node: ast.expr | None, found: Any, names: Mapping[str, Any]) -> bool:
@@ -186,9 +175,3 @@ def _remade(definition: ast.ClassDef, value: type, names: Mapping[str, Any]) -> 
     told = getattr(value.__init_subclass__, "__func__", None) is not None
     made = any(_found(base, names) not in value.__bases__ for base in definition.bases)  # Such as NamedTuple's.
     return bool(definition.decorator_list) or type(value) is not type or told or made
-
-
-def _mangled(owner: str, name: str) -> str:
-    """A name as a class keeps it: Python puts the class's before a private one."""
-    private = name.startswith("__") and not name.endswith("__")
-    return f"_{owner.lstrip('_')}{name}" if private else name

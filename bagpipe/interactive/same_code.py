@@ -15,6 +15,8 @@ from functools import cached_property
 from types import CodeType, FunctionType
 from typing import Any
 
+from bagpipe.interactive.class_body import mangled, stated_in
+
 _FUTURES = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
@@ -92,7 +94,7 @@ def _methods_agree(
     own = {f.__code__.co_name for f in functions.values() if f and f.__code__.co_qualname.rpartition(".")[0] == name}
     return own <= named and all(
         _agrees(
-            functions.get(_mangled(name, known)),
+            functions.get(mangled(name, known)),
             [code for code in methods if code.co_name == known],
             f"{name}.{known}",
             decorated=remade or known in decorated,
@@ -116,7 +118,7 @@ def _defaults_agree(definition: Definition, functions: dict[str, FunctionType | 
             by_name.setdefault(node.name, []).append(node)
     around = set() if one else {n.id for n in ast.walk(definition) if isinstance(n, ast.Name) and _is_stored(n)}
     for name, nodes in by_name.items():
-        live = functions.get(_mangled(definition.name, name))
+        live = functions.get(mangled(definition.name, name))
         if live is None or live.__code__.co_name != name:  # What a decorator has put into its place.
             continue
         if not any(_has_defaults(node.args, live, around) for node in nodes):
@@ -179,21 +181,12 @@ def same_constant(one: Any, other: Any) -> bool:
 
 def _attributes_agree(definition: Definition, value: Any) -> bool:
     """Whether a class has the numbers and texts that its text gives its attributes."""
-    for node in definition.body if isinstance(definition, ast.ClassDef) else ():
-        match node:
-            case ast.Assign([ast.Name(name)], ast.Constant(stated)) | ast.AnnAssign(
-                ast.Name(name), _, ast.Constant(stated)
-            ):
-                found = vars(value).get(_mangled(definition.name, name), stated)
-                if type(found) in _LITERALS and repr(found) != repr(stated):
-                    return False
+    for name, node in stated_in(definition).items() if isinstance(definition, ast.ClassDef) else ():
+        if isinstance(node, ast.Constant):
+            found = vars(value).get(name, node.value)
+            if type(found) in _LITERALS and repr(found) != repr(node.value):
+                return False
     return True
-
-
-def _mangled(owner: str, name: str) -> str:
-    """A name as a class keeps it: Python puts the class's before a private one."""
-    private = name.startswith("__") and not name.endswith("__")
-    return f"_{owner.lstrip('_')}{name}" if private else name
 
 
 def _functions(value: type) -> dict[str, FunctionType | None]:

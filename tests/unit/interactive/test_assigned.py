@@ -59,6 +59,12 @@ class Net(Base):
     pick = {"a": 1}.get
     note: str
     __own = 1
+    depth = 2
+    depth += 1
+    broad = 1
+    if WIDTH > 2:
+        broad = 8
+    after = broad * depth
 
     def __init__(self, width=WIDTH, kept=[]):
         super().__init__()
@@ -108,6 +114,7 @@ def test_what_a_program_counts_and_assigns_goes_with_its_class(program: Any) -> 
         setattr(ours, name, value)
     theirs = remade(program)
     assert (theirs.calls, theirs.steps, theirs.hidden) == (1, 7, [8, 64])
+    assert (theirs.depth, theirs.broad, theirs.after) == (3, 8, 24)
     assert (theirs.extra, theirs._Net__own, theirs.whole, theirs.mode) == ((1.5, None), 2, 8, 1)
     assert {name: getattr(theirs, name) for name in odd} == odd and not hasattr(theirs, "fi")
     assert theirs.stop == ours.stop and theirs.make == ours.make

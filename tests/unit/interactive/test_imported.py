@@ -67,6 +67,16 @@ class Net(Base):
 
     alias = tail
     stop = {8, 0, 16, 24, 1}
+    layers = 1
+    layers += 1
+    broad = 1
+    if WIDTH > 2:
+        broad = 8
+    first, second = 0, 0
+    first, second = 1, 2
+    last = 0
+    for last in range(3):
+        pass
 
 
 try:
