@@ -41,6 +41,9 @@ _PAUSE_SECONDS = 5.0
 _LEAVE_SECONDS = 5.0
 _BAD_CONFIG = 78
 """Exit code where the settings are wrong, as of the library's commands."""
+_LEVELS = 15_000
+"""More levels of maps and lists than an API server takes, which is 10,000. Python reads 1,000 where nothing is said, and
+an object of a user that it cannot read would end the watch of all jobs. So many take 3 of the 8 MiB of a stack."""
 
 
 async def run(settings: Settings) -> int:
@@ -227,6 +230,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, help="settings file (YAML)")
     parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
     options = parser.parse_args()
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), _LEVELS))
     logs.configure(options.log_level)
     try:
         settings = Settings.load(options.config)

@@ -1,6 +1,8 @@
-"""The operator's process: how it lists, and that it ends."""
+"""The operator's process: how it lists, what it can read, and that it ends."""
 
 import asyncio
+import json
+import sys
 import time
 
 import pytest
@@ -121,3 +123,62 @@ def test_kopf_copies_no_object_and_writes_to_none():
     persistence.diffbase_storage.store(body=body, patch=patch, essence=essence)
     persistence.progress_storage.touch(body=body, patch=patch, value="now")
     assert not patch and persistence.diffbase_storage.fetch(body=body) is None
+
+
+def test_a_job_of_any_depth_that_an_api_server_takes_is_that_jobs_alone(monkeypatch):
+    """The watch of jobs reads all of them: one that it could not read would end the operator for every tenant."""
+    kopf = pytest.importorskip("kopf", reason="the operator's own environment has kopf")
+    from kopf._core.engines.indexing import OperatorIndexers
+    from kopf._core.intents.registries import OperatorRegistry
+    from kopf._core.reactor import inventory, processing
+
+    from bagpipe_operator import main, names, times
+    from bagpipe_operator.api import Job
+    from bagpipe_operator.handlers import kopf_settings
+    from bagpipe_operator.observe import Observed
+    from bagpipe_operator.reconcile import desired
+    from bagpipe_operator.settings import Settings
+    from bagpipe_operator.store import Store
+
+    deep = '{"a":[' * 4_900 + "1" + "]}" * 4_900
+    meta = '{"name": "j", "namespace": "ns", "uid": "u", "resourceVersion": "3"}'
+    line = f'{{"type": "ADDED", "object": {{"metadata": {meta}, "spec": {{"trainers": {{"podTemplate": {deep}}}}}}}}}'
+    store, registry, settings = Store(), OperatorRegistry(), Settings.of({})
+    resource = kopf.Resource(names.GROUP, names.VERSION, names.PLURAL)
+
+    async def react(body: kopf.Body, **_: object) -> None:
+        store.put({**dict(body), "kind": names.KIND})
+
+    kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)(react)
+
+    async def watch() -> int:
+        await processing.process_resource_event(
+            lifecycle=lambda handlers, **_: handlers,
+            indexers=OperatorIndexers(),
+            registry=registry,
+            settings=kopf_settings(settings),
+            memories=inventory.ResourceMemories(),
+            memobase=None,
+            resource=resource,
+            raw_event=json.loads(line),
+            event_queue=asyncio.Queue(),
+        )
+        return 0
+
+    def to_the_end(running: object) -> int:
+        running.close()
+        return asyncio.run(watch())
+
+    before = sys.getrecursionlimit()
+    monkeypatch.setattr(sys, "argv", ["bagpipe-operator"])
+    monkeypatch.setattr(main.logs, "configure", lambda level: None)
+    monkeypatch.setattr(main, "to_the_end", to_the_end)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        assert ended.value.code == 0
+        decision = desired(Job.of(store.job(("ns", "j"))), Observed(), settings, times.now())
+    finally:
+        sys.setrecursionlimit(before)
+    [failed] = [c for c in decision.status.conditions if c.type == names.Condition.FAILED]
+    assert failed.reason == "InvalidSpec" and "at most 64 levels" in failed.message
