@@ -42,8 +42,8 @@ _LEAVE_SECONDS = 5.0
 _BAD_CONFIG = 78
 """Exit code where the settings are wrong, as of the library's commands."""
 _LEVELS = 15_000
-"""More levels of maps and lists than an API server takes, which is 10,000. Python reads 1,000 where nothing is said, and
-an object of a user that it cannot read would end the watch of all jobs. So many take 3 of the 8 MiB of a stack."""
+"""More levels of maps and lists than an API server takes, which is 10,000. Python reads 1,000 where nothing is said,
+and a user's object that it cannot read would end the watch of all jobs. So many take 3 of the 8 MiB of a stack."""
 
 
 async def run(settings: Settings) -> int:

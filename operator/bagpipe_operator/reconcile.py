@@ -115,7 +115,8 @@ def _finished(job: Job, current: Status, observed: Observed, now: dt.datetime) -
     return Decision(status=new, delete=delete, apply=apply, workload_status=report, events=news, again_at=end)
 
 
-def _unfinished(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
+def _unfinished(asked: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Decision:
+    job = scale.within(asked, current, observed, lambda: pins.applied(settings, current.pinned, asked).all_limits)
     done = completion.judge(job, current, observed)
     if done:
         return _end(current, done, observed, now)
@@ -147,9 +148,11 @@ def _unfinished(job: Job, current: Status, observed: Observed, settings: Setting
     unknown = current.start_time is None or pins.changed(job, current)
     current = pins.pinned(job, current, settings)
     taken = pins.applied(settings, current.pinned, job)
-    if unknown and observed.batch_job(job.name, Role.TRAINER, current.attempt) is None:
-        children.check_pods(job, taken)
-    return _run(job, current, observed, taken, admission, now)
+    if observed.batch_job(job.name, Role.TRAINER, current.attempt) is None:
+        job = asked  # The next attempt is made of all that the job asks for, or not at all.
+        if unknown:
+            children.check_pods(job, taken)
+    return _run(job, current, observed, taken, admission, scale.refusal(asked, taken.all_limits), now)
 
 
 def _judge(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Verdict:
@@ -228,12 +231,18 @@ def _resumed(current: Status, now: dt.datetime) -> Status:
 
 
 def _run(
-    job: Job, current: Status, observed: Observed, settings: Settings, admission: Admission | None, now: dt.datetime
+    job: Job,
+    current: Status,
+    observed: Observed,
+    settings: Settings,
+    admission: Admission | None,
+    too_much: Obstacle | None,
+    now: dt.datetime,
 ) -> Decision:
     ending = teardown.stop(observed, current.attempt)
     start = backoff.start_time(job, current)
     begun = observed.batch_job(job.name, Role.TRAINER, current.attempt) is not None
-    new = _progressed(job, current, observed, settings, now)
+    new = _progressed(job, current, observed, settings, too_much, now)
     if not begun:
         children.check_gang(job, settings)
         children.check_limits(job, settings)
@@ -285,10 +294,11 @@ def _unwanted(job: Job, observed: Observed) -> tuple[Deletion, ...]:
     )
 
 
-def _progressed(job: Job, current: Status, observed: Observed, settings: Settings, now: dt.datetime) -> Status:
+def _progressed(
+    job: Job, current: Status, observed: Observed, settings: Settings, too_much: Obstacle | None, now: dt.datetime
+) -> Status:
     """Conditions of an attempt that is under way. Running is said once an attempt, not with every probe."""
-    untaken = _untaken(observed, now) or scale.refusal(job, settings.all_limits)
-    new = status.reconciled(current, untaken, now)
+    new = status.reconciled(current, _untaken(observed, now) or too_much, now)
     if gone := keeping.trouble(job, observed):
         new = status.kept(new, gone.message, now, gone.reason)
     else:

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from bagpipe_operator import names, times
+from bagpipe_operator import conditions, names, times
 from bagpipe_operator.api import Job
 from bagpipe_operator.api_error import ApiError, Outcome
 from bagpipe_operator.cluster import Cluster
@@ -187,8 +187,9 @@ class Shell:
         new = decision.status
         facts = {"job": job.full_name, "phase": new.phase, "reason": new.reason, "attempt": new.attempt}
         log.info("status", extra=facts)
-        if new.attempt > job.status.attempt and new.is_true(Condition.RESTARTING):
-            self._metrics.restarts.labels(job.namespace, str(new.last_failure.get("reason", "Scaled"))).inc()
+        again = conditions.find(new.conditions, Condition.RESTARTING)
+        if new.attempt > job.status.attempt and again is not None and again.status:
+            self._metrics.restarts.labels(job.namespace, again.reason).inc()
         if new.finished and not job.status.finished:
             last = next(c for c in new.conditions if c.status and c.type in (Condition.COMPLETE, Condition.FAILED))
             self._metrics.ended.labels(job.namespace, last.type, last.reason).inc()

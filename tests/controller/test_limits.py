@@ -123,6 +123,37 @@ def test_scaling_beyond_the_limit_ends_no_attempt(world):
     assert w.condition("Reconciled")["status"] == "True" and w.status.get("attempt", 0) == 0
 
 
+@pytest.mark.parametrize("gang", ["None", "Coscheduling"])
+def test_an_attempt_that_starts_goes_on_with_what_it_has(world, gang):
+    """More than is allowed, asked for before all pods run, is not waited for: neither by the job nor by its gang."""
+    settings = {"jobLimits": LIMITS, "gangSchedulers": ["Coscheduling"]}
+    w = world({"trainers": {"replicas": 2}, "runPolicy": {"gang": gang}}, settings=settings).settle()
+    w.spec["trainers"] = {"replicas": 9}
+    w.run()
+    assert w.is_true("Running") and w.condition("Reconciled")["reason"] == "BeyondLimits"
+    assert [o["spec"]["minMember"] for (kind, _), o in w.objects.items() if kind.startswith("PodGroup")] in ([], [5])
+    w.complete()
+    assert w.condition("Complete")["message"].startswith("all 2 trainers ")
+
+
+def test_quota_is_not_given_up_for_more_than_is_allowed(world):
+    """A job with a queue runs on with its quota when it is scaled beyond the limits, as one without a queue does."""
+    spec = {"trainers": {"replicas": 2}, "runPolicy": {"queueName": "q"}}
+    w = world(spec, settings={"jobLimits": LIMITS, "kueue": True}).settle()
+    workload = w.objects["Workload", "bagpipejob-j"]
+    given = [{"name": s["name"], "count": s["count"]} for s in workload["spec"]["podSets"]]
+    true = [{"type": kind, "status": "True"} for kind in ("QuotaReserved", "Admitted")]
+    workload["status"] = {"conditions": true, "admission": {"podSetAssignments": given}}
+    w.run()
+    w.spec["trainers"] = {"replicas": 9}
+    w.settle()
+    assert w.is_true("Running") and w.condition("Reconciled")["reason"] == "BeyondLimits"
+    assert w.objects["Workload", "bagpipejob-j"]["spec"] == workload["spec"]
+    w.end(w.pod("trainer"), 1)
+    w.settle()
+    assert w.condition("Failed")["reason"] == "InvalidSpec"  # The next attempt would be of nine.
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -4,7 +4,7 @@ import datetime as dt
 
 from rig import Rig, job
 
-from bagpipe_operator import __version__
+from bagpipe_operator import __version__, names
 from bagpipe_operator.heads import Head
 from bagpipe_operator.metrics import Metrics
 
@@ -62,3 +62,17 @@ def test_durations_of_jobs_that_ended():
         assert values(rig.metrics)['bagpipe_job_phase_seconds_count{phase="Starting"}'] == 1
     finally:
         rig.close()
+
+
+def test_a_restart_is_counted_with_its_own_reason(rig):
+    """Not with that of the last failure, which a restart that somebody asked for leaves as it is."""
+    rig.submit(job(trainers={"replicas": 1}))
+    rig.settle()
+    raw = rig.api.objects[names.KIND, "ns", "j"]
+    rig.api.put(names.KIND, {**raw, "status": {**raw["status"], "lastFailure": {"reason": "Crashed"}}})
+    raw = rig.api.objects[names.KIND, "ns", "j"]
+    rig.api.put(names.KIND, {**raw, "spec": {**raw["spec"], "trainers": {"replicas": 2}}})
+    rig.settle()
+    assert rig.status()["attempt"] == 1 and rig.status()["lastFailure"] == {"reason": "Crashed"}
+    counted = {name for name in values(rig.metrics) if name.startswith("bagpipe_job_restarts_total{")}
+    assert counted == {'bagpipe_job_restarts_total{namespace="ns",reason="Scaled"}'}

@@ -3,7 +3,8 @@
 More than the installation allows is no reason to end an attempt that runs: it goes on, and the refusal is told.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Count, Restart
@@ -21,6 +22,21 @@ def judge(job: Job, status: Status, observed: Observed, limits: Iterable[Limits]
     if have == want:
         return None
     return Restart(reason=Reason.SCALED, message=f"{have} trainers become {want}", count=Count.NOTHING)
+
+
+def within(job: Job, status: Status, observed: Observed, limits: Callable[[], Iterable[Limits]]) -> Job:
+    """The job with the trainers that its present attempt has, where it asks for more than is allowed by now.
+
+    All that looks at the attempt goes by that: when all its pods run, what its quota and its gang are.
+
+    Args:
+        limits: what the job may ask for; asked for only where the number is another one.
+    """
+    batch = observed.batch_job(job.name, Role.TRAINER, status.attempt)
+    have = ((batch or {}).get("spec") or {}).get("completions")
+    if have in (None, job.replicas(Role.TRAINER)) or refusal(job, limits()) is None:
+        return job
+    return replace(job, spec={**job.spec, "trainers": {**job.section(Role.TRAINER), "replicas": have}})
 
 
 def refusal(job: Job, limits: Iterable[Limits]) -> Obstacle | None:
