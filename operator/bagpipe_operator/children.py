@@ -37,7 +37,7 @@ def base(job: Job, attempt: int, settings: Settings, trainers: int | None = None
     if job.run_policy.network_policy != "None":
         objects.append(network_policy(job))
     if (gang := gangs.KNOWN.get(job.run_policy.gang)) and job.run_policy.gang in settings.gang_schedulers:
-        objects.append(pod_group(job, gang))
+        objects.append(pod_group(job, gang, settings))
     if job.checkpoint_claim is not None:
         objects.append(checkpoint_claim(job))
     return objects
@@ -311,11 +311,12 @@ def check_pods(job: Job, settings: Settings) -> None:
         raise SpecError(fault)
 
 
-def pod_group(job: Job, gang: Gang) -> Object:
-    """All pods of an attempt, or none."""
+def pod_group(job: Job, gang: Gang, settings: Settings) -> Object:
+    """All pods of an attempt, or none. With Volcano they stand in its queue by the priority of the trainers' pods."""
     spec: Object = {"minMember": job.pods_wanted}
     if gang is gangs.KNOWN["Volcano"]:
-        priority = (job.spec.get("allRoles") or {}).get("priorityClassName")
+        # Of the finished pods, which `jobs.limits` bounds: what a job says elsewhere may not be what they have.
+        priority = pod_template(job, Role.TRAINER, 0, settings)["spec"].get("priorityClassName")
         spec |= {"priorityClassName": priority} if priority else {}
         spec |= {"queue": job.run_policy.queue_name} if job.run_policy.queue_name else {}
     return {**_object(job, gang.api_version, gang.kind, names.pod_group(job.name)), "spec": spec}

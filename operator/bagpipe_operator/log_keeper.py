@@ -28,6 +28,10 @@ _LINES = (1000, 100, 10)
 _READ_BYTES = 262_144
 """The kubelet counts lines from the end and bytes from their beginning: where that cuts, fewer lines are asked for."""
 _AT_ONCE, _READ_SECONDS, _AGAIN_SECONDS = 4, 10.0, 2.0
+"""So many logs are read at once, of all jobs together. No job queues for more, so that each gets its turn beside one
+with a thousand pods on nodes that do not answer."""
+_ALL_SECONDS = 40.0
+"""After which no more logs of a job are begun to read: what was read is kept before its pods are ended."""
 
 
 class LogKeeper:
@@ -54,7 +58,7 @@ class LogKeeper:
     async def _keep(self, job: Job, pods: Sequence[Pod]) -> None:
         key, facts = (job.namespace, job.name), {"job": job.full_name}
         try:
-            texts = await asyncio.gather(*(self._read(job, pod, TOTAL_BYTES // len(pods)) for pod in pods))
+            texts = await self._read_all(job, pods)
             data = {names.log_key(p.role, p.index): text for p, text in zip(pods, texts, strict=True)}
             await self._writer.keep(job, children.kept_logs(job, data))
             outcome = {"configMap": names.kept_logs(job.name)}
@@ -74,10 +78,23 @@ class LogKeeper:
             memory.logs = outcome
             self._queue.add(key)
 
-    async def _read(self, job: Job, pod: Pod, most: int) -> str:
+    async def _read_all(self, job: Job, pods: Sequence[Pod]) -> list[str]:
+        """The ends of these pods' logs, or why they are not there, in the order of the pods."""
+        most, turn = TOTAL_BYTES // len(pods), asyncio.Semaphore(_AT_ONCE)
+        until = asyncio.get_running_loop().time() + _ALL_SECONDS
+
+        async def one(pod: Pod) -> str:
+            async with turn:
+                return await self._read(job, pod, most, until)
+
+        return await asyncio.gather(*(one(pod) for pod in pods))
+
+    async def _read(self, job: Job, pod: Pod, most: int, until: float) -> str:
         """The end of a pod's log, or why it cannot be read."""
         try:
             async with self._free, asyncio.timeout(_READ_SECONDS):
+                if asyncio.get_running_loop().time() >= until:
+                    return end_of(f"(not read: other logs took {_ALL_SECONDS:g} s)\n", most)
                 return end_of(await self._lines(job, pod), most)
         except TimeoutError:
             return f"(not read: no answer within {_READ_SECONDS:g} s)\n"

@@ -176,6 +176,47 @@ def parse(raw: Raw, role: Role, attempt: int | None) -> Pod:
     )
 
 
+def lean(raw: Raw) -> dict[str, Any]:
+    """A pod with no more than is read of it here and in `observe.py`; of any other object all of it.
+
+    One job may have thousands of pods, each with a copy of a template of a megabyte.
+    """
+    if raw.get("kind") != "Pod":
+        return dict(raw)
+    meta, spec = raw["metadata"], raw.get("spec") or {}
+    attempt = _told_attempt(spec)
+    told = {} if attempt is None else {"args": ["--attempt", str(attempt)]}
+    kept = {
+        **{key: spec[key] for key in ("nodeName", "schedulerName") if key in spec},
+        "containers": [{"name": names.CONTAINER, **told}],
+        "initContainers": [
+            {key: one[key] for key in ("name", "restartPolicy") if key in one}
+            for one in spec.get("initContainers") or ()
+        ],
+        "volumes": [
+            {"name": one.get("name"), key: one[key] if key == "persistentVolumeClaim" else {"volumeClaimTemplate": {}}}
+            for one in spec.get("volumes") or ()
+            for key in ("persistentVolumeClaim", "ephemeral")
+            if one.get(key)
+        ],
+    }
+    labels = {key: value for key, value in (meta.get("labels") or {}).items() if key in _LABELS}
+    few = {key: value for key, value in meta.items() if key not in ("labels", "annotations", "managedFields")}
+    return {**raw, "metadata": {**few, "labels": labels}, "spec": kept}
+
+
+_LABELS = frozenset(
+    {
+        names.LABEL_MANAGED_BY,
+        names.LABEL_JOB,
+        names.LABEL_ROLE,
+        names.LABEL_ATTEMPT,
+        names.LABEL_POD_INDEX,
+        names.LABEL_COMPLETION_INDEX,
+    }
+)
+
+
 def _attempt(spec: Raw, labels: Raw) -> int:
     """From the command line that we gave it, which cannot change; the label where a template replaced that."""
     found = _told_attempt(spec)

@@ -6,7 +6,7 @@ the deletion from bringing the dead back.
 
 Objects are kept as compressed JSON, which takes a tenth of the memory of dicts, and each caller gets a dict of its own:
 thousands of jobs may wait, and most of them are not looked at for minutes. What is asked of all jobs at once is kept
-beside them.
+beside them. Of a pod no more is kept than anybody asks for.
 """
 
 import json
@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterator, ValuesView
 from dataclasses import dataclass
 from typing import Any
 
-from bagpipe_operator import names
+from bagpipe_operator import names, podstate
 from bagpipe_operator.heads import Head, JobKey
 from bagpipe_operator.observe import attempt_of, controller_of, has_ended
 from bagpipe_operator.podstate import Raw
@@ -65,7 +65,7 @@ class Store:
         meta = {k: v for k, v in raw["metadata"].items() if k != "managedFields"}
         if annotations := meta.get("annotations"):
             meta["annotations"] = {k: v for k, v in annotations.items() if k != _LAST_APPLIED}
-        lean = {**raw, "metadata": meta}
+        lean = podstate.lean({**raw, "metadata": meta})
         self._objects[key] = _Kept(version, meta.get("uid", ""), _packed(lean))
         if job is None:
             self._shared[key[0]][key[2]] = lean
@@ -104,7 +104,7 @@ class Store:
             self._ended[job].clear()
         if attempt >= newest:
             uid = raw["metadata"].get("uid", "")
-            self._ended[job][key] = _Kept(_version(raw), uid, _packed(_as_it_ended(raw)))
+            self._ended[job][key] = _Kept(_version(raw), uid, _packed(podstate.lean(_as_it_ended(raw))))
 
     def _drop(self, key: _Key, job: JobKey | None) -> None:
         del self._objects[key]

@@ -57,6 +57,15 @@ def test_volcano_takes_queue_and_priority(world):
     assert w.objects[KINDS["Volcano"], "j-gang"]["spec"] == {"minMember": 5, "queue": "q", "priorityClassName": "p"}
 
 
+def test_a_gang_has_no_other_priority_than_its_pods(world):
+    """A priority class that `jobs.limits` does not allow reaches Volcano's queue no more than the pods."""
+    below = {"podTemplate": {"spec": {"priorityClassName": "batch"}}}
+    spec = {"runPolicy": {"gang": "Volcano"}, "allRoles": {"priorityClassName": "critical", **below}}
+    limits = {"priorityClasses": ["batch"]}
+    w = world(spec, settings={"gangSchedulers": ["Volcano"], "jobLimits": limits}).settle()
+    assert w.objects[KINDS["Volcano"], "j-gang"]["spec"]["priorityClassName"] == "batch"
+
+
 def test_another_gang_leaves_no_group_behind(world):
     """A job that names another gang scheduler while held has that one's group, and none if it names none."""
     w = world({"runPolicy": {"gang": "Volcano"}}, settings={"gangSchedulers": list(KINDS)}).run()

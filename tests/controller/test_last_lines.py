@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from rig import Rig, job
 
 from bagpipe_operator import log_keeper, names
+from bagpipe_operator.api import Job
 from bagpipe_operator.names import Role
+from bagpipe_operator.podstate import Pod
 
 DEADLINE = {"runPolicy": {"activeDeadlineSeconds": 100}}
 
@@ -143,6 +145,38 @@ def test_a_log_that_cannot_be_read_is_said_in_its_place(rig, monkeypatch):
         "trainer-1.log": "(not read: Pod 'gone' not found)\n",
     }
     assert not [key for key in rig.kinds() if key.startswith("StatefulSet")]
+
+
+def test_many_logs_that_never_come_keep_no_other_jobs_waiting(rig, monkeypatch):
+    """A job with many pods on nodes that do not answer ends in time, and the logs of another one have their turn."""
+    monkeypatch.setattr(log_keeper, "_READ_SECONDS", 0.02)
+    monkeypatch.setattr(log_keeper, "_ALL_SECONDS", 0.1)
+    read, asked = rig.cluster.text, []
+
+    async def text(url: str, **params: str) -> str:
+        asked.append("big" if "/big-" in url else "small")
+        if "/big-" in url:
+            await rig.loop.create_future()
+        return await read(url, **params)
+
+    monkeypatch.setattr(rig.cluster, "text", text)
+    many = [Pod(name=f"big-{i}", uid=f"b{i}", role=Role.TRAINER, attempt=0, index=i) for i in range(200)]
+    one = Pod(name="small-0", uid="s", role=Role.TRAINER, attempt=0)
+
+    async def go() -> None:
+        jobs = [Job.of(rig.submit(job(name))) for name in ("big", "small")]
+        rig.api.logs["ns", "small-0"] = "its last words\n"
+        rig.api.put("Pod", {"metadata": {"name": "small-0"}})
+        rig.shell.logs.begin(jobs[0], many)
+        rig.shell.logs.begin(jobs[1], [one])
+        await rig.shell.logs.idle()
+
+    rig.go(go())
+    assert asked.index("small") < 2 * log_keeper._AT_ONCE and len(asked) < 50
+    assert rig.api.objects["ConfigMap", "ns", "small-logs"]["data"] == {"trainer-0.log": "its last words\n"}
+    data = rig.api.objects["ConfigMap", "ns", "big-logs"]["data"]
+    assert len(data) == 200 and data["trainer-0.log"] == "(not read: no answer within 0.02 s)\n"
+    assert data["trainer-199.log"] == "(not read: other logs took 0.1 s)\n"
 
 
 @pytest.mark.parametrize("owner", ["nobody", "this job"])

@@ -34,6 +34,10 @@ def template(**spec):
         ({"oracle": {"image": "docker.example/x"}}, "image of container 'bagpipe'"),
         ({"allRoles": {"initContainers": [{"name": "i", "image": "busybox"}]}}, "image of container 'i'"),
         ({"trainers": template(containers=[{"name": "side", "image": "busybox"}])}, "image of container 'side'"),
+        (
+            {"oracle": {"volumes": [{"name": "w", "image": {"reference": "busybox"}}]}},
+            "image of volume 'w': this installation allows images that begin with registry.example/ml/",
+        ),
         ({"trainers": {"resources": {"requests": {"cpu": "2500m"}}}}, "resources.requests.cpu"),
         ({"trainers": {"resources": {"limits": {"memory": "5G"}}}}, "resources.limits.memory"),
         (

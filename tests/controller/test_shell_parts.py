@@ -1,16 +1,20 @@
 """The shell's parts that decide by themselves: the store, the queue, the lease, drift, overlays, keys, progress."""
 
 import asyncio
+import base64
 import copy
 import json
 import pickle
+import random
 
 import pytest
 import yaml
 
-from bagpipe_operator import children, curve, drift
+from bagpipe_operator import children, curve, drift, podstate
 from bagpipe_operator.api import Job
 from bagpipe_operator.leader import Sighting
+from bagpipe_operator.names import Role
+from bagpipe_operator.observe import observe
 from bagpipe_operator.podcheck.overlay import overlay
 from bagpipe_operator.progress import newest
 from bagpipe_operator.store import Store
@@ -51,6 +55,47 @@ def test_store_keeps_large_jobs_small():
     assert len(pickle.dumps(store._objects)) < len(json.dumps(raw)) / 3
     store.remove(raw)
     assert store.job(("ns", "j")) is None and [head.name for head in store.heads()] == ["k"]
+
+
+def test_store_keeps_pods_without_their_templates(world):
+    """One job has as many pods as it likes, each with a template of a megabyte: nothing of that is the store's."""
+    large = base64.b85encode(random.Random(0).randbytes(100_000)).decode()
+    labels = {f"l{i}.example/{large[i * 9 : i * 9 + 9].encode().hex()}": "x" for i in range(900)}
+    sidecar = {"name": "side", "image": "x", "restartPolicy": "Always", "args": [large]}
+    spec = {
+        "initContainers": [sidecar, {"name": "fetch", "image": "x"}],
+        "volumes": [
+            {"name": "c", "persistentVolumeClaim": {"claimName": "mine"}},
+            {"name": "e", "ephemeral": {"a": 1}},
+        ],
+        "schedulerName": "ours",
+    }
+    w = world().settle()
+    store, raws = Store(), w.pods()
+    for raw in raws:
+        raw["metadata"] |= {"annotations": {"a": large}, "resourceVersion": "5"}
+        raw["metadata"]["labels"] |= labels
+        main = {**raw["spec"]["containers"][0], "env": [{"name": "A", "value": large}]}
+        raw["spec"] = {**raw["spec"], **spec, "containers": [{"name": "other", "args": ["--attempt", "9"]}, main]}
+    w.end_init(raws[-1], 3)
+    w.end_init(raws[0], 3, name="side")
+    raws[1]["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["a.example/b"]}
+    raws[2]["spec"]["nodeName"] = "n1"
+    for raw in raws:
+        store.put(raw)
+    kept = {raw["metadata"]["name"]: raw for raw in store.children(("ns", "j"))[1]}
+    assert len(kept) == len(raws) == 5
+    for raw in raws:
+        for attempt in (0, None):
+            told = [podstate.parse(one, Role.SERVER, attempt) for one in (raw, kept[raw["metadata"]["name"]])]
+            assert told[0] == told[1] and told[0].claims
+        assert observe("u", [], [raw]) == observe("u", [], [kept[raw["metadata"]["name"]]])
+    assert len(pickle.dumps(store._objects)) < 5 * 2_000
+    raws[-1]["status"] = {"phase": "Succeeded"}
+    store.put({"kind": "BagpipeJob", "metadata": {"namespace": "ns", "name": "j", "resourceVersion": "5"}})
+    store.remove(raws[-1])
+    [ended] = store.ended(("ns", "j"))
+    assert len(json.dumps(ended)) < 2_000
 
 
 def test_what_the_store_returns_is_the_callers_own():

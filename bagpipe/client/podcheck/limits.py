@@ -100,12 +100,13 @@ class Limits:
     def _breaches(self, spec: Mapping[str, Any], own_images: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
         """(what, what is allowed, what was found) of everything in a pod that is not allowed."""
         for container in (*(spec.get("initContainers") or ()), *spec["containers"]):
-            name, image = container["name"], container.get("image") or ""
-            if self.images and image not in own_images and not image.startswith(self.images):
-                yield f"image of container {name!r}", f"images that begin with {' or '.join(self.images)}", repr(image)
+            name = container["name"]
+            yield from self._foreign(container.get("image"), f"image of container {name!r}", own_images)
             yield from self._too_large(container.get("resources") or {}, f"of container {name!r}")
         yield from self._too_large(spec.get("resources") or {}, "of the pod")
         for volume in spec.get("volumes") or ():
+            if volume.get("image"):
+                yield from self._foreign(_reference(volume), f"image of volume {volume['name']!r}", own_images)
             kinds = [key for key in volume if key != "name"]
             if self.volumes and not set(kinds) <= {*self.volumes, *_OUR_VOLUMES}:
                 known = ", ".join(sorted({*self.volumes, *_OUR_VOLUMES}))
@@ -118,6 +119,11 @@ class Limits:
             if allowed and spec.get(name) and spec[name] not in allowed:
                 yield name, ", ".join(allowed), repr(spec[name])
 
+    def _foreign(self, image: Any, what: str, own_images: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+        found = str(image or "")
+        if self.images and found not in own_images and not found.startswith(self.images):
+            yield what, f"images that begin with {' or '.join(self.images)}", repr(found)
+
     def _too_large(self, resources: Mapping[str, Any], of: str) -> Iterator[tuple[str, str, str]]:
         for kind in ("requests", "limits"):
             for resource, asked in (resources.get(kind) or {}).items():
@@ -125,6 +131,12 @@ class Limits:
                 where = f"resources.{kind}.{resource} {of}"
                 if most is not None and amount(asked, where) > amount(most, f"jobLimits.maxResources.{resource}"):
                     yield where, f"at most {most}", str(asked)
+
+
+def _reference(volume: Mapping[str, Any]) -> Any:
+    """The image that a volume holds; what is no such volume has none."""
+    source = volume["image"]
+    return source.get("reference") if isinstance(source, Mapping) else None
 
 
 def amount(quantity: Any, where: str) -> Decimal:
