@@ -228,6 +228,8 @@ def open_columns(
     wanted = wanted_columns(columns, labelled=labelled)
     check_columns(first.name, schema, wanted, all_columns(columns), trained=kept is not None)
     jagged = any(_is_several(c, schema) for c in columns.sparse)
+    if kept is not None and kept.jagged:  # A new user's history is missing: such a column tells nothing of lists.
+        jagged = jagged or any(_has_no_type(schema.field(source_of(c)).type) for c in columns.sparse)
     if kept is not None:
         kinds, counted = [f.kind for f in kept.features], [f.kind for f in kept.counted]
     else:

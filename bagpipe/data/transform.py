@@ -136,12 +136,13 @@ class Transform:
             DataError: another format, or other features.
         """
         info = self.info
-        ours = (info.source, info.dense, info.num_labels, info.jagged, [(f.name, f.kind) for f in info.features])
+        forms = ("one value in each cell of sparse columns", "lists of values in a sparse column")
+        ours = (info.source, info.dense, info.num_labels, forms[info.jagged], [(f.name, f.kind) for f in info.features])
         names = [(f.name, f.kind) for f in schema.features]
-        theirs = (found, schema.dense_names, schema.num_labels, schema.jagged, names)
+        theirs = (found, schema.dense_names, schema.num_labels, forms[schema.jagged], names)
         if ours == theirs:
             return
-        parts = ("format", "dense columns", "labels", "kind (several values for a feature)", "features")
+        parts = ("format", "dense columns", "labels", "values", "features")
         part, a, b = next((p, a, b) for p, a, b in zip(parts, ours, theirs, strict=True) if a != b)
         raise DataError(
             f"data.path: other {part} than the model was trained on: expected {_brief(a)}, found {_brief(b)}; "

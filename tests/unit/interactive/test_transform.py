@@ -1,7 +1,7 @@
 """`bagpipe.Transform`: the transform of a run, by itself."""
 
 import json
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import bagpipe
 from bagpipe.config.document import EmbeddingConfig
 from bagpipe.config.load import job_from
 from bagpipe.data.dataset import open_dataset
-from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, StorageError
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, StorageError
 from bagpipe.interactive.settings import columns_section, spec_of
 
 COLUMNS: dict[str, Any] = {
@@ -135,6 +135,36 @@ def test_rows_without_labels_and_other_rows(tmp_path: Path) -> None:
         transform.encode(rows().drop_columns(["user"]))
     with pytest.raises(CheckpointError, match="the transform of the data is missing"):
         bagpipe.Transform.load(tmp_path)
+
+
+def test_a_row_of_which_anything_is_missing_is_what_it_is_among_others() -> None:
+    """A column without a value has no type; a new user without a history was said to be of another form."""
+    columns = {
+        "labels": ["y"],
+        "dense": ["price", {"name": "often", "column": "item", "count": "number"}],
+        "sparse": [
+            "user", "item", "seen", {"name": "hour", "column": "when", "part": "hour"},
+            {"name": "age", "boundaries": [20, 40]}, {"name": "size", "bins": "log-squared"},
+        ],
+    }  # fmt: skip
+    whole: dict[str, Any] = {
+        "y": 1, "price": 2.5, "user": 7, "item": "a", "seen": ["a", None], "when": datetime(2024, 1, 1, 9), "age": 30,
+        "size": 5,
+    }  # fmt: skip
+    other = {
+        **whole, "y": 0, "user": 8, "item": "b", "seen": [], "when": datetime(2024, 1, 1, 8), "age": 50, "size": 6,
+    }  # fmt: skip
+    gaps = [{**whole, name: None} for name in whole if name != "y"]
+    transform = bagpipe.Transform.fit([whole, other, *gaps], columns)
+    for gap in gaps:
+        alone, among = transform.encode([gap]), transform.encode([gap, whole, other])
+        assert alone.dense.tolist() == among.dense[:1].tolist()
+        for name, feature in alone.features.items():
+            lengths = among.features[name].lengths
+            assert feature.lengths is not None and lengths is not None and feature.lengths[0] == lengths[0], name
+            assert feature.rows.tolist() == among.features[name].rows[: lengths[0]].tolist(), name
+    with pytest.raises(DataError, match="expected lists of values in a sparse column, found one value in each cell of"):
+        bagpipe.Transform.fit(rows(), COLUMNS).encode(rows(lists=False))
 
 
 @pytest.mark.parametrize("kind", ["count", "real"])
