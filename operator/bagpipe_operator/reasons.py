@@ -116,7 +116,12 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
     ),
     Reason.ACCEPTED: ("the API server accepts what it had refused before", NOTHING),
     "FailedScheduling": ("the scheduler finds no node for a pod, and says why", "add nodes, or ask for less"),
-    "FailedMount, FailedAttachVolume": (
+    "FailedPrepareDynamicResources": (
+        "a node cannot prepare a device that `resourceClaims` ask for",
+        "look at that node's driver",
+    ),
+    "NetworkNotReady": ("a node's network plugin is not ready", "look at that node"),
+    "FailedMount, FailedAttachVolume, FailedMapVolume": (
         "a volume's ConfigMap, Secret or disk is missing or elsewhere",
         "make it: the job goes on by itself",
     ),

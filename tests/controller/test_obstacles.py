@@ -40,6 +40,19 @@ def test_the_newest_warning_counts():
     assert {uid: o.message for uid, o in found.items()} == {"a": "new", "d": "x"}
 
 
+@pytest.mark.parametrize("reason", ["FailedMapVolume", "FailedPrepareDynamicResources", "NetworkNotReady"])
+def test_what_else_a_kubelet_lacks_before_it_starts_a_pod(world, reason):
+    """A disk without a file system, a device, or its network: the pod says only that its containers are created."""
+    w = world().settle()
+    pod = w.pod("trainer", 1)
+    w.warnings = warned.newest([event(pod["metadata"]["uid"], reason, "the node's words")])
+    w.settle()
+    assert w.condition("Running")["reason"] == reason and "the node's words" in w.condition("Running")["message"]
+    w.start_pods()
+    w.settle()
+    assert w.is_true("Running")
+
+
 @pytest.mark.parametrize("kind", ["StatefulSet", "Job"])
 def test_pods_that_may_not_be_made(world, kind):
     """A controller that may not make pods is heard, while pods are missing; then its old words count no more."""
