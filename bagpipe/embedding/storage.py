@@ -31,10 +31,9 @@ class Storage:
     """
 
     def __init__(self, path: Path | None, num_bytes: int, *, reserved: bool = False) -> None:
-        self._path = path
+        self._path, self._fd = path, -1
         size = max(num_bytes, mmap.PAGESIZE)
         if path is None:
-            self._fd = -1
             try:
                 self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             except OSError as error:
@@ -45,14 +44,20 @@ class Storage:
             return
         crash_points.passed("file of a shard")
         try:
+            self.map = self._mapped(path, size, num_bytes if reserved else 0)
+        except StorageError:
+            self.close()
+            raise
+
+    def _mapped(self, path: Path, size: int, reserved: int) -> mmap.mmap:
+        try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             os.ftruncate(self._fd, size)
-            if reserved:
-                self.reserve(0, num_bytes)
         except OSError as error:
             raise cannot_write(path, error) from None
+        self.reserve(0, reserved)
         try:
-            self.map = mmap.mmap(self._fd, size)  # It opens the file once more.
+            return mmap.mmap(self._fd, size)  # It takes a descriptor of its own, so a limit may refuse that too.
         except OSError as error:
             raise refused(f"{path}: {space(size)} cannot be mapped into memory", error) from None
 

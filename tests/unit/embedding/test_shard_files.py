@@ -159,3 +159,5 @@ def test_memory_that_cannot_be_mapped_is_told_with_what_was_asked(
     assert str(told.value).startswith(what)
     assert "; use smaller tables or more embedding servers, or raise the limit (" in str(told.value)
     assert told.value.exit_code == 78
+    opened = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert str(tmp_path / str(name)) not in opened
