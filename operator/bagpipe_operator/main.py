@@ -241,27 +241,27 @@ def main() -> None:
 
 
 def to_the_end(running: Coroutine[Any, Any, int]) -> int:
-    """Run a coroutine in a loop of its own; returns its result.
+    """Run a coroutine in a loop of its own; returns its result, or raises its error.
 
-    What is left of its tasks has a few seconds to take its cancellation. A watch that takes none, as can happen while
-    thousands of objects are listed, keeps no process alive (`asyncio.run` would wait for it for ever).
+    The tasks that it leaves are cancelled, and have a few seconds to end. A watch that ignores its cancellation, as can
+    happen while thousands of objects are listed, keeps no process alive (`asyncio.run` would wait for it for ever).
     """
     loop = asyncio.new_event_loop()
     try:
-        code = loop.run_until_complete(running)
-    except BaseException:
-        loop.close()
-        raise
+        return loop.run_until_complete(running)
+    finally:
+        _end(loop)
+
+
+def _end(loop: asyncio.AbstractEventLoop) -> None:
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
-    if left:
-        _, late = loop.run_until_complete(asyncio.wait(left, timeout=_LEAVE_SECONDS))
-        if late:
-            log.warning("tasks did not end", extra={"tasks": len(late)})
-            return code
-    loop.close()
-    return code
+    late = loop.run_until_complete(asyncio.wait(left, timeout=_LEAVE_SECONDS))[1] if left else ()
+    if late:
+        log.warning("tasks did not end", extra={"tasks": len(late)})
+    else:
+        loop.close()
 
 
 if __name__ == "__main__":

@@ -39,11 +39,23 @@ def test_what_takes_no_cancellation_keeps_no_process_alive(monkeypatch):
 def test_an_error_is_still_an_error():
     from bagpipe_operator import main
 
+    ended = []
+
+    async def left() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("in order")
+
     async def run() -> int:
+        kept.append(asyncio.ensure_future(left()))
+        await asyncio.sleep(0)
         raise OSError("no certificate")
 
+    kept: list[asyncio.Task[None]] = []
     with pytest.raises(OSError, match="no certificate"):
         main.to_the_end(run())
+    assert ended == ["in order"] and kept[0].cancelled()
 
 
 def test_no_work_begins_before_all_is_known():
