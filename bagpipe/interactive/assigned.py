@@ -1,4 +1,4 @@
-"""What a class of a program holds otherwise than its text gives it: what was assigned to it since, what it counted.
+"""Attributes of a program's class that differ from its text: those assigned after its definition, and its counters.
 
 A class is what the program has now, like a constant of the program: `Net.hidden = 64` after the definition changes the
 model, and a counter goes on from where it is.

@@ -175,7 +175,7 @@ class Session:
         return directory.starting_checkpoint(job, self._view.note)
 
     def _sweep(self) -> None:
-        """Remove what killed roles left unfinished, unless another run has the folders."""
+        """Remove what killed roles left unfinished, unless another run has taken the folders by now."""
         if not self._directory.lost:
             self._directory.sweep(self._job)
 
@@ -299,7 +299,10 @@ class Session:
         return self._loss(logits, labels.to(logits.device), weights, groups)
 
     def train(self, loss: torch.Tensor) -> None:
-        """Backward, the optimizer's step (of the job's model: its recipe's), `report`. A loss has a gradient."""
+        """Backward, the optimizer's step (of the job's own model: as its recipe says), and `report`.
+
+        The loss is one number that depends on the model's outputs; anything else is a `UserCodeError`.
+        """
         self.report(loss_to_train(loss))
         backward(loss, self.cache.slice_weight)
         if self._dense is not None:
@@ -309,7 +312,7 @@ class Session:
             self.optimizer.zero_grad(set_to_none=False)
 
     def report(self, loss: torch.Tensor | float) -> None:
-        """Report this batch's mean loss for `metrics.jsonl`: `Diverged` if not finite, `UserCodeError` if no number."""
+        """Report this batch's mean loss, for records; raises `Diverged` (not finite) or `UserCodeError` (no number)."""
         self.cache.report_loss(loss)
 
     def stop(self) -> None:
@@ -319,14 +322,12 @@ class Session:
     def _score_with(self, model: nn.Module, averaged: Callable[[], Any] = nullcontext) -> Evaluate:
         def score(batch: BatchDict) -> torch.Tensor:
             with averaged(), evaluating(model, None):
-                logits: torch.Tensor = model(batch["dense_x"].to(self.device), batch["embeddings"])
-            return logits
+                return model(batch["dense_x"].to(self.device), batch["embeddings"])  # type: ignore[no-any-return]
 
         return score
 
     def _score(self, batch: BatchDict) -> torch.Tensor:
-        if self._model is None:
-            _ = self.model  # A loop that had no batch left has asked for none.
+        _ = self.model  # A loop that had no batch left has asked for none.
         if self._evaluate is None:
             raise ConfigError("session: no model was registered that could score the test part")
         return self._evaluate(batch)
@@ -393,7 +394,6 @@ class Session:
 
     def _why(self, error: BagpipeError) -> BagpipeError:
         """The error itself; for a lost peer, the error of the child that has failed, which explains it."""
-        if self._children is None or not isinstance(error, PeerLost | Stopped):
-            return error
-        failed = self._children.failed()
+        ours = self._children if isinstance(error, PeerLost | Stopped) else None
+        failed = None if ours is None else ours.failed()
         return error if failed is None else error_of(failed[0])(failed[1])

@@ -164,11 +164,13 @@ def cannot_read(path: Path | str, error: OSError, *, then: str = "") -> StorageE
 
 
 def check_says_of_the_file(path: Path, error: BaseException) -> None:
-    """Whether an error says that the file is damaged: a sound one must not be passed over for a refusal of the system.
+    """Let an error pass that may mean that the file is damaged or missing, and refuse one that says nothing of it.
+
+    A sound file must not count as damaged because the system did not let this process read it.
 
     Raises:
-        StorageError: it says something of this process, its rights or the machine; for rights and limits with exit
-            code 78, because no retry gives them.
+        StorageError: the error is about this process, its rights or the machine; with exit code 78 for rights and
+            limits, because no retry gives them.
     """
     if isinstance(error, OSError) and error.errno in _NOT_THE_FILE:
         found = cannot_read(path, error)
@@ -183,7 +185,7 @@ def refused(what: str, error: OSError, otherwise: str = "", *, then: str = "", r
     Args:
         otherwise: what to do where `how_to_mend` does not know it.
         then: what the run does by itself instead; left out where that cannot help.
-        room: stands behind the system's words.
+        room: follows the system's words, such as ` (12 KiB needed, 4 KiB free)`.
     """
     for_good = error.errno in _FOR_GOOD
     then = "" if for_good else then
@@ -195,8 +197,7 @@ def refused(what: str, error: OSError, otherwise: str = "", *, then: str = "", r
 
 
 def how_to_mend(error: OSError) -> str:
-    """What gives the system the room, the descriptors or the memory for want of which it refused; empty: it was
-    something else.
+    """What to do about a refusal for want of room, descriptors or memory; empty: it has another reason.
 
     A limit of this process (`ulimit`) is one of the next attempt too, so it is named with its value.
     """

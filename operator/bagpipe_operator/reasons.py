@@ -95,7 +95,10 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
         "find out why the program that set the finalizer does not remove it; once it does, all goes on by itself",
     ),
     Reason.DELETED: (
-        "somebody has deleted the job a moment ago, or Kubernetes ends its objects before it (`--cascade=foreground`)",
+        (
+            "somebody has deleted the job a moment ago, or Kubernetes ends its objects before it (`--cascade=foreground`) "
+            "or leaves them as they are (`--cascade=orphan`)"
+        ),
         "nothing, unless it lasts: `Reconciled` then says which pod or object does not go",
     ),
     Reason.POD_NOT_ENDING: (

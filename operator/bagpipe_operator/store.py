@@ -135,7 +135,12 @@ class Store:
         return False
 
     def gone(self, kind: str, there: Collection[str], version: int) -> list[Raw]:
-        """Objects of a kind that were last seen at or before a version at which none but these UIDs was there."""
+        """Objects of a kind that have gone: they were last seen at or before this version, and a list of it lacks them.
+
+        Args:
+            there: UIDs of the objects in the list.
+            version: the list's resource version.
+        """
         mine = ((key, kept) for key, kept in self._objects.items() if key[0] == kind)
         return [kept.raw for _, kept in mine if kept.version <= version and kept.uid not in there]
 

@@ -176,7 +176,9 @@ def defaults_fault(sections: Any, path: str) -> Fault | None:
 
 
 def kept_defaults_fault(sections: Any, path: str = "jobDefaults") -> Fault | None:
-    """As `defaults_fault`, for settings that a job keeps since it began: a newer release does not end it for a key.
+    """As `defaults_fault`, for the defaults with which a job has begun: one without effect is no fault there.
+
+    An older release may have taken it, and a newer one must not end the job for it.
 
     They are copied into the status of every job that begins with them, so they may not be large.
     """

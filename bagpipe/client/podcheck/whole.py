@@ -13,9 +13,11 @@ from .values import is_subdomain
 Raw = Mapping[str, Any]
 _SPEC: Place = ("spec",)
 _DOMAIN = re.compile(r"\.|(?=.{1,253}$)[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?(\.[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?)*\.?")
-"""A name in which others are looked for: underscores are allowed, and a dot at its end."""
-_SEARCHED = 2048
-_OF_AN_END = ("terminationMessagePath", "restartPolicy", "restartPolicyRules")
+"""A search domain of DNS: underscores are allowed, and a dot at its end."""
+_MOST_OF_SEARCHES = 2048
+"""Characters of all search domains together."""
+_OF_THE_OPERATOR = ("terminationMessagePath", "restartPolicy", "restartPolicyRules")
+"""Fields of the container `bagpipe` by which the operator learns how its process has ended."""
 _OF_A_LONG_RUN = ("lifecycle", "livenessProbe", "readinessProbe", "startupProbe")
 
 
@@ -58,11 +60,11 @@ def _twice(named: Iterable[tuple[Place, Any]], what: str) -> Iterator[Found]:
 
 
 def _taken(template: Raw) -> Iterator[Found]:
-    """What Kubernetes' controllers, or the operator's reading of how a process ended, go by."""
+    """Labels that belong to Kubernetes' controllers, and fields of the container `bagpipe` that the operator sets."""
     for key in sorted(reserved.KUBERNETES_LABELS & {*((template.get("metadata") or {}).get("labels") or {})}):
         yield Found(("metadata", "labels", key), "belongs to Kubernetes", "choose another name")
     for place, container in _containers(template.get("spec") or {}):
-        for key in _OF_AN_END if container["name"] == reserved.CONTAINER else ():
+        for key in _OF_THE_OPERATOR if container["name"] == reserved.CONTAINER else ():
             if container.get(key) is not None:
                 yield Found((*place, key), "set by the operator", "leave it out")
 
@@ -194,8 +196,8 @@ def _network(spec: Raw) -> Iterator[Found]:
         good = _DOMAIN.fullmatch(text) if "searches" in place else is_subdomain(text)
         if not good:
             yield Found(place, f"expected a name such as db.example.com, found {describe(text)}")
-    if len(" ".join(dns.get("searches") or ())) > _SEARCHED:
-        words = f"more than {_SEARCHED} characters together"
+    if len(" ".join(dns.get("searches") or ())) > _MOST_OF_SEARCHES:
+        words = f"more than {_MOST_OF_SEARCHES} characters together"
         yield Found((*_SPEC, "dnsConfig", "searches"), words, "leave some out")
     for field, most in (("nameservers", 3), ("searches", 32)):
         if len(dns.get(field) or ()) > most:

@@ -161,7 +161,7 @@ def _read(path: Path, decode: Callable[[bytes], Content]) -> Content | None:
 
 
 def _checksum(content: bytes) -> bytes:
-    """Not 0 for no bytes at all: where a disk has lost a page, zeroes are read."""
+    """Not 0 for no bytes: else zeroes, which a disk gives for a page that it has lost, would be a sound file."""
     return zlib.crc32(content, 1).to_bytes(CHECKSUM_BYTES, "little")
 
 
