@@ -96,8 +96,8 @@ NOT_RUNNING: Mapping[Reason | str, Row] = {
     ),
     Reason.DELETED: (
         (
-            "somebody has deleted the job a moment ago, or Kubernetes ends its objects before it (`--cascade=foreground`) "
-            "or leaves them as they are (`--cascade=orphan`)"
+            "somebody has deleted the job a moment ago, or Kubernetes ends its objects before it "
+            "(`--cascade=foreground`) or leaves them as they are (`--cascade=orphan`)"
         ),
         "nothing, unless it lasts: `Reconciled` then says which pod or object does not go",
     ),
