@@ -22,6 +22,10 @@ _RULE = re.compile(
 UNIX_TIMES = {"unix": 1, "unix-ms": 10**3, "unix-us": 10**6, "unix-ns": 10**9}
 """Units in a second of a time that is a number, by its `timeFormat`."""
 _RAW_FORMATS = ("auto", "csv", "tsv", "jsonl", "arrow", "parquet")
+_NO_NAMES_OF_ZONES = (
+    "%Z: names of zones are not read; write the name itself where all times have one (%H:%M:%S UTC), or times with an "
+    "offset and %z"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,8 @@ def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str,
     if columns.time_format and (not columns.time or "%" not in columns.time_format):
         what = "a form such as %d.%m.%Y" if columns.time else "columns.time, which it is for"
         yield "spec.data.columns.timeFormat", f"{columns.time_format!r}: expected {what}; add it, or remove timeFormat"
+    elif _names_zones(columns.time_format):
+        yield "spec.data.columns.timeFormat", f"{columns.time_format!r}: {_NO_NAMES_OF_ZONES}"
     for kind in ("time", "group"):
         if data.split_by == kind and not getattr(columns, kind):
             yield f"spec.data.columns.{kind}", f"missing; splitBy: {kind} needs it"
@@ -204,3 +210,10 @@ def _computed(where: str, sparse: SparseColumn) -> Iterator[tuple[str, str]]:
     elif sparse.time_format and "%" not in sparse.time_format and sparse.time_format not in UNIX_TIMES:
         known = ", ".join(UNIX_TIMES)
         yield f"{where}.timeFormat", f"{sparse.time_format!r}: expected a form such as %y%m%d%H, or one of {known}"
+    elif _names_zones(sparse.time_format):
+        yield f"{where}.timeFormat", f"{sparse.time_format!r}: {_NO_NAMES_OF_ZONES}"
+
+
+def _names_zones(form: str) -> bool:
+    """Whether a form of times has %Z, which Arrow passes over: 10:00 PST would be 10:00 UTC, in silence."""
+    return "%Z" in form.replace("%%", "")

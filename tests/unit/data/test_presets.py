@@ -22,7 +22,7 @@ from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.presets import AVAZU_COLUMNS, Preset, preset_columns
 from bagpipe.data.raw import BIN_OFFSET
 from bagpipe.data.suggest import preset_job
-from bagpipe.errors import DataError
+from bagpipe.errors import ConfigError, DataError
 from bagpipe.standalone import column_settings
 from bagpipe.standalone.readers import files_of, tables_of, types_of
 
@@ -160,6 +160,21 @@ def test_what_is_no_such_time_is_refused(cells: pa.Array, form: str, words: str)
     problems = Problems(np.zeros(1, np.bool_))
     codes = sparse_cells(pa.table({"t": cells}), SparseColumn("t", part="hour", time_format=form), "token", problems)
     assert codes.codes.tolist() == [0] and problems.words.startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("columns", "place"),
+    [
+        ('sparse: [{name: t, part: hour, timeFormat: "%H:%M %Z"}]', r"columns\.sparse\[0\]\.timeFormat"),
+        ('sparse: [{name: c}], time: t, timeFormat: "%H:%M %Z"', r"columns\.timeFormat"),
+    ],
+)
+def test_a_form_with_names_of_zones_is_refused(columns: str, place: str) -> None:
+    """Arrow passes over the name: 10:00 PST was 10:00 UTC. A per cent sign before a Z is none."""
+    job = "apiVersion: bagpipe.dev/v1alpha1\nkind: BagpipeJob\nspec:\n  data:\n    path: log.csv\n    columns: "
+    with pytest.raises(ConfigError, match=rf"{place}: '%H:%M %Z': %Z: names of zones are not read; write the name"):
+        parse_job(f"{job}{{labels: [{{name: y}}], {columns}}}", "job.yaml")
+    parse_job(f"{job}{{labels: [{{name: y}}], {columns.replace('%Z', '%%Z')}}}", "job.yaml")
 
 
 def test_the_last_nanosecond_of_an_hour() -> None:
