@@ -4,6 +4,7 @@ Nothing is rounded: a number with a fraction is no id, text that is no number is
 for numbers also NaN.
 """
 
+import datetime as dt
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -248,7 +249,7 @@ def moments_of(cells: Any, form: str) -> Any:
     """
     text = pc.utf8_trim_whitespace(cells.cast(pa.string()))
     if form:
-        return pc.strptime(text, format=form, unit="us", error_is_null=True)
+        return _days_that_are(text, pc.strptime(text, format=form, unit="us", error_is_null=True), form)
     kinds = (pa.timestamp("us"), pa.timestamp("us", "UTC"))
     for kind in kinds:
         try:
@@ -260,6 +261,27 @@ def moments_of(cells: Any, form: str) -> Any:
         return moments_of(named, "")
     found = [_moments_among(text, kind) for kind in kinds]
     return min(found, key=lambda moments: moments.null_count)
+
+
+def _days_that_are(text: Any, moments: Any, form: str) -> Any:
+    """The moments without those of a day that no month has: Arrow makes 31.02. the second of March.
+
+    Such a day becomes one of the first of a month after a short one, so only texts of these are looked at.
+    """
+    after = pc.and_(pc.less_equal(pc.day(moments), 4), pc.is_in(pc.month(moments), pa.array([3, 5, 7, 10, 12])))
+    suspects = pc.unique(text.filter(pc.fill_null(after, False))).to_pylist()
+    wrong = [one for one in suspects if _no_such_day(one, form)]
+    if not wrong:
+        return moments
+    return pc.if_else(pc.is_in(text, pa.array(wrong, text.type)), pa.scalar(None, moments.type), moments)
+
+
+def _no_such_day(text: str, form: str) -> bool:
+    try:
+        dt.datetime.strptime(text, form)
+    except ValueError as error:  # Python knows fewer signs and words than Arrow; only this is for it to decide.
+        return "range" in str(error) and "day" in str(error)
+    return False
 
 
 def _moments_among(text: Any, kind: Any) -> Any:

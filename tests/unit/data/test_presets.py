@@ -162,6 +162,21 @@ def test_what_is_no_such_time_is_refused(cells: pa.Array, form: str, words: str)
     assert codes.codes.tolist() == [0] and problems.words.startswith(words)
 
 
+def test_a_day_that_no_month_has_is_no_time() -> None:
+    """Arrow makes 31.02. the second of March; in ISO 8601 such a day was refused already."""
+    there = {"01.03.2024": 4, "29.02.2024": 3, "31.12.2023": 6, "01.12.2023": 4, "04.07.2023": 1}
+    for form, change in (("%d.%m.%Y", str), ("%d.%m.%Y %H:%M %z", "{} 23:30 +0000".format)):
+        column = SparseColumn("t", part="weekday", time_format=form)
+        problems = Problems(np.zeros(len(there) + 1, np.bool_))
+        codes = sparse_cells(pa.table({"t": [*map(change, there), None]}), column, "token", problems).codes.tolist()
+        assert [code.to_bytes(8, "big")[:1] for code in codes[:-1]] == [str(day).encode() for day in there.values()]
+        assert codes[-1] == 0 and not problems.bad.any()
+        for cell in ("30.02.2024", "31.04.2024", "29.02.2023", "31.11.2023"):
+            problems = Problems(np.zeros(2, np.bool_))
+            sparse_cells(pa.table({"t": [change("01.03.2024"), change(cell)]}), column, "token", problems)
+            assert problems.bad.tolist() == [False, True], cell
+
+
 @pytest.mark.parametrize(
     ("columns", "place"),
     [
