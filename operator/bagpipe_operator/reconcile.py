@@ -227,7 +227,8 @@ def _resumed(current: Status, now: dt.datetime) -> Status:
     new = current.put_if_known(conditions.false(Condition.SUSPENDED, Reason.RESUMED, message, now))
     if current.attempt_time is None:
         return new
-    return replace(new, attempt=new.attempt + 1, attempt_time=now, server_pods={}, summary={})
+    early = status.in_a_row(current, now)
+    return replace(new, attempt=new.attempt + 1, attempt_time=now, short_attempts=early, server_pods={}, summary={})
 
 
 def _run(

@@ -193,6 +193,12 @@ LONG_ENOUGH = 600
 """Seconds after which the end of an attempt is no reason to wait before the next."""
 
 
+def in_a_row(status: Status, now: dt.datetime) -> int:
+    """How many attempts have ended early in a row, where somebody's wish ends the present one: none, if it was long."""
+    lasted = (now - (status.attempt_time or now)).total_seconds()
+    return status.short_attempts if lasted < LONG_ENOUGH else 0
+
+
 def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
     """A new attempt; the counters that the verdict names move."""
     was_running = status.is_true(Condition.RUNNING)
@@ -205,7 +211,7 @@ def restarted(status: Status, verdict: Restart, now: dt.datetime) -> Status:
         attempt=status.attempt + 1,
         restarts=status.restarts + verdict.crashes + (verdict.count is Count.FAILURE),
         disruptions=status.disruptions + (verdict.count is Count.DISRUPTION),
-        short_attempts=(status.short_attempts + 1 if short else 1) if bad else status.short_attempts,
+        short_attempts=(status.short_attempts + 1 if short else 1) if bad else in_a_row(status, now),
         attempt_time=now,
         starting_since=now if was_running or status.starting_since is None else status.starting_since,
         server_pods={},

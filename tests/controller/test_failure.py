@@ -369,3 +369,25 @@ def test_an_end_that_nobody_saw_is_the_nodes(world, code, reason):
     w.end(w.pod("trainer"), code, reason=reason)
     w.run()
     assert w.is_true("Running") and w.status["disruptions"] == 1 and w.status["lastFailure"]["reason"] == "NodeLost"
+
+
+@pytest.mark.parametrize("wish", ["scaled", "resumed"])
+@pytest.mark.parametrize("long", [True, False])
+def test_a_long_attempt_ends_the_row_of_early_ends(world, wish, long):
+    """What somebody asks for after a long attempt begins at once, though the first attempts had ended early."""
+    w = world({"runPolicy": {"backoffLimit": 9}}).run()
+    for _ in range(3):
+        w.end(w.pod("trainer"), 1)
+        w.settle()
+        w.after(60).run()
+    assert w.is_true("Running") and w.status["attempt"] == 3
+    w.after(3600 if long else 60)
+    if wish == "scaled":
+        w.spec["trainers"] = {"replicas": 3}
+    else:
+        w.spec["runPolicy"] = {"backoffLimit": 9, "suspend": True}
+        w.settle()
+        w.spec["runPolicy"] = {"backoffLimit": 9}
+    w.settle()
+    assert w.status["attempt"] == 4 and bool(w.live_pods()) is long
+    assert w.after(20).run().is_true("Running")
