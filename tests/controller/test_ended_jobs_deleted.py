@@ -83,6 +83,23 @@ def test_the_trainers_job_goes_while_the_oracle_still_works(running):
     assert running.rig.status()["phase"] == "Complete" and running.rig.status()["attempt"] == 0
 
 
+def test_an_ended_job_that_waits_for_its_pods_is_not_a_deleted_one(running):
+    """A Job's own TTL deletes it in the foreground: it says that it goes until its pods are gone."""
+    for pod in running.controllers.living("trainer"):
+        running.controllers.state(pod, "Succeeded", 0)()
+    running.jobs_end()
+    running.rig.api.delete(("Job", "ns", "j-trainers-0"), {"propagationPolicy": "Foreground"})
+    running.rig.again()
+    status = running.rig.status()
+    assert (status["phase"], status["attempt"]) == ("Running", 0) and not status.get("disruptions")
+    running.jobs_end()
+    assert running.batch_jobs() == ["j-oracle-0"]
+    (oracle,) = running.controllers.living("oracle")
+    running.controllers.state(oracle, "Succeeded", 0, '{"modelDigest": "d"}')()
+    running.goes_on()
+    assert (running.rig.status()["phase"], running.rig.status()["attempt"]) == ("Complete", 0)
+
+
 def test_a_mistake_in_the_job_is_not_tried_again_because_its_job_is_gone(running):
     api = running.rig.api
     (oracle,) = running.controllers.living("oracle")

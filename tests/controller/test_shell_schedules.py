@@ -90,11 +90,14 @@ class Life:
         raw["spec"]["runPolicy"]["suspend"] = held
         self.api.put(names.KIND, raw)
 
-    def sweep(self) -> None:
-        """A policy of the cluster deletes the batch Jobs that have ended; garbage collection then takes their pods."""
+    def sweep(self, how: str) -> None:
+        """A policy of the cluster deletes the batch Jobs that have ended.
+
+        Garbage collection takes their pods: first (`Foreground`, as a Job's own TTL does) or afterwards (`Background`).
+        """
         for key, raw in list(self.controllers.of("Job")):
             if (raw.get("status") or {}).get("conditions"):
-                self.api.remove(key)
+                self.api.delete(key, {"propagationPolicy": how})
 
     def train(self) -> None:
         """Trainers and oracle end well, if all of one attempt's pods run."""
@@ -248,6 +251,7 @@ def test_a_watch_that_stands_still(kind, happening):
         life.rig.close()
 
 
+HOW = ("Foreground", "Background")
 STEP = st.one_of(
     st.tuples(st.just("deliver"), st.integers(1, 4)),
     st.tuples(st.just("others"), st.sampled_from(KINDS)),
@@ -255,7 +259,7 @@ STEP = st.one_of(
     st.tuples(st.just("reconcile"), st.none()),
     st.tuples(st.just("crash"), st.sampled_from(["trainer", "oracle", "server"])),
     st.tuples(st.just("suspend"), st.booleans()),
-    st.tuples(st.just("sweep"), st.none()),
+    st.tuples(st.just("sweep"), st.sampled_from(HOW)),
     st.tuples(st.just("train"), st.none()),
 )
 
@@ -276,7 +280,8 @@ def test_every_order_of_events(steps, kill_at):
         life.rig.close()
 
 
-def test_ended_jobs_are_deleted_at_every_moment():
+@pytest.mark.parametrize("how", HOW)
+def test_ended_jobs_are_deleted_at_every_moment(how):
     """A policy that deletes ended batch Jobs at once takes neither the result nor an attempt."""
     for moment in range(16):
         life = Life()
@@ -284,7 +289,7 @@ def test_ended_jobs_are_deleted_at_every_moment():
         life.train()
         for number in range(moment):
             life.deliver(None) if number % 3 == 0 else life.act(0) if number % 3 == 1 else life.reconcile()
-            life.sweep()
+            life.sweep(how)
         life.to_the_end()
         status = life.rig.status()
         assert life.end() in (END, END | {"attempts": 0}), moment

@@ -81,7 +81,7 @@ class FakeApi:
         if method == "POST":
             return self._create(kind, namespace, body, params)
         if method == "DELETE":
-            return self._delete((kind, namespace, name), body or {})
+            return self.delete((kind, namespace, name), body or {})
         if method == "PUT":
             return self._write((kind, namespace, name), body, sub)
         if content_type == "application/apply-patch+yaml":
@@ -197,7 +197,8 @@ class FakeApi:
         new["metadata"].pop("resourceVersion", None)
         return self._write(key, new)
 
-    def _delete(self, key: Key, options: Raw) -> Raw:
+    def delete(self, key: Key, options: Raw) -> Raw:
+        """What a request to delete does; with `propagationPolicy: Foreground` an object stays until its dependents are gone."""
         raw = self._get(key)
         uid = (options.get("preconditions") or {}).get("uid")
         if uid and uid != raw["metadata"]["uid"]:

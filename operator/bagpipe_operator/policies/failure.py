@@ -21,7 +21,7 @@ from bagpipe_operator import times
 from bagpipe_operator.api import Job, Status
 from bagpipe_operator.decision import Count, Fail, Restart, Verdict
 from bagpipe_operator.names import PERMANENT_EXITS, Condition, Exit, Reason, Role
-from bagpipe_operator.observe import Observed, is_deleting, job_condition
+from bagpipe_operator.observe import Observed, has_ended, is_deleting, job_condition
 from bagpipe_operator.podstate import Pod
 
 _HARMLESS = frozenset({Exit.DONE, Exit.STOPPED})
@@ -121,7 +121,8 @@ def _planned(job: Job, status: Status, observed: Observed, pods: tuple[Pod, ...]
         batch = observed.batch_job(job.name, role, status.attempt)
         if batch is None and not running:
             continue  # Not made yet.
-        if batch is None or is_deleting(batch):
+        # One that had ended stays what it was until it is gone, which may take until its pods are.
+        if batch is None or (is_deleting(batch) and not has_ended(batch)):
             return Restart(
                 reason=Reason.POD_LOST,
                 message=f"the {role}'s Job was deleted",
