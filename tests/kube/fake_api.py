@@ -198,7 +198,7 @@ class FakeApi:
         return self._write(key, new)
 
     def delete(self, key: Key, options: Raw) -> Raw:
-        """What a request to delete does; with `propagationPolicy: Foreground` an object stays until its dependents are gone."""
+        """As a request does: with `propagationPolicy: Foreground` an object stays until its dependents are gone."""
         raw = self._get(key)
         uid = (options.get("preconditions") or {}).get("uid")
         if uid and uid != raw["metadata"]["uid"]:
