@@ -81,10 +81,10 @@ class SparseColumn(Section):
     ] = "none"
     part: Annotated[
         Literal["none", "hour", "weekday"],
-        Meta(description="The column is a time, and the value is its hour of the day (00 to 23) or its day of the week (0: Monday)."),
+        Meta(description="The column is a time, and the value is its hour of the day (00 to 23) or its day of the week (0: Monday); in UTC, if the time has a zone."),
     ] = "none"
     time_format: Annotated[
-        str, Meta(max_length=100, description="With `part`: how the time is written. Text: in the signs of strptime. Numbers: `unix`, `unix-ms`, `unix-us` or `unix-ns`, seconds and so on since 1970, UTC. Empty: ISO 8601.")
+        str, Meta(max_length=100, description="With `part`: how the time is written. Text: the directives of strptime. Numbers: `unix`, `unix-ms`, `unix-us` or `unix-ns`, seconds and so on since 1970, UTC. Empty: ISO 8601.")
     ] = ""
     keep: Annotated[Literal["first", "last"], Meta(description="Which values stay when there are more than `maxLength`.")] = "last"
     boundaries: Annotated[
@@ -105,7 +105,7 @@ class ColumnsConfig(Section):
     sparse: Annotated[tuple[SparseColumn, ...], Meta(description="Categories.")] = ()
     time: Annotated[str, Meta(description="When the example happened; for `splitBy: time`. A number, a date, or text: ISO 8601 unless `timeFormat` says otherwise.")] = ""
     time_format: Annotated[
-        str, Meta(max_length=100, description="How `time` is written in text, in the signs of strptime: `%d.%m.%Y %H:%M`. Empty: a number or ISO 8601.")
+        str, Meta(max_length=100, description="How `time` is written in text, with the directives of strptime: `%d.%m.%Y %H:%M`. Empty: a number or ISO 8601.")
     ] = ""
     weight: Annotated[
         str, Meta(description="Weight of the example in the loss and in figures, a number from 0. Empty: all weigh the same.")
