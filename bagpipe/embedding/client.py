@@ -143,6 +143,14 @@ class EmbeddingClient:
         requests = [request for (asked, _), request in self._requests.items() if asked == step]
         self._until(lambda: not any(request.missing for request in requests), "rows", step)
 
+    def forget(self, step: int, group: int) -> None:
+        """These rows, which were asked for, are not needed after all: what has come of them is freed, and what still
+        comes is dropped. Does nothing where they are not under way.
+        """
+        self._requests.pop((step, group), None)
+        for server in self._servers:
+            server.fetches.pop((step, group), None)
+
     def while_waiting(self, look_around: Callable[[], None]) -> None:
         """Call this now and then in every wait: a server may wait for something that this trainer has to do."""
         self._look_around = look_around

@@ -12,6 +12,7 @@ all of that and its watermark, so an interrupted one is sent again; writing a re
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,12 +183,16 @@ class RowStore:
         name = f"dim{group.embedding_dim}"
 
         def storage(what: str, num_bytes: int, *, reserved: bool = False) -> Storage:
-            return Storage(directory / f"{name}.{what}" if directory else None, num_bytes, reserved=reserved)
+            made = Storage(directory / f"{name}.{what}" if directory else None, num_bytes, reserved=reserved)
+            opened.callback(made.close)
+            return made
 
-        self._records_storage = storage("records", 4 * self.record_width * self.capacity)
-        self._keys_storage = storage("keys", 8 * self.capacity)
-        self._index_storage = storage("index", 4 * self.capacity, reserved=True)
-        self._count_storage = storage("count", 16, reserved=True)
+        with ExitStack() as opened:  # Closes the first ones where a later one cannot be made.
+            self._records_storage = storage("records", 4 * self.record_width * self.capacity)
+            self._keys_storage = storage("keys", 8 * self.capacity)
+            self._index_storage = storage("index", 4 * self.capacity, reserved=True)
+            self._count_storage = storage("count", 16, reserved=True)
+            opened.pop_all()
         self.records: Floats = self._records_storage.array(np.float32, (self.capacity, self.record_width))
         self.row_keys: Keys = self._keys_storage.array(np.int64, (self.capacity,))
         self._index = self._index_storage.array(np.int32, (self.capacity,))

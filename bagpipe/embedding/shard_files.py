@@ -127,4 +127,5 @@ def give_up_directory(directory: Path) -> None:
 def watermark_array(directory: Path | None, num_trainers: int) -> npt.NDArray[np.int64]:
     """Memory of `Watermarks`: a step is written only after the write-back it stands for."""
     storage = Storage(directory / "watermarks" if directory else None, 8 * (num_trainers + 1), reserved=True)
+    storage.close()  # The array keeps the mapping, which is all that is written to.
     return storage.array(np.int64, (num_trainers + 1,))

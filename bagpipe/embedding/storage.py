@@ -8,6 +8,7 @@ never a signal in the middle of a row.
 import errno
 import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Storage:
                 raise refused(f"{space(size)} of rows cannot be held in memory", error) from None
             if hasattr(mmap, "MADV_HUGEPAGE"):
                 # Rows are dense, so large pages waste nothing, and a random row costs no page walk.
-                self.map.madvise(mmap.MADV_HUGEPAGE)
+                with suppress(OSError):  # A kernel that has none refuses the advice.
+                    self.map.madvise(mmap.MADV_HUGEPAGE)
             return
         crash_points.passed("file of a shard")
         try:
@@ -103,7 +105,7 @@ class Storage:
             ) from None
 
     def close(self) -> None:
-        """Release the mapping once no array refers to it; the file stays."""
+        """Give back the descriptor. The mapping is released once no array refers to it; the file stays."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

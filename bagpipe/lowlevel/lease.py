@@ -101,7 +101,11 @@ class Lease:
         self._opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            os.close(self._opened)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -135,7 +139,7 @@ class Lease:
                         _write(descriptor, owner)
                         return cls(folder, owner, descriptor, verdict.left_by)
                 except BaseException:
-                    _forsake(descriptor, path)
+                    _forsake(descriptor, path, owner)
                     raise
                 os.close(descriptor)
                 raise ConfigError(f"{what}: {folder} is in use by {_in_words(verdict)}")
@@ -215,11 +219,13 @@ def _look(descriptor: int, path: Path, us: Owner) -> Taken | Free | None:
     return judge(found, us, locked=locked, age_seconds=age)
 
 
-def _forsake(descriptor: int, path: Path) -> None:
-    """Close a mark that could not be written, and remove it if it names nobody and nobody else holds it."""
+def _forsake(descriptor: int, path: Path, us: Owner) -> None:
+    """Close the mark of a folder that could not be taken; remove it if it names nobody but us, and nobody holds it."""
     with suppress(OSError):
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_size == 0 and os.path.samestat(os.fstat(descriptor), path.stat()):
+        if _read(path) != us:  # On a disk without locks, our own name is proof enough.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = os.fstat(descriptor).st_size == 0 or _read(path) == us
+        if ours and os.path.samestat(os.fstat(descriptor), path.stat()):
             path.unlink()
     os.close(descriptor)
 

@@ -94,6 +94,7 @@ class Validation:
         self._tell(ValidationOutputs(rank=self.members.rank, step=step, failed=failed or ""), [told])
         self._await(lambda: self._done is not None, "the figures")
         self._say = _nothing
+        self._forget_rows()
         assert self._done is not None, "waited for"
         return self._done
 
@@ -108,6 +109,14 @@ class Validation:
         groups = enumerate(self._requests.pop(number))
         values = [np.concatenate([collect(one, group)[1] for one in requests]) for group, requests in groups]
         return tuple(aligned(rows).to(self.device) for rows in values)
+
+    def _forget_rows(self) -> None:
+        """Where the model has failed, rows were asked for that it never took: each evaluation would leave some here."""
+        for requests in self._requests.values():
+            for group, numbers in enumerate(requests):
+                for number in numbers:
+                    self.members.servers.forget(number, group)
+        self._batches, self._requests = {}, {}
 
     # ── the oracle ────────────────────────────────────────────────────────────────────────────────
 

@@ -114,7 +114,12 @@ class Validations:
         if self._late(message.step):
             return []
         current = self._current(message.step)
-        current.readers[message.rank] = _Reader(peer, message.next, message.next, message.until)
+        if message.rank in current.outputs:
+            return []  # It comes late: this trainer lacks nothing, and nobody must wait for it.
+        known = current.readers.get(message.rank, _Reader(peer, message.next, message.next, message.until))
+        # What a trainer has it does not lack again, so a request that comes late or twice sets nothing back.
+        here, until = max(message.next, known.here), max(message.until, known.until)
+        current.readers[message.rank] = _Reader(peer, here, here, until)
         return self._due(current)
 
     def outputs(self, peer: bytes, message: ValidationOutputs, arrays: Sequence[Floats]) -> list[Action]:

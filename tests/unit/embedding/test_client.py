@@ -100,6 +100,18 @@ def test_an_answer_that_comes_twice_is_taken_once(job: Job) -> None:
     assert np.array_equal(records, RECORDS) and np.array_equal(values, VALUES)
 
 
+def test_rows_that_are_not_needed_any_more_take_no_memory(job: Job) -> None:
+    """An evaluation that fails never takes those it has asked for; what still comes of them is dropped."""
+    job.client.fetch(FIRST_READING, 0, KEYS, num_records=4, after=-1)
+    job.answer(0, job.asked(0, Fetch), Rows(step=FIRST_READING, group=0), (RECORDS, NO_VALUES))
+    job.client.poll(PATIENCE)
+    job.client.forget(FIRST_READING, 0)
+    job.answer(1, job.asked(1, Fetch), Rows(step=FIRST_READING, group=0), (NO_RECORDS, VALUES))
+    job.client.poll(PATIENCE)
+    job.client.forget(FIRST_READING, 0)
+    assert repr(job.client) == "EmbeddingClient(shards=2, fetching=[], reading=0, unwritten=[0, 0])"
+
+
 def test_only_files_that_were_asked_for_make_a_checkpoint(job: Job) -> None:
     """Answers about other steps are not kept, and a file outside the checkpoint's directory is refused by name."""
     job.client.ask_snapshots(5)

@@ -1,5 +1,7 @@
 """A shard behaves like a dictionary of records, whatever the order of writes and however it ends."""
 
+import errno
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,21 @@ def born(key: int) -> np.ndarray:
     table, row, rows = (0, key, 7) if key < 7 else (2, key - 7, 30)
     weights = initial_rows(3, table, [row], 4, row_scale(rows, None))[0]
     return np.concatenate((weights, np.full(4, 0.25, np.float32)))
+
+
+def test_files_of_a_shard_that_cannot_be_opened_whole_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index finds no room: the files before it stay on the disk, and take no descriptor."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(StorageError, match=r"dim4\.index: no room"):
+        store(0, 1, tmp_path)
+    opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    assert not [path for path in opened if path.startswith(str(tmp_path))]
 
 
 @settings(max_examples=60, deadline=None)

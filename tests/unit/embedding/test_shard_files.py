@@ -161,3 +161,25 @@ def test_memory_that_cannot_be_mapped_is_told_with_what_was_asked(
     assert told.value.exit_code == 78
     opened = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
     assert str(tmp_path / str(name)) not in opened
+
+
+def test_a_kernel_without_large_pages_holds_rows_in_memory_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are an advice: a server that keeps its rows in memory ended with "a bug in Bagpipe" where it is refused."""
+
+    class Map(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(mmap, "mmap", Map)
+    rows = Storage(None, 100).array(np.float32, (25,))
+    rows[:] = 3
+    assert rows.sum() == 75
+
+
+def test_marks_take_no_descriptor(tmp_path: Path) -> None:
+    """The mapping is enough: what is stored in it is in the file."""
+    marks = watermark_array(tmp_path, 2)
+    opened = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    assert opened.count(str(tmp_path / "watermarks")) == 1, "a mapping has a descriptor of its own"
+    marks[:] = (5, 6, 7)
+    assert watermark_array(tmp_path, 2).tolist() == [5, 6, 7]

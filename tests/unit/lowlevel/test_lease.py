@@ -163,6 +163,30 @@ def test_a_full_disk_leaves_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("locks", [True, False])
+def test_an_owner_that_cannot_renew_its_mark_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks: bool
+) -> None:
+    """Where no thread can be started: the mark would keep the next run out for a minute on a disk without locks."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    before = len(os.listdir("/proc/self/fd"))
+    if not locks:
+        monkeypatch.setattr(lease.fcntl, "flock", no_locks)
+    with monkeypatch.context() as patched:
+        patched.setattr(lease.threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            second(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == before
+    second(tmp_path).close()
+
+
 @pytest.mark.parametrize("made_again", [True, False])
 def test_a_folder_that_is_removed_is_not_said_to_be_taken(tmp_path: Path, made_again: bool) -> None:
     """A run whose directory was deleted under it does not speak of another run, also if a role has made it again."""

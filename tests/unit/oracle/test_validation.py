@@ -87,6 +87,23 @@ def test_a_late_message_of_an_older_evaluation_changes_nothing() -> None:
     assert machine.current == 5 and machine.takes_part(0) and not machine.takes_part(1)
 
 
+def test_a_late_request_sets_nothing_back() -> None:
+    """A link that says an old message again must not keep a trainer from the batch that it waits for."""
+    machine = Validations(1, EvaluationConfig(every=1), depth=DEPTH, history=[])
+    machine.num_batches = 7
+    early = NeedValidation(rank=0, step=0, next=0, until=3)
+    for request in (early, NeedValidation(rank=0, step=0, next=3, until=6)):
+        machine.need(b"0", request)
+        while machine.wants_batch:
+            machine.add_batch({0: "a batch"})
+    machine.need(b"0", NeedValidation(rank=0, step=0, next=6, until=7))
+    assert machine.need(b"0", early) == []
+    assert machine.wants_batch, "the oracle waits for a trainer that waits for it"
+    assert machine.add_batch({0: "the last"}) == [SendPlan(b"0", "the last")]
+    machine.outputs(b"0", ValidationOutputs(rank=0, step=0), [np.ones(7, np.float32)])
+    assert machine.need(b"0", early) == [] and machine.complete
+
+
 @dataclass
 class World:
     """Trainers that evaluate after every step, and the oracle's machine with what its process keeps."""
@@ -95,6 +112,8 @@ class World:
     batches: int
     rounds: int
     kept: list[Validation] = field(default_factory=list)
+    said: list[tuple[Trainer, Any, Any]] = field(default_factory=list)
+    """What has come in, which may come again."""
     seen: list[list[list[float]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -118,6 +137,14 @@ class World:
         self.start()
         for one in self.members:
             one.reset()
+
+    def hear(self, peer: bytes, message: Any, arrays: Any) -> None:
+        if message.step == self.rounds:  # it trains on
+            return
+        if isinstance(message, NeedValidation):
+            self.act(self.machine.need(peer, message))
+        else:
+            self.act(self.machine.outputs(peer, message, arrays))
 
     def act(self, actions: list[Any]) -> None:
         by_peer = {one.peer: one for one in self.members}
@@ -159,7 +186,7 @@ class World:
 @settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**32), trainers=st.integers(1, 3), batches=st.integers(1, 6), rounds=st.integers(1, 3))
 def test_every_batch_is_evaluated_once_whatever_is_lost(seed: int, trainers: int, batches: int, rounds: int) -> None:
-    """Connections break, the oracle is replaced; no trainer goes on before the outputs of all are in."""
+    """Connections break, messages come late, the oracle is replaced; no trainer goes on before all outputs are in."""
     world, faults, rng = World(trainers, batches, rounds), 4, random.Random(seed)
     for _ in range(3000):
         if world.over:
@@ -168,6 +195,7 @@ def test_every_batch_is_evaluated_once_whatever_is_lost(seed: int, trainers: int
         for one in world.members:
             moves += [("deliver", one)] * bool(one.sent) + [("take", one)] * bool(one.received)
             moves += [("evaluate", one)] * bool(one.waiting) + [("reset", one)] * bool(faults and one.step < rounds)
+        moves += [("late", None)] * bool(faults and world.said)
         moves += [("restart", None)] * bool(faults) + [("prepare", None)] * (not world.prepared)
         move, who = rng.choice(moves)
         match move:
@@ -175,12 +203,12 @@ def test_every_batch_is_evaluated_once_whatever_is_lost(seed: int, trainers: int
                 world.work()
             case "deliver":
                 peer, message, arrays = who.sent.popleft()
-                if message.step == rounds:  # it trains on
-                    continue
-                if isinstance(message, NeedValidation):
-                    world.act(world.machine.need(peer, message))
-                else:
-                    world.act(world.machine.outputs(peer, message, arrays))
+                world.hear(peer, message, arrays)
+                world.said.append((who, message, arrays))
+            case "late":
+                faults -= 1
+                who, message, arrays = rng.choice(world.said)
+                world.hear(who.peer, message, arrays)
             case "prepare":
                 world.prepare()
             case "restart":
