@@ -19,6 +19,7 @@ _RULE = re.compile(
     r"\s*(?P<column>.+?)\s*(?P<operator>>=|<=|==|!=|>|<)\s*"
     rf"(?P<value>{_VALUE})(\s+else\s+(?P<other>{_VALUE}))?\s*"
 )
+_WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 UNIX_TIMES = {"unix": 1, "unix-ms": 10**3, "unix-us": 10**6, "unix-ns": 10**9}
 """Units in a second of a time that is a number, by its `timeFormat`."""
 _RAW_FORMATS = ("auto", "csv", "tsv", "jsonl", "arrow", "parquet")
@@ -34,8 +35,9 @@ class LabelRule:
 
     column: str
     operator: Comparison
-    value: str | float
-    other: str | float | None = None
+    value: str | int | float
+    """A whole number is an int, which is exact however large it is."""
+    other: str | int | float | None = None
     """The only value for which the label is 0; None: it is 0 wherever the comparison does not hold."""
 
 
@@ -53,18 +55,32 @@ def label_rule(label: LabelColumn) -> LabelRule | None:
     value, other = _value(match["value"]), None if match["other"] is None else _value(match["other"])
     if isinstance(value, str) and match["operator"] not in ("==", "!="):
         raise ValueError(f"text is compared by == or != only, found {label.rule!r}")
-    if other is not None and (match["operator"] != "==" or type(other) is not type(value) or other == value):
+    if other is not None and (
+        match["operator"] != "==" or isinstance(other, str) is not isinstance(value, str) or other == value
+    ):
         raise ValueError(f"expected two texts or two numbers, such as answer == 'yes' else 'no', found {label.rule!r}")
     return LabelRule(match["column"], cast("Comparison", match["operator"]), value, other)
 
 
-def _value(text: str) -> str | float:
+def _value(text: str) -> str | int | float:
     if text[0] in "'\"":
         return text[1:-1]
     try:
-        return float(text)
+        return exact_number(text)
     except ValueError:
         raise ValueError(f"expected a number or a text in quotes, found {text!r}") from None
+
+
+def exact_number(text: str) -> int | float:
+    """A number as it is written: a whole one as an int, because a float holds only those below 2^53 exactly.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    number = float(text)
+    return int(number) if abs(number) < 2**64 and number.is_integer() else number
 
 
 def column_findings(data: DataConfig, model: ModelConfig) -> Iterator[tuple[str, str]]:

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.batch import Floats, Int64s, Lengths
-from bagpipe.config.column_rules import UNIX_TIMES, label_rule
+from bagpipe.config.column_rules import UNIX_TIMES, exact_number, label_rule
 from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
 from bagpipe.data import column_kernels as kernels
 from bagpipe.data.column_values import (
     EXACT,
+    MINUS,
     Floats64,
     Mask,
     Problems,
@@ -23,6 +24,7 @@ from bagpipe.data.column_values import (
     moments_of,
     numbers_of,
     plain,
+    sides_of,
 )
 from bagpipe.data.raw import BIN_OFFSET, Codes, Kind
 from bagpipe.data.transform import DenseStatistics
@@ -64,10 +66,11 @@ def label_cells(table: pa.Table, label: LabelColumn, problems: Problems) -> Floa
     problems.add(name, wrong | np.isnan(numbers), f"a number for the label (or a rule such as {name} == 'yes')", column)
     numbers = np.where(wrong | np.isnan(numbers), 0.0, numbers)
     if rule is not None and not isinstance(rule.value, str):
-        if isinstance(rule.other, float):
-            neither = (numbers != as_held(rule.value, column.type)) & (numbers != as_held(rule.other, column.type))
-            problems.add(name, neither, f"the label {rule.value:g} or {rule.other:g}", column)
-        return _compared(numbers, rule.operator, as_held(rule.value, column.type))
+        order = sides_of(column, numbers, rule.value)
+        if isinstance(rule.other, int | float):
+            neither = (order != 0) & (sides_of(column, numbers, rule.other) != 0)
+            problems.add(name, neither, f"the label {rule.value} or {rule.other}", column)
+        return _compared(order, rule.operator)
     if label.kind == "binary":
         problems.add(name, (numbers != 0) & (numbers != 1), "a label of 0 or 1 (or a rule)", column)
     elif label.kind == "count":
@@ -82,13 +85,19 @@ def _equal(column: Any, text: str) -> tuple[Mask, Mask]:
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         (number,), (wrong,) = numbers_of(pa.array([text], pa.string()))
         numbers, _ = numbers_of(column)
-        return np.asarray(numbers == as_held(number, kind)), ~np.isnan(numbers) & (not wrong)
+        value = float(number) if wrong or np.isnan(number) else exact_number(text.strip().replace(MINUS, "-"))
+        return sides_of(column, numbers, value) == 0, ~np.isnan(numbers) & (not wrong)
     if pa.types.is_boolean(kind):  # Python writes True, most others true.
         every[:], text = text.lower() in ("true", "false"), text.lower()
     return np.asarray(np.array(column.cast(pa.string()).to_pylist(), object) == text), every
 
 
-def _compared(numbers: Floats64, operator: str, value: float) -> Floats64:
+def _compared(sides: Floats64, operator: str) -> Floats64:
+    """1 where the comparison holds.
+
+    Args:
+        sides: of the cells, as `sides_of` tells them.
+    """
     compare = {
         ">=": np.greater_equal,
         "<=": np.less_equal,
@@ -97,7 +106,7 @@ def _compared(numbers: Floats64, operator: str, value: float) -> Floats64:
         ">": np.greater,
         "<": np.less,
     }[operator]
-    return np.asarray(compare(numbers, value), np.float64)
+    return np.asarray(compare(sides, 0.0), np.float64)
 
 
 def dense_cells(

@@ -6,6 +6,7 @@ for numbers also NaN.
 
 import datetime as dt
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -212,6 +213,35 @@ def as_held(number: float, kind: Any) -> float:
     return number
 
 
+def sides_of(column: Any, numbers: Floats64, value: float) -> Floats64:
+    """For each plain cell -1, 0 or 1: whether it is less than a number, equal to it or greater; NaN for a missing one.
+
+    Neighbouring integers from 2^53 are one float64. So cells whose float64 is that of such a number are compared
+    exactly, unless they are floats themselves.
+
+    Args:
+        numbers: the cells, as `numbers_of` gives them.
+        value: an int is compared as it is written.
+    """
+    held = as_held(float(value), column.type)
+    with np.errstate(invalid="ignore"):
+        sides = np.where(numbers == held, 0.0, np.sign(numbers - held))
+    if isinstance(value, int) and abs(held) >= EXACT and not pa.types.is_floating(column.type):
+        ties = np.flatnonzero(sides == 0)
+        different = column.take(pa.array(ties)).dictionary_encode()
+        exact = np.array([_side(cell, value) for cell in different.dictionary.to_pylist()], np.float64)
+        sides[ties] = exact[different.indices.to_numpy(zero_copy_only=False)]
+    return np.asarray(sides)
+
+
+def _side(cell: Any, value: int) -> float:
+    """Of a whole number that is written as text, or of a number; times, which are others' units, count as equal."""
+    if not isinstance(cell, str | int | Decimal):
+        return 0.0
+    number = Decimal(cell.strip().replace(MINUS, "-") if isinstance(cell, str) else cell)
+    return float((number > value) - (number < value))
+
+
 def _ticks(array: Any) -> tuple[Any, int, int]:
     """Points in time as whole numbers since 1970; microseconds are these, times the second, by the third."""
     if pa.types.is_date32(array.type):
@@ -241,8 +271,18 @@ def _number(cell: str | None) -> float:
         return np.inf
 
 
+_OTHER_FORMS = (
+    (r" ?(UTC|GMT)$", "Z"),  # The zone as a name, as BigQuery writes it.
+    (r"(:[0-9]{2}(\.[0-9]+)?) ([+-][0-9]{2}(:?[0-9]{2})?)$", r"\1\3"),  # The offset by itself, as Ruby writes it.
+    (r"(:[0-9]{2}\.[0-9]{6})[0-9]+(Z|[+-][0-9:]+)?$", r"\1\2"),  # Nanoseconds, as pandas and Java write them.
+)
+"""What Arrow does not read although it is one moment, and how it reads the same one, cut to the microsecond."""
+
+
 def moments_of(cells: Any, form: str) -> Any:
     """Texts as timestamps; a text that is none is missing.
+
+    A fraction of a second is cut to microseconds, so that no moment comes later than it is.
 
     Args:
         form: in the signs of strptime; empty: ISO 8601, all with a zone or all without one, as most of the texts.
@@ -256,9 +296,10 @@ def moments_of(cells: Any, form: str) -> Any:
             return pc.cast(text, kind)
         except pa.ArrowInvalid:
             continue
-    named = pc.replace_substring_regex(text, r" ?(UTC|GMT)$", "Z")
-    if not named.equals(text):  # The zone is written as a name, as BigQuery does.
-        return moments_of(named, "")
+    for written, as_arrow in _OTHER_FORMS:
+        rewritten = pc.replace_substring_regex(text, written, as_arrow)
+        if not rewritten.equals(text):
+            return moments_of(rewritten, "")
     found = [_moments_among(text, kind) for kind in kinds]
     return min(found, key=lambda moments: moments.null_count)
 

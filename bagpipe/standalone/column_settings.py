@@ -87,6 +87,11 @@ def label_rule(label: LabelColumn) -> LabelRule | None:
     raise NotImplementedError(f"label {label.name}: an export scores rows and reads no labels")
 
 
+def exact_number(text: str) -> int | float:
+    """Refuse, as `label_rule`: only rules have numbers to compare with."""
+    raise NotImplementedError(f"{text}: an export scores rows and reads no labels")
+
+
 def read_setting(kind: type[Setting], facts: Mapping[str, Any]) -> Setting:
     """One column's settings.
 

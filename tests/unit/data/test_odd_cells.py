@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import csv
 
-from bagpipe.config.columns import DenseColumn, SparseColumn
+from bagpipe.config.columns import DenseColumn, LabelColumn, SparseColumn
 from bagpipe.config.load import parse_job
-from bagpipe.data.column_cells import dense_cells, sparse_cells
-from bagpipe.data.column_values import Problems
+from bagpipe.data.column_cells import dense_cells, label_cells, sparse_cells
+from bagpipe.data.column_values import Problems, moments_of
 from bagpipe.data.dataset import open_dataset
 from bagpipe.data.suggest import Suggestion, suggest_job
 from bagpipe.data.written_lists import values_in
@@ -388,3 +388,57 @@ def test_moments_of_other_units_are_the_same_moments(tmp_path: Path) -> None:
     found = [x for batch in dataset.test_batches(64) for x in batch.dense_BF[:, 0].tolist()]
     epoch = dt.date(1970, 1, 1)
     assert found == [float(np.float32((day - epoch).days * 86_400e6)) for day in days[15:]]
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024-01-01 10:00:00.000000000+0200", "2024-01-01 08:00:00+00:00"),
+        ("2024-01-01 10:00:00.123456789 +0200", "2024-01-01 08:00:00.123456+00:00"),
+        ("2024-01-01T10:00:00 -03:30", "2024-01-01 13:30:00+00:00"),
+        ("2024-01-01T10:00:00.123456789Z", "2024-01-01 10:00:00.123456+00:00"),
+        ("2024-01-01 10:00:00.1234567 UTC", "2024-01-01 10:00:00.123456+00:00"),
+        ("2024-01-01 10:00:00.999999999", "2024-01-01 10:00:00.999999"),
+        ("2024-01-01 10:00:00.999999999+2", "None"),
+    ],
+)
+def test_nanoseconds_and_an_offset_by_itself_are_moments(text: str, moment: str) -> None:
+    """Each is cut to the microsecond, also beside a text that is none."""
+    assert str(moments_of(pa.array([text]), "")[0]) == moment
+    assert [str(found) for found in moments_of(pa.array([text, "soon", None]), "")] == [moment, "None", "None"]
+
+
+# ── rules on large integers ───────────────────────────────────────────────────────────────────────
+
+LARGE = 2**53
+IDS = [LARGE - 1, LARGE, LARGE + 1, LARGE + 2]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint64(), pa.string(), pa.decimal128(20, 0)])
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (f"x == {LARGE + 1}", [0, 0, 1, 0]),
+        (f"x != {LARGE}", [1, 0, 1, 1]),
+        (f"x > {LARGE}.0", [0, 0, 1, 1]),
+        (f"x >= {LARGE + 1}", [0, 0, 1, 1]),
+        (f"x < {LARGE + 1}", [1, 1, 0, 0]),
+        (f"x <= {LARGE}.5", [1, 1, 0, 0]),
+        (f"x == '{LARGE + 1}'", [0, 0, 1, 0]),
+    ],
+)
+def test_a_rule_compares_large_integers_exactly(kind: Any, rule: str, expected: list[int]) -> None:
+    """Neighbours from 2^53 are one float64, and were one value to a rule."""
+    cells = pa.array([str(number) for number in IDS]).cast(kind)
+    problems = Problems(np.zeros(len(IDS), np.bool_))
+    found = label_cells(pa.table({"x": cells}), LabelColumn("y", rule=rule), problems)
+    assert found.tolist() == expected and not problems.words
+
+
+def test_a_neighbour_of_a_large_integer_is_neither_of_two_labels() -> None:
+    """`else` names the only other value, and the line shows every digit."""
+    problems = Problems(np.zeros(len(IDS), np.bool_))
+    label = LabelColumn("y", rule=f"x == {LARGE + 1} else {LARGE}")
+    assert label_cells(pa.table({"x": IDS}), label, problems).tolist() == [0.0, 0.0, 1.0, 0.0]
+    assert problems.bad.tolist() == [True, False, False, True]
+    assert problems.words == f"column x: expected the label {LARGE + 1} or {LARGE}, found {LARGE - 1}"
