@@ -166,8 +166,13 @@ def _take_name(whole: Path, out: Path, *, overwrite: bool) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
     try:
-        out.rename(old / out.name)
-        whole.rename(out)
+        before = out.rename(old / out.name)
+        try:
+            whole.rename(out)
+        except BaseException:
+            if not out.exists():
+                before.rename(out)
+            raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
 

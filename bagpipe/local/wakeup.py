@@ -4,6 +4,7 @@ The interpreter writes a byte into a socket for every signal that has a handler;
 So a wait ends at once, even if the signal came just before it.
 """
 
+import math
 import select
 import signal
 import socket
@@ -34,7 +35,10 @@ class Wakeup:
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait until a signal has come since the last wait; False if none did in that time."""
-        if not select.select([self._reading], [], [], timeout_seconds)[0]:
+        # Not `select.select`, which takes no descriptor from 1024 on: the program around a run may have as many files.
+        poll = select.poll()
+        poll.register(self._reading, select.POLLIN)
+        if not poll.poll(math.ceil(1000 * timeout_seconds)):
             return False
         self._reading.recv(DRAIN_BYTES)
         return True

@@ -1,7 +1,9 @@
 """`--overwrite` deletes what `bagpipe data prepare` wrote, and nothing else, ever."""
 
+import errno
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +11,7 @@ from bagpipe.config.document import DataConfig
 from bagpipe.data.output import going_on, made_once, replacing
 from bagpipe.data.paper_formats import write_paper_format
 from bagpipe.data.prepare import prepare
-from bagpipe.errors import ConfigError
+from bagpipe.errors import BagpipeError, ConfigError
 
 
 def tree(folder):
@@ -40,6 +42,30 @@ def test_a_link_stays_one(way, tmp_path):
         assert (tmp_path / "link").is_symlink()
         assert (tmp_path / "real" / "part").read_text() == content
     assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
+@pytest.mark.parametrize("way", [replacing, partial(going_on, digest="ab")])
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_what_was_there_stays_where_nothing_takes_its_place(way, fault, tmp_path, monkeypatch):
+    """The old folder is moved out of the way before the new one takes its name, and was deleted if that failed."""
+    out, rename = tmp_path / "out", Path.rename
+    with way(out, overwrite=False) as folder:
+        (folder / "part").write_text("old")
+
+    def fail(source, target):
+        if target == out and (source / "part").read_text() == "new":
+            raise fault
+        return rename(source, target)
+
+    def replace():
+        with way(out, overwrite=True) as folder:
+            (folder / "part").write_text("new")
+            monkeypatch.setattr(Path, "rename", fail)
+
+    with pytest.raises((BagpipeError, OSError, KeyboardInterrupt)):
+        replace()
+    assert tree(out) == {"part": b"old"}
+    assert not list(tmp_path.glob(".out.old.*"))
 
 
 @pytest.mark.parametrize("way", [replacing, partial(going_on, digest="ab")])
