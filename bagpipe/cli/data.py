@@ -166,7 +166,21 @@ def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool, dask: tuple[str | N
     typer.echo(f"{prepared.folder}: {prepared.examples:,} examples, {len(prepared.info.tables)} tables")
     if prepared.info.bad_lines:
         typer.echo(f"skipped {prepared.info.bad_lines:,} malformed lines; the first: {prepared.info.first_bad}")
-    typer.echo(f"train on it with --set spec.data.path={prepared.folder} --set spec.data.format=parquet")
+    typer.echo(f"train on it with {' '.join(f'--set spec.data.{one}' for one in _to_train(spec, prepared.folder))}")
+    if spec.data.split_by != "order":
+        typer.echo(f"its rows are in the order of the raw ones, so its test part is not by {spec.data.split_by}")
+
+
+def _to_train(spec: "JobSpec", folder: Path) -> list[str]:
+    """What a job over raw data sets, and takes back, to train on the prepared data: what was for reading stays out."""
+    data = spec.data
+    taken_back = {
+        "columns=null": data.columns is not None,
+        "encoding=auto": data.encoding not in ("auto", "ids"),
+        "numericBins=none": data.numeric_bins != "none",
+        "splitBy=order": data.split_by != "order",
+    }
+    return [f"path={folder}", "format=parquet", *(one for one, needed in taken_back.items() if needed)]
 
 
 class _Progress:

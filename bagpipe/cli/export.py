@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
+from bagpipe.cli.predict import OTHER_FORMS
 from bagpipe.cli.values import local_path, need_current_folder, new_file
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def export(
     if table is not None and to is not None:
         if out is not None or dtype or all_rows or file_format != "score":
             raise ConfigError("--table writes one Parquet file: leave out OUT, --format, --dtype and --all-rows")
+        if to.suffix.lower() in OTHER_FORMS:
+            raise ConfigError(f"{to}: rows are written as Parquet; name it {to.with_suffix('.parquet')}")
         _vectors(newest(where, best=best), table, to)
         return
     if out is None:

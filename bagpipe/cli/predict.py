@@ -33,6 +33,8 @@ def predict(
 
     if best and is_export(where):
         raise ConfigError("--best: an export is one model; give a run directory")
+    if str(out) == "-":
+        raise ConfigError("--out -: scores are written as a Parquet file; name one, such as scores.parquet")
     if out.exists() and not overwrite:
         raise ConfigError(f"{out}: exists already; choose another name, or allow --overwrite")
     if out.suffix.lower() in OTHER_FORMS:

@@ -206,6 +206,27 @@ def open_dataset(
     return dataset
 
 
+def _check_prepared(data: DataConfig) -> None:
+    """Refuse settings for the reading of raw data.
+
+    Raises:
+        ConfigError: names those that the job has, and what takes them back.
+    """
+    found = {
+        "columns=null": data.columns is not None,
+        "encoding=auto": data.encoding not in ("auto", "ids"),
+        "numericBins=none": data.numeric_bins != "none",
+    }
+    given = [setting for setting, there in found.items() if there]
+    if given:
+        names = " and ".join(f"data.{setting.partition('=')[0]}" for setting in given)
+        back = " ".join(f"--set spec.data.{setting}" for setting in given)
+        raise ConfigError(
+            f"{names}: for raw data, and this is prepared Parquet, which has them in it; set them when preparing, and "
+            f"take them out of this job, or train with {back}"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class _Opener:
     """What every part of a job's data is opened with."""
@@ -225,11 +246,8 @@ class _Opener:
         files = () if data.format == "synthetic" else find_files(data.path)
         found = format_of(data, files)
         if found == "parquet":
-            if kept is None and (data.encoding not in ("auto", "ids") or data.numeric_bins != "none" or data.columns):
-                raise ConfigError(
-                    "data.encoding, data.numericBins and data.columns do not apply to prepared Parquet; set them when "
-                    "preparing"
-                )
+            if kept is None:
+                _check_prepared(data)
             return self._prepared(data, files, kept)
         raw = open_raw(data, found, files, self.seed, kept)
         if kept is not None:

@@ -126,6 +126,34 @@ def build_model(
     return built
 
 
+def rebuild_model(
+    config: ModelConfig,
+    layout: TableLayout,
+    num_dense: int,
+    num_labels: int,
+    seed: int,
+    *,
+    early: Constructed | None = None,
+) -> nn.Module:
+    """Build the dense model of a checkpoint, as `build_model`.
+
+    A job without `model` names a default one, which a loop with a model of its own never built: the tables need not
+    fit it, and then the model is what has to be named, not the tables that have to be changed.
+
+    Raises:
+        ConfigError: as `build_model`.
+    """
+    try:
+        return build_model(config, layout, num_dense, num_labels, seed, early=early)
+    except ConfigError as error:
+        if config.entrypoint is not None:
+            raise
+        raise ConfigError(
+            f"the checkpoint's job names model.name {config.name}, which cannot be built: give the model that was "
+            f"trained: a loop of your own names its class in spec.model.entrypoint of the job ({error})"
+        ) from error
+
+
 def check_model(config: ModelConfig) -> str:
     """Import the model and check that it takes the job's arguments, before there is data; returns where it was named.
 

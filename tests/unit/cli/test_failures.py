@@ -195,6 +195,10 @@ def test_scores_under_a_name_of_another_form_are_refused(tmp_path: Path, capsys:
     assert cli.run_command(["predict", str(tmp_path), "--data", "rows.csv", "--out", str(out)]) == 78
     assert capsys.readouterr().err == f"error: {out}: scores are written as Parquet; name it {tmp_path / 'q.parquet'}\n"
     assert not out.exists()
+    assert cli.run_command(["predict", str(tmp_path), "--data", "rows.csv", "--out", "-"]) == 78
+    assert capsys.readouterr().err.startswith("error: --out -: scores are written as a Parquet file; name one")
+    assert cli.run_command(["export", str(tmp_path), "--table", "item", "--to", str(out)]) == 78
+    assert capsys.readouterr().err == f"error: {out}: rows are written as Parquet; name it {tmp_path / 'q.parquet'}\n"
 
 
 @pytest.mark.parametrize(

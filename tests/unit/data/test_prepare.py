@@ -9,10 +9,14 @@ import tracemalloc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from bagpipe.cli.main import app
 from bagpipe.config.document import DataConfig, EmbeddingConfig
+from bagpipe.config.load import load_local_job
 from bagpipe.data import prepare as module
 from bagpipe.data import prepared_parts
+from bagpipe.data.dataset import open_dataset
 from bagpipe.data.prepare import prepare
 from bagpipe.errors import ConfigError
 from bagpipe.tables import Table
@@ -178,3 +182,32 @@ def test_progress_is_told_by_stage(criteo_file, tmp_path):
     ]
     assert all(0 <= fraction <= 1 for _, fraction in told)
     assert told[-1] == ("writing Parquet", 1.0)
+
+
+def test_the_job_that_prepared_trains_on_it_as_the_last_line_says(tmp_path, monkeypatch):
+    """What is for raw data is taken back, without which the run ended; the refusal itself says the same."""
+
+    def opened(settings):
+        spec = load_local_job(tmp_path / "job.yaml", settings).spec
+        return open_dataset(spec.data, spec.embedding, seed=1, work_dir=tmp_path / "work")
+
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{i % 2},{i % 5},2024-01-01 10:{i:02}:00\n" for i in range(40))
+    (tmp_path / "log.csv").write_text(f"y,item,at\n{rows}")
+    (tmp_path / "job.yaml").write_text(
+        "apiVersion: bagpipe.dev/v1alpha1\nkind: BagpipeJob\nmetadata: {name: j}\nspec:\n  data: {path: log.csv, "
+        "encoding: vocabulary, splitBy: time, testFraction: 0.25, columns: {labels: [{name: y}], sparse: "
+        "[{name: item}], time: at}}\n"
+    )
+    printed = CliRunner().invoke(app, ["data", "prepare", "job.yaml", "out"]).output
+    assert "its test part is not by time" in printed
+    (line,) = (line for line in printed.splitlines() if line.startswith("train on it with "))
+    settings = line.removeprefix("train on it with ").replace("--set ", "").split()
+    assert (opened(settings).num_train_examples, opened(settings).num_test_examples) == (30, 10)
+    expected = (
+        "data.columns and data.encoding: for raw data.*train with --set spec.data.columns=null --set "
+        "spec.data.encoding=auto$"
+    )
+    (tmp_path / "job.yaml").write_text((tmp_path / "job.yaml").read_text().replace("splitBy: time, ", ""))
+    with pytest.raises(ConfigError, match=expected):
+        opened(["spec.data.path=out"])

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from bagpipe.checkpoint.dense_files import DENSE_AVERAGE, DENSE_WEIGHTS, weights_in_use
-from bagpipe.errors import CheckpointError
+from bagpipe.config.model import ModelConfig
+from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.models.base import rebuild_model
 from bagpipe.standalone.tensors import check_weights
+from bagpipe.tables import Table, TableLayout
 
 
 def checkpoint(*names: str) -> Any:
@@ -38,3 +41,11 @@ def test_weights_of_another_model_are_refused_by_name(found: dict[str, torch.Ten
     check_weights("here", own, own)
     with pytest.raises(CheckpointError, match=f"here: {expected}; give the model that was trained.*entrypoint"):
         check_weights("here", own, found)
+
+
+def test_a_default_model_that_does_not_fit_the_tables_is_not_the_one_to_change() -> None:
+    """A loop registered its own model, over tables of two widths, in a job without `model`."""
+    layout = TableLayout.of([Table("a", 5, 4, ("a",)), Table("b", 5, 8, ("b",))])
+    expected = r"names model.name dlrm.*give the model that was trained.*spec.model.entrypoint.*tables of one width"
+    with pytest.raises(ConfigError, match=expected):
+        rebuild_model(ModelConfig(), layout, 1, 1, 0)
