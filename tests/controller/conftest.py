@@ -174,7 +174,10 @@ class World:
         if target is None or target["metadata"]["uid"] != deletion.uid:
             return
         if deletion.kind == "Pod":
-            self.delete_pod(target, force=deletion.force)
+            if deletion.force and self._kept_by_its_job(target):
+                target["metadata"]["deletionGracePeriodSeconds"] = 0
+            else:
+                self.delete_pod(target, force=deletion.force)
             return
         for pod in [p for p in self.pods() if p["metadata"]["ownerReferences"][0]["uid"] == deletion.uid]:
             self.delete_pod(pod)
@@ -184,6 +187,14 @@ class World:
             del self.objects[deletion.kind, deletion.name]
 
     # ── Kubernetes ───────────────────────────────────────────────────────────────────────────────
+
+    def _kept_by_its_job(self, pod: Raw) -> bool:
+        """Whether its Job's finalizer is on it, which goes when the pod has ended, or the Job has, or is deleted."""
+        uid = pod["metadata"]["ownerReferences"][0]["uid"]
+        owner = next((o for o in self.objects.values() if o["metadata"]["uid"] == uid), None)
+        going = owner is None or "deletionTimestamp" in owner["metadata"] or "foregroundDeletion" in self.finalizers
+        over = going or (owner or {})["status"].get("conditions")
+        return bool(pod["metadata"].get("finalizers")) and not over and pod["status"]["phase"] in ("Pending", "Running")
 
     def _controllers(self) -> None:
         for (kind, _), owner in list(self.objects.items()):
@@ -257,6 +268,8 @@ class World:
             ],
             "creationTimestamp": stamp(self.now),
         }
+        if owner["kind"] == "Job":
+            meta["finalizers"] = ["batch.kubernetes.io/job-tracking"]
         self.objects["Pod", name] = {
             "kind": "Pod",
             "metadata": meta,

@@ -289,6 +289,48 @@ def test_lost_node_frees_its_pods_by_force(world):
     assert not any(p["spec"].get("nodeName") == "dead" for p in w.live_pods("trainer"))
 
 
+def test_a_lost_node_with_all_trainers_and_the_oracle(world):
+    """Nobody is left to fail for want of a peer, and their Jobs keep the pods also when they are removed by force."""
+    w = world({"runPolicy": {"nodeLostSeconds": 30}}).run()
+    w.slow_deletion = True
+    for pod in (*w.live_pods("trainer"), *w.live_pods("oracle")):
+        pod["spec"]["nodeName"] = "dead"
+        taken = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+        pod["status"]["conditions"] = [taken]
+        w.delete_pod(pod)
+    w.after(61)
+    assert w.looked_at == {"dead"} and w.status["attempt"] == 0
+    w.lost_nodes = {"dead": w.now}
+    w.after(29)
+    assert w.status["attempt"] == 0
+    w.after(1)
+    assert (w.status["attempt"], w.status["disruptions"], w.status["restarts"]) == (1, 1, 0)
+    assert w.status["lastFailure"]["reason"] == "NodeLost"
+    for _ in range(3):
+        w.let_go().settle()
+    w.after(60).run()
+    assert w.is_true("Running") and all(p["spec"]["nodeName"] == "n1" for p in w.live_pods())
+
+
+@pytest.mark.parametrize("condition", ["FailureTarget", "Failed"])
+def test_a_job_remembers_a_mistake_whose_pod_is_gone(world, condition):
+    """Kubernetes says `FailureTarget` while the peers of the pod that ended with 78 still end: no new attempt."""
+    w = world().run()
+    batch = w.objects["Job", "j-trainers-0"]
+    words = "Container bagpipe for pod ns/j-trainers-0-1 failed with exit code 78 matching FailJob rule at index 0"
+    batch["status"]["conditions"] = [
+        {"type": condition, "status": "True", "reason": "PodFailurePolicy", "message": words}
+    ]
+    w.slow_deletion = True
+    mistaken, peer = w.pod("trainer", 1), w.pod("trainer", 0)
+    w.end(mistaken, 78)
+    w.delete_pod(mistaken, force=True)
+    w.delete_pod(peer)
+    w.end(peer, 143)
+    w.settle()
+    assert w.is_true("Failed") and w.status["attempt"] == 0 and w.condition("Failed")["reason"] == "BadConfig"
+
+
 def test_a_pod_that_was_never_scheduled_has_no_node_to_look_at(world):
     """The job waits for a deleted pod without a node like for any other, but looks at no node because of it."""
     w = world({"runPolicy": {"nodeLostSeconds": 30}}).run()

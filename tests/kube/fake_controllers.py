@@ -57,19 +57,23 @@ class FakeControllers:
 
     def _jobs(self) -> Iterator[Callable[[], None]]:
         for key, owner in self.of("Job"):
-            done = bool((owner.get("status") or {}).get("conditions"))
-            if done or "deletionTimestamp" in owner["metadata"]:
+            said = {c["type"] for c in (owner.get("status") or {}).get("conditions") or ()}
+            if said & {"Complete", "Failed"} or "deletionTimestamp" in owner["metadata"]:
                 continue
             mine = self.pods(owner)
+            if said:  # What it will be is said at once, and that it is so when no pod of it is still ending.
+                if not any(_is_going(p) for p in mine):
+                    yield self._say(key, "Failed" if "FailureTarget" in said else "Complete")
+                continue
             if owner["spec"].get("suspend"):
                 yield from (self._tell_to_go(p) for p in mine if _stays(p))
                 continue
             failed = [p for p in mine if p["status"]["phase"] == "Failed"]
             count = owner["spec"]["completions"]
             if failed:
-                yield self._finish(key, "Failed", [p for p in mine if _stays(p)])
+                yield self._finish(key, "FailureTarget", [p for p in mine if _stays(p)])
             elif sum(p["status"]["phase"] == "Succeeded" for p in mine) == count:
-                yield self._finish(key, "Complete", [])
+                yield self._finish(key, "SuccessCriteriaMet", [])
             else:
                 taken = {p["metadata"]["labels"][names.LABEL_COMPLETION_INDEX] for p in mine}
                 for index in sorted({str(i) for i in range(count)} - taken):
@@ -98,8 +102,15 @@ class FakeControllers:
         def act() -> None:
             for pod in rest:
                 self._tell_to_go(pod)()
+            self._say(key, condition)()
+
+        return act
+
+    def _say(self, key: Key, condition: str) -> Callable[[], None]:
+        def act() -> None:
             raw = self.api.objects[key]
-            conditions = [{"type": condition, "status": "True", "reason": "x", "message": ""}]
+            before = (raw.get("status") or {}).get("conditions") or ()
+            conditions = [*before, {"type": condition, "status": "True", "reason": "x", "message": ""}]
             self.api.put("Job", {**raw, "status": {"conditions": conditions}})
 
         return act
@@ -125,9 +136,20 @@ class FakeControllers:
             if "deletionTimestamp" in pod["metadata"]:
                 if pod["metadata"]["name"] in self.slow:
                     continue
-                yield lambda key=key: self.api.remove(key)  # type: ignore[misc]
+                if self._is_tracked(pod) and pod["status"]["phase"] in LIVING:
+                    yield self.state(pod, "Failed", 143)
+                elif not self._is_tracked(pod):
+                    yield lambda key=key: self.api.remove(key)  # type: ignore[misc]
             elif pod["status"]["phase"] == "Pending":
                 yield self.state(pod, "Running")
+
+    def _is_tracked(self, pod: Raw) -> bool:
+        """Whether a Job keeps the pod by its finalizer: until it has counted its end, or is over itself, or deleted."""
+        uid = pod["metadata"]["ownerReferences"][0]["uid"]
+        owner = next((raw for _, raw in self.of("Job") if raw["metadata"]["uid"] == uid), None)
+        if owner is None or "deletionTimestamp" in owner["metadata"] or owner["spec"].get("suspend"):
+            return False
+        return not (owner.get("status") or {}).get("conditions")
 
     def state(self, pod: Raw, phase: str, code: int | None = None, words: str = "") -> Callable[[], None]:
         """The pod's phase, ready if it runs, and how its container ended."""
@@ -180,3 +202,7 @@ class FakeControllers:
 
 def _stays(pod: Raw) -> bool:
     return pod["status"]["phase"] in LIVING and "deletionTimestamp" not in pod["metadata"]
+
+
+def _is_going(pod: Raw) -> bool:
+    return pod["status"]["phase"] in LIVING and "deletionTimestamp" in pod["metadata"]

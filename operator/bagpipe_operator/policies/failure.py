@@ -86,7 +86,9 @@ def _permanent(job: Job, status: Status, observed: Observed, pods: Iterable[Pod]
             reason = Reason.BAD_CONFIG if pod.exit_code == Exit.BAD_CONFIG else Reason.BAD_DATA
             return Fail(reason=reason, message=describe(pod), cause=pod)
     for role in (Role.ORACLE, Role.TRAINER):  # The pod itself may be gone: its Job remembers.
-        condition = job_condition(observed.batch_job(job.name, role, status.attempt), "Failed")
+        batch = observed.batch_job(job.name, role, status.attempt)
+        # `FailureTarget` says so first: `Failed` follows only once all of its pods have ended.
+        condition = job_condition(batch, "Failed") or job_condition(batch, "FailureTarget")
         if condition and condition.get("reason") == "PodFailurePolicy":
             code = re.search(r"exit code (\d+)", condition.get("message") or "")
             reason = Reason.BAD_DATA if code and int(code[1]) == Exit.BAD_DATA else Reason.BAD_CONFIG
@@ -133,7 +135,7 @@ def _planned(job: Job, status: Status, observed: Observed, pods: tuple[Pod, ...]
         if ended.get("reason") == "DeadlineExceeded":  # We set none: a policy of the cluster, or a person, did.
             message = f"Kubernetes ended the {role}'s Job at an activeDeadlineSeconds that is not the operator's"
             return Restart(reason=Reason.POD_LOST, message=message, count=Count.DISRUPTION, crashes=crashes)
-    failed = tuple(p for p in pods if p.role is not Role.SERVER and p.phase == "Failed")
+    failed = tuple(p for p in pods if p.role is not Role.SERVER and (p.phase == "Failed" or _given_up(p, observed)))
     lost = [
         role
         for role in (Role.TRAINER, Role.ORACLE)
@@ -141,6 +143,16 @@ def _planned(job: Job, status: Status, observed: Observed, pods: tuple[Pod, ...]
         and not any(p.role is role for p in failed)
     ]
     return _explained(pods, failed, lost, running, crashes) if failed or lost else None
+
+
+def _given_up(pod: Pod, observed: Observed) -> bool:
+    """Whether a pod on a lost node was removed by force (see `teardown.overdue`) and a finalizer keeps it.
+
+    A Job takes its finalizer off a pod that has failed, which no kubelet is there to say, or when it is deleted itself.
+    Where no peer on another node fails for want of this pod, nothing else would ever end the attempt.
+    """
+    forced = pod.deleted_at is not None and pod.grace_seconds == 0
+    return forced and not pod.ended and bool(pod.finalizers) and pod.node in observed.lost_nodes
 
 
 def _explained(
