@@ -257,11 +257,13 @@ def write(found: str) -> None:
     page = TARGET.read_text()
     old = page.partition(BEGIN)[2].partition(END)[0].splitlines()
     rows = {_kind(line): line for line in (*old, found) if line.startswith("|") and line not in HEAD}
-    TARGET.write_text(with_part(page, BEGIN, END, [*HEAD, *(rows[kind] for kind in JOBS if kind in rows)]))
+    lines = [line for kind in JOBS for what, line in rows.items() if what.startswith(kind)]
+    TARGET.write_text(with_part(page, BEGIN, END, [*HEAD, *lines]))
 
 
 def _kind(line: str) -> str:
-    return line.split("|")[1].rsplit(maxsplit=1)[-1]
+    """What jobs a row is of, without their number: `running`, or `suspended, all new`."""
+    return line.split("|")[1].strip().partition(" ")[2]
 
 
 if __name__ == "__main__":
