@@ -30,6 +30,9 @@ _DIGESTS = ("data", "modelDigest")
 DIGEST_LETTERS = 12
 """Of each digest so many are shown; `--json` has them whole."""
 
+SECTION_LETTERS = 60
+"""Of a section that only some of the runs have so many are shown; `--json` has it whole."""
+
 
 def compare(
     runs: Annotated[
@@ -63,8 +66,8 @@ def compare(
 def comparison_lines(found: "Comparison") -> Iterator[str]:
     """The table, a column for each run, and below it what the table means."""
     rows: list[tuple[str, Sequence[str] | None]] = []
-    rows.append(("settings that differ" if found.settings else "all settings are equal", None))
-    rows += [(f"  {name}", [_setting(v) for v in values]) for name, values in found.settings.items()]
+    rows.append(("settings that differ" if found.sections else "all settings are equal", None))
+    rows += [(f"  {name}", [_section(v) for v in values]) for name, values in found.sections.items()]
     if found.versions:
         rows.append(("versions that differ", None))
         rows += [(f"  {name}", [_setting(v) for v in values]) for name, values in found.versions.items()]
@@ -99,6 +102,16 @@ def _title(name: str) -> str:
     if name.startswith("validation.best.") and name not in _TITLES:
         return f"best validation {name.removeprefix('validation.best.')}"
     return _TITLES.get(name, name)
+
+
+def _section(value: Any) -> str:
+    """A setting, or a section in a few words: lists by how many they are, and so much as a column has room for."""
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        return f"{len(value):,} given"
+    if not isinstance(value, dict):
+        return _setting(value)
+    words = ", ".join(f"{name}: {_section(one)}" for name, one in value.items()) or "as by default"
+    return words if len(words) <= SECTION_LETTERS else f"{words[: SECTION_LETTERS - 3]}..."
 
 
 def _setting(value: Any) -> str:

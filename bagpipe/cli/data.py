@@ -214,6 +214,11 @@ def describe(job: JobFile, overrides: Overrides = None) -> None:
     """Read the job's data once and print rows, tables, skew and malformed lines."""
     from bagpipe.config.load import load_local_job
     from bagpipe.data.describe import describe as read
+    from bagpipe.local.beginning import check_reading
 
     spec = load_local_job(job, overrides or ()).spec
     typer.echo(str(read(spec.data, seed=spec.seed)))
+    try:
+        check_reading(spec.data)
+    except ConfigError as error:  # The data can be described nonetheless.
+        typer.echo(f"a run of this job would be refused: {error}", err=True)

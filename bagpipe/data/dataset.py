@@ -19,7 +19,15 @@ from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.encoded import Counted, EncodedSource, Progress, count_examples
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile, find_files
-from bagpipe.data.formats import Format, choose_encoding, format_of, found_tables, open_raw, prepared_tables
+from bagpipe.data.formats import (
+    Format,
+    check_prepared,
+    choose_encoding,
+    format_of,
+    found_tables,
+    open_raw,
+    prepared_tables,
+)
 from bagpipe.data.found_tables import layout_of
 from bagpipe.data.order import EpochOrder, batches_of_epoch
 from bagpipe.data.prepare import data_digest, prepared_cache, stated_transform
@@ -27,7 +35,7 @@ from bagpipe.data.prepared import PreparedSource, read_info, with_report
 from bagpipe.data.raw import RawSource
 from bagpipe.data.split import Range, Ranges, check_parts, far_from_asked, sizes_of
 from bagpipe.data.transform import Transform
-from bagpipe.errors import ConfigError, DataError
+from bagpipe.errors import DataError
 from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 from bagpipe.tables import TableLayout
 
@@ -206,27 +214,6 @@ def open_dataset(
     return dataset
 
 
-def _check_prepared(data: DataConfig) -> None:
-    """Refuse settings for the reading of raw data.
-
-    Raises:
-        ConfigError: names those that the job has, and what takes them back.
-    """
-    found = {
-        "columns=null": data.columns is not None,
-        "encoding=auto": data.encoding not in ("auto", "ids"),
-        "numericBins=none": data.numeric_bins != "none",
-    }
-    given = [setting for setting, there in found.items() if there]
-    if given:
-        names = " and ".join(f"data.{setting.partition('=')[0]}" for setting in given)
-        back = " ".join(f"--set spec.data.{setting}" for setting in given)
-        raise ConfigError(
-            f"{names}: for raw data, and this is prepared Parquet, which has them in it; set them when preparing, and "
-            f"take them out of this job, or train with {back}"
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class _Opener:
     """What every part of a job's data is opened with."""
@@ -247,7 +234,7 @@ class _Opener:
         found = format_of(data, files)
         if found == "parquet":
             if kept is None:
-                _check_prepared(data)
+                check_prepared(data)
             return self._prepared(data, files, kept)
         raw = open_raw(data, found, files, self.seed, kept)
         if kept is not None:

@@ -58,6 +58,32 @@ def is_prepared(file: InputFile) -> bool:
     return True
 
 
+def settings_for_raw(data: DataConfig) -> list[str]:
+    """The settings that a job has for the reading of raw data, as `--set spec.data.` takes each of them back."""
+    found = {
+        "columns=null": data.columns is not None,
+        "encoding=auto": data.encoding not in ("auto", "ids"),
+        "numericBins=none": data.numeric_bins != "none",
+    }
+    return [setting for setting, there in found.items() if there]
+
+
+def check_prepared(data: DataConfig) -> None:
+    """Refuse settings for the reading of raw data in a job over prepared data.
+
+    Raises:
+        ConfigError: names those that the job has, and what takes them back.
+    """
+    given = settings_for_raw(data)
+    if given:
+        names = " and ".join(f"data.{setting.partition('=')[0]}" for setting in given)
+        back = " ".join(f"--set spec.data.{setting}" for setting in given)
+        raise ConfigError(
+            f"{names}: for raw data, and this is prepared Parquet, which has them in it; set them when preparing, and "
+            f"take them out of this job, or train with {back}"
+        )
+
+
 def detect_format(files: Sequence[InputFile], stated: str) -> Format:
     """The format of the files; `stated` is `data.format`.
 

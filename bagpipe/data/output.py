@@ -49,7 +49,10 @@ def check_output(out: Path, sources: Sequence[str], *, overwrite: bool) -> None:
     if not out.is_dir():
         raise ConfigError(f"{out}: is a file; choose a folder that does not exist yet")
     if not overwrite:
-        raise ConfigError(f"{out}: exists already; choose another folder or allow overwriting")
+        raise ConfigError(
+            f"{out}: expected a folder that does not exist yet, and it exists already; choose another, or replace it "
+            "with --overwrite"
+        )
     inside = next((s for s in sources if not is_url(s) and Path(s).resolve().is_relative_to(out.resolve())), None)
     if inside is not None:
         raise ConfigError(f"{out}: holds {inside}, which is being read; choose another folder. Nothing was changed")

@@ -220,8 +220,23 @@ def _check_empty(out: Path) -> None:
     Raises:
         ConfigError: it does.
     """
-    if out.exists() and (not out.is_dir() or any(entry.name != DRAFT for entry in out.iterdir())):
-        raise ConfigError(f"{out}: expected an empty directory to export to; choose another")
+    if not os.path.lexists(out):
+        return
+    if not out.is_dir():
+        raise ConfigError(f"{out}: expected an empty directory to export to, found {_what(out)}; choose another name")
+    found = sorted(entry.name for entry in out.iterdir() if entry.name != DRAFT)
+    if found:
+        more = f" and {len(found) - 1:,} more" if len(found) > 1 else ""
+        raise ConfigError(
+            f"{out}: expected an empty directory to export to, found {found[0]}{more} in it; choose another, or "
+            "delete this one"
+        )
+
+
+def _what(place: Path) -> str:
+    if place.is_symlink() and not place.exists():
+        return "a link to nothing"
+    return "a file"
 
 
 @contextmanager

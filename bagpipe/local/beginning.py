@@ -14,7 +14,7 @@ from bagpipe.data.column_cells import label_source
 from bagpipe.data.column_files import table_format, table_schema
 from bagpipe.data.columns import all_columns, check_columns, kinds_in, wanted_columns
 from bagpipe.data.files import find_files
-from bagpipe.data.formats import is_prepared
+from bagpipe.data.formats import check_prepared, is_prepared, settings_for_raw
 from bagpipe.errors import ConfigError
 from bagpipe.local.model_source import check_model_source
 from bagpipe.metrics.validations import check_watched_figures
@@ -84,10 +84,15 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
         trained: a model was trained on these columns, so a missing column is a mistake of the data, not of the job.
 
     Raises:
-        ConfigError: names the column, the file and the nearest column that is there.
+        ConfigError: names the column, the file and the nearest column that is there; or the data is prepared, and the
+            job says how raw data is read.
         DataError: a path does not exist, or its first file is no table; where a model was trained, also the former.
     """
-    if data.format == "synthetic" or data.columns is None:
+    if data.format == "synthetic":
+        return
+    if not trained:
+        check_reading(data)
+    if data.columns is None:
         return
     for paths in (data.path, paths_in(data.validation), paths_in(data.test)):
         if not paths or any_url(paths):
@@ -102,3 +107,17 @@ def check_header(data: DataConfig, *, trained: bool = False) -> None:
         check_columns(first.name, schema, names, all_columns(data.columns), trained=trained, labels=labels)
         if not trained:
             kinds_in(first.name, data.columns, schema, ids=data.encoding == "ids")
+
+
+def check_reading(data: DataConfig) -> None:
+    """Refuse settings for raw data over prepared data. Data of its own for tests is read as the training data is.
+
+    Raises:
+        ConfigError: names the settings, and what takes them back.
+        DataError: a path does not exist.
+    """
+    if not settings_for_raw(data) or not data.path or any_url(data.path):
+        return
+    first = next((file for file in find_files(data.path) if file.size), None)
+    if first is not None and is_prepared(first):
+        check_prepared(data)

@@ -36,6 +36,8 @@ class Comparison:
     """Settings that are not the same in all runs, by their dotted names, in the order of the job document."""
     figures: Mapping[str, Sequence[Any]]
     """All figures that a run has, also where they are equal (docs/figures.md)."""
+    sections: Mapping[str, Sequence[Any]]
+    """`settings` for people: a section that not all runs have is one entry, without what is a default in it."""
     versions: Mapping[str, Sequence[Any]]
     """Versions of bagpipe, Python and libraries that are not the same in all runs that tell theirs, by name."""
 
@@ -82,6 +84,7 @@ def compare(runs: Sequence[Path]) -> Comparison:
         tuple(names if len(set(names)) == len(names) else map(str, runs)),
         {name: values for name, values in settings.items() if any(one != values[0] for one in values)},
         figures,
+        dict(_differences(specs, "")),
         {name: values for name, values in versions.items() if len({one for one in values if one is not None}) > 1},
     )
 
@@ -114,6 +117,44 @@ def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
             yield from _flat(one, f"{path}[{at}]")
     elif value is not None:
         yield path, msgspec.to_builtins(value)
+
+
+def _differences(values: Sequence[Any], path: str) -> Iterator[tuple[str, list[Any]]]:
+    """What differs between the values, in the order of the job document; a section that one of them lacks is whole."""
+    if all(one == values[0] for one in values):
+        return
+    first = values[0]
+    if isinstance(first, msgspec.Struct) and all(type(one) is type(first) for one in values):
+        for field in msgspec.structs.fields(first):
+            found = [getattr(one, field.name) for one in values]
+            yield from _differences(found, f"{path}.{field.encode_name}".removeprefix("."))
+    elif all(isinstance(one, Mapping) and one for one in values):
+        for name in dict.fromkeys(name for one in values for name in one):
+            yield from _differences([one.get(name) for one in values], f"{path}.{name}")
+    elif all(_is_list_of_sections(one) for one in values):
+        for at in range(max(map(len, values))):
+            yield from _differences([one[at] if at < len(one) else None for one in values], f"{path}[{at}]")
+    else:
+        yield path, [_without_defaults(one) for one in values]
+
+
+def _is_list_of_sections(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(one, msgspec.Struct) for one in value)
+
+
+def _without_defaults(value: Any) -> Any:
+    """A setting as plain data, without what a document would not need to say."""
+    if isinstance(value, msgspec.Struct):
+        given = {}
+        for field in msgspec.structs.fields(value):
+            factory = field.default_factory
+            default = field.default if factory is msgspec.NODEFAULT else factory()
+            if (one := getattr(value, field.name)) != default:
+                given[field.encode_name] = _without_defaults(one)
+        return given
+    if isinstance(value, list | tuple):
+        return [_without_defaults(one) for one in value]
+    return msgspec.to_builtins(value)
 
 
 def _figures_of(run: Path, spec: JobSpec, summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bagpipe.config.document import JobSpec
 from bagpipe.data.found_tables import column_tables, layout_of
-from bagpipe.errors import BagpipeError
+from bagpipe.errors import BagpipeError, ConfigError
 from bagpipe.models.base import Constructed, construct, constructor_arguments, find_model
 from bagpipe.tables import TableLayout
 
@@ -40,6 +40,14 @@ def early_model(spec: JobSpec) -> Constructed | None:
         return None
     try:
         return construct(spec.model, spec.seed, **known)
+    except ConfigError as error:
+        if spec.model.entrypoint is not None:
+            raise
+        # Whether a checkpoint is continued or evaluated is not known yet, so the line says what to do in both cases.
+        raise ConfigError(
+            f"{error}; or, if a loop of your own has trained another model here, name its class in "
+            "spec.model.entrypoint of the job"
+        ) from error
     except _OF_THE_CODE:
         raise
     except Exception:  # a ValueError, say: the number of rows that was made up may have led to it

@@ -70,6 +70,22 @@ def test_settings_that_differ_and_no_others(make_run: MakeRun) -> None:
     }  # fmt: skip
 
 
+def test_a_section_that_one_run_lacks_is_one_row(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table shows no default of it; `--json` has every setting. In a section that both have, each one is a row."""
+    one = make_run("one")
+    columns = "data.columns={labels: [{name: y}], sparse: [{name: u}, {name: i}]}"
+    two, three = (make_run(name, "data.format=csv", columns, *more) for name, more in [
+        ("two", []), ("three", ["data.columns.sparse[1].column=item", "optimizer.lr=0.1"]),
+    ])  # fmt: skip
+    assert cli.run_command(["compare", str(one), str(two)]) == 0
+    table = capsys.readouterr().out.partition("figures")[0]
+    assert re.search(r"\n  data.columns +none +labels: 1 given, sparse: 2 given\n", table)
+    assert len(table.splitlines()) == 4, table
+    assert compare([one, two]).settings["data.columns.sparse[1].name"] == [None, "i"]
+    assert list(compare([two, three]).sections) == ["data.columns.sparse[1].column", "optimizer.lr"]
+    assert compare([one, one]).sections == {}
+
+
 def test_figures_of_each_run(make_run: MakeRun) -> None:
     """Figures are those of the summaries; the time of a step follows from batch and speed."""
     tasks = {"examples": 800, "tasks": {"click": {"auc": 0.7}, "buy": {"auc": 0.6}}}

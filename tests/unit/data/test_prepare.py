@@ -1,6 +1,7 @@
 """Prepared Parquet reads as the raw text does, appears whole or not at all, and needs constant memory."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_a_second_run_reuses_the_cache_and_a_changed_file_does_not(criteo_file, 
 def test_prepare_never_overwrites_unless_told(criteo_file, tmp_path):
     data = DataConfig(path=str(criteo_file))
     prepare(data, tmp_path / "out")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="exists already; choose another, or replace it with --overwrite"):
         prepare(data, tmp_path / "out")
     assert prepare(data, tmp_path / "out", overwrite=True).examples == 200
     with pytest.raises(ConfigError, match="prepared already"):
@@ -211,3 +212,7 @@ def test_the_job_that_prepared_trains_on_it_as_the_last_line_says(tmp_path, monk
     (tmp_path / "job.yaml").write_text((tmp_path / "job.yaml").read_text().replace("splitBy: time, ", ""))
     with pytest.raises(ConfigError, match=expected):
         opened(["spec.data.path=out"])
+    for command in (["run", "job.yaml", "--check"], ["data", "describe", "job.yaml"]):
+        told = CliRunner().invoke(app, [*command, "--set", "spec.data.path=out"])
+        assert re.search(expected.removesuffix("$"), f"{told.exception} {told.output}"), command
+    assert "would be refused" not in CliRunner().invoke(app, ["data", "describe", "job.yaml"]).output

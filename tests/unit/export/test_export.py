@@ -27,7 +27,7 @@ from bagpipe.config.model import MODEL_SETTINGS
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, DataError, ExitCode, StorageError
 from bagpipe.export.predict import predict as predict_any
 from bagpipe.export.tables import load_tables
-from bagpipe.export.write import _all_or_nothing, export_model, load_export
+from bagpipe.export.write import _all_or_nothing, _check_empty, export_model, load_export
 from bagpipe.interactive.run import Run
 from bagpipe.rows.initial import initial_rows, row_scale
 from bagpipe.standalone import column_settings, plain_kernels
@@ -260,10 +260,13 @@ def test_an_export_that_was_killed_blocks_nothing_and_a_second_one_at_once_is_re
 def test_an_export_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
     """It was whole between the first look at the folder and the moment when the folder became this process's."""
     (tmp_path / "model.json").write_text("the other's")
-    with pytest.raises(ConfigError, match="expected an empty directory to export to"), _all_or_nothing(tmp_path):
+    expected = f"{tmp_path}: expected an empty directory to export to, found model.json in it; choose another"
+    with pytest.raises(ConfigError, match=expected), _all_or_nothing(tmp_path):
         pytest.fail("the body of a second export was run")
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.json"]
     assert (tmp_path / "model.json").read_text() == "the other's"
+    with pytest.raises(ConfigError, match="export to, found a file; choose another name"):
+        _check_empty(tmp_path / "model.json")
 
 
 def test_a_model_that_needs_what_an_export_lacks_is_refused_by_name(

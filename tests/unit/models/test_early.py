@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bagpipe.config.document import Job, JobSpec
+from bagpipe.config.model import ModelConfig
 from bagpipe.errors import ConfigError
 from bagpipe.models.base import build_model
 from bagpipe.models.early import early_model
@@ -108,6 +109,14 @@ def test_a_mistake_in_a_constructor_does_not_wait_for_the_data() -> None:
         early_model(spec_of("Shaped", args={"fault": "name"}))
     with pytest.raises(ConfigError, match="no argument 'falt'"):
         early_model(spec_of("Shaped", args={"falt": "name"}))
+
+
+def test_a_default_model_that_does_not_fit_the_tables_may_be_of_no_loop() -> None:
+    """A job without `model` may be that of a loop of one's own: the line names the setting that says which model."""
+    tables = [TABLE | {"featureNames": ["u"]}, TABLE | {"name": "i", "embeddingDim": 8, "featureNames": ["i"]}]
+    spec = msgspec.structs.replace(spec_of("Shaped", embedding={"tables": tables}), model=ModelConfig())
+    with pytest.raises(ConfigError, match=r"expected tables of one width.*its class in spec.model.entrypoint"):
+        early_model(spec)
 
 
 def test_what_the_rows_may_be_the_reason_of_does() -> None:
