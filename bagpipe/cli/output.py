@@ -47,16 +47,23 @@ class _Named(io.FileIO):
 
 
 def name_stdout() -> None:
-    """From now on an error of standard output says that it is one. Called before anything is printed."""
+    """From now on an error of standard output says that it is one; a letter that its encoding lacks is printed escaped.
+
+    Called before anything is printed.
+    """
     stream = sys.stdout
     if stream is sys.__stdout__ and isinstance(stream, io.TextIOWrapper):
         sys.stdout = sys.__stdout__ = io.TextIOWrapper(  # type: ignore[misc]  # the buffer's own stream is a subclass
             io.BufferedWriter(_Named(stream.fileno(), "w", closefd=False)),
             encoding=stream.encoding,
-            errors=stream.errors,
+            errors="backslashreplace" if stream.errors == "strict" or not _is_utf8(stream) else stream.errors,
             line_buffering=stream.line_buffering,
             write_through=stream.write_through,
         )
+
+
+def _is_utf8(stream: io.TextIOWrapper) -> bool:
+    return stream.encoding.lower().replace("_", "-") in ("utf-8", "utf8")
 
 
 def outlive_reader() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PROXY = ": is it behind a proxy?"
 
 
 class ClusterError(BagpipeError):
@@ -46,10 +48,17 @@ def told(errors: type[Exception], namespace: str, what: str | None) -> Iterator[
 
     if not _NAME.fullmatch(what or ""):
         raise ConfigError(f"NAME: expected lowercase letters, digits, '-' and '.', found {(what or '')[:60]!r}")
+    if not _NAMESPACE.fullmatch(namespace):
+        raise ConfigError(
+            f"the namespace, of --namespace or of the kubeconfig's context: expected at most 63 lowercase letters, "
+            f"digits and '-', found {namespace[:80]!r}"
+        )
     try:
         yield
     except errors as error:
         raise _meaning(error, namespace, what) from None
+    except UnicodeDecodeError as error:
+        raise ClusterError(f"{what}: expected text from the API server, found {error.object[:60]!r}{_PROXY}") from None
     except urllib3.exceptions.HTTPError as error:
         raise ClusterError(f"{what}: the API server cannot be reached: {error}") from None
 
@@ -88,8 +97,22 @@ def _no_such_kind(message: str) -> bool:
 
 def items_of(answer: Any) -> list[Mapping[str, Any]]:
     """Of a list that was asked for as it is."""
-    try:
-        items: list[Mapping[str, Any]] = json.loads(answer.data)["items"]
-    except (TypeError, ValueError, KeyError):
-        raise ClusterError(f"expected a list from the API server, found {answer.data[:60]!r}") from None
+    items = _object_of(answer, "a list").get("items")
+    if not isinstance(items, list):
+        raise ClusterError(f"expected a list from the API server, found {answer.data[:60]!r}{_PROXY}")
     return items
+
+
+def data_of(answer: Any) -> dict[str, str]:
+    """Of a ConfigMap that was asked for as it is."""
+    return dict(_object_of(answer, "a ConfigMap").get("data") or {})
+
+
+def _object_of(answer: Any, kind: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(answer.data)
+    except ValueError:
+        found = None
+    if not isinstance(found, Mapping):
+        raise ClusterError(f"expected {kind} from the API server, found {answer.data[:60]!r}{_PROXY}")
+    return found

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +49,37 @@ def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str]:
     `$KUBECONFIG` is read now: the package itself reads it once, when it is imported, which in a notebook is long ago.
     """
     account = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+    options = _options(kubernetes)
     try:
         file = os.environ.get("KUBECONFIG") or None
-        api = kubernetes.config.new_client_from_config(config_file=file, context=context)
+        api = kubernetes.config.new_client_from_config(config_file=file, context=context, client_configuration=options)
         known, active = kubernetes.config.list_kube_config_contexts(config_file=file)
         chosen = next((one for one in known if one["name"] == context), active)
         return api, (chosen.get("context") or {}).get("namespace") or "default"
     except kubernetes.config.ConfigException as error:
-        if not account.exists():
-            raise ConfigError(f"no cluster: {error}; set $KUBECONFIG") from None
-    kubernetes.config.load_incluster_config()
-    return kubernetes.client.ApiClient(), account.read_text().strip()
+        if context is not None or not account.exists():  # A context that was asked for is not the pod's own account.
+            words = " ".join(str(error).split())
+            raise ConfigError(f"no cluster: {words}; set $KUBECONFIG, or name a context of it") from None
+    kubernetes.config.load_incluster_config(client_configuration=options)
+    return kubernetes.client.ApiClient(configuration=options), account.read_text().strip()
+
+
+def _options(kubernetes: Any) -> Any:
+    """The package's settings, with requests that end.
+
+    It would ask four times, each with the whole time that a request has, and stay as long as an answer's `Retry-After`
+    says. A connection that nothing comes from is asked whether it is there: a log that is followed may be silent.
+    """
+    import urllib3
+    from urllib3.connection import HTTPConnection
+
+    options = type.__call__(kubernetes.client.Configuration)  # Not a copy of what a notebook has made the default.
+    options.retries = urllib3.Retry(
+        3, connect=0, read=0, status=0, other=0, redirect=3, respect_retry_after_header=False
+    )
+    kept = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if (number := getattr(socket, name, None)) is not None:  # Not every system has them.
+            kept.append((socket.IPPROTO_TCP, number, value))
+    options.socket_options = [*HTTPConnection.default_socket_options, *kept]
+    return options

@@ -9,14 +9,13 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 """
 
 import datetime as dt
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, items_of, told
+from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, data_of, items_of, told
 from bagpipe.client.checked import check_pods
 from bagpipe.client.connection import connect
 from bagpipe.client.installation import Installation
@@ -164,8 +163,12 @@ class BagpipeClient:
         return str(made["metadata"]["name"])
 
     def get(self, name: str) -> JobView:
+        return self._got(name, REQUEST_SECONDS)
+
+    def _got(self, name: str, seconds: float) -> JobView:
+        """As `get`, by a request that ends after so many seconds."""
         with self._told(name):
-            raw = self._jobs.get_namespaced_custom_object(*self._where(), name, _request_timeout=REQUEST_SECONDS)
+            raw = self._jobs.get_namespaced_custom_object(*self._where(), name, _request_timeout=seconds)
         return self._view(raw)
 
     def _view(self, raw: Any) -> JobView:
@@ -215,8 +218,9 @@ class BagpipeClient:
         end = None if timeout_seconds is None else self._clock.now() + timeout_seconds
         heard = self._clock.now()
         while True:
+            left = REQUEST_SECONDS if end is None else min(REQUEST_SECONDS, max(end - self._clock.now(), 1.0))
             try:
-                view = self.get(name)
+                view = self._got(name, left)
             except (JobNotFound, NotAllowed):
                 raise
             except ClusterError:
@@ -327,8 +331,7 @@ class BagpipeClient:
                 )
         except JobNotFound:  # Somebody has deleted it; the job is there.
             return {}
-        found: dict[str, str] = json.loads(answer.data).get("data") or {}
-        return found
+        return data_of(answer)
 
     def _newest_pod(self, name: str, role: str, index: int, seen: set[tuple[str, int]]) -> Mapping[str, Any] | None:
         selector = f"bagpipe.dev/job={name},bagpipe.dev/role={role}"
@@ -343,14 +346,18 @@ class BagpipeClient:
         options: dict[str, Any] = {"container": "bagpipe", "follow": follow, "previous": previous}
         if tail is not None:
             options["tail_lines"] = tail
-        rest = b""
+        options["_request_timeout"] = (REQUEST_SECONDS, None if follow else REQUEST_SECONDS)
+        begun: list[bytes] = []  # Pieces of a line whose end has not come: it may be as long as the log.
         with self._told(pod):  # Also while it is read: the connection may be cut in the middle.
             answer = self._core.read_namespaced_pod_log(pod, self.namespace, _preload_content=False, **options)
             for piece in answer.stream():
-                *whole, rest = (rest + piece).split(b"\n")
-                yield from (line.decode(errors="replace") for line in whole)
-        if rest:
-            yield rest.decode(errors="replace")
+                *whole, rest = piece.split(b"\n")
+                if whole:
+                    whole[0], begun = b"".join((*begun, whole[0])), []
+                    yield from (line.decode(errors="replace") for line in whole)
+                begun.append(rest)
+        if last := b"".join(begun):
+            yield last.decode(errors="replace")
 
     # ── below ────────────────────────────────────────────────────────────────────────────────────
 

@@ -210,3 +210,15 @@ def test_a_limit_of_open_files_is_named_whoever_meets_it(error: Exception) -> No
     assert re.search(
         r"^at .*: Too many open files; raise the limit of open files \(ulimit -n\), [\d,]+ here$", failure.message
     )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"),
+    [("ascii", b"\\u732b"), ("latin-1:surrogateescape", b"\\u732b"), ("utf-8:strict", "猫".encode())],
+)
+def test_a_letter_that_the_terminal_lacks_is_printed_escaped(encoding: str, printed: bytes) -> None:
+    """A log line or a name may hold any letter; where standard output's encoding lacks it, that was "a bug"."""
+    code = "from bagpipe.cli.output import name_stdout; name_stdout(); print('\\u732b')"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    assert done.stdout.strip() == printed

@@ -1,6 +1,9 @@
 """The client's own decisions: what a job looks like, how a wait ends, which process's log is followed."""
 
 import json
+import socket
+import threading
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -351,3 +354,140 @@ def test_a_command_for_credentials_that_fails_is_told(tmp_path, monkeypatch):
     document["users"][0]["user"] = {}
     path.write_text(json.dumps(document))
     assert BagpipeClient().namespace == "default"
+
+
+def kubeconfig(path, server: str):
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": server}}],
+        "users": [{"name": "a", "user": {}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+    }
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+@contextmanager
+def answering(answer: bytes):
+    """A server on loopback that answers each connection with these bytes: its address, and the connections so far."""
+    taken = []
+
+    def serve():
+        with suppress(OSError):  # It does not listen any more.
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    taken.append(connection.recv(65536))
+                    connection.sendall(answer)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", taken
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_an_api_server_that_says_come_back_in_an_hour_is_told_at_once(tmp_path, monkeypatch):
+    """The answer is the user's to see; the command slept for as long as `Retry-After` said."""
+    answer = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3600\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    with answering(answer) as (server, asked):
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "kubeconfig", server))
+        slept = []
+        monkeypatch.setattr("time.sleep", slept.append)
+        with pytest.raises(ClusterError, match="the API server answered 429"):
+            BagpipeClient().get("j")
+    assert len(asked) == 1 and slept == []
+
+
+def test_an_api_server_that_never_answers_is_asked_once(tmp_path, monkeypatch):
+    """A request lasts as long as it says: it was sent four times over, each with the whole time."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:  # The system connects, and nobody answers.
+        server = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "kubeconfig", server))
+        monkeypatch.setattr("bagpipe.client.jobs.REQUEST_SECONDS", 0.05)
+        with pytest.raises(ClusterError, match="Read timed out"):
+            BagpipeClient().get("j")
+        listening.setblocking(False)
+        listening.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_no_request_outlasts_the_wait_that_sends_it(odd):
+    """A wait of 40 s asks for 30 s at most, and for what is left at its end."""
+    lasts = []
+
+    def get(*_, _request_timeout):
+        lasts.append(_request_timeout)
+        odd._clock.pause(25)
+        raise Answer(0, "silent")
+
+    odd._jobs.get_namespaced_custom_object = get
+    with pytest.raises(ClusterError, match="silent"):
+        odd.wait("j", timeout_seconds=40)
+    assert lasts == [30, 14]
+
+
+def test_a_dead_connection_is_noticed(tmp_path, monkeypatch):
+    """A log that is followed may be silent for hours, so the system asks whether the other end is still there."""
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9"))
+    options = BagpipeClient()._core.api_client.configuration.socket_options
+    assert (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1) in options
+
+
+def test_only_a_followed_log_may_be_silent(odd):
+    """Without --follow the API server has 30 s to send the next piece, as for every other request."""
+    asked = []
+    pods(odd, pod("a", 0))
+    odd._core.read_namespaced_pod_log = lambda *a, **k: asked.append(k["_request_timeout"]) or Log(b"")
+    assert list(odd.logs("j")) == []
+    views = [raw("Running"), raw("Complete")]
+    odd._jobs.get_namespaced_custom_object = lambda *a, **k: views.pop(0) if len(views) > 1 else views[0]
+    assert list(odd.logs("j", follow=True)) == [] and asked == [(30, 30), (30, None)]
+
+
+def test_a_line_of_many_pieces(odd):
+    """Its pieces are joined once, at its end; a progress bar of gigabytes has no newline."""
+    pods(odd, pod("a", 0))
+    odd._core.read_namespaced_pod_log = lambda *a, **k: Log(b"a\nb", b"c", b"", b"d\r\n\ne", b"\xff\n", b"f", b"g")
+    assert list(odd.logs("j")) == ["a", "bcd\r", "", "e\ufffd", "fg"]
+
+
+@pytest.mark.parametrize("namespace", ["..", "a/b", "A B", "x" * 64, "a.b"])
+def test_a_namespace_that_no_cluster_has(odd, namespace):
+    """Such a namespace would make the path of something else: `..` asked for the jobs of all of them."""
+    odd.namespace, odd._jobs = namespace, SimpleNamespace()
+    with pytest.raises(ConfigError, match="the namespace, of --namespace or of the kubeconfig's context: expected"):
+        odd.get("j")
+
+
+@pytest.mark.parametrize("data", [b"<html>", b"\xff\xfe", b'{"items": null}', b"[1]"])
+def test_an_answer_that_is_no_list_and_no_config_map(odd, data):
+    """A proxy may answer for any of the requests."""
+    odd._core.list_namespaced_pod = lambda *a, **k: SimpleNamespace(data=data)
+    odd._core.read_namespaced_config_map = lambda *a, **k: SimpleNamespace(data=data)
+    with pytest.raises(ClusterError, match=r"expected a list from the API server, found .*: is it behind a proxy"):
+        list(odd.logs("j"))
+    if b"items" not in data:
+        with pytest.raises(ClusterError, match=r"expected a ConfigMap from the API server, found .*: is it behind"):
+            odd._kept(JobView.of(raw("Failed", logs={"configMap": "c"})))
+
+
+def test_an_answer_that_is_no_text(odd):
+    """The Kubernetes package reads every answer as UTF-8."""
+    odd._jobs.get_namespaced_custom_object = raising(UnicodeDecodeError("utf-8", b"\xff\xfe", 0, 1, "invalid"))
+    with pytest.raises(ClusterError, match=r"j: expected text from the API server, found .*: is it behind a proxy"):
+        odd.get("j")
+
+
+def test_a_context_that_there_is_not_is_no_reason_to_use_the_pods_own_account(tmp_path, monkeypatch):
+    """In a pod a context that is misspelled must not lead to another cluster's job."""
+    monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9"))
+    monkeypatch.setattr("bagpipe.client.connection.Path.exists", lambda self: True)
+    with pytest.raises(ConfigError, match=r"no cluster: .*with name elsewhere in .*name a context of it"):
+        BagpipeClient(context="elsewhere")
