@@ -19,6 +19,7 @@ from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, data_o
 from bagpipe.client.checked import check_pods
 from bagpipe.client.connection import connect
 from bagpipe.client.installation import Installation
+from bagpipe.client.known import known_status
 from bagpipe.client.pods import attempt_of, has_log, identity, last_lines, waits_for
 from bagpipe.client.story import index_of, printable, tell
 from bagpipe.config.document import API_VERSION, KIND
@@ -79,9 +80,14 @@ class JobView:
         """Somebody has deleted it, and something keeps it: it makes no step any more."""
         return "deletionTimestamp" in self.raw["metadata"]
 
+    @property
+    def uid(self) -> str:
+        """Tells it from another job of its name, before it or after it."""
+        return str(self.raw["metadata"].get("uid", ""))
+
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> "JobView":
-        status = raw.get("status") or {}
+        status, _ = known_status(raw)
         conditions = {c["type"]: c for c in status.get("conditions", ())}
         explaining = [conditions[kind] for kind in _CONDITIONS if kind in conditions]
         why = next((c for c in explaining if c["status"] == "True"), explaining[-1] if explaining else {})
@@ -173,7 +179,8 @@ class BagpipeClient:
 
     def _view(self, raw: Any) -> JobView:
         """Raises ClusterError where something else than an API server answered: a proxy, or a page to log in."""
-        if not isinstance(raw, Mapping) or not isinstance(raw.get("metadata"), Mapping):
+        meta = raw.get("metadata") if isinstance(raw, Mapping) else None
+        if not isinstance(meta, Mapping) or not {"name", "namespace"} <= meta.keys():
             raise ClusterError(f"expected a job from the API server, found {str(raw)[:60]!r}: is it behind a proxy?")
         return JobView.of(raw)
 
@@ -214,7 +221,7 @@ class BagpipeClient:
             WaitTimeout: it did not end in time.
             JobNotFound, NotAllowed, ClusterError: it cannot be read, or was deleted.
         """
-        last = None
+        last = first = None
         end = None if timeout_seconds is None else self._clock.now() + timeout_seconds
         heard = self._clock.now()
         while True:
@@ -230,6 +237,8 @@ class BagpipeClient:
                 self._clock.pause(POLL_SECONDS)
                 continue
             heard = self._clock.now()
+            first = first or view
+            _same(first, view)
             if on_change is not None and view.raw.get("status") != last:
                 last = view.raw.get("status")
                 on_change(view)
@@ -247,7 +256,7 @@ class BagpipeClient:
         """The job's story in one page: phase, progress, timeline, pods, last failure, conditions, result."""
         view = self.get(name)
         raw = view.raw
-        about = f"involvedObject.kind={KIND},involvedObject.uid={raw['metadata']['uid']}"
+        about = f"involvedObject.kind={KIND},involvedObject.uid={view.uid}"
 
         def events() -> Any:
             return items_of(self._listed(self._core.list_namespaced_event, field_selector=about))
@@ -295,8 +304,11 @@ class BagpipeClient:
             ClusterError: the process has not started, and nobody asked to wait for that.
         """
         seen: set[tuple[str, int]] = set()
+        first = None
         while True:
             view = self.get(name)
+            first = first or view
+            _same(first, view)
             pod = self._newest_pod(name, role, index, seen)
             if pod is None and not follow:
                 lines = None if seen else self._kept(view).get(f"{role}-{index}.log")
@@ -321,7 +333,7 @@ class BagpipeClient:
 
     def _kept(self, view: JobView) -> dict[str, str]:
         """Last lines of the pods of a failed job that are gone, by process; empty: none were kept."""
-        name = ((view.raw.get("status") or {}).get("logs") or {}).get("configMap")
+        name = known_status(view.raw)[0].get("logs", {}).get("configMap")
         if not name:
             return {}
         try:
@@ -372,3 +384,12 @@ class BagpipeClient:
             self._jobs.patch_namespaced_custom_object(
                 *self._where(), name, {"spec": spec}, _request_timeout=REQUEST_SECONDS
             )
+
+
+def _same(first: JobView, now: JobView) -> None:
+    """Raises ClusterError if a job was deleted and another one of its name was made meanwhile."""
+    if first.uid != now.uid:
+        raise ClusterError(
+            f"job {first.name} was deleted, and another job of that name has been made since; "
+            "give the command again for that one"
+        )

@@ -7,6 +7,8 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bagpipe.client.known import known_status
+
 Raw = Mapping[str, Any]
 
 _ROLES = ("oracle", "server", "trainer")
@@ -32,7 +34,7 @@ def tell(
         kept: last lines of pods that are gone, by process, as `oracle-0.log`.
         unread: why something of the job is not here: the user may not see it.
     """
-    status = job.get("status") or {}
+    status, odd = known_status(job)
     parts = [
         _head(job, status, now),
         _block("Progress", _progress(status)),
@@ -42,7 +44,7 @@ def tell(
         _block("Last failure", _failure(status)),
         _block("Last lines of pods that are gone", _last_lines(status, kept or {})),
         _block("Conditions", _conditions(status, now)),
-        _block("Not shown", list(unread)),
+        _block("Not shown", [*unread, *odd]),
         _block("Result", [f"{key}: {value}" for key, value in (status.get("summary") or {}).items()]),
     ]
     return printable("\n\n".join(part for part in parts if part) + "\n")
@@ -192,9 +194,10 @@ def _conditions(status: Raw, now: dt.datetime) -> list[str]:
 
 def _moment(text: object) -> dt.datetime | None:
     try:
-        return dt.datetime.fromisoformat(text) if isinstance(text, str) else None
+        when = dt.datetime.fromisoformat(text) if isinstance(text, str) else None
     except ValueError:
         return None
+    return when.replace(tzinfo=dt.UTC) if when is not None and when.tzinfo is None else when
 
 
 def _age(text: object, now: dt.datetime) -> str:

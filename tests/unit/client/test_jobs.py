@@ -197,7 +197,7 @@ def test_every_refusal_is_a_line_and_a_code(odd, status, message, code, words):
     assert caught.value.exit_code == code
 
 
-@pytest.mark.parametrize("answer", ["<html>log in</html>", None, [], {}, {"metadata": None}])
+@pytest.mark.parametrize("answer", ["<html>log in</html>", None, [], {}, {"metadata": None}, {"metadata": {}}])
 def test_an_answer_that_is_no_job(odd, answer):
     """A proxy may answer in place of the API server, and well."""
     odd._jobs.get_namespaced_custom_object = lambda *a, **k: answer
@@ -491,3 +491,15 @@ def test_a_context_that_there_is_not_is_no_reason_to_use_the_pods_own_account(tm
     monkeypatch.setattr("bagpipe.client.connection.Path.exists", lambda self: True)
     with pytest.raises(ConfigError, match=r"no cluster: .*with name elsewhere in .*name a context of it"):
         BagpipeClient(context="elsewhere")
+
+
+def test_another_job_of_the_name_is_not_waited_for(odd):
+    """It was deleted and made anew between two looks: the end of the second one is not that of the first."""
+    views = [raw("Running"), raw("Complete")]
+    for uid, view in zip("ab", views, strict=True):
+        view["metadata"]["uid"] = uid
+    for ask in (lambda: odd.wait("j"), lambda: list(odd.logs("j", follow=True))):
+        answers = list(views)
+        odd._jobs.get_namespaced_custom_object = lambda *a, _from=answers, **k: _from.pop(0)
+        with pytest.raises(ClusterError, match="job j was deleted, and another job of that name has been made"):
+            ask()
