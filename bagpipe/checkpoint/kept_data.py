@@ -20,7 +20,7 @@ from bagpipe.data.files import find_files
 from bagpipe.data.fingerprint import Fingerprint, difference, take_fingerprint
 from bagpipe.data.transform import Transform, load_transform
 from bagpipe.errors import CheckpointError, ConfigError, DataError
-from bagpipe.lowlevel.atomic_files import cannot_write, check_says_of_the_file, make_folder, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, raise_unless_file_at_fault, write_whole
 
 ACCEPTED_FILE = "accepted-data.json"
 """In the run directory: the fingerprint of data that the user has accepted (`--new-data`)."""
@@ -217,5 +217,5 @@ def _load_fingerprint(checkpoint: Checkpoint) -> Fingerprint | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Fingerprint)
     except (OSError, ValueError) as error:
-        check_says_of_the_file(path, error)
+        raise_unless_file_at_fault(path, error)
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None

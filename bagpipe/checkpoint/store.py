@@ -20,7 +20,7 @@ from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
 from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import check_says_of_the_file, write_whole
+from bagpipe.lowlevel.atomic_files import raise_unless_file_at_fault, write_whole
 from bagpipe.net.messages import SnapshotFile
 
 SNAPSHOT_SECONDS = 600.0
@@ -102,7 +102,7 @@ class Checkpoint:
             with path.open("rb") as content:
                 checksum = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
-            check_says_of_the_file(path, error)
+            raise_unless_file_at_fault(path, error)
             if not is_complete(self.directory):
                 raise CheckpointError(
                     f"{self.directory}: deleted while it was read, by its run, which keeps newer ones; use one of "
@@ -143,7 +143,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
             "`bagpipe checkpoint ls RUN` lists"
         ) from None
     except OSError as error:
-        check_says_of_the_file(path, error)
+        raise_unless_file_at_fault(path, error)
         raise CheckpointError(f"{path}: {error.strerror}") from None
     return Checkpoint(directory, decode_manifest(content, str(path)))
 

@@ -13,7 +13,7 @@ from bagpipe.batch import Floats
 from bagpipe.checkpoint.row_maps import Rows, TableOfRun
 from bagpipe.data.raw import value_text
 from bagpipe.errors import DataError
-from bagpipe.lowlevel.atomic_files import check_says_of_the_file
+from bagpipe.lowlevel.atomic_files import raise_unless_file_at_fault
 
 BLOCK_ROWS = 1 << 16
 
@@ -33,7 +33,7 @@ def read_vectors(path: Path, target: TableOfRun) -> Iterator[tuple[Rows, Floats]
             seen[rows] = True
             yield rows, vectors
     except (OSError, ValueError, pa.ArrowException) as error:
-        check_says_of_the_file(path, error)
+        raise_unless_file_at_fault(path, error)
         raise DataError(f"{path}: cannot be read as vectors of table {target.table.name}: {error}") from None
 
 

@@ -23,7 +23,7 @@ from bagpipe.data.raw import Kind, RawSchema, value_text
 from bagpipe.data.value_counts import ValueCounts
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import CheckpointError, DataError
-from bagpipe.lowlevel.atomic_files import check_says_of_the_file, make_folder, replacing_file, write_whole
+from bagpipe.lowlevel.atomic_files import make_folder, raise_unless_file_at_fault, replacing_file, write_whole
 from bagpipe.lowlevel.checksummed import with_checksum, without_checksum
 from bagpipe.tables import TableLayout
 
@@ -220,7 +220,7 @@ def load_transform(folder: Path) -> Transform:
     try:
         info = msgspec.convert(without_checksum(path.read_bytes()), type=TransformInfo)
     except OSError as error:
-        check_says_of_the_file(path, error)
+        raise_unless_file_at_fault(path, error)
         raise CheckpointError(f"{path}: {error.strerror}; the transform of the data is missing") from None
     except ValueError as error:
         raise CheckpointError(f"{path}: not a transform ({error}); use another checkpoint") from None
@@ -233,7 +233,7 @@ def load_transform(folder: Path) -> Transform:
         with pa.memory_map(str(path)) as file:
             return with_vocabulary(info, file, str(path))
     except OSError as error:
-        check_says_of_the_file(path, error)
+        raise_unless_file_at_fault(path, error)
         raise CheckpointError(f"{path}: cannot be read ({error}); use another copy") from None
 
 

@@ -163,7 +163,7 @@ def cannot_read(path: Path | str, error: OSError, *, then: str = "") -> StorageE
     return refused(f"{path}: cannot be read", error, "mend that and try again", then=then)
 
 
-def check_says_of_the_file(path: Path, error: BaseException) -> None:
+def raise_unless_file_at_fault(path: Path, error: BaseException) -> None:
     """Let an error pass that may mean that the file is damaged or missing, and refuse one that says nothing of it.
 
     A sound file must not count as damaged because the system did not let this process read it.

@@ -37,7 +37,12 @@ class Impatience:
 
 
 def refusal(refused: Refused) -> BagpipeError:
-    """The error that a refused role ends with; the exit code tells whether a retry can help."""
+    """The error that a refused role ends with; the exit code tells whether a retry can help.
+
+    A peer that finds a message against the protocol (70) does not know whether its sender's code is wrong, or whether
+    the message was damaged or crossed the restart of another role. A new attempt mends the latter, and where it does
+    not, `runPolicy.backoffLimit` ends it. So that is tried again, unlike an error of the software in the role itself.
+    """
     kinds: dict[int, type[BagpipeError]] = {ExitCode.BAD_CONFIG: ConfigError, ExitCode.BAD_DATA: DataError}
     return kinds.get(refused.exit_code, PeerLost)(refused.reason)
 

@@ -9,6 +9,7 @@ import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -77,12 +78,13 @@ class Context:
 
     def close(self) -> None:
         """Close every socket; messages that were sent still go out, for at most `LINGER_SECONDS`."""
-        for thing in self._open:
-            thing.close()
-        if self.doorkeeper is not None:
-            self.doorkeeper.stop()
-        # This closes sockets that never became a listener or a connection too: zmq waits for any that is left open.
-        self._zmq.destroy(milliseconds(LINGER_SECONDS))
+        with ExitStack() as last_first:  # All of it is done, also where one part of it raises.
+            # This closes sockets that never became a listener or a connection too: zmq waits for any that is left open.
+            last_first.callback(self._zmq.destroy, milliseconds(LINGER_SECONDS))
+            if self.doorkeeper is not None:
+                last_first.callback(self.doorkeeper.stop)
+            for thing in reversed(self._open):
+                last_first.callback(thing.close)
 
     def listen(self, bind: str, admission: Admission | None = None) -> Listener:
         """Listen on `tcp://host:port`; port 0 takes any free one.

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS
 from bagpipe.config.document import DenseOptimizer
 from bagpipe.errors import CheckpointError, ConfigError
-from bagpipe.lowlevel.atomic_files import check_says_of_the_file, write_whole
+from bagpipe.lowlevel.atomic_files import raise_unless_file_at_fault, write_whole
 from bagpipe.standalone.tensors import check_weights
 
 OPTIMIZER_TENSORS = "dense_optimizer.safetensors"
@@ -186,7 +186,7 @@ def _saved_state(optimizer: torch.optim.Optimizer, directory: Path) -> dict[str,
     try:
         saved = msgspec.json.decode(path.read_bytes(), type=_Saved)
     except (OSError, msgspec.MsgspecError) as error:
-        check_says_of_the_file(path, error)
+        raise_unless_file_at_fault(path, error)
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
     own = optimizer.state_dict()["param_groups"]
     if saved.optimizer != type(optimizer).__name__ or saved.params != [g["params"] for g in own]:
@@ -239,7 +239,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
-        check_says_of_the_file(path, error)
+        raise_unless_file_at_fault(path, error)
         raise CheckpointError(f"{path}: cannot be read ({error}); use another checkpoint") from None
 
 

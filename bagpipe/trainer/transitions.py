@@ -44,7 +44,7 @@ WAITS = {
     State.LAST_DEFERRED: "deferred",
     State.LAST_WRITE_BACKS: "write_back",
 }
-"""The key under which a wait is reported (`StepDone.waits`)."""
+"""The key under which a wait is reported (`StepDone.waits`); the oracle takes those of `messages.WAITS`."""
 
 
 class Event(StrEnum):

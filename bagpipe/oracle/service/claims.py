@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bagpipe.net.array_forms import difference, floats
-from bagpipe.net.messages import Message, NeedPlans, NeedValidation, Saved, StepDone, Topology, ValidationOutputs, Wait
+from bagpipe.net.messages import (
+    WAITS,
+    Message,
+    NeedPlans,
+    NeedValidation,
+    Saved,
+    StepDone,
+    Topology,
+    ValidationOutputs,
+    Wait,
+)
 from bagpipe.net.wire import Array
 from bagpipe.oracle.service.stages import Stage, Streaming
 
@@ -102,7 +112,7 @@ def _most_outputs(answer: Topology | Wait, batches: int) -> int:
 
 
 def wrong_step_done(message: StepDone, arrays: Sequence[Array], *, scored: bool | None, most: int) -> str:
-    """Why the arrays of a finished step are not what the step asks for; empty: they are.
+    """Why a finished step is not told as the step asks for; empty: it is.
 
     A step of training told like one of the evaluation, or the other way round, would count as done and never be
     reported, so that everybody waits for nobody.
@@ -112,6 +122,8 @@ def wrong_step_done(message: StepDone, arrays: Sequence[Array], *, scored: bool 
         most: outputs that one trainer has for a batch at most.
     """
     step = f"step {message.step} of trainer {message.rank}"
+    if unknown := message.waits.keys() - WAITS:
+        return f"{step}: expected waits for {', '.join(sorted(WAITS))}; found {min(unknown)!r}"
     if scored is not None and len(arrays) != scored:
         kind = "the evaluation, with one array of outputs" if scored else "training, without outputs"
         return f"{step}: it is a step of {kind}; found {len(arrays)} arrays"

@@ -1,6 +1,7 @@
 """Sockets deliver, and notice dead peers."""
 
 import contextlib
+import errno
 import socket
 
 import numpy as np
@@ -9,11 +10,12 @@ import zmq
 from socket_world import FAST, FETCH, HELLO, PATIENCE, received
 
 from bagpipe.config.document import TransportConfig
-from bagpipe.errors import ConfigError, PeerLost
+from bagpipe.errors import BagpipeError, ConfigError, DataError, ExitCode, PeerLost
 from bagpipe.net import register as register_module
 from bagpipe.net import sockets
+from bagpipe.net.admission import TOKEN_VARIABLE
 from bagpipe.net.connection import COPIED_BYTES, keep_frames
-from bagpipe.net.messages import Ping, Pong
+from bagpipe.net.messages import Ping, Pong, Refused
 from bagpipe.net.sockets import Context
 from bagpipe.net.waits import milliseconds
 from bagpipe.net.wire import encode
@@ -129,6 +131,37 @@ def test_a_socket_that_was_left_open_does_not_hold_the_context() -> None:
         left_open = context._socket(zmq.DEALER)
         left_open.connect("tcp://127.0.0.1:9")
     assert left_open.closed
+
+
+def test_a_socket_that_cannot_be_closed_does_not_keep_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest is closed and the doorkeeper's thread ends all the same; a thread that stays would admit peers."""
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret")
+    context = Context(FAST)
+    broken, whole = context.connect("tcp://127.0.0.1:9", peer="oracle"), context.listen("tcp://127.0.0.1:0")
+
+    def raises() -> None:
+        raise zmq.ZMQError(errno.ENOTSOCK)
+
+    monkeypatch.setattr(broken, "close", raises)
+    with pytest.raises(zmq.ZMQError):
+        context.close()
+    assert context.doorkeeper is not None and not context.doorkeeper._thread.is_alive()
+    assert whole.socket.closed and broken.socket.closed
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (ExitCode.BAD_CONFIG, ConfigError),
+        (ExitCode.BAD_DATA, DataError),
+        (ExitCode.SOFTWARE, PeerLost),
+        (ExitCode.TRANSIENT, PeerLost),
+    ],
+)
+def test_what_a_refused_role_ends_with(code: ExitCode, kind: type[BagpipeError]) -> None:
+    """A message that a peer refuses may have been damaged on its way, so that is tried again (docs/reliability.md)."""
+    found = register_module.refusal(Refused(reason="why", exit_code=code))
+    assert type(found) is kind and str(found) == "why"
 
 
 def test_an_address_without_its_protocol_is_taken(context: Context) -> None:

@@ -7,6 +7,7 @@ import pytest
 from conversation_world import DEPTH, World, check_whole, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bagpipe.net.messages import (
     Message,
@@ -70,6 +71,7 @@ def test_a_lie_is_counted_and_no_more(lie: Message) -> None:
 LOGITS = np.zeros(3, np.float32)
 CONTRADICTIONS: dict[str, tuple[Message, list[Any]]] = {
     "a step of training with outputs": (step_done(0), [LOGITS]),
+    "a wait that no step has": (structs.replace(step_done(0), waits={"plan": 0.1, "made up": 0.1}), []),
     "a step of training with float64": (step_done(0), [np.zeros(3)]),
     "two arrays": (step_done(0), [LOGITS, LOGITS]),
     "a validation that was not planned": (NeedValidation(rank=0, step=0, next=0, until=4), []),

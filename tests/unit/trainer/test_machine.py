@@ -14,8 +14,11 @@ from hypothesis import strategies as st
 from step_world import world
 
 from bagpipe.errors import BagpipeError
+from bagpipe.net import messages
 from bagpipe.trainer.machine import Instruction, StepFacts, StepMachine
-from bagpipe.trainer.transitions import RELEASE, TABLE, Do, Event, Guard, Rule, State
+from bagpipe.trainer.pipeline import _COUNTED
+from bagpipe.trainer.step import StepWatch
+from bagpipe.trainer.transitions import RELEASE, TABLE, WAITS, Do, Event, Guard, Rule, State
 
 
 @settings(deadline=None, max_examples=100)
@@ -143,3 +146,10 @@ def test_the_machine_needs_no_torch_and_no_socket() -> None:
     code = "import sys, bagpipe.trainer.machine, bagpipe.trainer.delivery; print({'torch', 'zmq'} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
+
+
+def test_the_oracle_takes_every_wait_that_a_step_reports() -> None:
+    """A name that `messages.WAITS` lacks would have every report of a step refused; one too many is never told."""
+    watch = StepWatch(updated=0.0)
+    watch.backward_returned()
+    assert {*WAITS.values(), *_COUNTED.values(), *watch.waits} == messages.WAITS
