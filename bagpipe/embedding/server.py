@@ -151,6 +151,7 @@ class EmbeddingServer:
     ) -> None:
         self.shard, self.listener, self.oracle = shard, listener, oracle
         self._dead_peer_seconds = dead_peer_seconds
+        self._first_step = topology.first_step
         self._bounds = Bounds(len(topology.trainers), topology.slots)
         # A trainer asks for the rows of each group up to `prefetchDepth` steps ahead of the one it is in.
         most_waiting = len(topology.layout.groups) * (2 * topology.spec.prefetch_depth + 2)
@@ -217,6 +218,9 @@ class EmbeddingServer:
                 case WriteBack():
                     self._carry_out(self.gate.write_back(check_write_back(peer, message, arrays, stores, self._bounds)))
                 case SnapshotStatus(step=step):
+                    if step < self._first_step:
+                        # Its files would take the place of those of the checkpoint that the attempt began from.
+                        raise WireError(f"expected a step of this attempt, from {self._first_step} on, found {step}")
                     if self.gate.rows_are_of(step):
                         self.shard.snapshots.due_again(step)
                     self.listener.send(peer, self.shard.snapshots.status(step, passed=self.gate.passed(step)))

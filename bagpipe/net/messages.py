@@ -199,12 +199,6 @@ class NoMorePlans(Message, kw_only=True):
     """The run was asked to stop: leave with the exit code that says so."""
 
 
-WAITS = frozenset({"plan", "fetch", "gradients", "eager", "deferred", "dense", "write_back"})
-"""What a step waits for: the keys that `StepDone.waits` may have. The oracle refuses others (`claims.py`), because it
-adds up the seconds of every key until the run ends. They are no part of the message's type, so that the form of the
-messages (`form.py`) does not change with them."""
-
-
 class StepDone(Message, kw_only=True):
     """A trainer finished a step, and may have one more plan. In evaluation the slice's logits follow, float32."""
 
@@ -215,7 +209,7 @@ class StepDone(Message, kw_only=True):
     num_examples: Count
     seconds: float
     waits: Annotated[dict[Annotated[str, msgspec.Meta(max_length=32)], float], msgspec.Meta(max_length=32)]
-    """Seconds that this step waited, by what for: keys of `WAITS`."""
+    """Seconds that this step waited, by key: plan, fetch, gradients, eager, deferred, dense, write_back."""
     failed: Text = ""
     """Evaluation: why the model gave no logits; the array is empty then."""
     skipped: Text = ""

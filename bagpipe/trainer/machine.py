@@ -251,6 +251,9 @@ class StepMachine:
     def _begin(self) -> None:
         self._current = self._plans.popleft()
         self.next_step, self._made = self._current.step + 1, set()
+        # What no plan has asked for would stay for good: a peer that says too much must not fill the memory here.
+        oldest = self._deferred[0].step if self._deferred else self._current.step - 1
+        self._here = {one for one in self._here if one.step >= oldest}
 
     def _needs_write_back(self) -> bool:
         plan, held = self._plans[0] if self._plans else None, self._held

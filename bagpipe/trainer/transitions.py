@@ -44,7 +44,7 @@ WAITS = {
     State.LAST_DEFERRED: "deferred",
     State.LAST_WRITE_BACKS: "write_back",
 }
-"""The key under which a wait is reported (`StepDone.waits`); the oracle takes those of `messages.WAITS`."""
+"""The key under which a wait is reported (`StepDone.waits`); the oracle takes no others (`claims.WAITS`)."""
 
 
 class Event(StrEnum):

@@ -10,7 +10,6 @@ import numpy as np
 
 from bagpipe.net.array_forms import difference, floats
 from bagpipe.net.messages import (
-    WAITS,
     Message,
     NeedPlans,
     NeedValidation,
@@ -23,6 +22,9 @@ from bagpipe.net.messages import (
 from bagpipe.net.wire import Array
 from bagpipe.oracle.service.stages import Stage, Streaming
 
+WAITS = frozenset({"plan", "fetch", "gradients", "eager", "deferred", "dense", "write_back"})
+"""What a step waits for: the keys that `StepDone.waits` may have. Others are refused, because the seconds of every key
+are added up until the run ends. They are no part of the message's type, so that the form of messages stays as it is."""
 _ANY_NUMBER = 2**53
 
 
@@ -54,6 +56,8 @@ def disbelieved(message: Message, *, planned: int, told_from: int | None, ahead:
         return ""
     possible = planned
     if restarted:
+        if isinstance(message, NeedPlans) and message.told_from > message.done + 1:
+            return f"ignored a NeedPlans that tells steps from {message.told_from} on, after {message.done} was done"
         if not isinstance(message, StepDone):
             return ""
         if told_from is None:

@@ -328,7 +328,7 @@ class Conversation:
 
     def _need_plans(self, peer: bytes, asked: NeedPlans) -> list[Action]:
         self.outbox.join(asked.rank, peer, credit=asked.credit, done=asked.done, step=asked.step)
-        actions = self._report(self.ledger.joined(asked.rank, asked.told_from))
+        actions = self._report(self.ledger.joined(asked.rank, asked.told_from, ahead=self.outbox.keep_early))
         if isinstance(self.stage, Leaving | Released):
             return [*actions, Send(peer, self.stage.no_more_plans)]
         return [*actions, *self._due()]

@@ -2,7 +2,8 @@
 
 A trainer tells a finished step by `StepDone`. A connection that breaks may lose the last of these, so a trainer that
 joins anew tells its latest steps once more (`NeedPlans.told_from`); what was known is ignored. Only an oracle that
-was restarted misses steps for good: those that a trainer finished and told its predecessor.
+was restarted misses steps for good: those that a trainer finished and told its predecessor. Which these are it knows
+once every trainer has joined: none is far ahead of the others, so one that says so is not believed.
 """
 
 from collections.abc import Mapping
@@ -39,6 +40,7 @@ class StepLedger:
     """Steps that were skipped: a predecessor of this oracle was told, and no trainer tells them again."""
     told_from: dict[int, int] = field(default_factory=dict)
     """Of each trainer that is there, the first step that it tells this process."""
+    _ahead: int = 2**53
     _told: dict[int, dict[int, Told]] = field(default_factory=dict)
 
     def add(self, told: Told) -> tuple[ToldStep, ...]:
@@ -48,9 +50,13 @@ class StepLedger:
             self._told.setdefault(step, {}).setdefault(rank, told)
         return self._take()
 
-    def joined(self, rank: int, told_from: int) -> tuple[ToldStep, ...]:
-        """A trainer tells its steps from `told_from` on; what it told of earlier ones is here or missing for good."""
-        self.told_from[rank] = told_from
+    def joined(self, rank: int, told_from: int, *, ahead: int = 2**53) -> tuple[ToldStep, ...]:
+        """A trainer tells its steps from `told_from` on; what it told of earlier ones is here or missing for good.
+
+        Args:
+            ahead: steps by which that may be ahead of the first step that another trainer tells.
+        """
+        self.told_from[rank], self._ahead = told_from, ahead
         return self._take()
 
     def _take(self) -> tuple[ToldStep, ...]:
@@ -69,9 +75,18 @@ class StepLedger:
             self.next_step = after
 
     def _is_missing(self, parts: Mapping[int, Told]) -> bool:
-        return any(self.next_step < begin and rank not in parts for rank, begin in self.told_from.items())
+        if len(self.told_from) < self.num_trainers:
+            return False
+        last = self._last_begin()
+        return any(self.next_step < min(begin, last) and rank not in parts for rank, begin in self.told_from.items())
+
+    def _last_begin(self) -> int:
+        """The first step that every trainer tells, as far as that can be true."""
+        begins = self.told_from.values()
+        return min(max(begins), min(begins) + self._ahead)
 
     def _next_that_may_be_whole(self) -> int:
         """The first step after one that is missing which is not missing as well for want of any part."""
         told = (step for step in self._told if step > self.next_step)
-        return min(max(self.told_from.values()), min(told, default=max(self.told_from.values())))
+        last = self._last_begin()
+        return min(last, min(told, default=last))

@@ -18,7 +18,7 @@ from bagpipe.batch import Floats
 from bagpipe.config.evaluation import EvaluationConfig
 from bagpipe.metrics.validations import Validation, may_stop, stops_at
 from bagpipe.net.messages import NeedValidation, ValidationDone, ValidationOutputs
-from bagpipe.oracle.service.actions import Action, Send, SendPlan
+from bagpipe.oracle.service.actions import Action, Ignored, Send, SendPlan
 from bagpipe.oracle.service.silence import Turn
 
 
@@ -113,6 +113,8 @@ class Validations:
             return [Send(peer, self._verdict(judged))]
         if self._late(message.step):
             return []
+        if why := self._early(message):
+            return [why]
         current = self._current(message.step)
         if message.rank in current.outputs:
             return []  # It comes late: this trainer lacks nothing, and nobody must wait for it.
@@ -128,6 +130,8 @@ class Validations:
             return [Send(peer, self._verdict(judged))]
         if self._late(message.step):
             return []
+        if why := self._early(message):
+            return [why]
         current = self._current(message.step)
         current.readers[message.rank] = _Reader(peer, *[_ALL] * 3)
         current.outputs[message.rank] = (arrays[0] if arrays else _NOTHING, message.failed)
@@ -198,13 +202,29 @@ class Validations:
     # ── how ───────────────────────────────────────────────────────────────────────────────────────
 
     def _current(self, step: int) -> _Round:
-        if self._round is None or self._round.step < step:
+        if self._round is None or self._round.step != step:
             self._round = _Round(step)
         return self._round
 
+    @property
+    def _next(self) -> int | None:
+        """The step of the evaluation that is to be judged next; None: none is planned, as far as this process knows."""
+        return min(self._expected, default=None)
+
     def _late(self, step: int) -> bool:
         """Whether a newer evaluation is under way, so that nobody waits for the figures of this one."""
-        return self._round is not None and step < self._round.step
+        return self._round is not None and step < self._round.step and step != self._next
+
+    def _early(self, message: NeedValidation | ValidationOutputs) -> Ignored | None:
+        """No trainer goes on before an evaluation is judged, so what one says of a later evaluation cannot be true, and
+        must not take the place of what the others have said of that one.
+        """
+        if self._next is None or message.step <= self._next:
+            return None
+        return Ignored(
+            f"ignored a {type(message).__name__} of trainer {message.rank} about the evaluation after step "
+            f"{message.step}: that after step {self._next} comes first"
+        )
 
     def _judged(self, step: int) -> Validation | None:
         return next((one for one in reversed(self.history) if one.step == step + 1), None)

@@ -137,10 +137,14 @@ class Trainer:
 
 
 class Process:
-    """A shard's process that is killed before chosen actions, counted over its whole life, and started again."""
+    """A shard's process that is killed before chosen actions, counted over its whole life, and started again.
 
-    def __init__(self, world: World, kills: set[int]) -> None:
-        self.world, self.kills, self.done = world, kills, 0
+    Args:
+        lost: actions whose message, if they send one, does not reach the trainer.
+    """
+
+    def __init__(self, world: World, kills: set[int], lost: set[int]) -> None:
+        self.world, self.kills, self.lost, self.done = world, kills, lost, 0
         self.gate = world.gate()
 
     def take(self, request: WriteBackRequest | FetchRequest) -> None:
@@ -154,7 +158,8 @@ class Process:
             self.done += 1
             if self.done in self.kills:
                 return False
-            self.world.carry_out([action])
+            if self.done not in self.lost or not isinstance(action, Acknowledge | AskAgain | Answer | Refuse):
+                self.world.carry_out([action])
         return True
 
 
@@ -166,23 +171,36 @@ class Process:
     back=st.integers(1, 4),
     schedule=st.lists(st.integers(0, 11), min_size=1, max_size=20),
     kills=st.sets(st.integers(1, 120), max_size=5),
+    lost=st.sets(st.integers(1, 120), max_size=5),
+    late=st.dictionaries(st.integers(0, 40), st.integers(0, 60), max_size=5),
 )
 def test_killed_between_any_two_actions(
-    trainers: int, steps: int, every: int, back: int, schedule: list[int], kills: set[int]
+    trainers: int,
+    steps: int,
+    every: int,
+    back: int,
+    schedule: list[int],
+    kills: set[int],
+    lost: set[int],
+    late: dict[int, int],
 ) -> None:
     """A shard that is killed anywhere, any number of times, ends as one that never was: all stored, all answered.
 
     Trainers send what is unanswered again, in any order between them. Each action of the gate is a point at which the
     process may end; what it kept in memory is gone then. Whichever process begins a snapshot, and if one begins it a
-    second time, it holds exactly the write-backs up to its step.
+    second time, it holds exactly the write-backs up to its step. Answers are lost too, and at some turns (`late`) a
+    link says once more what any trainer said before, however long ago.
     """
     world = World(trainers)
-    process = Process(world, kills)
+    process = Process(world, kills, lost)
+    said: list[WriteBackRequest | FetchRequest] = []
     roles = [Trainer(rank) for rank in range(trainers)]
     turn = 0
     while unfinished := [r for r in roles if r.next_step < steps or r.unwritten or r.unanswered]:
         # Another round through the schedule is another schedule, so that everybody's turn comes.
         choice, turn = schedule[turn % len(schedule)] + turn // len(schedule), turn + 1
+        if turn in late and said:
+            process.take(said[late[turn] % len(said)])
         role = unfinished[choice % len(unfinished)]
         sent: list[WriteBackRequest | FetchRequest] = [*role.unwritten, *role.unanswered.values()]
         if role.next_step < steps and (not sent or choice // 3 % 2):
@@ -191,6 +209,7 @@ def test_killed_between_any_two_actions(
             role.unwritten.append(write_back(role.rank, step, checkpoint=(step + 1) % every == 0))
             role.unanswered[step] = fetch(role.rank, step, max(-1, step - back))
             sent = [role.unanswered[step], role.unwritten[-1]]
+        said += sent
         for request in sent:
             process.take(request)
             for each in roles:

@@ -257,6 +257,13 @@ def test_a_snapshot_that_a_killed_server_did_not_finish_is_taken_again(tmp_path:
         job.end()
 
 
+def test_no_snapshot_is_taken_of_a_step_before_the_attempt(job: Job) -> None:
+    """Before the first write the rows are those of the checkpoint that it began from, whose files must stay."""
+    told = ask(job.trainer(0), SnapshotStatus(step=-1))
+    assert isinstance(told, Refused) and "from 0 on, found -1" in told.reason
+    assert not (job.data / "checkpoints").exists()
+
+
 def test_strangers_and_noise_change_nothing(job: Job) -> None:
     """Without a Hello nothing is read or written; five hundred damaged messages, also from a trainer, end nothing."""
     first, second = job.trainer(0), job.trainer(1)

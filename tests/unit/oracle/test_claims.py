@@ -146,7 +146,23 @@ def test_a_jump_of_the_ledger_takes_no_longer_than_a_step() -> None:
     """A restarted oracle hears of the first step that is told to it at once, however far that is."""
     ledger = StepLedger(2, 0)
     ledger.joined(0, told_from=FAR)
+    ledger.joined(1, told_from=FAR)
     assert (ledger.next_step, ledger.missing) == (FAR, FAR)
+
+
+def test_a_restarted_oracle_believes_no_trainer_that_is_far_ahead_of_the_others() -> None:
+    """Of what the others tell, a few steps may be lost to such a lie, and not all that follow."""
+    world = World(2, steps=9, scores=0)
+    world.topology_kept = True
+    world.start_oracle()
+    ahead = world.talk.outbox.keep_early
+    for rank, begin in enumerate((FAR, 100)):
+        need = NeedPlans(rank=rank, step=begin, credit=1, done=begin - 1, told_from=begin)
+        assert world.talk.receive(f"trainer {rank} 0".encode(), need, []) == []
+    assert world.talk.ledger.next_step == 100 + ahead
+    need = NeedPlans(rank=0, step=100, credit=1, done=99, told_from=FAR)
+    (ignored,) = world.talk.receive(b"trainer 0 0", need, [])
+    assert isinstance(ignored, Ignored) and str(FAR)[:6] in ignored.text
 
 
 @given(told_from=st.integers(0, 50), planned=st.integers(0, 50), steps=st.lists(st.integers(0, 2**53), max_size=60))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bagpipe.config.evaluation import EarlyStopping, EvaluationConfig
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import NeedValidation, ValidationDone, ValidationOutputs
-from bagpipe.oracle.service.actions import Send, SendPlan
+from bagpipe.oracle.service.actions import Ignored, Send, SendPlan
 from bagpipe.oracle.service.validating import in_words
 from bagpipe.oracle.service.validation import Validations
 
@@ -85,6 +85,25 @@ def test_a_late_message_of_an_older_evaluation_changes_nothing() -> None:
     assert machine.need(b"1", late) == []
     assert machine.outputs(b"1", ValidationOutputs(rank=1, step=3), [np.ones(4, np.float32)]) == []
     assert machine.current == 5 and machine.takes_part(0) and not machine.takes_part(1)
+
+
+def test_a_word_of_a_later_evaluation_takes_nobodys_outputs() -> None:
+    """A trainer that speaks of a planned evaluation before its time is not heard; the one under way is judged whole.
+
+    Where an oracle begins anew, it may hear of such a one before it has planned any: that gives way to the next one.
+    """
+    machine = Validations(2, EvaluationConfig(every=1), depth=DEPTH, history=[])
+    machine.num_batches = 1
+    later = NeedValidation(rank=1, step=5, next=0, until=1)
+    machine.need(b"1", later)
+    for step in (3, 5):
+        machine.planned(step)
+    machine.outputs(b"0", ValidationOutputs(rank=0, step=3), [np.zeros(1, np.float32)])
+    assert machine.current == 3
+    for early in (machine.need(b"1", later), machine.outputs(b"1", ValidationOutputs(rank=1, step=5), [])):
+        assert len(early) == 1 and isinstance(early[0], Ignored) and "after step 3 comes first" in early[0].text
+    machine.outputs(b"1", ValidationOutputs(rank=1, step=3), [np.ones(1, np.float32)])
+    assert machine.complete and [one.tolist() for one in machine.all_outputs()[0]] == [[0.0], [1.0]]
 
 
 def test_a_late_request_sets_nothing_back() -> None:

@@ -90,6 +90,7 @@ class World:
         self.wires: dict[tuple[int, int], deque] = {(a, b): deque() for a in self.ranks for b in self.ranks if a != b}
         self.remade: set[tuple[int, int]] = set()
         self.resets = resets
+        self.said: list[tuple[tuple[int, int], tuple]] = []
         self.fetches: list[tuple[int, int]] = []
         self.watermarks = [-1 for _ in self.ranks]
         self.snapshot_due: int | None = None
@@ -215,7 +216,15 @@ class World:
         self.most_kept = max(self.most_kept, len({m[0].step for m in party.delivery.kept(peer)}))
 
     def deliver(self, link: tuple[int, int]) -> None:
-        label, through, contents = self.wires[link].popleft()
+        message = self.wires[link].popleft()
+        self.arrive(link, message)
+        if self.resets and self.random.random() < 0.2:
+            # A link may say once more what it has said before, however long ago: the receiver has it, or has used it.
+            self.said.append((link, message))
+            self.arrive(*self.random.choice(self.said))
+
+    def arrive(self, link: tuple[int, int], message: tuple) -> None:
+        label, through, contents = message
         party = self.parties[link[1]]
         party.delivery.confirmed(link[0], through)
         if label is not None and party.delivery.arrived(label, contents):

@@ -117,6 +117,8 @@ class Links:
         """(source, destination): (step, through, contents) under way; step -1: only a confirmation."""
         self.remade: set[tuple[int, int]] = set()
         """Connections whose sender has not yet noticed that they were reset."""
+        self.said: list[tuple[int, int, tuple[int, int, int]]] = []
+        """(source, destination, message) of what has arrived: a link may say any of it once more, however late."""
         self.most_kept = 0
 
     def run(self) -> None:
@@ -124,8 +126,8 @@ class Links:
         for _ in range(20_000):
             if all(side.step == self.steps for side in self.sides):
                 return
-            kind = self.random.choice(["begin", "deliver", "deliver", "reset", "notice"])
-            getattr(self, kind)()
+            kind = self.random.choice(["begin", "deliver", "deliver", "reset", "notice", "say again"])
+            getattr(self, kind.replace(" ", "_"))()
         raise AssertionError(f"nothing goes on: {[side.step for side in self.sides]}")
 
     def begin(self) -> None:
@@ -151,11 +153,19 @@ class Links:
     def deliver(self) -> None:
         (source, destination), wire = self.random.choice(list(self.wires.items()))
         if wire:
-            step, through, contents = wire.popleft()
-            d = self.sides[destination].delivery
-            d.confirmed(source, through)
-            if step >= 0:
-                d.arrived(Label(step, "eager", source), contents)
+            self.said.append((source, destination, wire.popleft()))
+            self.arrive(*self.said[-1])
+
+    def arrive(self, source: int, destination: int, message: tuple[int, int, int]) -> None:
+        step, through, contents = message
+        d = self.sides[destination].delivery
+        d.confirmed(source, through)
+        if step >= 0:
+            d.arrived(Label(step, "eager", source), contents)
+
+    def say_again(self) -> None:
+        if self.said and self.random.random() < 0.3:
+            self.arrive(*self.random.choice(self.said))
 
     def reset(self) -> None:
         """What is under way on one connection is lost from some place on; what follows gets through."""

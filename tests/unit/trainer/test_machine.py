@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from step_world import world
 
 from bagpipe.errors import BagpipeError
-from bagpipe.net import messages
+from bagpipe.oracle.service import claims
 from bagpipe.trainer.machine import Instruction, StepFacts, StepMachine
 from bagpipe.trainer.pipeline import _COUNTED
 from bagpipe.trainer.step import StepWatch
@@ -149,7 +149,24 @@ def test_the_machine_needs_no_torch_and_no_socket() -> None:
 
 
 def test_the_oracle_takes_every_wait_that_a_step_reports() -> None:
-    """A name that `messages.WAITS` lacks would have every report of a step refused; one too many is never told."""
+    """A name that `claims.WAITS` lacks would have every report of a step refused; one too many is never told."""
     watch = StepWatch(updated=0.0)
     watch.backward_returned()
-    assert {*WAITS.values(), *_COUNTED.values(), *watch.waits} == messages.WAITS
+    assert {*WAITS.values(), *_COUNTED.values(), *watch.waits} == claims.WAITS
+
+
+def test_what_a_peer_says_too_much_of_is_not_kept() -> None:
+    """Word of rows that no plan asks for is forgotten when its step is over, or it would stay until the run ends."""
+    machine = StepMachine(num_groups=1, first_step=0, depth=0)
+    machine.happened(Event.JOINED)
+    for step in range(40):
+        machine.plan_arrived(StepFacts(step, True, False, False, -1, (), (), ()))
+        for kind in ("gradients", "eager", "deferred"):
+            machine.peer_rows_arrived(kind, step, 1)
+        machine.happened(Event.NEXT_ASKED)
+        for event in (Event.ROWS_ASKED, Event.ROWS_HANDED_OUT):
+            machine.happened(event)
+        machine.gradients_made(0)
+        for event in (Event.BACKWARD_ENDED, Event.STEP_ENDED):
+            machine.happened(event)
+    assert machine.finished >= 38 and len(machine._here) <= 9
