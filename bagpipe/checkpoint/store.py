@@ -67,15 +67,20 @@ class Checkpoint:
 
         Raises:
             CheckpointError: it is not what the manifest says.
+            StorageError: this process may not read it, or not now.
         """
         self.check(file)
-        return (self.directory / file.name).read_bytes()
+        try:
+            return (self.directory / file.name).read_bytes()
+        except OSError as error:  # The run may have deleted it since.
+            raise self._unreadable(file, error) from None
 
     def rows(self, file: SnapshotFile) -> tuple[int, Keys, Floats]:
         """One shard file's (width group, keys, records), verified; the arrays are views of the file.
 
         Raises:
             CheckpointError: it is not what the manifest says.
+            StorageError: this process may not read it, or not now.
         """
         self.check(file)
         path = self.directory / file.name
@@ -86,6 +91,8 @@ class Checkpoint:
             group = int(header["__metadata__"]["group"])
             keys = _tensor(content, begin, header["keys"], np.int64)
             return group, keys, _tensor(content, begin, header["records"], np.float32)
+        except OSError as error:
+            raise self._unreadable(file, error) from None
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{path}: not a shard file ({error})") from None
 
@@ -102,13 +109,7 @@ class Checkpoint:
             with path.open("rb") as content:
                 checksum = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError as error:
-            raise_unless_file_at_fault(path, error)
-            if not is_complete(self.directory):
-                raise CheckpointError(
-                    f"{self.directory}: deleted while it was read, by its run, which keeps newer ones; use one of "
-                    "those, or raise spec.checkpoint.keep"
-                ) from None
-            raise CheckpointError(f"{path}: {error.strerror}; the checkpoint is incomplete, use another") from None
+            raise self._unreadable(file, error) from None
         if num_bytes != file.num_bytes:
             raise CheckpointError(
                 f"{path}: expected {file.num_bytes} bytes, found {num_bytes}; the checkpoint is truncated, use another"
@@ -117,6 +118,21 @@ class Checkpoint:
             raise CheckpointError(
                 f"{path}: its checksum differs from the manifest's; the checkpoint is corrupt, use another"
             )
+
+    def _unreadable(self, file: SnapshotFile, error: OSError) -> CheckpointError:
+        """Why a file cannot be read.
+
+        Raises:
+            StorageError: this process may not read it, or not now.
+        """
+        path = self.directory / file.name
+        raise_unless_file_at_fault(path, error)
+        if not is_complete(self.directory):
+            return CheckpointError(
+                f"{self.directory}: deleted while it was read, by its run, which keeps newer ones; use one of "
+                "those, or raise spec.checkpoint.keep"
+            )
+        return CheckpointError(f"{path}: {error.strerror}; the checkpoint is incomplete, use another")
 
 
 def _tensor(

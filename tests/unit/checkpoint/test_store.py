@@ -115,6 +115,21 @@ def test_a_checkpoint_that_its_run_deletes_meanwhile_is_not_called_damaged(
         begun.verify()
 
 
+@pytest.mark.parametrize("how", ["read", "rows"])
+def test_a_file_that_is_deleted_once_it_was_checked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Retention may come between a file's check and its reading; a missing file of a whole checkpoint is named too."""
+    directory = save(tmp_path, 1)
+    begun = open_checkpoint(directory)
+    monkeypatch.setattr(Checkpoint, "check", lambda self, file: (self.directory / file.name).unlink())
+    with pytest.raises(CheckpointError, match=r"group0-part00000.safetensors: No such file .* incomplete"):
+        getattr(begun, how)(begun.manifest.shards[0])
+    monkeypatch.setattr(Checkpoint, "check", lambda self, file: shutil.rmtree(self.directory))
+    with pytest.raises(CheckpointError, match="step-00000001: deleted while it was read, by its run"):
+        getattr(begun, how)(begun.manifest.shards[0])
+
+
 def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
     """A half-written checkpoint is not listed, and opening it says what is missing."""
     save(tmp_path, 5)
