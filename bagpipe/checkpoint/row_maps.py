@@ -41,6 +41,13 @@ class TableOfRun:
         kinds = {feature.name: feature.kind for feature in self.transform.info.features}
         return next((kinds[name] for name in self.table.feature_names if name in kinds), None)
 
+    @property
+    def boundaries(self) -> set[tuple[float, ...]]:
+        """Between which its values are intervals; empty where they are none."""
+        columns = None if self.transform is None else self.transform.info.columns
+        sparse = () if columns is None else columns.sparse
+        return {column.boundaries for column in sparse if column.name in self.table.feature_names and column.boundaries}
+
 
 def row_map(here: TableOfRun, there: TableOfRun) -> Rows | str:
     """For each row of the table there its row here, or -1; or, as a text, why no row can be taken."""
@@ -48,9 +55,13 @@ def row_map(here: TableOfRun, there: TableOfRun) -> Rows | str:
         return f"width {there.table.embedding_dim} there, {here.table.embedding_dim} here"
     if here.encoding != there.encoding:
         return f"values have their rows by {there.encoding or 'unknown means'} there, by {here.encoding} here"
+    by_value = here.vocabulary is not None and there.vocabulary is not None
+    # A hash is of a value's code, so the same text or number lands in another row where the kind is another.
+    if (by_value or here.encoding == "hash") and here.kind != there.kind:
+        return f"values are of kind {there.kind} there, {here.kind} here"
+    if here.boundaries != there.boundaries:  # The code is the interval's number, which stands for another one there.
+        return "values are intervals between other boundaries there"
     if here.vocabulary is not None and there.vocabulary is not None:
-        if here.kind != there.kind:
-            return f"values are of kind {there.kind} there, {here.kind} here"
         return _by_value(here.vocabulary, there.vocabulary)
     rows_here, rows_there = here.table.num_embeddings, there.table.num_embeddings
     if here.encoding == "hash" and rows_here != rows_there:

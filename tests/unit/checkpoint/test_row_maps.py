@@ -6,13 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bagpipe.checkpoint.row_maps import TableOfRun, row_map
+from bagpipe.config.columns import ColumnsConfig, SparseColumn
 from bagpipe.data.transform import KeptFeature, KeptTable, Transform, TransformInfo
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.tables import Table
 
 
 def table_of(
-    rows: int, encoding: str = "ids", *, dim: int = 4, kind: str = "text", vocabulary: Vocabulary | None = None
+    rows: int,
+    encoding: str = "ids",
+    *,
+    dim: int = 4,
+    kind: str = "text",
+    vocabulary: Vocabulary | None = None,
+    boundaries: tuple[float, ...] = (),
 ) -> TableOfRun:
     info = TransformInfo(
         source="csv",
@@ -25,6 +32,7 @@ def table_of(
         jagged=False,
         features=(KeptFeature("f", kind),),  # type: ignore[arg-type]
         tables=(KeptTable("t", rows, ("f",)),),
+        columns=ColumnsConfig(sparse=(SparseColumn(name="f", boundaries=boundaries),)),
     )
     return TableOfRun(Table("t", rows, dim, ("f",)), Transform(info, vocabulary and {"t": vocabulary}))
 
@@ -73,6 +81,21 @@ def test_what_does_not_fit_is_said() -> None:
         row_map(table_of(3), TableOfRun(Table("t", 3, 4, ("f",)), None))
         == "values have their rows by unknown means there, by ids here"
     )
+    assert row_map(table_of(9, "hash"), table_of(9, "hash", kind="int")) == "values are of kind int there, text here"
     same = row_map(table_of(9, "hash"), table_of(9, "hash"))
     assert not isinstance(same, str)
     assert same.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("encoding", ["hash", "vocabulary"])
+def test_an_interval_is_no_other_interval_of_the_same_number(encoding: str) -> None:
+    """The second interval between 10 and 20 is not the second one between 1 and 2, and takes no vector of it."""
+    words = vocabulary_of([1, 2, 3]) if encoding == "vocabulary" else None
+    one, same, other = (
+        table_of(4, encoding, kind="interval", vocabulary=words, boundaries=boundaries)
+        for boundaries in ((10.0, 20.0), (10.0, 20.0), (1.0, 2.0))
+    )
+    assert row_map(one, other) == "values are intervals between other boundaries there"
+    taken = row_map(one, same)
+    assert not isinstance(taken, str)
+    assert taken.tolist() == [0, 1, 2, 3]
