@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
 from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import raise_unless_file_at_fault, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_read, raise_unless_file_at_fault, write_whole
 from bagpipe.net.messages import SnapshotFile
 
 SNAPSHOT_SECONDS = 600.0
@@ -32,8 +32,12 @@ ASIDE = "manifest.aside.json"
 _NAME = re.compile(r"step-(\d{8,})")
 _OUR_FILES = re.compile(
     r"manifest(\.aside)?\.json(\.\d+)?|dense[a-z_]*\.(safetensors|json)|dense-weights\.txt|shard-\d+-of-\d+|transform|\..*\.tmp"
+    r"|\.nfs[0-9a-f]+"
 )
-"""Names of files in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
+"""Names of files in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted.
+
+The last one is what an NFS server shows of a file that was deleted while another process had it open.
+"""
 
 
 def step_of(directory: Path) -> int:
@@ -181,14 +185,27 @@ def incomplete_checkpoints(root: Path) -> list[Path]:
     """Directories of checkpoints that were begun and never completed; those that were set aside are not among them."""
     if not root.is_dir():
         return []
-    steps = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and _is_ours(path)]
-    return [path for path in steps if not (path / FILE_NAME).exists() and not (path / ASIDE).exists()]
+    remains = [path for path in root.iterdir() if _NAME.fullmatch(path.name) and _is_remains(path)]
+    return [path for path in remains if not (path / ASIDE).exists()]
 
 
-def _is_ours(directory: Path) -> bool:
-    """Whether there are files in it, all with names that a checkpoint of ours has."""
-    found = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-    return bool(found) and all(_OUR_FILES.fullmatch(name) for name in found)
+def _is_remains(directory: Path) -> bool:
+    """Whether there are files in it, all with names that a checkpoint of ours has, and no manifest among them.
+
+    A folder that cannot be looked into is not: nobody knows what it holds.
+    """
+    try:
+        found = [path.name for path in directory.iterdir()]
+    except OSError:
+        return False
+    return bool(found) and FILE_NAME not in found and all(_OUR_FILES.fullmatch(name) for name in found)
+
+
+def _is_empty(directory: Path) -> bool:
+    try:
+        return not any(directory.iterdir())
+    except OSError:
+        return False
 
 
 def newest_complete(root: Path) -> Path | None:
@@ -203,12 +220,18 @@ def commit(directory: Path, manifest: Manifest) -> None:
 
 
 def describe_file(directory: Path, name: str) -> SnapshotFile:
-    """Name, length and checksum of a file of a checkpoint, for its manifest."""
+    """Name, length and checksum of a file of a checkpoint, for its manifest.
+
+    Raises:
+        StorageError: the file, which has just been written, cannot be read.
+    """
     path = directory / name
-    with path.open("rb") as content:
-        return SnapshotFile(
-            name=name, num_bytes=path.stat().st_size, sha256=hashlib.file_digest(content, "sha256").hexdigest()
-        )
+    try:
+        with path.open("rb") as content:
+            checksum = hashlib.file_digest(content, "sha256").hexdigest()
+            return SnapshotFile(name=name, num_bytes=path.stat().st_size, sha256=checksum)
+    except OSError as error:
+        raise cannot_read(path, error) from None
 
 
 def expired(complete: Sequence[Path], keep: int) -> Sequence[Path]:
@@ -216,25 +239,46 @@ def expired(complete: Sequence[Path], keep: int) -> Sequence[Path]:
     return complete[: -max(1, keep)]
 
 
-def prune(root: Path, keep: int, *, needed: Collection[Path] = ()) -> None:
+def prune(
+    root: Path, keep: int, *, needed: Collection[Path] = (), left: Collection[Path] = ()
+) -> Mapping[Path, OSError]:
     """Delete checkpoints beyond the newest `keep`, and remains of interrupted ones older than the newest.
 
-    A checkpoint stops being one before its files go: the manifest is deleted first.
+    A checkpoint stops being one before its files go: the manifest is deleted first. What cannot be deleted now, such as
+    a folder on NFS in which another process has a file open, is left for the next time.
 
     Args:
         needed: checkpoints that stay whatever their age.
+        left: what an earlier call has left; such a folder is deleted also if it has become empty meanwhile.
+
+    Returns:
+        What was left by this call, and why.
+
+    Raises:
+        OSError: `root` cannot be listed.
     """
     complete = list_checkpoints(root)
     if not complete:
-        return
+        return {}
     spared = {path.absolute() for path in needed}
-    newest = step_of(complete[-1])
+    ours, refused = set(left), dict[Path, OSError]()
     for path in expired(complete, keep):
         if path.absolute() not in spared:
             crash_points.passed("removal of a manifest")
-            (path / FILE_NAME).unlink()
-    for path in root.iterdir():
+            try:
+                (path / FILE_NAME).unlink(missing_ok=True)
+                ours.add(path)
+            except OSError as error:
+                refused[path] = error
+    newest = step_of(complete[-1])
+    for path in list(root.iterdir()):
         match = _NAME.fullmatch(path.name)
-        if match and int(match[1]) < newest and not (path / FILE_NAME).is_file() and _is_ours(path):
+        if match and int(match[1]) < newest and (_is_remains(path) or (path in ours and _is_empty(path))):
             crash_points.passed("removal of a checkpoint")
-            shutil.rmtree(path)
+            try:
+                shutil.rmtree(path)
+            except FileNotFoundError:
+                pass  # Somebody else deletes it too.
+            except OSError as error:
+                refused[path] = error
+    return refused

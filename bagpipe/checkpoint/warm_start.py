@@ -85,15 +85,30 @@ def prepare_first_values(
         CheckpointError: the other run has no complete checkpoint, or it is damaged.
         ConfigError, DataError: tables or files do not fit.
         StorageError: the disk is full.
+
+    After an error nothing is left.
     """
     files = _files_of_tables(spec, layout)
     if spec.init_from is None and not files:
         return None
     folder = root / FOLDER
     shutil.rmtree(folder, ignore_errors=True)
-    make_folder(folder)
-    writer = _Writer(folder)
     targets = _targets(spec, layout, transform)
+    try:
+        make_folder(folder)
+        lines = _write(spec, layout, targets, files, folder)
+        write_whole(run_dir / REPORT, report(lines).encode())
+    except BaseException:  # Nobody would remove it: it is as large as the tables, and no checkpoint.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
+
+
+def _write(
+    spec: JobSpec, layout: TableLayout, targets: dict[str, _Target], files: dict[str, Path], folder: Path
+) -> list[_Line]:
+    """Fill the folder, its manifest last; returns what was taken."""
+    writer = _Writer(folder)
     lines = [_from_file(path, targets[name], writer) for name, path in files.items()]
     dense: tuple[SnapshotFile, ...] = ()
     if spec.init_from is not None:
@@ -101,8 +116,7 @@ def prepare_first_values(
         lines += _from_run(source, spec, {n: t for n, t in targets.items() if n not in files}, writer)
         dense = _dense(source, folder)
     commit(folder, _manifest(spec, layout, tuple(writer.files), dense))
-    write_whole(run_dir / REPORT, report(lines).encode())
-    return folder
+    return lines
 
 
 def open_source(place: Path) -> Checkpoint:

@@ -295,9 +295,11 @@ class RunDir:
         for path in remains:
             with suppress(OSError):
                 path.unlink()
-        for path in [*incomplete_checkpoints(root), *(self.path / "data").glob(".*")]:
+        for path in (self.path / "data").glob(".*"):
             shutil.rmtree(path, ignore_errors=True)
-        with suppress(OSError, CheckpointError):
+        with suppress(OSError, CheckpointError):  # A disk that fails now costs no result that is there.
+            for path in incomplete_checkpoints(root):
+                shutil.rmtree(path, ignore_errors=True)
             best = kept_best(root, job.spec.checkpoint.best)
             prune(root, job.spec.checkpoint.keep, needed=[best] if best is not None else [])
 

@@ -8,7 +8,7 @@ delays the checkpoint and nothing else: training goes on, and the next one begin
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,6 +104,10 @@ class Checkpointer:
         self._trusted = False
         self._lost = ""
         """Why the latest checkpoint will never be complete; empty: it is, or may become so."""
+        self._left: Mapping[Path, OSError] = {}
+        """What retention could not delete after the latest checkpoint that is complete."""
+        self._named: set[Path] = set()
+        """What the log has said of that."""
 
     def restore(self) -> None:
         """Load the dense weights and optimizer of the checkpoint this attempt starts from, if any.
@@ -289,8 +293,29 @@ class Checkpointer:
         )
         commit(draft.directory, manifest)
         log.info("checkpoint of step %d: %s", draft.plan.step + 1, draft.directory)
+        self._clear_away()
+
+    def _clear_away(self) -> None:
+        """Retention, after a checkpoint has become whole.
+
+        The run does not depend on it: what cannot be deleted is named in the log once, and tried again by the next.
+        """
+        topology = self.members.topology
         kept = topology.spec.checkpoint
-        best = None if kept.best is None else best_checkpoint(self.root, self.validations, kept.best)
-        # A restarted oracle reads the checkpoint that the attempt began from once more.
-        began_from = Path(topology.checkpoint) if topology.checkpoint is not None else None
-        prune(self.root, kept.keep, needed=[path for path in (best, began_from) if path is not None])
+        try:
+            best = None if kept.best is None else best_checkpoint(self.root, self.validations, kept.best)
+            # A restarted oracle reads the checkpoint that the attempt began from once more.
+            began_from = Path(topology.checkpoint) if topology.checkpoint is not None else None
+            needed = [path for path in (best, began_from) if path is not None]
+            refused = self._left = prune(self.root, kept.keep, needed=needed, left=self._left)
+        except OSError as error:  # The folder cannot be listed; what was left before is still there.
+            refused = {self.root: error}
+        for path, why in refused.items():
+            if path not in self._named:
+                log.warning(
+                    "%s: an old checkpoint cannot be deleted: %s; the run goes on, and tries it again after each "
+                    "checkpoint",
+                    path,
+                    why.strerror or why,
+                )
+                self._named.add(path)

@@ -199,7 +199,7 @@ def test_a_warm_started_run_resumes_as_itself(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_there_or_does_not_fit_is_refused(more: dict[str, Any], named: str, first: Path) -> None:
-    """One line that names the setting, before any training."""
+    """One line that names the setting, before any training; what was written for the job until then is removed."""
     settings = dict(more)
     if "files" in settings:
         (override,) = settings.pop("files")
@@ -210,6 +210,7 @@ def test_what_is_not_there_or_does_not_fit_is_refused(more: dict[str, Any], name
     place, beginning = first.parent / "refused", Start(0, Cursor(), None)
     with pytest.raises((ConfigError, DataError), match=named):
         open_data(job_of(**settings).spec, beginning, checkpoint=None, run_dir=place, checkpoint_dir=place, choose=True)
+    assert not (place / "initial").exists()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """A checkpoint is whole or it is none, and says by name what is wrong with it."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -28,7 +28,7 @@ from bagpipe.cli.main import run_command
 from bagpipe.config.document import DataConfig, EmbeddingConfig, JobSpec, RowOptimizer
 from bagpipe.embedding.row_store import RowStore
 from bagpipe.embedding.snapshot import Snapshot
-from bagpipe.errors import CheckpointError, ConfigError
+from bagpipe.errors import CheckpointError, ConfigError, StorageError
 from bagpipe.export.tables import load_tables, write_tables
 from bagpipe.rows.initial import InitialRows, initial_rows, row_scale
 from bagpipe.tables import Table, TableLayout
@@ -273,3 +273,28 @@ def test_folders_of_others_are_never_deleted(tmp_path: Path) -> None:
     save(tmp_path, 5)
     prune(tmp_path, 1)
     assert foreign.is_dir() and empty.is_dir() and not interrupted.exists()
+
+
+def test_a_file_that_cannot_be_read_again_for_its_checksum_is_named(tmp_path: Path) -> None:
+    """It has just been written, so its disk is at fault."""
+    with pytest.raises(StorageError, match=r"dense\.safetensors: cannot be read: No such file"):
+        describe_file(tmp_path, "dense.safetensors")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_no_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows what it holds, so it stays, and the others are cleared away."""
+    whole, interrupted, other = save(tmp_path, 5), directory_of(tmp_path, 1), directory_of(tmp_path, 2)
+    for folder in (interrupted, other):
+        folder.mkdir()
+        (folder / "dense.safetensors").write_bytes(b"x")
+    listed = Path.iterdir
+
+    def refuse(path: Path) -> Iterator[Path]:
+        if path == other:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert incomplete_checkpoints(tmp_path) == [interrupted]
+    assert not prune(tmp_path, 1)
+    assert sorted(listed(tmp_path)) == [other, whole]

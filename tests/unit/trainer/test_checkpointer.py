@@ -1,16 +1,21 @@
 """Checkpoints under way at once: whichever shard answers first, each becomes whole and none is cleared away."""
 
+import errno
+import os
+import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bagpipe.batch import Cursor
-from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
+from bagpipe.checkpoint.manifest import FILE_NAME
+from bagpipe.checkpoint.store import directory_of, list_checkpoints, open_checkpoint
 from bagpipe.config.document import CheckpointConfig, DataConfig, JobSpec
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import SnapshotFiles
@@ -107,3 +112,61 @@ def test_a_checkpoint_of_an_evaluated_step_waits_for_its_figures() -> None:
         checkpointer.poll()
         assert told == [5]
         assert open_checkpoint(list_checkpoints(Path(name))[0]).manifest.validations == (figures[0],)
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is no checkpoint any more, or it is still a whole one; it is named once, and goes as soon as it can."""
+    checkpointer, shards, told = world(tmp_path, 1)
+    remove, unlink, open_elsewhere = shutil.rmtree, Path.unlink, directory_of(tmp_path, 1) / ".nfs0000000000a1b2c3"
+    stuck = directory_of(tmp_path, 2) / FILE_NAME
+
+    def rmtree(path: Path, ignore_errors: bool = False) -> None:
+        """As on NFS: a file that another process has open gets another name."""
+        if path != open_elsewhere.parent or not open_elsewhere.exists():
+            return remove(path, ignore_errors)
+        for name in path.iterdir():
+            if name != open_elsewhere:
+                name.unlink()
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == stuck:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    for step in range(5):
+        checkpointer.begin(plan(step))
+        if step == 1:
+            open_elsewhere.touch()
+        shards.written.add(step)
+        checkpointer.poll()
+    assert told == [1, 2, 3, 4, 5]
+    assert [open_checkpoint(path).manifest.step for path in list_checkpoints(tmp_path)] == [2, 5]
+    named = [record.args[0] for record in caplog.records if "cannot be deleted" in record.msg and record.args]
+    assert sorted(named) == [open_elsewhere.parent, stuck.parent]
+    monkeypatch.setattr(Path, "unlink", unlink)
+    open_elsewhere.unlink()  # The other process has ended, and the folder is empty.
+    checkpointer.begin(plan(5))
+    shards.written.add(5)
+    checkpointer.poll()
+    assert list(tmp_path.iterdir()) == [directory_of(tmp_path, 6)]
+
+
+def test_a_disk_that_cannot_list_old_checkpoints_costs_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint is whole before old ones are looked for, and the oracle is told."""
+    checkpointer, shards, told = world(tmp_path, 1)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+
+    checkpointer.begin(plan(0))
+    shards.written.add(0)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "iterdir", refuse)
+        checkpointer.poll()
+    assert told == [1]
+    assert list_checkpoints(tmp_path) == [directory_of(tmp_path, 1)]
