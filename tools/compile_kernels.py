@@ -4,6 +4,7 @@ One small job with every role a thread of this process; numba keeps the results 
 this while mypy runs.
 """
 
+import argparse
 import tempfile
 from pathlib import Path
 
@@ -33,4 +34,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -6,6 +6,7 @@ Two trainers, a lookahead of 2, three cache slots for each trainer, six rows and
 the plans, so the pictures cannot say anything else than the code; a guard test fails if they are stale.
 """
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -324,5 +325,6 @@ def files() -> dict[Path, str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for path, text in files().items():
         path.write_text(text, encoding="utf-8")

@@ -4,6 +4,7 @@ python tools/generate_api.py            # writes docs/api.md
 python tools/generate_api.py --check    # ends with 1 if the page is not what would be written
 """
 
+import argparse
 import inspect
 import sys
 import textwrap
@@ -99,7 +100,10 @@ def _block(text: str) -> str:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="end with 1 if the page is not what would be written")
+    check = parser.parse_args().check
     written = page()
-    if "--check" in sys.argv:
+    if check:
         sys.exit(PAGE.read_text(encoding="utf-8") != written)
     PAGE.write_text(written, encoding="utf-8")

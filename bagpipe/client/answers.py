@@ -11,6 +11,8 @@ from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PROXY = ": is it behind a proxy?"
+_REFUSALS = (400, 403, 404, 409, 422)
+"""Answers that say something about the request, if they are the API server's own."""
 
 
 class ClusterError(BagpipeError):
@@ -67,27 +69,47 @@ def _meaning(error: Any, namespace: str, what: str | None) -> BagpipeError:
     status, message = error.status, _message(error)
     if not status:
         return ClusterError(f"{what}: the API server cannot be reached: {message}")
+    if status in _REFUSALS and _of_something_else(error):
+        return ClusterError(
+            f"{what}: expected an answer of the API server, found {status} {error.reason} with "
+            f"{(error.body or '')[:60]!r}{_PROXY}"
+        )
     if status == 404 and _no_such_kind(message):
         return ConfigError(
             "this cluster knows no BagpipeJob: install the operator's chart, or choose another --context"
         )
     if status == 404:
         return JobNotFound(f"{what}: not in namespace {namespace}: {message}")
+    if status == 409 and _status(error).get("reason") == "AlreadyExists":
+        return ConfigError(
+            f"{what}: namespace {namespace} has one of that name: {message}; choose another name (--name), or first "
+            f"`bagpipe job delete {what}`; `bagpipe job scale`, `suspend` and `resume` change the one that is there"
+        )
     if status in (400, 409, 422):
         return ConfigError(f"{what}: refused by the cluster: {message}")
     said = f"{what}: the API server answered {status}: {message}"
     if status == 401:
-        return NotAllowed(f"{said}; log in again: it does not accept these credentials")
+        return NotAllowed(f"{said}; log in again: it does not accept these credentials, also read anew")
     return NotAllowed(f"{said}; ask for the role") if status == 403 else ClusterError(said)
 
 
 def _message(error: Any) -> str:
     """The API server's words, in one line."""
+    return " ".join(str(_status(error).get("message") or error.reason).split())[:1000]
+
+
+def _status(error: Any) -> Mapping[str, Any]:
+    """The object of kind Status that the API server sends with an error; empty: there is none."""
     try:
-        said = str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        said = str(error.reason)
-    return " ".join(said.split())[:1000]
+        found = json.loads(error.body)
+    except (TypeError, ValueError):
+        found = None
+    return found if isinstance(found, Mapping) and found.get("kind") == "Status" else {}
+
+
+def _of_something_else(error: Any) -> bool:
+    """Whether a proxy or a page to log in answered: the API server says why it refuses, except for an unknown path."""
+    return not _status(error) and (error.body or "").strip() != "404 page not found"
 
 
 def _no_such_kind(message: str) -> bool:

@@ -5,6 +5,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from bagpipe.errors import ConfigError
 
@@ -15,6 +16,13 @@ def connect(kubernetes: Any, context: str | None) -> tuple[Any, str]:
     Raises:
         ConfigError: there is no kubeconfig, or it is none.
     """
+    api, namespace, chosen = _read(kubernetes, context)
+    _renewing(kubernetes, api, chosen)
+    return api, namespace
+
+
+def _read(kubernetes: Any, context: str | None) -> tuple[Any, str, str | None]:
+    """As `_connected`, with the package's errors in our words."""
     import yaml
 
     said, root = _Said(), logging.getLogger()
@@ -43,8 +51,28 @@ class _Said(logging.Handler):
             self.words = self.words or " ".join(record.getMessage().split())[:300]
 
 
-def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str]:
-    """As `connect`, with whatever errors the package raises.
+def _renewing(kubernetes: Any, api: Any, context: str | None) -> None:
+    """Let each request that is answered 401 be sent once more, with credentials that are read again.
+
+    A token lasts an hour, a wait or a log that is followed for days; what a file or a command gives now may be valid.
+    """
+    send = api.call_api
+
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            return send(*args, **options)
+        except kubernetes.client.exceptions.UnauthorizedException:
+            fresh, _, _ = _read(kubernetes, context)
+            if fresh.configuration.host != api.configuration.host:  # Another cluster has that context's name now.
+                raise
+            api.configuration, api.rest_client = fresh.configuration, fresh.rest_client
+            return send(*args, **options)
+
+    api.call_api = call
+
+
+def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str, str | None]:
+    """A client, the namespace and the name of its context, with whatever errors the package raises.
 
     `$KUBECONFIG` is read now: the package itself reads it once, when it is imported, which in a notebook is long ago.
     """
@@ -55,13 +83,29 @@ def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str]:
         api = kubernetes.config.new_client_from_config(config_file=file, context=context, client_configuration=options)
         known, active = kubernetes.config.list_kube_config_contexts(config_file=file)
         chosen = next((one for one in known if one["name"] == context), active)
-        return api, (chosen.get("context") or {}).get("namespace") or "default"
+        return api, (chosen.get("context") or {}).get("namespace") or "default", chosen["name"]
     except kubernetes.config.ConfigException as error:
         if context is not None or not account.exists():  # A context that was asked for is not the pod's own account.
             words = " ".join(str(error).split())
             raise ConfigError(f"no cluster: {words}; set $KUBECONFIG, or name a context of it") from None
     kubernetes.config.load_incluster_config(client_configuration=options)
-    return kubernetes.client.ApiClient(configuration=options), account.read_text().strip()
+    return kubernetes.client.ApiClient(configuration=options), account.read_text().strip(), None
+
+
+def _here_only(urllib3: Any) -> Any:
+    """A urllib3.Retry that follows no redirect to another host: an API server sends nobody elsewhere, a login does."""
+
+    class HereOnly(urllib3.Retry):  # type: ignore[misc]
+        def increment(self, *args: Any, response: Any = None, _pool: Any = None, **more: Any) -> Any:
+            target = response.get_redirect_location() if response is not None else None
+            if target and _pool is not None and urlsplit(target).hostname not in (None, _pool.host):
+                page = target.partition("?")[0][:200]
+                raise urllib3.exceptions.HTTPError(
+                    f"a redirect to {page} came in its place; log in there, or connect without the proxy"
+                )
+            return super().increment(*args, response=response, _pool=_pool, **more)
+
+    return HereOnly
 
 
 def _options(kubernetes: Any) -> Any:
@@ -74,7 +118,7 @@ def _options(kubernetes: Any) -> Any:
     from urllib3.connection import HTTPConnection
 
     options = type.__call__(kubernetes.client.Configuration)  # Not a copy of what a notebook has made the default.
-    options.retries = urllib3.Retry(
+    options.retries = _here_only(urllib3)(
         3, connect=0, read=0, status=0, other=0, redirect=3, respect_retry_after_header=False
     )
     kept = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]

@@ -31,6 +31,13 @@ def test_operator_is_a_folder_and_never_a_package() -> None:
     assert shadowed.stdout.strip() == "3", shadowed.stderr
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.name)
+def test_no_tool_starts_its_work_when_asked_for_help(path: Path) -> None:
+    """A tool that runs by itself reads its arguments with a parser, which answers --help."""
+    source = path.read_text(encoding="utf-8")
+    assert '__name__ == "__main__"' not in source or "argparse" in source
+
+
 def test_tests_are_no_packages() -> None:
     """A test tree with `__init__.py` puts its folders on the path, before the modules they are named after."""
     assert list((ROOT / "tests").rglob("__init__.py")) == []

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -154,7 +155,8 @@ class Answer(RuntimeError):
     def __init__(self, status, message="", reason="Not Found") -> None:
         super().__init__(message)
         self.status, self.reason = status, reason
-        self.body = json.dumps({"message": message}) if message else "404 page not found"
+        status = {"kind": "Status", "message": message, "reason": "AlreadyExists" if "exists" in message else "Any"}
+        self.body = json.dumps(status) if message else "404 page not found"
 
 
 def raising(error):
@@ -181,7 +183,19 @@ def odd():
     [
         (404, "", ExitCode.BAD_CONFIG, "this cluster knows no BagpipeJob: install the operator's chart"),
         (404, 'bagpipejobs "j" not found', ExitCode.BAD_CONFIG, 'not in namespace ns: bagpipejobs "j" not found'),
-        (401, "Unauthorized", ExitCode.BAD_CONFIG, "answered 401: Unauthorized; log in again"),
+        (
+            401,
+            "Unauthorized",
+            ExitCode.BAD_CONFIG,
+            "answered 401: Unauthorized; log in again: it does not accept these",
+        ),
+        (
+            409,
+            '"j" already exists',
+            ExitCode.BAD_CONFIG,
+            'has one of that name: "j" already exists; choose another name',
+        ),
+        (409, "was changed", ExitCode.BAD_CONFIG, "refused by the cluster: was changed"),
         (403, 'User "u" cannot get\nresource', ExitCode.BAD_CONFIG, 'answered 403: User "u" cannot get resource; ask'),
         (422, "name cannot change", ExitCode.BAD_CONFIG, "refused by the cluster: name cannot change"),
         (503, "busy", ExitCode.TRANSIENT, "answered 503: busy"),
@@ -195,6 +209,19 @@ def test_every_refusal_is_a_line_and_a_code(odd, status, message, code, words):
         odd.get("j")
     assert words in str(caught.value) and "\n" not in str(caught.value)
     assert caught.value.exit_code == code
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+@pytest.mark.parametrize("body", ["<html>log in</html>", '{"message": "no Route matched"}', "", None])
+def test_a_refusal_that_is_not_the_api_servers(odd, status, body):
+    """A page to log in that answers 404 says nothing about jobs: it was told as a cluster without the operator."""
+    answer = Answer(status)
+    answer.body = body
+    odd._jobs.get_namespaced_custom_object = raising(answer)
+    with pytest.raises(
+        ClusterError, match=rf"expected an answer of the API server, found {status} Not Found with .*prox"
+    ):
+        odd.get("j")
 
 
 @pytest.mark.parametrize("answer", ["<html>log in</html>", None, [], {}, {"metadata": None}, {"metadata": {}}])
@@ -370,9 +397,12 @@ def kubeconfig(path, server: str):
 
 
 @contextmanager
-def answering(answer: bytes):
-    """A server on loopback that answers each connection with these bytes: its address, and the connections so far."""
-    taken = []
+def answering(*answers: bytes):
+    """A server on loopback that answers each connection with the next of these, the last one again and again.
+
+    Yields its address, and what it was asked so far.
+    """
+    taken, left = [], list(answers)
 
     def serve():
         with suppress(OSError):  # It does not listen any more.
@@ -380,7 +410,7 @@ def answering(answer: bytes):
                 connection, _ = listening.accept()
                 with connection:
                     taken.append(connection.recv(65536))
-                    connection.sendall(answer)
+                    connection.sendall(left.pop(0) if len(left) > 1 else left[0])
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve, daemon=True)
@@ -390,6 +420,69 @@ def answering(answer: bytes):
         finally:
             listening.shutdown(socket.SHUT_RDWR)
             thread.join()
+
+
+def http(status: str, body: str = "", *headers: str) -> bytes:
+    """An answer, after which the connection is closed."""
+    head = [f"HTTP/1.1 {status}", "Connection: close", f"Content-Length: {len(body)}", *headers]
+    return ("\r\n".join(head) + "\r\n\r\n" + body).encode()
+
+
+JOB = http("200 OK", json.dumps(raw("Complete")), "Content-Type: application/json")
+UNAUTHORIZED = http("401 Unauthorized", '{"kind": "Status", "message": "Unauthorized"}')
+
+
+def with_token(path, server: str, token: str) -> None:
+    """Write a kubeconfig whose user has this token."""
+    document = json.loads(Path(kubeconfig(path, server)).read_text())
+    document["users"][0]["user"] = {"token": token}
+    path.write_text(json.dumps(document))
+
+
+def test_credentials_are_read_again_once(tmp_path, monkeypatch):
+    """A token expires during a wait: the new one of the file is used; without one a line says what to do."""
+    path = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with answering(UNAUTHORIZED, JOB, UNAUTHORIZED) as (server, asked):
+        with_token(path, server, "old")
+        made = BagpipeClient()
+        with_token(path, server, "new")
+        assert made.wait("j").phase == "Complete"
+        assert [b"Bearer old" in asked[0], b"Bearer new" in asked[1], len(asked)] == [True, True, 2]
+        with pytest.raises(NotAllowed, match=r"401: Unauthorized; log in again: .* these credentials, also read anew"):
+            made.wait("j")
+        assert len(asked) == 4
+        path.write_text(path.read_text().replace(server, "http://127.0.0.1:9"))
+        with pytest.raises(NotAllowed):  # The context's name is that of another cluster now.
+            made.wait("j")
+        assert len(asked) == 5
+
+
+def test_another_context_is_not_taken_for_new_credentials(tmp_path, monkeypatch):
+    """`kubectl config use-context` elsewhere, meanwhile, does not lead the command to another cluster."""
+    path = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    with answering(UNAUTHORIZED, JOB) as (server, asked):
+        with_token(path, server, "old")
+        made = BagpipeClient()
+        document = json.loads(path.read_text())
+        document["users"] += [{"name": "b", "user": {"token": "elsewhere"}}]
+        document["contexts"] += [{"name": "b", "context": {"cluster": "a", "user": "b"}}]
+        path.write_text(json.dumps({**document, "current-context": "b"}))
+        assert made.get("j").phase == "Complete" and b"Bearer old" in asked[1]
+
+
+def test_a_redirect_to_a_login_is_told(tmp_path, monkeypatch):
+    """By its address, without the secrets of its query; a redirect on the same host is followed."""
+    away = http("302 Found", "", "Location: https://login.example/start?state=secret")
+    with answering(away) as (server, asked):
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "kubeconfig", server))
+        with pytest.raises(ClusterError, match=r"redirect to https://login\.example/start came in its place") as caught:
+            BagpipeClient().get("j")
+        assert "secret" not in str(caught.value) and len(asked) == 1
+    with answering(http("302 Found", "", "Location: /elsewhere"), JOB) as (server, asked):
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "kubeconfig", server))
+        assert BagpipeClient().get("j").phase == "Complete" and asked[1].startswith(b"GET /elsewhere")
 
 
 def test_an_api_server_that_says_come_back_in_an_hour_is_told_at_once(tmp_path, monkeypatch):
