@@ -4,6 +4,7 @@ They are written like a checkpoint (`<checkpoints>/initial/`), so servers and tr
 folder has another name, so it is never resumed.
 """
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from bagpipe.checkpoint.vector_files import read_vectors
 from bagpipe.config.document import JobSpec
 from bagpipe.data.transform import Transform
 from bagpipe.errors import ConfigError
-from bagpipe.lowlevel.atomic_files import make_folder, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_read, make_folder, write_whole
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.rows.recipe import TableRecipe, recipe_of
 from bagpipe.rows.record import group_record_width, initial_state, record_widths, state_width
@@ -31,6 +32,10 @@ from bagpipe.tables import TableLayout
 
 FOLDER = "initial"
 REPORT = "warm-start.txt"
+_OURS = re.compile(
+    r"manifest\.json|part\d{6,}\.safetensors|dense[a-z_]*\.safetensors|dense-weights\.txt|\..*\.tmp|\.nfs.*"
+)
+"""Names of the files that a warm start writes, and of what a killed one leaves."""
 KEPT_STATE = ("adagrad", "rowwise-adagrad", "sgd")
 """Optimizers whose state means the same in another run; adam's depends on the number of the step."""
 
@@ -83,7 +88,7 @@ def prepare_first_values(
 
     Raises:
         CheckpointError: the other run has no complete checkpoint, or it is damaged.
-        ConfigError, DataError: tables or files do not fit.
+        ConfigError, DataError: tables or files do not fit, or the folder of this name is somebody else's.
         StorageError: the disk is full.
 
     After an error nothing is left.
@@ -92,6 +97,7 @@ def prepare_first_values(
     if spec.init_from is None and not files:
         return None
     folder = root / FOLDER
+    _check_is_ours(folder)
     shutil.rmtree(folder, ignore_errors=True)
     targets = _targets(spec, layout, transform)
     try:
@@ -102,6 +108,26 @@ def prepare_first_values(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return folder
+
+
+def _check_is_ours(folder: Path) -> None:
+    """Refuse to replace a folder of the user's own that has this name: `initFrom` may even name a file in it.
+
+    Raises:
+        ConfigError: something is in it that no warm start has written.
+        StorageError: it cannot be looked into.
+    """
+    if not folder.is_dir():
+        return
+    try:
+        strange = next((path.name for path in sorted(folder.iterdir()) if not _OURS.fullmatch(path.name)), None)
+    except OSError as error:
+        raise cannot_read(folder, error) from None
+    if strange is not None:
+        raise ConfigError(
+            f"spec.checkpoint.path: {folder}: holds {strange}, which bagpipe did not write, and a warm start keeps its "
+            "first values in a folder of that name; choose another path, or move the file"
+        )
 
 
 def _write(

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -168,16 +168,16 @@ def _take_name(whole: Path, out: Path, *, overwrite: bool) -> None:
             ) from None
         return
     old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+    before = old / out.name
     try:
-        before = out.rename(old / out.name)
-        try:
-            whole.rename(out)
-        except BaseException:
-            if not out.exists():
+        out.rename(before)
+        whole.rename(out)
+    finally:  # Decided by what is there: an interruption may come between any two lines.
+        if before.exists() and not out.exists():
+            with suppress(OSError):
                 before.rename(out)
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        if out.exists():  # Else the only copy of what was there lies in `old`.
+            shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -269,18 +269,27 @@ def _all_or_nothing(out: Path) -> Iterator[Path]:
 
 def _clear(draft: Path) -> None:
     for entry in draft.iterdir():
-        if entry.is_dir():
-            shutil.rmtree(entry)
-        elif entry.name != FILE_NAME:
-            entry.unlink()
+        if entry.name != FILE_NAME:
+            _delete(entry)
+
+
+def _delete(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink()
 
 
 def _move(draft: Path, out: Path) -> None:
-    """By `model.json` an export is known, so it comes last."""
-    names = sorted((entry.name for entry in draft.iterdir()), key=lambda name: name == "model.json")
+    """By `model.json` an export is known, so it comes last. After an error nothing is left, so that `out` is empty."""
+    names = [entry.name for entry in draft.iterdir() if entry.name != FILE_NAME]
     try:
+        for name in sorted(names, key=lambda name: name == "model.json"):
+            os.rename(draft / name, out / name)
+    except BaseException as error:
         for name in names:
-            if name != FILE_NAME:
-                os.rename(draft / name, out / name)
-    except OSError as error:
-        raise cannot_write(out, error) from None
+            if not os.path.lexists(draft / name):  # It was moved.
+                _delete(out / name)
+        if isinstance(error, OSError):
+            raise cannot_write(out, error) from None
+        raise

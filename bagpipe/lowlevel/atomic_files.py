@@ -71,9 +71,10 @@ def replacing_file(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO
         StorageError: an OSError of the body or of the replacement; an older file of that name is as it was. Or there is
             a device or a pipe of that name, which is never replaced by a file.
     """
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    asked, path = path, Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
-        _check_is_no_device(path)
+        # Where `/dev/stdout` leads may have no name. Before the body, which may take hours.
+        _check_is_a_file(path if path.exists() else asked)
         crash_points.passed(f"draft of {path.suffix or path.name}")
         draft, file = _open_draft(path)
         with file:  # Its lock is held until the draft has become the file, or is gone.
@@ -92,10 +93,12 @@ def replacing_file(path: Path, *, needs: int | None = None) -> Iterator[BinaryIO
         raise cannot_write(path, error, needs=needs) from None
 
 
-def _check_is_no_device(path: Path) -> None:
+def _check_is_a_file(path: Path) -> None:
     with suppress(FileNotFoundError):
         mode = path.stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
             refused = StorageError(f"{path}: a device or a pipe, which no file ever replaces; choose another name")
             refused.exit_code = ExitCode.BAD_CONFIG
             raise refused

@@ -120,8 +120,9 @@ def main() -> int:
     if wrong := _unwritable(asked.data, asked.out):
         sys.stderr.write(f"error: {asked.out}: {wrong}\n")
         return 78
-    # Told to end, it leaves no draft: `finally` is run.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # Told to end, it leaves no draft: `finally` is run.
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         model = load(threads=asked.threads, check=not asked.no_check)
         if asked.data == "-":
@@ -131,6 +132,8 @@ def main() -> int:
         else:
             _to_parquet(model, asked.data, Path(asked.out), asked.keep)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:  # Whoever read the scores has left.
         _print_no_more()
     except OSError as error:
@@ -204,7 +207,8 @@ def _to_parquet(model: Any, data: str, out: Path, keep: list[str]) -> None:
         sys.stdout.write(f"{asked}: {rows:,} rows, columns {', '.join(writer.schema.names)}\n")
     finally:
         if writer is not None:
-            writer.close()
+            with contextlib.suppress(OSError):  # The disk that was full for a row is full for the end of the file too.
+                writer.close()
         with contextlib.suppress(FileNotFoundError):
             draft.unlink()
 

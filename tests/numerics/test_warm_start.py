@@ -213,6 +213,20 @@ def test_what_is_not_there_or_does_not_fit_is_refused(more: dict[str, Any], name
     assert not (place / "initial").exists()
 
 
+def test_a_folder_of_the_users_own_is_never_taken_for_first_values(tmp_path: Path) -> None:
+    """The folder of checkpoints may hold one of that name, with the very file to begin with."""
+    own = tmp_path / "initial" / "vectors.npy"
+    own.parent.mkdir()
+    np.save(own, np.zeros((200, 4), np.float32))
+    job = job_of(embedding={"dim": 4, "overrides": [{"tables": ["C2"], "initFrom": str(own)}]})
+    start = Start(0, Cursor(), None)
+    with pytest.raises(
+        ConfigError, match=r"checkpoint.path: .*initial: holds vectors.npy, which bagpipe did not write"
+    ):
+        open_data(job.spec, start, checkpoint=None, run_dir=tmp_path, checkpoint_dir=tmp_path, choose=True)
+    assert own.is_file()
+
+
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run to begin from, and an array that fits no table."""

@@ -68,6 +68,32 @@ def test_what_was_there_stays_where_nothing_takes_its_place(way, fault, tmp_path
     assert not list(tmp_path.glob(".out.old.*"))
 
 
+@pytest.mark.parametrize("refused_twice", [False, True])
+def test_what_was_there_is_never_deleted_before_the_new_folder_has_its_name(refused_twice, tmp_path, monkeypatch):
+    """Neither by an interruption right after it was moved out of the way, nor where it cannot be moved back."""
+    out, rename = tmp_path / "out", Path.rename
+    with replacing(out, overwrite=False) as folder:
+        (folder / "part").write_text("old")
+
+    def fail(source, target):
+        if refused_twice and target == out:
+            raise OSError(errno.EIO, "Input/output error")
+        done = rename(source, target)
+        if source == out:
+            raise KeyboardInterrupt
+        return done
+
+    def replace():
+        with replacing(out, overwrite=True) as folder:
+            (folder / "part").write_text("new")
+            monkeypatch.setattr(Path, "rename", fail)
+
+    with pytest.raises((BagpipeError, KeyboardInterrupt)):
+        replace()
+    left = [p.read_bytes() for p in tmp_path.rglob("part")]
+    assert left == [b"old"] and out.exists() != refused_twice
+
+
 @pytest.mark.parametrize("way", [replacing, partial(going_on, digest="ab")])
 def test_what_another_process_has_made_meanwhile_stays(way, tmp_path):
     """It was not there when it was looked for, and nobody has allowed to replace it: one line, and nothing is left."""

@@ -1,6 +1,7 @@
 """An export scores raw rows without Bagpipe, to the last digit as Bagpipe does: every shipped model, and others."""
 
 import csv
+import errno
 import json
 import os
 import random
@@ -255,6 +256,32 @@ def test_an_export_that_was_killed_blocks_nothing_and_a_second_one_at_once_is_re
         export_model(checkpoints["dlrm"], out)
     assert seen == [[".draft"]] and not (out / ".draft").exists()
     assert load_export(out).facts["model"]["class"] == "DLRM"
+
+
+@pytest.mark.parametrize("fault", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_an_export_that_cannot_take_its_name_blocks_no_next_try(
+    fault: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was moved already goes: a folder with some files of an export is neither one nor empty."""
+    out, rename, moved = tmp_path / "out", os.rename, list[Path]()
+
+    def fail(source: Path, target: Path) -> None:
+        if len(moved) == 2:
+            raise fault
+        moved.append(target)
+        rename(source, target)
+
+    def export() -> None:
+        with _all_or_nothing(out) as draft:
+            for name in ("score.py", "model.json", "dense.safetensors"):
+                (draft / name).write_text("x")
+            (draft / "code").mkdir()
+            monkeypatch.setattr(os, "rename", fail)
+
+    out.mkdir()
+    with pytest.raises((StorageError, KeyboardInterrupt)):
+        export()
+    assert len(moved) == 2 and not list(out.iterdir())
 
 
 def test_an_export_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:

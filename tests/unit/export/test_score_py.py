@@ -3,10 +3,14 @@
 import importlib.util
 import io
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from export_cases import data_of
 
@@ -60,6 +64,31 @@ def test_score_py_says_what_it_wrote(own: Own, tmp_path: Path) -> None:
     out = tmp_path / "scores.parquet"
     told = f"{out}: 300 rows, columns file, row, score_clicked, score_bought\n"
     assert own.ended(own.data, str(out)) == (0, told, "")
+
+
+def test_score_py_leaves_no_draft_on_a_full_disk_and_ends_at_once_when_interrupted(
+    own: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of a Parquet file finds no more room than its rows did."""
+    score, place = score_module(own.out), tmp_path / "place"
+    place.mkdir()
+    noise = pa.table({"score": np.random.default_rng(0).random(10_000)})
+    model = SimpleNamespace(score_file=lambda data, keep: [noise])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            score._to_parquet(model, own.data, place / "scores.parquet", [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(place.iterdir())
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score, "load", interrupted)
+    monkeypatch.setattr("sys.argv", ["score.py", own.data, str(place / "scores.parquet")])
+    assert score.main() == 130
 
 
 def test_score_py_tells_in_one_line_what_is_wrong(own: Own, checkpoints: dict[str, Path], tmp_path: Path) -> None:

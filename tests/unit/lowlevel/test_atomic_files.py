@@ -133,6 +133,12 @@ def test_no_device_is_replaced_and_a_link_stays_one(tmp_path: Path) -> None:
             write_whole(tmp_path / name, b"new")
         assert no.value.exit_code == ExitCode.BAD_CONFIG
     assert (tmp_path / "pipe").is_fifo()
+    reading, writing = os.pipe()
+    (tmp_path / "like dev stdout").symlink_to(f"/proc/self/fd/{writing}")
+    with pytest.raises(StorageError, match=r"like dev stdout: a device or a pipe, which no file ever replaces; choose"):
+        write_whole(tmp_path / "like dev stdout", b"new")
+    os.close(reading)
+    os.close(writing)
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder/file")
     for content in (b"made", b"replaced"):
@@ -173,6 +179,8 @@ def test_a_folder_in_the_place_of_a_file_is_told_in_one_line(tmp_path: Path) -> 
     write_whole(tmp_path / "file", b"")
     with pytest.raises(StorageError, match="folder: cannot be written: Is a directory"):
         write_whole(tmp_path / "folder", b"")
+    with pytest.raises(StorageError, match="Is a directory"), replacing_file(tmp_path / "folder"):
+        pytest.fail("hours of work for a file that can never be there")
     with pytest.raises(StorageError, match="file: cannot be written: File exists"):
         make_folder(tmp_path / "file")
     with pytest.raises(StorageError, match=r"sub: cannot be written: Not a directory"):
