@@ -18,8 +18,9 @@ from bagpipe.batch import Cursor, Floats, Keys
 from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.manifest import Manifest
+from bagpipe.checkpoint.places import JOB_FILE, checkpoints_of
 from bagpipe.checkpoint.row_maps import Rows, TableOfRun, row_map
-from bagpipe.checkpoint.store import Checkpoint, commit, describe_file, newest_complete, open_checkpoint
+from bagpipe.checkpoint.store import Checkpoint, commit, describe_file, is_complete, newest_complete, open_checkpoint
 from bagpipe.checkpoint.vector_files import read_vectors
 from bagpipe.config.document import JobSpec
 from bagpipe.data.transform import Transform
@@ -146,15 +147,25 @@ def _write(
 
 
 def open_source(place: Path) -> Checkpoint:
-    """The newest checkpoint of a run directory, or the checkpoint itself.
+    """The newest checkpoint of a run directory or of a folder of checkpoints, or the checkpoint itself.
 
     Raises:
-        ConfigError: there is none.
+        CheckpointError: its manifest cannot be read.
+        ConfigError: there is none, or the run's own job cannot be read.
     """
-    found = newest_complete(place / "checkpoints") or newest_complete(place) or place
-    if not (found / "manifest.json").is_file():
-        raise ConfigError(f"spec.initFrom.run: {place}: expected a run with a complete checkpoint, found none")
-    return open_checkpoint(found)
+    root = checkpoints_of(place)
+    found = newest_complete(root) or newest_complete(place) or place
+    if is_complete(found):
+        return open_checkpoint(found)
+    if (place / "score.py").is_file() and (place / "model.json").is_file():
+        why = "found an export, from which no training begins; give the run that it was made of"
+    elif not place.is_dir():
+        why = "found no such folder; give its directory, or one of its checkpoints"
+    elif (place / JOB_FILE).is_file():
+        why = f"found none in {root}; let it run to its first checkpoint (spec.checkpoint.every), or give another"
+    else:
+        why = "found none; give its directory, a folder of checkpoints, or one checkpoint"
+    raise ConfigError(f"spec.initFrom.run: {place}: expected a run with a complete checkpoint, {why}")
 
 
 def _files_of_tables(spec: JobSpec, layout: TableLayout) -> dict[str, Path]:

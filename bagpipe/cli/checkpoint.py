@@ -35,9 +35,9 @@ def _complete(where: Path) -> list[Path]:
     Raises:
         CheckpointError: there is none.
     """
+    from bagpipe.checkpoint.places import checkpoints_of
     from bagpipe.checkpoint.store import list_checkpoints, open_checkpoint
     from bagpipe.errors import CheckpointError
-    from bagpipe.local.rundir import checkpoints_of
 
     found = list_checkpoints(where) or list_checkpoints(checkpoints_of(where))
     if found:
@@ -63,7 +63,7 @@ def newest(where: Path, *, best: bool = False) -> Path:
         CheckpointError: there is none, or no best one.
     """
     from bagpipe.checkpoint.best import chosen_best
-    from bagpipe.local.rundir import JOB_FILE
+    from bagpipe.checkpoint.places import JOB_FILE
     from bagpipe.local.user_modules import offer_beside
 
     found = _complete(where)[-1]

@@ -57,11 +57,11 @@ def run(
     """Train a job on this machine: one oracle, its embedding servers and its trainers, as processes."""
     from rich.console import Console
 
+    from bagpipe.checkpoint.places import JOB_FILE
     from bagpipe.config.paths import as_text
     from bagpipe.errors import ConfigError, ExitCode
     from bagpipe.local.progress import view_for
     from bagpipe.local.run import resume_run, start_run
-    from bagpipe.local.rundir import JOB_FILE
 
     if job is None and not resume:
         raise ConfigError("which job? give a job file: bagpipe run examples/demo.yaml")

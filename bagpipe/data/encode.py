@@ -18,6 +18,7 @@ from bagpipe.data.examples import Examples
 from bagpipe.data.raw import Codes, RawBlock, RawSchema
 from bagpipe.data.vocabulary import LookupTables, Vocabulary
 from bagpipe.errors import ConfigError, DataError
+from bagpipe.lowlevel.wording import listed
 from bagpipe.tables import Table, TableLayout, WidthGroup
 
 
@@ -120,7 +121,7 @@ def feature_positions(names: Sequence[str], wanted: Sequence[str], table: str) -
     for name in wanted:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the data has {', '.join(names[:5])}..."
+            hint = f"did you mean {near[0]!r}?" if near else f"the data has {listed(names) or 'no features'}"
             raise ConfigError(
                 f"embedding.tables: table {table} uses feature {name!r}, which the data does not have; {hint}"
             )

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bagpipe.errors import DataError
+from bagpipe.lowlevel.wording import listed
 
 Role = Literal["number", "id", "ids", "numbers"]
 """A label, dense value or weight; a row number; a list of row numbers; a list of weights."""
@@ -37,7 +38,7 @@ def check_schema(file: str, schema: pa.Schema, columns: Sequence[tuple[str, Role
         places = schema.get_all_field_indices(name)
         if not places:
             near = difflib.get_close_matches(name, schema.names, 1)
-            hint = f"the nearest is {near[0]}" if near else f"it has {', '.join(schema.names[:5]) or 'none'}"
+            hint = f"the nearest is {near[0]}" if near else f"it has {listed(schema.names) or 'none'}"
             raise DataError(f"{file}: column {name} is missing ({hint}); {REMEDY}")
         if len(places) > 1:
             raise DataError(f"{file}: column {name} is there {len(places)} times; {REMEDY}")

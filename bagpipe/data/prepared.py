@@ -10,6 +10,7 @@ of float32 beside lists of rows.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,15 @@ from bagpipe.tables import TableLayout
 
 VERSION = 1
 ROW_GROUP = 1 << 16
+ROWS_PER_PART = 64 * ROW_GROUP
+"""Of every part but the last one."""
 METADATA_KEY = b"bagpipe"
 REPORT_KEY = b"bagpipe.report"
 """In the last part only: what was known once all parts were written."""
 _CHECKSUM = b".sha256"
 """Ends the key under which the digest of another key's text stands. Checksums of pages do not cover the footer."""
 PART_NAME = "part-{:05d}.parquet"
+_PART_NAMES = re.compile(r"part-(\d{5,})\.parquet")
 FIRST_PART = PART_NAME.format(0)
 OLD_TRANSFORM_FOLDER = "_transform"
 """Where folders prepared before December 2026 have their vocabulary."""
@@ -310,9 +314,15 @@ def _listed_beside(file: InputFile) -> Path | None:
 
 
 def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
-    """`info`, and what was known when the last of `files` was written."""
+    """`info`, and what was known when the last of `files` was written.
+
+    Raises:
+        DataError: a part between the others is missing, or the one behind them; or the last one's report is damaged.
+    """
     with open_parquet(files[-1]) as parquet:
-        text = _whole(parquet.metadata.metadata or {}, REPORT_KEY, files[-1].name, "report")
+        footer = parquet.metadata
+    text = _whole(footer.metadata or {}, REPORT_KEY, files[-1].name, "report")
+    _check_parts(files, goes_on=text is None and footer.num_rows == ROWS_PER_PART)
     if text is None:
         return info
     try:
@@ -326,6 +336,35 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
         train_examples=report.train_examples,
         validation_examples=report.validation_examples,
     )
+
+
+def _check_parts(files: Sequence[InputFile], *, goes_on: bool) -> None:
+    """Refuse a folder from which a part was lost: the others would be split at other examples than before.
+
+    A part that is read alone is what was asked for, and so are some parts of a folder that has the others too.
+
+    Args:
+        goes_on: another part follows the last of `files`, which is full and does not say how the data ends.
+
+    Raises:
+        DataError: names the first part that is missing.
+    """
+    found: dict[Path, list[int]] = {}
+    for file in files:
+        path = Path(file.name)
+        if not file.remote and (part := _PART_NAMES.fullmatch(path.name)):
+            found.setdefault(path.parent, []).append(int(part[1]))
+    for folder, numbers in found.items():
+        if len(numbers) == 1:
+            continue
+        end = max(numbers) + 1
+        last = goes_on and Path(files[-1].name) == folder / PART_NAME.format(end - 1)
+        for number in sorted(set(range(end + last)) - set(numbers)):
+            if not (folder / PART_NAME.format(number)).exists():
+                raise DataError(
+                    f"{folder}: {PART_NAME.format(number)} is missing, so {len(numbers)} parts are not all of the "
+                    "data; put it back, or prepare the data again"
+                )
 
 
 def _decode(text: bytes, name: str) -> PreparedInfo:

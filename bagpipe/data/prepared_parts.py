@@ -16,12 +16,19 @@ from bagpipe.data.draft import Draft
 from bagpipe.data.enclosed import enclose
 from bagpipe.data.examples import Examples
 from bagpipe.data.order import cut
-from bagpipe.data.prepared import FIRST_PART, PART_NAME, REPORT_KEY, ROW_GROUP, PreparedInfo, Report, with_checksum
+from bagpipe.data.prepared import (
+    FIRST_PART,
+    PART_NAME,
+    REPORT_KEY,
+    ROW_GROUP,
+    ROWS_PER_PART,
+    PreparedInfo,
+    Report,
+    with_checksum,
+)
 from bagpipe.data.transform import Transform
 from bagpipe.data.walk import Walk
 from bagpipe.tables import TableLayout
-
-ROWS_PER_PART = 64 * ROW_GROUP
 
 
 def part_size() -> tuple[int, int]:

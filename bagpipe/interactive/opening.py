@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.checkpoint.kept_data import accept_data, check_same_data
+from bagpipe.checkpoint.places import JOB_FILE
 from bagpipe.config.document import Job
 from bagpipe.config.load import absolute_paths, dump_job, load_local_job, parse_job
 from bagpipe.errors import ConfigError
 from bagpipe.interactive.document import as_path, compose, frames_in, later_rows
 from bagpipe.interactive.frames import naming_frames
 from bagpipe.interactive.run import overrides_of
-from bagpipe.interactive.settings import spec_of
+from bagpipe.interactive.settings import settled, spec_of
 from bagpipe.interactive.user_model import NamedModel, importable
 from bagpipe.local.run import finished
-from bagpipe.local.rundir import JOB_FILE, RunDir
+from bagpipe.local.rundir import RunDir
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.models.base import check_model
 from bagpipe.trainer.user_code import naming_user_code
@@ -36,7 +37,8 @@ def opened(path: Path | None, name: str, named: NamedModel, job: Callable[[RunDi
     Raises:
         ConfigError, DataError, UserCodeError: the directory, the columns, the data or the model are wrong.
     """
-    directory = RunDir.create(path) if path is not None else RunDir.create_default(name, datetime.now())
+    here = settled(Path())
+    directory = RunDir.create(here / path) if path is not None else RunDir.create_default(name, datetime.now(), here)
     with _closed_after_a_mistake(directory):
         made = job(directory)
         named.place(directory.path)
@@ -56,6 +58,7 @@ def reopened(
     Raises:
         ConfigError: no run was started there, or a setting changes the result.
     """
+    path = settled(path)
     directory = RunDir.reopen(path)
     with _closed_after_a_mistake(directory):
         job = load_local_job(job_file or path / JOB_FILE, overrides)

@@ -12,18 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.checkpoint.best import chosen_best
+from bagpipe.checkpoint.places import JOB_FILE, checkpoints_of
 from bagpipe.checkpoint.store import newest_complete
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode, error_of
 from bagpipe.interactive.document import later_rows
 from bagpipe.interactive.frames import is_path, naming_frames, refuse_parts, write_frame
 from bagpipe.interactive.picture import Picture, curves
 from bagpipe.interactive.progress import choose_view
-from bagpipe.interactive.settings import functions_named, names_of, over, path_of, spec_of
+from bagpipe.interactive.settings import functions_named, names_of, over, path_of, settled, spec_of
 from bagpipe.interactive.user_model import importable, place_modules
 from bagpipe.local.evaluate import evaluate_checkpoint
 from bagpipe.local.progress import Record
 from bagpipe.local.run import RunResult, resume_run
-from bagpipe.local.rundir import JOB_FILE, SUMMARY, checkpoints_of
+from bagpipe.local.rundir import SUMMARY
 from bagpipe.local.supervisor import INTERRUPTED
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.json_lines import records_in
@@ -49,7 +50,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, stopped_at_once: bool = False) -> None:
-        self._path, self._stopped_at_once = path_of(path, "Run"), stopped_at_once
+        self._given, self._stopped_at_once = path_of(path, "Run"), stopped_at_once
+        self._path = settled(self._given)
         if not (self._path / JOB_FILE).is_file() and newest_complete(checkpoints_of(self._path)) is None:
             raise ConfigError(
                 f"{path}: no {JOB_FILE} there and no checkpoint, so it is no run directory; give one that `fit`, `run` "
@@ -57,7 +59,23 @@ class Run:
             )
 
     def __repr__(self) -> str:
-        return f"Run({str(self._path)!r}): {in_words(self.summary)}"
+        return f"Run({str(self._shown())!r}): {self._in_words()}"
+
+    def _shown(self) -> Path:
+        """The path as it was given, while that still names the run: a program may change its folder."""
+        return self._given if settled(self._given) == self._path else self._path
+
+    def _in_words(self) -> str:
+        return in_words(self.summary) if self._path.is_dir() else "its directory is gone; put it back, or train again"
+
+    def _check_there(self) -> None:
+        """Without its directory a run has no figures and no model, which is no run that has none yet.
+
+        Raises:
+            ConfigError: it is gone.
+        """
+        if not self._path.is_dir():
+            raise ConfigError(f"{self._path}: the run's directory is gone; put it back, or train again")
 
     @property
     def path(self) -> Path:
@@ -88,6 +106,7 @@ class Run:
         Raises:
             CheckpointError: there is none.
         """
+        self._check_there()
         found = newest_complete(checkpoints_of(self.path))
         if found is None:
             raise CheckpointError(f"{self.path}: no complete checkpoint yet; resume the run, or train for longer")
@@ -100,6 +119,7 @@ class Run:
         Raises:
             CheckpointError: the run keeps none, or no evaluation had the figure.
         """
+        self._check_there()
         return chosen_best(checkpoints_of(self.path))
 
     # ── figures ───────────────────────────────────────────────────
@@ -113,6 +133,9 @@ class Run:
 
         Returns:
             a pandas `DataFrame` where pandas is installed, else a list of dicts.
+
+        Raises:
+            ConfigError: the run's directory is gone.
         """
         records = with_validations(map(_flat, self._records()), self._lines("validated"))
         try:
@@ -127,13 +150,14 @@ class Run:
     def report(self) -> str:
         """The summary as text, a figure a line."""
         summary = self.summary
-        return "\n".join([f"{self.path}: {in_words(summary)}", *figure_lines(summary)])
+        return "\n".join([f"{self._shown()}: {self._in_words()}", *figure_lines(summary)])
 
     def _records(self) -> Iterator[Record]:
         return (record for record in self._lines(None) if "step" in record)
 
     def _lines(self, event: str | None) -> Iterator[Record]:
         """Records of `metrics.jsonl` of one kind of event; None: those that are no event."""
+        self._check_there()
         try:
             text = (self.path / "metrics.jsonl").read_text(encoding="utf-8")
         except OSError:
@@ -227,6 +251,7 @@ class Run:
                 other data.
             DataError: the data is not of the form that the model was trained on.
         """
+        self._check_there()
         refuse_parts(data, "data")
         if isinstance(data, Mapping):  # As any other section of the job.
             data, settings = None, {**settings, "data": data}

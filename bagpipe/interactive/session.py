@@ -35,7 +35,7 @@ from bagpipe.local.children import Children
 from bagpipe.local.ports import loopback
 from bagpipe.local.progress import MetricsTail
 from bagpipe.local.run import sum_up_loop
-from bagpipe.local.rundir import RunDir
+from bagpipe.local.rundir import LOGS, RunDir
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.wording import counted
 from bagpipe.models.base import build_model
@@ -189,7 +189,8 @@ class Session:
             rank=0,
             attempt=children.attempt,
             evaluate=self._score,
-            stop=lambda: children.anybody_failed or bool(self._directory.lost),
+            oracle_log=self._directory.log("oracle", 0),
+            stop=lambda: children.anybody_ended or bool(self._directory.lost),
         )
 
     def __exit__(
@@ -395,5 +396,9 @@ class Session:
     def _why(self, error: BagpipeError) -> BagpipeError:
         """The error itself; for a lost peer, the error of the child that has failed, which explains it."""
         ours = self._children if isinstance(error, PeerLost | Stopped) else None
-        failed = None if ours is None else ours.failed()
-        return error if failed is None else error_of(failed[0])(failed[1])
+        if ours is not None and (failed := ours.failed()) is not None:
+            return error_of(failed[0])(failed[1])
+        if isinstance(error, Stopped):
+            ended = f"the oracle or a server was ended before the job began; begin again (logs: {self.path / LOGS})"
+            return PeerLost(f"session: {self._directory.lost or ended}")
+        return error

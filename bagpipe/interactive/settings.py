@@ -120,6 +120,14 @@ def path_of(path: Any, what: str) -> Path:
     return Path(path)
 
 
+def settled(path: Path) -> Path:
+    """The same path, valid whatever folder the program changes to: a notebook does so between cells and in a loop."""
+    try:
+        return path.absolute()
+    except OSError:  # The current folder was removed. Whoever uses the path says so.
+        return path
+
+
 def names_of(names: str | Sequence[str] | None, what: str) -> tuple[str, ...]:
     """Names as an argument takes them: a text is one name, not its letters; None: none.
 

@@ -68,9 +68,9 @@ class Children:
         return True
 
     @property
-    def anybody_failed(self) -> bool:
-        """Whether one of them has ended with an error."""
-        return any(child.poll() not in (None, ExitCode.DONE, ExitCode.STOPPED) for child in self._children.values())
+    def anybody_ended(self) -> bool:
+        """Whether one of them has ended, with an error or without: before the job begins, none should."""
+        return any(child.poll() is not None for child in self._children.values())
 
     def failed(self) -> tuple[int, str] | None:
         """Exit code and error of the child that explains why the others ended; None: none failed."""

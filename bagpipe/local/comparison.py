@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 
 from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
+from bagpipe.checkpoint.places import JOB_FILE, checkpoints_of
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import JobSpec
 from bagpipe.config.load import load_job
 from bagpipe.errors import ConfigError
-from bagpipe.local.rundir import JOB_FILE, SUMMARY, checkpoints_of
+from bagpipe.local.rundir import SUMMARY
 from bagpipe.lowlevel.strict_json import encode, number
 from bagpipe.metrics.figures import UNDEFINED
 from bagpipe.metrics.tasks import by_task

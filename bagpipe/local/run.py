@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.checkpoint.digest import model_digest
+from bagpipe.checkpoint.places import JOB_FILE
 from bagpipe.checkpoint.start import chosen_checkpoint
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import Job
@@ -18,7 +19,7 @@ from bagpipe.local.commands import CommandBuilder
 from bagpipe.local.model_source import check_model_source
 from bagpipe.local.policy import HOPELESS
 from bagpipe.local.progress import View
-from bagpipe.local.rundir import JOB_FILE, RunDir
+from bagpipe.local.rundir import RunDir
 from bagpipe.local.supervisor import Outcome, Supervisor
 from bagpipe.lowlevel.versions import versions
 from bagpipe.lowlevel.wording import counted

@@ -22,6 +22,7 @@ from typing import Any, Self
 
 from bagpipe.checkpoint.best import kept_best
 from bagpipe.checkpoint.manifest import changed_field
+from bagpipe.checkpoint.places import JOB_FILE
 from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, open_checkpoint, prune
 from bagpipe.config.document import CheckpointConfig, Job, JobSpec
@@ -36,7 +37,6 @@ from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.lowlevel.strict_json import encode
 from bagpipe.oracle.service.kept_names import KEPT
 
-JOB_FILE = "job.yaml"
 REPORT = "report.json"
 SUMMARY = "summary.json"
 LOGS = "logs"
@@ -45,17 +45,6 @@ LOGS = "logs"
 def default_path(name: str, now: datetime) -> Path:
     """`runs/<name>-<time>`."""
     return Path("runs") / f"{name}-{now:%Y%m%d-%H%M%S}"
-
-
-def checkpoints_of(path: Path) -> Path:
-    """Where the checkpoints of a run directory lie, even if its roles were started by hand.
-
-    Raises:
-        ConfigError: its job cannot be read.
-    """
-    if (path / JOB_FILE).is_file():
-        return load_job(path / JOB_FILE).spec.checkpoint.folder(path)
-    return CheckpointConfig().folder(path)
 
 
 class RunDir:
@@ -100,13 +89,16 @@ class RunDir:
         return cls(path, lease, made=made)
 
     @classmethod
-    def create_default(cls, name: str, now: datetime) -> "RunDir":
+    def create_default(cls, name: str, now: datetime, here: Path = Path()) -> "RunDir":
         """A directory for a fresh run, named after its job and the time; another one of that second gets a number.
+
+        Args:
+            here: the folder in which `runs` lies; the current one.
 
         Raises:
             ConfigError: no directory can be made here.
         """
-        path = base = default_path(name, now)
+        path = base = here / default_path(name, now)
         for number in itertools.count(2):
             try:
                 path.mkdir(parents=True)

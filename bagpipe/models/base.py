@@ -19,6 +19,7 @@ from torch import nn
 
 from bagpipe.config.model import MODEL_SETTINGS, ModelConfig
 from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.wording import listed
 from bagpipe.models.lazy import make_lazy_weights
 from bagpipe.models.random_numbers import Draws
 from bagpipe.nn import feed_collections
@@ -207,7 +208,7 @@ def _import(entrypoint: str) -> Callable[..., nn.Module]:
     if not callable(model):
         names = [name for name, value in vars(found).items() if inspect.isclass(value)]
         near = difflib.get_close_matches(attribute, names, 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names[:5]) or 'no classes'}"
+        hint = f"did you mean {near[0]!r}?" if near else f"it has {listed(names) or 'no classes'}"
         raise ConfigError(f"model.entrypoint: {module!r} has no class {attribute!r}; {hint}")
     checked: Callable[..., nn.Module] = model
     return checked

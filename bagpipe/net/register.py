@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bagpipe.errors import BagpipeError, ConfigError, DataError, ExitCode, PeerLost, Stopped
 from bagpipe.net.connection import Connection
@@ -54,8 +55,13 @@ def register(
     startup_seconds: float,
     stop: Callable[[], bool],
     impatience: Impatience | None = None,
+    oracle_log: Path | None = None,
 ) -> Topology:
     """Register, and wait until every role has registered.
+
+    Args:
+        oracle_log: the log of an oracle that this process has started, and whose end `stop` notices; None: who started
+            the oracle, and whether it runs, is not known here.
 
     Raises:
         PeerLost: no topology within `startup_seconds`, or no sign of the others within less.
@@ -65,7 +71,7 @@ def register(
     name = f"{hello.role} {hello.index}"
     deadline = time.monotonic() + startup_seconds
     every = HELLO_SECONDS if impatience is None else min(HELLO_SECONDS, impatience.seconds / 4)
-    said, signs = 0.0, _Signs(name, oracle, impatience, time.monotonic())
+    said, signs = 0.0, _Signs(name, oracle, impatience, time.monotonic(), oracle_log)
     while time.monotonic() < deadline:
         if stop():
             raise Stopped(f"{name}: asked to stop before the job began")
@@ -99,6 +105,8 @@ class _Signs:
     impatience: Impatience | None
     since: float
     """When the present wait began: for the oracle's answer, or for the servers."""
+    oracle_log: Path | None = None
+    """Where the oracle says what it does, if it is known to run."""
     missing: str = "the oracle"
     """The roles that are awaited; empty: none."""
     told: bool = False
@@ -112,6 +120,10 @@ class _Signs:
         """Say once that the oracle does not answer, and how long it is waited for."""
         if self.missing == "the oracle" and not self.told and now - self.since > TELL_SECONDS:
             self.told = True
+            if self.oracle_log is not None:
+                says = "the oracle is still starting; waiting up to %g s (spec.transport.startupSeconds). Its log: %s"
+                log.warning(says, limit, self.oracle_log)
+                return
             log.warning(
                 "no answer from the oracle at %s for %g s; waiting up to %g s (spec.transport.startupSeconds). Is it "
                 "running, and is its job not over?",

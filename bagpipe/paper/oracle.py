@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from bagpipe.checkpoint.places import JOB_FILE
 from bagpipe.config.document import DataConfig, EmbeddingConfig, Job, JobSpec, ServerConfig, TrainerConfig
 from bagpipe.config.load import dump_job
 from bagpipe.config.paths import is_url
@@ -20,7 +21,6 @@ from bagpipe.data.formats import detect_format, open_raw
 from bagpipe.data.prepared import read_info
 from bagpipe.errors import ConfigError
 from bagpipe.local.role_process import stop_flag
-from bagpipe.local.rundir import JOB_FILE
 from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.net.endpoints import bracketed
 from bagpipe.net.interfaces import ROWS_INTERFACE, address_of, resolved

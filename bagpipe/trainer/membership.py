@@ -5,6 +5,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -74,6 +75,7 @@ def join(
     stop: Callable[[], bool],
     init_cache: InitCacheArguments | None = None,
     impatience: Impatience | None = None,
+    oracle_log: Path | None = None,
 ) -> Iterator[Membership]:
     """Register with the oracle and connect to everyone; leaving the context closes every socket."""
     check_torch()
@@ -98,7 +100,9 @@ def join(
             init_cache=init_cache,
         )
         startup = job.spec.transport.startup_seconds
-        topology = register(to_oracle, hello, startup_seconds=startup, stop=stop, impatience=impatience)
+        topology = register(
+            to_oracle, hello, startup_seconds=startup, stop=stop, impatience=impatience, oracle_log=oracle_log
+        )
         admission.begin(topology.trainer_processes)
         servers = [_greet(stack, context, a, f"server {n}", greeting) for n, a in enumerate(topology.servers)]
         peers = [

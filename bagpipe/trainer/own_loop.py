@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing.util import Finalize
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -59,6 +60,7 @@ class BagCache:
         logger: logging.Logger = log,
         evaluate: Evaluate | None = None,
         answer_seconds: float | None = None,
+        oracle_log: Path | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Use `init_cache`, or `bagpipe.local`."""
@@ -86,6 +88,7 @@ class BagCache:
             stop=stop,
             init_cache=arguments,
             impatience=None if answer_seconds is None else Impatience(answer_seconds, REMEDY.format(oracle=oracle)),
+            oracle_log=oracle_log,
         )
         self._members: Membership = self._stack.enter_context(joined)
         try:

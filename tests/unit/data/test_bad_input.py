@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bagpipe.config.document import EmbeddingConfig
+from bagpipe.data.encode import feature_positions
 from bagpipe.errors import ConfigError, DataError, ExitCode
 from bagpipe.tables import Table
 
@@ -235,6 +236,15 @@ def test_a_table_of_an_unknown_feature_names_the_nearest(criteo_file, dataset):
         ConfigError, match=r"table t uses feature 'c12', which the data does not have; did you mean 'C12'"
     ):
         dataset(criteo_file, embedding=EmbeddingConfig(tables=tables))
+
+
+@pytest.mark.parametrize(
+    ("names", "told"), [(("a", "b"), "the data has a, b"), ((), "the data has no features")], ids=["two", "none"]
+)
+def test_the_features_that_there_are_are_told(names, told):
+    """All of them where they are few, without dots that stand for nothing."""
+    with pytest.raises(ConfigError, match=f"{told}$"):
+        feature_positions(names, ["country"], "t")
 
 
 def test_no_path_is_a_config_error(dataset):

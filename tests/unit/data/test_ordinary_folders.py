@@ -14,8 +14,10 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from bagpipe.config.document import DataConfig
-from bagpipe.data import prepared_parts
+from bagpipe.config.document import DataConfig, EmbeddingConfig
+from bagpipe.data import prepared, prepared_parts
+from bagpipe.data.dataset import open_dataset
+from bagpipe.data.describe import describe
 from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.files import find_files
 from bagpipe.data.prepare import learn, prepare
@@ -93,6 +95,26 @@ def test_the_vocabulary_is_found_from_any_part_and_place(of, folder, data, tmp_p
     for name, vocabulary in expected.vocabularies.items():
         np.testing.assert_array_equal(found.vocabularies[name].codes, vocabulary.codes)
         np.testing.assert_array_equal(found.vocabularies[name].counts, vocabulary.counts)
+
+
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_a_part_that_was_lost_is_named(lost, folder, tmp_path, monkeypatch):
+    """Whatever is to be done with the others: their examples would be split at other places than before."""
+    monkeypatch.setattr(prepared, "ROWS_PER_PART", PART_ROWS)
+    (folder / f"part-0000{lost}.parquet").unlink()
+    named = DataConfig(path=str(folder))
+    for use in (describe, lambda one: open_dataset(one, EmbeddingConfig(dim=4), seed=0, work_dir=tmp_path)):
+        with pytest.raises(DataError, match=f"a folder: part-0000{lost}.parquet is missing, so 2 parts are not all"):
+            use(named)
+
+
+def test_some_parts_of_a_folder_that_has_the_others_are_read(folder, monkeypatch):
+    """They were asked for by their names."""
+    monkeypatch.setattr(prepared, "ROWS_PER_PART", PART_ROWS)
+    for some in ((0, 2), (0, 1), (1, 2), (1,)):
+        files = find_files([str(folder / f"part-0000{number}.parquet") for number in some])
+        info = read_info(files[0])
+        assert prepared.with_report(info, files).shape == info.shape
 
 
 def test_a_folder_without_a_vocabulary_encloses_none(criteo_file, tmp_path):

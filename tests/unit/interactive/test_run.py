@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
-from collections.abc import Iterator
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bagpipe.errors import ExitCode
+from bagpipe.errors import ConfigError, ExitCode
 from bagpipe.interactive.cluster import ClusterRun
 from bagpipe.interactive.run import Run, ended, with_validations
 from bagpipe.local.run import RunResult
@@ -53,6 +55,46 @@ def test_a_run_on_a_cluster_shows_them_from_the_oracles_log() -> None:
     found = Logged(["joined", *map(json.dumps, records)]).metrics()
     rows = found if isinstance(found, list) else found.to_dict("records")
     assert rows == [{"time": 1.0, "step": 10, "loss": 0.5, "wait_plan": 0.1, "validation_auc": 0.7}]
+
+
+def a_run(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "job.yaml").write_text("metadata: {name: j}\nspec: {data: {path: x}}\n")
+    (folder / "summary.json").write_text(json.dumps({"steps": 3, "loss": 0.25}))
+
+
+def test_a_run_is_found_from_every_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook that changes its folder, and another process that unpickles the run, still have its figures."""
+    a_run(tmp_path / "own")
+    monkeypatch.chdir(tmp_path)
+    run = Run("own")
+    assert repr(run) == "Run('own'): trained step 3, loss 0.2500"
+    monkeypatch.chdir("/")
+    for one in (run, pickle.loads(pickle.dumps(run))):
+        assert one.summary["steps"] == 3
+        assert repr(one) == f"Run('{tmp_path / 'own'}'): trained step 3, loss 0.2500"
+
+
+def test_a_run_whose_directory_is_gone_says_so(tmp_path: Path) -> None:
+    """It has no figures, and is no run that is yet to have some."""
+    a_run(tmp_path / "own")
+    run = Run(tmp_path / "own")
+    shutil.rmtree(tmp_path / "own")
+    assert repr(run).endswith("its directory is gone; put it back, or train again")
+    assert run.report() == f"{tmp_path / 'own'}: its directory is gone; put it back, or train again"
+    asked: list[Callable[[], object]] = [
+        run.metrics,
+        run.plot,
+        run.evaluate,
+        run.resume,
+        lambda: run.export(tmp_path / "model"),
+        lambda: run.best_checkpoint,
+        lambda: run.checkpoint,
+    ]
+    for ask in asked:
+        with pytest.raises(ConfigError, match=f"^{tmp_path / 'own'}: the run's directory is gone; put it back"):
+            ask()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_stopped_is_who_was_asked_to_stop(tmp_path: Path) -> None:

@@ -17,9 +17,14 @@ from bagpipe.checkpoint.manifest import Manifest
 from bagpipe.checkpoint.store import commit, describe_file, directory_of, list_checkpoints
 from bagpipe.config.document import Job
 from bagpipe.config.load import parse_job
-from bagpipe.errors import BagpipeError, CheckpointError, ConfigError
+from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode, PeerLost, Stopped
+from bagpipe.interactive.opening import opened
 from bagpipe.interactive.session import Session
+from bagpipe.interactive.user_model import NamedModel
+from bagpipe.local.children import Children
+from bagpipe.local.policy import RoleId
 from bagpipe.local.rundir import RunDir
+from bagpipe.lowlevel.lease import FILE_NAME as LEASE
 from bagpipe.lowlevel.lease import Lease, Owner
 from bagpipe.trainer.loop import Trainer
 
@@ -156,6 +161,37 @@ def test_checkpoints_of_a_run_that_lives_are_not_looked_at(tmp_path: Path) -> No
     with Lease.take(tmp_path / "shared", "here", Owner.here("run other in /other", datetime.now())):
         refused(path, ConfigError, "run other in /other")
         assert len(list_checkpoints(tmp_path / "shared")) == 2
+
+
+@pytest.mark.parametrize("given", ["mine", None])
+def test_a_program_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None) -> None:
+    """In its loop too: the run keeps its folder, and leaves it as one that was not disturbed."""
+    monkeypatch.chdir(tmp_path)
+    place = None if given is None else Path(given)
+    directory, _ = opened(place, "own", NamedModel({}), lambda _: job_of())
+    with directory:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert all(lease.still_ours() for lease in directory._leases) and not directory.lost
+        directory.begin(job_of())
+    assert directory.path.is_relative_to(tmp_path) and directory.job_file.is_file()
+    assert not (directory.path / LEASE).exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_a_child_that_ends_before_the_job_begins_is_told(tmp_path: Path) -> None:
+    """Also one that something ended without an error, for which the session would otherwise wait ten minutes."""
+    session = Session(lambda: (_ for _ in ()).throw(AssertionError), progress=False)
+    with RunDir.create(tmp_path / "run") as directory:
+        session._begun_with = directory, job_of()
+        children = Children.__new__(Children)
+        session._children = children
+        ended: Any = SimpleNamespace(poll=lambda: ExitCode.STOPPED, wait=lambda seconds: None)
+        children._children = {RoleId("server", 0): ended}
+        assert children.anybody_ended
+        told = session._why(Stopped("trainer 0: asked to stop before the job began"))
+    assert isinstance(told, PeerLost)
+    assert str(told).startswith("session: the oracle or a server was ended before the job began; begin again (logs: ")
 
 
 def frozen_inside() -> nn.Sequential:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,6 +58,22 @@ def test_a_role_that_was_started_alone_says_whom_it_waits_for(
         register_module.register(oracle, HELLO, startup_seconds=0.5, stop=lambda: False)
     told = [record.getMessage() for record in caplog.records if "no answer from the oracle" in record.getMessage()]
     assert len(told) == 1 and "tcp://127.0.0.1:1 for 0.01 s; waiting up to 0.5 s" in told[0]
+
+
+def test_an_oracle_that_is_known_to_start_is_not_asked_for(
+    context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The program that has started it says that it starts, and where it says what it does."""
+    monkeypatch.setattr(register_module, "TELL_SECONDS", 0.01)
+    oracle = context.connect("tcp://127.0.0.1:1", peer="oracle")
+    with pytest.raises(PeerLost):
+        register_module.register(
+            oracle, HELLO, startup_seconds=0.5, stop=lambda: False, oracle_log=Path("logs/oracle-0.log")
+        )
+    (told,) = [record.getMessage() for record in caplog.records if "the oracle" in record.getMessage()]
+    assert told == (
+        "the oracle is still starting; waiting up to 0.5 s (spec.transport.startupSeconds). Its log: logs/oracle-0.log"
+    )
 
 
 def test_silence_ends_in_an_error_that_says_what_was_awaited(context: Context) -> None:
