@@ -37,6 +37,7 @@ from bagpipe.errors import ConfigError
 from bagpipe.net.endpoints import bracketed
 from bagpipe.net.interfaces import listening_address
 from bagpipe.net.messages import InitCacheArguments
+from bagpipe.net.register import REMEDY, Impatience
 from bagpipe.trainer.batch_dict import BatchDict, Evaluate
 from bagpipe.trainer.own_loop import BagCache
 from bagpipe.trainer.row_optimizers import row_optimizer
@@ -127,17 +128,18 @@ def init_cache(
         metadata=Metadata(name=job), spec=JobSpec(data=DataConfig(), trainers=TrainerConfig(replicas=trainers))
     )
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", str(DEFAULT_PORT))
+    oracle = f"tcp://{bracketed(host)}:{port}"
     return BagCache(
         described,
         arguments,
-        oracle=f"tcp://{bracketed(host)}:{port}",
+        oracle=oracle,
         bind=os.environ.get("BAGPIPE_BIND") or f"tcp://{bracketed(listening_address(host, int(port)))}:0",
         device=torch.device(device),
         rank=training_worker_id,
         attempt=attempt,
         logger=logger,
         evaluate=evaluate,
-        answer_seconds=answer_seconds,
+        impatience=Impatience(answer_seconds, REMEDY.format(oracle=oracle)),
     )
 
 

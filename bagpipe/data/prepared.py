@@ -10,7 +10,6 @@ of float32 beside lists of rows.
 """
 
 import hashlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from bagpipe.data.column_kernels import interleave
 from bagpipe.data.encode import feature_positions
 from bagpipe.data.examples import Examples
 from bagpipe.data.files import InputFile
+from bagpipe.data.lost_parts import check_parts
 from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array, weight_lists
 from bagpipe.data.parquet_files import open_parquet
 from bagpipe.data.raw import ordered_map
@@ -43,7 +43,6 @@ REPORT_KEY = b"bagpipe.report"
 _CHECKSUM = b".sha256"
 """Ends the key under which the digest of another key's text stands. Checksums of pages do not cover the footer."""
 PART_NAME = "part-{:05d}.parquet"
-_PART_NAMES = re.compile(r"part-(\d{5,})\.parquet")
 FIRST_PART = PART_NAME.format(0)
 OLD_TRANSFORM_FOLDER = "_transform"
 """Where folders prepared before December 2026 have their vocabulary."""
@@ -322,7 +321,7 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
     with open_parquet(files[-1]) as parquet:
         footer = parquet.metadata
     text = _whole(footer.metadata or {}, REPORT_KEY, files[-1].name, "report")
-    _check_parts(files, goes_on=text is None and footer.num_rows == ROWS_PER_PART)
+    check_parts(files, PART_NAME, goes_on=text is None and footer.num_rows == ROWS_PER_PART)
     if text is None:
         return info
     try:
@@ -336,35 +335,6 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
         train_examples=report.train_examples,
         validation_examples=report.validation_examples,
     )
-
-
-def _check_parts(files: Sequence[InputFile], *, goes_on: bool) -> None:
-    """Refuse a folder from which a part was lost: the others would be split at other examples than before.
-
-    A part that is read alone is what was asked for, and so are some parts of a folder that has the others too.
-
-    Args:
-        goes_on: another part follows the last of `files`, which is full and does not say how the data ends.
-
-    Raises:
-        DataError: names the first part that is missing.
-    """
-    found: dict[Path, list[int]] = {}
-    for file in files:
-        path = Path(file.name)
-        if not file.remote and (part := _PART_NAMES.fullmatch(path.name)):
-            found.setdefault(path.parent, []).append(int(part[1]))
-    for folder, numbers in found.items():
-        if len(numbers) == 1:
-            continue
-        end = max(numbers) + 1
-        last = goes_on and Path(files[-1].name) == folder / PART_NAME.format(end - 1)
-        for number in sorted(set(range(end + last)) - set(numbers)):
-            if not (folder / PART_NAME.format(number)).exists():
-                raise DataError(
-                    f"{folder}: {PART_NAME.format(number)} is missing, so {len(numbers)} parts are not all of the "
-                    "data; put it back, or prepare the data again"
-                )
 
 
 def _decode(text: bytes, name: str) -> PreparedInfo:

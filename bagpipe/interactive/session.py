@@ -12,6 +12,7 @@ The loop is the one trainer of the job. The model belongs to the session, so its
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from math import inf
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -23,7 +24,7 @@ from torch import nn
 from bagpipe.api import BagCache, BatchDict, Evaluate
 from bagpipe.config.document import Job
 from bagpipe.config.load import load_local_job
-from bagpipe.errors import BagpipeError, ConfigError, PeerLost, Stopped, error_of
+from bagpipe.errors import BagpipeError, ConfigError, PeerLost
 from bagpipe.interactive.document import model_of
 from bagpipe.interactive.opening import composed, going_on, later_data, opened, reopened
 from bagpipe.interactive.progress import choose_view, teller
@@ -35,7 +36,7 @@ from bagpipe.local.children import Children
 from bagpipe.local.ports import loopback
 from bagpipe.local.progress import MetricsTail
 from bagpipe.local.run import sum_up_loop
-from bagpipe.local.rundir import LOGS, RunDir
+from bagpipe.local.rundir import RunDir
 from bagpipe.local.user_modules import offer_user_modules
 from bagpipe.lowlevel.wording import counted
 from bagpipe.models.base import build_model
@@ -43,6 +44,7 @@ from bagpipe.models.layers import step_setter
 from bagpipe.models.loss import Loss, loss_of
 from bagpipe.models.precision import in_precision
 from bagpipe.net.messages import InitCacheArguments, Topology
+from bagpipe.net.register import Impatience
 from bagpipe.trainer.dense_update import DenseUpdate
 from bagpipe.trainer.loop import choose_device, num_threads
 from bagpipe.trainer.loop_words import backward, loss_to_train
@@ -189,7 +191,7 @@ class Session:
             rank=0,
             attempt=children.attempt,
             evaluate=self._score,
-            oracle_log=self._directory.log("oracle", 0),
+            impatience=Impatience(inf, "", self._directory.log("oracle", 0)),
             stop=lambda: children.anybody_ended or bool(self._directory.lost),
         )
 
@@ -395,10 +397,4 @@ class Session:
 
     def _why(self, error: BagpipeError) -> BagpipeError:
         """The error itself; for a lost peer, the error of the child that has failed, which explains it."""
-        ours = self._children if isinstance(error, PeerLost | Stopped) else None
-        if ours is not None and (failed := ours.failed()) is not None:
-            return error_of(failed[0])(failed[1])
-        if isinstance(error, Stopped):
-            ended = f"the oracle or a server was ended before the job began; begin again (logs: {self.path / LOGS})"
-            return PeerLost(f"session: {self._directory.lost or ended}")
-        return error
+        return error if self._children is None else self._children.why(error, self._directory.lost)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from bagpipe.config.document import Job
-from bagpipe.errors import ExitCode
+from bagpipe.errors import BagpipeError, ExitCode, PeerLost, Stopped, error_of
 from bagpipe.local.commands import Attempt, addresses, role_commands, roles_of
 from bagpipe.local.policy import HOPELESS, RoleId
 from bagpipe.local.process import Child, last_error
@@ -83,3 +83,18 @@ class Children:
         assert code is not None
         words = last_error(child.log) or f"it said nothing (log: {child.log})"
         return code, f"{child.role} ended: {words.removeprefix('the oracle gave up: ')}"
+
+    def why(self, error: BagpipeError, lost: str) -> BagpipeError:
+        """Of a lost peer, or a wait that was given up, the error of the child that explains it; else the error itself.
+
+        Args:
+            lost: why the folders are this run's no more; empty: they are.
+        """
+        failed = self.failed() if isinstance(error, PeerLost | Stopped) else None
+        if failed is not None:
+            return error_of(failed[0])(failed[1])
+        if not isinstance(error, Stopped):
+            return error
+        logs = next(iter(self._children.values())).log.parent
+        ended = f"the oracle or a server was ended before the job began; begin again (logs: {logs})"
+        return PeerLost(f"session: {lost or ended}")

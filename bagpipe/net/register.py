@@ -16,6 +16,12 @@ HELLO_SECONDS = 5.0
 TELL_SECONDS = 10.0
 """A role that nobody has answered for so long says so in its log: it may have been started alone, or too late."""
 
+REMEDY = (
+    "is it running? start `bagpipe oracle --job JOB --run-dir RUN --bind {oracle}` and `bagpipe server --job JOB "
+    "--run-dir RUN --oracle {oracle} --shard 0` beside this program, or use `bagpipe.local(JOB)`, which starts both"
+)
+"""What an oracle or server that is not there is started with."""
+
 PROCESS_BYTES = 16
 """Length of a process's random name: nobody guesses it."""
 
@@ -35,6 +41,8 @@ class Impatience:
     """How long the oracle may take to answer at all; and then, once it has its data, the servers to register."""
     remedy: str
     """What the error tells the user to start."""
+    oracle_log: Path | None = None
+    """The log of an oracle that this program has started, whose end `stop` notices; None: nobody knows if it runs."""
 
 
 def refusal(refused: Refused) -> BagpipeError:
@@ -55,13 +63,8 @@ def register(
     startup_seconds: float,
     stop: Callable[[], bool],
     impatience: Impatience | None = None,
-    oracle_log: Path | None = None,
 ) -> Topology:
     """Register, and wait until every role has registered.
-
-    Args:
-        oracle_log: the log of an oracle that this process has started, and whose end `stop` notices; None: who started
-            the oracle, and whether it runs, is not known here.
 
     Raises:
         PeerLost: no topology within `startup_seconds`, or no sign of the others within less.
@@ -71,7 +74,7 @@ def register(
     name = f"{hello.role} {hello.index}"
     deadline = time.monotonic() + startup_seconds
     every = HELLO_SECONDS if impatience is None else min(HELLO_SECONDS, impatience.seconds / 4)
-    said, signs = 0.0, _Signs(name, oracle, impatience, time.monotonic(), oracle_log)
+    said, signs = 0.0, _Signs(name, oracle, impatience, time.monotonic())
     while time.monotonic() < deadline:
         if stop():
             raise Stopped(f"{name}: asked to stop before the job began")
@@ -105,8 +108,6 @@ class _Signs:
     impatience: Impatience | None
     since: float
     """When the present wait began: for the oracle's answer, or for the servers."""
-    oracle_log: Path | None = None
-    """Where the oracle says what it does, if it is known to run."""
     missing: str = "the oracle"
     """The roles that are awaited; empty: none."""
     told: bool = False
@@ -120,9 +121,9 @@ class _Signs:
         """Say once that the oracle does not answer, and how long it is waited for."""
         if self.missing == "the oracle" and not self.told and now - self.since > TELL_SECONDS:
             self.told = True
-            if self.oracle_log is not None:
+            if self.impatience is not None and self.impatience.oracle_log is not None:
                 says = "the oracle is still starting; waiting up to %g s (spec.transport.startupSeconds). Its log: %s"
-                log.warning(says, limit, self.oracle_log)
+                log.warning(says, limit, self.impatience.oracle_log)
                 return
             log.warning(
                 "no answer from the oracle at %s for %g s; waiting up to %g s (spec.transport.startupSeconds). Is it "

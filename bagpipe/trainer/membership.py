@@ -5,7 +5,6 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -75,7 +74,6 @@ def join(
     stop: Callable[[], bool],
     init_cache: InitCacheArguments | None = None,
     impatience: Impatience | None = None,
-    oracle_log: Path | None = None,
 ) -> Iterator[Membership]:
     """Register with the oracle and connect to everyone; leaving the context closes every socket."""
     check_torch()
@@ -100,9 +98,7 @@ def join(
             init_cache=init_cache,
         )
         startup = job.spec.transport.startup_seconds
-        topology = register(
-            to_oracle, hello, startup_seconds=startup, stop=stop, impatience=impatience, oracle_log=oracle_log
-        )
+        topology = register(to_oracle, hello, startup_seconds=startup, stop=stop, impatience=impatience)
         admission.begin(topology.trainer_processes)
         servers = [_greet(stack, context, a, f"server {n}", greeting) for n, a in enumerate(topology.servers)]
         peers = [

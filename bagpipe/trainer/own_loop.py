@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from multiprocessing.util import Finalize
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -37,11 +36,6 @@ from bagpipe.trainer.step import Step, slice_weight, told_loss
 log = logging.getLogger(__name__)
 
 LEAVE_SECONDS = 30.0  # A trainer that leaves early waits at most so long for the others to do the same.
-REMEDY = (
-    "is it running? start `bagpipe oracle --job JOB --run-dir RUN --bind {oracle}` and `bagpipe server --job JOB "
-    "--run-dir RUN --oracle {oracle} --shard 0` beside this program, or use `bagpipe.local(JOB)`, which starts both"
-)
-"""What an oracle or server that is not there is started with."""
 
 
 class BagCache:
@@ -59,8 +53,7 @@ class BagCache:
         attempt: int,
         logger: logging.Logger = log,
         evaluate: Evaluate | None = None,
-        answer_seconds: float | None = None,
-        oracle_log: Path | None = None,
+        impatience: Impatience | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         """Use `init_cache`, or `bagpipe.local`."""
@@ -87,8 +80,7 @@ class BagCache:
             device=device,
             stop=stop,
             init_cache=arguments,
-            impatience=None if answer_seconds is None else Impatience(answer_seconds, REMEDY.format(oracle=oracle)),
-            oracle_log=oracle_log,
+            impatience=impatience,
         )
         self._members: Membership = self._stack.enter_context(joined)
         try:

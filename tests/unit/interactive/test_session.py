@@ -181,15 +181,12 @@ def test_a_program_may_change_its_folder(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_child_that_ends_before_the_job_begins_is_told(tmp_path: Path) -> None:
     """Also one that something ended without an error, for which the session would otherwise wait ten minutes."""
-    session = Session(lambda: (_ for _ in ()).throw(AssertionError), progress=False)
-    with RunDir.create(tmp_path / "run") as directory:
-        session._begun_with = directory, job_of()
-        children = Children.__new__(Children)
-        session._children = children
-        ended: Any = SimpleNamespace(poll=lambda: ExitCode.STOPPED, wait=lambda seconds: None)
-        children._children = {RoleId("server", 0): ended}
-        assert children.anybody_ended
-        told = session._why(Stopped("trainer 0: asked to stop before the job began"))
+    children = Children.__new__(Children)
+    log = tmp_path / "logs" / "server-0.log"
+    ended: Any = SimpleNamespace(poll=lambda: ExitCode.STOPPED, wait=lambda seconds: None, log=log)
+    children._children = {RoleId("server", 0): ended}
+    assert children.anybody_ended
+    told = children.why(Stopped("trainer 0: asked to stop before the job began"), "")
     assert isinstance(told, PeerLost)
     assert str(told).startswith("session: the oracle or a server was ended before the job began; begin again (logs: ")
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import socket
 from pathlib import Path
 
@@ -67,9 +68,8 @@ def test_an_oracle_that_is_known_to_start_is_not_asked_for(
     monkeypatch.setattr(register_module, "TELL_SECONDS", 0.01)
     oracle = context.connect("tcp://127.0.0.1:1", peer="oracle")
     with pytest.raises(PeerLost):
-        register_module.register(
-            oracle, HELLO, startup_seconds=0.5, stop=lambda: False, oracle_log=Path("logs/oracle-0.log")
-        )
+        log = register_module.Impatience(math.inf, "", Path("logs/oracle-0.log"))
+        register_module.register(oracle, HELLO, startup_seconds=0.5, stop=lambda: False, impatience=log)
     (told,) = [record.getMessage() for record in caplog.records if "the oracle" in record.getMessage()]
     assert told == (
         "the oracle is still starting; waiting up to 0.5 s (spec.transport.startupSeconds). Its log: logs/oracle-0.log"
