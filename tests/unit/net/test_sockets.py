@@ -67,8 +67,8 @@ def test_an_oracle_that_is_known_to_start_is_not_asked_for(
     """The program that has started it says that it starts, and where it says what it does."""
     monkeypatch.setattr(register_module, "TELL_SECONDS", 0.01)
     oracle = context.connect("tcp://127.0.0.1:1", peer="oracle")
+    log = register_module.Impatience(math.inf, "", Path("logs/oracle-0.log"))
     with pytest.raises(PeerLost):
-        log = register_module.Impatience(math.inf, "", Path("logs/oracle-0.log"))
         register_module.register(oracle, HELLO, startup_seconds=0.5, stop=lambda: False, impatience=log)
     (told,) = [record.getMessage() for record in caplog.records if "the oracle" in record.getMessage()]
     assert told == (
