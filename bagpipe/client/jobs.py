@@ -9,8 +9,9 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from typing import Any
 from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, data_of, items_of, told
 from bagpipe.client.checked import check_pods
 from bagpipe.client.connection import connect
+from bagpipe.client.followed import Followed, read_log, whole_lines
 from bagpipe.client.installation import Installation
 from bagpipe.client.known import known_status
-from bagpipe.client.pods import attempt_of, has_log, identity, last_lines, waits_for
+from bagpipe.client.pods import attempt_of, has_ended, has_log, identity, last_lines, waits_for
 from bagpipe.client.story import index_of, printable, tell
 from bagpipe.config.document import API_VERSION, KIND
 from bagpipe.config.load import JobFile, read_job_file
@@ -303,33 +305,78 @@ class BagpipeClient:
             JobNotFound: there is no such job, or neither a pod nor kept lines of this process.
             ClusterError: the process has not started, and nobody asked to wait for that.
         """
-        seen: set[tuple[str, int]] = set()
-        first = None
+        if follow:
+            yield from self._followed(name, role, index, tail, previous)
+            return
+        view = self.get(name)
+        pod = self._newest_pod(name, role, index)
+        if pod is None:
+            lines = self._kept(view).get(f"{role}-{index}.log")
+            if lines is None:
+                raise JobNotFound(f"job {name} has no pod of {role} {index} now; it is {view.phase}")
+            yield from last_lines(lines, tail)
+        elif not has_log(pod):
+            why = waits_for(pod)
+            raise ClusterError(f"{role} {index} of job {name} has not started{why}; --follow waits until it has")
+        else:
+            for line in self._lines(pod, tail_lines=tail, previous=previous):
+                yield line.decode(errors="replace")
+
+    def _followed(self, name: str, role: str, index: int, tail: int | None, previous: bool) -> Iterator[str]:
+        """As `logs` that are followed."""
+        first, at = None, Followed(cut=False)
+        pod: Mapping[str, Any] | None = None
+        read: set[tuple[str, int]] = set()
+        """Processes whose log was read to its end."""
+        failing: float | None = None
         while True:
             view = self.get(name)
             first = first or view
             _same(first, view)
-            pod = self._newest_pod(name, role, index, seen)
-            if pod is None and not follow:
-                lines = None if seen else self._kept(view).get(f"{role}-{index}.log")
-                if lines is None and not seen:
-                    raise JobNotFound(f"job {name} has no pod of {role} {index} now; it is {view.phase}")
-                yield from last_lines(lines or "", tail)
+            before, pod = pod, self._newest_pod(name, role, index, read, pod)
+            if pod is None and (view.finished or view.deleted):
+                yield from last_lines("" if read or at.since else self._kept(view).get(f"{role}-{index}.log", ""), tail)
                 return
-            if pod is not None and has_log(pod):
-                seen.add(identity(pod))
-                yield from self._lines(pod["metadata"]["name"], follow=follow, tail=tail, previous=previous)
-                tail = None  # Only the first process is cut short.
-                if not follow:
-                    return
-            elif pod is not None and not follow:
-                why = waits_for(pod)
-                raise ClusterError(f"{role} {index} of job {name} has not started{why}; --follow waits until it has")
-            elif view.finished or view.deleted:
-                yield from last_lines("" if seen else self._kept(view).get(f"{role}-{index}.log", ""), tail)
-                return
-            else:
+            if pod is None or not has_log(pod):
+                pod = before
                 self._clock.pause(POLL_SECONDS)
+                continue
+            if before is None or before["metadata"]["uid"] != pod["metadata"]["uid"]:
+                at = Followed(cut=tail is not None)
+            # Lines may have come between the end of a stream and that of the process, if it had not ended before.
+            last = previous or view.finished or view.deleted or has_ended(pod)
+            try:
+                for line in self._further(pod, at, tail, previous=previous, last=last):
+                    failing = None
+                    yield line.decode(errors="replace")
+            except NotAllowed:
+                raise
+            except ClusterError:  # The pod was deleted just now, or its node or the API server is away.
+                failing = self._clock.now() if failing is None else failing
+                if self._clock.now() - failing >= PATIENCE_SECONDS:
+                    raise
+                self._clock.pause(POLL_SECONDS)
+                continue
+            failing, tail = None, None  # Only the first process is cut short.
+            if last:
+                read.add(identity(pod))
+            else:
+                self._clock.pause(at.pause_seconds)
+
+    def _further(
+        self, pod: Mapping[str, Any], at: Followed, tail: int | None, *, previous: bool, last: bool
+    ) -> Iterator[bytes]:
+        """Lines of a pod's log that have not been shown; `last`: nobody asks for more of this process."""
+        if at.process not in (None, identity(pod)):  # It was restarted; what the one before it said at its end:
+            with suppress(ConfigError):  # Its log may be gone.
+                yield from at.new(self._lines(pod, timestamps=True, since=at.since, previous=True))
+        at.begin(identity(pod))
+        tail = None if at.since else tail
+        if tail == 0:  # Where the log ends now; what comes from here on is new.
+            deque(at.new(self._lines(pod, timestamps=True, tail_lines=1, previous=previous)), maxlen=0)
+            tail = None
+        options: dict[str, Any] = {"timestamps": True, "tail_lines": tail, "previous": previous}
+        yield from at.new(self._lines(pod, follow=True, since=at.since, rest=last, **options))
 
     def _kept(self, view: JobView) -> dict[str, str]:
         """Last lines of the pods of a failed job that are gone, by process; empty: none were kept."""
@@ -345,31 +392,48 @@ class BagpipeClient:
             return {}
         return data_of(answer)
 
-    def _newest_pod(self, name: str, role: str, index: int, seen: set[tuple[str, int]]) -> Mapping[str, Any] | None:
+    def _newest_pod(
+        self,
+        name: str,
+        role: str,
+        index: int,
+        read: Collection[tuple[str, int]] = (),
+        now: Mapping[str, Any] | None = None,
+    ) -> Mapping[str, Any] | None:
+        """The process's pod of the newest attempt.
+
+        Args:
+            read: processes that are passed over.
+            now: the pod whose log is followed: it comes first, and no older one after it.
+        """
         selector = f"bagpipe.dev/job={name},bagpipe.dev/role={role}"
         with self._told(name):
             answer = self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _preload_content=False, _request_timeout=REQUEST_SECONDS
             )
-        pods = [p for p in items_of(answer) if index_of(p) == index and identity(p) not in seen]
+        pods = [p for p in items_of(answer) if index_of(p) == index and identity(p) not in read]
+        if now is not None:
+            pods = [p for p in pods if attempt_of(p) >= attempt_of(now)]
+            pods = [p for p in pods if p["metadata"]["uid"] == now["metadata"]["uid"]] or pods
         return max(pods, key=attempt_of, default=None)
 
-    def _lines(self, pod: str, *, follow: bool, tail: int | None, previous: bool) -> Iterator[str]:
-        options: dict[str, Any] = {"container": "bagpipe", "follow": follow, "previous": previous}
-        if tail is not None:
-            options["tail_lines"] = tail
-        options["_request_timeout"] = (REQUEST_SECONDS, None if follow else REQUEST_SECONDS)
-        begun: list[bytes] = []  # Pieces of a line whose end has not come: it may be as long as the log.
-        with self._told(pod):  # Also while it is read: the connection may be cut in the middle.
-            answer = self._core.read_namespaced_pod_log(pod, self.namespace, _preload_content=False, **options)
-            for piece in answer.stream():
-                *whole, rest = piece.split(b"\n")
-                if whole:
-                    whole[0], begun = b"".join((*begun, whole[0])), []
-                    yield from (line.decode(errors="replace") for line in whole)
-                begun.append(rest)
-        if last := b"".join(begun):
-            yield last.decode(errors="replace")
+    def _lines(
+        self,
+        pod: Mapping[str, Any],
+        *,
+        follow: bool = False,
+        since: str | None = None,
+        rest: bool = True,
+        **options: Any,
+    ) -> Iterator[bytes]:
+        """Lines of the log that the pod's process writes; see `read_log` and `whole_lines`."""
+        name = pod["metadata"]["name"]
+        options = {key: value for key, value in options.items() if value is not None}
+        options |= {"container": "bagpipe", "follow": follow}
+        timeout = (REQUEST_SECONDS, None if follow else REQUEST_SECONDS)
+        with self._told(name):  # Also while it is read: the connection may be cut in the middle.
+            answer = read_log(self._core, name, self.namespace, since, options, timeout)
+            yield from whole_lines(answer.stream(), rest=rest)
 
     # ── below ────────────────────────────────────────────────────────────────────────────────────
 

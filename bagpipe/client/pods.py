@@ -37,3 +37,9 @@ def has_log(pod: Mapping[str, Any]) -> bool:
     main = _main_container(pod)
     state, last = main.get("state") or {}, main.get("lastState") or {}
     return "running" in state or "terminated" in state or "terminated" in last
+
+
+def has_ended(pod: Mapping[str, Any]) -> bool:
+    """Whether the process that the pod tells of writes no more lines; another may start in its place."""
+    state = _main_container(pod).get("state") or {}
+    return "running" not in state and has_log(pod)
