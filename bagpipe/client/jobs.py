@@ -9,9 +9,8 @@ It speaks to the API server alone, like kubectl, with the same credentials. Need
 """
 
 import datetime as dt
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,21 +18,20 @@ from typing import Any
 from bagpipe.client.answers import ClusterError, JobNotFound, NotAllowed, data_of, items_of, told
 from bagpipe.client.checked import check_pods
 from bagpipe.client.connection import connect
-from bagpipe.client.followed import Followed, read_log, whole_lines
+from bagpipe.client.followed import Followed
 from bagpipe.client.installation import Installation
 from bagpipe.client.known import known_status
-from bagpipe.client.pods import attempt_of, has_ended, has_log, identity, last_lines, waits_for
-from bagpipe.client.story import index_of, printable, tell
+from bagpipe.client.pod_logs import REQUEST_SECONDS, PodLogs
+from bagpipe.client.pods import has_ended, has_log, identity, last_lines, waits_for
+from bagpipe.client.story import printable, tell
 from bagpipe.config.document import API_VERSION, KIND
 from bagpipe.config.load import JobFile, read_job_file
 from bagpipe.errors import ConfigError, ExitCode
 from bagpipe.local.beginning import check_document
 from bagpipe.lowlevel.clock import SYSTEM_CLOCK, Clock
 
-GROUP, VERSION = API_VERSION.split("/")
-PLURAL = "bagpipejobs"
+(GROUP, VERSION), PLURAL = API_VERSION.split("/"), "bagpipejobs"
 POLL_SECONDS = 1.0
-REQUEST_SECONDS = 30.0
 PATIENCE_SECONDS = 120.0
 """How long a wait goes on although the API server does not answer: it may be replaced, or the network may."""
 _CONDITIONS = ("Failed", "Complete", "Deleting", "Suspended", "Restarting", "Running")
@@ -305,11 +303,12 @@ class BagpipeClient:
             JobNotFound: there is no such job, or neither a pod nor kept lines of this process.
             ClusterError: the process has not started, and nobody asked to wait for that.
         """
+        pods = PodLogs(self._core, self.namespace, self._told)
         if follow:
-            yield from self._followed(name, role, index, tail, previous)
+            yield from self._followed(pods, name, role, index, tail, previous)
             return
         view = self.get(name)
-        pod = self._newest_pod(name, role, index)
+        pod = pods.newest(name, role, index)
         if pod is None:
             lines = self._kept(view).get(f"{role}-{index}.log")
             if lines is None:
@@ -319,10 +318,12 @@ class BagpipeClient:
             why = waits_for(pod)
             raise ClusterError(f"{role} {index} of job {name} has not started{why}; --follow waits until it has")
         else:
-            for line in self._lines(pod, tail_lines=tail, previous=previous):
+            for line in pods.lines(pod, tail_lines=tail, previous=previous):
                 yield line.decode(errors="replace")
 
-    def _followed(self, name: str, role: str, index: int, tail: int | None, previous: bool) -> Iterator[str]:
+    def _followed(
+        self, pods: PodLogs, name: str, role: str, index: int, tail: int | None, previous: bool
+    ) -> Iterator[str]:
         """As `logs` that are followed."""
         first, at = None, Followed(cut=False)
         pod: Mapping[str, Any] | None = None
@@ -333,7 +334,7 @@ class BagpipeClient:
             view = self.get(name)
             first = first or view
             _same(first, view)
-            before, pod = pod, self._newest_pod(name, role, index, read, pod)
+            before, pod = pod, pods.newest(name, role, index, read, pod)
             if pod is None and (view.finished or view.deleted):
                 yield from last_lines("" if read or at.since else self._kept(view).get(f"{role}-{index}.log", ""), tail)
                 return
@@ -346,7 +347,7 @@ class BagpipeClient:
             # Lines may have come between the end of a stream and that of the process, if it had not ended before.
             last = previous or view.finished or view.deleted or has_ended(pod)
             try:
-                for line in self._further(pod, at, tail, previous=previous, last=last):
+                for line in pods.further(pod, at, tail, previous=previous, last=last):
                     failing = None
                     yield line.decode(errors="replace")
             except NotAllowed:
@@ -363,21 +364,6 @@ class BagpipeClient:
             else:
                 self._clock.pause(at.pause_seconds)
 
-    def _further(
-        self, pod: Mapping[str, Any], at: Followed, tail: int | None, *, previous: bool, last: bool
-    ) -> Iterator[bytes]:
-        """Lines of a pod's log that have not been shown; `last`: nobody asks for more of this process."""
-        if at.process not in (None, identity(pod)):  # It was restarted; what the one before it said at its end:
-            with suppress(ConfigError):  # Its log may be gone.
-                yield from at.new(self._lines(pod, timestamps=True, since=at.since, previous=True))
-        at.begin(identity(pod))
-        tail = None if at.since else tail
-        if tail == 0:  # Where the log ends now; what comes from here on is new.
-            deque(at.new(self._lines(pod, timestamps=True, tail_lines=1, previous=previous)), maxlen=0)
-            tail = None
-        options: dict[str, Any] = {"timestamps": True, "tail_lines": tail, "previous": previous}
-        yield from at.new(self._lines(pod, follow=True, since=at.since, rest=last, **options))
-
     def _kept(self, view: JobView) -> dict[str, str]:
         """Last lines of the pods of a failed job that are gone, by process; empty: none were kept."""
         name = known_status(view.raw)[0].get("logs", {}).get("configMap")
@@ -391,49 +377,6 @@ class BagpipeClient:
         except JobNotFound:  # Somebody has deleted it; the job is there.
             return {}
         return data_of(answer)
-
-    def _newest_pod(
-        self,
-        name: str,
-        role: str,
-        index: int,
-        read: Collection[tuple[str, int]] = (),
-        now: Mapping[str, Any] | None = None,
-    ) -> Mapping[str, Any] | None:
-        """The process's pod of the newest attempt.
-
-        Args:
-            read: processes that are passed over.
-            now: the pod whose log is followed: it comes first, and no older one after it.
-        """
-        selector = f"bagpipe.dev/job={name},bagpipe.dev/role={role}"
-        with self._told(name):
-            answer = self._core.list_namespaced_pod(
-                self.namespace, label_selector=selector, _preload_content=False, _request_timeout=REQUEST_SECONDS
-            )
-        pods = [p for p in items_of(answer) if index_of(p) == index and identity(p) not in read]
-        if now is not None:
-            pods = [p for p in pods if attempt_of(p) >= attempt_of(now)]
-            pods = [p for p in pods if p["metadata"]["uid"] == now["metadata"]["uid"]] or pods
-        return max(pods, key=attempt_of, default=None)
-
-    def _lines(
-        self,
-        pod: Mapping[str, Any],
-        *,
-        follow: bool = False,
-        since: str | None = None,
-        rest: bool = True,
-        **options: Any,
-    ) -> Iterator[bytes]:
-        """Lines of the log that the pod's process writes; see `read_log` and `whole_lines`."""
-        name = pod["metadata"]["name"]
-        options = {key: value for key, value in options.items() if value is not None}
-        options |= {"container": "bagpipe", "follow": follow}
-        timeout = (REQUEST_SECONDS, None if follow else REQUEST_SECONDS)
-        with self._told(name):  # Also while it is read: the connection may be cut in the middle.
-            answer = read_log(self._core, name, self.namespace, since, options, timeout)
-            yield from whole_lines(answer.stream(), rest=rest)
 
     # ── below ────────────────────────────────────────────────────────────────────────────────────
 
@@ -453,7 +396,5 @@ class BagpipeClient:
 def _same(first: JobView, now: JobView) -> None:
     """Raises ClusterError if a job was deleted and another one of its name was made meanwhile."""
     if first.uid != now.uid:
-        raise ClusterError(
-            f"job {first.name} was deleted, and another job of that name has been made since; "
-            "give the command again for that one"
-        )
+        since = "another job of that name has been made since; give the command again for that one"
+        raise ClusterError(f"job {first.name} was deleted, and {since}")
