@@ -113,7 +113,7 @@ def test_what_needs_its_files_says_where_they_are(world: World) -> None:
     for what in (run.evaluate, lambda: run.predict("x"), lambda: run.export("x"), lambda: run.checkpoint):
         with pytest.raises(ConfigError, match=r"job clicks is in namespace ns of a cluster, and its checkpoints"):
             what()
-    with pytest.raises(ConfigError, match=r"clicks: refused by the cluster: .*already exists"):
+    with pytest.raises(ConfigError, match=r"clicks: namespace ns has one of that name: .*already exists; choose"):
         bagpipe.fit("dcn", **DATA, name="clicks", on="cluster")
 
 
