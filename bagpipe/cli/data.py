@@ -173,14 +173,10 @@ def _parquet(spec: "JobSpec", out: Path, *, overwrite: bool, dask: tuple[str | N
 
 def _to_train(spec: "JobSpec", folder: Path) -> list[str]:
     """What a job over raw data sets, and takes back, to train on the prepared data: what was for reading stays out."""
-    data = spec.data
-    taken_back = {
-        "columns=null": data.columns is not None,
-        "encoding=auto": data.encoding not in ("auto", "ids"),
-        "numericBins=none": data.numeric_bins != "none",
-        "splitBy=order": data.split_by != "order",
-    }
-    return [f"path={folder}", "format=parquet", *(one for one, needed in taken_back.items() if needed)]
+    from bagpipe.data.formats import settings_for_raw
+
+    order = [] if spec.data.split_by == "order" else ["splitBy=order"]
+    return [f"path={folder}", "format=parquet", *settings_for_raw(spec.data), *order]
 
 
 class _Progress:

@@ -95,7 +95,7 @@ def _connected(kubernetes: Any, context: str | None) -> tuple[Any, str, str | No
 def _here_only(urllib3: Any) -> Any:
     """A urllib3.Retry that follows no redirect to another host: an API server sends nobody elsewhere, a login does."""
 
-    class HereOnly(urllib3.Retry):  # type: ignore[misc]
+    class HereOnly(urllib3.Retry):  # type: ignore[misc]  # imported late, so it has no type here
         def increment(self, *args: Any, response: Any = None, _pool: Any = None, **more: Any) -> Any:
             target = response.get_redirect_location() if response is not None else None
             if target and _pool is not None and urlsplit(target).hostname not in (None, _pool.host):

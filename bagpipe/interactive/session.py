@@ -325,7 +325,7 @@ class Session:
     def _score_with(self, model: nn.Module, averaged: Callable[[], Any] = nullcontext) -> Evaluate:
         def score(batch: BatchDict) -> torch.Tensor:
             with averaged(), evaluating(model, None):
-                return model(batch["dense_x"].to(self.device), batch["embeddings"])  # type: ignore[no-any-return]
+                return model(batch["dense_x"].to(self.device), batch["embeddings"])  # type: ignore[no-any-return]  # a module may return anything
 
         return score
 

@@ -14,6 +14,7 @@ from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
 from bagpipe.checkpoint.places import JOB_FILE, checkpoints_of
 from bagpipe.checkpoint.store import newest_complete, open_checkpoint
 from bagpipe.config.document import JobSpec
+from bagpipe.config.given import given
 from bagpipe.config.load import load_job
 from bagpipe.errors import ConfigError
 from bagpipe.local.rundir import SUMMARY
@@ -146,13 +147,8 @@ def _is_list_of_sections(value: Any) -> bool:
 def _without_defaults(value: Any) -> Any:
     """A setting as plain data, without what a document would not need to say."""
     if isinstance(value, msgspec.Struct):
-        given = {}
-        for field in msgspec.structs.fields(value):
-            factory = field.default_factory
-            default = field.default if factory is msgspec.NODEFAULT else factory()
-            if (one := getattr(value, field.name)) != default:
-                given[field.encode_name] = _without_defaults(one)
-        return given
+        fields = {field.encode_name: field.name for field in msgspec.structs.fields(value)}
+        return {name: _without_defaults(getattr(value, fields[name])) for name in given(value, fields)}
     if isinstance(value, list | tuple):
         return [_without_defaults(one) for one in value]
     return msgspec.to_builtins(value)

@@ -9,7 +9,8 @@ passed only if it declares them, and the rest come from the job. A model may hav
 
 import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -127,25 +128,18 @@ def build_model(
     return built
 
 
-def rebuild_model(
-    config: ModelConfig,
-    layout: TableLayout,
-    num_dense: int,
-    num_labels: int,
-    seed: int,
-    *,
-    early: Constructed | None = None,
-) -> nn.Module:
-    """Build the dense model of a checkpoint, as `build_model`.
+@contextmanager
+def naming_the_trained_model(config: ModelConfig) -> Iterator[None]:
+    """Within it the dense model of a checkpoint is built.
 
     A job without `model` names a default one, which a loop with a model of its own never built: the tables need not
     fit it, and then the model is what has to be named, not the tables that have to be changed.
 
     Raises:
-        ConfigError: as `build_model`.
+        ConfigError: the model of the checkpoint's job cannot be built.
     """
     try:
-        return build_model(config, layout, num_dense, num_labels, seed, early=early)
+        yield
     except ConfigError as error:
         if config.entrypoint is not None:
             raise

@@ -18,7 +18,7 @@ from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
 from bagpipe.lowlevel import crash_points, stacks
-from bagpipe.models.base import Constructed, build_model, rebuild_model
+from bagpipe.models.base import Constructed, build_model, naming_the_trained_model
 from bagpipe.models.early import early_model
 from bagpipe.models.loss import has_own_loss, loss_of
 from bagpipe.models.precision import forward_of
@@ -140,8 +140,8 @@ class Trainer:
         spec = topology.spec
         self.members, self.device, self.stop, self.layout = members, device, stop, topology.layout
         shape = (topology.layout, topology.num_dense, topology.num_labels)
-        build = rebuild_model if topology.first_step else build_model
-        model = build(spec.model, *shape, spec.seed, early=early)
+        with naming_the_trained_model(spec.model) if topology.first_step else nullcontext():
+            model = build_model(spec.model, *shape, spec.seed, early=early)
         models.append(model)
         self.model: nn.Module = model.to(device)
         self.dense = DenseUpdate(spec.optimizer, self.model)

@@ -17,7 +17,7 @@ from bagpipe.checkpoint.store import Checkpoint
 from bagpipe.data.examples import Examples
 from bagpipe.data.transform import Transform
 from bagpipe.errors import UserCodeError
-from bagpipe.models.base import rebuild_model
+from bagpipe.models.base import build_model, naming_the_trained_model
 from bagpipe.models.precision import forward_of
 from bagpipe.standalone.tensors import check_weights
 from bagpipe.tables import WidthGroup
@@ -51,8 +51,8 @@ class Scorer:
         manifest = checkpoint.manifest
         self.spec, self.layout = manifest.spec, manifest.layout
         info = transform.info
-        with naming_user_code([]):
-            model = rebuild_model(self.spec.model, self.layout, len(info.dense), info.num_labels, self.spec.seed)
+        with naming_user_code([]), naming_the_trained_model(self.spec.model):
+            model = build_model(self.spec.model, self.layout, len(info.dense), info.num_labels, self.spec.seed)
         weights = _dense_weights(checkpoint)
         check_weights(str(checkpoint.directory), model.state_dict(), weights)
         model.load_state_dict(weights)

@@ -8,37 +8,11 @@ from pathlib import Path
 from typing import IO
 
 import pytest
+from saved import FILE, save
 
-from bagpipe.batch import Cursor
-from bagpipe.checkpoint.manifest import Manifest
 from bagpipe.checkpoint.start import chosen_checkpoint, starting_checkpoint
-from bagpipe.checkpoint.store import ASIDE, commit, describe_file, directory_of, list_checkpoints, prune
-from bagpipe.config.document import DataConfig, JobSpec
+from bagpipe.checkpoint.store import ASIDE, list_checkpoints, prune
 from bagpipe.errors import CheckpointError, ExitCode, StorageError
-
-FILE = "dense.safetensors"
-
-
-def save(root: Path, step: int) -> Path:
-    """A checkpoint of one file."""
-    directory = directory_of(root, step)
-    directory.mkdir(parents=True)
-    (directory / FILE).write_bytes(bytes([step]) * 100)
-    manifest = Manifest(
-        job="j",
-        step=step,
-        cursor=Cursor(0, step),
-        spec=JobSpec(data=DataConfig(path="x")),
-        tables=(),
-        record_widths=(),
-        num_servers=1,
-        num_trainers=1,
-        shards=(),
-        dense=(describe_file(directory, FILE),),
-        created="now",
-    )
-    commit(directory, manifest)
-    return directory
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 import pytest
+from saved import save
 
-from bagpipe.batch import Cursor
-from bagpipe.checkpoint.manifest import Manifest
 from bagpipe.checkpoint.places import JOB_FILE
-from bagpipe.checkpoint.store import commit, directory_of
 from bagpipe.checkpoint.warm_start import open_source
 from bagpipe.config.document import Job
 from bagpipe.config.load import dump_job, parse_job
@@ -23,31 +21,11 @@ def run_with(place: Path, root: Path) -> Job:
     return job
 
 
-def save(root: Path, job: Job, step: int) -> Path:
-    directory = directory_of(root, step)
-    directory.mkdir(parents=True)
-    manifest = Manifest(
-        job="own",
-        step=step,
-        cursor=Cursor(0, step),
-        spec=job.spec,
-        tables=(),
-        record_widths=(),
-        num_servers=1,
-        num_trainers=1,
-        shards=(),
-        dense=(),
-        created="now",
-    )
-    commit(directory, manifest)
-    return directory
-
-
 def test_a_run_is_found_whose_checkpoints_lie_elsewhere(tmp_path: Path) -> None:
     """Its job says where; their folder and each of them can be named too."""
     job = run_with(tmp_path / "run", tmp_path / "elsewhere")
-    save(tmp_path / "elsewhere", job, 4)
-    newest = save(tmp_path / "elsewhere", job, 8)
+    save(tmp_path / "elsewhere", 4, spec=job.spec)
+    newest = save(tmp_path / "elsewhere", 8, spec=job.spec)
     for place in (tmp_path / "run", tmp_path / "elsewhere", newest):
         assert open_source(place).directory == newest
 

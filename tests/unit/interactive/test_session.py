@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from saved import FILE, save
 from torch import nn
 
 import bagpipe
-from bagpipe.batch import Cursor
-from bagpipe.checkpoint.manifest import Manifest
-from bagpipe.checkpoint.store import commit, describe_file, directory_of, list_checkpoints
+from bagpipe.checkpoint.store import directory_of, list_checkpoints
 from bagpipe.config.document import Job
 from bagpipe.config.load import parse_job
 from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, ExitCode, PeerLost, Stopped
@@ -28,8 +27,6 @@ from bagpipe.lowlevel.lease import FILE_NAME as LEASE
 from bagpipe.lowlevel.lease import Lease, Owner
 from bagpipe.trainer.loop import Trainer
 
-DENSE = "dense.safetensors"
-
 
 def job_of(**checkpoint: Any) -> Job:
     told = ", ".join(f"{name}: {str(value).lower()}" for name, value in checkpoint.items())
@@ -42,28 +39,6 @@ def begun(path: Path, job: Job) -> Path:
     with RunDir.create(path) as directory:
         directory.begin(job)
     return path
-
-
-def save(root: Path, job: Job, step: int) -> Path:
-    """A checkpoint of one file."""
-    directory = directory_of(root, step)
-    directory.mkdir(parents=True)
-    (directory / DENSE).write_bytes(bytes([step]) * 100)
-    manifest = Manifest(
-        job="own",
-        step=step,
-        cursor=Cursor(0, step),
-        spec=job.spec,
-        tables=(),
-        record_widths=(),
-        num_servers=1,
-        num_trainers=1,
-        shards=(),
-        dense=(describe_file(directory, DENSE),),
-        created="now",
-    )
-    commit(directory, manifest)
-    return directory
 
 
 def refused(path: Path, error: type[BagpipeError], match: str, **settings: Any) -> None:
@@ -107,7 +82,7 @@ def test_a_session_that_is_never_entered_owns_nothing(tmp_path: Path) -> None:
 
 
 def spoil(directory: Path) -> None:
-    (directory / DENSE).write_bytes(b"x" * 100)
+    (directory / FILE).write_bytes(b"x" * 100)
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -117,8 +92,8 @@ def test_damage_is_found_before_anything_starts(tmp_path: Path, strict: bool) ->
     path = begun(tmp_path / "run", job)
     root = path / "checkpoints"
     if strict:
-        save(root, job, 8)
-    spoil(save(root, job, 16))
+        save(root, 8, spec=job.spec)
+    spoil(save(root, 16, spec=job.spec))
     refused(path, CheckpointError, "spec.checkpoint.strict" if strict else "none of its 1 checkpoints is sound")
     RunDir.reopen(path).__exit__()
 
@@ -128,7 +103,7 @@ def test_a_session_goes_on_from_the_newest_sound_checkpoint(tmp_path: Path) -> N
     job = job_of()
     path = begun(tmp_path / "run", job)
     root = path / "checkpoints"
-    sound, damaged = save(root, job, 8), save(root, job, 16)
+    sound, damaged = save(root, 8, spec=job.spec), save(root, 16, spec=job.spec)
     spoil(damaged)
     half = shutil.copytree(sound, directory_of(root, 24), ignore=shutil.ignore_patterns("manifest.json"))
     told: list[Path | None] = []
@@ -156,8 +131,8 @@ def test_checkpoints_of_a_run_that_lives_are_not_looked_at(tmp_path: Path) -> No
     """Their folder is taken before anything in it is read: another run's half-written one is not set aside."""
     job = job_of(path=str(tmp_path / "shared"))
     path = begun(tmp_path / "run", job)
-    save(tmp_path / "shared", job, 8)
-    spoil(save(tmp_path / "shared", job, 16))
+    save(tmp_path / "shared", 8, spec=job.spec)
+    spoil(save(tmp_path / "shared", 16, spec=job.spec))
     with Lease.take(tmp_path / "shared", "here", Owner.here("run other in /other", datetime.now())):
         refused(path, ConfigError, "run other in /other")
         assert len(list_checkpoints(tmp_path / "shared")) == 2

@@ -9,7 +9,7 @@ import torch
 from bagpipe.checkpoint.dense_files import DENSE_AVERAGE, DENSE_WEIGHTS, weights_in_use
 from bagpipe.config.model import ModelConfig
 from bagpipe.errors import CheckpointError, ConfigError
-from bagpipe.models.base import rebuild_model
+from bagpipe.models.base import build_model, naming_the_trained_model
 from bagpipe.standalone.tensors import check_weights
 from bagpipe.tables import Table, TableLayout
 
@@ -47,5 +47,5 @@ def test_a_default_model_that_does_not_fit_the_tables_is_not_the_one_to_change()
     """A loop registered its own model, over tables of two widths, in a job without `model`."""
     layout = TableLayout.of([Table("a", 5, 4, ("a",)), Table("b", 5, 8, ("b",))])
     expected = r"names model.name dlrm.*give the model that was trained.*spec.model.entrypoint.*tables of one width"
-    with pytest.raises(ConfigError, match=expected):
-        rebuild_model(ModelConfig(), layout, 1, 1, 0)
+    with pytest.raises(ConfigError, match=expected), naming_the_trained_model(ModelConfig()):
+        build_model(ModelConfig(), layout, 1, 1, 0)
