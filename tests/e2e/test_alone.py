@@ -45,6 +45,24 @@ def test_bad_jobs_leave_the_others_alone(kube, job, operators):
     assert restarts(operators) == before
 
 
+def test_a_deletion_that_something_holds(kube, job):
+    """A deleted job on which somebody has a finalizer ends its pods, says what keeps it, and goes when that does."""
+    body = job("j", steps=100_000)
+    body["metadata"]["finalizers"] = ["example.com/backup"]
+    kube.apply(body)
+    kube.wait("j", "Running")
+    kube.run("delete", "bpj", "j", "--wait=false")
+    try:
+        held = says(kube, "j", "Deleting", "HeldByFinalizer", 30)
+        assert held["status"] == "True" and "example.com/backup" in held["message"]
+        kube.until("no pod runs", lambda: not kube.running("j"), 90)
+        assert kube.status("j")["phase"] == "Deleting"
+    finally:
+        kube.run("patch", "bpj", "j", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    kinds = "bpj,pods,jobs,statefulsets,services,secrets,networkpolicies,poddisruptionbudgets,persistentvolumeclaims"
+    kube.until("nothing is left", lambda: not kube.get(kinds)["items"], 60)
+
+
 @pytest.mark.parametrize("hard", [{"services": "1"}, {"pods": "1"}], ids=lambda h: next(iter(h)))
 def test_a_quota_is_told_and_forgotten(kube, job, hard):
     """A quota, on what we make or on pods, is a condition and an event; when it is gone the job runs."""
