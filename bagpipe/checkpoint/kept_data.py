@@ -12,6 +12,7 @@ import msgspec
 from bagpipe.batch import Cursor
 from bagpipe.checkpoint.kept_files import FINGERPRINT_FILE, FOLDER
 from bagpipe.checkpoint.manifest import check_transform
+from bagpipe.checkpoint.places import ACCEPTED_FILE
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.config.document import JobSpec
 from bagpipe.config.paths import any_url
@@ -21,9 +22,6 @@ from bagpipe.data.fingerprint import Fingerprint, difference, take_fingerprint
 from bagpipe.data.transform import Transform, load_transform
 from bagpipe.errors import CheckpointError, ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write, make_folder, raise_unless_file_at_fault, write_whole
-
-ACCEPTED_FILE = "accepted-data.json"
-"""In the run directory: the fingerprint of data that the user has accepted (`--new-data`)."""
 
 
 @dataclass(frozen=True, slots=True)

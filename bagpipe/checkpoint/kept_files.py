@@ -13,19 +13,22 @@ FINGERPRINT_FILE = "fingerprint.json"
 def link_kept(root: Path, directory: Path) -> list[str]:
     """Put what `root` keeps into the checkpoint `directory`, by links where the file system has them.
 
+    What else lies in the folder of that name is the user's own, and no part of any checkpoint.
+
     Returns the names of the files in `directory`; none where nothing was kept.
 
     Raises:
         OSError: the disk is full or failed.
     """
-    source = root / FOLDER
-    if not source.is_dir():
+    from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE  # heavy to import
+
+    kept = [root / FOLDER / name for name in (FINGERPRINT_FILE, INFO_FILE, VOCABULARY_FILE)]
+    kept = [path for path in kept if path.is_file()]
+    if not kept:
         return []
     (directory / FOLDER).mkdir(exist_ok=True)
     names = []
-    for path in sorted(source.iterdir()):
-        if path.suffix == ".tmp":
-            continue
+    for path in kept:
         target = directory / FOLDER / path.name
         crash_points.passed("link of a kept file")
         target.unlink(missing_ok=True)

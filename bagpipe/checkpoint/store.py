@@ -20,7 +20,7 @@ from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
 from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel import crash_points
-from bagpipe.lowlevel.atomic_files import cannot_read, raise_unless_file_at_fault, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_read, drafts_of, raise_unless_file_at_fault, write_whole
 from bagpipe.net.messages import SnapshotFile
 
 SNAPSHOT_SECONDS = 600.0
@@ -30,14 +30,22 @@ ASIDE = "manifest.aside.json"
 """The name of a manifest that was set aside; renamed back, its checkpoint exists again."""
 
 _NAME = re.compile(r"step-(\d{8,})")
-_OUR_FILES = re.compile(
-    r"manifest(\.aside)?\.json(\.\d+)?|dense[a-z_]*\.(safetensors|json)|dense-weights\.txt|shard-\d+-of-\d+|transform|\..*\.tmp"
-    r"|\.nfs[0-9a-f]+"
-)
-"""Names of files in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted.
 
-The last one is what an NFS server shows of a file that was deleted while another process had it open.
-"""
+
+def _ours(files: str) -> re.Pattern[str]:
+    """Matches the names of these files, of their drafts, and what an NFS server shows of one that was deleted while
+    another process had it open.
+    """
+    return re.compile(rf"{files}|{drafts_of(files).pattern}|\.nfs[0-9a-f]+")
+
+
+_OUR_FILES = _ours(r"manifest(?:\.aside)?\.json(?:\.\d+)?|dense[a-z_]*\.(?:safetensors|json)|dense-weights\.txt")
+"""Names of files in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
+_OUR_FOLDERS = (
+    (re.compile(r"shard-\d+-of-\d+"), _ours(r"group\d+-part\d+\.safetensors")),
+    (re.compile(r"transform"), _ours(r"fingerprint\.json|transform\.json|vocabulary\.arrow")),
+)
+"""Names of folders in a checkpoint, and of the files in them."""
 
 
 def step_of(directory: Path) -> int:
@@ -195,10 +203,24 @@ def _is_remains(directory: Path) -> bool:
     A folder that cannot be looked into is not: nobody knows what it holds.
     """
     try:
-        found = [path.name for path in directory.iterdir()]
+        found = list(directory.iterdir())
+        return bool(found) and not is_complete(directory) and all(map(_is_ours, found))
     except OSError:
         return False
-    return bool(found) and FILE_NAME not in found and all(_OUR_FILES.fullmatch(name) for name in found)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a checkpoint of ours has an entry of this name, and of these names in it where it is a folder.
+
+    Raises:
+        OSError: it cannot be looked into.
+    """
+    if path.is_symlink() or not path.is_dir():
+        return _OUR_FILES.fullmatch(path.name) is not None
+    inside = next((names for folder, names in _OUR_FOLDERS if folder.fullmatch(path.name)), None)
+    return inside is not None and all(
+        inside.fullmatch(one.name) and (one.is_symlink() or not one.is_dir()) for one in path.iterdir()
+    )
 
 
 def _is_empty(directory: Path) -> bool:

@@ -18,24 +18,22 @@ from bagpipe.batch import Cursor, Floats, Keys
 from bagpipe.checkpoint.dense_files import DENSE_WEIGHTS
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.manifest import Manifest
-from bagpipe.checkpoint.places import JOB_FILE, checkpoints_of
+from bagpipe.checkpoint.places import JOB_FILE, WARM_START_REPORT, checkpoints_of
 from bagpipe.checkpoint.row_maps import Rows, TableOfRun, row_map
 from bagpipe.checkpoint.store import Checkpoint, commit, describe_file, is_complete, newest_complete, open_checkpoint
 from bagpipe.checkpoint.vector_files import read_vectors
 from bagpipe.config.document import JobSpec
 from bagpipe.data.transform import Transform
 from bagpipe.errors import ConfigError
-from bagpipe.lowlevel.atomic_files import cannot_read, make_folder, write_whole
+from bagpipe.lowlevel.atomic_files import cannot_read, drafts_of, make_folder, write_whole
 from bagpipe.net.messages import SnapshotFile
 from bagpipe.rows.recipe import TableRecipe, recipe_of
 from bagpipe.rows.record import group_record_width, initial_state, record_widths, state_width
 from bagpipe.tables import TableLayout
 
 FOLDER = "initial"
-REPORT = "warm-start.txt"
-_OURS = re.compile(
-    r"manifest\.json|part\d{6,}\.safetensors|dense[a-z_]*\.safetensors|dense-weights\.txt|\..*\.tmp|\.nfs.*"
-)
+_FILES = r"manifest\.json|part\d{6,}\.safetensors|dense[a-z_]*\.safetensors|dense-weights\.txt"
+_OURS = re.compile(rf"{_FILES}|{drafts_of(_FILES).pattern}|\.nfs[0-9a-f]+")
 """Names of the files that a warm start writes, and of what a killed one leaves."""
 KEPT_STATE = ("adagrad", "rowwise-adagrad", "sgd")
 """Optimizers whose state means the same in another run; adam's depends on the number of the step."""
@@ -104,7 +102,7 @@ def prepare_first_values(
     try:
         make_folder(folder)
         lines = _write(spec, layout, targets, files, folder)
-        write_whole(run_dir / REPORT, report(lines).encode())
+        write_whole(run_dir / WARM_START_REPORT, report(lines).encode())
     except BaseException:  # Nobody would remove it: it is as large as the tables, and no checkpoint.
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -10,6 +10,7 @@ import numpy as np
 from bagpipe.batch import Floats, Keys
 from bagpipe.checkpoint.kept_data import load_kept
 from bagpipe.checkpoint.kept_rows import KeptRows, kept_rows
+from bagpipe.checkpoint.places import reuse_prepared_data
 from bagpipe.checkpoint.store import Checkpoint, open_checkpoint
 from bagpipe.data.dataset import Dataset, open_dataset
 from bagpipe.data.examples import Examples
@@ -59,9 +60,8 @@ def loss_in_auc(directory: Path, dtypes: Mapping[str, Dtype]) -> str:
 
 def _test_part(checkpoint: Checkpoint, transform: Transform, folder: Path) -> Dataset:
     spec = checkpoint.manifest.spec
-    prepared = checkpoint.directory.absolute().parent.parent / "data"
-    work = prepared if prepared.is_dir() else folder
-    return open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=work, kept=transform, only_test=True)
+    reuse_prepared_data(checkpoint.directory, folder)
+    return open_dataset(spec.data, spec.embedding, seed=spec.seed, work_dir=folder, kept=transform, only_test=True)
 
 
 def _compare(checkpoint: Checkpoint, transform: Transform, dataset: Dataset, dtypes: Mapping[str, Dtype]) -> str:

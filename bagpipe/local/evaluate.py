@@ -12,6 +12,7 @@ import msgspec
 
 from bagpipe.checkpoint.dense_files import weights_in_use
 from bagpipe.checkpoint.manifest import check_transform
+from bagpipe.checkpoint.places import reuse_prepared_data
 from bagpipe.checkpoint.store import open_checkpoint
 from bagpipe.config.document import Job, JobSpec, Metadata
 from bagpipe.config.load import absolute_paths, dump_job, parse_job
@@ -94,9 +95,6 @@ def _all_of_other_data(trained: JobSpec, asked: JobSpec, overrides: Sequence[str
 
 def _reuse_prepared_data(checkpoint: Path, directory: RunDir) -> None:
     """Data that the run has prepared need not be prepared again; what is prepared here stays out of the run."""
-    prepared = checkpoint.absolute().parent.parent / "data"
-    if prepared.is_dir():
-        here = directory.path / "data"
-        here.mkdir(exist_ok=True)
-        for one in prepared.glob("[!.]*"):  # Each bears a digest of its data in its name.
-            (here / one.name).symlink_to(one)
+    here = directory.path / "data"
+    here.mkdir(exist_ok=True)
+    reuse_prepared_data(checkpoint, here)

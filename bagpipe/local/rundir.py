@@ -13,6 +13,7 @@ logs/ servers/ checkpoints/ data/
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,7 +23,7 @@ from typing import Any, Self
 
 from bagpipe.checkpoint.best import kept_best
 from bagpipe.checkpoint.manifest import changed_field
-from bagpipe.checkpoint.places import JOB_FILE
+from bagpipe.checkpoint.places import ACCEPTED_FILE, JOB_FILE, WARM_START_REPORT
 from bagpipe.checkpoint.start import starting_checkpoint
 from bagpipe.checkpoint.store import incomplete_checkpoints, newest_complete, open_checkpoint, prune
 from bagpipe.config.document import CheckpointConfig, Job, JobSpec
@@ -31,15 +32,22 @@ from bagpipe.errors import BagpipeError, CheckpointError, ConfigError, StorageEr
 from bagpipe.local.lengths import check_length, with_settled
 from bagpipe.local.process import TRACEBACK
 from bagpipe.local.user_modules import NOTED, names_modules, note_folders
-from bagpipe.lowlevel.atomic_files import DRAFTS, NOT_ALLOWED, cannot_write, write_whole
+from bagpipe.lowlevel.atomic_files import NOT_ALLOWED, cannot_write, drafts_of, remove_drafts, write_whole
 from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.lease import FILE_NAME, Lease, Owner
 from bagpipe.lowlevel.strict_json import encode
-from bagpipe.oracle.service.kept_names import KEPT
+from bagpipe.oracle.service.kept_names import KEPT_NAMES, LAST_LOSS
 
 REPORT = "report.json"
 SUMMARY = "summary.json"
 LOGS = "logs"
+ATTEMPT = "attempt"
+_FILES = "|".join(
+    (*map(re.escape, (JOB_FILE, REPORT, SUMMARY, ATTEMPT, NOTED, ACCEPTED_FILE, WARM_START_REPORT)), KEPT_NAMES)
+)
+"""Matches the names of the files that are written whole in a run directory."""
+_DATA_DRAFT = re.compile(r"\.prepared-[0-9a-f-]+\.[0-9a-f]{8}")
+"""Matches the names of folders of prepared data that have not become whole."""
 
 
 def default_path(name: str, now: datetime) -> Path:
@@ -257,7 +265,7 @@ class RunDir:
 
     def next_attempt(self) -> int:
         """A number that no earlier attempt in this directory had."""
-        path = self.path / "attempt"
+        path = self.path / ATTEMPT
         try:
             number = int(path.read_text()) + 1 if path.exists() else 0
             number.to_bytes(4)
@@ -265,7 +273,7 @@ class RunDir:
             raise ConfigError(
                 f"{path}: expected the number of the last attempt; write one that is at least as large"
             ) from None
-        self.write("attempt", f"{number}\n")
+        self.write(ATTEMPT, f"{number}\n")
         return number
 
     @property
@@ -277,18 +285,22 @@ class RunDir:
         """Remove what killed roles left unfinished; called while no role of this run runs.
 
         That is what an oracle keeps for a successor, drafts of files and prepared data, checkpoints that will never be
-        complete, and the one that the last attempt began from, if retention has kept newer ones.
+        complete, and the one that the last attempt began from, if retention has kept newer ones. The folder of
+        checkpoints may be shared with other programs, and the user may put files into both: only what has a name of
+        ours is removed.
         """
         if not all(lease.still_ours() for lease in self._leases):
             return  # The files there belong to the run that has taken the folder.
         root = self.checkpoints(job)
-        remains = [path for name in KEPT for path in self.path.glob(name.format("*"))]
-        remains += [path for folder in (self.path, root) for path in folder.glob(DRAFTS)]
-        for path in remains:
-            with suppress(OSError):
-                path.unlink()
+        for path in self.path.iterdir():
+            if re.fullmatch(KEPT_NAMES, path.name):
+                with suppress(OSError):
+                    path.unlink()
+        remove_drafts(self.path, _FILES)
+        remove_drafts(root, re.escape(LAST_LOSS))
         for path in (self.path / "data").glob(".*"):
-            shutil.rmtree(path, ignore_errors=True)
+            if _DATA_DRAFT.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError, CheckpointError):  # A disk that fails now costs no result that is there.
             for path in incomplete_checkpoints(root):
                 shutil.rmtree(path, ignore_errors=True)
@@ -337,7 +349,9 @@ def holds_something(directory: Path) -> bool:
             own = found in (directory / LOGS, CheckpointConfig().folder(directory))
             made = own and all(inside.name == FILE_NAME for inside in found.iterdir())
         else:
-            made = found.name in (FILE_NAME, NOTED) or found.match(DRAFTS)
+            made = (
+                found.name in (FILE_NAME, NOTED) or drafts_of(f"{JOB_FILE}|{NOTED}").fullmatch(found.name) is not None
+            )
         if not made:
             return True
     return False

@@ -7,6 +7,7 @@ so that a rename that was seen survives a crash of the machine. A failure remove
 import errno
 import fcntl
 import os
+import re
 import resource
 import secrets
 import stat
@@ -19,8 +20,6 @@ from bagpipe.errors import ExitCode, StorageError
 from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.wording import space
 
-DRAFTS = ".*.tmp"
-"""Matches the names of drafts, which only a process that was killed leaves behind."""
 NOT_ALLOWED = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 )
@@ -126,6 +125,43 @@ def _open_draft(path: Path) -> tuple[Path, BinaryIO]:
             file.truncate()
             return draft, file
         file.close()  # It has become the file of another process meanwhile.
+
+
+def drafts_of(files: str) -> re.Pattern[str]:
+    """Matches the names that `replacing_file` gives drafts of the files whose names match `files`, and no others.
+
+    Other programs name their own drafts `.something.tmp` too, so a pattern for those of any file would take theirs.
+    """
+    return re.compile(rf"\.(?:{files})(?:\.[0-9a-f]{{8}})?\.tmp")
+
+
+def remove_drafts(folder: Path, files: str) -> None:
+    """Remove the drafts that killed processes have left of the files whose names match `files`, a regular expression.
+
+    One that a process is writing now stays, and so does one that cannot be removed.
+    """
+    pattern = drafts_of(files)
+    with suppress(OSError):
+        for path in [path for path in folder.iterdir() if pattern.fullmatch(path.name)]:
+            with suppress(OSError):
+                _remove_unless_written(path)
+
+
+def _remove_unless_written(draft: Path) -> None:
+    """Raises:
+    OSError: it is being written, is no file, or may not be removed.
+    """
+    if not stat.S_ISREG(draft.lstat().st_mode):
+        return
+    with os.fdopen(os.open(draft, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # A disk without locks: the name says enough, for the folder is the caller's.
+            pass
+        if _is_at(file, draft):
+            draft.unlink()
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from bagpipe.batch import Cursor
-from bagpipe.checkpoint.warm_start import REPORT
+from bagpipe.checkpoint.places import WARM_START_REPORT
 from bagpipe.config.document import Job, JobSpec
 from bagpipe.errors import BagpipeError, Stopped
 from bagpipe.net.admission import Admission
@@ -125,7 +125,7 @@ def run_steps(shell: Shell, spec: JobSpec, start: Start, kept: Kept, places: Pla
     if (split := data.dataset.far_from_asked()) is not None and kept.topology() is None:
         shell.reporter.event("split", text=split)
     if data.first_values is not None:
-        shell.reporter.event("warm start", text=(places.run_dir / REPORT).read_text(encoding="utf-8"))
+        shell.reporter.event("warm start", text=(places.run_dir / WARM_START_REPORT).read_text(encoding="utf-8"))
     assembled = gather(shell, spec, data, start, kept, places, widths)
     trained = train(shell, data, assembled, kept, start)
     keep_loss(places.checkpoint_dir, trained.step, trained.figures.loss)

@@ -17,6 +17,7 @@ from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.atomic_files import cannot_write, write_whole
 from bagpipe.lowlevel.json_lines import records_in
 from bagpipe.lowlevel.strict_json import encode, number
+from bagpipe.oracle.service.kept_names import LAST_LOSS
 from bagpipe.oracle.service.ledger import ToldStep
 from bagpipe.oracle.service.phases import Figures, Start
 from bagpipe.oracle.sizing.auto import ResolvedSettings
@@ -27,8 +28,6 @@ TRAINING = "training"
 SKIPPED = "skipped"
 """Event of a step that changed nothing, because its loss or a gradient was not finite."""
 REPORT = "report.json"
-LAST_LOSS = "last-loss.json"
-"""Beside the checkpoints: the loss of the last step, for an attempt that finds nothing left to train."""
 
 
 def keep_loss(checkpoints: Path, step: int, loss: float | None) -> None:

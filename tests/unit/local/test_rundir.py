@@ -14,6 +14,7 @@ from bagpipe.config.load import load_job, parse_job
 from bagpipe.errors import CheckpointError, ConfigError, ExitCode, StorageError
 from bagpipe.local.rundir import RunDir, default_path, holds_something
 from bagpipe.local.user_modules import NOTED
+from bagpipe.lowlevel.atomic_files import replacing_file
 from bagpipe.lowlevel.lease import FILE_NAME
 from bagpipe.oracle.service.kept_names import KEPT
 
@@ -295,11 +296,49 @@ def test_what_killed_roles_leave_half_done_is_cleared_away(tmp_path: Path) -> No
         (directory.path / ".report.json.tmp").touch()
         (root / ".last-loss.json.tmp").touch()
         (directory.path / "data" / "prepared-1").mkdir(parents=True)
-        (directory.path / "data" / ".prepared-2.ab" / "transform").mkdir(parents=True)
+        (directory.path / "data" / ".prepared-2.0123abcd" / "transform").mkdir(parents=True)
         directory.sweep(job())
         assert {path.name for path in directory.path.iterdir()} == kept | {"data"}
         assert [path.name for path in (directory.path / "data").iterdir()] == ["prepared-1"]
         assert sorted(p for p in root.iterdir() if p.name != FILE_NAME) == [whole, aside]
+
+
+def test_what_others_have_put_beside_the_checkpoints_and_into_the_run_stays(tmp_path: Path) -> None:
+    """Drafts of other programs' files, hidden folders, and a draft of ours that a process is writing now."""
+    shared = tmp_path / "shared"
+    with RunDir.create(tmp_path / "run") as directory:
+        one = job(f"checkpoint.path={shared}")
+        directory.begin(one)
+        theirs = [
+            shared / ".results.csv.tmp",
+            shared / ".last-loss.json.partial.tmp",
+            shared / "step-00000003" / ".weights.bin.tmp",
+            shared / "step-00000003" / "dense.safetensors",
+            shared / "step-00000004" / "transform" / "notes.txt",
+            shared / "step-00000005" / "shard-0-of-2" / "images.tar",
+            directory.path / ".notes.txt.tmp",
+            directory.path / "topology-of-the-lab.msgpack",
+            directory.path / "data" / ".git" / "config",
+        ]
+        for path in theirs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("theirs")
+        (shared / ".last-loss.json.tmp").mkdir()
+        with replacing_file(directory.path / "report.json") as draft:
+            left = directory.path / ".report.json.0123abcd.tmp"
+            left.touch()
+            directory.sweep(one)
+            draft.write(b"{}")
+        assert not left.exists() and (directory.path / "report.json").read_bytes() == b"{}"
+        assert [path for path in theirs if not path.exists()] == []
+        assert (shared / ".last-loss.json.tmp").is_dir()
+
+
+def test_a_hidden_file_of_somebody_else_makes_a_directory_no_run_that_was_killed(tmp_path: Path) -> None:
+    """It might be deleted later as one of the run's own."""
+    (tmp_path / ".notes.txt.tmp").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        RunDir.create(tmp_path)
 
 
 def test_nothing_is_cleared_away_in_a_folder_that_was_lost(tmp_path: Path) -> None:

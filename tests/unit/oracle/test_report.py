@@ -17,9 +17,10 @@ from bagpipe.lowlevel.strict_json import encode
 from bagpipe.metrics.validations import Validation
 from bagpipe.net.messages import StepDone
 from bagpipe.oracle.service.kept import Kept, ScoreFile, read_scores
+from bagpipe.oracle.service.kept_names import LAST_LOSS
 from bagpipe.oracle.service.ledger import Told, ToldStep
 from bagpipe.oracle.service.phases import Ending, Figures, Start
-from bagpipe.oracle.service.report import LAST_LOSS, METRICS, Reporter, TrainingFigures, keep_loss, kept_loss
+from bagpipe.oracle.service.report import METRICS, Reporter, TrainingFigures, keep_loss, kept_loss
 from bagpipe.oracle.sizing.auto import ResolvedSettings
 
 
