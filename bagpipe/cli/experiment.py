@@ -8,7 +8,7 @@ import typer
 
 from bagpipe.cli.options import Context, Namespace, Overrides
 from bagpipe.cli.output import outlive_reader
-from bagpipe.cli.values import local_path, number, whole
+from bagpipe.cli.values import local_path, number, refuse_existing, whole
 
 if TYPE_CHECKING:
     from bagpipe.experiment.session import Runner
@@ -97,6 +97,7 @@ WriteJobs = Annotated[
         parser=local_path,
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="With --write-jobs: replace job files that exist.")]
 
 
 @app.command("six-models")
@@ -116,10 +117,12 @@ def six_models(
     job_timeout: JobTimeout = 7200,
     experiment: Name = None,
     write_jobs: WriteJobs = None,
+    overwrite: Overwrite = False,
     namespace: Namespace = None,
     context: Context = None,
 ) -> None:
     """Train the paper's six models, each with the cache and without, and write one table and one picture."""
+    from bagpipe.errors import ConfigError
     from bagpipe.experiment import suite
     from bagpipe.experiment.local import check_here
     from bagpipe.experiment.session import Interrupted, run_experiment
@@ -131,8 +134,10 @@ def six_models(
     else:
         documents = {model: suite.read_document(jobs / f"{model}.yaml") for model in chosen}
     if write_jobs is not None:
-        _write(documents, write_jobs)
+        _write(documents, write_jobs, overwrite=overwrite)
         return
+    if overwrite:
+        raise ConfigError("--overwrite: is for --write-jobs; an experiment's folder must be empty or new")
     outlive_reader()
     now = datetime.now()
     name = experiment or f"six-{now:%m%d-%H%M%S}"
@@ -199,12 +204,16 @@ def _torchrec(log: Path, planned: "tuple[Case, ...]") -> "Row":
     return Row("dlrm", "torchrec", spec.batch_size, spec.trainers.replicas, timing)
 
 
-def _write(documents: "dict[str, dict[str, object]]", folder: Path) -> None:
+def _write(documents: "dict[str, dict[str, object]]", folder: Path, *, overwrite: bool) -> None:
     from bagpipe.config import yaml_writer
+    from bagpipe.lowlevel.atomic_files import make_folder, write_whole
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for model, document in documents.items():
-        (folder / f"{model}.yaml").write_text(yaml_writer.dump(document), encoding="utf-8")
+    files = {folder / f"{model}.yaml": document for model, document in documents.items()}
+    for file in files:
+        refuse_existing(file, overwrite=overwrite)
+    make_folder(folder)
+    for file, document in files.items():
+        write_whole(file, yaml_writer.dump(document).encode())
 
 
 def _note(message: str) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
 from bagpipe.cli.predict import OTHER_FORMS
-from bagpipe.cli.values import local_path, need_current_folder, new_file
+from bagpipe.cli.values import local_path, need_current_folder, new_file, refuse_existing
 
 if TYPE_CHECKING:
     from bagpipe.export.graph import GraphFormat
@@ -56,6 +56,9 @@ def export(
         Path | None,
         typer.Option("--to", metavar="FILE", help="With --table: Parquet file to write.", parser=new_file),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --table: replace the file if it exists.")
+    ] = False,
 ) -> None:
     """Write a model as a folder whose score.py turns raw rows into scores with torch, numpy and pyarrow alone."""
     need_current_folder()
@@ -68,8 +71,11 @@ def export(
             raise ConfigError("--table writes one Parquet file: leave out OUT, --format, --dtype and --all-rows")
         if to.suffix.lower() in OTHER_FORMS:
             raise ConfigError(f"{to}: rows are written as Parquet; name it {to.with_suffix('.parquet')}")
+        refuse_existing(to, overwrite=overwrite)
         _vectors(newest(where, best=best), table, to)
         return
+    if overwrite:
+        raise ConfigError("--overwrite: is for --table; a model is exported to a folder that is empty or new")
     if out is None:
         raise ConfigError("expected a folder to export to: bagpipe export RUN OUT")
     if file_format not in FORMATS:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bagpipe.cli.values import new_file
+from bagpipe.cli.values import new_file, refuse_existing
 
 
 def init(
@@ -25,8 +25,7 @@ def init(
     """Look at a file or folder and write a commented job for it, which runs as it is."""
     from bagpipe.errors import ConfigError
 
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out}: exists already; choose another name with --out, or allow --overwrite")
+    refuse_existing(out, overwrite=overwrite, option="--out")
     if preset is not None and label is not None:
         raise ConfigError(f"--label: {preset} has a label of its own; leave one of the two options out")
     from bagpipe.config.load import parse_job  # heavy to import, as what follows

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
-from bagpipe.cli.values import need_current_folder, new_file
+from bagpipe.cli.values import need_current_folder, new_file, refuse_existing
 
 OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
 """Endings of names under which nobody would look for Parquet."""
@@ -35,8 +35,7 @@ def predict(
         raise ConfigError("--best: an export is one model; give a run directory")
     if str(out) == "-":
         raise ConfigError("--out -: scores are written as a Parquet file; name one, such as scores.parquet")
-    if out.exists() and not overwrite:
-        raise ConfigError(f"{out}: exists already; choose another name, or allow --overwrite")
+    refuse_existing(out, overwrite=overwrite)
     if out.suffix.lower() in OTHER_FORMS:
         raise ConfigError(f"{out}: scores are written as Parquet; name it {out.with_suffix('.parquet')}")
     kept = tuple(dict.fromkeys(keep or ()))

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from bagpipe.errors import ConfigError, StorageError
+from bagpipe.errors import ConfigError
+from bagpipe.lowlevel.atomic_files import write_whole
 from bagpipe.paper.breakdown import breakdown_svg
 from bagpipe.paper.flags import Parser
 from bagpipe.paper.log_format import WARM_UP, read_log, timing
@@ -20,6 +21,7 @@ def parser() -> Parser:
     made.add_argument(
         "--plot", type=Path, nargs="?", const=Path(), default=None, help="draw the parts as SVG; none named: FILE.svg"
     )
+    made.add_argument("--overwrite", action="store_true", help="replace the picture if it exists")
     return made
 
 
@@ -27,23 +29,23 @@ def run(argv: Sequence[str]) -> None:
     """Parse, print, draw.
 
     Raises:
+        ConfigError: the picture exists already, or an option is wrong.
         DataError: the file is no trainer's log.
         StorageError: the picture cannot be written.
     """
     arguments = parser().parse_args(argv)
     if arguments.warm_up < 0:
         raise ConfigError(f"--warm-up {arguments.warm_up}: expected 0 or more iterations")
+    target: Path | None = arguments.plot
+    if target is not None:
+        target = target if target.name else arguments.file.with_name(arguments.file.name + ".svg")
+        if target.exists() and not arguments.overwrite:
+            raise ConfigError(f"{target}: exists already; choose another name with --plot, or allow --overwrite")
     found = timing(read_log(arguments.file), arguments.warm_up)
     print(found)
     if arguments.breakdown:
         for name, ms in found.parts.items():
             print(f"  {name:20s} {ms:10.3f} ms")
-    if arguments.plot is not None:
-        target = arguments.plot if arguments.plot.name else arguments.file.with_name(arguments.file.name + ".svg")
-        try:
-            target.write_text(breakdown_svg(found, arguments.file.name), encoding="utf-8")
-        except OSError as error:
-            raise StorageError(
-                f"{target}: cannot be written ({error.strerror}); name another file: --plot FILE"
-            ) from None
+    if target is not None:
+        write_whole(target, breakdown_svg(found, arguments.file.name).encode())
         print(f"plot: {target}")

@@ -110,6 +110,7 @@ def main() -> int:
     parser.add_argument("out", help="Parquet file to write; -: JSON to stdout")
     parser.add_argument("--keep", action="append", default=[], metavar="COLUMN", help="write this column too")
     parser.add_argument("--threads", type=int, help="torch's; by default as in training")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--no-check", action="store_true", help=f"do not compare the files with {MANIFEST} first")
     asked = parser.parse_args()
     try:
@@ -117,7 +118,7 @@ def main() -> int:
     except FileNotFoundError:  # torch cannot compute there.
         sys.stderr.write("error: the current folder has been removed; change to one that exists\n")
         return 78
-    if wrong := _unwritable(asked.data, asked.out):
+    if wrong := _unwritable(asked.data, asked.out, overwrite=asked.overwrite):
         sys.stderr.write(f"error: {asked.out}: {wrong}\n")
         return 78
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -153,7 +154,7 @@ def _print_no_more() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _unwritable(data: str, out: str) -> str | None:
+def _unwritable(data: str, out: str, *, overwrite: bool) -> str | None:
     """Why scores cannot be written to OUT; None: they can."""
     if "-" in (data, out):
         return None
@@ -164,6 +165,10 @@ def _unwritable(data: str, out: str) -> str | None:
     source, target = Path(data).resolve(), Path(out).resolve()
     if target == source or (target.exists() and source in target.parents):
         return "holds rows that are to be scored; choose another name"
+    if target.is_dir():
+        return "is a folder, and scores are written as a file; choose another name"
+    if target.exists() and not overwrite:
+        return "exists already; choose another name, or allow --overwrite"
     return None
 
 

@@ -202,6 +202,41 @@ def test_scores_under_a_name_of_another_form_are_refused(tmp_path: Path, capsys:
 
 
 @pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("init rows.csv --out {}", "job.yaml"),
+        ("predict run --data rows.csv --out {}", "scores"),
+        ("export run --table item --to {}", "items"),
+        ("experiment six-models --models wdl,dcn --write-jobs {}/..", "dcn.yaml"),
+    ],
+)
+def test_no_command_replaces_a_file_unless_it_is_allowed_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, name: str
+) -> None:
+    """The file is as it was, and the line names what allows it; then the command goes on."""
+    (tmp_path / "jobs").mkdir()
+    theirs = tmp_path / ("jobs" if "jobs" in command else "") / name
+    theirs.write_text("theirs")
+    given = command.replace("{}/..", str(theirs.parent)).replace("{}", str(theirs)).split()
+    assert cli.run_command(given) == 78
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {theirs}: exists already; choose another name") and told.count("\n") == 1
+    assert told.endswith("or allow --overwrite\n") and theirs.read_text() == "theirs"
+    assert [path.name for path in theirs.parent.iterdir() if path.is_file()] == [name]
+    code = cli.run_command([*given, "--overwrite"])
+    assert "exists already" not in capsys.readouterr().err
+    assert (code == 0) == (theirs.read_text() != "theirs")
+
+
+def test_what_is_replaced_must_have_been_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--overwrite` beside what it has no effect on."""
+    assert cli.run_command(["export", str(tmp_path), str(tmp_path / "model"), "--overwrite"]) == 78
+    assert capsys.readouterr().err.startswith("error: --overwrite: is for --table")
+    assert cli.run_command(["experiment", "six-models", "--overwrite"]) == 78
+    assert capsys.readouterr().err.startswith("error: --overwrite: is for --write-jobs")
+
+
+@pytest.mark.parametrize(
     "error", [OSError(errno.EMFILE, "Too many open files"), zmq.ZMQError(errno.EMFILE)], ids=["a map", "a socket"]
 )
 def test_a_limit_of_open_files_is_named_whoever_meets_it(error: Exception) -> None:

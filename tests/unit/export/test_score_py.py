@@ -60,10 +60,18 @@ def score_module(export: Path) -> Any:
 
 
 def test_score_py_says_what_it_wrote(own: Own, tmp_path: Path) -> None:
-    """One line with the file, the number of its rows and its columns, as `bagpipe predict` prints."""
+    """One line with the file, the number of its rows and its columns, as `bagpipe predict` prints; nothing is replaced
+    that it was not told to replace.
+    """
     out = tmp_path / "scores.parquet"
     told = f"{out}: 300 rows, columns file, row, score_clicked, score_bought\n"
     assert own.ended(own.data, str(out)) == (0, told, "")
+    out.write_text("theirs")
+    refused = f"error: {out}: exists already; choose another name, or allow --overwrite\n"
+    assert own.ended(own.data, str(out)) == (78, "", refused) and out.read_text() == "theirs"
+    assert own.ended(own.data, str(out), "--overwrite") == (0, told, "")
+    refused = f"error: {tmp_path}: is a folder, and scores are written as a file; choose another name\n"
+    assert own.ended(own.data, str(tmp_path), "--overwrite") == (78, "", refused)
 
 
 def test_score_py_leaves_no_draft_on_a_full_disk_and_ends_at_once_when_interrupted(

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bagpipe.errors import DataError
+from bagpipe.errors import ConfigError, DataError
 from bagpipe.paper.breakdown import breakdown_svg
 from bagpipe.paper.log_format import log_name, parse_lines, read_log, timing
+from bagpipe.paper.log_parser import run
 
 
 def original(number: int, parts: tuple[float, float, float, float]) -> list[str]:
@@ -70,6 +71,20 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.log").write_text("INFO:root:Rpc init\n")
     with pytest.raises(DataError, match="expected a trainer's log"):
         read_log(tmp_path / "other.log")
+
+
+def test_a_picture_replaces_no_file_unless_it_is_allowed_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither one that was named nor one beside the log, whose name nobody gave."""
+    log = tmp_path / "worker.log"
+    log.write_text("\n".join(line for number, parts in enumerate(TIMES) for line in original(number, parts)))
+    for name, option in (("mine.svg", ["--plot", str(tmp_path / "mine.svg")]), ("worker.log.svg", ["--plot"])):
+        picture = tmp_path / name
+        picture.write_text("theirs")
+        with pytest.raises(ConfigError, match=f"{name}: exists already; .* or allow --overwrite$"):
+            run([str(log), *option])
+        assert picture.read_text() == "theirs"
+        run([str(log), *option, "--overwrite"])
+        assert picture.read_text().startswith("<svg") and f"plot: {picture}" in capsys.readouterr().out
 
 
 def test_names() -> None:
