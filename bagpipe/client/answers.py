@@ -2,6 +2,7 @@
 
 import json
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,8 @@ from bagpipe.errors import BagpipeError, ConfigError, ExitCode
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PROXY = ": is it behind a proxy?"
+_REFUSED_CERTIFICATE = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA)")
+"""How OpenSSL names the other end's refusal of our certificate."""
 _REFUSALS = (400, 403, 404, 409, 422)
 """Answers that say something about the request, if they are the API server's own."""
 
@@ -62,7 +65,32 @@ def told(errors: type[Exception], namespace: str, what: str | None) -> Iterator[
     except UnicodeDecodeError as error:
         raise ClusterError(f"{what}: expected text from the API server, found {error.object[:60]!r}{_PROXY}") from None
     except urllib3.exceptions.HTTPError as error:
-        raise ClusterError(f"{what}: the API server cannot be reached: {error}") from None
+        raise _unreached(error, what) from None
+
+
+def _unreached(error: Any, what: str | None) -> BagpipeError:
+    """What came of a request without an answer: a certificate that is refused will be so the next time too."""
+    import urllib3.exceptions
+
+    reason = getattr(error, "reason", None) or error
+    cause = reason.args[0] if isinstance(reason, urllib3.exceptions.SSLError) and reason.args else None
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return ConfigError(
+            f"{what}: the API server's certificate is not accepted: {cause.verify_message.rstrip('.')}; correct "
+            "certificate-authority-data, or tls-server-name, of the kubeconfig's cluster"
+        )
+    if isinstance(cause, ssl.SSLError) and _REFUSED_CERTIFICATE.search(cause.reason or ""):
+        return NotAllowed(
+            f"{what}: the API server does not accept the client's certificate ({cause.reason}); log in again, or "
+            "correct client-certificate-data of the kubeconfig's user"
+        )
+    if isinstance(reason, urllib3.exceptions.ProxyError):
+        why = reason.original_error
+        return ClusterError(
+            f"{what}: the API server cannot be reached by its proxy: {why}; correct proxy-url of the kubeconfig's "
+            "cluster, else $HTTPS_PROXY or $NO_PROXY"
+        )
+    return ClusterError(f"{what}: the API server cannot be reached: {error}")
 
 
 def _meaning(error: Any, namespace: str, what: str | None) -> BagpipeError:

@@ -2,12 +2,10 @@
 
 import json
 import socket
-import threading
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from fake_client import raw
+from answering import JOB, answering, http, kubeconfig
 
 from bagpipe.client.answers import ClusterError, NotAllowed
 from bagpipe.client.jobs import BagpipeClient
@@ -57,54 +55,6 @@ def test_a_command_for_credentials_that_fails_is_told(tmp_path, monkeypatch):
     document["users"][0]["user"] = {}
     path.write_text(json.dumps(document))
     assert BagpipeClient().namespace == "default"
-
-
-def kubeconfig(path, server: str):
-    document = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "a",
-        "clusters": [{"name": "a", "cluster": {"server": server}}],
-        "users": [{"name": "a", "user": {}}],
-        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
-    }
-    path.write_text(json.dumps(document))
-    return str(path)
-
-
-@contextmanager
-def answering(*answers: bytes):
-    """A server on loopback that answers each connection with the next of these, the last one again and again.
-
-    Yields its address, and what it was asked so far.
-    """
-    taken, left = [], list(answers)
-
-    def serve():
-        with suppress(OSError):  # It does not listen any more.
-            while True:
-                connection, _ = listening.accept()
-                with connection:
-                    taken.append(connection.recv(65536))
-                    connection.sendall(left.pop(0) if len(left) > 1 else left[0])
-
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", taken
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
-
-
-def http(status: str, body: str = "", *headers: str) -> bytes:
-    """An answer, after which the connection is closed."""
-    head = [f"HTTP/1.1 {status}", "Connection: close", f"Content-Length: {len(body)}", *headers]
-    return ("\r\n".join(head) + "\r\n\r\n" + body).encode()
-
-
-JOB = http("200 OK", json.dumps(raw("Complete")), "Content-Type: application/json")
 
 
 UNAUTHORIZED = http("401 Unauthorized", '{"kind": "Status", "message": "Unauthorized"}')
