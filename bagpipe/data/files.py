@@ -13,7 +13,7 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, cast
 
 from bagpipe.config.paths import is_url
@@ -46,6 +46,8 @@ class InputFile:
     name: str
     size: int
     stamp: str
+    named: bool = field(default=False, compare=False)
+    """Whether it was given by its own name, and not found in a folder or by a pattern."""
 
     @property
     def remote(self) -> bool:
@@ -181,7 +183,7 @@ def _find(path: str) -> list[InputFile]:
         if glob.has_magic(path) and not os.path.exists(path):
             found = [n for n in glob.glob(path, recursive=True) if os.path.isfile(n)]
             return _listed(path, "glob", _once([n for n in found if is_data(os.path.basename(n))]))
-        return [_local(path)]
+        return [replace(_local(path), named=True)]
 
 
 def is_data(name: str) -> bool:
@@ -276,6 +278,7 @@ def _remote(url: str) -> tuple[Any, str]:
 def _find_remote(url: str) -> list[InputFile]:
     system, path = _remote(url)
     with reading(url):
+        named = False
         if glob.has_magic(path):
             kept = [str(n) for n in system.glob(path) if is_data(os.path.basename(str(n)))]
         elif system.isdir(path):
@@ -283,7 +286,7 @@ def _find_remote(url: str) -> list[InputFile]:
             _check_logged(names)
             kept = [n for n in names if _visible(n, str(path))]
         else:
-            kept = [str(path)]
+            kept, named = [str(path)], True
         if not kept:
             raise DataError(f"{url}: no files; check data.path")
         found = []
@@ -293,8 +296,24 @@ def _find_remote(url: str) -> list[InputFile]:
                 stamp = str(
                     info.get("ETag") or info.get("LastModified") or info.get("mtime") or info.get("created") or ""
                 )
-                found.append(InputFile(str(system.unstrip_protocol(name)), int(info.get("size") or 0), stamp))
+                found.append(InputFile(str(system.unstrip_protocol(name)), int(info.get("size") or 0), stamp, named))
         return found
+
+
+def is_there(name: str) -> bool | None:
+    """Whether something is in the file of this name; None: there is no such file.
+
+    Raises:
+        DataError, StorageError: that cannot be found out.
+    """
+    with reading(name):
+        try:
+            if not is_url(name):
+                return os.stat(name).st_size > 0
+            system, path = _remote(name)
+            return int(system.info(path).get("size") or 0) > 0
+        except FileNotFoundError:
+            return None
 
 
 def _visible(name: str, root: str) -> bool:

@@ -1,40 +1,45 @@
 """Finds a part of a prepared folder that was deleted."""
 
+import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from bagpipe.data.files import InputFile
+from bagpipe.data.files import InputFile, is_there
 from bagpipe.errors import DataError
 
 _PART_NAMES = re.compile(r"part-(\d{5,})\.parquet")
 
 
-def check_parts(files: Sequence[InputFile], part_name: str, *, goes_on: bool) -> None:
+def check_parts(files: Sequence[InputFile], part_name: str, goes_on: Callable[[InputFile], bool]) -> None:
     """Refuse a folder from which a part was lost: the others would be split at other examples than before.
 
-    A part that is read alone is what was asked for, and so are some parts of a folder that has the others too.
+    A part that was given by its own name and is read alone is what was asked for, and so are some parts of a folder
+    that has the others too.
 
     Args:
         part_name: how parts are called, with a place for the number.
-        goes_on: another part follows the last of `files`, which is full and does not say how the data ends.
+        goes_on: whether another part follows a folder's last one, which is full and does not say how the data ends.
 
     Raises:
-        DataError: names the first part that is missing.
+        DataError: names the first part that is missing or empty.
     """
-    found: dict[Path, list[int]] = {}
+    found: dict[str, dict[int, InputFile]] = {}
     for file in files:
-        path = Path(file.name)
-        if not file.remote and (part := _PART_NAMES.fullmatch(path.name)):
-            found.setdefault(path.parent, []).append(int(part[1]))
-    for folder, numbers in found.items():
-        if len(numbers) == 1:
+        folder, name = os.path.split(file.name)
+        if part := _PART_NAMES.fullmatch(name):
+            found.setdefault(folder, {})[int(part[1])] = file
+    for folder, parts in found.items():
+        last = max(parts)
+        if len(parts) == 1 and parts[last].named:
             continue
-        end = max(numbers) + 1
-        last = goes_on and Path(files[-1].name) == folder / part_name.format(end - 1)
-        for number in sorted(set(range(end + last)) - set(numbers)):
-            if not (folder / part_name.format(number)).exists():
+        for number in sorted(set(range(last + 1 + goes_on(parts[last]))) - set(parts)):
+            name = part_name.format(number)
+            there = is_there(os.path.join(folder, name))
+            if not there:
+                what = "is missing" if there is None else "is empty"
+                count = f"{len(parts)} parts are" if len(parts) > 1 else "1 part is"
+                alone = "" if len(parts) > 1 else f", or name {part_name.format(last)} itself to read it alone"
+                again = ", or prepare the data again" if not alone else ", prepare the data again"
                 raise DataError(
-                    f"{folder}: {part_name.format(number)} is missing, so {len(numbers)} parts are not all of the "
-                    "data; put it back, or prepare the data again"
+                    f"{folder or '.'}: {name} {what}, so {count} not all of the data; put it back{again}{alone}"
                 )

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from bagpipe.config.paths import is_url
 from bagpipe.data.prepared import FIRST_PART, METADATA_KEY, OLD_TABLES_FILE, OLD_TRANSFORM_FOLDER
 from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE
-from bagpipe.errors import ConfigError
+from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write
 from bagpipe.lowlevel.lease import Lease, Owner
 
@@ -104,10 +104,16 @@ def made_once(folder: Path, part: str) -> Iterator[Path | None]:
 
     Args:
         part: a file in it, by which a whole folder is known.
+
+    Raises:
+        DataError: that file was deleted, and others are there still.
+        StorageError: the folder cannot be made.
     """
     if (folder / part).exists():
         yield None
         return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(f"{folder}: {part} is missing; put it back, or delete the folder, and it is made again")
     draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     try:
         yield draft

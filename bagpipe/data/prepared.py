@@ -316,12 +316,18 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
     """`info`, and what was known when the last of `files` was written.
 
     Raises:
-        DataError: a part between the others is missing, or the one behind them; or the last one's report is damaged.
+        DataError: a part of a folder is missing, be it before the others, between or behind them; or the last one's
+            report is damaged.
     """
-    with open_parquet(files[-1]) as parquet:
-        footer = parquet.metadata
-    text = _whole(footer.metadata or {}, REPORT_KEY, files[-1].name, "report")
-    check_parts(files, PART_NAME, goes_on=text is None and footer.num_rows == ROWS_PER_PART)
+
+    def report_of(file: InputFile) -> tuple[bytes | None, int]:
+        """The report that a part ends with, if it does, and the number of its rows."""
+        with open_parquet(file) as parquet:
+            footer = parquet.metadata
+        return _whole(footer.metadata or {}, REPORT_KEY, file.name, "report"), footer.num_rows
+
+    check_parts(files, PART_NAME, lambda last: report_of(last) == (None, ROWS_PER_PART))
+    text, _ = report_of(files[-1])
     if text is None:
         return info
     try:

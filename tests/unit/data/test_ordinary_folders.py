@@ -20,6 +20,7 @@ from bagpipe.data.dataset import open_dataset
 from bagpipe.data.describe import describe
 from bagpipe.data.enclosed import prepared_transform
 from bagpipe.data.files import find_files
+from bagpipe.data.output import made_once
 from bagpipe.data.prepare import learn, prepare
 from bagpipe.data.prepared import read_info
 from bagpipe.errors import CheckpointError, DataError, StorageError
@@ -106,6 +107,68 @@ def test_a_part_that_was_lost_is_named(lost, folder, tmp_path, monkeypatch):
     for use in (describe, lambda one: open_dataset(one, EmbeddingConfig(dim=4), seed=0, work_dir=tmp_path)):
         with pytest.raises(DataError, match=f"a folder: part-0000{lost}.parquet is missing, so 2 parts are not all"):
             use(named)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("of", ["{0}", "{0}/*.parquet", "memory://two"])
+def test_one_part_that_is_left_of_two_is_not_all_of_the_data(of, lost, folder, data, tmp_path, monkeypatch):
+    """Found in a folder, by a pattern or behind a URL; by its own name it is read as what was asked for."""
+    monkeypatch.setattr(prepared, "ROWS_PER_PART", PART_ROWS)
+    monkeypatch.setattr(prepared_parts, "ROWS_PER_PART", PART_ROWS)
+    two = tmp_path / "two"
+    whole = Path(data.path).read_text().splitlines(keepends=True)
+    (tmp_path / "less").write_text("".join(whole[: PART_ROWS + 20]))
+    prepare(DataConfig(path=str(tmp_path / "less"), hash_size=100), two)
+    (two / f"part-0000{lost}.parquet").unlink()
+    left = two / f"part-0000{1 - lost}.parquet"
+    path, alone = of.format(two), str(left)
+    if of.startswith("memory://"):
+        import fsspec
+
+        store = fsspec.filesystem("memory")
+        store.rm("/two", recursive=True) if store.exists("/two") else None
+        store.pipe(f"/two/{left.name}", left.read_bytes())
+        alone = f"{path}/{left.name}"
+
+    def opened(path):
+        return open_dataset(DataConfig(path=path), EmbeddingConfig(dim=4), seed=0, work_dir=tmp_path)
+
+    told = (
+        f"two: part-0000{lost}.parquet is missing, so 1 part is not all of the data; put it back, .* {left.name} itself"
+    )
+    for use in (opened, lambda path: describe(DataConfig(path=path))):
+        with pytest.raises(DataError, match=told):
+            use(path)
+    read_info(find_files(alone)[0])
+    assert describe(DataConfig(path=alone)).files == 1
+
+
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_part_that_was_lost_of_one_folder_is_named_beside_a_whole_one(lost, folder, data, tmp_path, monkeypatch):
+    """Also the last of the first folder, and one that is there without its content."""
+    monkeypatch.setattr(prepared, "ROWS_PER_PART", PART_ROWS)
+    another = shutil.copytree(folder, tmp_path / "another")
+    both = DataConfig(path=(str(folder), str(another)))
+    assert describe(both).files == 6
+    (folder / f"part-0000{lost}.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=f"a folder: part-0000{lost}.parquet is empty, so 2 parts are not all"):
+        describe(both)
+    (folder / f"part-0000{lost}.parquet").unlink()
+    with pytest.raises(DataError, match=f"a folder: part-0000{lost}.parquet is missing, so 2 parts are not all"):
+        describe(both)
+
+
+def test_data_that_a_run_has_prepared_and_whose_first_part_was_lost_is_named(tmp_path):
+    """At once, and not after it was prepared once more and found no place."""
+    kept = tmp_path / "prepared-1"
+    kept.mkdir()
+    (kept / "part-00001.parquet").touch()
+    with (
+        pytest.raises(DataError, match=r"prepared-1: part-00000.parquet is missing; put it back, or delete the folder"),
+        made_once(kept, "part-00000.parquet"),
+    ):
+        raise AssertionError("was made")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prepared-1"]
 
 
 def test_some_parts_of_a_folder_that_has_the_others_are_read(folder, monkeypatch):
