@@ -13,7 +13,7 @@ Training is what a run with one trainer computes by contract, in one process wit
 and first rows, Adagrad for rows and Adam for the rest.
 """
 
-import sys
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -199,12 +199,10 @@ TRIALS: dict[str, Trial] = {
 }
 
 
-def main(source: Path, names: Sequence[str]) -> None:
+def main(source: Path, names: Sequence[str], *, test: bool) -> None:
     torch.set_num_threads(1)
     log = recipe.read_log(source)
-    if names[:1] == ["--test"]:
-        names = names[1:]
-    else:
+    if not test:
         log = log.slice(0, log.num_rows * 9 // 10)
     data = Data(log, log.num_rows * 9 // 10)
     labels = data.labels[data.num_train :]
@@ -222,6 +220,11 @@ def main(source: Path, names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    main(Path(sys.argv[1]), sys.argv[2:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="Criteo's log")
+    parser.add_argument("names", metavar="TRIAL", nargs="*", help="lines of `TRIALS`; none: all")
+    parser.add_argument("--test", action="store_true", help="judge on the test part, which is to be done once")
+    asked = parser.parse_args()
+    if unknown := set(asked.names) - set(TRIALS):
+        parser.error(f"no trial {', '.join(sorted(unknown))}; they are {', '.join(TRIALS)}")
+    main(asked.source, asked.names, test=asked.test)

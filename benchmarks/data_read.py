@@ -6,8 +6,8 @@ Prints examples/s and ids/s of each, their ratio (the contract: at least 5), and
 speed beside them. The file is made here, with the popularity skew of Criteo's logs.
 """
 
+import argparse
 import gzip
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -100,7 +100,9 @@ def memcpy_speed(size: int = 1 << 28) -> float:
 
 
 def main() -> None:
-    speed = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 400_000)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("examples", metavar="EXAMPLES", nargs="?", type=int, default=400_000, help="lines of the log")
+    speed = measure(parser.parse_args().examples)
     for name, examples in (("text", speed.text), ("text.gz", speed.text_gzip), ("parquet", speed.parquet)):
         print(f"{name:8s} {examples / 1e6:6.2f} M examples/s {examples * NUM_SPARSE / 1e6:7.1f} M ids/s")
     print(f"parquet / text {speed.ratio:.1f}   memcpy {speed.memcpy / 1e9:.1f} GB/s")

@@ -10,9 +10,9 @@ own layers, attention and dropout. Nothing of Bagpipe's takes part in a step. Ra
 `examples/movielens.py rank`.
 """
 
+import argparse
 import itertools
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,4 +154,7 @@ def main(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=("two-tower", "sasrec"), help="the model")
+    parser.add_argument("folder", type=Path, help="what `examples/movielens.py prepare` has made")
+    main(**vars(parser.parse_args()))

@@ -6,6 +6,7 @@
 #   BUILDER=path  builds and saves images as `docker build` and `docker save` do
 #   ARGS=...      further arguments for pytest
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 cd "$(dirname "$0")/.."
 : "${PYTHON:=python3}" "${BUILDER:=docker}" "${KIT:=}" "${ARGS:=}"
 work=$(mktemp -d)

@@ -2,6 +2,7 @@
 # A kind cluster for the end-to-end tests, in the folder $1: an audit log that the tests read, and a storage class `shared`,
 # one folder on every node. `e2e.sh` has set KUBECONFIG.
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 work=$1
 mkdir -p "$work/audit" "$work/shared"
 chmod 777 "$work/shared"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Kueue from its release, with our jobs as an external framework; returns when its webhooks answer. $1 is a Python with PyYAML.
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 : "${KUEUE:=https://github.com/kubernetes-sigs/kueue/releases/download/v0.15.0/manifests.yaml}"
 kubectl apply --server-side -f "$KUEUE"
 space=(--namespace kueue-system)

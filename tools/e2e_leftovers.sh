@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fails if the cluster still holds anything of Bagpipe: of the chart, of a job, or the CRD.
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 kinds=$(kubectl api-resources --verbs=list -o name | grep -v -e '^events' -e metrics | paste -sd,)
 left() {
   {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts `prometheus` and `promtool` of Debian's package into a folder, without installing it: tools/fetch_prometheus.sh FOLDER
 set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;; esac
 folder=${1:?a folder}
 [ ! -x "$folder/promtool" ] || exit 0
 mkdir -p "$folder"

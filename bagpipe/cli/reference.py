@@ -4,6 +4,7 @@ python -m bagpipe.cli.reference            write it
 python -m bagpipe.cli.reference --check    exit 1 if the file is not current
 """
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,8 +52,11 @@ Every number has a unit, a least and a greatest value. The bounds of each kind, 
 
 def main() -> None:
     """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if the file is not current")
+    check = parser.parse_args().check
     page = render()
-    if "--check" not in sys.argv[1:]:
+    if not check:
         TARGET.write_text(page, encoding="utf-8")
     elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != page:
         sys.exit(f"error: {TARGET} is not current; run `make docs`")

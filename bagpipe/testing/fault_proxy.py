@@ -19,6 +19,7 @@ and with `--messages`, of connections that are not encrypted:
     17001 part 5 trainer 0     connections of that role carry nothing more, and for 5 seconds it can make no other
 """
 
+import argparse
 import asyncio
 import contextlib
 import random
@@ -256,6 +257,9 @@ async def _main(links: dict[int, Link]) -> None:
 
 
 if __name__ == "__main__":
-    cuts = sys.argv[1] == "--messages"
-    ports = (one.split(":") for one in sys.argv[1 + cuts :])
-    asyncio.run(_main({int(a): Link(int(b), messages=cuts) for a, b in ports}))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("ports", metavar="FROM:TO", nargs="+", help="the port to listen on, and the one to forward to")
+    parser.add_argument("--messages", action="store_true", help="know where zmq's messages begin and end")
+    asked = parser.parse_args()
+    ports = (one.split(":") for one in asked.ports)
+    asyncio.run(_main({int(a): Link(int(b), messages=asked.messages) for a, b in ports}))

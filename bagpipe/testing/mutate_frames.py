@@ -3,9 +3,9 @@
 python -m bagpipe.testing.mutate_frames 1000000   decodes so many mutations and prints the results
 """
 
+import argparse
 import collections
 import random
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -236,4 +236,7 @@ def main(count: int, seed: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(*(int(argument) for argument in sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", type=int, help="of mutations")
+    parser.add_argument("seed", type=int, nargs="?", default=0)
+    main(**vars(parser.parse_args()))

@@ -3,8 +3,8 @@
 duplex.py listen|connect ADDRESS PORT BYTES
 """
 
+import argparse
 import socket
-import sys
 import threading
 import time
 
@@ -55,9 +55,14 @@ def _send(peer: socket.socket, size: int) -> None:
 
 
 if __name__ == "__main__":
-    how, address, port, size = sys.argv[1:]
-    with connection(how, address, int(port)) as peer:
-        print(exchange(peer, int(size)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("how", choices=("listen", "connect"))
+    parser.add_argument("address")
+    parser.add_argument("port", type=int)
+    parser.add_argument("size", metavar="bytes", type=int, help="in each direction")
+    asked = parser.parse_args()
+    with connection(asked.how, asked.address, asked.port) as peer:
+        print(exchange(peer, asked.size))
         # Leave only when the other end has everything too.
         peer.shutdown(socket.SHUT_WR)
         peer.recv(1)

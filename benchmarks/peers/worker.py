@@ -3,8 +3,8 @@
 python -m peers.contenders.NAME DIRECTORY ROLE NUMBER
 """
 
+import argparse
 import json
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -107,4 +107,9 @@ class Worker:
 
 def main(run: Callable[[Worker], None]) -> None:
     """Entry of a contender's module."""
-    run(Worker(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", type=Path, help="with setting.json")
+    parser.add_argument("role")
+    parser.add_argument("number", type=int, help="of this process among those of its role")
+    asked = parser.parse_args()
+    run(Worker(asked.directory, asked.role, asked.number))

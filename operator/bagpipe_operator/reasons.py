@@ -3,6 +3,7 @@
 `python -m bagpipe_operator.reasons > docs/reasons.md` writes the page.
 """
 
+import argparse
 from collections.abc import Mapping
 
 from bagpipe_operator.names import Condition, Reason
@@ -292,4 +293,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print(page(), end="")

@@ -5,6 +5,7 @@
 The namespace is one that the operator serves, and the class that of its jobs.
 """
 
+import argparse
 import asyncio
 import secrets
 import sys
@@ -59,4 +60,7 @@ def main(namespace: str, operator_class: str = "") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("namespace", help="of the job that is made for this")
+    parser.add_argument("operator_class", metavar="CLASS", nargs="?", default="", help="that of the operator's jobs")
+    sys.exit(main(**vars(parser.parse_args())))

@@ -1,6 +1,9 @@
 """Does the tree keep the promises that no type checker sees? Imports, shadowing, pickle, sleeping, torch-free roles."""
 
 import ast
+import re
+import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,11 +34,51 @@ def test_operator_is_a_folder_and_never_a_package() -> None:
     assert shadowed.stdout.strip() == "3", shadowed.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.name)
-def test_no_tool_starts_its_work_when_asked_for_help(path: Path) -> None:
-    """A tool that runs by itself reads its arguments with a parser, which answers --help."""
-    source = path.read_text(encoding="utf-8")
-    assert '__name__ == "__main__"' not in source or "argparse" in source
+WARM = "bagpipe/testing/warm_commands.py"
+
+
+def test_no_program_starts_its_work_when_asked_for_help() -> None:
+    """What runs by itself reads its arguments with a parser, which answers --help."""
+    places = ("tools", "benchmarks", "bagpipe", "operator")
+    found = {path: path.read_text(encoding="utf-8") for place in places for path in (ROOT / place).rglob("*.py")}
+    programs = {path.relative_to(ROOT).as_posix() for path, text in found.items() if '__name__ == "__main__"' in text}
+    assert {"tools/fuzz.py", "benchmarks/data_read.py", "bagpipe/cli/reference.py"} <= programs
+    reads = re.compile(r"\bparse_args\(|\bparser\(\)|\bparse\(\)|^from peers\.worker import .*\bmain$", re.MULTILINE)
+    without = {name for name in programs if not reads.search(found[ROOT / name])}
+    # typer's; and what only a program of ours starts, by arguments that stand for a command to run.
+    assert without <= {"bagpipe/__main__.py", "bagpipe/cli/main.py", "bagpipe/local/child.py", WARM}
+
+
+@pytest.mark.parametrize("module", ["bagpipe.cli.reference", "bagpipe_operator.reasons"])
+def test_a_program_that_writes_a_page_prints_help_instead(
+    module: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page stays as it is, to its time."""
+    page = ROOT / "docs" / "settings.md"
+    before = page.stat().st_mtime_ns
+    monkeypatch.setattr("sys.argv", [module, "--help"])
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: ")
+    assert page.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tools").glob("*.sh")), ids=lambda path: path.name)
+def test_no_script_of_the_shell_starts_its_work_when_asked_for_help(path: Path, tmp_path: Path) -> None:
+    """It finds no program but sed here, so that it can begin nothing."""
+    (tmp_path / "sed").symlink_to(str(shutil.which("sed")))
+    bash = str(shutil.which("bash"))
+    asked = subprocess.run(
+        [bash, str(path), "--help"],
+        cwd=tmp_path,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (asked.returncode, asked.stderr) == (0, "") and asked.stdout.splitlines()[0] in path.read_text()
+    assert [found.name for found in tmp_path.iterdir()] == ["sed"]
 
 
 def test_tests_are_no_packages() -> None:
