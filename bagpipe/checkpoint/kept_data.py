@@ -149,7 +149,8 @@ def _check_steps_left(spec: JobSpec, trained: int, epoch: int) -> None:
     Raises:
         ConfigError: names the setting that ends it.
     """
-    if spec.steps is None and epoch >= (spec.epochs or 1):
+    ends_by_epochs = spec.steps is None or spec.epochs is not None
+    if ends_by_epochs and epoch >= (spec.epochs or 1):
         raise ConfigError(
             f"spec.epochs: {spec.epochs or 1}, and the new data would begin epoch {epoch + 1}, so nothing is left to "
             f"train; give spec.epochs={epoch + 1} or more, with the epochs that are done (on the command line after "

@@ -67,6 +67,8 @@ def _in_words(job: Job, model: str, data: str) -> Iterator[str]:
     yield f"  model: {model}"
     yield f"  data: {data}"
     length = counted(spec.steps, "step") if spec.steps else counted(spec.epochs or 1, "epoch")
+    if spec.steps and spec.epochs:
+        length += f" or {counted(spec.epochs, 'epoch')}, whichever ends first"
     yield f"  length: {length}, in batches of {counted(spec.batch_size, 'example')}"
 
 

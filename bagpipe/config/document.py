@@ -252,7 +252,7 @@ class JobSpec(_Section, kw_only=True):
     batch_size: Annotated[bounds.BatchSize, Meta(description="Examples of one step, all trainers together.")] = 2048
     init_from: Annotated[WarmStart | None, Meta(description="Begin with weights of another run; tables may be new, gone, grown or renamed, the data and the optimizer may be others.")] = None
     micro_batches: Annotated[bounds.MicroBatches, Meta(description="Parts into which each trainer cuts its slice of a batch, forward and backward one after the other, for models whose activations need the memory; their gradients add up to one update.")] = 1
-    steps: Annotated[bounds.Steps | None, Meta(description="Steps to train; none: what `epochs` gives. Data is repeated as needed.")] = None
+    steps: Annotated[bounds.Steps | None, Meta(description="Steps to train; none: what `epochs` gives. Data is repeated as needed. With `epochs` too, training ends at whichever comes first, and says so where that is `epochs`.")] = None
     epochs: Annotated[bounds.Epochs | None, Meta(description="Passes over the training part; none: 1, or what `steps` needs.")] = None
     lookahead: Annotated[
         bounds.Batches | Literal["auto"],

@@ -5,7 +5,9 @@ of nesting, and the number of values that aliases may add are bounded. The resul
 without shared parts, which JSON can carry. `docs/decisions/0016` says why.
 """
 
+import os
 import re
+import stat
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,13 +101,14 @@ def read_text(path: Path) -> str:
     """
     name = shown(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw, pipe = _read(path)
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file; give the path of a job file (try examples/demo.yaml)") from None
     except OSError as error:
         remedy = how_to_mend(error) or "expected a job file in YAML"
         raise ConfigError(f"{name}: cannot be read: {error.strerror}; {remedy}") from None
+    if pipe and not raw:
+        raise ConfigError(f"{name}: a pipe to which nobody writes; expected a job file in YAML")
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{name}: the text is UTF-16; save it as UTF-8")
     try:
@@ -115,6 +118,17 @@ def read_text(path: Path) -> str:
         raise ConfigError(
             f"{name}:{line}: not a text file (byte {error.start} is not UTF-8); expected a job in YAML"
         ) from None
+
+
+def _read(path: Path) -> tuple[bytes, bool]:
+    """The beginning of a file, one byte more than is taken, and whether it is a pipe.
+
+    A pipe is opened without waiting for somebody to write, which might never happen; what a shell makes of `<(command)`
+    has its writer already, and is read to its end.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        os.set_blocking(file.fileno(), True)
+        return file.read(MAX_BYTES + 1), stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
 
 
 def _refuse_size(name: str) -> str:

@@ -225,6 +225,8 @@ def test_a_run_goes_on_with_the_same_rows_only(place: Path) -> None:
     epochs = [*more[:-1], "steps=null", "--new-data", "--set"]
     code, _, err = run_warm(place, *epochs, "epochs=3")
     assert (code, "would begin epoch 4, so nothing is left to train; give spec.epochs=4" in err) == (78, True)
+    code, _, err = run_warm(place, *more[:-1], "steps=60", "--new-data", "--set", "epochs=3")
+    assert (code, "would begin epoch 4, so nothing is left to train; give spec.epochs=4" in err) == (78, True)
     code, _, err = run_warm(place, *more, "--new-data")
     assert (code, "spec.steps: 32, and 32 are trained, so nothing is left to train on the new data" in err) == (
         78,

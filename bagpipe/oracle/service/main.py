@@ -32,6 +32,7 @@ from bagpipe.oracle.service.start import assemble, open_data, reassemble, starti
 from bagpipe.oracle.service.training import train
 from bagpipe.oracle.service.validation import Validations
 from bagpipe.oracle.sizing.auto import Widths
+from bagpipe.oracle.sizing.steps import ends_before_steps, total_steps
 
 
 def run_oracle(
@@ -124,6 +125,9 @@ def run_steps(shell: Shell, spec: JobSpec, start: Start, kept: Kept, places: Pla
     )
     if (split := data.dataset.far_from_asked()) is not None and kept.topology() is None:
         shell.reporter.event("split", text=split)
+    total = total_steps(spec, data.dataset.num_train_examples, trained=start.step, cursor=data.cursor)
+    if (length := ends_before_steps(spec, total)) is not None and kept.topology() is None:
+        shell.reporter.event("length", text=length)
     if data.first_values is not None:
         shell.reporter.event("warm start", text=(places.run_dir / WARM_START_REPORT).read_text(encoding="utf-8"))
     assembled = gather(shell, spec, data, start, kept, places, widths)

@@ -43,22 +43,37 @@ def check_first(spec: JobSpec, batches: Iterator[Batch]) -> Iterator[Batch]:
 def total_steps(
     spec: JobSpec, num_train_examples: int | None, *, trained: int = 0, cursor: Cursor = FIRST
 ) -> int | None:
-    """Steps of the whole run where that can be known beforehand.
+    """Steps of the whole run where that can be known beforehand: `steps`, or fewer where `epochs` end before.
 
     Args:
         num_train_examples: of an epoch of the data as it is now; earlier epochs may have had others (`--new-data`).
         trained: steps that are done.
         cursor: where the next step begins.
     """
-    if spec.steps is not None:
+    if spec.steps is not None and spec.epochs is None:
         return spec.steps
     if num_train_examples is None:
-        return None
+        return spec.steps
     left = (spec.epochs or 1) - cursor.epoch
-    if left <= 0:
-        return trained
-    of_this = _steps_of(spec, max(0, num_train_examples - cursor.position))
-    return trained + of_this + (left - 1) * _steps_of(spec, num_train_examples)
+    of_epochs = trained
+    if left > 0:
+        of_this = _steps_of(spec, max(0, num_train_examples - cursor.position))
+        of_epochs += of_this + (left - 1) * _steps_of(spec, num_train_examples)
+    return of_epochs if spec.steps is None else min(spec.steps, of_epochs)
+
+
+def ends_before_steps(spec: JobSpec, total: int | None) -> str | None:
+    """What to tell a user whose job has both `steps` and `epochs`, and ends by the latter; None: nothing.
+
+    Args:
+        total: as `total_steps` returned it.
+    """
+    if spec.steps is None or spec.epochs is None or total is None or total >= spec.steps:
+        return None
+    return (
+        f"spec.epochs: {spec.epochs} of this data end at step {total:,}, before spec.steps: {spec.steps:,}; for all of "
+        "those steps take epochs out (--set epochs=null)"
+    )
 
 
 def _steps_of(spec: JobSpec, examples: int) -> int:

@@ -25,3 +25,5 @@ def test_lengths_and_numbers_read_as_english(tmp_path: Path) -> None:
     lines = list(check_run(file, ("steps=60", "servers.replicas=2"), tmp_path / "run"))
     assert lines[0] == "small: the oracle, 2 servers and 1 trainer"
     assert "  length: 60 steps, in batches of 2,048 examples" in lines
+    lines = list(check_run(file, ("steps=60", "epochs=2"), tmp_path / "run"))
+    assert "  length: 60 steps or 2 epochs, whichever ends first, in batches of 2,048 examples" in lines

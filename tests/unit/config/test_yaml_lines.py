@@ -1,6 +1,7 @@
 """One YAML reader: what each scalar means, what is refused with its line, and that every reading is bounded."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,19 @@ def test_files_that_are_not_read(tmp_path: Path, content: bytes, expected: str) 
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(ConfigError, match=expected):
         read_text(tmp_path / "f")
+
+
+def test_a_pipe_is_read_where_somebody_writes_and_never_waited_for(tmp_path: Path) -> None:
+    """A named pipe without a writer is refused at once, and what a writer has put into one is a job."""
+    pipe = tmp_path / "pipe.yaml"
+    os.mkfifo(pipe)
+    with pytest.raises(ConfigError, match=r"pipe\.yaml: a pipe to which nobody writes; expected a job file"):
+        read_text(pipe)
+    reading, writing = os.pipe()
+    os.write(writing, b"spec: {}")
+    os.close(writing)
+    assert read_text(Path(f"/dev/fd/{reading}")) == "spec: {}"
+    os.close(reading)
 
 
 def test_an_endless_file_ends(tmp_path: Path) -> None:
