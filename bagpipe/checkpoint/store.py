@@ -165,7 +165,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     path = directory / FILE_NAME
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # The latter: `directory` is a file, such as a job's.
         raise CheckpointError(
             f"{directory}: no {FILE_NAME}, so it is no complete checkpoint; give a run directory, or one that "
             "`bagpipe checkpoint ls RUN` lists"

@@ -137,6 +137,10 @@ def test_without_a_manifest_there_is_no_checkpoint(tmp_path: Path) -> None:
     assert newest_complete(tmp_path) == directory_of(tmp_path, 5)
     with pytest.raises(CheckpointError, match=r"step-00000009: no manifest.json.*no complete checkpoint"):
         open_checkpoint(directory_of(tmp_path, 9))
+    job = tmp_path / "job.yaml"
+    job.write_text("spec: {}")
+    with pytest.raises(CheckpointError, match=r"job.yaml: no manifest.json.*no complete checkpoint; give a run dir"):
+        open_checkpoint(job)
 
 
 def truncate(path: Path) -> None:
