@@ -24,6 +24,7 @@ from bagpipe.config.paths import shown
 from bagpipe.errors import BagpipeError, ExitCode
 from bagpipe.lowlevel.atomic_files import how_to_mend, refused
 from bagpipe.lowlevel.process_life import current_folder
+from bagpipe.lowlevel.wording import text_of
 
 INTERRUPTED = 130
 RETRY = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ENFILE, errno.EAGAIN))
@@ -106,7 +107,7 @@ def _of_no_path(error: BaseException, number: int) -> Failure:
 
 def _bug(error: BaseException, role: str | None) -> Failure:
     text = "".join(traceback.format_exception(error))
-    said = " ".join(str(error).split())
+    said = " ".join(text_of(error).split())
     what = (
         f"{type(error).__name__}: {said if len(said) <= 300 else said[:297] + '...'}" if said else type(error).__name__
     )

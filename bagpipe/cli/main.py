@@ -106,7 +106,9 @@ def run_command(argv: Sequence[str]) -> int:
         # The reader of our output is gone (`bagpipe ... | head`); nobody is left to tell.
         sys.stdout = None  # keeps the interpreter from flushing it again
         return ExitCode.DONE
-    except Exception as error:  # top of every command: nothing else may reach the user as a traceback
+    except SystemExit:
+        raise
+    except BaseException as error:  # top of every command: nothing else may reach the user as a traceback
         if isinstance(error, OSError) and error.filename == STDOUT:
             sys.stdout = None  # keeps the end of the process from failing by it once more
         return _report(failure_of(error, role=argv[0] if argv and argv[0] in ROLES else None))
@@ -115,7 +117,7 @@ def run_command(argv: Sequence[str]) -> int:
 def _report(failure: Failure) -> int:
     line = shown(" ".join(failure.message.splitlines()))
     if sys.stderr is not None:  # else `print` would take standard output
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # The second where it was closed.
             print(f"error: {line}", file=sys.stderr, flush=True)
     return int(failure.code)
 

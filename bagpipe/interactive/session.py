@@ -9,6 +9,7 @@ The loop is the one trainer of the job. The model belongs to the session, so its
 `session.train(loss)` is backward, the optimizer's step and the loss for the records; a loop may do these itself.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -135,6 +136,7 @@ class Session:
     def __enter__(self) -> Self:
         if self._begun_with is not None:
             raise ConfigError(f"session: it was used already, for {self.path}; make another by bagpipe.local(...)")
+        self._process = os.getpid()
         directory, job = self._begun_with = self._open()
         self._stack.push(directory)
         try:
@@ -202,6 +204,9 @@ class Session:
 
         With one it ends as failed; its last checkpoint stays as it was, and `bagpipe.local(resume=True)` goes on there.
         """
+        if os.getpid() != self._process:  # A fork of the program leaves the block: the session is its parent's.
+            self._stack.pop_all()
+            return
         with self._stack:
             try:
                 self.cache.__exit__(kind, value, trace)
@@ -254,11 +259,7 @@ class Session:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of the dense weights: the job's, or the one that was registered.
-
-        Raises:
-            ConfigError: the model has nothing to train but rows.
-        """
+        """The optimizer of the dense weights: the job's, or the one registered; `ConfigError` if there are only rows."""
         _ = self.model  # The job's own is made, with its optimizer, when it is first asked for.
         if self._optimizer is None:
             raise ConfigError("session: the model has no dense weights to train, and so no optimizer")
@@ -384,11 +385,7 @@ class Session:
                 self._view.record(record)
 
     def _sum_up(self) -> None:
-        """Wait for the other roles to leave, then write the run's summary.
-
-        Raises:
-            PeerLost: the oracle did not report.
-        """
+        """Wait for the other roles to leave, then write the run's summary; `PeerLost` if the oracle did not report."""
         assert self._children is not None
         self._children.wait(LEAVE_SECONDS)
         self._show(always=True)

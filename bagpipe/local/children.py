@@ -2,8 +2,10 @@
 
 import secrets
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,13 +19,17 @@ from bagpipe.local.rundir import RunDir
 from bagpipe.net.admission import TOKEN_VARIABLE
 
 TOKEN_BYTES = 32
+START_SECONDS = 60.0
+"""How long it may take to start the processes."""
 SETTLE_SECONDS = 2.0
 """How long the others may take to end by themselves once one of them has failed."""
 
 
 class Children:
-    """The child processes. Use it in a `with`: those that still run at its end are killed. They also die with the
-    thread that started them.
+    """The child processes. Use it in a `with`: those that still run at its end are killed.
+
+    The kernel ends a child with the thread that started it. So that is a thread which lives as long as the children
+    may, and not the caller's: a program may open a session in one thread and train in another.
     """
 
     def __init__(self, job: Job, run_dir: RunDir, checkpoint: Path | None) -> None:
@@ -32,17 +38,33 @@ class Children:
         self.environment: Mapping[str, str] = {TOKEN_VARIABLE: secrets.token_hex(TOKEN_BYTES)}
         """Environment variables that this process needs too, to be admitted by the roles."""
         self._children: dict[RoleId, Child] = {}
-        build = role_commands(job, run_dir.job_file, run_dir.path)
-        attempt = Attempt(self.attempt, checkpoint, self.oracle, servers)
+        self._over, begun = threading.Event(), Future[None]()
+        start = Attempt(self.attempt, checkpoint, self.oracle, servers)
+        # No thread of a pool: the interpreter ends those first, and a program that ends still closes its session.
+        self._parent = threading.Thread(
+            target=self._keep, args=(job, run_dir, start, begun), name="bagpipe-children", daemon=True
+        )
+        self._parent.start()
         try:
-            for role in roles_of(job.spec):
-                if role.kind != "trainer":
-                    log, heading = run_dir.log(role.kind, role.index), f"attempt {self.attempt}"
-                    command = build(role, attempt)
-                    self._children[role] = Child(role, command, log, heading=heading, environment=self.environment)
+            begun.result(START_SECONDS)
         except BaseException:
             self.kill()
             raise
+
+    def _keep(self, job: Job, run_dir: RunDir, attempt: Attempt, begun: "Future[None]") -> None:
+        """Start the processes, and live until they are to end."""
+        build = role_commands(job, run_dir.job_file, run_dir.path)
+        try:
+            for role in roles_of(job.spec):
+                if role.kind != "trainer" and not self._over.is_set():
+                    log, heading = run_dir.log(role.kind, role.index), f"attempt {self.attempt}"
+                    command = build(role, attempt)
+                    self._children[role] = Child(role, command, log, heading=heading, environment=self.environment)
+        except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+            begun.set_exception(error)
+        else:
+            begun.set_result(None)
+        self._over.wait()
 
     def __enter__(self) -> Self:
         return self
@@ -54,7 +76,11 @@ class Children:
 
     def kill(self) -> None:
         """End all of them."""
-        for child in self._children.values():
+        for child in list(self._children.values()):
+            child.kill()
+        self._over.set()
+        self._parent.join(START_SECONDS)
+        for child in self._children.values():  # One that was being started meanwhile.
             child.kill()
 
     def wait(self, seconds: float) -> bool:

@@ -31,6 +31,7 @@ def log_to_stderr(role: str) -> None:
         format=f"%(asctime)s {role} %(levelname)s %(name)s: %(message)s",
         force=True,
     )
+    logging.raiseExceptions = False  # A record that cannot be written ends no role: a model may have closed stderr.
     stacks.tell_of_crashes()
 
 

@@ -15,6 +15,7 @@ import os
 import socket
 import tempfile
 import threading
+import weakref
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -90,7 +91,7 @@ def judge(found: Owner | None, us: Owner, *, locked: bool | None, age_seconds: f
 
 
 class Lease:
-    """A folder that this process owns until it is closed, or ends."""
+    """A folder that this process owns until it is closed, or ends. A fork of the process owns nothing."""
 
     def __init__(self, folder: Path, owner: Owner, descriptor: int, left_by: Owner | None) -> None:
         self.folder, self.owner, self.left_by = folder, owner, left_by
@@ -106,6 +107,7 @@ class Lease:
         except BaseException:
             os.close(self._opened)
             raise
+        _held.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -152,6 +154,8 @@ class Lease:
 
     def still_ours(self) -> bool:
         """Whether no other owner has taken the folder since, even if it has released it again."""
+        if self._descriptor < 0:
+            return not self.lost
         path = self.folder / FILE_NAME
         try:
             same_file = os.stat(path).st_ino == os.fstat(self._descriptor).st_ino
@@ -178,16 +182,24 @@ class Lease:
             return False
 
     def close(self) -> None:
-        """Release the folder, and remove the mark. Closing again does nothing."""
-        if self._over.is_set():
+        """Release the folder, and remove the mark. Closing again does nothing, nor does closing it in a fork."""
+        if self._descriptor < 0 or self._over.is_set():
             return
         self._over.set()
         self._thread.join()
         if self.still_ours():
             with suppress(OSError):
                 os.unlink(self.folder / FILE_NAME)
+        _held.discard(self)
         os.close(self._descriptor)
         os.close(self._opened)
+
+    def leave_to_parent(self) -> None:
+        """This process is a fork of the owner: give back what it inherited, so that its life prolongs no lock."""
+        self.lost = f"{self.folder} belongs to the process of which this one is a fork"
+        os.close(self._descriptor)
+        os.close(self._opened)
+        self._descriptor = -1
 
     def _renew(self) -> None:
         while not self._over.wait(RENEW_SECONDS):
@@ -195,6 +207,19 @@ class Lease:
                 return
             with suppress(OSError):  # A disk that refuses now may take the next one.
                 os.utime(self._descriptor)
+
+
+_held: weakref.WeakSet[Lease] = weakref.WeakSet()
+"""The leases of this process that are not closed."""
+
+
+def _leave_all_to_parent() -> None:
+    for lease in list(_held):
+        lease.leave_to_parent()
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_leave_all_to_parent)
 
 
 def _look(descriptor: int, path: Path, us: Owner) -> Taken | Free | None:

@@ -100,13 +100,13 @@ def leave(code: int) -> NoReturn:
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        pass  # its reader is gone, and nobody is left to tell
+    except (BrokenPipeError, ValueError):
+        pass  # its reader is gone, or it was closed: nobody is left to tell
     except OSError as error:
         with suppress(OSError):
             print(f"error: standard output cannot be written: {error.strerror}", file=sys.stderr)
         code = code or ExitCode.TRANSIENT
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         if sys.stderr is not None:
             sys.stderr.flush()
     os._exit(code)

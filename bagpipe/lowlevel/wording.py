@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 
 LISTED = 12
 """Names that a message lists."""
@@ -10,6 +11,13 @@ LISTED = 12
 def counted(number: int, noun: str) -> str:
     """`1 step`, `2,048 steps`; for nouns whose plural ends in s."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says; nothing where its own `__str__` fails."""
+    with suppress(Exception):
+        return str(error)
+    return ""
 
 
 def space(num_bytes: int) -> str:

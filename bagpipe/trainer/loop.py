@@ -18,6 +18,7 @@ from bagpipe.config.losses import LOSSES, loss_kind
 from bagpipe.data.labels import check_labels
 from bagpipe.errors import BagpipeError, ConfigError, Diverged, ExitCode, Stopped, UserCodeError
 from bagpipe.lowlevel import crash_points, stacks
+from bagpipe.lowlevel.wording import text_of
 from bagpipe.models.base import Constructed, build_model, naming_the_trained_model
 from bagpipe.models.early import early_model
 from bagpipe.models.loss import has_own_loss, loss_of
@@ -95,7 +96,7 @@ def telling_the_oracle(members: Membership) -> Iterator[None]:
         members.oracle.send(Refused(reason=str(error), exit_code=error.exit_code))
         raise
     except Exception as error:
-        reason = f"trainer {members.rank}: {type(error).__name__}: {error}"
+        reason = f"trainer {members.rank}: {type(error).__name__}: {text_of(error)}"
         members.oracle.send(Refused(reason=reason, exit_code=ExitCode.SOFTWARE))
         raise
 
@@ -278,7 +279,7 @@ class Trainer:
             self.model.eval()
         try:
             logits = self._outputs(step.plan, lambda: self._rows(step))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             failed = failed_evaluation(error, self.model, f"step {step.plan.step} of the evaluation")
             if failed is None:
                 raise

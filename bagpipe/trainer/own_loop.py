@@ -1,6 +1,7 @@
 """The trainer behind a user's own training loop: it gives batches and their embeddings, and updates the rows."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from bagpipe.cache.ids import BatchIds
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.config.document import Job
 from bagpipe.errors import ConfigError, Diverged, ExitCode
+from bagpipe.lowlevel.wording import text_of
 from bagpipe.net.messages import InitCacheArguments, Refused, Topology
 from bagpipe.net.register import Impatience
 from bagpipe.trainer.batch_dict import BatchDict, Evaluate
@@ -68,6 +70,7 @@ class BagCache:
         self._trained_to: tuple[int, Cursor] | None = None
         self._any_gradient = False
         self._over = False
+        self._process = os.getpid()
         self._evaluate = evaluate
         self._stack = ExitStack()
         joined = join(
@@ -105,6 +108,8 @@ class BagCache:
         Of the interrupted batch nothing is updated, written back or reported, and the job ends as failed for every
         trainer; its last checkpoint stays as it was. The `StopIteration` at the end of the data counts as no exception.
         """
+        if os.getpid() != self._process:  # A fork of the program leaves the block, as by `sys.exit`.
+            return
         if value is None or self._over:
             self.close()
         else:
@@ -327,7 +332,7 @@ class BagCache:
     def _abandon(self, error: BaseException) -> None:
         """Leave in the middle of a batch, and tell the oracle, so that no other role waits for this trainer."""
         self._step, self._over = None, True
-        what = f"{type(error).__name__}: {error}".splitlines()[0].rstrip(": ")
+        what = f"{type(error).__name__}: {text_of(error)}".splitlines()[0].rstrip(": ")
         rank, batch = self._members.rank, self._pipeline.machine.next_step - 1
         reason = f"trainer {rank} left in the middle of batch {batch} ({what}); look at its own output"
         left = Refused(reason=reason, exit_code=ExitCode.TRANSIENT)

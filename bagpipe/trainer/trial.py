@@ -36,7 +36,7 @@ def try_evaluation(model: nn.Module, evaluate: Callable[[], Floats]) -> None:
             evaluate()
     except UserCodeError:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         if (failed := machine_error(error)) is not None:
             log.warning("one batch of evaluation was tried before the first update: %s", failed)
             return

@@ -6,6 +6,7 @@ The whole traceback goes to the trainer's log. An error of the library itself st
 
 import inspect
 import logging
+import signal
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from torch import nn
 
 import bagpipe
 from bagpipe.errors import BagpipeError, ConfigError, DeviceError, UserCodeError
+from bagpipe.lowlevel.process_life import Ended
+from bagpipe.lowlevel.wording import text_of
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,7 @@ def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
     """Turn an error that the user's code caused into `UserCodeError`, and one of the machine into what it is.
 
     So is `sys.exit`: a model, or a module that is also a script, may call it, and a role that ends with 0 would count
-    as done.
+    as done. So is every other `BaseException`, as a panic of a library in Rust is one.
 
     Args:
         models: the job's model, once it is built: an error that torch raises about it has no line of the user's.
@@ -65,7 +68,7 @@ def naming_user_code(models: list[nn.Module]) -> Iterator[None]:
     """
     try:
         yield
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         named = machine_error(error) or user_error(error, models[0] if models else None)
         if named is None:
             raise
@@ -80,12 +83,12 @@ def machine_error(error: BaseException) -> BagpipeError | None:
     """
     if isinstance(error, BagpipeError):
         return None
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in text_of(error):
         return ConfigError(
             f"not enough memory ({described(error)}); lower batchSize, cacheRows or the model's sizes, or use a larger "
             "machine"
         )
-    if isinstance(error, _ACCELERATOR_ERRORS) and "device-side assert" not in str(error):
+    if isinstance(error, _ACCELERATOR_ERRORS) and "device-side assert" not in text_of(error):
         return DeviceError(f"a device failed ({described(error)}); it is tried again from the last checkpoint")
     return None
 
@@ -95,6 +98,8 @@ def user_error(error: BaseException, model: nn.Module | None) -> UserCodeError |
 
     So does a call of ours with what we refuse, such as a feature that is not there: our words then get the place.
     """
+    if _interrupts(error):
+        return None
     if isinstance(error, BagpipeError) and (isinstance(error, UserCodeError) or not isinstance(error, ConfigError)):
         return None
     frames = [Place(f.filename, f.lineno or 0, f.name) for f in traceback.extract_tb(error.__traceback__)]
@@ -129,13 +134,23 @@ def failed_evaluation(error: BaseException, model: nn.Module, what: str) -> str 
 
 def described(error: BaseException) -> str:
     """An error in one line, with what to do about those that users meet most."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    first = next((line.strip() for line in text_of(error).splitlines() if line.strip()), "")
     text = first if len(first) <= LONGEST_MESSAGE else f"{first[:LONGEST_MESSAGE]}..."
     if ONE_EXAMPLE in text:
         text += "; a trainer's part of a batch has one example only: set spec.data.dropLast, or another batchSize"
     if EMBEDDINGS in text and isinstance(error, TypeError | AttributeError):
         text += "; it is no tensor: sparse.stacked() is [B, T, D], sparse['name'] one feature's [B, D] (docs/models.md)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _interrupts(error: BaseException) -> bool:
+    """Whether it may have come into any line of code from outside: Ctrl-C, a request to end, the end of a generator.
+
+    A role takes Ctrl-C by a handler of its own, so there a `KeyboardInterrupt` is what the user's code has raised.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return isinstance(error, Ended | GeneratorExit)
 
 
 def calling_line() -> Place | None:

@@ -84,7 +84,7 @@ class Validation:
                     self.between()
                     crash_points.passed("batch of a validation")
                     outputs.append(self._outputs(number))
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 failed = failed_evaluation(error, model, f"batch {len(outputs)} of the validation part")
                 if failed is None:
                     raise

@@ -12,6 +12,7 @@ BLOCKING = ("acquire", "communicate", "join", "recv", "recv_multipart", "result"
 KNOWN = {
     "cli/server.py: stop.wait": "until SIGTERM, which is what --stay asks for",
     "data/describe.py: counter.result": "computes; it waits for nobody",
+    "local/children.py: self._over.wait": "a thread of its own, as whose children the roles live until they are to end",
     "local/process.py: self._process.wait": "behind SIGKILL to the whole group",
     "local/role_process.py: poller.poll": "until SIGTERM, which is what --stay asks for",
     "lowlevel/lease.py: self._thread.join": "the thread was told to end, and looks every few seconds",

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -65,14 +67,34 @@ def train(session: Session, most: int | None = None) -> list[float]:
     return losses
 
 
+def leave_in_a_fork(session: Session) -> None:
+    """Have a child process leave the session's block as an exception would."""
+    pid, code = os.fork(), 1
+    if not pid:
+        try:
+            session.__exit__(ValueError, ValueError("in the child"), None)
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_loop_of_ones_own_is_a_run(job: Path, tmp_path: Path, others: set[str]) -> None:
     """The session's model, losses, evaluation and digest are those of `bagpipe run`; the run can be scored again.
 
-    The model computes in the job's precision, and it is the average of its weights that is evaluated.
+    The model computes in the job's precision, and it is the average of its weights that is evaluated. The thread that
+    opened the session has ended by then, and a fork of the program has left the session with an exception.
     """
     ours = start_run(job, (), tmp_path / "run", NoView())
     assert ours.summary is not None
-    with bagpipe.local(job, run_dir=tmp_path / "session", progress=False) as session:
+    session = bagpipe.local(job, run_dir=tmp_path / "session", progress=False)
+    opening = Thread(target=session.__enter__)
+    opening.start()
+    opening.join()
+    with ExitStack() as block:
+        block.push(session)
+        leave_in_a_fork(session)
         losses = train(session)
     run = session.run
     assert len(losses) == 16

@@ -38,6 +38,17 @@ def holder(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
+HOLD_AND_FORK = """
+import os
+if os.fork():
+    os._exit(0)
+assert not held.still_ours() and "fork" in held.lost
+held.close()
+print("left", flush=True)
+sys.stdin.read()
+"""
+
+
 def second(folder: Path) -> Lease:
     return Lease.take(folder, "spec.checkpoint.path", Owner.here("run second in /second", datetime.now()))
 
@@ -104,6 +115,18 @@ def test_a_killed_owner_keeps_nothing(tmp_path: Path) -> None:
         assert taken.left_by is not None and taken.left_by.pid == process.pid
         assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fork_of_the_owner_owns_nothing(tmp_path: Path) -> None:
+    """It neither releases the folder, nor keeps it from the next one when the owner has ended before it."""
+    program = HOLD.replace("sys.stdin.read()\n", HOLD_AND_FORK)
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.wait(60) == 0
+        assert [process.stdout.readline() for _ in range(2)] == [b"held\n", b"left\n"]
+        assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+        with second(tmp_path) as taken:
+            assert taken.left_by is not None and taken.left_by.pid == process.pid
 
 
 def test_an_owner_on_another_host_lives_as_long_as_it_renews(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,23 @@ def test_output_that_cannot_be_written_is_no_success(code: int, expected: int) -
     assert left.stderr == "error: standard output cannot be written: No space left on device\n"
 
 
+LOGS_AND_LEAVES = """
+import logging, sys
+from bagpipe.lowlevel.process_life import leave
+from bagpipe.local.role_process import log_to_stderr
+log_to_stderr("trainer 0")
+sys.stdout.close()
+sys.stderr.close()
+logging.getLogger("x").info("lost")
+leave(0)
+"""
+
+
+def test_a_role_whose_model_closed_its_output_ends_as_it_would() -> None:
+    """What it logs from then on is lost, and is no error of the role."""
+    assert subprocess.run([sys.executable, "-c", LOGS_AND_LEAVES], check=False).returncode == 0
+
+
 def test_nothing_is_collected_while_modules_load() -> None:
     """It is on again afterwards, also where an import failed, and stays off where it was off before."""
     with loading():

@@ -1,6 +1,7 @@
 """An error of the user's own code is one line with the user's file and line, and exit code 78; ours stays ours."""
 
 import importlib.util
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,8 @@ import bagpipe
 from bagpipe.cache.aligned import aligned
 from bagpipe.cache.lookup import SparseEmbeddings
 from bagpipe.errors import ConfigError, DeviceError, ExitCode, PeerLost, UserCodeError
+from bagpipe.local.role_process import stop_flag
+from bagpipe.lowlevel.process_life import Ended
 from bagpipe.trainer.loop import Trainer
 from bagpipe.trainer.user_code import machine_error, naming_user_code, user_error
 
@@ -81,6 +84,50 @@ def test_the_line_that_raised_is_named(users: ModuleType, caplog: pytest.LogCapt
     assert str(caught.value) == f"{users.__file__}:{RAISE} (helper): ValueError: first line"
     assert caught.value.exit_code == ExitCode.BAD_CONFIG and caught.value.__suppress_context__
     assert "Traceback" in caplog.text
+
+
+class Panic(BaseException):
+    """As libraries in Rust raise where they panic."""
+
+
+class Dumb(Exception):
+    """What it says cannot be said."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def raise_as_user(users: ModuleType, error: BaseException) -> None:
+    """Raise it in a line of the user's module."""
+    scope = {"error": error}
+    exec(compile("def raises(): raise error", str(users.__file__), "exec"), scope)
+    scope["raises"]()  # type: ignore[operator]  # it was defined there
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SystemExit(0), "SystemExit: 0"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (Panic("index out of range"), "Panic: index out of range"),
+        (Dumb(), "Dumb"),
+    ],
+)
+def test_whatever_the_users_code_raises_in_a_role_is_named(users: ModuleType, error: BaseException, words: str) -> None:
+    """Also what is no `Exception`: it ended the role with another code, said nothing, and was tried again."""
+    with stop_flag(), pytest.raises(UserCodeError, match=rf"\(raises\): {words}$"), naming_user_code([]):
+        raise_as_user(users, error)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Ended(signal.SIGTERM)])
+def test_ctrl_c_and_a_request_to_end_are_not_the_users(users: ModuleType, error: BaseException) -> None:
+    """In a command that takes Ctrl-C as Python does, it may come while the user's code runs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # A shell's background job ignores it.
+    try:
+        with pytest.raises(type(error)), naming_user_code([]):
+            raise_as_user(users, error)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_where_torch_raises_below_the_user_the_users_line_counts(users: ModuleType) -> None:
