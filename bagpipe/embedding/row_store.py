@@ -6,9 +6,10 @@ never written is not stored at all; reading it computes its first value. Key k b
 number `k // num_shards` there.
 
 With a directory, everything lies in memory-mapped files that outlive the process. New rows are stored in the order of
-`RowStore.appending`: where they will end, records, keys, index, count. Whenever a process is killed, the rows below
-`count` are complete and named by the index, and `recover` removes what lies beyond. A write-back is acknowledged after
-all of that and its watermark, so an interrupted one is sent again; writing a record twice changes nothing.
+`RowStore.appending`: where they will end, records, keys, index, count and its copy. Whenever a process is killed, the
+rows below `count` are complete and named by the index, and `recover` removes what lies beyond. A write-back is
+acknowledged after all of that and its watermark, so an interrupted one is sent again; writing a record twice changes
+nothing.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from bagpipe.tables import WidthGroup
 
 RESERVE_ROWS = 1 << 14
 """Rows by which the reserved part of the files grows."""
-STORES = ("end", "records", "keys", "index", "count", "known records")
+STORES = ("end", "records", "keys", "index", "count", "copy of the count", "known records")
 """What `RowStore.appending` stores, in its order."""
 AHEAD = 12
 """Rows between asking for a row's memory and copying it."""
@@ -191,7 +192,7 @@ class RowStore:
             self._records_storage = storage("records", 4 * self.record_width * self.capacity)
             self._keys_storage = storage("keys", 8 * self.capacity)
             self._index_storage = storage("index", 4 * self.capacity, reserved=True)
-            self._count_storage = storage("count", 16, reserved=True)
+            self._count_storage = storage("count", 24, reserved=True)
             opened.pop_all()
         self.records: Floats = self._records_storage.array(np.float32, (self.capacity, self.record_width))
         self.row_keys: Keys = self._keys_storage.array(np.int64, (self.capacity,))
@@ -199,6 +200,9 @@ class RowStore:
         self._count = self._count_storage.array(np.int64, (1,))
         self._begun = self._count_storage.array(np.int64, (1,), 8)
         """Where the rows end that are being appended; it equals `count` unless a process was killed meanwhile."""
+        self._copy = self._count_storage.array(np.int64, (1,), 16)
+        """`count` once more, stored after it. Else one that a turned bit has lowered would be taken for one that was
+        not stored yet, and the rows beyond it, which are acknowledged, for unfinished ones."""
         self._reserved = self.count
 
     def __repr__(self) -> str:
@@ -293,6 +297,7 @@ class RowStore:
             lambda: self._keys_storage.write(8 * old, keys[fresh]),
             lambda: _enter(keys, self._num_shards, positions, old, self._index),
             lambda: self._count.fill(end),
+            lambda: self._copy.fill(end),
             lambda: _write(self.records, positions[known], records_KR[known]),
         )
 
@@ -305,10 +310,13 @@ class RowStore:
         count, begun = self.count, int(self._begun[0])
         if not 0 <= count <= self.capacity or not 0 <= begun <= self.capacity:
             raise StorageError(f"{self}: expected up to {self.capacity} rows, found {count}, {begun} begun")
+        if count not in (int(self._copy[0]), begun):
+            raise StorageError(f"{self}: expected {self._copy[0]} or {begun} rows, found {count}")
         crash_points.passed("reclaim of rows")
         reclaimed = _reclaim(self.row_keys, self._num_shards, count, begun, self._index)
         crash_points.passed("end of reclaimed rows")
         self._begun.fill(count)
+        self._copy.fill(count)
         unsound = _first_unsound(self.row_keys, self._shard, self._num_shards, count, self._index)
         if unsound >= 0:
             raise StorageError(f"{self}: expected the index to name every row, but not row {unsound} of {count}")

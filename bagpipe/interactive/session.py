@@ -259,7 +259,7 @@ class Session:
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of the dense weights: the job's, or the one registered; `ConfigError` if there are only rows."""
+        """The optimizer of dense weights: the job's, or the one registered; `ConfigError` if there are only rows."""
         _ = self.model  # The job's own is made, with its optimizer, when it is first asked for.
         if self._optimizer is None:
             raise ConfigError("session: the model has no dense weights to train, and so no optimizer")

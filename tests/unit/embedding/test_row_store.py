@@ -191,6 +191,30 @@ def test_killed_between_any_two_stores(data: st.DataObject, writes: list[list[in
         shard.close()
 
 
+def test_a_turned_bit_of_what_says_where_rows_are_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    """While a server is down its files are damaged: every bit of the count in turn, some of keys and index."""
+    shard, keys = store(0, 1, tmp_path), np.arange(4, 17)
+    shard.write(keys, np.arange(104, dtype=np.float32).reshape(13, 8))
+    shard.close()
+    noticed = 0
+    for name, size in (("keys", 8 * 13), ("index", 4 * 37), ("count", 24)):
+        path = tmp_path / f"dim4.{name}"
+        sound = path.read_bytes()
+        for bit in range(0, 8 * size, 1 if name == "count" else 7):
+            spoilt = bytearray(sound)
+            spoilt[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(spoilt)
+            again = store(0, 1, tmp_path)
+            try:
+                again.recover()
+                assert np.array_equal(again.read(keys, 13)[0].ravel(), np.arange(104)), (name, bit)
+            except StorageError:
+                noticed += 1
+            again.close()
+            path.write_bytes(sound)
+    assert noticed > 8 * (8 * 13 + 4 * 37) // 7
+
+
 def kill_in_write(shard: RowStore, keys: np.ndarray, records: np.ndarray, data: st.DataObject) -> None:
     """Do a drawn number of the stores of this write, and of one of them perhaps a part."""
     where = shard.positions(keys)
