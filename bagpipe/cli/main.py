@@ -4,6 +4,8 @@ Each subcommand has a file of its own, which parses, calls and prints. Heavy mod
 so that `bagpipe --help` answers at once. An error becomes one line on stderr and an exit code (`bagpipe.cli.failures`).
 """
 
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -41,6 +43,8 @@ UsageError: type[Any] = typer.BadParameter.__mro__[1]
 
 ROLES = ("oracle", "server", "trainer")
 """Commands whose stderr is a log, which may hold tracebacks before the one line of the error."""
+LEGIBLE = 60
+"""Columns that the help needs; a narrower terminal breaks its lines."""
 
 app = typer.Typer(
     name="bagpipe",
@@ -88,6 +92,8 @@ def run_command(argv: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     unpack_kernels()
     choose_cache()
+    if shutil.get_terminal_size().columns < LEGIBLE:
+        os.environ.setdefault("TERMINAL_WIDTH", str(LEGIBLE))  # For the help: its tables would drop the options' names.
     try:
         result = typer.main.get_command(app)(list(argv), prog_name="bagpipe", standalone_mode=False)
         return result if isinstance(result, int) else ExitCode.DONE

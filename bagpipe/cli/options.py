@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from bagpipe.cli.values import endpoint, local_path, whole
+from bagpipe.cli.values import endpoint, job_path, local_path, whole
 from bagpipe.local.ports import loopback
 
 JobFile = Annotated[
     Path,
-    typer.Argument(metavar="JOB", help="Job file (kind BagpipeJob, YAML).", show_default=False, parser=local_path),
+    typer.Argument(
+        metavar="JOB", help="Job file (kind BagpipeJob, YAML); -: standard input.", show_default=False, parser=job_path
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -10,7 +10,7 @@ import typer
 
 from bagpipe.cli.options import Overrides
 from bagpipe.cli.output import outlive_reader
-from bagpipe.cli.values import local_path
+from bagpipe.cli.values import job_path, local_path
 from bagpipe.local.user_modules import offer_beside
 
 
@@ -18,7 +18,7 @@ def run(
     job: Annotated[
         Path | None,
         typer.Argument(
-            metavar="JOB", help="Job file; with --resume it may be left out.", show_default=False, parser=local_path
+            metavar="JOB", help="Job file; with --resume it may be left out.", show_default=False, parser=job_path
         ),
     ] = None,
     overrides: Overrides = None,

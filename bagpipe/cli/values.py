@@ -131,6 +131,11 @@ def refuse_existing(path: Path, *, overwrite: bool, option: str = "") -> None:
         raise ConfigError(f"{path}: exists already; {another}, or allow --overwrite")
 
 
+def job_path(given: str | Path) -> Path:
+    """The path of a job file; `-` is what this command reads, as for kubectl."""
+    return Path("/dev/stdin") if str(given) == "-" else local_path(given)
+
+
 def local_path(given: str | Path) -> Path:
     """A path on this machine; `~` and `~/x` are expanded.
 

@@ -14,6 +14,8 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PROXY = ": is it behind a proxy?"
 _REFUSED_CERTIFICATE = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA)")
 """How OpenSSL names the other end's refusal of our certificate."""
+_POOL = re.compile(r"^HTTPS?Connection(?:Pool)?\(host='([^']*)', port=(\w+)\): ")
+"""How urllib3's words begin."""
 _REFUSALS = (400, 403, 404, 409, 422)
 """Answers that say something about the request, if they are the API server's own."""
 
@@ -85,12 +87,18 @@ def _unreached(error: Any, what: str | None) -> BagpipeError:
             "correct client-certificate-data of the kubeconfig's user"
         )
     if isinstance(reason, urllib3.exceptions.ProxyError):
-        why = reason.original_error
+        why = _POOL.sub(r"\1:\2: ", str(reason.original_error))
         return ClusterError(
             f"{what}: the API server cannot be reached by its proxy: {why}; correct proxy-url of the kubeconfig's "
             "cluster, else $HTTPS_PROXY or $NO_PROXY"
         )
-    return ClusterError(f"{what}: the API server cannot be reached: {error}")
+    if isinstance(cause, ssl.SSLError) and cause.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+        return ClusterError(
+            f"{what}: expected TLS from the API server, found something else: {cause.reason}; correct server of the "
+            "kubeconfig's cluster (http, or another port), or is it behind a proxy?"
+        )
+    why = _POOL.sub(r"\1:\2: ", str(reason))
+    return ClusterError(f"{what}: the API server cannot be reached: {why}")
 
 
 def _meaning(error: Any, namespace: str, what: str | None) -> BagpipeError:

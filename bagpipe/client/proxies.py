@@ -36,6 +36,8 @@ def use_proxy(options: Any, cluster: Entry | None) -> None:
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        who = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        who.encode("latin-1")  # What a header can carry.
     except ValueError:
         usable = False
     if not usable:
@@ -43,7 +45,6 @@ def use_proxy(options: Any, cluster: Entry | None) -> None:
         raise cluster.fault(source, words) if cluster and source == "proxy-url" else ConfigError(f"{source}: {words}")
     options.proxy = url
     if parts.username is not None:
-        who = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         options.proxy_headers = urllib3.util.make_headers(proxy_basic_auth=who)
 
 

@@ -5,6 +5,7 @@ of nesting, and the number of values that aliases may add are bounded. The resul
 without shared parts, which JSON can carry. `docs/decisions/0016` says why.
 """
 
+import json
 import os
 import re
 import stat
@@ -144,6 +145,8 @@ def parse(text: str, source: str) -> Document:
         ConfigError: not YAML, several documents, a key given twice, or more than the bounds of this module.
     """
     _check_characters(text, source)
+    if "\t" in text and _is_json(text):
+        text = text.replace("\t", " ")  # JSON may be indented by tabs, YAML not; in JSON's strings a tab is written \t.
     loader = _Loader(text)
     try:
         nodes: list[yaml.Node] = []
@@ -167,6 +170,14 @@ def parse(text: str, source: str) -> Document:
         raise ConfigError(f"{source}: not valid YAML: {text_of_error}; expected a job in YAML") from None
     finally:
         loader.dispose()
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (RecursionError, ValueError):
+        return False
+    return True
 
 
 def _check_characters(text: str, source: str) -> None:

@@ -1,5 +1,6 @@
 """What a document alone tells is refused before a job is sent to a cluster, and by the checks that look at no data."""
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -152,6 +153,21 @@ def test_a_field_like_none_that_we_know_is_noted(job: Path, capsys: pytest.Captu
     assert f"  note: {path}: Kubernetes 1.36 has no such field" in capsys.readouterr().out
     assert run_command(["job", "submit", str(job), *odd]) == 78  # There is no cluster.
     assert capsys.readouterr().err.startswith(f"note: {path}: ")
+
+
+def test_a_job_comes_by_standard_input(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`-`, as for kubectl; `job submit` reads it too, and then finds no cluster."""
+    kept = os.dup(0)
+    with job.open() as file:
+        os.dup2(file.fileno(), 0)
+    try:
+        assert run_command(["job", "check", "-"]) == 0
+        assert run_command(["job", "submit", "-"]) == 78
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+    told = capsys.readouterr()
+    assert told.out.startswith("far: the oracle") and told.err.startswith("error: no cluster")
 
 
 def test_no_data_belongs_to_a_check(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The command line: what is parsed, what an error becomes, what it costs to ask for help."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -75,6 +76,14 @@ def test_help_is_light() -> None:
     code += "print(*[m for m in ('torch', 'numba', 'numpy', 'pyarrow', 'zmq') if m in sys.modules], file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == ""
+
+
+def test_help_in_a_narrow_terminal_names_every_option() -> None:
+    """A terminal of twenty columns breaks the lines; no option's name gives way to dots."""
+    code = "from bagpipe.cli.main import run_command\nassert run_command(['run', '--help']) == 0\n"
+    environment = {**os.environ, "COLUMNS": "20", "NO_COLOR": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert "--checkpoint " in done.stdout and "…" not in done.stdout and "\x1b" not in done.stdout
 
 
 def test_version_names_what_can_change_results(capsys: pytest.CaptureFixture[str]) -> None:

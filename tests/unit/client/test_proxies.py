@@ -55,6 +55,16 @@ def test_a_tunnel_leads_to_the_server_of_the_certificate(tmp_path, monkeypatch):
         assert BagpipeClient().get("j").phase == "Complete"
 
 
+def test_a_server_without_tls_is_told(tmp_path, monkeypatch):
+    """The address in the kubeconfig has the wrong scheme or port."""
+    with answering(http("400 Bad Request")) as (server, _):
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path / "k", server.replace("http:", "https:")))
+        with pytest.raises(
+            ClusterError, match=r"j: expected TLS from the API server, found something else: .*; correct"
+        ):
+            BagpipeClient().get("j")
+
+
 def test_a_proxy_that_refuses_is_told(tmp_path, monkeypatch):
     """As the proxy's refusal, with what to correct."""
     with answering(http("407 Proxy Authentication Required")) as (proxy, _):
@@ -97,7 +107,9 @@ def test_http_has_its_own_variable(tmp_path, monkeypatch):
     assert chosen(tmp_path, monkeypatch, SERVER) == "http://plain.example:3128"
 
 
-@pytest.mark.parametrize("url", ["socks5://u:secret@h:1", "http://", "http://h:99999", "nonsense", "http://[::1"])
+@pytest.mark.parametrize(
+    "url", ["socks5://u:secret@h:1", "http://", "http://h:99999", "nonsense", "http://[::1", "http://€:secret@h:1"]
+)
 def test_a_proxy_that_is_none(tmp_path, monkeypatch, url):
     """One line with file, entry and what was expected; a password in it is not shown."""
     with pytest.raises(ConfigError, match=r"kubeconfig:1: cluster 'a': proxy-url: expected http://HOST:PORT") as caught:

@@ -99,10 +99,13 @@ ENCODINGS = [
     (b"\xef\xbb\xbfa: \xc3\xa4\r\nb: 2\r\n", {"a": "ä", "b": 2}),
     (b"---\na: 1\n...\n---\n---\n", {"a": 1}),
     (b'{"a": "\\ud83d\\ude00", "b": [1.5, null, true]}', {"a": "😀", "b": [1.5, None, True]}),
+    (b'{\n\t"a": "1\\t2",\n\t"b": [\n\t\t1\t]\n}\n', {"a": "1\t2", "b": [1]}),
 ]
 
 
-@pytest.mark.parametrize(("content", "value"), ENCODINGS, ids=["BOM and CRLF", "empty documents", "JSON"])
+@pytest.mark.parametrize(
+    ("content", "value"), ENCODINGS, ids=["BOM and CRLF", "empty documents", "JSON", "JSON with tabs"]
+)
 def test_texts_that_are_read(tmp_path: Path, content: bytes, value: Any) -> None:
     """A byte order mark, Windows' line ends, empty documents and JSON are no obstacle."""
     (tmp_path / "f").write_bytes(content)
