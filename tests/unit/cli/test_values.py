@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from bagpipe.cli import main as cli
-from bagpipe.cli.values import Bounded, endpoint, local_path, new_file, number, whole
+from bagpipe.cli.values import Bounded, endpoint, job_path, local_path, new_file, number, whole
 from bagpipe.errors import ConfigError
 
 
@@ -54,7 +54,7 @@ def test_every_path_of_the_command_line_is_read_in_one_place() -> None:
     """No option takes a path by typer's own type, which keeps `~`."""
     found = [(name, told.parser) for name, kinds, told in ALL if Path in kinds]
     assert len(found) >= 17
-    assert [name for name, parser in found if parser not in (local_path, new_file)] == []
+    assert [name for name, parser in found if parser not in (job_path, local_path, new_file)] == []
 
 
 def test_whole_and_broken_numbers() -> None:
