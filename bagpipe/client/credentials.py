@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from bagpipe.client.kubeconfig import Chosen, Entry
 from bagpipe.client.plugin import credentials_of
 from bagpipe.config.paths import shown
+from bagpipe.config.yaml_lines import read_beginning
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _MAX_BYTES = 1 << 20
@@ -188,8 +189,7 @@ def _pem(entry: Entry, setting: str) -> tuple[str, bytes] | None:
 
 def _bytes(entry: Entry, setting: str, file: Path) -> bytes:
     try:
-        with file.open("rb") as opened:
-            raw = opened.read(_MAX_BYTES + 1)
+        raw, _ = read_beginning(file, _MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         words = f"expected a file that can be read, found {shown(file)}: {why}; correct the path, or log in again"

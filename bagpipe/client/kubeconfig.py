@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bagpipe.config.paths import shown
-from bagpipe.config.yaml_lines import Document, parse
+from bagpipe.config.yaml_lines import Document, parse, read_beginning
 from bagpipe.errors import ConfigError
 
 MAX_BYTES = 16 << 20
@@ -143,8 +143,7 @@ def _read(path: Path) -> Document | None:
     """One file; None: it is not there, or empty."""
     name = shown(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw, _ = read_beginning(path, MAX_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:

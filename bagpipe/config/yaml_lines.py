@@ -102,7 +102,7 @@ def read_text(path: Path) -> str:
     """
     name = shown(path)
     try:
-        raw, pipe = _read(path)
+        raw, pipe = read_beginning(path, MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{name}: no such file; give the path of a job file (try examples/demo.yaml)") from None
     except OSError as error:
@@ -121,15 +121,18 @@ def read_text(path: Path) -> str:
         ) from None
 
 
-def _read(path: Path) -> tuple[bytes, bool]:
-    """The beginning of a file, one byte more than is taken, and whether it is a pipe.
+def read_beginning(path: Path, num_bytes: int) -> tuple[bytes, bool]:
+    """The first bytes of a file, and whether it is a pipe.
 
     A pipe is opened without waiting for somebody to write, which might never happen; what a shell makes of `<(command)`
     has its writer already, and is read to its end.
+
+    Raises:
+        OSError: it cannot be read.
     """
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
-        return file.read(MAX_BYTES + 1), stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
+        return file.read(num_bytes), stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
 
 
 def _refuse_size(name: str) -> str:

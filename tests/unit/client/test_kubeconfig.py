@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 
 import pytest
 from answering import JOB, answering, certificate, kubeconfig
@@ -60,6 +61,13 @@ def test_a_file_that_names_no_cluster(config, text, words):
     """The line names the file and what is wrong in it, and shows no value."""
     config.write_text(text)
     assert words in (line := refusal()) and "s3cret" not in line
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_to_which_nobody_writes(config):
+    """Nobody is waited for, who may never come."""
+    os.mkfifo(config)
+    assert f"{config} names no cluster" in refusal()
 
 
 def test_a_file_that_is_not_there(config, tmp_path):
@@ -170,6 +178,7 @@ def test_a_certificate_that_does_not_fit_its_key(config, tmp_path):
             {"tokenFile": "empty"},
             "tokenFile: expected a token of visible ASCII characters, found nothing; log in again",
         ),
+        ({"tokenFile": "pipe"}, "tokenFile: expected a token of visible ASCII characters, found nothing"),
         ({"token": "s3cret and\nmore"}, "token: expected a token of visible ASCII characters, found 15 characters"),
         ({"token": 5}, "token: expected text, found a number"),
         ({"username": "u"}, "password: expected one beside username, found none"),
@@ -180,6 +189,7 @@ def test_a_certificate_that_does_not_fit_its_key(config, tmp_path):
 def test_a_user_that_nobody_would_know(config, tmp_path, user, words):
     """A token is never shown."""
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
     kubeconfig(config, HTTPS, user)
     assert f"{config}:1: user 'a': {words}" in (line := refusal()) and "s3cret" not in line
 
