@@ -210,10 +210,14 @@ def test_scores_do_not_replace_the_rows_that_are_scored(tmp_path: Path) -> None:
     for data, out in ((path, path), (tmp_path, path), (path, tmp_path / "linked.parquet")):
         with pytest.raises(ConfigError, match=r"holds the rows that are to be scored; choose another name"):
             predict(tmp_path / "run", str(data), out)
-        assert _unwritable(str(data), str(out)) == "holds rows that are to be scored; choose another name"
-    assert _unwritable(str(path), "scores.csv") == "scores are written as Parquet; name it scores.parquet"
-    assert _unwritable(str(path), "scores.parquet") is None
-    assert _unwritable(str(tmp_path), str(tmp_path / "new.parquet")) is None
+        assert (
+            _unwritable(str(data), str(out), overwrite=False) == "holds rows that are to be scored; choose another name"
+        )
+    assert (
+        _unwritable(str(path), "scores.csv", overwrite=False) == "scores are written as Parquet; name it scores.parquet"
+    )
+    assert _unwritable(str(path), "scores.parquet", overwrite=False) is None
+    assert _unwritable(str(tmp_path), str(tmp_path / "new.parquet"), overwrite=False) is None
 
 
 # ── groups and times ──────────────────────────────────────────────────────────────────────────────

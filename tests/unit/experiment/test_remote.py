@@ -25,9 +25,7 @@ def lab(tmp_path, monkeypatch):
     """A cluster that runs every job well."""
     monkeypatch.setattr(cluster, "POLL_SECONDS", 0.001)
     with api_server.ApiServer(LOG) as server:
-        path = str(server.kubeconfig(tmp_path / "kubeconfig"))
-        # The client reads $KUBECONFIG when it is imported, which another test may have done.
-        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", path)
+        monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path / "kubeconfig")))
         yield server
 
 
