@@ -8,7 +8,8 @@ SOON = 10
 
 
 def restarts(operators):
-    return sum(c["restartCount"] for p in operators.pods() for c in p["status"]["containerStatuses"])
+    """How often the operators' processes have ended; a pod that is only just made has none yet."""
+    return sum(c["restartCount"] for p in operators.pods() for c in p["status"].get("containerStatuses", []))
 
 
 def says(kube, name, kind, reason, seconds=SOON):
