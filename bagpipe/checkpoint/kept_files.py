@@ -4,10 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+from bagpipe.data.transform_names import INFO_FILE, VOCABULARY_FILE
 from bagpipe.lowlevel import crash_points
 
 FOLDER = "transform"
 FINGERPRINT_FILE = "fingerprint.json"
+FILES = (FINGERPRINT_FILE, INFO_FILE, VOCABULARY_FILE)
 
 
 def link_kept(root: Path, directory: Path) -> list[str]:
@@ -20,10 +22,7 @@ def link_kept(root: Path, directory: Path) -> list[str]:
     Raises:
         OSError: the disk is full or failed.
     """
-    from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE  # heavy to import
-
-    kept = [root / FOLDER / name for name in (FINGERPRINT_FILE, INFO_FILE, VOCABULARY_FILE)]
-    kept = [path for path in kept if path.is_file()]
+    kept = [path for name in FILES if (path := root / FOLDER / name).is_file()]
     if not kept:
         return []
     (directory / FOLDER).mkdir(exist_ok=True)

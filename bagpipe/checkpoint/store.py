@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bagpipe.batch import Floats, Keys
+from bagpipe.checkpoint.kept_files import FILES as KEPT_FILES
+from bagpipe.checkpoint.kept_files import FOLDER as KEPT_FOLDER
 from bagpipe.checkpoint.manifest import FILE_NAME, Manifest, decode_manifest, encode_manifest
 from bagpipe.errors import CheckpointError
 from bagpipe.lowlevel import crash_points
@@ -43,7 +45,7 @@ _OUR_FILES = _ours(r"manifest(?:\.aside)?\.json(?:\.\d+)?|dense[a-z_]*\.(?:safet
 """Names of files in a checkpoint. Other programs name their folders `step-...` too, and theirs are never deleted."""
 _OUR_FOLDERS = (
     (re.compile(r"shard-\d+-of-\d+"), _ours(r"group\d+-part\d+\.safetensors")),
-    (re.compile(r"transform"), _ours(r"fingerprint\.json|transform\.json|vocabulary\.arrow")),
+    (re.compile(KEPT_FOLDER), _ours("|".join(map(re.escape, KEPT_FILES)))),
 )
 """Names of folders in a checkpoint, and of the files in them."""
 

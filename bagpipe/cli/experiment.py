@@ -8,7 +8,7 @@ import typer
 
 from bagpipe.cli.options import Context, Namespace, Overrides
 from bagpipe.cli.output import outlive_reader
-from bagpipe.cli.values import local_path, number, refuse_existing, whole
+from bagpipe.cli.values import local_path, number, whole
 
 if TYPE_CHECKING:
     from bagpipe.experiment.session import Runner
@@ -206,7 +206,7 @@ def _torchrec(log: Path, planned: "tuple[Case, ...]") -> "Row":
 
 def _write(documents: "dict[str, dict[str, object]]", folder: Path, *, overwrite: bool) -> None:
     from bagpipe.config import yaml_writer
-    from bagpipe.lowlevel.atomic_files import make_folder, write_whole
+    from bagpipe.lowlevel.atomic_files import make_folder, refuse_existing, write_whole
 
     files = {folder / f"{model}.yaml": document for model, document in documents.items()}
     for file in files:

@@ -7,7 +7,8 @@ import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
 from bagpipe.cli.predict import OTHER_FORMS
-from bagpipe.cli.values import local_path, need_current_folder, new_file, refuse_existing
+from bagpipe.cli.values import local_path, need_current_folder, new_file
+from bagpipe.lowlevel.atomic_files import refuse_existing
 
 if TYPE_CHECKING:
     from bagpipe.export.graph import GraphFormat

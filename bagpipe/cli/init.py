@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bagpipe.cli.values import new_file, refuse_existing
+from bagpipe.cli.values import new_file
+from bagpipe.lowlevel.atomic_files import refuse_existing
 
 
 def init(

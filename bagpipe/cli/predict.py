@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from bagpipe.cli.checkpoint import Best, Where, newest
-from bagpipe.cli.values import need_current_folder, new_file, refuse_existing
+from bagpipe.cli.values import need_current_folder, new_file
+from bagpipe.lowlevel.atomic_files import refuse_existing
 
 OTHER_FORMS = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".arrow", ".feather", ".gz", ".xz", ".zst")
 """Endings of names under which nobody would look for Parquet."""

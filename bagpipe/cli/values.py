@@ -116,21 +116,6 @@ def new_file(given: str | Path) -> Path:
     return path
 
 
-def refuse_existing(path: Path, *, overwrite: bool, option: str = "") -> None:
-    """Refuse to replace a file that is there, before anything is done.
-
-    Args:
-        overwrite: whether the user has allowed it.
-        option: by which the file was named, where there is a name that nobody gave.
-
-    Raises:
-        ConfigError: it is there, and may not be replaced.
-    """
-    if path.exists() and not overwrite:
-        another = f"choose another name with {option}" if option else "choose another name"
-        raise ConfigError(f"{path}: exists already; {another}, or allow --overwrite")
-
-
 def job_path(given: str | Path) -> Path:
     """The path of a job file; `-` is what this command reads, as for kubectl."""
     return Path("/dev/stdin") if str(given) == "-" else local_path(given)

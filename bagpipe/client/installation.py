@@ -85,7 +85,7 @@ def read_installation(values: Path | None) -> Installation | None:
     if values is None:
         return None
     file = shown(values)
-    document: Any = parse(read_text(values), file).value or {}
+    document: Any = parse(read_text(values, "a values file of the operator's chart"), file).value or {}
     jobs = _map(document, "jobs", f"{file}: jobs", _OF_JOBS)
     profiles = {**load_profiles(), **_parsed(parse_profiles, _map(document, "profiles", f"{file}: profiles"), file)}
     defaults = _map(jobs, "defaults", f"{file}: jobs.defaults")

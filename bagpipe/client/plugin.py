@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from bagpipe.client.kubeconfig import Entry
 from bagpipe.config.paths import shown
@@ -110,29 +110,29 @@ def _collected(process: "subprocess.Popen[bytes]", end: float) -> bytes:
     Raises:
         _Fault: it ends otherwise, does not end in time, or prints without end.
     """
-    found: dict[IO[bytes], bytes] = {pipe: b"" for pipe in (process.stdout, process.stderr) if pipe is not None}
+    printed, said = bytearray(), bytearray()
     with selectors.DefaultSelector() as selector:
-        for pipe in found:
-            selector.register(pipe, selectors.EVENT_READ)
+        for pipe, found in ((process.stdout, printed), (process.stderr, said)):
+            if pipe is not None:
+                selector.register(pipe, selectors.EVENT_READ, found)
         while selector.get_map():
             if (left := end - time.monotonic()) <= 0:
                 raise _Fault(f"it has not ended after {PLUGIN_SECONDS:g} s")
             for key, _ in selector.select(left):
                 piece = os.read(key.fd, 1 << 16)
-                found[key.fileobj] += piece  # type: ignore[index]  # the pipes that were registered
                 if not piece:
                     selector.unregister(key.fileobj)
-            if max(map(len, found.values())) > _MAX_BYTES:
-                raise _Fault(f"it printed more than {_MAX_BYTES:,} bytes")
+                key.data.extend(piece)
+                if len(key.data) > _MAX_BYTES:
+                    raise _Fault(f"it printed more than {_MAX_BYTES:,} bytes")
     try:
         code = process.wait(max(end - time.monotonic(), 0.1))
     except subprocess.TimeoutExpired:
         raise _Fault(f"it has not ended after {PLUGIN_SECONDS:g} s") from None
     if code:
-        said = " ".join(found[process.stderr].decode(errors="replace").split()) if process.stderr else ""
-        raise _Fault(f"it ended with {code}" + (f": {shown(said[-300:])}" if said else ""))
-    assert process.stdout is not None
-    return found[process.stdout]
+        words = " ".join(said.decode(errors="replace").split())
+        raise _Fault(f"it ended with {code}" + (f": {shown(words[-300:])}" if words else ""))
+    return bytes(printed)
 
 
 def _kill(process: "subprocess.Popen[bytes]", *, whole_group: bool) -> None:

@@ -94,8 +94,11 @@ class Document:
         return Document(self.source, value, lines)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, expected: str = "a job file (such as examples/demo.yaml)") -> str:
     """The text of a file.
+
+    Args:
+        expected: what the file should be, for messages.
 
     Raises:
         ConfigError: missing, unreadable, a folder, too large, or not text.
@@ -104,21 +107,24 @@ def read_text(path: Path) -> str:
     try:
         raw, pipe = read_beginning(path, MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{name}: no such file; give the path of a job file (try examples/demo.yaml)") from None
+        raise ConfigError(f"{name}: no such file; give the path of {expected}") from None
     except OSError as error:
-        remedy = how_to_mend(error) or "expected a job file in YAML"
+        remedy = how_to_mend(error) or f"expected {expected}"
         raise ConfigError(f"{name}: cannot be read: {error.strerror}; {remedy}") from None
     if pipe and not raw:
-        raise ConfigError(f"{name}: a pipe to which nobody writes; expected a job file in YAML")
+        raise ConfigError(f"{name}: a pipe to which nobody writes; expected {expected}")
     if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(f"{name}: the text is UTF-16; save it as UTF-8")
     try:
-        return raw[:MAX_BYTES].decode("utf-8-sig") if len(raw) <= MAX_BYTES else _refuse_size(name)
+        text = raw[:MAX_BYTES].decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise ConfigError(
-            f"{name}:{line}: not a text file (byte {error.start} is not UTF-8); expected a job in YAML"
+            f"{name}:{line}: not a text file (byte {error.start} is not UTF-8); expected {expected}"
         ) from None
+    if len(raw) > MAX_BYTES:
+        raise ConfigError(f"{name}: more than {MAX_BYTES:,} bytes; expected {expected}, not data")
+    return text
 
 
 def read_beginning(path: Path, num_bytes: int) -> tuple[bytes, bool]:
@@ -133,12 +139,6 @@ def read_beginning(path: Path, num_bytes: int) -> tuple[bytes, bool]:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
         return file.read(num_bytes), stat.S_ISFIFO(os.fstat(file.fileno()).st_mode)
-
-
-def _refuse_size(name: str) -> str:
-    raise ConfigError(
-        f"{name}: more than {MAX_BYTES:,} bytes, which no cluster takes as a job; expected a job file, not data"
-    )
 
 
 def parse(text: str, source: str) -> Document:

@@ -37,9 +37,8 @@ def check_parts(files: Sequence[InputFile], part_name: str, goes_on: Callable[[I
             there = is_there(os.path.join(folder, name))
             if not there:
                 what = "is missing" if there is None else "is empty"
-                count = f"{len(parts)} parts are" if len(parts) > 1 else "1 part is"
-                alone = "" if len(parts) > 1 else f", or name {part_name.format(last)} itself to read it alone"
-                again = ", or prepare the data again" if not alone else ", prepare the data again"
-                raise DataError(
-                    f"{folder or '.'}: {name} {what}, so {count} not all of the data; put it back{again}{alone}"
-                )
+                left, remedy = f"{len(parts)} parts are", "put it back, or prepare the data again"
+                if len(parts) == 1:
+                    itself = f"name {part_name.format(last)} itself to read it alone"
+                    left, remedy = "1 part is", f"put it back, prepare the data again, or {itself}"
+                raise DataError(f"{folder or '.'}: {name} {what}, so {left} not all of the data; {remedy}")

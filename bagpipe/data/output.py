@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from bagpipe.config.paths import is_url
 from bagpipe.data.prepared import FIRST_PART, METADATA_KEY, OLD_TABLES_FILE, OLD_TRANSFORM_FOLDER
-from bagpipe.data.transform import INFO_FILE, VOCABULARY_FILE
+from bagpipe.data.transform_names import INFO_FILE, VOCABULARY_FILE
 from bagpipe.errors import ConfigError, DataError
 from bagpipe.lowlevel.atomic_files import cannot_write
 from bagpipe.lowlevel.lease import Lease, Owner

@@ -12,6 +12,7 @@ of float32 beside lists of rows.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,7 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
             report is damaged.
     """
 
+    @cache
     def report_of(file: InputFile) -> tuple[bytes | None, int]:
         """The report that a part ends with, if it does, and the number of its rows."""
         with open_parquet(file) as parquet:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from bagpipe.config.columns import ColumnsConfig
 from bagpipe.data.encode import Encoder
 from bagpipe.data.raw import Kind, RawSchema, value_text
+from bagpipe.data.transform_names import INFO_FILE, VOCABULARY_FILE
 from bagpipe.data.value_counts import ValueCounts
 from bagpipe.data.vocabulary import Vocabulary
 from bagpipe.errors import CheckpointError, DataError
@@ -28,8 +29,6 @@ from bagpipe.lowlevel.checksummed import with_checksum, without_checksum
 from bagpipe.tables import TableLayout
 
 VERSION = 1
-INFO_FILE = "transform.json"
-VOCABULARY_FILE = "vocabulary.arrow"
 BLOCK_ROWS = 1 << 16
 _SCHEMA = pa.schema(
     [

@@ -53,8 +53,8 @@ class Children:
 
     def _keep(self, job: Job, run_dir: RunDir, attempt: Attempt, begun: "Future[None]") -> None:
         """Start the processes, and live until they are to end."""
-        build = role_commands(job, run_dir.job_file, run_dir.path)
         try:
+            build = role_commands(job, run_dir.job_file, run_dir.path)
             for role in roles_of(job.spec):
                 if role.kind != "trainer" and not self._over.is_set():
                     log, heading = run_dir.log(role.kind, role.index), f"attempt {self.attempt}"

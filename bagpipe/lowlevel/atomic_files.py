@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from bagpipe.errors import ExitCode, StorageError
+from bagpipe.errors import ConfigError, ExitCode, StorageError
 from bagpipe.lowlevel import crash_points
 from bagpipe.lowlevel.wording import space
 
@@ -125,6 +125,21 @@ def _open_draft(path: Path) -> tuple[Path, BinaryIO]:
             file.truncate()
             return draft, file
         file.close()  # It has become the file of another process meanwhile.
+
+
+def refuse_existing(path: Path, *, overwrite: bool, option: str = "") -> None:
+    """Refuse to replace a file that is there, before anything is done.
+
+    Args:
+        overwrite: whether the user has allowed it.
+        option: by which the file was named, where there is a name that nobody gave.
+
+    Raises:
+        ConfigError: it is there, and may not be replaced.
+    """
+    if path.exists() and not overwrite:
+        another = f"choose another name with {option}" if option else "choose another name"
+        raise ConfigError(f"{path}: exists already; {another}, or allow --overwrite")
 
 
 def drafts_of(files: str) -> re.Pattern[str]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bagpipe.errors import ConfigError
-from bagpipe.lowlevel.atomic_files import write_whole
+from bagpipe.lowlevel.atomic_files import refuse_existing, write_whole
 from bagpipe.paper.breakdown import breakdown_svg
 from bagpipe.paper.flags import Parser
 from bagpipe.paper.log_format import WARM_UP, read_log, timing
@@ -39,8 +39,7 @@ def run(argv: Sequence[str]) -> None:
     target: Path | None = arguments.plot
     if target is not None:
         target = target if target.name else arguments.file.with_name(arguments.file.name + ".svg")
-        if target.exists() and not arguments.overwrite:
-            raise ConfigError(f"{target}: exists already; choose another name with --plot, or allow --overwrite")
+        refuse_existing(target, overwrite=arguments.overwrite, option="--plot")
     found = timing(read_log(arguments.file), arguments.warm_up)
     print(found)
     if arguments.breakdown:

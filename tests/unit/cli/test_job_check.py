@@ -118,6 +118,9 @@ def test_what_an_installation_adds_to_pods_is_known_by_its_values(
         assert run_command([*command_line, "--values", str(values)]) == 78
         told = capsys.readouterr()
         assert words in told.err and told.err.count("\n") == 1 and told.out == ""
+    values.unlink()
+    assert run_command([*command_line, "--values", str(values)]) == 78
+    assert "no such file; give the path of a values file of the operator's chart\n" in capsys.readouterr().err
 
 
 def test_a_class_of_an_installation_is_known_by_its_values(job: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,30 @@ def kubeconfig(path, server: str, user=(), **cluster):
 
 
 @contextmanager
+def serving(serve):
+    """A server on loopback that calls `serve` with each connection, one after the other; yields its port.
+
+    A client that goes away ends its own connection alone.
+    """
+
+    def accept():
+        with suppress(OSError):  # It does not listen any more.
+            while True:
+                connection, _ = listening.accept()
+                with connection, suppress(ConnectionError, ssl.SSLError):
+                    serve(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextmanager
 def answering(*answers: bytes):
     """A server on loopback that answers each connection with the next of these, the last one again and again.
 
@@ -35,22 +59,12 @@ def answering(*answers: bytes):
     """
     taken, left = [], list(answers)
 
-    def serve():
-        with suppress(OSError):  # It does not listen any more.
-            while True:
-                connection, _ = listening.accept()
-                with connection:
-                    taken.append(connection.recv(65536))
-                    connection.sendall(left.pop(0) if len(left) > 1 else left[0])
+    def serve(connection):
+        taken.append(connection.recv(65536))
+        connection.sendall(left.pop(0) if len(left) > 1 else left[0])
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", taken
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with serving(serve) as port:
+        yield f"http://127.0.0.1:{port}", taken
 
 
 def http(status: str, body: str = "", *headers: str) -> bytes:
@@ -92,22 +106,12 @@ def tunnel(certificate, key):
     taken, context = [], ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
 
-    def serve():
-        with suppress(OSError):
-            while True:
-                plain, _ = listening.accept()
-                with plain, suppress(ssl.SSLError, ConnectionError):
-                    taken.append(plain.recv(65536).split(b"\r\n"))
-                    plain.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                    with context.wrap_socket(plain, server_side=True) as secret:
-                        taken.append(secret.recv(65536).split(b"\r\n"))
-                        secret.sendall(JOB)
+    def serve(plain):
+        taken.append(plain.recv(65536).split(b"\r\n"))
+        plain.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with context.wrap_socket(plain, server_side=True) as secret:
+            taken.append(secret.recv(65536).split(b"\r\n"))
+            secret.sendall(JOB)
 
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        try:
-            yield f"http://user:pass%20word@127.0.0.1:{listening.getsockname()[1]}", taken
-        finally:
-            listening.shutdown(socket.SHUT_RDWR)
-            thread.join()
+    with serving(serve) as port:
+        yield f"http://user:pass%20word@127.0.0.1:{port}", taken

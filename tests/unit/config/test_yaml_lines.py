@@ -115,7 +115,7 @@ def test_texts_that_are_read(tmp_path: Path, content: bytes, value: Any) -> None
 FILES = [
     (b"a: 1\nb: \xff\n", r"f:2: not a text file \(byte 8 is not UTF-8\)"),
     (b"\xff\xfea\0:\0", "the text is UTF-16; save it as UTF-8"),
-    (b"#" * (MAX_BYTES + 1), "more than 1,572,864 bytes, which no cluster takes as a job"),
+    (b"#" * (MAX_BYTES + 1), "more than 1,572,864 bytes; expected a job file .*, not data"),
 ]
 
 
