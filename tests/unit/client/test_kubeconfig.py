@@ -63,7 +63,6 @@ def test_a_file_that_names_no_cluster(config, text, words):
     assert words in (line := refusal()) and "s3cret" not in line
 
 
-@pytest.mark.timeout(20)
 def test_a_pipe_to_which_nobody_writes(config):
     """Nobody is waited for, who may never come."""
     os.mkfifo(config)

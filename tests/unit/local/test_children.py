@@ -10,7 +10,6 @@ from bagpipe.errors import ConfigError
 from bagpipe.local import children
 
 
-@pytest.mark.timeout(20)
 def test_what_hinders_the_start_is_raised_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the thread of whoever opens the session, and not as the end of a wait."""
 
