@@ -270,7 +270,7 @@ class _Opener:
         return Transform(stated_transform(data, found, raw.schema, encoding, tables))
 
     def _prepared(self, data: DataConfig, files: Sequence[InputFile], kept: Transform | None) -> Dataset:
-        files = [file for file in files if file.size]
+        files = [file for file in files if file.size] or files[:1]  # One that is empty is refused as it is read.
         info = with_report(read_info(files[0]), files)
         own = prepared_transform(info, files[0])
         transform = own if kept is None else kept

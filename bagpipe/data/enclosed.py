@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from bagpipe.config.paths import is_url
 from bagpipe.data.files import InputFile
 from bagpipe.data.prepared import FIRST_PART, OLD_TRANSFORM_FOLDER, PreparedInfo
+from bagpipe.data.remedies import prepare_again
 from bagpipe.data.transform import Transform, TransformInfo, load_transform, with_vocabulary
 from bagpipe.errors import DataError
 from bagpipe.lowlevel.atomic_files import refused
@@ -131,5 +132,5 @@ def _with_enclosed(info: TransformInfo, name: str) -> Transform | None:
             what = f"{name}: cannot be read for the vocabulary that it may enclose"
             if isinstance(error, OSError) and error.errno is not None:
                 raise refused(what, error) from None
-            raise DataError(f"{what}: {error}") from None
-        return None if found is None else with_vocabulary(info, found, name)
+            raise DataError(f"{what}: {error}; {prepare_again(name)}") from None
+        return None if found is None else with_vocabulary(info, found, name, prepare_again(name))

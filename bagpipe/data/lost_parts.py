@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from bagpipe.data.files import InputFile, is_there
+from bagpipe.data.remedies import prepare_again
 from bagpipe.errors import DataError
 
 _PART_NAMES = re.compile(r"part-(\d{5,})\.parquet")
@@ -37,8 +38,9 @@ def check_parts(files: Sequence[InputFile], part_name: str, goes_on: Callable[[I
             there = is_there(os.path.join(folder, name))
             if not there:
                 what = "is missing" if there is None else "is empty"
-                left, remedy = f"{len(parts)} parts are", "put it back, or prepare the data again"
+                again = prepare_again(os.path.join(folder, name))
+                left, remedy = f"{len(parts)} parts are", f"put it back, or {again}"
                 if len(parts) == 1:
                     itself = f"name {part_name.format(last)} itself to read it alone"
-                    left, remedy = "1 part is", f"put it back, prepare the data again, or {itself}"
+                    left, remedy = "1 part is", f"put it back, {again}, or {itself}"
                 raise DataError(f"{folder or '.'}: {name} {what}, so {left} not all of the data; {remedy}")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from bagpipe.data.remedies import prepare_again
 from bagpipe.errors import DataError
 from bagpipe.lowlevel.wording import listed
 
@@ -24,7 +25,6 @@ EXPECTED: dict[Role, str] = {
     "ids": "lists of whole numbers",
     "numbers": "lists of numbers",
 }
-REMEDY = "write the column as `bagpipe data prepare` does, or prepare the data again"
 _FAST = (pa.float32(), pa.int32(), pa.int64())
 
 
@@ -39,12 +39,16 @@ def check_schema(file: str, schema: pa.Schema, columns: Sequence[tuple[str, Role
         if not places:
             near = difflib.get_close_matches(name, schema.names, 1)
             hint = f"the nearest is {near[0]}" if near else f"it has {listed(schema.names) or 'none'}"
-            raise DataError(f"{file}: column {name} is missing ({hint}); {REMEDY}")
+            raise DataError(f"{file}: column {name} is missing ({hint}); {_remedy(file)}")
         if len(places) > 1:
-            raise DataError(f"{file}: column {name} is there {len(places)} times; {REMEDY}")
+            raise DataError(f"{file}: column {name} is there {len(places)} times; {_remedy(file)}")
         found = schema.field(places[0]).type
         if not _fits(found, role):
-            raise DataError(f"{file}: column {name}: expected {EXPECTED[role]}, found {found}; {REMEDY}")
+            raise DataError(f"{file}: column {name}: expected {EXPECTED[role]}, found {found}; {_remedy(file)}")
+
+
+def _remedy(file: str) -> str:
+    return f"write the column as `bagpipe data prepare` does, or {prepare_again(file)}"
 
 
 def _fits(found: pa.DataType, role: Role) -> bool:
@@ -115,7 +119,7 @@ def weight_lists(
         row = int(np.flatnonzero(wrong)[0])
         raise DataError(
             f"{file}: row {first_row + row + 1}: column {name}: expected {lengths_B[row]} finite numbers from 0, one "
-            f"for each row number, found {table.column(name)[row].as_py()}; {REMEDY}"
+            f"for each row number, found {table.column(name)[row].as_py()}; {_remedy(file)}"
         )
     return weights
 
@@ -131,7 +135,7 @@ def _lists(table: pa.Table, name: str, file: str, first_row: int) -> tuple[Any, 
     if values.null_count:
         place = int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0])
         row = first_row + int(np.searchsorted(np.cumsum(lengths), place, side="right")) + 1
-        raise DataError(f"{file}: row {row}: a list of column {name} holds a null; {REMEDY}")
+        raise DataError(f"{file}: row {row}: a list of column {name} holds a null; {_remedy(file)}")
     return values, lengths
 
 
@@ -139,11 +143,11 @@ def _whole(column: Any, name: str, file: str, first_row: int) -> Any:
     """The column, plain instead of by dictionary, without nulls."""
     if column.null_count:
         row = first_row + int(pc.index(column.is_null(), value=True).as_py()) + 1
-        raise DataError(f"{file}: row {row}: column {name} is null there; {REMEDY}")
+        raise DataError(f"{file}: row {row}: column {name} is null there; {_remedy(file)}")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
         if column.null_count:
-            raise DataError(f"{file}: column {name}: its dictionary holds a null; {REMEDY}")
+            raise DataError(f"{file}: column {name}: its dictionary holds a null; {_remedy(file)}")
     return column
 
 

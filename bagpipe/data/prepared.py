@@ -30,6 +30,7 @@ from bagpipe.data.lost_parts import check_parts
 from bagpipe.data.parquet_columns import Role, check_schema, id_array, id_lists, number_array, weight_lists
 from bagpipe.data.parquet_files import open_parquet
 from bagpipe.data.raw import ordered_map
+from bagpipe.data.remedies import prepare_again
 from bagpipe.data.transform import KeptTable, TransformInfo
 from bagpipe.errors import DataError
 from bagpipe.tables import TableLayout
@@ -69,7 +70,7 @@ def _whole(metadata: Mapping[bytes, bytes], key: bytes, name: str, what: str) ->
     text = metadata.get(key)
     digest = metadata.get(key + _CHECKSUM)
     if text is not None and digest is not None and hashlib.sha256(text).hexdigest().encode() != digest:
-        raise DataError(f"{name}: damaged {what} (its checksum differs); prepare the data again")
+        raise DataError(f"{name}: damaged {what} (its checksum differs); {prepare_again(name)}")
     return text
 
 
@@ -221,7 +222,7 @@ class PreparedSource:
                 table = parquet.read_row_group(piece.index, columns=names, use_threads=False)
         except (pa.ArrowException, OSError) as error:
             raise DataError(
-                f"{piece.file.name}: row group {piece.index} is damaged ({error}); prepare the data again"
+                f"{piece.file.name}: row group {piece.index} is damaged ({error}); {prepare_again(piece.file.name)}"
             ) from error
         labels_BL = _floats(table, self.info.label_columns, piece)
         dense_BF = _floats(table, self.info.dense_columns, piece)
@@ -274,7 +275,7 @@ def _out_of_range(group: _Group, piece: _Piece, example: int, feature: int, key:
     return DataError(
         f"{piece.file.name}: row {piece.first_row + example + 1}: id {key - group.offsets[feature]} of "
         f"{group.columns[feature]} is out of range for table {group.tables[feature]} ({group.sizes[feature]} rows); "
-        "raise the table's numEmbeddings or prepare again"
+        f"raise the table's numEmbeddings or {prepare_again(piece.file.name)}"
     )
 
 
@@ -290,7 +291,7 @@ def read_info(file: InputFile) -> PreparedInfo:
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise DataError(f"{file.name}: no such file; check data.path") from error
-        raise DataError(f"{file.name}: not a readable Parquet file ({error}); prepare the data again") from error
+        raise DataError(f"{file.name}: not a readable Parquet file ({error}); {prepare_again(file.name)}") from error
     text, listed = _whole(metadata, METADATA_KEY, file.name, "table list"), _listed_beside(file)
     own = _decode(text, file.name) if text is not None else None
     # The same list; a part that another program has rewritten may have lost its own.
@@ -301,7 +302,7 @@ def read_info(file: InputFile) -> PreparedInfo:
         raise DataError(f"{file.name}: prepared with other tables than {listed} says; prepare all files together")
     if info.version != VERSION:
         raise DataError(
-            f"{file.name}: prepared format {info.version}, this version reads {VERSION}; prepare the data again"
+            f"{file.name}: prepared format {info.version}, this version reads {VERSION}; {prepare_again(file.name)}"
         )
     return info
 
@@ -335,7 +336,7 @@ def with_report(info: PreparedInfo, files: Sequence[InputFile]) -> PreparedInfo:
     try:
         report = msgspec.json.decode(text, type=Report)
     except ValueError as error:
-        raise DataError(f"{files[-1].name}: damaged report ({error}); prepare the data again") from error
+        raise DataError(f"{files[-1].name}: damaged report ({error}); {prepare_again(files[-1].name)}") from error
     return msgspec.structs.replace(
         info,
         bad_lines=report.bad_lines,
@@ -349,7 +350,7 @@ def _decode(text: bytes, name: str) -> PreparedInfo:
     try:
         return msgspec.json.decode(text, type=PreparedInfo)
     except ValueError as error:
-        raise DataError(f"{name}: damaged table list ({error}); prepare the data again") from error
+        raise DataError(f"{name}: damaged table list ({error}); {prepare_again(name)}") from error
 
 
 def _pieces(file: InputFile, info: PreparedInfo, columns: Sequence[tuple[str, Role]]) -> list[_Piece]:
@@ -393,6 +394,6 @@ def _floats(table: pa.Table, names: Sequence[str], piece: _Piece) -> Floats:
             example, column = divmod(wrong, len(names))
             raise DataError(
                 f"{piece.file.name}: row {piece.first_row + example + 1}: expected a finite number in column "
-                f"{names[column]}, found {out[example, column]}; fix the row or prepare the data again"
+                f"{names[column]}, found {out[example, column]}; fix the row or {prepare_again(piece.file.name)}"
             )
     return out

@@ -57,8 +57,10 @@ def check_parts(sizes: dict[Part, int], data: DataConfig) -> None:
     """Refuse a split that leaves a part empty.
 
     Raises:
-        DataError: names the part.
+        DataError: names the part; or there is no example at all, which no other split would change.
     """
+    if not any(sizes.values()):
+        raise DataError("data.path: no valid example in the data; check data.path and data.format")
     shares = shares_of(data)
     wanted: dict[Part, bool] = {
         "training": True, "validation": bool(shares.validation), "test": bool(shares.test)

@@ -236,8 +236,12 @@ def load_transform(folder: Path) -> Transform:
         raise CheckpointError(f"{path}: cannot be read ({error}); use another copy") from None
 
 
-def with_vocabulary(info: TransformInfo, file: Any, name: str) -> Transform:
+def with_vocabulary(info: TransformInfo, file: Any, name: str, remedy: str = "use another copy") -> Transform:
     """The transform of which `file`, an Arrow file or a buffer of one, holds the vocabularies and counts.
+
+    Args:
+        name: of the file, for messages.
+        remedy: what to do if it is damaged.
 
     Raises:
         CheckpointError: it is damaged, or another one than `info` says.
@@ -247,7 +251,7 @@ def with_vocabulary(info: TransformInfo, file: Any, name: str) -> Transform:
         which = np.concatenate([np.zeros(0, np.int32), *(c.indices.to_numpy() for c in table.column("table").chunks)])
         codes, counts = table.column("code").to_numpy(), table.column("count").to_numpy()
     except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise CheckpointError(f"{name}: cannot be read ({error}); use another copy") from None
+        raise CheckpointError(f"{name}: cannot be read ({error}); {remedy}") from None
     bounds = np.searchsorted(which, np.arange(len(info.tables) + len(info.counted) + 1))
     parts = [(codes[begin:end], counts[begin:end]) for begin, end in itertools.pairwise(bounds)]
     vocabularies = {
@@ -258,7 +262,7 @@ def with_vocabulary(info: TransformInfo, file: Any, name: str) -> Transform:
     }
     found = Transform.of(info, vocabularies if info.encoding == "vocabulary" else None, counted)
     if found.info.vocabulary != info.vocabulary:
-        raise CheckpointError(f"{name}: not the vocabulary that {INFO_FILE} names; use another copy")
+        raise CheckpointError(f"{name}: not the vocabulary that {INFO_FILE} names; {remedy}")
     return found
 
 

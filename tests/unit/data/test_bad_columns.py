@@ -156,6 +156,16 @@ def test_bad_text_is_named_by_column_row_and_remedy(name: str, tmp_path: Path) -
     assert words in said and "\n" not in said
 
 
+@pytest.mark.parametrize("encoding", ["vocabulary", "hash"])
+def test_a_log_without_rows_is_not_a_matter_of_its_split(encoding: str, tmp_path: Path) -> None:
+    """A header and no row: no other share for tests would help, so none is asked for."""
+    path = tmp_path / "log.csv"
+    path.write_bytes(csv([]))
+    spec = parse_job(JOB.format(path, f"{COLUMNS}\n    testFraction: 0.1\n    encoding: {encoding}"), "job.yaml").spec
+    with pytest.raises(DataError, match=r"^\S+: no valid example in the data; check data.path and data.format$"):
+        open_dataset(spec.data, spec.embedding, seed=1, work_dir=tmp_path / "work")
+
+
 @pytest.mark.parametrize(
     ("cells", "words"),
     [

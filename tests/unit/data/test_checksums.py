@@ -1,5 +1,6 @@
 """Damaged bytes in Parquet are noticed: in pages, in what prepared parts say about themselves, in raw columns."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 
 from bagpipe.config.columns import ColumnsConfig, DenseColumn, LabelColumn, SparseColumn
 from bagpipe.config.document import DataConfig
+from bagpipe.data.dataset import Dataset
 from bagpipe.data.describe import describe
 from bagpipe.data.prepare import prepare
-from bagpipe.errors import DataError
+from bagpipe.data.remedies import prepare_again
+from bagpipe.errors import BagpipeError, DataError
 
 
 def flip(path: Path, place: int) -> None:
@@ -88,3 +91,41 @@ def test_checksums_of_raw_parquet_are_compared(
     flip(path, middles(path)["price"])
     with pytest.raises(DataError, match=r"raw.parquet: cannot be read: .*CRC.*; fix the file"):
         dataset(str(path), columns=columns)
+
+
+def test_damaged_data_of_a_run_names_the_folder_to_delete(
+    criteo_file: Path, dataset: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    """A run prepares raw data by itself: "prepare the data again" tells its user nothing; deleting the folder helps."""
+    dataset(criteo_file, encoding="vocabulary")
+    (folder,) = (tmp_path / "work").iterdir()
+    part = folder / "part-00000.parquet"
+    content = part.read_bytes()
+    vocabulary = (content.index(b"ARROW1") + content.rindex(b"ARROW1")) // 2
+    damages: list[Callable[[], object]] = [
+        lambda: os.truncate(part, 2000),
+        lambda: part.write_bytes(b""),
+        lambda: flip(part, len(content) - 20),
+        lambda: flip(part, content.index(b'{"badLines":0') + len('{"badLines":')),
+        lambda: flip(part, vocabulary),
+        lambda: part.rename(folder / "part-00001.parquet"),
+    ]
+    for damage in damages:
+        damage()
+        with pytest.raises(BagpipeError, match=rf"delete (the folder|{folder}), and .* (it|made) again$"):
+            dataset(criteo_file, encoding="vocabulary")
+        shutil.rmtree(folder)
+        dataset(criteo_file, encoding="vocabulary")
+        assert part.read_bytes() == content
+
+
+def test_the_remedy_follows_a_link_to_the_data_of_a_run(tmp_path: Path) -> None:
+    """`bagpipe evaluate` works in links, gone when its message is read; the remedy for a user's own data stays."""
+    folder = tmp_path / "data" / "prepared-0123456789abcdef-01234567"
+    folder.mkdir(parents=True)
+    link = tmp_path / folder.name
+    link.symlink_to(folder)
+    for place in (folder, link):
+        assert prepare_again(str(place / "part-00000.parquet")).startswith(f"delete {folder}, and ")
+    for place in ("prepared/part-00000.parquet", "prepared-1/part-00000.parquet", "part-00000.parquet"):
+        assert prepare_again(place) == "prepare the data again"
